@@ -1,0 +1,163 @@
+"""Any timm model with features (ResNet, ResNeXt, EfficientNet, DLA, VGG, MobileNet ...) as a backbone.
+
+The timm model lies under `body` with its own parameter names, so that a ResNet's keys (`body.conv1.weight`,
+`body.layer1.0.conv1.weight` ...) are those of torchvision's detectors below `backbone.body`. Ours adds to timm's
+`features_only`: levels chosen by stride, not by index; normalisation chosen by name; frozen stages that stay frozen.
+"""
+
+from collections.abc import Sequence
+
+import timm
+import torch
+from timm.layers import BatchNormAct2d, GroupNormAct, SyncBatchNormAct
+from torch import Tensor, nn
+
+from aweigh.errors import UsageError, did_you_mean
+from aweigh.layers import Norm, make_norm
+
+
+class TimmBackbone(nn.Module):
+    """Image in, feature maps out, fine to coarse; nothing is downloaded unless `pretrained` is true.
+
+    name: a timm model. levels: the maps wanted; level l has stride 2^l.
+    norm: None keeps the model's own normalisation; a name replaces every batch normalisation and carries its weights.
+    frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics. The stem is
+    stage 1, for a ResNet `layer1` is stage 2; other bodies are cut where timm names a feature map.
+    pretrained: start from ImageNet weights with a published record (`aweigh.weights.imagenet`).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        levels: Sequence[int] = (3, 4, 5),
+        norm: Norm | None = None,
+        frozen_stages: int = 0,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.body = _features(name, levels)
+        self.channels = tuple(self.body.feature_info.channels())
+        self.strides = tuple(self.body.feature_info.reduction())
+        if pretrained:
+            from aweigh.weights.imagenet import imagenet_record
+            from aweigh.weights.load import load_backbone
+
+            load_backbone(self, imagenet_record(name))
+        if norm is not None:
+            _replace_batch_norms(self.body, norm, name)
+        self._frozen_modules = _modules_of_stages(self.body, frozen_stages, name)
+        for module_name in self._frozen_modules:
+            self.body.get_submodule(module_name).requires_grad_(False)
+        self.train()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x: `[B, 3, H, W]` normalised RGB. Returns `[B, channels[i], ceil(H / strides[i]), ...]`, fine to coarse."""
+        return list(self.body(x))
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        super().train(mode)
+        for module_name in self._frozen_modules:
+            self.body.get_submodule(module_name).eval()
+        return self
+
+
+def _features(name: str, levels: Sequence[int]) -> nn.Module:
+    """timm's feature extractor for the levels, without the layers behind the coarsest of them."""
+    if not timm.is_model(name):
+        raise UsageError(f"timm has no model {name!r}.{did_you_mean(name, timm.list_models())}")
+    if not levels or list(levels) != sorted(set(levels)):
+        raise UsageError(f"{name}: levels must be distinct and go from fine to coarse, got {list(levels)}.")
+    try:
+        with torch.device("meta"):  # shapes and strides only: no memory, no random numbers drawn
+            described = timm.create_model(name, pretrained=False, features_only=True)
+    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+        raise UsageError(f"timm's {name!r} gives no feature maps ({error}); choose another backbone.") from error
+    config = getattr(described, "pretrained_cfg", None) or {}
+    layout = str(getattr(described, "output_fmt", "NCHW")).rsplit(".", 1)[-1]
+    if config.get("fixed_input_size") or layout != "NCHW":
+        raise UsageError(
+            f"timm's {name!r} cannot be a backbone here: it needs a fixed image size or gives maps in the order "
+            f"{layout}; choose a convolutional model."
+        )
+    # The deepest map wins where several have one stride.
+    index_of = {entry["reduction"]: index for index, entry in enumerate(described.feature_info.info)}
+    missing = [level for level in levels if 2**level not in index_of]
+    if missing:
+        raise UsageError(
+            f"{name}: no map at level {missing[0]} (stride {2 ** missing[0]}); it has strides {sorted(index_of)}."
+        )
+    indices = [index_of[2**level] for level in levels]
+    body = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
+    # Most bodies end at their last map; EfficientNet's would run its remaining blocks for nothing.
+    blocks, _, last = body.feature_info.module_name()[-1].rpartition(".")
+    sequence = dict(body.named_modules()).get(blocks)
+    if isinstance(sequence, nn.Sequential) and last.isdigit():
+        del sequence[int(last) + 1 :]
+    return body
+
+
+def _replace_batch_norms(body: nn.Module, norm: Norm, name: str) -> None:
+    found = [(key, module) for key, module in body.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    if not found:
+        raise UsageError(f"{name} has no batch normalisation to replace by {norm!r}; leave norm=None.")
+    for key, module in found:
+        body.set_submodule(key, _replacement(module, norm))
+
+
+def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
+    """A normalisation of the kind asked for, with the affine values and, where it has any, the statistics of `old`.
+
+    timm's `BatchNormAct2d` ends with an activation, which is kept.
+    """
+    with_activation = isinstance(old, BatchNormAct2d)
+    if norm == "bn":
+        return old
+    new = make_norm(norm, old.num_features)
+    if with_activation:
+        fused = {"sync_bn": SyncBatchNormAct, "frozen_bn": _FrozenBatchNormAct2d, "gn": GroupNormAct}
+        new = fused[norm](old.num_features)
+        new.drop, new.act = old.drop, old.act
+    if norm == "gn":
+        new.load_state_dict({key: value for key, value in old.state_dict().items() if key in ("weight", "bias")})
+    else:
+        new.eps, new.momentum = old.eps, old.momentum
+        new.load_state_dict(old.state_dict())
+    return new
+
+
+class _FrozenBatchNormAct2d(BatchNormAct2d):
+    """`aweigh.layers.FrozenBatchNorm2d` with timm's activation behind it."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.requires_grad_(False)
+        self.training = False
+
+    def train(self, mode: bool = True) -> "_FrozenBatchNormAct2d":
+        super().train(False)
+        return self
+
+
+def _modules_of_stages(body: nn.Module, stages: int, name: str) -> list[str]:
+    """The names of all modules with parameters or mode of their own, from the image to the end of that many stages."""
+    ends = [entry["module"] for entry in body.feature_info.info]
+    if not 0 <= stages <= len(ends):
+        raise UsageError(f"{name}: frozen_stages must lie in 0..{len(ends)}, got {stages}.")
+    if stages == 0:
+        return []
+    # timm joins the first two parts of a name by an underscore where it flattens a Sequential.
+    spellings = {ends[stages - 1], ends[stages - 1].replace(".", "_", 1)}
+    frozen: list[str] = []
+    reached = False
+    for key, module in body.named_modules():
+        inside = any(key == end or key.startswith(f"{end}.") for end in spellings)
+        if reached and not inside:
+            break
+        reached = reached or inside
+        if not list(module.children()) or list(module.parameters(recurse=False)):
+            frozen.append(key)
+    if not reached:
+        raise UsageError(f"{name}: stage {stages} lies behind the coarsest level asked for; freeze fewer stages.")
+    return frozen

@@ -1,0 +1,91 @@
+"""The feature pyramid: sizes, top levels, equality with torchvision's."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from aweigh.errors import UsageError
+from aweigh.necks.fpn import FPN
+
+WIDTHS, STRIDES = (24, 40, 72), (8, 16, 32)
+
+
+def features(height, width):
+    """Maps as a backbone gives them for an image of this size: each side is divided by the stride, rounded up."""
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    return [
+        torch.randn(2, channels, -(-height // stride), -(-width // stride), generator=generator)
+        for channels, stride in zip(WIDTHS, STRIDES, strict=True)
+    ]
+
+
+def torchvision_state(fpn):
+    """Our state under torchvision's names."""
+    renamed = {}
+    for key, value in fpn.state_dict().items():
+        part, *rest = key.split(".")
+        if part in ("lateral", "output"):
+            block = "inner_blocks" if part == "lateral" else "layer_blocks"
+            renamed[f"{block}.{rest[0]}.0.{rest[1]}"] = value
+        else:
+            renamed[f"extra_blocks.{key}"] = value
+    return renamed
+
+
+@pytest.mark.parametrize("top", ["p5", "c5", "none"])
+@pytest.mark.parametrize("size_hw", [(256, 320), (250, 333), (33, 97), (1, 1)])
+def test_equals_torchvision(top, size_hw):
+    fpn = FPN(WIDTHS, STRIDES, channels=32, top=top)
+    extra = None if top == "none" else LastLevelP6P7(32 if top == "p5" else WIDTHS[-1], 32)
+    theirs = FeaturePyramidNetwork(WIDTHS, 32, extra)
+    theirs.load_state_dict(torchvision_state(fpn))
+    maps = features(*size_hw)
+    given = [each.clone() for each in maps]
+    with torch.no_grad():
+        ours = fpn(maps)
+        expected = list(theirs(OrderedDict(enumerate(given))).values())
+    assert len(ours) == (3 if top == "none" else 5)
+    for actual, wanted in zip(ours, expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(maps, given, strict=True)), "forward changed its input"
+
+
+def test_channels_strides_and_start_values():
+    fpn = FPN(WIDTHS, STRIDES)
+    assert fpn.channels == (256,) * 5
+    assert fpn.strides == (8, 16, 32, 64, 128)
+    assert FPN(WIDTHS, STRIDES, top="none").strides == STRIDES
+    for name, module in fpn.named_modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            assert module.bias.abs().max() == 0, name
+            # Kaiming uniform with a = 1: bound sqrt(3 / fan_in).
+            assert 0.95 < module.weight.abs().max() / (3 / fan_in) ** 0.5 <= 1, name
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+def test_norm_follows_each_lateral_and_output_convolution(norm):
+    fpn = FPN(WIDTHS, STRIDES, channels=64, norm=norm)
+    kind = {"bn": nn.BatchNorm2d, "gn": nn.GroupNorm}[norm]
+    assert sum(isinstance(module, kind) for module in fpn.modules()) == 6
+    assert fpn.lateral[0][0].bias is None
+    assert [tuple(each.shape[-2:]) for each in fpn(features(64, 96))] == [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (((), ()), "one stride per input map"),
+        (((8, 16), (8,)), "one stride per input map"),
+        (((8, 16), (8, 32)), "double"),
+    ],
+)
+def test_wrong_inputs_are_named(arguments, said):
+    with pytest.raises(UsageError, match=said):
+        FPN(*arguments)
+    with pytest.raises(UsageError, match="unknown top"):
+        FPN((8,), (8,), top="p6")
