@@ -1,0 +1,62 @@
+"""Aweigh: object detection without anchors.
+
+    import aweigh
+    detector = aweigh.load("run/best.safetensors")
+    detections = detector("photo.jpg")
+
+The names below are imported when they are first used, so that `import aweigh` takes no time and needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aweigh.errors import AweighError, DataError, GateError, UsageError
+    from aweigh.models import DETECTORS, create
+    from aweigh.predictor import Predictor, load
+    from aweigh.structures import Classes, Detections, Images, Targets
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AweighError": "aweigh.errors",
+    "DataError": "aweigh.errors",
+    "GateError": "aweigh.errors",
+    "UsageError": "aweigh.errors",
+    "DETECTORS": "aweigh.models",
+    "create": "aweigh.models",
+    "Predictor": "aweigh.predictor",
+    "load": "aweigh.predictor",
+    "Classes": "aweigh.structures",
+    "Detections": "aweigh.structures",
+    "Images": "aweigh.structures",
+    "Targets": "aweigh.structures",
+}
+
+__all__ = [
+    "DETECTORS",
+    "AweighError",
+    "Classes",
+    "DataError",
+    "Detections",
+    "GateError",
+    "Images",
+    "Predictor",
+    "Targets",
+    "UsageError",
+    "__version__",
+    "create",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'aweigh' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,84 @@
+"""The command `aweigh`: which commands there are, and how every one of them ends.
+
+Commands are registered by the place they are defined and imported when they are called; none imports torch before
+it runs, so that `aweigh --help` is quick. A mistake of the user's ends with one line on the error stream and the
+exit code of `aweigh.errors`. Anything unexpected keeps its traceback and ends with 1. `AWEIGH_DEBUG=1` shows the
+traceback of the user's mistakes too.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError, Group
+
+from aweigh import __version__
+from aweigh.cli.common import one_line
+from aweigh.errors import AweighError, UsageError
+
+WORK = Group("Work", sort_key=1)
+LOOK = Group("Look", sort_key=2)
+TRY = Group("Try", sort_key=3)
+OTHER = Group("Options", sort_key=4)
+
+app = App(
+    name="aweigh",
+    help="Find objects in pictures: train a detector on your own, measure it, and use it.",
+    version=__version__,
+    help_format="plaintext",
+    group_commands=OTHER,
+)
+
+COMMANDS = [
+    ("predict", WORK, "Find objects in pictures: draw the boxes and write them to a file."),
+    ("train", WORK, "Train a detector on a folder of labelled pictures (COCO, VOC or YOLO layout)."),
+    ("eval", WORK, "Measure a trained detector on a labelled split."),
+    ("models", LOOK, "List the detectors that can be built, and what is known of each."),
+    ("info", LOOK, "Show what a checkpoint says about itself."),
+    ("doctor", LOOK, "Check that torch, torchvision and every device of this machine work."),
+    ("demo", TRY, "Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing."),
+    ("data", TRY, "Make and inspect data sets."),
+]
+for _sort, (_name, _group, _help) in enumerate(COMMANDS):
+    _place = f"aweigh.cli.{'evaluate' if _name == 'eval' else _name}:{'app' if _name == 'data' else 'command'}"
+    app.command(_place, name=_name, group=_group, help=_help, sort_key=_sort)
+
+
+def main() -> NoReturn:
+    """What the `aweigh` script calls."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; a traceback leaves it only for what nobody foresaw."""
+    try:
+        code = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return int(code or 0)
+    except CycloptsError as error:
+        return _explain(UsageError(f"{one_line(str(error))} See: {_help_for(arguments)}"))
+    except AweighError as error:
+        return _explain(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _explain(AweighError(f"{error.filename}: {error.strerror or error}."), cause=error)
+
+
+def _explain(error: AweighError, cause: BaseException | None = None) -> int:
+    if os.environ.get("AWEIGH_DEBUG") == "1":
+        raise error from cause
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
+    return error.exit_code
+
+
+def _help_for(arguments: Sequence[str]) -> str:
+    names = {name for name, _, _ in COMMANDS}
+    return f"aweigh {arguments[0]} --help" if arguments and arguments[0] in names else "aweigh --help"
