@@ -1,0 +1,1 @@
+"""Metrics: COCO, VOC, and what an assignment covers."""

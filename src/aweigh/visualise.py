@@ -1,0 +1,446 @@
+"""Boxes, masks, keypoints and heat maps drawn on an image; several pictures in a grid; training curves as a file.
+
+Everything here returns a `PIL.Image` (`curves` writes one), leaves what it is given untouched, and sizes its lines
+and letters to the picture. Drawing order: masks, boxes, keypoints, then the labels; the best detection on top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
+
+from aweigh.errors import UsageError
+from aweigh.structures import Classes, Detections, Targets
+
+Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+
+# 24 colours far apart from one another, the most distinct first (ours); class k has PALETTE[k % 24].
+PALETTE: tuple[Colour, ...] = tuple(
+    (int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16))
+    for code in (
+        "ff5a3c 1f8bff 3ddc5b ffc233 a35cff 22d3ee ff5fb4 0fa888 ff8f1f 5b6bff b5e021 b5763a "
+        "e23bf0 ffa58c 8ab4ff a5a02a a75a9a 86e0b3 f02d6e 19a04a c9a2ff 4f8fb8 e3c98a c24d33"
+    ).split()
+)
+IGNORED: Colour = (200, 200, 205)
+INK: Colour = (16, 18, 22)  # outlines and dark letters
+PAPER: Colour = (255, 255, 255)
+
+# The 17 keypoints of COCO's persons (nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles), joined.
+PERSON_SKELETON: tuple[tuple[int, int], ...] = (
+    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+    (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+)  # fmt: skip
+
+
+def draw_detections(
+    image: Tensor | Image.Image,
+    detections: Detections,
+    *,
+    min_score: float = 0.0,
+    skeleton: Sequence[tuple[int, int]] | None = None,
+) -> Image.Image:
+    """The image with every detection of at least `min_score`: box, class name and score, mask and keypoints if any.
+
+    image: `[3, H, W]` uint8, or float in `[0, 1]`, RGB; or a picture. detections: in the pixels of this image.
+    skeleton: pairs of keypoint indices to join; `PERSON_SKELETON` is used when there are 17 keypoints.
+    """
+    kept = detections[detections.scores >= min_score].to("cpu")
+    kept = kept[kept.scores.argsort(descending=True, stable=True)]
+    captions = [f"{name} {score:.2f}" for name, score in zip(kept.names, kept.scores.tolist())]
+    return _draw(
+        image, kept.boxes, kept.labels, captions, masks=kept.masks, keypoints=kept.keypoints, skeleton=skeleton
+    )
+
+
+def draw_targets(
+    image: Tensor | Image.Image,
+    targets: Targets,
+    classes: Classes | None = None,
+    *,
+    skeleton: Sequence[tuple[int, int]] | None = None,
+) -> Image.Image:
+    """The image with every annotated object; regions to ignore are hatched and dashed.
+
+    image, skeleton: as for `draw_detections`. classes: for the names; label numbers stand in when not given.
+    """
+    targets = targets.to("cpu")
+    ignored = targets.ignore.tolist()
+    names = [classes.names[label] if classes is not None else str(label) for label in targets.labels.tolist()]
+    captions = [f"{name} (ignored)" if skip else name for name, skip in zip(names, ignored)]
+    return _draw(
+        image, targets.boxes, targets.labels, captions,
+        masks=targets.masks, keypoints=targets.keypoints, skeleton=skeleton, ignored=ignored,
+    )  # fmt: skip
+
+
+def draw_heat_map(
+    image: Tensor | Image.Image, heat: Tensor, *, opacity: float = 0.75, colours: str = "turbo"
+) -> Image.Image:
+    """The image under a heat map: nothing where `heat` is 0, strongest where it is 1.
+
+    heat: `[h, w]` float in `[0, 1]`, of any resolution; it is stretched over the whole image.
+    colours: the name of a matplotlib colour map.
+    """
+    from matplotlib import colormaps  # only drawing heat maps and curves needs matplotlib
+
+    if heat.ndim != 2:
+        raise UsageError(f"A heat map must be [h, w], got {tuple(heat.shape)}; take the maximum over its channels.")
+    picture = as_picture(image)
+    small = Image.fromarray(heat.detach().to("cpu", torch.float32).nan_to_num().clamp(0, 1).numpy())
+    values = np.clip(np.asarray(small.resize(picture.size, Image.Resampling.BICUBIC)), 0, 1)
+    colour = colormaps[colours](values)[..., :3]
+    weight = opacity * np.sqrt(values)[..., None]  # the root lets weak answers be seen
+    mixed = (1 - weight) * np.asarray(picture, dtype=np.float32) + weight * 255 * colour
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def grid(
+    pictures: Sequence[Image.Image],
+    *,
+    columns: int | None = None,
+    captions: Sequence[str] | None = None,
+    cell_wh: tuple[int, int] | None = None,
+) -> Image.Image:
+    """Pictures side by side in cells of one size, each shrunk or enlarged to fit, with a caption below if given.
+
+    columns: about as many as rows when not given. cell_wh: the size of a cell; when not given, that of the largest
+    picture, but no wider than makes the whole 2400 pixels.
+    """
+    if not pictures:
+        raise UsageError("grid needs at least one picture.")
+    if captions is not None and len(captions) != len(pictures):
+        raise UsageError(f"grid: {len(pictures)} pictures but {len(captions)} captions.")
+    columns = min(len(pictures), columns or math.ceil(math.sqrt(len(pictures))))
+    if cell_wh is None:
+        width, height = (max(picture.size[axis] for picture in pictures) for axis in (0, 1))
+        shrink = min(1.0, 2400 / columns / width)
+        cell_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
+    width, height = cell_wh
+    gap = max(4, round(width / 60))
+    font = _font(max(12, round(width / 28)))
+    below = round(font.size * 1.9) if captions is not None else 0
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + below + gap) + gap), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, picture in enumerate(pictures):
+        left = gap + index % columns * (width + gap)
+        top = gap + index // columns * (height + below + gap)
+        scale = min(width / picture.width, height / picture.height)
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        fitted = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS) if size != picture.size else picture
+        sheet.paste(fitted, (left + (width - size[0]) // 2, top + (height - size[1]) // 2))
+        if captions is not None:
+            text = _shortened(captions[index], font, width)
+            draw.text((left + width / 2, top + height + below / 2), text, fill=INK, font=font, anchor="mm")
+    return sheet
+
+
+def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
+    """Write a picture of a training log: the losses on the left, validation AP (and AR) on the right, per epoch.
+
+    rows: one mapping per line of the log, with `epoch` (or `step`) and numbers. Nested mappings are read as
+    `outer/inner`. A number whose name holds `loss` is a loss; one whose last part starts with AP, AR or mAP is a
+    metric; the rest is left out. Several rows of the same epoch are averaged.
+    path: where to write; the ending says the format (.png, .pdf, .svg).
+    """
+    series = _series(rows)
+    losses = {name: values for name, values in series.items() if "loss" in name.casefold()}
+    metrics = {
+        name: values
+        for name, values in series.items()
+        if name not in losses and name.rsplit("/", 1)[-1].startswith(("AP", "AR", "mAP"))
+    }
+    panels = [(title, group) for title, group in (("Loss", losses), ("Validation", metrics)) if group]
+    if not panels:
+        raise UsageError("curves: the log has neither a loss nor an AP to draw (rows need `epoch` and numbers).")
+    _plot(panels, Path(path))
+    return Path(path)
+
+
+def as_picture(image: Tensor | Image.Image) -> Image.Image:
+    """A new RGB picture from `[3, H, W]` uint8, or float in `[0, 1]`, or from another picture."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB").copy()
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise UsageError(f"An image to draw on must be [3, H, W], got {tuple(image.shape)}.")
+    image = image.detach().cpu()
+    if image.is_floating_point():
+        image = (image.float().clamp(0, 1) * 255).round()
+    return Image.fromarray(image.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+# --- one image with its instances ---------------------------------------------------------------------------------
+
+
+def _draw(
+    image: Tensor | Image.Image,
+    boxes: Tensor,
+    labels: Tensor,
+    captions: Sequence[str],
+    *,
+    masks: Tensor | None,
+    keypoints: Tensor | None,
+    skeleton: Sequence[tuple[int, int]] | None,
+    ignored: Sequence[bool] | None = None,
+) -> Image.Image:
+    """Everything of one image; the instances come best first."""
+    picture = as_picture(image)
+    short = min(picture.size)
+    width = max(1, round(short / 220))  # 2 px at 480, 4 px at 800
+    font = _font(max(11, round(short / 30)))
+    ignored = ignored if ignored is not None else [False] * len(boxes)
+    colours = [IGNORED if skip else PALETTE[label % len(PALETTE)] for label, skip in zip(labels.tolist(), ignored)]
+    corners = [_inside(box, picture.size) for box in boxes.tolist()]
+    order = list(range(len(boxes)))[::-1]  # the best is drawn last, on top
+
+    for index in order:
+        if masks is not None:
+            _paint_mask(picture, masks[index], colours[index], width)
+    for index in order:
+        if ignored[index]:
+            _hatch(picture, corners[index], colours[index], width)
+    draw = ImageDraw.Draw(picture, "RGBA")
+    for index in order:
+        (_dashed if ignored[index] else _outline)(draw, corners[index], colours[index], width)
+    if keypoints is not None:
+        if skeleton is None:
+            skeleton = PERSON_SKELETON if keypoints.shape[1] == 17 else ()
+        for index in order:
+            _paint_keypoints(picture, keypoints[index], skeleton, colours[index], width)
+    places = _label_places(captions, corners, font, width, picture.size)
+    for index in order:
+        _label(draw, captions[index], places[index], colours[index], font)
+    return picture
+
+
+def _inside(box: Sequence[float], size_wh: tuple[int, int]) -> Box:
+    """Whole pixels, first and last inside the box, kept inside the picture."""
+    x0, y0, x1, y1 = box
+    last_x, last_y = size_wh[0] - 1, size_wh[1] - 1
+    left, top = min(max(round(x0), 0), last_x), min(max(round(y0), 0), last_y)
+    return left, top, max(left, min(round(x1) - 1, last_x)), max(top, min(round(y1) - 1, last_y))
+
+
+def _outline(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int) -> None:
+    """The box in its colour between two faint dark lines, so that it shows on any ground."""
+    x0, y0, x1, y1 = box
+    inner = (x0 + width, y0 + width, x1 - width, y1 - width)
+    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(*INK, 110))
+    if inner[2] > inner[0] and inner[3] > inner[1]:
+        draw.rectangle(inner, outline=(*INK, 70))
+    draw.rectangle(box, outline=colour, width=width)
+
+
+def _dashed(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int) -> None:
+    x0, y0, x1, y1 = box
+    draw.rectangle(box, outline=(*INK, 120), width=width)
+    dash = 4 * width + 2
+    for start in np.arange(x0, x1, 2 * dash):
+        end = min(start + dash, x1)
+        draw.rectangle((start, y0, end, min(y0 + width - 1, y1)), fill=colour)
+        draw.rectangle((start, max(y1 - width + 1, y0), end, y1), fill=colour)
+    for start in np.arange(y0, y1, 2 * dash):
+        end = min(start + dash, y1)
+        draw.rectangle((x0, start, min(x0 + width - 1, x1), end), fill=colour)
+        draw.rectangle((max(x1 - width + 1, x0), start, x1, end), fill=colour)
+
+
+def _hatch(picture: Image.Image, box: Box, colour: Colour, width: int) -> None:
+    """Faint diagonal lines over the box."""
+
+    def lines(draw: ImageDraw.ImageDraw, scale: int, origin: tuple[float, float]) -> None:
+        high, wide = (box[3] - box[1] + 1) * scale, (box[2] - box[0] + 1) * scale
+        for start in np.arange(-high, wide, 7 * width * scale + 4):
+            draw.line((start, high, start + high, 0), fill=(*colour, 130), width=max(1, width * scale // 2))
+
+    _smoothly(picture, box, lines)
+
+
+def _paint_mask(picture: Image.Image, mask: Tensor, colour: Colour, width: int) -> None:
+    """The mask as a translucent area with a firm edge. mask: `[H, W]` bool of the picture's size."""
+    inside = mask.detach().cpu().numpy().astype(bool)
+    if inside.shape != (picture.height, picture.width):
+        raise UsageError(f"A mask of {inside.shape} does not fit a picture of {(picture.height, picture.width)}.")
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    if not len(rows):
+        return
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    area = Image.fromarray(np.pad(inside[box[1] : box[3], box[0] : box[2]], 1).astype(np.uint8) * 255)
+    core = area.filter(ImageFilter.MinFilter(2 * max(1, width // 2) + 1))
+    alpha = np.where(np.asarray(core) > 0, 105, np.where(np.asarray(area) > 0, 235, 0))[1:-1, 1:-1]
+    fill = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), colour)
+    picture.paste(fill, box[:2], Image.fromarray(alpha.astype(np.uint8)))
+
+
+def _paint_keypoints(
+    picture: Image.Image, points: Tensor, skeleton: Sequence[tuple[int, int]], colour: Colour, width: int
+) -> None:
+    """Visible keypoints as dots, joined along the skeleton. points: `[K, 3]` `(x, y, visibility or score > 0)`."""
+    seen = [tuple(point[:2]) if point[2] > 0 else None for point in points.tolist()]
+    if not any(seen):
+        return
+    radius = 1.6 * width + 1
+    xs, ys = zip(*[point for point in seen if point])
+    region = (min(xs) - 2 * radius, min(ys) - 2 * radius, max(xs) + 2 * radius, max(ys) + 2 * radius)
+
+    def figure(draw: ImageDraw.ImageDraw, scale: int, origin: tuple[float, float]) -> None:
+        placed = [((p[0] - origin[0]) * scale, (p[1] - origin[1]) * scale) if p else None for p in seen]
+        for rim, fill in ((1.0, (*INK, 150)), (0.0, (*colour, 255))):
+            for start, end in skeleton:
+                a, b = placed[start], placed[end]
+                if a and b:
+                    draw.line((*a, *b), fill=fill, width=round((1.1 * width + 2 * rim) * scale))
+        for rim, fill in ((1.0, (*INK, 200)), (0.0, (*PAPER, 255)), (-0.35 * radius, (*colour, 255))):
+            reach = (radius + rim) * scale
+            for x, y in filter(None, placed):
+                draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=fill)
+
+    _smoothly(picture, region, figure)
+
+
+def _smoothly(
+    picture: Image.Image, region: Box, paint: Callable[[ImageDraw.ImageDraw, int, tuple[float, float]], None]
+) -> None:
+    """Paint one region at up to four times the size and shrink it, so that slanted lines have smooth edges.
+
+    paint(draw, scale, origin) draws in `(picture coordinates - origin) * scale`.
+    """
+    left, top = max(0, math.floor(region[0])), max(0, math.floor(region[1]))
+    right, bottom = min(picture.width, math.ceil(region[2]) + 1), min(picture.height, math.ceil(region[3]) + 1)
+    if right <= left or bottom <= top:
+        return
+    size = (right - left, bottom - top)
+    scale = max(1, min(4, 6000 // max(size)))
+    layer = Image.new("RGBA", (size[0] * scale, size[1] * scale))
+    paint(ImageDraw.Draw(layer), scale, (left, top))
+    layer = layer.resize(size, Image.Resampling.BOX)
+    picture.paste(layer, (left, top), layer)
+
+
+# --- labels -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _font(size: int) -> Any:
+    """Pillow's own scalable font: nothing to download, nothing to find."""
+    return ImageFont.load_default(size)
+
+
+def _label_places(
+    captions: Sequence[str], corners: Sequence[Box], font: Any, width: int, size_wh: tuple[int, int]
+) -> list[Box]:
+    """Where each label goes: the first free place of above, inside the top, below, inside the bottom of its box."""
+    places: list[Box] = []
+    taken = np.zeros((0, 4))
+    for caption, (x0, y0, x1, y1) in zip(captions, corners):
+        wide = math.ceil(font.getlength(caption)) + round(0.7 * font.size)
+        high = round(1.4 * font.size)
+        options = []
+        for left in (x0, x1 + 1 - wide):
+            for top in (y0 - high, y0 + width, y1 + 1, y1 - width - high):
+                x, y = max(0, min(left, size_wh[0] - wide)), max(0, min(top, size_wh[1] - high))
+                options.append((x, y, x + wide, y + high))
+        hidden = [_overlap(option, taken) for option in options]
+        moved = [
+            abs(option[1] - top) for option, top in zip(options, (y0 - high, y0 + width, y1 + 1, y1 - width - high) * 2)
+        ]
+        cost = [cover + (high * wide if shift > 1 else 0) for cover, shift in zip(hidden, moved)]
+        places.append(options[int(np.argmin(cost))])
+        taken = np.concatenate([taken, [places[-1]]])
+    return places
+
+
+def _overlap(box: Box, others: np.ndarray) -> float:
+    """The area of `box` that `others` `[N, 4]` cover, counted once for each."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return float(sides.clip(0).prod(1).sum())
+
+
+def _label(draw: ImageDraw.ImageDraw, caption: str, place: Box, colour: Colour, font: Any) -> None:
+    x0, y0, x1, y1 = place
+    draw.rounded_rectangle((x0, y0, x1 - 1, y1 - 1), radius=max(2, (y1 - y0) // 6), fill=(*colour, 235))
+    ink = INK if _luminance(colour) > 0.30 else PAPER
+    draw.text(((x0 + x1) / 2, (y0 + y1) / 2), caption, fill=ink, font=font, anchor="mm")
+
+
+def _luminance(colour: Colour) -> float:
+    """Relative luminance in `[0, 1]` (WCAG 2.1)."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _shortened(text: str, font: Any, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+# --- curves -------------------------------------------------------------------------------------------------------
+
+
+def _series(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
+    """name -> {epoch: mean of its finite values}, in the order of the log."""
+    gathered: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        flat = dict(_flat(row))
+        position = flat.get("epoch", flat.get("step"))
+        if position is None:
+            continue
+        for name, value in flat.items():
+            if math.isfinite(value) and value > -1:  # COCO's -1 stands for "not defined"
+                gathered.setdefault(name, {}).setdefault(position, []).append(value)
+    return {
+        name: {position: sum(values) / len(values) for position, values in sorted(points.items())}
+        for name, points in gathered.items()
+    }
+
+
+def _flat(row: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            if name not in ("per_class", "protocol", "objects"):
+                yield from _flat(value, f"{before}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield before + str(name), float(value)
+
+
+def _plot(panels: Sequence[tuple[str, Mapping[str, Mapping[float, float]]]], path: Path) -> None:
+    """Drawn on a figure of its own (no pyplot), so a program's other figures and settings stay as they are."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(6.4 * len(panels), 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, group) in zip(np.ravel(figure.subplots(1, len(panels), squeeze=False)), panels):
+        for index, (name, points) in enumerate(group.items()):
+            x, y = list(points), list(points.values())
+            colour = tuple(channel / 255 * 0.9 for channel in PALETTE[_CURVE_COLOURS[index % len(_CURVE_COLOURS)]])
+            axes.plot(x, y, label=name, color=colour, linewidth=1.8, marker="o", markersize=3 if len(x) <= 40 else 0)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        axes.set_xlabel("epoch", fontsize=9)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(labelsize=9, length=0)
+        axes.grid(True, color="#e4e6ea", linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.legend(fontsize=8.5, frameon=False, ncols=1 + len(group) // 7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+_CURVE_COLOURS = (1, 0, 7, 8, 4, 6, 9, 11, 5, 18)
