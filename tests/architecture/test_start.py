@@ -1,0 +1,35 @@
+"""`import aweigh` and `aweigh --help` bring in no torch, and every public name is found all the same."""
+
+import subprocess
+import sys
+
+import pytest
+
+import aweigh
+
+HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "hotcoco")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import aweigh; aweigh.__version__; dir(aweigh)",
+        "import sys; sys.argv = ['aweigh', '--help']; from aweigh.cli.main import run; assert run(['--help']) == 0",
+        "from aweigh.cli.main import run; assert run(['train', '--help']) == 0",
+        "from aweigh.cli.main import run; assert run(['predict', '--help']) == 0",
+        "from aweigh.cli.main import run; assert run(['predct']) == 2",
+    ],
+    ids=["import", "help", "train-help", "predict-help", "mistake"],
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    code += f"\nimport sys; heavy = sorted(set(sys.modules) & set({HEAVY})); assert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names() -> None:
+    for name in aweigh.__all__:
+        assert getattr(aweigh, name) is not None
+    assert set(aweigh.__all__) <= set(dir(aweigh))
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        aweigh.lod  # noqa: B018
