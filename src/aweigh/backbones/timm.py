@@ -6,14 +6,16 @@ The timm model lies under `body` with its own parameter names, so that a ResNet'
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
-from timm.layers import BatchNormAct2d, GroupNormAct, SyncBatchNormAct
+from timm.layers.norm_act import BatchNormAct2d, GroupNormAct, SyncBatchNormAct
 from torch import Tensor, nn
 
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.layers import Norm, make_norm
+from aweigh.weights.load import load_backbone
 
 
 class TimmBackbone(nn.Module):
@@ -23,7 +25,7 @@ class TimmBackbone(nn.Module):
     norm: None keeps the model's own normalisation; a name replaces every batch normalisation and carries its weights.
     frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics. The stem is
     stage 1, for a ResNet `layer1` is stage 2; other bodies are cut where timm names a feature map.
-    pretrained: start from ImageNet weights with a published record (`aweigh.weights.imagenet`).
+    pretrained: start from ImageNet weights with a published record (`weights/imagenet.py`).
     """
 
     def __init__(
@@ -38,13 +40,10 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.name = name
         self.body = _features(name, levels)
-        self.channels = tuple(self.body.feature_info.channels())
-        self.strides = tuple(self.body.feature_info.reduction())
+        self.channels = tuple(_info(self.body).channels())
+        self.strides = tuple(_info(self.body).reduction())
         if pretrained:
-            from aweigh.weights.imagenet import imagenet_record
-            from aweigh.weights.load import load_backbone
-
-            load_backbone(self, imagenet_record(name))
+            load_backbone(self, "imagenet")
         if norm is not None:
             _replace_batch_norms(self.body, norm, name)
         self._frozen_modules = _modules_of_stages(self.body, frozen_stages, name)
@@ -54,7 +53,8 @@ class TimmBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """x: `[B, 3, H, W]` normalised RGB. Returns `[B, channels[i], ceil(H / strides[i]), ...]`, fine to coarse."""
-        return list(self.body(x))
+        maps: list[Tensor] = self.body(x)
+        return maps
 
     def train(self, mode: bool = True) -> "TimmBackbone":
         super().train(mode)
@@ -82,7 +82,7 @@ def _features(name: str, levels: Sequence[int]) -> nn.Module:
             f"{layout}; choose a convolutional model."
         )
     # The deepest map wins where several have one stride.
-    index_of = {entry["reduction"]: index for index, entry in enumerate(described.feature_info.info)}
+    index_of = {entry["reduction"]: index for index, entry in enumerate(_info(described).info)}
     missing = [level for level in levels if 2**level not in index_of]
     if missing:
         raise UsageError(
@@ -91,11 +91,16 @@ def _features(name: str, levels: Sequence[int]) -> nn.Module:
     indices = [index_of[2**level] for level in levels]
     body = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
     # Most bodies end at their last map; EfficientNet's would run its remaining blocks for nothing.
-    blocks, _, last = body.feature_info.module_name()[-1].rpartition(".")
+    blocks, _, last = _info(body).module_name()[-1].rpartition(".")
     sequence = dict(body.named_modules()).get(blocks)
     if isinstance(sequence, nn.Sequential) and last.isdigit():
         del sequence[int(last) + 1 :]
     return body
+
+
+def _info(body: nn.Module) -> Any:
+    """timm's description of the feature maps: `info` of all, `channels()` and so on of those asked for."""
+    return body.feature_info
 
 
 def _replace_batch_norms(body: nn.Module, norm: Norm, name: str) -> None:
@@ -111,11 +116,10 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
 
     timm's `BatchNormAct2d` ends with an activation, which is kept.
     """
-    with_activation = isinstance(old, BatchNormAct2d)
     if norm == "bn":
         return old
-    new = make_norm(norm, old.num_features)
-    if with_activation:
+    new: Any = make_norm(norm, old.num_features)
+    if isinstance(old, BatchNormAct2d):
         fused = {"sync_bn": SyncBatchNormAct, "frozen_bn": _FrozenBatchNormAct2d, "gn": GroupNormAct}
         new = fused[norm](old.num_features)
         new.drop, new.act = old.drop, old.act
@@ -142,7 +146,7 @@ class _FrozenBatchNormAct2d(BatchNormAct2d):
 
 def _modules_of_stages(body: nn.Module, stages: int, name: str) -> list[str]:
     """The names of all modules with parameters or mode of their own, from the image to the end of that many stages."""
-    ends = [entry["module"] for entry in body.feature_info.info]
+    ends = [entry["module"] for entry in _info(body).info]
     if not 0 <= stages <= len(ends):
         raise UsageError(f"{name}: frozen_stages must lie in 0..{len(ends)}, got {stages}.")
     if stages == 0:

@@ -1,0 +1,1 @@
+"""One key table per foreign source of weights."""

@@ -1,0 +1,93 @@
+"""Torchvision's parameter names and ours.
+
+One table holds FCOS, in both directions; MobileNet V2, whose body timm names in another way, has a function of its
+own. ResNet, ResNeXt and ShuffleNet V2 have torchvision's names already.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from aweigh.errors import UsageError
+from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.record import State
+
+# Beginnings of names, torchvision's fcos_resnet50_fpn -> ours.
+FCOS_NAMES = {
+    "backbone.body.": "backbone.body.",
+    **{f"backbone.fpn.inner_blocks.{level}.0.": f"neck.lateral.{level}." for level in range(3)},
+    **{f"backbone.fpn.layer_blocks.{level}.0.": f"neck.output.{level}." for level in range(3)},
+    "backbone.fpn.extra_blocks.p6.": "neck.p6.",
+    "backbone.fpn.extra_blocks.p7.": "neck.p7.",
+    "head.classification_head.conv.": "head.classification_tower.",
+    "head.classification_head.cls_logits.": "head.logits.",
+    "head.regression_head.conv.": "head.box_tower.",
+    "head.regression_head.bbox_reg.": "head.distances.",
+    "head.regression_head.bbox_ctrness.": "head.centerness.",
+}
+
+
+def fcos_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COCO_CLASSES.ids) -> State:
+    """The weights of torchvision's `fcos_resnet50_fpn` under our names.
+
+    keep_rows: the rows of the classifier that become our labels 0, 1, ...; by default the 80 named classes of the 91
+    that its COCO weights have (row 0 is never a class). None keeps every row.
+    """
+    converted = {}
+    for key, value in state.items():
+        # Files from before torchvision 0.13 write the pyramid's blocks without the `.0`.
+        spelled = key
+        if key.count(".") == 4 and key.startswith(("backbone.fpn.inner_blocks.", "backbone.fpn.layer_blocks.")):
+            spelled = ".0.".join(key.rsplit(".", 1))
+        converted[_renamed(spelled, FCOS_NAMES, "torchvision's fcos_resnet50_fpn")] = value
+    if keep_rows is not None:
+        for key in ("head.logits.weight", "head.logits.bias"):
+            if key in converted:
+                converted[key] = _rows(converted[key], keep_rows)
+    return converted
+
+
+def fcos_to_torchvision(state: State) -> State:
+    """Our weights under torchvision's names, with as many classifier rows as ours have."""
+    names = {ours: theirs for theirs, ours in FCOS_NAMES.items()}
+    return {_renamed(key, names, "a model that torchvision has"): value for key, value in state.items()}
+
+
+def _renamed(key: str, names: dict[str, str], expected: str) -> str:
+    for beginning, replacement in names.items():
+        if key.startswith(beginning):
+            return replacement + key[len(beginning) :]
+    raise UsageError(f"The tensor {key!r} is not one of {expected}; these weights belong to another model.")
+
+
+def _rows(classifier: Tensor, rows: Sequence[int]) -> Tensor:
+    if len(classifier) <= max(rows):
+        raise UsageError(
+            f"The classifier has {len(classifier)} rows, expected at least {max(rows) + 1} (COCO's ids up to "
+            f"{max(rows)}); these weights were trained on other classes."
+        )
+    return classifier[list(rows)]
+
+
+# Inverted residuals per stage of timm's mobilenetv2_100, in the order of torchvision's `features.1` to `features.17`.
+MOBILENET_V2_STAGES = (1, 2, 3, 4, 3, 3, 1)
+# Names inside an inverted residual, torchvision's -> timm's; the first one has no expansion.
+_FIRST_RESIDUAL = {"conv.0.0.": "conv_dw.", "conv.0.1.": "bn1.", "conv.1.": "conv_pw.", "conv.2.": "bn2."}
+_RESIDUAL = {
+    **{"conv.0.0.": "conv_pw.", "conv.0.1.": "bn1.", "conv.1.0.": "conv_dw.", "conv.1.1.": "bn2."},
+    **{"conv.2.": "conv_pwl.", "conv.3.": "bn3."},
+}
+
+
+def mobilenet_v2_from_torchvision(state: State) -> State:
+    """The body of torchvision's `mobilenet_v2` under the names of `TimmBackbone("mobilenetv2_100")`.
+
+    The last convolution (`features.18`) and the classifier are left out.
+    """
+    names = {"features.0.0.": "body.conv_stem.", "features.0.1.": "body.bn1."}
+    blocks = [(stage, block) for stage, count in enumerate(MOBILENET_V2_STAGES) for block in range(count)]
+    for index, (stage, block) in enumerate(blocks, start=1):
+        for theirs, ours in (_FIRST_RESIDUAL if index == 1 else _RESIDUAL).items():
+            names[f"features.{index}.{theirs}"] = f"body.blocks.{stage}.{block}.{ours}"
+    kept = {key: value for key, value in state.items() if not key.startswith(("features.18.", "classifier."))}
+    return {_renamed(key, names, "torchvision's mobilenet_v2"): value for key, value in kept.items()}

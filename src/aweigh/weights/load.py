@@ -1,0 +1,304 @@
+"""Find, download, verify, read and load weights.
+
+Every failure here says which file, what was expected and what to do. Nothing from a file is executed: `.safetensors`
+hold tensors only, and published `.pth` files are read with torch's tensor-only unpickler.
+"""
+
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.weights.convert.torchvision import mobilenet_v2_from_torchvision
+from aweigh.weights.imagenet import imagenet_record
+from aweigh.weights.record import PublishedWeights, State
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes that have arrived and the bytes there will be (None where the server does not say)."""
+
+TIMEOUT_SECONDS = 30.0
+_CHUNK_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file's tensors. Counters of batches, which carry no weight, are left out everywhere.
+
+    loaded, total: tensors of the model that were filled, and all it has. missing: tensors of the model the file lacks.
+    unexpected: tensors of the file the model lacks. mismatched: name -> (shape in the file, shape in the model).
+    """
+
+    loaded: int
+    total: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def __str__(self) -> str:
+        """`loaded 295 of 301 tensors; new: head.logits (91 -> 7); not used: fc`."""
+        shapes = self.mismatched.items()
+        resized = {_module(key): f" ({old[0]} -> {new[0]})" for key, (old, new) in shapes if old and new}
+        new = [module + resized.get(module, "") for module in _modules([*self.missing, *self.mismatched])]
+        parts = [f"loaded {self.loaded} of {self.total} tensors"]
+        parts += [f"new: {_shortened(new, 6)}"] if new else []
+        parts += [f"not used: {_shortened(_modules(self.unexpected), 6)}"] if self.unexpected else []
+        return "; ".join(parts)
+
+
+def load_backbone(
+    backbone: nn.Module, source: str | Path | PublishedWeights, *, progress: Progress | None = None
+) -> LoadReport:
+    """Fill a backbone from `"imagenet"` (its published weights), a record, or a local file.
+
+    A file may be torchvision's, timm's or one of our detectors, may have a classifier and may be partial; the report
+    says what stayed new. `UsageError`, with the backbone unchanged, when the file is of another architecture.
+    """
+    if source == "imagenet":
+        source = imagenet_record(str(getattr(backbone, "name", type(backbone).__name__)))
+    path = locate(source, progress=progress) if isinstance(source, PublishedWeights) else Path(source)
+    state = read_state(path)
+    if isinstance(source, PublishedWeights):
+        state = source.convert(state)
+    _check_activation(backbone, path)
+    own = {key: value.shape for key, value in backbone.state_dict().items()}
+    named = max(_spellings(state), key=lambda spelled: sum(own.get(key) == spelled[key].shape for key in spelled))
+    report = compare(backbone, named)
+    if report.mismatched or 2 * report.loaded < report.loaded + len(report.unexpected) or not report.loaded:
+        example = next((f", {key} is {old} there and {new} here" for key, (old, new) in report.mismatched.items()), "")
+        raise UsageError(
+            f"{path} holds another architecture: {report.loaded} of the backbone's {report.total} tensors fit"
+            f"{example}. Give weights of {getattr(backbone, 'name', type(backbone).__name__)}."
+        )
+    backbone.load_state_dict({key: value for key, value in named.items() if key in own}, strict=False)
+    return report
+
+
+def load_strict(module: nn.Module, state: State, *, what: str) -> None:
+    """Fill a module with exactly these tensors; `UsageError` of at most five lines when they are not those it has.
+
+    what: the file and the model, for the message. Nothing is loaded unless everything fits.
+    """
+    report = compare(module, state)
+    lines = [f"{what}: {report.loaded} of {report.total} tensors fit."]
+    if report.missing:
+        lines.append(f"  missing in the file: {_shortened(report.missing)}")
+    if report.unexpected:
+        lines.append(f"  only in the file: {_shortened(report.unexpected)}")
+    if report.mismatched:
+        shapes = [f"{key} {old}, expected {new}" for key, (old, new) in report.mismatched.items()]
+        lines.append(f"  of another shape: {_shortened(shapes)}")
+    if len(lines) > 1:
+        raise UsageError("\n".join([*lines, "Build the model the weights were made for, or give other weights."]))
+    module.load_state_dict(state, strict=False)
+
+
+def load_matching(module: nn.Module, state: State) -> LoadReport:
+    """Fill what fits by name and shape, such as all but the classifier of a detector for other classes."""
+    report = compare(module, state)
+    own = module.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    module.load_state_dict(fitting, strict=False)
+    return report
+
+
+def compare(module: nn.Module, state: State) -> LoadReport:
+    """What `load_matching` would do, without doing it."""
+    own = {key: tuple(value.shape) for key, value in module.state_dict().items() if not _is_counter(key)}
+    given = {key: tuple(value.shape) for key, value in state.items() if not _is_counter(key)}
+    mismatched = {key: (given[key], own[key]) for key in own if key in given and given[key] != own[key]}
+    return LoadReport(
+        loaded=sum(key in given for key in own) - len(mismatched),
+        total=len(own),
+        missing=tuple(key for key in own if key not in given),
+        unexpected=tuple(key for key in given if key not in own),
+        mismatched=mismatched,
+    )
+
+
+def read_state(path: str | Path) -> State:
+    """The tensors of a `.safetensors`, `.pth` or `.pt` file by name, on the CPU, in the file's dtypes."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"There is no file of weights at {path}.")
+    if path.suffix == ".safetensors":
+        with _opened(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    if path.suffix not in {".pth", ".pt"}:
+        raise UsageError(f"{path}: weights are read from .safetensors, .pth or .pt files, not {path.suffix or 'this'}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"{path} cannot be read as weights: it is cut short, or holds other objects than tensors, which are never "
+            f"run ({reason[:160]}). Get it again, or save the bare state dict."
+        ) from error
+    # Training scripts store the weights under one of these names beside their own state.
+    for name in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict) or not content or not all(isinstance(each, Tensor) for each in content.values()):
+        raise DataError(f"{path} holds no weights: expected tensors by name, found {type(content).__name__}.")
+    return content
+
+
+def locate(record: PublishedWeights, *, progress: Progress | None = None) -> Path:
+    """The record's file in the cache, verified; downloaded first where it is not there.
+
+    The cache is the folder `AWEIGH_CACHE`, by default `~/.cache/aweigh`. `AWEIGH_OFFLINE=1` never downloads.
+    """
+    path = cache_folder() / record.file
+    if path.is_file():
+        digest = _sha256(path)
+        if not digest.startswith(record.sha256):
+            raise AweighError(
+                f"{path} is not the published file: its SHA-256 begins {digest[: len(record.sha256)]}, expected "
+                f"{record.sha256}. Delete it, or put the file from {record.url} there."
+            )
+        return path
+    if os.environ.get("AWEIGH_OFFLINE", "0") not in ("", "0"):
+        raise AweighError(
+            f"AWEIGH_OFFLINE is set and the weights {record.name!r} are not here: put {record.file} (from "
+            f"{record.url}, SHA-256 {record.sha256}...) into {path.parent}, or unset AWEIGH_OFFLINE."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{record.file}.", suffix=".part")
+    except OSError as error:
+        raise AweighError(
+            f"The folder for downloaded weights, {path.parent}, cannot be written ({error}); "
+            "set AWEIGH_CACHE to another."
+        ) from error
+    part = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            digest = _download(record, file.write, path, progress)
+        if not digest.startswith(record.sha256):
+            raise AweighError(
+                f"{record.url} sent another file than was published: its SHA-256 begins "
+                f"{digest[: len(record.sha256)]}, expected {record.sha256}. It was deleted; try again, or put "
+                f"{record.file} from elsewhere into {path.parent}."
+            )
+        part.chmod(0o644)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def cache_folder() -> Path:
+    """Where downloaded weights are kept."""
+    return Path(os.environ.get("AWEIGH_CACHE") or Path.home() / ".cache" / "aweigh").expanduser()
+
+
+def _download(
+    record: PublishedWeights, write: Callable[[bytes], object], path: Path, progress: Progress | None
+) -> str:
+    """Write the file at the record's address, piece by piece, and return its SHA-256."""
+    digest = hashlib.sha256()
+    done = 0
+    try:
+        with urllib.request.urlopen(record.url, timeout=TIMEOUT_SECONDS) as response:
+            stated = response.headers.get("Content-Length")
+            total = int(stated) if stated and stated.isdigit() else None
+            while chunk := response.read(_CHUNK_BYTES):
+                write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, total)
+    except (OSError, http.client.HTTPException) as error:
+        raise AweighError(
+            f"The download of {record.url} failed ({error}). Try again, or put {record.file} (SHA-256 "
+            f"{record.sha256}...) into {path.parent}."
+        ) from error
+    if total is not None and done != total:
+        raise AweighError(
+            f"The download of {record.url} ended after {done} of {total} bytes; nothing was kept. Try again."
+        )
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is no whole .safetensors file ({error}); get or save it again.") from error
+
+
+def _check_activation(backbone: nn.Module, path: Path) -> None:
+    """Refuse weights trained with another activation than the backbone has, where the file states one.
+
+    Names and shapes are the same, and the network's answers would be worthless.
+    """
+    if path.suffix != ".safetensors" or not hasattr(backbone, "activation"):
+        return
+    with _opened(path) as file:
+        stated = (file.metadata() or {}).get("activation", "")
+    wanted = "leaky_relu" if "leaky" in stated.lower() else "relu"
+    if stated and wanted != backbone.activation:
+        raise UsageError(
+            f"{path} was trained with the activation {stated}, and the backbone has {backbone.activation!r}; "
+            f"build it with activation={wanted!r}."
+        )
+
+
+def _spellings(state: State) -> Iterable[State]:
+    """The tensors under each of the names a backbone of ours may have for them."""
+    for prefix in ("", "module.", "backbone.", "backbone.body.", "body."):
+        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        yield inner
+        yield {f"body.{key}": value for key, value in inner.items()}
+        # timm joins the first two parts of a name where it takes a Sequential apart (VGG, ConvNeXt).
+        yield {f"body.{key.replace('.', '_', 1)}": value for key, value in inner.items()}
+    if "features.0.0.weight" in state and "features.1.conv.0.0.weight" in state:
+        try:
+            yield mobilenet_v2_from_torchvision(state)
+        except UsageError:
+            return  # Another network with such names; the spellings above have been tried.
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
+
+
+def _module(key: str) -> str:
+    return key.rpartition(".")[0] or key
+
+
+def _modules(keys: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(_module(key) for key in keys))
+
+
+def _shortened(names: Iterable[str], limit: int = 3) -> str:
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+__all__ = [
+    "LoadReport",
+    "PublishedWeights",
+    "cache_folder",
+    "compare",
+    "load_backbone",
+    "load_matching",
+    "load_strict",
+    "locate",
+    "read_state",
+]
