@@ -27,10 +27,11 @@ Box = tuple[float, float, float, float]
 PALETTE: tuple[Colour, ...] = tuple(
     (int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16))
     for code in (
-        "ff5a3c 1f8bff 3ddc5b ffc233 a35cff 22d3ee ff5fb4 0fa888 ff8f1f 5b6bff b5e021 b5763a "
-        "e23bf0 ffa58c 8ab4ff a5a02a a75a9a 86e0b3 f02d6e 19a04a c9a2ff 4f8fb8 e3c98a c24d33"
-    ).split()
-)
+        "ff5a3c", "1f8bff", "3ddc5b", "ffc233", "a35cff", "22d3ee", "ff5fb4", "0fa888",
+        "ff8f1f", "5b6bff", "b5e021", "b5763a", "e23bf0", "ffa58c", "8ab4ff", "a5a02a",
+        "a75a9a", "86e0b3", "f02d6e", "19a04a", "c9a2ff", "4f8fb8", "e3c98a", "c24d33",
+    )
+)  # fmt: skip
 IGNORED: Colour = (200, 200, 205)
 INK: Colour = (16, 18, 22)  # outlines and dark letters
 PAPER: Colour = (255, 255, 255)
@@ -111,7 +112,7 @@ def grid(
     captions: Sequence[str] | None = None,
     cell_wh: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Pictures side by side in cells of one size, each shrunk or enlarged to fit, with a caption below if given.
+    """Pictures side by side in cells of one size, each scaled to fit, with a caption below if given.
 
     columns: about as many as rows when not given. cell_wh: the size of a cell; when not given, that of the largest
     picture, but no wider than makes the whole 2400 pixels.
@@ -126,23 +127,31 @@ def grid(
         shrink = min(1.0, 2400 / columns / width)
         cell_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
     width, height = cell_wh
+    fitted = [_fitted(picture, cell_wh) for picture in pictures]
+    rows = [fitted[start : start + columns] for start in range(0, len(fitted), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
     gap = max(4, round(width / 60))
     font = _font(max(12, round(width / 28)))
     below = round(font.size * 1.9) if captions is not None else 0
-    rows = math.ceil(len(pictures) / columns)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + below + gap) + gap), PAPER)
+    size = columns * (width + gap) + gap, sum(heights) + len(rows) * (below + gap) + gap
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    for index, picture in enumerate(pictures):
-        left = gap + index % columns * (width + gap)
-        top = gap + index // columns * (height + below + gap)
-        scale = min(width / picture.width, height / picture.height)
-        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-        fitted = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS) if size != picture.size else picture
-        sheet.paste(fitted, (left + (width - size[0]) // 2, top + (height - size[1]) // 2))
-        if captions is not None:
-            text = _shortened(captions[index], font, width)
-            draw.text((left + width / 2, top + height + below / 2), text, fill=INK, font=font, anchor="mm")
+    top = gap
+    for number, (row, height) in enumerate(zip(rows, heights)):
+        for column, picture in enumerate(row):
+            left = gap + column * (width + gap)
+            sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
+            if captions is not None:
+                text = _shortened(captions[number * columns + column], font, width)
+                draw.text((left + width / 2, top + height + below / 2), text, fill=INK, font=font, anchor="mm")
+        top += height + below + gap
     return sheet
+
+
+def _fitted(picture: Image.Image, cell_wh: tuple[int, int]) -> Image.Image:
+    scale = min(cell_wh[0] / picture.width, cell_wh[1] / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
@@ -197,7 +206,7 @@ def _draw(
     picture = as_picture(image)
     short = min(picture.size)
     width = max(1, round(short / 220))  # 2 px at 480, 4 px at 800
-    font = _font(max(11, round(short / 30)))
+    font = _font(max(12, round(short / 32)) if len(boxes) <= 12 else max(11, round(short / 38)))
     ignored = ignored if ignored is not None else [False] * len(boxes)
     colours = [IGNORED if skip else PALETTE[label % len(PALETTE)] for label, skip in zip(labels.tolist(), ignored)]
     corners = [_inside(box, picture.size) for box in boxes.tolist()]
@@ -216,7 +225,7 @@ def _draw(
         if skeleton is None:
             skeleton = PERSON_SKELETON if keypoints.shape[1] == 17 else ()
         for index in order:
-            _paint_keypoints(picture, keypoints[index], skeleton, colours[index], width)
+            _paint_keypoints(picture, keypoints[index], skeleton, colours[index], width, corners[index])
     places = _label_places(captions, corners, font, width, picture.size)
     for index in order:
         _label(draw, captions[index], places[index], colours[index], font)
@@ -283,13 +292,14 @@ def _paint_mask(picture: Image.Image, mask: Tensor, colour: Colour, width: int) 
 
 
 def _paint_keypoints(
-    picture: Image.Image, points: Tensor, skeleton: Sequence[tuple[int, int]], colour: Colour, width: int
+    picture: Image.Image, points: Tensor, skeleton: Sequence[tuple[int, int]], colour: Colour, width: int, box: Box
 ) -> None:
-    """Visible keypoints as dots, joined along the skeleton. points: `[K, 3]` `(x, y, visibility or score > 0)`."""
+    """Keypoints as dots, joined along the skeleton. points: `[K, 3]` `(x, y, visibility or score, > 0 if seen)`."""
     seen = [tuple(point[:2]) if point[2] > 0 else None for point in points.tolist()]
     if not any(seen):
         return
-    radius = 1.6 * width + 1
+    thick = min(1.1 * width, max(1.0, math.sqrt((box[2] - box[0]) * (box[3] - box[1])) / 50))
+    radius = 1.4 * thick + 1
     xs, ys = zip(*[point for point in seen if point])
     region = (min(xs) - 2 * radius, min(ys) - 2 * radius, max(xs) + 2 * radius, max(ys) + 2 * radius)
 
@@ -299,7 +309,7 @@ def _paint_keypoints(
             for start, end in skeleton:
                 a, b = placed[start], placed[end]
                 if a and b:
-                    draw.line((*a, *b), fill=fill, width=round((1.1 * width + 2 * rim) * scale))
+                    draw.line((*a, *b), fill=fill, width=round((thick + 2 * rim) * scale))
         for rim, fill in ((1.0, (*INK, 200)), (0.0, (*PAPER, 255)), (-0.35 * radius, (*colour, 255))):
             reach = (radius + rim) * scale
             for x, y in filter(None, placed):
@@ -339,25 +349,25 @@ def _font(size: int) -> Any:
 def _label_places(
     captions: Sequence[str], corners: Sequence[Box], font: Any, width: int, size_wh: tuple[int, int]
 ) -> list[Box]:
-    """Where each label goes: the first free place of above, inside the top, below, inside the bottom of its box."""
-    places: list[Box] = []
-    taken = np.zeros((0, 4))
-    for caption, (x0, y0, x1, y1) in zip(captions, corners):
-        wide = math.ceil(font.getlength(caption)) + round(0.7 * font.size)
-        high = round(1.4 * font.size)
-        options = []
-        for left in (x0, x1 + 1 - wide):
-            for top in (y0 - high, y0 + width, y1 + 1, y1 - width - high):
-                x, y = max(0, min(left, size_wh[0] - wide)), max(0, min(top, size_wh[1] - high))
-                options.append((x, y, x + wide, y + high))
-        hidden = [_overlap(option, taken) for option in options]
-        moved = [
-            abs(option[1] - top) for option, top in zip(options, (y0 - high, y0 + width, y1 + 1, y1 - width - high) * 2)
-        ]
-        cost = [cover + (high * wide if shift > 1 else 0) for cover, shift in zip(hidden, moved)]
-        places.append(options[int(np.argmin(cost))])
-        taken = np.concatenate([taken, [places[-1]]])
-    return places
+    """A place for each label, the best first: by its own box, inside the picture, hiding as little as can be."""
+    places = np.zeros((len(captions), 4))
+    boxes = np.asarray(corners, dtype=float).reshape(-1, 4) + np.array((0, 0, 1, 1))
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    for index, caption in enumerate(captions):
+        x0, y0, x1, y1 = boxes[index]
+        wide, high = math.ceil(font.getlength(caption)) + round(0.7 * font.size), round(1.35 * font.size)
+        wanted = [(x, y) for y in (y0 - high, y0 + width, y1, y1 - width - high) for x in (x0, x1 - wide)]
+        wanted += [(x, y) for y in (y0, y1 - high) for x in (x1, x0 - wide)]  # beside it
+        small = boxes[(areas < 8 * wide * high)]  # a label over a larger object hides little of it
+        costs, options = [], []
+        for x, y in wanted:
+            left, top = max(0, min(x, size_wh[0] - wide)), max(0, min(y, size_wh[1] - high))
+            option = (left, top, left + wide, top + high)
+            pushed = wide * high * (abs(top - y) > 1 or abs(left - x) > font.size)
+            costs.append(4 * _overlap(option, places[:index]) + _overlap(option, small) + pushed)
+            options.append(option)
+        places[index] = options[int(np.argmin(costs))]
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in places.tolist()]
 
 
 def _overlap(box: Box, others: np.ndarray) -> float:
@@ -369,7 +379,8 @@ def _overlap(box: Box, others: np.ndarray) -> float:
 def _label(draw: ImageDraw.ImageDraw, caption: str, place: Box, colour: Colour, font: Any) -> None:
     x0, y0, x1, y1 = place
     draw.rounded_rectangle((x0, y0, x1 - 1, y1 - 1), radius=max(2, (y1 - y0) // 6), fill=(*colour, 235))
-    ink = INK if _luminance(colour) > 0.30 else PAPER
+    light = _luminance(colour)
+    ink = INK if (light + 0.05) ** 2 > (_luminance(INK) + 0.05) * 1.05 else PAPER  # the stronger contrast, WCAG 2.1
     draw.text(((x0 + x1) / 2, (y0 + y1) / 2), caption, fill=ink, font=font, anchor="mm")
 
 

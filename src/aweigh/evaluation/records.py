@@ -1,0 +1,152 @@
+"""Ground truth and results in COCO's form, read and checked, so that a metric never sees what it cannot measure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal
+
+import hotcoco.mask
+
+from aweigh.errors import DataError
+
+IouType = Literal["bbox", "segm", "keypoints"]
+GroundTruth = Mapping[str, Any] | str | Path
+Results = Sequence[Mapping[str, Any]] | str | Path
+
+
+def read_ground_truth(source: GroundTruth, iou_type: IouType = "bbox") -> dict[str, Any]:
+    """`images`, `categories` and `annotations`, each annotation with id, bbox, area and iscrowd (0 or 1).
+
+    What is missing is filled in on copies: the area is that of the segmentation where there is one, else of the box.
+    """
+    truth = _read(source, "ground truth")
+    if not isinstance(truth, Mapping) or not {"images", "annotations", "categories"} <= set(truth):
+        got = f"the keys {', '.join(map(str, truth))}" if isinstance(truth, Mapping) else type(truth).__name__
+        raise DataError(f"The ground truth must be a COCO dictionary: images, annotations, categories; got {got}.")
+    images = _by_id(truth["images"], "images")
+    categories = _by_id(truth["categories"], "categories")
+    annotations = []
+    for index, given in enumerate(truth["annotations"]):
+        annotation = dict(given)
+        where = f"annotation {annotation.get('id', f'number {index}')} of the ground truth"
+        if annotation.get("image_id") not in images:
+            raise DataError(f"The {where} is for image {annotation.get('image_id')!r}, which is not in `images`.")
+        if annotation.get("category_id") not in categories:
+            raise DataError(f"The {where} is of category {annotation.get('category_id')!r}, not in `categories`.")
+        _complete(annotation, images[annotation["image_id"]], iou_type, where)
+        annotations.append(annotation)
+    ids = [annotation.get("id") for annotation in annotations]
+    if not all(isinstance(number, Integral) and int(number) >= 1 for number in ids) or len(set(ids)) < len(ids):
+        for number, annotation in enumerate(annotations, start=1):
+            annotation["id"] = number
+    return {"images": list(truth["images"]), "categories": list(truth["categories"]), "annotations": annotations}
+
+
+def read_results(source: Results, truth: Mapping[str, Any], iou_type: IouType = "bbox") -> list[dict[str, Any]]:
+    """Results that fit the ground truth, each with image_id, category_id, score and the field that is measured."""
+    results = _read(source, "results")
+    if isinstance(results, Mapping) or not isinstance(results, Sequence):
+        raise DataError(f"COCO results are a list with one dictionary per detection, got {type(results).__name__}.")
+    key = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[iou_type]
+    images = {image["id"] for image in truth["images"]}
+    categories = {category["id"] for category in truth["categories"]}
+    found = []
+    for index, result in enumerate(results):
+        missing = [name for name in ("image_id", "category_id", "score", key) if result.get(name) is None]
+        if missing:
+            raise DataError(f"Result {index} has no {missing[0]}; each needs image_id, category_id, score and {key}.")
+        if result["image_id"] not in images:
+            raise DataError(
+                f"Result {index} is for image {result['image_id']!r}, which the ground truth does not have; "
+                "are these the results of another split?"
+            )
+        if result["category_id"] not in categories:
+            raise DataError(
+                f"Result {index} is of category {result['category_id']!r}, but the ground truth has "
+                f"{_some(sorted(categories))}; results carry the data set's own category ids."
+            )
+        if not math.isfinite(result["score"]):
+            raise DataError(f"Result {index} has the score {result['score']}; a score must be finite.")
+        if key == "bbox":
+            _check_box(result["bbox"], f"result {index}")
+        found.append({name: result[name] for name in ("image_id", "category_id", "score", key)})
+    return found
+
+
+def class_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Category id -> name, in order of the ids; a name that stands for several gets its id added."""
+    names = [str(category.get("name", category["id"])) for category in categories]
+    return {
+        category["id"]: f"{name} (id {category['id']})" if names.count(name) > 1 else name
+        for category, name in sorted(zip(categories, names), key=lambda pair: pair[0]["id"])
+    }
+
+
+def count(number: int, what: str) -> str:
+    """`"1,024 images"`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def three_decimals(value: float) -> str:
+    """A share as `"0.505"`; -1, which stands for "not defined", as `"-"`."""
+    return "-" if value < 0 else f"{value:.3f}"
+
+
+def _read(source: Any, what: str) -> Any:
+    if not isinstance(source, str | Path):
+        return source
+    try:
+        return json.loads(Path(source).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"The {what} {source} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise DataError(f"The {what} {source} is not valid JSON: {error}.") from error
+
+
+def _by_id(entries: Sequence[Mapping[str, Any]], what: str) -> dict[int, Mapping[str, Any]]:
+    found: dict[int, Mapping[str, Any]] = {}
+    for index, entry in enumerate(entries):
+        if not isinstance(entry.get("id"), Integral):
+            raise DataError(f"Entry {index} of `{what}` has the id {entry.get('id')!r}; it must be a whole number.")
+        if entry["id"] in found:
+            raise DataError(f"The id {entry['id']} occurs twice in `{what}` of the ground truth; ids must be distinct.")
+        found[entry["id"]] = entry
+    return found
+
+
+def _complete(annotation: dict[str, Any], image: Mapping[str, Any], iou_type: IouType, where: str) -> None:
+    segmented = bool(annotation.get("segmentation"))
+    if iou_type == "segm" and not segmented:
+        raise DataError(f"The {where} has no segmentation, which measuring masks needs; measure boxes instead.")
+    if iou_type == "keypoints" and "num_keypoints" not in annotation:
+        annotation["num_keypoints"] = sum(visible > 0 for visible in annotation.get("keypoints", ())[2::3])
+    if annotation.get("bbox") is None and segmented:
+        annotation["bbox"] = hotcoco.mask.to_bbox(_rle(annotation, image)).tolist()
+    _check_box(annotation.get("bbox"), where)
+    if annotation.get("area") is None:
+        width, height = annotation["bbox"][2:]
+        annotation["area"] = float(hotcoco.mask.area(_rle(annotation, image)) if segmented else width * height)
+    annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
+
+
+def _rle(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
+    """The run-length form of a segmentation, which is polygons or run lengths already."""
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, Mapping):
+        return dict(segmentation)
+    if "height" not in image or "width" not in image:
+        raise DataError(f"Image {image['id']} of the ground truth has no height and width, which its polygons need.")
+    return hotcoco.mask.merge(hotcoco.mask.fr_py_objects(segmentation, image["height"], image["width"]))
+
+
+def _check_box(box: Any, where: str) -> None:
+    if box is None or len(box) != 4 or not all(map(math.isfinite, box)):
+        raise DataError(f"The {where} has the bbox {box}; it must be four finite numbers x, y, width, height.")
+
+
+def _some(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
