@@ -128,7 +128,8 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
     else:
         new.eps, new.momentum = old.eps, old.momentum
         new.load_state_dict(old.state_dict())
-    return new
+    replaced: nn.Module = new
+    return replaced
 
 
 class _FrozenBatchNormAct2d(BatchNormAct2d):

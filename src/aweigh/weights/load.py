@@ -10,7 +10,7 @@ import os
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -79,8 +79,11 @@ def load_backbone(
             f"{path} holds another architecture: {report.loaded} of the backbone's {report.total} tensors fit"
             f"{example}. Give weights of {getattr(backbone, 'name', type(backbone).__name__)}."
         )
-    backbone.load_state_dict({key: value for key, value in named.items() if key in own}, strict=False)
-    return report
+    fitting = {key: value for key, value in named.items() if key in own}
+    backbone.load_state_dict(fitting, strict=False)
+    used = {id(value) for value in fitting.values()}
+    unused = tuple(key for key, value in state.items() if id(value) not in used and not _is_counter(key))
+    return replace(report, unexpected=unused)
 
 
 def load_strict(module: nn.Module, state: State, *, what: str) -> None:
