@@ -18,7 +18,7 @@ MOST = 5
 
 @pytest.fixture(scope="module")
 def detector() -> torch.nn.Module:
-    return create("fcos_resnet18_fpn", classes=3)
+    return create("fcos_resnet18_fpn", num_classes=3)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
-"""What several commands share: one-line texts, the screen, recipes by name."""
+"""What several commands share: one-line texts, the log console, recipes by name, a detector by file or name."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,10 +10,19 @@ from aweigh.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from aweigh.predictor import Predictor
+
 
 def one_line(text: str) -> str:
     """The text with every run of white space, line ends included, as one space."""
     return " ".join(text.split())
+
+
+def log() -> "Console":
+    """The console for progress and remarks: the error stream, so that the output stream carries results alone."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def find_recipe(name: str) -> Path:
@@ -37,8 +48,43 @@ def packaged_recipes() -> dict[str, Path]:
     return {}
 
 
-def log() -> "Console":
-    """The console for progress and remarks: the error stream, so that the output stream carries results alone."""
-    from rich.console import Console
+def find_detector(model: str, weights: str, device: str) -> "Predictor":
+    """The detector of a checkpoint, or of published weights by the detector's name.
 
-    return Console(stderr=True, highlight=False)
+    model: a checkpoint that training wrote, or a name that `aweigh models` lists; the latter needs `weights`, the name
+    of published weights or a file of them.
+    """
+    from aweigh.data.transforms import Resize
+    from aweigh.models import DETECTORS, create
+    from aweigh.predictor import Predictor, load, pick_device
+
+    chosen = pick_device(device)
+    if model not in DETECTORS:
+        if weights:
+            raise UsageError(
+                f"--weights goes with the name of a detector, and {model!r} is none.{did_you_mean(model, DETECTORS)}"
+            )
+        if not Path(model).suffix and not Path(model).exists():
+            raise UsageError(
+                f"{model!r} is neither a checkpoint file nor a detector.{did_you_mean(model, DETECTORS)} "
+                "`aweigh models` lists the detectors."
+            )
+        return load(model, device=chosen)
+    if not weights:
+        raise UsageError(
+            f"{model} has no weights yet: add --weights NAME or FILE (`aweigh models` lists the published ones), "
+            "or give a checkpoint that `aweigh train` wrote."
+        )
+    detector = create(model, weights=weights)
+    return Predictor(detector, Resize(**detector.record.resize), device=chosen)
+
+
+@contextmanager
+def bar(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on the error stream, where that is a terminal; call it with the number done. Gone at the end."""
+    from rich.progress import Progress
+
+    console = log()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.update(task, completed=done)

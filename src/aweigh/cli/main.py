@@ -34,14 +34,17 @@ COMMANDS = [
     ("predict", WORK, "Find objects in pictures: draw the boxes and write them to a file."),
     ("train", WORK, "Train a detector on a folder of labelled pictures (COCO, VOC or YOLO layout)."),
     ("eval", WORK, "Measure a trained detector on a labelled split."),
+    ("config", LOOK, "Show the configuration a training run would have."),
     ("models", LOOK, "List the detectors that can be built, and what is known of each."),
     ("info", LOOK, "Show what a checkpoint says about itself."),
     ("doctor", LOOK, "Check that torch, torchvision and every device of this machine work."),
     ("demo", TRY, "Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing."),
     ("data", TRY, "Make and inspect data sets."),
 ]
+PLACES = {"eval": "evaluate:command", "data": "data:app", "config": "train:config_app"}  # the others: NAME:command
+
 for _sort, (_name, _group, _help) in enumerate(COMMANDS):
-    _place = f"aweigh.cli.{'evaluate' if _name == 'eval' else _name}:{'app' if _name == 'data' else 'command'}"
+    _place = f"aweigh.cli.{PLACES.get(_name, f'{_name}:command')}"
     app.command(_place, name=_name, group=_group, help=_help, sort_key=_sort)
 
 

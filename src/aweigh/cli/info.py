@@ -1,0 +1,57 @@
+"""`aweigh info`: what a checkpoint says about itself, without building the model."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+
+def command(
+    checkpoint: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False
+) -> None:
+    """Show what a checkpoint says about itself.
+
+    Parameters
+    ----------
+    checkpoint
+        A .safetensors file that training wrote.
+    as_json
+        Print the whole header as JSON.
+    """
+    from aweigh.engine.checkpoint import read_header
+
+    header = read_header(checkpoint)
+    if as_json:
+        print(json.dumps(header, ensure_ascii=False, indent=2))
+        return
+    rows = describe(header)
+    width = max(len(name) for name, _ in rows)
+    print(checkpoint)
+    print(*(f"  {name:<{width}}  {value}" for name, value in rows), sep="\n")
+
+
+def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The header as rows of name and value, the most asked for first."""
+    names, ids = header["classes"]["names"], header["classes"]["ids"]
+    arguments = ", ".join(f"{name}={value}" for name, value in header["arguments"].items())
+    numbers = header.get("metrics", {})
+    metrics = [f"{name} {value:.3f}" for name, value in numbers.items() if isinstance(value, int | float)]
+    training = header.get("training", {})
+    config = training.get("config", {})
+    rows = [
+        ("detector", header["builder"] + (f" ({arguments})" if arguments else "")),
+        ("classes", f"{len(names)}: " + ", ".join(f"{name} (id {ids[label]})" for label, name in enumerate(names))),
+        ("resize", ", ".join(f"{name} {value}" for name, value in header["resize"].items())),
+        ("score threshold", header.get("score_threshold")),
+        ("nms threshold", header.get("nms_threshold")),
+        ("most detections", header.get("max_detections")),
+        ("measured on", numbers.get("split")),
+        ("metrics", ", ".join(metrics)),
+        ("trained", f"{training['epoch']} epochs, {training['step']} steps" if "epoch" in training else None),
+        ("data", config.get("data")),
+        ("data hash", header.get("data_hash")),
+        ("licence", header.get("licence") or "not stated"),
+        ("written by", f"aweigh {header.get('aweigh')}, torch {header.get('torch')}"),
+    ]
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]

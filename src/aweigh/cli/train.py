@@ -1,0 +1,113 @@
+"""`aweigh train` and `aweigh config show`: their flags are the fields of `TrainConfig`, with its help texts."""
+
+from dataclasses import asdict, fields, make_dataclass
+from typing import Annotated, Any, get_origin
+
+from cyclopts import App, Group, Parameter
+
+from aweigh.cli.common import find_recipe
+from aweigh.engine.config import TrainConfig, field_types, help_texts, load_recipe, resolve, to_toml
+from aweigh.errors import UsageError
+
+# The first field of each group of flags, in the order of `TrainConfig`.
+GROUPS = {
+    "data": "Data and model",
+    "epochs": "Run",
+    "optimizer": "Optimiser",
+    "short": "Images",
+    "eval_every": "Validation",
+}
+
+
+def _flags() -> Any:
+    """A dataclass with every field of `TrainConfig` but `data`, each a flag that is None when not given."""
+    types, texts = field_types(), help_texts()
+    members, group = [], None
+    for position, entry in enumerate(fields(TrainConfig)):
+        if entry.name in GROUPS:
+            group = Group(GROUPS[entry.name], sort_key=position)
+        if entry.name == "data":
+            continue
+        several = get_origin(types[entry.name]) is tuple
+        flag = Parameter(
+            help=texts[entry.name].replace("`", ""),
+            group=group,
+            show_default=_shown(entry.default),
+            consume_multiple=several,
+            negative="" if several else None,
+        )
+        members.append((entry.name, Annotated[types[entry.name] | None, flag], None))
+    made = make_dataclass("Flags", members, frozen=True)
+    made.__module__ = __name__  # the command line opens up classes of a module, and takes others as one value
+    return made
+
+
+def _shown(default: Any) -> Any:
+    """How the help shows a default: as it is typed; nothing for what means "not given"."""
+    if default in ("", (), -1):
+        return False
+    text = " ".join(f"{value:.4g}" for value in default) if isinstance(default, tuple) else str(default)
+    return lambda _: f"{default:.4g}" if isinstance(default, float) else text
+
+
+Flags = _flags()
+NO_FLAGS = Flags()
+
+config_app = App(name="config", help="Show the configuration a training run would have.", help_format="plaintext")
+
+
+def command(
+    data: str | None = None,
+    /,
+    *,
+    recipe: Annotated[str, Parameter(alias="-r", show_default=False)] = "",
+    flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
+) -> None:
+    """Train a detector on a folder of labelled pictures (COCO, VOC or YOLO layout).
+
+    Nothing has to be said about the classes: they come from the data. What is wrong with the data is listed, mended or
+    left out. Every value comes from the flags, else the recipe, else the default. Ctrl-C stops; --resume goes on.
+
+    Parameters
+    ----------
+    data
+        Folder of the data set, recognised by looking at it.
+    recipe
+        Start from these values: the path of a TOML file, or the name of a recipe that comes with aweigh.
+    """
+    config, origin = configuration(data, recipe, flags)
+    if not (config.data or config.annotations):
+        raise UsageError(
+            "Name the folder of the data set: aweigh train DATA. `aweigh data synth OUT` makes one to try."
+        )
+    from aweigh.engine.train import train
+
+    train(config, origin)
+
+
+@config_app.command(name="show")
+def show(
+    data: str | None = None,
+    /,
+    *,
+    recipe: Annotated[str, Parameter(alias="-r", show_default=False)] = "",
+    flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
+) -> None:
+    """Print every value a training run would have, and where it comes from: a flag, the recipe or the default.
+
+    Takes the arguments of `aweigh train` and prints a recipe that gives the same run.
+
+    Parameters
+    ----------
+    data
+        Folder of the data set.
+    recipe
+        Start from these values: the path of a TOML file, or the name of a recipe that comes with aweigh.
+    """
+    print(to_toml(*configuration(data, recipe, flags)), end="")
+
+
+def configuration(data: str | None, recipe: str, flags: Any) -> tuple[TrainConfig, dict[str, str]]:
+    """The configuration that the arguments give, and where each value came from."""
+    values = load_recipe(find_recipe(recipe)) if recipe else None
+    return resolve(values, {"data": data, **asdict(flags)}, recipe_name=f"recipe {recipe}")

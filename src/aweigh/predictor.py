@@ -1,0 +1,199 @@
+"""From a picture as the user has it to detections in its own pixels, for any detector.
+
+    detector = aweigh.load("run/best.safetensors")
+    detections = detector("photo.jpg")
+    for result in detector.stream("photos/", batch=8): ...
+
+A picture is a path, a PIL image, a uint8 array `[H, W, 3]` RGB, or a tensor `[3, H, W]` (uint8, or float in `[0, 1]`).
+Boxes are in the pixels of the picture after its EXIF rotation, whatever size the network saw.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from aweigh.data.images import SUFFIXES, ImageSource, ValueRange, read_image
+from aweigh.data.transforms import Resize
+from aweigh.engine.checkpoint import load_model
+from aweigh.engine.evaluate import to_original
+from aweigh.errors import DataError, UsageError
+from aweigh.layers import fold_batch_norm
+from aweigh.structures import Classes, Detections, Images
+
+if TYPE_CHECKING:
+    from aweigh.models import Detector
+
+
+def load(path: str | Path, *, device: torch.device | str | None = None) -> Predictor:
+    """The detector of a checkpoint, ready to be called; needs nothing but the file, and runs no code from it."""
+    model, header = load_model(path)
+    return Predictor(model, Resize.from_dict(header["resize"]), device=device)
+
+
+class Predictor:
+    """A detector with its resize step: call it with one picture, or let it `stream` over many.
+
+    model: any detector; the predictor keeps a copy of its own, made fast for prediction (evaluation mode, batch
+    normalisation folded into the convolutions, channels-last memory), and leaves the given one as it is.
+    resize: the step that was used in training. device: a GPU that CUDA can use when there is one, else the CPU.
+    """
+
+    def __init__(self, model: Detector, resize: Resize, *, device: torch.device | str | None = None) -> None:
+        self.device = pick_device(device)
+        self.model = prepare(model).to(self.device)
+        self.resize = resize
+
+    @property
+    def usual_batch(self) -> int:
+        """How many pictures at a time pay on this device: on a CPU one, without padding, is as fast as several."""
+        return 1 if self.device.type == "cpu" else 8
+
+    @property
+    def classes(self) -> Classes:
+        """The classes the detector knows, with the category ids of the data it was trained on."""
+        return self.model.classes
+
+    def __call__(
+        self,
+        picture: ImageSource,
+        *,
+        exif: Literal["apply", "ignore"] = "apply",
+        value_range: ValueRange = "auto",
+    ) -> Detections:
+        """The objects in one picture, best first. A picture that cannot be read is a `DataError`.
+
+        exif: whether the rotation in a photograph's EXIF data is applied; boxes are in the pixels of the picture as
+        it then is. value_range: which values are black and white, in pictures of more than 8 bits.
+        """
+        if isinstance(picture, list | tuple):
+            raise UsageError(f"A predictor takes one picture, got {len(picture)}; use predictor.stream(pictures).")
+        image = read_image(picture, exif=exif, value_range=value_range)
+        return replace(self._detect([image])[0], path=_path(picture))
+
+    def stream(
+        self,
+        source: ImageSource | Iterable[ImageSource],
+        batch: int = 8,
+        *,
+        exif: Literal["apply", "ignore"] = "apply",
+        value_range: ValueRange = "auto",
+    ) -> Iterator[Detections]:
+        """The objects in each picture of a file, folder, pattern or sequence, in its order, while it is read.
+
+        Always a generator; it holds `batch` pictures at a time. A picture that cannot be read gives an empty result
+        whose `error` says why, and the run goes on. A file or folder that is not there is an error at once.
+
+        The pictures of a batch are padded at the right and bottom, with the mean colour, to the size of the largest.
+        The network sees that margin: scores of objects next to it, and a little of everything where group
+        normalisation takes its mean over the whole map, differ slightly from those of the picture alone. Pictures of
+        one size give the same detections in any batch; batch=1 never pads beyond the network's stride.
+        """
+        if batch < 1:
+            raise UsageError(f"batch = {batch}: expected a number above 0.")
+        pictures = sources(source)  # here, not at the first picture: a wrong name is an error at once
+
+        def results() -> Iterator[Detections]:
+            while chunk := list(islice(pictures, batch)):
+                images = [_read(picture, exif, value_range) for picture in chunk]
+                found = iter(self._detect([image for image in images if isinstance(image, Tensor)]))
+                for picture, image in zip(chunk, images):
+                    if isinstance(image, Tensor):
+                        yield replace(next(found), path=_path(picture))
+                    else:
+                        yield Detections.empty(self.classes, path=_path(picture), error=str(image))
+
+        return results()
+
+    @torch.inference_mode()
+    def _detect(self, images: list[Tensor]) -> list[Detections]:
+        """images: uint8 `[3, H, W]` of any sizes, run as one padded batch."""
+        if not images:
+            return []
+        resized = [self.resize(image) for image in images]
+        fill = self.model.pixel_mean.flatten().tolist()
+        batch = Images.stack(resized, divisor=self.model.stride_divisor, fill=fill)
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        return [
+            to_original(detections.to("cpu"), (image.shape[1], image.shape[2]))
+            for detections, image in zip(self.model(batch), images)
+        ]
+
+
+def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
+    """The pictures a source stands for, in a fixed order.
+
+    A folder stands for the image files directly in it, a pattern (`photos/**/*.jpg`) for the image files it matches,
+    any other path for itself, a sequence for what is in it. `DataError` at once when there is nothing of that name.
+    """
+    if isinstance(source, str | Path):
+        return iter(_paths(source))
+    if isinstance(source, Image.Image | np.ndarray | Tensor):
+        if not isinstance(source, Image.Image) and source.ndim == 4:
+            return iter(source)
+        return iter([source])
+    return iter(source)
+
+
+def prepare(model: Detector) -> Any:
+    """A copy of the detector that predicts the same and faster; it cannot be trained any more."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"A predictor needs a detector, got {type(model).__name__}; aweigh.load(file) reads one.")
+    side = model.stride_divisor
+    example = model.pixel_mean.new_zeros(1, 3, side, side)
+    prepared = fold_batch_norm(model, lambda copied: copied.network(example))
+    return prepared.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def pick_device(device: torch.device | str | None = None) -> torch.device:
+    """The device of that name (`None` or `"auto"`: a GPU that CUDA can use, else the CPU); `UsageError` without it."""
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"Device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def _paths(source: str | Path) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        inside = sorted(entry for entry in path.iterdir() if entry.is_file())
+        return _images_among(inside, f"The folder {path}", f" For folders inside it use the pattern '{path}/**/*'.")
+    if path.exists():
+        return [path]
+    if glob.has_magic(str(source)):
+        matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
+        return _images_among([match for match in matches if match.is_file()], f"The pattern {source}", "")
+    raise DataError(f"There is no file or folder {path}.")
+
+
+def _images_among(files: list[Path], where: str, advice: str) -> list[Path]:
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not images:
+        raise DataError(
+            f"{where} holds {len(files) or 'no'} files, none of them a picture ({', '.join(SUFFIXES)}).{advice}"
+        )
+    return images
+
+
+def _read(picture: ImageSource, exif: Literal["apply", "ignore"], value_range: ValueRange) -> Tensor | DataError:
+    try:
+        return read_image(picture, exif=exif, value_range=value_range)
+    except DataError as error:
+        return error
+
+
+def _path(picture: ImageSource) -> str | None:
+    return str(picture) if isinstance(picture, str | Path) else None

@@ -1,0 +1,237 @@
+"""A picture in any form becomes detections in its own pixels; many pictures stream through in bounded memory."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import GeneratorType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import aweigh
+from aweigh.data.transforms import Resize
+from aweigh.engine.checkpoint import save_model
+from aweigh.errors import DataError, UsageError
+from aweigh.predictor import Predictor, pick_device, sources
+from aweigh.structures import Classes, Detections, Images
+
+
+class Whole(nn.Module):
+    """A stand-in that finds one object: everything but a margin of a quarter, in the pixels it is given."""
+
+    classes = Classes(("thing",), (7,))
+    stride_divisor = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("pixel_mean", torch.tensor([0.1, 0.2, 0.3]))
+        self.seen: list[Images] = []
+
+    def network(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+    def forward(self, images: Images, targets: object = None) -> list[Detections]:
+        self.seen.append(images)
+        return [
+            Detections(
+                torch.tensor([[w / 4, h / 4, w * 3 / 4, h * 2.0]]),
+                torch.tensor([0.9]),
+                torch.tensor([0]),
+                classes=self.classes,
+                size_hw=(h, w),
+            )
+            for h, w in images.sizes_hw
+        ]
+
+
+@pytest.fixture(scope="module")
+def fcos() -> nn.Module:
+    torch.manual_seed(0)
+    model = aweigh.create("fcos_shufflenet_v2_x0_5_fpn", num_classes=3)
+    model.score_threshold = 0.0
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics and factors that folding has to take along
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def detector(fcos: nn.Module) -> Predictor:
+    return Predictor(fcos, Resize(short=None, long=96), device="cpu")
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def same(one: Detections, other: Detections, tolerance: float = 1e-4) -> bool:
+    return (
+        one.size_hw == other.size_hw
+        and one.labels.equal(other.labels)
+        and torch.allclose(one.boxes, other.boxes, atol=100 * tolerance)
+        and torch.allclose(one.scores, other.scores, atol=tolerance)
+    )
+
+
+def test_boxes_are_in_the_pixels_of_the_original() -> None:
+    predictor = Predictor(Whole(), Resize(short=None, long=40), device="cpu")
+    found = predictor(picture(120, 80))  # seen as 40 x 27
+    assert found.size_hw == (120, 80)
+    assert torch.allclose(found.boxes, torch.tensor([[20.0, 30.0, 60.0, 120.0]]))  # cut at the lower edge
+    assert found.classes.ids == (7,)
+
+
+def test_padding_has_the_mean_colour_of_the_model() -> None:
+    predictor = Predictor(Whole(), Resize(short=None, long=40), device="cpu")
+    predictor(picture(40, 20))
+    (seen,) = predictor.model.seen
+    assert seen.pixels.shape == (1, 3, 64, 32)
+    assert seen.pixels[0, :, -1, -1].tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_every_form_of_a_picture_gives_the_same(detector: Predictor, tmp_path: Path) -> None:
+    array = picture(70, 50)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    expected = detector(array)
+    assert len(expected) > 0
+    for form in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(array), tensor, tensor / 255):
+        assert same(detector(form), expected), type(form)
+    assert detector(tmp_path / "a.png").path == str(tmp_path / "a.png")
+    assert expected.path is None
+
+
+def test_equals_the_plain_model(fcos: nn.Module, detector: Predictor) -> None:
+    array = picture(70, 50)
+    image = detector.resize(torch.from_numpy(array).permute(2, 0, 1))
+    with torch.inference_mode():
+        (plain,) = fcos(Images.stack([image], divisor=fcos.stride_divisor, fill=fcos.pixel_mean.tolist()))
+    found = detector(array)
+    scale = torch.tensor([50 / plain.size_hw[1], 70 / plain.size_hw[0]] * 2)
+    assert len(found) == len(plain) > 0
+    assert torch.allclose(found.scores, plain.scores, atol=1e-4)
+    assert torch.allclose(found.boxes[:5], (plain.boxes * scale)[:5], atol=0.05)
+
+
+def test_the_given_model_stays_as_it_is(fcos: nn.Module) -> None:
+    before = {name: value.clone() for name, value in fcos.state_dict().items()}
+    fcos.train()
+    predictor = Predictor(fcos, Resize(short=None, long=64), device="cpu")
+    predictor(picture(32, 32))
+    assert fcos.training
+    assert all(parameter.requires_grad for parameter in fcos.parameters())
+    assert before.keys() == fcos.state_dict().keys()
+    assert all(value.equal(before[name]) for name, value in fcos.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in predictor.model.parameters())
+    folded = [module for module in predictor.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert not folded
+    fcos.eval()
+
+
+def test_exif_rotation_is_applied(detector: Predictor, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(picture(40, 60)).save(tmp_path / "turned.jpg", exif=exif)
+    assert detector(tmp_path / "turned.jpg").size_hw == (60, 40)
+    assert detector(tmp_path / "turned.jpg", exif="ignore").size_hw == (40, 60)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (2000, 2)])
+def test_extreme_sizes(detector: Predictor, size: tuple[int, int]) -> None:
+    found = detector(picture(*size))
+    assert found.size_hw == size
+    assert found.boxes.isfinite().all()
+    assert (found.boxes >= 0).all() and (found.boxes[:, 2] <= size[1]).all() and (found.boxes[:, 3] <= size[0]).all()
+
+
+def test_stream_goes_on_after_a_bad_file(detector: Predictor, tmp_path: Path) -> None:
+    Image.fromarray(picture(30, 30)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("not a picture")
+    (tmp_path / "c.jpg").write_bytes(b"")
+    Image.fromarray(picture(40, 20, seed=1)).save(tmp_path / "d.png")
+    results = list(detector.stream(tmp_path, batch=3))
+    assert [Path(result.path or "").name for result in results] == ["a.png", "b.png", "c.jpg", "d.png"]
+    assert [result.error is None for result in results] == [True, False, False, True]
+    assert "b.png" in (results[1].error or "") and len(results[1]) == 0
+    assert results[3].size_hw == (40, 20)
+
+
+def test_stream_is_a_generator_that_reads_no_further_than_a_batch(detector: Predictor) -> None:
+    taken = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield picture(32, 32, seed=taken)
+
+    stream = detector.stream(endless(), batch=2)
+    assert isinstance(stream, GeneratorType)
+    assert taken == 0
+    assert len(list(islice(stream, 3))) == 3
+    assert taken == 4
+
+
+def test_pictures_of_one_size_are_the_same_in_any_batch(detector: Predictor) -> None:
+    pictures = [picture(64, 48, seed) for seed in range(5)]
+    one_by_one = list(detector.stream(pictures, batch=1))
+    together = list(detector.stream(pictures, batch=4))
+    assert all(same(one, other) for one, other in zip(one_by_one, together, strict=True))
+
+
+def test_pictures_of_several_sizes_in_one_batch(detector: Predictor) -> None:
+    sizes = [(64, 48), (20, 96), (96, 96)]
+    for result, size in zip(detector.stream([picture(*size) for size in sizes]), sizes, strict=True):
+        assert result.size_hw == size
+        assert (result.boxes[:, 2] <= size[1]).all() and (result.boxes[:, 3] <= size[0]).all()
+
+
+def test_load_needs_nothing_but_the_file(fcos: nn.Module, detector: Predictor, tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", fcos, resize=detector.resize)
+    loaded = aweigh.load(tmp_path / "model.safetensors", device="cpu")
+    assert loaded.resize == detector.resize
+    assert loaded.classes == detector.classes
+    assert same(loaded(picture(70, 50)), detector(picture(70, 50)))
+
+
+def test_sources(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.PNG", "labels.json", "inner/c.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+
+    def names(source: object) -> list[str]:
+        return [Path(str(path)).name for path in sources(source)]  # type: ignore[arg-type]
+
+    assert names(tmp_path) == ["a.PNG", "b.jpg"]
+    assert names(str(tmp_path / "*.jpg")) == ["b.jpg"]
+    assert names(str(tmp_path / "**" / "*")) == ["a.PNG", "b.jpg", "c.webp"]
+    assert names(tmp_path / "labels.json") == ["labels.json"]  # named by the user, so it is tried
+    assert names([tmp_path / "b.jpg", tmp_path / "missing.jpg"]) == ["b.jpg", "missing.jpg"]
+    assert len(list(sources(np.zeros((4, 8, 8, 3), np.uint8)))) == 4
+    assert len(list(sources(torch.zeros(3, 8, 8)))) == 1
+    with pytest.raises(DataError, match=r"no file or folder .*missing"):
+        sources(tmp_path / "missing.jpg")
+    with pytest.raises(DataError, match=r"empty.* no files"):
+        sources(tmp_path / "empty")
+    with pytest.raises(DataError, match=r"\*\.gif"):
+        sources(str(tmp_path / "*.gif"))
+
+
+def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one picture"):
+        detector([picture(8, 8)])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="batch = 0"):
+        detector.stream([], batch=0)
+    with pytest.raises(DataError, match="no file or folder"):
+        detector.stream(tmp_path / "nowhere")  # at once, not at the first picture
+    with pytest.raises(DataError, match=r"missing\.jpg"):
+        detector(tmp_path / "missing.jpg")
+    with pytest.raises(UsageError, match="'gpu'"):
+        pick_device("gpu")
+    with pytest.raises(UsageError, match="needs a detector"):
+        Predictor("model.safetensors", Resize())  # type: ignore[arg-type]
