@@ -88,7 +88,7 @@ def test_exports_without_a_branch_on_data():
         ({"levels": ()}, "fine to coarse"),
         ({"frozen_stages": 5}, r"0\.\.4"),
         ({"activation": "gelu"}, "relu, leaky_relu"),
-        ({"norm": "gn"}, "24 channels"),
+        ({"norm": "gn"}, "58 channels"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments, said):

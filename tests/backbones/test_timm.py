@@ -97,15 +97,25 @@ def test_frozen_batch_norms_never_change_and_keep_the_activation(name):
     assert norms and not any(parameter.requires_grad for norm in norms for parameter in norm.parameters())
 
 
-def test_group_norm_takes_the_affine_values():
-    own = with_statistics(TimmBackbone("resnet18"))
+def test_group_norm_replaces_every_batch_norm():
+    own = TimmBackbone("resnet18")
     grouped = TimmBackbone("resnet18", norm="gn")
     assert not any(isinstance(module, nn.BatchNorm2d) for module in grouped.modules())
     assert sum(isinstance(module, nn.GroupNorm) for module in grouped.modules()) == sum(
         isinstance(module, nn.BatchNorm2d) for module in own.modules()
     )
-    with pytest.raises(UsageError, match="16 channels"):
+    assert torch.equal(grouped.body.bn1.weight, torch.ones(64)) and grouped.body.bn1.num_groups == 16
+    with pytest.raises(UsageError, match="144 channels cannot be divided"):
         TimmBackbone("mobilenetv2_100", norm="gn")
+
+
+def test_group_norm_keeps_a_fused_activation():
+    backbone = TimmBackbone("darknet53", levels=(2,), norm="gn")
+    norm = backbone.body.get_submodule("stem_conv1.bn")
+    assert isinstance(norm, nn.GroupNorm) and isinstance(norm.act, nn.LeakyReLU)
+    x = torch.randn(2, 32, 8, 8)
+    expected = nn.functional.leaky_relu(nn.functional.group_norm(x, 8), norm.act.negative_slope)
+    torch.testing.assert_close(norm(x), expected)
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,10 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
         return old
     new: Any = make_norm(norm, old.num_features)
     if isinstance(old, BatchNormAct2d):
-        fused = {"sync_bn": SyncBatchNormAct, "frozen_bn": _FrozenBatchNormAct2d, "gn": GroupNormAct}
-        new = fused[norm](old.num_features)
+        if norm == "gn":
+            new = GroupNormAct(old.num_features, new.num_groups)
+        else:
+            new = {"sync_bn": SyncBatchNormAct, "frozen_bn": _FrozenBatchNormAct2d}[norm](old.num_features)
         new.drop, new.act = old.drop, old.act
     if norm == "gn":
         new.load_state_dict({key: value for key, value in old.state_dict().items() if key in ("weight", "bias")})
