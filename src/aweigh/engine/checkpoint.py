@@ -1,0 +1,225 @@
+"""One self-describing safetensors file per model, and the state of a run that `--resume` goes on from.
+
+A model file holds the weights and, under the metadata key `aweigh`, a JSON header that rebuilds everything else:
+builder and arguments, class names and original ids, the resize step, thresholds, metrics, training configuration.
+Loading runs no code from the file. Every write goes to a second file, is flushed to the disk and renamed, so a file
+with the right name is always whole.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import aweigh
+from aweigh.data.transforms import Resize
+from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.models import DETECTORS, create
+from aweigh.structures import Classes
+from aweigh.weights.load import load_strict
+
+FORMAT = 1  # raised when a reader of this version could not understand the header
+METADATA_KEY = "aweigh"
+SETTINGS = ("score_threshold", "threshold_product", "nms", "nms_threshold", "candidates_per_level", "max_detections")
+
+
+def save_model(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    resize: Resize,
+    metrics: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    licence: str = "",
+    data_hash: str = "",
+) -> None:
+    """Write the model and all that is needed to use it, atomically.
+
+    model: a detector, with `builder`, `arguments` and `classes`. metrics: what it reached, on which split.
+    training: the configuration and the step it was saved at. licence: of the weights, as an SPDX expression.
+    """
+    header = {
+        "format": FORMAT,
+        "builder": model.builder,
+        "arguments": model.arguments,
+        "classes": {"names": list(model.classes.names), "ids": list(model.classes.ids)},
+        "resize": resize.to_dict(),
+        **{name: getattr(model, name) for name in SETTINGS if hasattr(model, name)},
+        "metrics": dict(metrics or {}),
+        "training": dict(training or {}),
+        "data_hash": data_hash,
+        "licence": licence,
+        "aweigh": getattr(aweigh, "__version__", ""),
+        "torch": torch.__version__,
+    }
+    _save(Path(path), _plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
+
+
+def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """The detector of a file written by `save_model`, in evaluation mode, and the file's header."""
+    header = read_header(path)
+    if header["builder"] not in DETECTORS:
+        raise UsageError(
+            f"{path} holds a {header['builder']!r}, which is no detector of this version."
+            + did_you_mean(header["builder"], DETECTORS)
+        )
+    model = create(header["builder"], classes=_classes(header), **header["arguments"])
+    load_strict(model, _tensors(path), what=str(path))
+    for name in SETTINGS:
+        if name in header:
+            setattr(model, name, header[name])
+    return model.to(device).eval(), header
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a model file. `UsageError` for a missing file or a newer format, `DataError` for another."""
+    text = _metadata(path).get(METADATA_KEY)
+    if text is None:
+        raise DataError(f"{path} has no Aweigh header; expected a checkpoint that `aweigh train` wrote.")
+    try:
+        header = json.loads(text)
+        version = header["format"]
+        missing = {"builder", "arguments", "classes", "resize"} - header.keys()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: its Aweigh header cannot be read ({error!r}).") from error
+    if not isinstance(version, int) or version > FORMAT:
+        raise UsageError(f"{path} has format {version}, this version reads up to {FORMAT}; update aweigh.")
+    if missing:
+        raise DataError(f"{path}: its Aweigh header lacks {', '.join(sorted(missing))}.")
+    return dict(header)
+
+
+def start_from(model: nn.Module, path: str | Path) -> str:
+    """Copy the weights of a checkpoint of the same detector into `model`; says in one line what was and was not loaded.
+
+    Rows that belong to a class are copied where a class of the same name exists, the other rows stay as they are.
+    """
+    header = read_header(path)
+    if header["builder"] != model.builder:
+        raise UsageError(
+            f"{path} holds a {header['builder']}, not a {model.builder}; give --model {header['builder']}."
+        )
+    old, new = _classes(header), model.classes
+    state, own = _tensors(path), model.state_dict()
+    class_rows = _class_rows(model)
+    fresh = {}
+    for name in class_rows & state.keys() if old.names != new.names else ():
+        rows = own[name].clone()
+        if state[name].shape == (len(old), *rows.shape[1:]) and len(rows) == len(new):
+            for label, class_name in enumerate(new.names):
+                if class_name in old.names:
+                    rows[label] = state[name][old.label(class_name)].to(rows)
+        fresh[name] = f"{name} ({len(state[name])}->{len(rows)})"
+        state[name] = rows
+    load_strict(model, state, what=str(path))
+    line = f"loaded {len(own) - len(fresh)} of {len(own)} tensors"
+    if fresh:
+        shared = [name for name in new.names if name in old.names]
+        line += f"; new: {', '.join(fresh.values())}; rows kept by name: {', '.join(shared) or 'none'}"
+    return line
+
+
+def _class_rows(model: nn.Module) -> set[str]:
+    """The state keys whose shape depends on the number of classes, seen by building the detector with one more."""
+    with torch.device("meta"):
+        wider = create(model.builder, num_classes=len(model.classes) + 1, **model.arguments)
+    own = model.state_dict()
+    return {name for name, value in wider.state_dict().items() if name in own and own[name].shape != value.shape}
+
+
+def save_state(folder: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Write the state of a run to `folder/state.safetensors`; the state before stays beside it as `previous`."""
+    path = Path(folder) / "state.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, **values}, ensure_ascii=False)
+    _save(path, _plain(tensors), text, before_rename=lambda: _keep_previous(path))
+
+
+def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Tensors and values of the newest readable state in `folder`, and a remark where that is not the last one."""
+    problems = []
+    for name in ("state.safetensors", "previous.safetensors"):
+        path = Path(folder) / name
+        try:
+            text = _metadata(path).get(METADATA_KEY)
+            if text is None:
+                raise DataError(f"{path} has no Aweigh header.")
+            return _tensors(path), json.loads(text), " ".join([*problems, f"Going on from {path}."] if problems else [])
+        except (DataError, UsageError) as error:
+            problems.append(str(error))
+    raise DataError(f"There is no state to go on from in {folder}: {' '.join(problems)}")
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with a name beside `path`, flush that file to the disk, and give it the name `path`."""
+    path = Path(path)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(beside)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _save(
+    path: Path, tensors: dict[str, Tensor], header: str, before_rename: Callable[[], object] = lambda: None
+) -> None:
+    def write(beside: Path) -> None:
+        save_file(tensors, beside, metadata={"format": "pt", METADATA_KEY: header})
+        before_rename()
+
+    write_atomically(path, write)
+
+
+def _keep_previous(path: Path) -> None:
+    """Let `previous` name the file that `path` names, while `path` goes on naming it too where links exist."""
+    previous = path.with_name("previous" + path.suffix)
+    if not path.exists():
+        return
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError:  # a file system without hard links
+        os.replace(path, previous)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU in ordinary memory order, which is what safetensors writes."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+
+
+def _classes(header: Mapping[str, Any]) -> Classes:
+    return Classes(tuple(header["classes"]["names"]), tuple(header["classes"]["ids"]))
+
+
+def _metadata(path: str | Path) -> dict[str, str]:
+    with _explained(path), safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def _tensors(path: str | Path) -> dict[str, Tensor]:
+    with _explained(path):
+        return load_file(path)
+
+
+class _explained:
+    """Turns what the safetensors library raises into one clear line."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        if not Path(self.path).is_file():
+            raise UsageError(f"There is no file {self.path}.")
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, safetensors.SafetensorError | OSError):
+            raise DataError(f"{self.path} is truncated or is no safetensors file ({error}).") from error

@@ -1,0 +1,276 @@
+"""The configuration of a training run: one flat, typed dataclass, filled from defaults < TOML recipe < command line.
+
+`load_recipe` reads a file, `resolve` puts the three together and says where every value came from, `to_toml` writes
+the result into the run folder. The text under each field is its help text on the command line and in the written
+file. There is no inheritance and no nesting; 0 or an empty text means "off" or "not given", so that every value can
+be written in TOML. This file imports no torch.
+"""
+
+import ast
+import inspect
+import json
+import math
+import textwrap
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from aweigh.errors import UsageError, did_you_mean
+
+COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run is decided by. Learning rates are stated for `lr_batch` images and scaled."""
+
+    data: str = ""
+    """Folder of the data set: COCO, VOC or YOLO layout, recognised by looking at it."""
+    annotations: str = ""
+    """COCO file of the training images, when the folder is no known layout; validation is then split off."""
+    images: str = ""
+    """Image folder that goes with --annotations."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes to learn; all classes of the data when not given."""
+    val_split: str = "auto"
+    """Split to validate on: a name, none, or auto (val, else valid, else a tenth of the training images)."""
+    model: str = "fcos_resnet18_fpn"
+    """Name of the detector; `aweigh models` lists them."""
+    arguments: tuple[str, ...] = ()
+    """Options of the detector's builder, each as name=value, for example channels=128."""
+    init: str = ""
+    """Checkpoint of the same detector to start from; class rows are taken over by class name."""
+    backbone_weights: str = "none"
+    """Start of the backbone: a weight file, imagenet (downloads the published file) or none."""
+    frozen_stages: int = -1
+    """Stages of the backbone that stay as loaded; -1 leaves it to the detector."""
+    backbone_norm: Literal["", "bn", "sync_bn", "frozen_bn", "gn"] = ""
+    """Normalisation of the backbone; the detector's own when not given."""
+    output: str = ""
+    """Run folder; runs/DATA-MODEL, numbered, when not given."""
+    resume: str = ""
+    """Run folder to go on with, from its last finished epoch."""
+    licence: str = ""
+    """Licence of the trained weights, written into the checkpoints."""
+
+    epochs: int = 30
+    """Passes over the training images."""
+    iterations: int = 0
+    """Optimiser steps of the whole run; replaces epochs when above 0."""
+    batch: int = 8
+    """Images per step of one process."""
+    accumulate: int = 1
+    """Batches whose gradients are added before each optimiser step."""
+    workers: int = -1
+    """Processes that read images; 0 reads in the training process, -1 chooses by device and cores."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, cuda:1, mps."""
+    seed: int = 0
+    """Seed of weights, order and augmentation; the same seed on the same CPU gives the same losses."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the network's forward pass; auto is bf16 on a GPU that has it, else fp32."""
+    channels_last: bool = True
+    """Keep images as [B, H, W, 3] in memory, which is faster for convolutions."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd (with momentum) or adamw."""
+    lr: float = 0.01
+    """Learning rate, stated for lr_batch images per step."""
+    lr_batch: int = 16
+    """Images per step that lr is stated for; lr is scaled to the real number. 0: not scaled."""
+    momentum: float = 0.9
+    """Momentum of sgd, beta1 of adamw."""
+    weight_decay: float = 1e-4
+    """Weight decay of weights."""
+    norm_weight_decay: float = 0.0
+    """Weight decay of the weights of normalisation layers."""
+    bias_lr: float = 2.0
+    """Factor on the learning rate of biases."""
+    bias_weight_decay: float = 0.0
+    """Weight decay of biases."""
+    backbone_lr: float = 1.0
+    """Factor on the learning rate of the backbone."""
+    schedule: Literal["step", "cosine", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    steps: tuple[float, ...] = (2 / 3, 8 / 9)
+    """Where schedule step multiplies by gamma: fractions of the run (up to 1), else epochs or iterations."""
+    gamma: float = 0.1
+    """Factor of each step of schedule step."""
+    final_lr: float = 0.0
+    """Fraction of lr that schedule cosine ends at."""
+    warmup: int = 500
+    """Steps of warm-up; never more than a tenth of the run."""
+    warmup_factor: float = 1 / 3
+    """Factor on lr where the warm-up begins."""
+    warmup_kind: Literal["linear", "constant"] = "linear"
+    """linear rises to lr; constant stays at warmup_factor until the warm-up ends."""
+    clip: float = 10.0
+    """Largest norm of all gradients together; 0 does not clip."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that is evaluated and saved (0.999 for short runs); 0 is off."""
+
+    short: int = 640
+    """Short side of the resized image in pixels; 0 makes the long side `long` exactly."""
+    long: int = 1066
+    """Limit of the long side of the resized image; 0 is no limit."""
+    multi_scale: tuple[int, ...] = ()
+    """Short sides drawn from while training: two are a range, several a list; `long` stays the limit."""
+    flip: float = 0.5
+    """Probability of mirroring left to right; 0 where left and right matter."""
+    scale_jitter: tuple[float, ...] = ()
+    """Range of a random scale factor, as 0.8 1.25."""
+    crop: float = 0.0
+    """Probability of a random crop."""
+    color: float = 0.0
+    """Strength of random brightness, contrast and colour."""
+
+    eval_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
+    patience: int = 0
+    """Epochs without a better validation after which the run stops; 0 never does."""
+    select: str = "AP"
+    """What makes a checkpoint the best: AP, AP50, AP75, APs, APm, APl, val_loss, AP:CLASS or AP50:CLASS."""
+
+    def __post_init__(self) -> None:
+        positive = {"epochs", "batch", "accumulate", "lr", "eval_every"}
+        free = {"frozen_stages", "workers", "seed"}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or entry.name in free:
+                continue
+            if not math.isfinite(value) or value < 0 or (entry.name in positive and value == 0):
+                bound = "above 0" if entry.name in positive else "0 or more"
+                raise UsageError(f"{entry.name} = {value}: expected a number {bound}.")
+        for name in ("flip", "crop", "momentum", "ema", "warmup_factor", "final_lr", "gamma"):
+            if getattr(self, name) > 1:
+                raise UsageError(f"{name} = {getattr(self, name)}: expected a number from 0 to 1.")
+        if self.short == 0 and self.long == 0:
+            raise UsageError("short = 0 and long = 0: give at least one of the two, they say how images are resized.")
+        if self.scale_jitter and (len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1]):
+            raise UsageError(f"scale_jitter = {list(self.scale_jitter)}: expected two factors, as [0.8, 1.25].")
+        if min(self.multi_scale, default=1) < 1:
+            raise UsageError(f"multi_scale = {list(self.multi_scale)}: expected short sides in pixels, as [640, 800].")
+        self._check_select()
+
+    def _check_select(self) -> None:
+        name, colon, class_name = self.select.partition(":")
+        known = (*COCO_NAMES, "val_loss")
+        if (name not in ("AP", "AP50") or not class_name) if colon else name not in known:
+            raise UsageError(
+                f"select = {self.select!r}: expected one of {', '.join(known)}, AP:CLASS or AP50:CLASS."
+                + did_you_mean(name, known)
+            )
+
+
+def load_recipe(path: str | Path) -> dict[str, Any]:
+    """The values of a TOML recipe, checked: an unknown key or a wrong type is a `UsageError` that names it."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The recipe {path} cannot be read: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The recipe {path} is not valid TOML: {error}.") from error
+    return {name: _checked(name, value, where=f"in {path}") for name, value in values.items()}
+
+
+def resolve(
+    recipe: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None, *, recipe_name: str = "recipe"
+) -> tuple[TrainConfig, dict[str, str]]:
+    """The configuration and, for each field, where its value came from: `default`, `recipe_name`, `command line`.
+
+    recipe: what `load_recipe` returned. overrides: values of the command line; `None` means "not given". With
+    `resume` among the overrides and no recipe, the written configuration of that run is the recipe.
+    """
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    if given.get("resume") and recipe is None:
+        recipe_name = str(Path(given["resume"]) / "config.toml")
+        recipe = load_recipe(recipe_name)
+    values, origin = {}, {entry.name: "default" for entry in fields(TrainConfig)}
+    for source, name_of_source in ((recipe or {}, recipe_name), (given, "command line")):
+        for name, value in source.items():
+            values[name] = _checked(name, value, where=f"from the {name_of_source}")
+            origin[name] = name_of_source
+    return TrainConfig(**values), origin
+
+
+def to_toml(config: TrainConfig, origin: Mapping[str, str] | None = None) -> str:
+    """The configuration as a recipe that gives it again, each value with its origin as a comment."""
+    rows = [(entry.name, _toml_value(getattr(config, entry.name))) for entry in fields(config)]
+    if origin is None:
+        return "".join(f"{name} = {value}\n" for name, value in rows)
+    lines = [(f"{name} = {value}", origin.get(name, "default")) for name, value in rows]
+    width = min(60, max(len(line) for line, _ in lines))
+    return "".join(f"{line:<{width}}  # {source}\n" for line, source in lines)
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain values for JSON."""
+    values = {entry.name: getattr(config, entry.name) for entry in fields(config)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+@cache
+def help_texts() -> dict[str, str]:
+    """The help text of each field: the string that stands under it in `TrainConfig`."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(TrainConfig))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    texts = {}
+    for entry, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and isinstance(after, ast.Expr):
+            texts[entry.target.id] = str(ast.literal_eval(after.value))
+    return texts
+
+
+def field_types() -> dict[str, Any]:
+    """The type of each field, as `int`, `tuple[float, ...]` or `Literal[...]`."""
+    return get_type_hints(TrainConfig)
+
+
+def _checked(name: str, value: Any, *, where: str) -> Any:
+    """The value in the type of the field (whole numbers become float, lists tuples), else `UsageError`."""
+    types = field_types()
+    if name not in types:
+        raise UsageError(f"Unknown setting {name!r} {where}.{did_you_mean(name, types)}")
+    expected = types[name]
+    if get_origin(expected) is tuple and isinstance(value, list | tuple):
+        parts = [_as_type(part, get_args(expected)[0]) for part in value]
+        if None not in parts:
+            return tuple(parts)
+    elif (converted := _as_type(value, expected)) is not None:
+        return converted
+    choices = get_args(expected) if get_origin(expected) is Literal else ()
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+    raise UsageError(f"{name} = {value!r} {where}: expected {_describe(expected)}.{hint}")
+
+
+def _as_type(value: Any, expected: Any) -> Any:
+    """The value as `expected`, or None where it is something else."""
+    if get_origin(expected) is Literal:
+        return value if value in get_args(expected) else None
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if expected is str and isinstance(value, Path):
+        return str(value)
+    return value if type(value) is expected else None
+
+
+def _describe(expected: Any) -> str:
+    if get_origin(expected) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(expected))
+    if get_origin(expected) is tuple:
+        kind = {str: "texts", int: "whole numbers", float: "numbers"}[get_args(expected)[0]]
+        return f"a list of {kind}"
+    return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[expected]
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml_value(part) for part in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)

@@ -1,0 +1,159 @@
+"""Run a detector over a split: detections in original pixels with original category ids, COCO's numbers, the time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aweigh.data.check import Problem
+from aweigh.data.dataset import DetectionDataset
+from aweigh.data.loader import make_loader
+from aweigh.data.split import Split
+from aweigh.data.transforms import EvalTransform, Resize
+from aweigh.engine.log import Means, Stopwatch
+from aweigh.errors import UsageError
+from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
+from aweigh.structures import IMAGENET_MEAN, Classes, Detections
+
+
+def evaluate(
+    model: nn.Module,
+    resize: Resize,
+    split: Split,
+    *,
+    batch: int = 8,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    max_detections: int = 100,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> tuple[CocoMetrics, list[dict[str, Any]], dict[str, float]]:
+    """COCO's numbers of `model` on `split`, the results they come from, and where the time went.
+
+    results: COCO entries, boxes xywh in the pixels of the original image, category ids of the split.
+    speed: milliseconds per image: `read` (waiting for reading and resizing), `network`, `decode`, `total`.
+    """
+    found = detect(model, resize, split, batch=batch, device=device, workers=workers, progress=progress)
+    metrics = evaluate_coco(split.to_coco(), found.results, max_detections=max_detections)
+    return metrics, found.results, found.speed
+
+
+@dataclass(frozen=True)
+class SplitDetections:
+    """What `detect` found: COCO results entries, mean losses by name (where asked for), milliseconds per image.
+
+    problems: pictures that could not be read; they have no detections.
+    """
+
+    results: list[dict[str, Any]]
+    losses: dict[str, float]
+    speed: dict[str, float]
+    problems: list[Problem] = field(default_factory=list)
+
+
+@torch.no_grad()
+def detect(
+    model: nn.Module,
+    resize: Resize,
+    split: Split,
+    *,
+    batch: int = 8,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    losses: bool = False,
+    channels_last: bool = True,
+    precision: torch.dtype = torch.float32,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> SplitDetections:
+    """Detections of every image of the split, with the validation losses from the same pass if `losses`.
+
+    The model is put into evaluation mode and left as it was found. Each mean loss is over batches, weighted by images.
+    """
+    device = torch.device(device)
+    category_ids = matching_category_ids(model.classes, split.classes)
+    loader = make_loader(
+        DetectionDataset(split, EvalTransform(resize)),
+        batch=min(batch, len(split)),
+        workers=workers,
+        stride_divisor=model.stride_divisor,
+        fill=mean_colour(model),
+    )
+    results: list[dict[str, Any]] = []
+    means, watch, done = Means(), Stopwatch(), 0
+    was_training = model.training
+    model.eval()
+    try:
+        for part in loader:
+            watch.lap("read")
+            pixels = to_device(part.images.pixels, device, channels_last=channels_last)
+            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+                raw = model.network(pixels)
+            synchronise(device)
+            watch.lap("network")
+            detections = model.decode(raw, part.images.sizes_hw)
+            for found, image_id, size_hw in zip(detections, part.image_ids, part.original_sizes_hw, strict=True):
+                results += _entries(to_original(found.to("cpu"), tuple(size_hw)), image_id, category_ids)
+            watch.lap("decode")
+            if losses:
+                values = model.loss(raw, [targets.to(device) for targets in part.targets])
+                for _ in part.targets:
+                    means.add({name: float(value) for name, value in values.items()})
+                watch.lap("loss")
+            done += len(part)
+            progress(done, len(split))
+    finally:
+        model.train(was_training)
+    speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
+    return SplitDetections(results, means.result(), {**speed, "total": sum(speed.values())}, loader.problems)
+
+
+def to_original(detections: Detections, size_hw: tuple[int, int]) -> Detections:
+    """The detections of a resized image, in the pixels of the original of `size_hw` (height, width), inside it."""
+    height, width = detections.size_hw
+    scale = torch.tensor([size_hw[1] / width, size_hw[0] / height] * 2)
+    limit = torch.tensor([size_hw[1], size_hw[0]] * 2, dtype=torch.float32)
+    return replace(detections, boxes=(detections.boxes * scale).clamp(min=0).minimum(limit), size_hw=size_hw)
+
+
+def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:
+    """For each label of the model whose name the data has, the data's category id."""
+    ids = {label: data.ids[data.label(name)] for label, name in enumerate(classes.names) if name in data.names}
+    if not ids:
+        raise UsageError(
+            f"The model knows none of the data's classes. Model: {_some(classes.names)}. Data: {_some(data.names)}."
+        )
+    return ids
+
+
+def mean_colour(model: nn.Module) -> tuple[float, ...]:
+    """The colour that padding has: the model's own mean, which is zero after its normalisation."""
+    mean = getattr(model, "pixel_mean", None)
+    return tuple(mean.tolist()) if isinstance(mean, Tensor) else IMAGENET_MEAN
+
+
+def to_device(pixels: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
+    """Pixels `[B, 3, H, W]` on the device, in the memory order convolutions are fast in."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return pixels.to(device, non_blocking=True, memory_format=memory_format)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given, so that a clock read next means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _entries(detections: Detections, image_id: Any, category_ids: dict[int, int]) -> list[dict[str, Any]]:
+    image_id = int(image_id)
+    return [
+        {**entry, "category_id": category_ids[label]}
+        for entry, label in zip(detections.to_coco(image_id), detections.labels.tolist(), strict=True)
+        if label in category_ids
+    ]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

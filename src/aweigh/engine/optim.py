@@ -1,0 +1,118 @@
+"""The optimiser's parameter groups, SGD and AdamW, and the learning-rate schedule as a plain function of the step."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+NORM_LAYERS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def make_optimizer(
+    model: nn.Module,
+    *,
+    kind: Literal["sgd", "adamw"],
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    norm_weight_decay: float = 0.0,
+    bias_lr: float = 1.0,
+    bias_weight_decay: float = 0.0,
+    backbone_lr: float = 1.0,
+) -> torch.optim.Optimizer:
+    """SGD with momentum (not Nesterov's) or AdamW over `parameter_groups`, each group with its learning rate set."""
+    groups = parameter_groups(
+        model,
+        weight_decay=weight_decay,
+        norm_weight_decay=norm_weight_decay,
+        bias_lr=bias_lr,
+        bias_weight_decay=bias_weight_decay,
+        backbone_lr=backbone_lr,
+    )
+    if kind == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
+    set_lr(optimizer, lr)
+    return optimizer
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    norm_weight_decay: float,
+    bias_lr: float,
+    bias_weight_decay: float,
+    backbone_lr: float = 1.0,
+) -> list[dict[str, Any]]:
+    """The trainable parameters by their decay and factor on the learning rate, in the order of the model.
+
+    A parameter named `bias` gets `bias_lr` and `bias_weight_decay`, that of a normalisation layer too (as FCOS's
+    authors do); another parameter of a normalisation layer gets `norm_weight_decay`; everything else `weight_decay`.
+    Parameters below `backbone` have their rate multiplied by `backbone_lr`.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            factor, decay = 1.0, weight_decay
+            if name == "bias":
+                factor, decay = bias_lr, bias_weight_decay
+            elif isinstance(module, NORM_LAYERS):
+                decay = norm_weight_decay
+            if module_name.split(".")[0] == "backbone":
+                factor *= backbone_lr
+            groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_factor": factor}
+        for (factor, decay), parameters in groups.items()
+    ]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group to `lr` times the group's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+
+
+def lr_factor(
+    step: int,
+    total: int,
+    *,
+    schedule: Literal["step", "cosine", "constant"],
+    milestones: Sequence[int] = (),
+    gamma: float = 0.1,
+    final: float = 0.0,
+    warmup: int = 0,
+    warmup_factor: float = 1 / 3,
+    warmup_kind: Literal["linear", "constant"] = "linear",
+) -> float:
+    """The factor on the learning rate of optimiser step `step` (0 is the first of `total`).
+
+    The warm-up multiplies the schedule below it. Cosine runs from 1 at the end of the warm-up to `final` at `total`.
+    """
+    if schedule == "step":
+        factor = gamma ** sum(step >= milestone for milestone in milestones)
+    elif schedule == "cosine":
+        progress = min(1.0, max(0, step - warmup) / max(1, total - warmup))
+        factor = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        factor = 1.0
+    if step < warmup:
+        factor *= warmup_factor if warmup_kind == "constant" else warmup_factor + (1 - warmup_factor) * step / warmup
+    return factor
+
+
+def milestones_in_steps(steps: Sequence[float], total: int, steps_per_unit: int) -> tuple[int, ...]:
+    """Milestones in optimiser steps. Up to 1 they are fractions of the run, above it units of `steps_per_unit`.
+
+    The unit is an epoch, or one step where the run is stated in iterations.
+    """
+    return tuple(round(value * total) if value <= 1 else round(value * steps_per_unit) for value in steps)

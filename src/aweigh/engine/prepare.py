@@ -1,0 +1,293 @@
+"""From a configuration to everything a run needs before its first step: data, model, optimiser, schedule."""
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aweigh.data.check import Problem
+from aweigh.data.dataset import DetectionDataset
+from aweigh.data.formats import ALIASES, find_splits, load_split
+from aweigh.data.loader import make_loader
+from aweigh.data.split import Split, split_off
+from aweigh.data.transforms import Augmentation, Resize, TrainTransform
+from aweigh.engine.checkpoint import start_from
+from aweigh.engine.config import TrainConfig
+from aweigh.engine.ema import ModelEma
+from aweigh.engine.evaluate import mean_colour
+from aweigh.engine.optim import make_optimizer, milestones_in_steps
+from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.models import create
+from aweigh.structures import Classes
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a run, and one line on where the validation images come from."""
+
+    train: Split
+    val: Split | None
+    note: str
+
+
+@dataclass
+class Run:
+    """A run: first what stays as it is, then what changes with every step or epoch and is saved for `resume`."""
+
+    config: TrainConfig
+    folder: Path
+    device: torch.device
+    precision: torch.dtype
+    data: Data
+    resize: Resize
+    transform: TrainTransform
+    train_set: DetectionDataset
+    loader: Any
+    workers: int
+    start_note: str  # what the weights start from
+    lr: float  # the learning rate at factor 1
+    epochs: int
+    total_steps: int
+    warmup: int
+    milestones: tuple[int, ...]
+
+    model: nn.Module
+    ema: ModelEma | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    epoch: int = 0  # finished epochs
+    step: int = 0  # optimiser steps done, skipped ones too
+    best: float = -math.inf
+    best_epoch: int = 0
+    epochs_without_gain: int = 0
+    skipped: int = 0
+    bad_in_a_row: int = 0
+    bad_images: list[str] = field(default_factory=list)
+    val_problems: list[Problem] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)  # problems of reading the user has been told of
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The weights that are evaluated and saved: the moving average where there is one."""
+        return self.ema.model if self.ema is not None else self.model
+
+
+def prepare(config: TrainConfig, folder: Path) -> Run:
+    """Load the data, build the model and all around it. Writes nothing."""
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    data = load_data(config)
+    check_select(config.select, data)
+
+    torch.manual_seed(config.seed)
+    model, start_note = build_model(config, data.train.classes)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = model.to(device, memory_format=memory_format)
+
+    resize = Resize(short=config.short or None, long=config.long or None)
+    transform = TrainTransform(resize, augmentation(config))
+    train_set = DetectionDataset(data.train, transform, seed=config.seed)
+    workers = choose_workers(config.workers, device)
+    batch = min(config.batch, len(data.train))
+    loader = make_loader(
+        train_set,
+        batch=batch,
+        shuffle=True,
+        seed=config.seed,
+        workers=workers,
+        stride_divisor=model.stride_divisor,
+        fill=mean_colour(model),
+        pin_memory=device.type == "cuda",
+    )
+    steps_per_epoch = math.ceil(math.ceil(len(data.train) / batch) / config.accumulate)
+    total_steps = config.iterations or config.epochs * steps_per_epoch
+    lr = config.lr * (images_per_step(config) / config.lr_batch if config.lr_batch else 1)
+    return Run(
+        config=config,
+        folder=folder,
+        device=device,
+        precision=precision,
+        data=data,
+        resize=resize,
+        transform=transform,
+        train_set=train_set,
+        loader=loader,
+        workers=workers,
+        start_note=start_note,
+        lr=lr,
+        epochs=math.ceil(total_steps / steps_per_epoch),
+        total_steps=total_steps,
+        warmup=min(config.warmup, total_steps // 10),
+        milestones=milestones_in_steps(config.steps, total_steps, 1 if config.iterations else steps_per_epoch),
+        model=model,
+        ema=ModelEma(model, config.ema) if config.ema > 0 else None,
+        optimizer=make_optimizer(
+            model,
+            kind=config.optimizer,
+            lr=lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            norm_weight_decay=config.norm_weight_decay,
+            bias_lr=config.bias_lr,
+            bias_weight_decay=config.bias_weight_decay,
+            backbone_lr=config.backbone_lr,
+        ),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
+    )
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """The folder the run writes into; a folder that holds another run is refused, unless it is resumed."""
+    if config.resume:
+        return Path(config.resume)
+    if config.output:
+        folder = Path(config.output)
+        if (folder / "log.jsonl").exists():
+            raise UsageError(f"{folder} holds a run already; give another output, or --resume {folder}.")
+        return folder
+    source = Path(config.data or config.annotations)
+    stem = Path("runs") / f"{source.resolve().stem or 'data'}-{config.model}"
+    numbered = (stem, *(stem.with_name(f"{stem.name}-{number}") for number in range(2, 10_000)))
+    return next(folder for folder in numbered if not folder.exists())
+
+
+def load_data(config: TrainConfig) -> Data:
+    """The training split and the one to validate on; where there is none, a tenth of the training images is set aside.
+
+    The test split is never touched.
+    """
+    if not config.data and not config.annotations:
+        raise UsageError("There is nothing to train on: give the folder of a data set, or annotations and images.")
+    source = Path(config.data or config.images or Path(config.annotations).parent)
+    by_hand = {
+        "annotations": Path(config.annotations) if config.annotations else None,
+        "images": Path(config.images) if config.images else None,
+    }
+    train = load_split(source, "train", classes=list(config.classes) or None, **by_hand)
+    known = () if config.annotations else tuple(find_splits(source))
+    if config.val_split == "none":
+        return Data(train, None, "no validation: val_split is none")
+    name = ALIASES.get(config.val_split, config.val_split)
+    if name == "auto" and "val" in known:
+        name = "val"
+    if name == "auto":
+        if len(train) < 2:
+            return Data(train, None, "no validation: there is no val split, and one training image cannot be divided")
+        train, val = split_off(train, 0.1, seed=config.seed)
+        return Data(train, val, f"no val split: {len(val)} training images, a tenth, are set aside for validation")
+    if name not in known:
+        raise UsageError(
+            f"val_split = {name!r}: {source} has only {', '.join(known) or 'what was given by hand'}; give one of "
+            f"these, auto or none.{did_you_mean(name, known)}"
+        )
+    val = load_split(source, name, classes=list(train.classes.names))
+    return Data(train, val, f"validation on {name}")
+
+
+def build_model(config: TrainConfig, classes: Classes) -> tuple[nn.Module, str]:
+    """The detector with its start weights, and one line on what those are."""
+    arguments = builder_arguments(config)
+    start = config.backbone_weights if config.backbone_weights not in ("", "none") else None
+    if config.init and start:
+        raise UsageError("init and backbone_weights are both given; a checkpoint brings its own backbone.")
+    model = create(config.model, classes=classes, backbone_weights=start, **arguments)
+    if config.init:
+        return model, f"start: {config.init}: {start_from(model, config.init)}"
+    if start:
+        return model, f"start: backbone from {start}: {model.backbone_report}"
+    return model, "start: random weights"
+
+
+def builder_arguments(config: TrainConfig) -> dict[str, Any]:
+    """The builder's keyword arguments out of `arguments`, `frozen_stages` and `backbone_norm`."""
+    arguments: dict[str, Any] = {}
+    for entry in config.arguments:
+        name, equals, text = entry.partition("=")
+        if not equals or not name:
+            raise UsageError(f"arguments: {entry!r} is not name=value, as channels=128.")
+        try:
+            arguments[name.strip()] = json.loads(text)
+        except ValueError:
+            arguments[name.strip()] = text.strip()
+    if config.frozen_stages >= 0:
+        arguments["frozen_stages"] = config.frozen_stages
+    if config.backbone_norm:
+        arguments["backbone_norm"] = config.backbone_norm
+    return arguments
+
+
+def augmentation(config: TrainConfig) -> Augmentation:
+    return Augmentation(
+        flip=config.flip,
+        short_sides=config.multi_scale,
+        scale_jitter=(config.scale_jitter[0], config.scale_jitter[1]) if config.scale_jitter else None,
+        crop=config.crop,
+        color=config.color,
+    )
+
+
+def images_per_step(config: TrainConfig) -> int:
+    return config.batch * config.accumulate
+
+
+def learning_rate_line(run: Run) -> str:
+    """How the learning rate comes about: "lr 0.0025 = 0.01 x 4/16 (...)"."""
+    config = run.config
+    scaled = (
+        f"{config.lr:g} x {images_per_step(config)}/{config.lr_batch}" if config.lr_batch else "as given, not scaled"
+    )
+    milestones = f" at {', '.join(map(str, run.milestones))}" if config.schedule == "step" else ""
+    return (
+        f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}; {run.total_steps} steps in "
+        f"{run.epochs} epochs, warm-up {run.warmup} steps, {config.warmup_kind} from {config.warmup_factor:g})"
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"device = {name!r} cannot be used here ({first}); `aweigh doctor` lists what can.") from error
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    has_bf16 = device.type == "cpu" or (
+        device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and has_bf16 else torch.float32
+    if name == "fp16" and device.type != "cuda":
+        raise UsageError(f"precision = 'fp16' needs a CUDA device, not {device.type}; use fp32 or bf16.")
+    if name == "bf16" and not has_bf16:
+        raise UsageError(f"precision = 'bf16': this {device.type} device does not have it; use fp32 or fp16.")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def choose_workers(workers: int, device: torch.device) -> int:
+    """As given, else: with a GPU a worker per core up to 8; without, one that reads while the other cores compute."""
+    if workers >= 0:
+        return workers
+    cores = os.cpu_count() or 1
+    return min(8, cores) if device.type == "cuda" else int(cores > 1)
+
+
+def check_select(select: str, data: Data) -> None:
+    """`UsageError` where the best checkpoint would be chosen by a class that there is not."""
+    _, _, name = select.partition(":")
+    if name and data.val is not None and name not in data.val.classes.names:
+        names = data.val.classes.names
+        raise UsageError(f"select = {select!r}: there is no class {name!r} in the data.{did_you_mean(name, names)}")
+    if len(data.train.boxes) == 0:
+        raise DataError(f"{data.train.root}: the training images have no boxes at all; there is nothing to learn.")
