@@ -1,0 +1,39 @@
+"""The errors a user can meet, each with the exit code the command line ends with.
+
+Every message says what is wrong, where, what was expected and what to do. Exit codes: 0 done, 1 failed while
+running, 2 wrong usage or configuration, 3 problems in the data, 4 a gate (parity, metric) not met.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AweighError(Exception):
+    """A failure that is explained to the user in one line, without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(AweighError):
+    """A wrong argument, an unknown name, an unknown configuration key."""
+
+    exit_code = 2
+
+
+class DataError(AweighError):
+    """A file, folder or annotation that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class GateError(AweighError):
+    """A promised number (parity, metric) that was not reached."""
+
+    exit_code = 4
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'person'?"` when a known name is close to `name` (ignoring case), else an empty string."""
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    return f" Did you mean '{by_folded[close[0]]}'?" if close else ""

@@ -1,0 +1,130 @@
+"""The few modules that backbones, necks, heads and models all use: normalisation by name, and its removal.
+
+Names of normalisations, the same everywhere: `"bn"` (batch), `"sync_bn"` (batch, over all processes),
+`"frozen_bn"` (batch, with fixed statistics and affine values), `"gn"` (group).
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from aweigh.errors import UsageError
+
+Norm = Literal["bn", "sync_bn", "frozen_bn", "gn"]
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that stays as it was loaded: fixed statistics, affine values without gradient.
+
+    One fused kernel, where the usual multiply-and-add form needs two passes over the feature map. State-dict keys
+    are those of `nn.BatchNorm2d`.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps=eps)
+        self.requires_grad_(False)
+        self.training = False
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
+        return super().train(False)
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """A normalisation layer over `channels`; `UsageError` for an unknown name.
+
+    Group normalisation has 32 groups (Wu and He 2018, section 4), or the next smaller number that divides the channels
+    and leaves at least four of them in a group (ours: with one channel a group, the 1 x 1 map of a small image would
+    be normalised to nothing).
+    """
+    if norm == "bn":
+        return nn.BatchNorm2d(channels)
+    if norm == "sync_bn":
+        return nn.SyncBatchNorm(channels)
+    if norm == "frozen_bn":
+        return FrozenBatchNorm2d(channels)
+    if norm == "gn":
+        return nn.GroupNorm(max(g for g in range(1, max(1, min(32, channels // 4)) + 1) if channels % g == 0), channels)
+    raise UsageError(f"Unknown normalisation {norm!r}; known: bn, sync_bn, frozen_bn, gn.")
+
+
+class DeformableConv2d(nn.Module):
+    """Modulated deformable convolution (Zhu et al. 2019, equation 1): offsets and masks come from a plain convolution.
+
+    The offset convolution starts at zero, so that it begins as an ordinary convolution with all masks at one half.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, padding: int = 0) -> None:
+        super().__init__()
+        self.conv = torchvision.ops.DeformConv2d(in_channels, out_channels, kernel_size, padding=padding)
+        self.offsets = nn.Conv2d(in_channels, 3 * kernel_size**2, kernel_size, padding=padding)
+        nn.init.normal_(self.conv.weight, std=0.01)  # as the other convolutions of a detection head
+        for value in (self.conv.bias, self.offsets.weight, self.offsets.bias):
+            assert value is not None
+            nn.init.zeros_(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.offsets.out_channels // 3  # of the kernel: two offsets and one mask for each
+        offsets, mask = self.offsets(x).split([2 * places, places], dim=1)
+        result: Tensor = self.conv(x, offsets, mask.sigmoid())
+        return result
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module, run: Callable[[nn.Module], object]) -> nn.Module:
+    """A copy of `model`, in evaluation mode, whose batch normalisations are merged into the convolutions before them.
+
+    The same function up to rounding, with one pass over each feature map less. It cannot be trained any more.
+    run: calls the model once on a small example, to see which normalisation reads which convolution's output. A
+    convolution that feeds several normalisations, or a normalisation fed by several, stays as it is.
+    """
+    model = copy.deepcopy(model).eval()
+    made_by: dict[int, nn.Conv2d] = {}
+    alive: list[object] = []  # keeps outputs alive during the run, so that an id stands for one tensor
+    readers: dict[nn.Conv2d, set[nn.BatchNorm2d]] = {}
+    sources: dict[nn.BatchNorm2d, set[nn.Conv2d | None]] = {}
+
+    def after_convolution(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        made_by[id(output)] = module
+        alive.append(output)
+
+    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, nn.BatchNorm2d)
+        convolution = made_by.get(id(inputs[0]))
+        sources.setdefault(module, set()).add(convolution)
+        if convolution is not None:
+            readers.setdefault(convolution, set()).add(module)
+
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_convolution))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    run(model)
+    for hook in hooks:
+        hook.remove()
+    for name, norm in list(model.named_modules()):
+        if not isinstance(norm, nn.BatchNorm2d) or len(sources.get(norm, ())) != 1:
+            continue
+        (convolution,) = sources[norm]
+        if convolution is None or len(readers[convolution]) != 1:
+            continue
+        if norm.running_mean is None or norm.running_var is None:
+            continue
+        convolution.weight, convolution.bias = torch.nn.utils.fuse_conv_bn_weights(
+            convolution.weight,
+            convolution.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        # timm's BatchNormAct2d is a batch normalisation with an activation behind it, which stays.
+        model.set_submodule(name, getattr(norm, "act", nn.Identity()))
+    return model

@@ -1,0 +1,105 @@
+"""Every detector by name, and what all of them can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from aweigh.errors import UsageError, did_you_mean
+from aweigh.models import fcos
+from aweigh.structures import Classes, Detections, Images, Targets
+from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
+
+# A new detector is one file and one line in each table.
+DETECTORS: dict[str, Callable[..., Any]] = {**fcos.BUILDERS}
+PUBLISHED: dict[str, dict[str, PublishedWeights]] = {**fcos.PUBLISHED}
+
+
+class Detector(Protocol):
+    """What `create` returns, and all that the rest of the library knows about a detector (an `nn.Module`)."""
+
+    classes: Classes
+    stride_divisor: int
+    pixel_mean: Tensor  # [3] RGB in [0, 1]; the colour of padding
+    builder: str
+    arguments: dict[str, Any]
+
+    def __call__(self, images: Images, targets: Sequence[Targets] | None = None) -> Any: ...
+    def network(self, pixels: Tensor) -> Any: ...
+    def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]: ...
+    def select(self, raw: Any, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+    def decode(self, raw: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]: ...
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    classes: Classes | Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    backbone_weights: str | Path | None = None,
+    **arguments: Any,
+) -> Any:
+    """Build a `Detector` (an `nn.Module`).
+
+    Args:
+        name: a key of `DETECTORS`, such as `"fcos_resnet50_fpn"`.
+        classes: names, or names with original ids; or only their number, `num_classes`. Default: COCO's 80.
+        weights: the name of published weights (`"torchvision"`), or a file of them. Published weights bring their
+            classes and, where their authors' form differs, their builder.
+        backbone_weights: `"imagenet"` or a file, for the backbone alone.
+        arguments: passed to the builder.
+
+    Raises `UsageError` for an unknown name (the nearest is offered), an unknown argument, or weights that do not fit.
+    """
+    if name not in DETECTORS:
+        raise UsageError(f"There is no model {name!r}.{did_you_mean(name, DETECTORS)} Known: {', '.join(DETECTORS)}.")
+    if weights is not None:
+        if classes is not None or num_classes is not None or backbone_weights is not None:
+            raise UsageError(
+                "create: published weights bring their own classes and backbone; give either `weights` or the others. "
+                "To train on other classes from these weights, use `aweigh train --init`."
+            )
+        return _create_published(name, str(weights), arguments)
+    if classes is None:
+        classes = COCO_CLASSES if num_classes is None else Classes.numbered(num_classes)
+    elif not isinstance(classes, Classes):
+        classes = Classes.from_names(classes)
+    model = _build(name, classes, arguments)
+    if backbone_weights is not None:
+        model.backbone_report = load_backbone(model.backbone, backbone_weights)
+    return model
+
+
+def _build(name: str, classes: Classes, arguments: dict[str, Any]) -> Any:
+    try:
+        model = DETECTORS[name](classes=classes, **arguments)
+    except TypeError as error:
+        raise UsageError(f"create({name!r}): {error}.") from error
+    model.builder, model.arguments = name, dict(arguments)
+    return model
+
+
+def _create_published(name: str, weights: str, arguments: dict[str, Any]) -> Any:
+    records = PUBLISHED.get(name, {})
+    is_file = Path(weights).suffix in {".pth", ".pt", ".safetensors"}
+    if not records or (weights not in records and not is_file):
+        known = ", ".join(records) or "none"
+        raise UsageError(
+            f"There are no published weights {weights!r} for {name}; known: {known}, or a file of them."
+            f"{did_you_mean(weights, records)}"
+        )
+    record = records.get(weights) or next(iter(records.values()))
+    assert record.classes is not None
+    model = _build(record.builder, record.classes, {**record.arguments, **arguments})
+    state = read_state(Path(weights) if weights not in records else locate(record))
+    load_strict(model, record.convert(state), what=f"{weights} into {record.builder}")
+    model.record = record
+    return model
+
+
+__all__ = ["DETECTORS", "PUBLISHED", "Detector", "create"]

@@ -1,0 +1,581 @@
+"""FCOS: every pixel of a feature map is a training sample; no anchor boxes.
+
+Papers: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019 (base form), and "FCOS: A
+simple and strong anchor-free object detector", TPAMI 2020 (improved form, the default here).
+
+A point that lies in the middle of an object regresses the distances to its four sides (equation 1), says which
+class it is, and how central it is (equation 3). Five feature levels share one head; an object belongs to the level
+whose range holds the largest distance, and a point in several objects takes the smallest.
+
+Three forms, each a set of plain values:
+
+==================  =====================  ======================  =================================
+value               base                   improved (default)      torchvision
+==================  =====================  ======================  =================================
+distances           exp(s_i x), pixels     relu(s_i x), strides    relu(x), strides
+centre-ness from    classification tower   box tower               box tower
+positive points     all inside the box     within 1.5 strides      within 1.5 strides of the centre
+box loss            -log IoU               GIoU                    GIoU, not weighted
+level ranges        inclusive              inclusive               exclusive
+point of a cell     its middle             its middle              its corner, stride = padded // grid
+score test          p > 0.05               p > 0.05                sqrt(p c) > 0.2
+==================  =====================  ======================  =================================
+
+How ours differs:
+- Areas and overlaps have no "+1"; the authors' code computes widths as x1 - x0 + 1 when it compares areas.
+- The sum of centre-ness targets that normalises the box loss is never less than one (the authors: any value, or 1e-6).
+- exp(s_i x) is cut off at 16,384 px so that it cannot overflow.
+- Regions marked `ignore` (crowd, difficult) give no classification loss inside; the authors drop such annotations.
+- Equal areas go to the first box; torchvision compares 1e8 - area in float32, which cannot tell areas apart that
+  differ by less than about 8 square pixels.
+
+Legend: B images, A points over all levels, C classes, H x W cells of a level, N boxes of one image, P positive points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.backbones.timm import TimmBackbone
+from aweigh.errors import UsageError
+from aweigh.layers import DeformableConv2d, Norm, make_norm
+from aweigh.necks.fpn import FPN
+from aweigh.ops import boxes as box_ops
+from aweigh.ops.losses import BoxLoss, box_loss, sigmoid_focal_loss_sum, world_mean
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
+from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.convert.torchvision import fcos_from_torchvision
+from aweigh.weights.load import PublishedWeights
+
+Backbone = TimmBackbone | ShuffleNetV2
+
+BACKGROUND, IGNORED = -1, -2  # in assignments, where a box index is expected
+
+# Section 3.2: the range of max(l, t, r, b) that each of the levels P3 to P7 is responsible for, in pixels.
+LEVEL_RANGES = ((0.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, math.inf))
+
+
+class FCOSOutput(NamedTuple):
+    """What the network says, level by level, before any decision."""
+
+    logits: list[Tensor]  # [B, C, H, W]
+    distances: list[Tensor]  # [B, 4, H, W] left, top, right, bottom, >= 0, in pixels or strides of the level
+    quality: list[Tensor]  # [B, 1, H, W] logit of the centre-ness (or of the IoU)
+    points: list[Tensor]  # [H*W, 2] x, y of each cell in the padded image, pixels
+
+
+class FCOS(nn.Module):
+    """The detector.
+
+    Args:
+        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`.
+        head: shared by all levels.
+        classes: names and original ids; their number must be the head's.
+        level_ranges: pixels of max(l, t, r, b) that belong to each level; `inclusive_ranges`: both ends count.
+        center_radius: positive points lie within this many strides of the box centre; None: anywhere in the box.
+        normalise_distances: the head's distances are in strides of their level, not in pixels.
+        corner_points: torchvision's points: a cell's corner, at stride padded // grid.
+        box_loss: kind of the box loss; `weigh_boxes`: each weighted by its centre-ness target.
+        quality: what the quality branch learns: the centre-ness, or the IoU of the predicted box (AdelaiDet's option).
+        score_threshold: lowest class probability p or, when `threshold_product`, lowest score sqrt(p * quality).
+    """
+
+    stride_divisor = 32
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: FPN,
+        head: FCOSHead,
+        *,
+        classes: Classes,
+        level_ranges: Sequence[tuple[float, float]] = LEVEL_RANGES,
+        inclusive_ranges: bool = True,
+        center_radius: float | None = 1.5,
+        normalise_distances: bool = True,
+        corner_points: bool = False,
+        box_loss: BoxLoss = "giou",
+        weigh_boxes: bool = True,
+        quality: Literal["centerness", "iou"] = "centerness",
+        score_threshold: float = 0.05,
+        threshold_product: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(level_ranges) != len(neck.strides):
+            raise UsageError(f"FCOS: {len(neck.strides)} feature levels, but {len(level_ranges)} level ranges.")
+        if head.logits.out_channels != len(classes):
+            raise UsageError(
+                f"FCOS: the head predicts {head.logits.out_channels} classes, but {len(classes)} are named."
+            )
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.classes = classes
+        self.strides: tuple[int, ...] = tuple(neck.strides)
+        self.assign = partial(
+            assign,
+            strides=self.strides,
+            level_ranges=tuple(level_ranges),
+            inclusive_ranges=inclusive_ranges,
+            center_radius=center_radius,
+        )
+        self.normalise_distances, self.corner_points = normalise_distances, corner_points
+        self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD), persistent=False)
+
+        # Inference settings (section 4 of the ICCV paper); plain values that may be set at any time.
+        self.score_threshold, self.threshold_product = score_threshold, threshold_product
+        self.nms: box_ops.NMS = "class"
+        self.nms_threshold = 0.6
+        self.candidates_per_level = 1000
+        self.max_detections = 100
+
+    def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
+        """Losses if `targets` are given (whether training or not), else the detections of each image.
+
+        Boxes are in the pixels of `images`, and inside each image.
+        """
+        raw = self.network(images.pixels)
+        if targets is not None:
+            return self.loss(raw, targets)
+        return self.decode(raw, images.sizes_hw)
+
+    def network(self, pixels: Tensor) -> FCOSOutput:
+        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
+        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        features = self.neck(self.backbone(pixels))
+        logits, distances, quality = self.head(features)
+        points = [self._points(level, feature, pixels) for level, feature in enumerate(features)]
+        return FCOSOutput(logits, distances, quality, points)
+
+    def _points(self, level: int, feature: Tensor, pixels: Tensor) -> Tensor:
+        height, width = feature.shape[-2:]
+        if self.corner_points:
+            steps = (pixels.shape[-2] // height, pixels.shape[-1] // width)
+            return box_ops.grid_points(height, width, steps, (0, 0), like=feature)
+        stride, half = self.strides[level], self.strides[level] // 2
+        return box_ops.grid_points(height, width, (stride, stride), (half, half), like=feature)
+
+    # Training
+
+    def loss(self, raw: FCOSOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """The three losses of equation 2 (each a scalar, float32), each divided by its own normaliser.
+
+        `classification`: focal loss over all points. `box`: over positive points, weighted by centre-ness.
+        `centerness` (or `iou`): binary cross-entropy over positive points. The number of positives and the sum of
+        centre-ness are averaged over all processes and never less than one, so a batch without objects is finite.
+        """
+        if len(targets) != len(raw.logits[0]):
+            raise UsageError(f"FCOS.loss: {len(raw.logits[0])} images, but {len(targets)} targets.")
+        logits = _flatten(raw.logits)  # [B, A, C]
+        distances = _flatten(raw.distances)  # [B, A, 4]
+        quality = _flatten(raw.quality).squeeze(-1)  # [B, A]
+        points = torch.cat(raw.points)  # [A, 2]
+        units = self._units(raw.points)  # [A, 1]
+
+        labels, positive, target_boxes = self._targets(raw.points, targets)  # [B, A], [B, A] bool, [P, 4]
+        point_index = positive.nonzero()[:, 1]
+        points, units = points[point_index], units[point_index]  # [P, 2], [P, 1]
+        boxes = box_ops.decode_distances(points, distances[positive] * units)  # [P, 4]
+        centerness = centerness_targets(box_ops.encode_distances(points, target_boxes))  # [P]
+        positives = world_mean(positive.sum().float()).clamp(min=1)
+
+        # +1 in intersection and union of the base form's -log IoU, as in the authors' code (distances in pixels).
+        per_box = box_loss(boxes, target_boxes, self.box_loss, smoothing=1.0)  # [P]
+        if self.weigh_boxes and self.quality == "centerness":
+            box = (per_box * centerness).sum() / world_mean(centerness.sum()).clamp(min=1)
+        else:
+            box = per_box.sum() / positives
+        goal = centerness if self.quality == "centerness" else box_ops.aligned_iou(boxes.detach(), target_boxes)
+        quality_loss = F.binary_cross_entropy_with_logits(quality[positive], goal, reduction="sum")
+        return {
+            "classification": sigmoid_focal_loss_sum(logits.flatten(0, 1), labels.flatten()) / positives,
+            "box": box,
+            self.quality: quality_loss / positives,
+        }
+
+    @torch.no_grad()
+    def _targets(self, points: list[Tensor], targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels `[B, A]` (-1 background, -2 ignored), positive `[B, A]` bool, and the boxes `[P, 4]` of positives."""
+        labels, boxes = [], []
+        for index, target in enumerate(targets):
+            if len(target) and int(target.labels.max()) >= len(self.classes):
+                raise UsageError(
+                    f"FCOS.loss: image {index} has label {int(target.labels.max())}, but the model knows "
+                    f"{len(self.classes)} classes (labels 0 to {len(self.classes) - 1})."
+                )
+            matched = self.assign(points, target)  # [A]
+            inside = matched >= 0
+            labels.append(matched.clone())
+            labels[-1][inside] = target.labels[matched[inside]]
+            boxes.append(target.boxes[matched[inside]])
+        all_labels = torch.stack(labels)
+        return all_labels, all_labels >= 0, torch.cat(boxes)
+
+    def _units(self, points: list[Tensor]) -> Tensor:
+        """Pixels per unit of distance at each point, `[A, 1]`."""
+        units = self.strides if self.normalise_distances else [1] * len(points)
+        return torch.cat([level.new_full((len(level), 1), unit) for level, unit in zip(points, units, strict=True)])
+
+    # Prediction
+
+    @torch.no_grad()
+    def decode(self, raw: FCOSOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+        """`select`, cut to the number found: one `Detections` per image, best first."""
+        sizes = torch.tensor(sizes_hw, device=raw.logits[0].device)
+        boxes, scores, labels, count = self.select(raw, sizes)
+        return [
+            Detections(boxes[i, :n], scores[i, :n], labels[i, :n], classes=self.classes, size_hw=sizes_hw[i])
+            for i, n in enumerate(count.tolist())
+        ]
+
+    def select(self, raw: FCOSOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Raw outputs to a fixed number of detections, without a branch on the data.
+
+        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
+        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
+        """
+        levels = [self._candidates(raw, level) for level in range(len(raw.points))]
+        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        boxes = box_ops.clip(boxes, sizes_hw)  # [B, K', 4]
+        selected = []
+        for image in range(len(boxes)):
+            index, kept, count = box_ops.non_maximum_suppression(
+                boxes[image],
+                scores[image],
+                labels[image],
+                iou_threshold=self.nms_threshold,
+                max_detections=self.max_detections,
+                method=self.nms,
+            )
+            selected.append((boxes[image][index], kept, labels[image][index], count))
+        boxes, scores, labels, count = (torch.stack(parts) for parts in zip(*selected, strict=True))
+        return boxes, scores, labels, count
+
+    def _candidates(self, raw: FCOSOutput, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best (point, class) pairs of one level: boxes `[B, k, 4]`, scores `[B, k]` (0: none), labels `[B, k]`.
+
+        The best k pairs lie at the k points whose best class scores highest, so only those points are looked into.
+        """
+        logits, distances, quality = (
+            part[level].float().flatten(2).transpose(1, 2) for part in (raw.logits, raw.distances, raw.quality)
+        )  # [B, H*W, C | 4 | 1]
+        num_points, num_classes = logits.shape[1:]
+        quality = quality.sigmoid()
+        best = logits.amax(dim=-1).sigmoid() * quality.squeeze(-1)  # [B, H*W]
+        if not self.threshold_product:
+            best = torch.where(logits.amax(dim=-1).sigmoid() > self.score_threshold, best, 0)
+        top = best.topk(min(self.candidates_per_level, num_points), dim=1).indices.unsqueeze(-1)  # [B, k', 1]
+
+        probability = logits.gather(1, top.expand(-1, -1, num_classes)).sigmoid()  # [B, k', C]
+        scores = (probability * quality.gather(1, top)).sqrt()
+        tested = scores if self.threshold_product else probability
+        scores = torch.where(tested > self.score_threshold, scores, 0).flatten(1)  # [B, k' * C]
+        scores, pairs = scores.topk(min(self.candidates_per_level, scores.shape[1]), dim=1)  # [B, k]
+
+        rows = top.gather(1, (pairs // num_classes).unsqueeze(-1))  # [B, k, 1]
+        unit = self.strides[level] if self.normalise_distances else 1
+        chosen = distances.gather(1, rows.expand(-1, -1, 4)) * unit  # [B, k, 4]
+        boxes = box_ops.decode_distances(raw.points[level][rows.squeeze(-1)], chosen)
+        return boxes, scores, pairs % num_classes
+
+
+class FCOSHead(nn.Module):
+    """Two towers of convolutions, shared by all levels, and three predictions (figure 2).
+
+    Args:
+        channels: of every level; num_classes, num_levels: C, and the number of levels (one scale s_i each).
+        convs: 3x3 convolutions per tower. norm: after each of them. deformable: the last one of each tower is a
+            modulated deformable convolution.
+        exponential: distances are exp(s_i x) (base form), else relu(s_i x). scales: learn s_i (torchvision does not).
+        centerness_on_boxes: the quality branch reads the box tower (improved form), else the classification tower.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        num_levels: int,
+        *,
+        convs: int = 4,
+        norm: Norm | None = "gn",
+        deformable: bool = False,
+        exponential: bool = False,
+        scales: bool = True,
+        centerness_on_boxes: bool = True,
+    ) -> None:
+        super().__init__()
+        self.classification_tower = _tower(channels, convs, norm, deformable)
+        self.box_tower = _tower(channels, convs, norm, deformable)
+        self.logits = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.distances = nn.Conv2d(channels, 4, 3, padding=1)
+        self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(num_levels)) if scales else None
+        self.exponential, self.centerness_on_boxes = exponential, centerness_on_boxes
+        for module in [*self.classification_tower, *self.box_tower, self.logits, self.distances, self.centerness]:
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+        # RetinaNet's prior: every class starts at a probability of 0.01 (Lin et al. 2017, section 4.1).
+        self.logits.bias = nn.Parameter(torch.full((num_classes,), -math.log((1 - 0.01) / 0.01)))
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Per level `[B, channels, H, W]` -> logits `[B, C, H, W]`, distances `[B, 4, H, W]`, quality `[B, 1, H, W]`."""
+        logits, distances, quality = [], [], []
+        for level, feature in enumerate(features):
+            classification = self.classification_tower(feature)
+            box = self.box_tower(feature)
+            logits.append(self.logits(classification))
+            quality.append(self.centerness(box if self.centerness_on_boxes else classification))
+            distance = self.distances(box).float()
+            if self.scales is not None:
+                distance = distance * self.scales[level]
+            distances.append(distance.clamp(max=math.log(16384)).exp() if self.exponential else distance.relu())
+        return logits, distances, quality
+
+
+def _tower(channels: int, convs: int, norm: Norm | None, deformable: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index in range(convs):
+        last = index == convs - 1
+        conv = DeformableConv2d if deformable and last else nn.Conv2d
+        layers.append(conv(channels, channels, 3, padding=1))
+        layers.append(make_norm(norm, channels) if norm else nn.Identity())
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def centerness_targets(distances: Tensor) -> Tensor:
+    """Centre-ness of points at `distances` `[P, 4]` from the sides of their boxes (equation 3): `[P]` in `[0, 1]`."""
+    horizontal, vertical = distances[:, [0, 2]], distances[:, [1, 3]]
+    ratio = (horizontal.amin(1) / horizontal.amax(1)) * (vertical.amin(1) / vertical.amax(1))
+    return ratio.clamp(min=0).sqrt()
+
+
+# Assignment: which point learns which box (section 3.1 and 3.2)
+
+
+@torch.no_grad()
+def assign(
+    points: Sequence[Tensor],
+    targets: Targets,
+    *,
+    strides: Sequence[int],
+    level_ranges: Sequence[tuple[float, float]],
+    inclusive_ranges: bool = True,
+    center_radius: float | None = 1.5,
+    byte_budget: int = 64 * 2**20,
+) -> Tensor:
+    """The box each point learns: index into `targets`, -1 for background, -2 inside an ignored region: `[A]` int64.
+
+    points: per level `[H*W, 2]`. A point is a candidate of a box if it lies inside it (and near its centre), and the
+    largest of its four distances is in the level's range; among several boxes the smallest wins. Memory is bounded:
+    points are taken in portions of about `byte_budget` bytes, with the same result.
+    """
+    if len(targets) == 0:
+        return points[0].new_full((sum(map(len, points)),), BACKGROUND, dtype=torch.int64)
+    boxes = targets.boxes
+    # Ignored regions are nobody's target: infinitely large.
+    areas = torch.where(targets.ignore, math.inf, box_ops.areas(boxes))
+    ignored = boxes[targets.ignore]
+    portions = []
+    for portion, mask in candidates(
+        points,
+        boxes,
+        strides=strides,
+        level_ranges=level_ranges,
+        inclusive_ranges=inclusive_ranges,
+        center_radius=center_radius,
+        byte_budget=byte_budget,
+    ):
+        smallest, index = torch.where(mask, areas, math.inf).min(dim=1)
+        matched = torch.where(smallest.isfinite(), index, BACKGROUND)
+        if len(ignored):
+            covered = (box_ops.encode_distances(portion[:, None], ignored[None]).amin(dim=-1) > 0).any(dim=1)
+            matched = torch.where(covered & (matched == BACKGROUND), IGNORED, matched)
+        portions.append(matched)
+    return torch.cat(portions)
+
+
+def candidates(
+    points: Sequence[Tensor],
+    boxes: Tensor,
+    *,
+    strides: Sequence[int],
+    level_ranges: Sequence[tuple[float, float]],
+    inclusive_ranges: bool = True,
+    center_radius: float | None = 1.5,
+    byte_budget: int = 64 * 2**20,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Portions of the points `[p, 2]`, in order, and which boxes `[N, 4]` each could learn: `[p, N]` bool."""
+
+    def per_point(values: Sequence[float]) -> Tensor:
+        return torch.cat([p.new_full((len(p), 1), value) for p, value in zip(points, values, strict=True)])
+
+    all_points = torch.cat(list(points))
+    lower, upper = (per_point(ends) for ends in zip(*level_ranges, strict=True))
+    radius = per_point([math.inf if center_radius is None else center_radius * stride for stride in strides])
+    x0, y0, x1, y1 = boxes.unbind(1)
+    bytes_per_pair = 40  # ten float32 values at the peak
+    size = max(1, byte_budget // (bytes_per_pair * max(1, len(boxes))))
+    for start in range(0, len(all_points), size):
+        portion = all_points[start : start + size]
+        low, high, near = lower[start : start + size], upper[start : start + size], radius[start : start + size]
+        x, y = portion[:, :1], portion[:, 1:]  # [p, 1]
+        left, top, right, bottom = x - x0, y - y0, x1 - x, y1 - y  # [p, N]
+        inside = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom)) > 0
+        reach = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
+        if inclusive_ranges:
+            inside &= (reach >= low) & (reach <= high)
+        else:
+            inside &= (reach > low) & (reach < high)
+        if center_radius is not None:
+            # The sub-box of half-side `near` around the centre; outside the box it is cut off by `inside`.
+            inside &= ((left - right).abs() < 2 * near) & ((top - bottom).abs() < 2 * near)
+        yield portion, inside
+
+
+def _flatten(levels: Sequence[Tensor]) -> Tensor:
+    """Per level `[B, X, H, W]` -> `[B, A, X]` float32, cells row by row, levels in order."""
+    return torch.cat([level.float().flatten(2).transpose(1, 2) for level in levels], dim=1)
+
+
+# Builders: each architecture with its numbers, and the weights others have published for it
+
+
+def _build(
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    channels: int = 256,
+    head_convs: int = 4,
+    head_norm: Norm | None = "gn",
+    top: Literal["p5", "c5"] = "p5",
+    deformable: bool = False,
+    quality: Literal["centerness", "iou"] = "centerness",
+    box_loss: BoxLoss = "giou",
+    center_radius: float | None = 1.5,
+) -> FCOS:
+    """The improved form on any backbone with three levels at strides 8, 16, 32."""
+    neck = FPN(backbone.channels, backbone.strides, channels=channels, top=top)
+    head = FCOSHead(channels, len(classes), 5, convs=head_convs, norm=head_norm, deformable=deformable)
+    return FCOS(backbone, neck, head, classes=classes, box_loss=box_loss, quality=quality, center_radius=center_radius)
+
+
+def _timm(name: str, options: dict[str, Any]) -> TimmBackbone:
+    return TimmBackbone(name, norm=options.pop("backbone_norm", None), frozen_stages=options.pop("frozen_stages", 0))
+
+
+def fcos_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
+    """FCOS, improved form, on ResNet-18. Options: those of `_build`, `backbone_norm`, `frozen_stages`."""
+    return _build(_timm("resnet18", options), classes, **options)
+
+
+def fcos_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
+    """FCOS, improved form, on ResNet-50: AP 38.6 in table 3 of the paper. Options as `fcos_resnet18_fpn`."""
+    return _build(_timm("resnet50", options), classes, **options)
+
+
+def fcos_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
+    """FCOS, improved form, on ResNet-101. Options as `fcos_resnet18_fpn`."""
+    return _build(_timm("resnet101", options), classes, **options)
+
+
+def fcos_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
+    """FCOS, improved form, on ResNeXt-101 32x8d. Options as `fcos_resnet18_fpn`."""
+    return _build(_timm("resnext101_32x8d", options), classes, **options)
+
+
+def fcos_resnext101_64x4d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
+    """FCOS, improved form, on ResNeXt-101 64x4d. Options as `fcos_resnet18_fpn`."""
+    return _build(_timm("resnext101_64x4d", options), classes, **options)
+
+
+def fcos_shufflenet_v2_x1_0_fpn(
+    *, classes: Classes = COCO_CLASSES, channels: int = 128, frozen_stages: int = 0, **options: Any
+) -> FCOS:
+    """FCOS, improved form, on ShuffleNet V2 1.0x. Neck and head have 128 channels: with 256 they would cost
+    more than ten times the backbone (ours). Options as `_build`."""
+    backbone = ShuffleNetV2(1.0, norm=options.pop("backbone_norm", None) or "bn", frozen_stages=frozen_stages)
+    return _build(backbone, classes, channels=channels, **options)
+
+
+def fcos_shufflenet_v2_x0_5_fpn(
+    *, classes: Classes = COCO_CLASSES, channels: int = 96, frozen_stages: int = 0, **options: Any
+) -> FCOS:
+    """FCOS, improved form, on ShuffleNet V2 0.5x, neck and head with 96 channels (ours). Options as `_build`."""
+    backbone = ShuffleNetV2(0.5, norm=options.pop("backbone_norm", None) or "bn", frozen_stages=frozen_stages)
+    return _build(backbone, classes, channels=channels, **options)
+
+
+def fcos_resnet50_fpn_base(
+    *, classes: Classes = COCO_CLASSES, head_norm: Norm | None = "gn", top: Literal["p5", "c5"] = "p5", **options: Any
+) -> FCOS:
+    """The base form of the ICCV paper: AP 37.1 with group normalisation in the head, 36.5 with `head_norm=None`."""
+    backbone = _timm("resnet50", options)
+    neck = FPN(backbone.channels, backbone.strides, top=top)
+    head = FCOSHead(256, len(classes), 5, norm=head_norm, exponential=True, centerness_on_boxes=False, **options)
+    return FCOS(backbone, neck, head, classes=classes, center_radius=None, normalise_distances=False, box_loss="iou")
+
+
+def fcos_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
+    """Torchvision's `fcos_resnet50_fpn`, with its corner points, so that its published weights give its boxes."""
+    backbone = _timm("resnet50", options)
+    neck = FPN(backbone.channels, backbone.strides)
+    head = FCOSHead(256, len(classes), 5, scales=False, **options)
+    return FCOS(
+        backbone,
+        neck,
+        head,
+        classes=classes,
+        inclusive_ranges=False,
+        corner_points=True,
+        weigh_boxes=False,
+        score_threshold=0.2,
+        threshold_product=True,
+    )
+
+
+BUILDERS = {
+    build.__name__: build
+    for build in (
+        fcos_resnet18_fpn,
+        fcos_resnet50_fpn,
+        fcos_resnet101_fpn,
+        fcos_resnext101_32x8d_fpn,
+        fcos_resnext101_64x4d_fpn,
+        fcos_shufflenet_v2_x1_0_fpn,
+        fcos_shufflenet_v2_x0_5_fpn,
+        fcos_resnet50_fpn_base,
+        fcos_resnet50_fpn_torchvision,
+    )
+}
+
+PUBLISHED = {
+    "fcos_resnet50_fpn": {
+        "torchvision": PublishedWeights(
+            name="torchvision",
+            url="https://download.pytorch.org/models/fcos_resnet50_fpn_coco-99b0c9b7.pth",
+            file="fcos_resnet50_fpn_coco-99b0c9b7.pth",
+            sha256="99b0c9b7",
+            licence="BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0",
+            source="torchvision, FCOS_ResNet50_FPN_Weights.COCO_V1, trained on COCO train2017",
+            metrics={"AP": 39.2},
+            builder="fcos_resnet50_fpn_torchvision",
+            arguments={"backbone_norm": "frozen_bn"},
+            classes=COCO_CLASSES,
+            resize={"short": 800, "long": 1333, "antialias": False},
+            convert=fcos_from_torchvision,
+        )
+    },
+}
+PUBLISHED["fcos_resnet50_fpn_torchvision"] = PUBLISHED["fcos_resnet50_fpn"]

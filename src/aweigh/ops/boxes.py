@@ -1,0 +1,189 @@
+"""Boxes: areas, overlaps, the ltrb coding of FCOS, the points of a feature map, non-maximum suppression.
+
+Legend: boxes are `[..., 4]` float `(x0, y0, x1, y1)` in pixels, right and bottom exclusive. Distances are
+`[..., 4]` `(left, top, right, bottom)` from a point to the sides of a box, positive inside. Points are `[..., 2]`
+`(x, y)`. Pairwise functions take `[N, 4]` and `[M, 4]` and give `[N, M]`; aligned ones take equal shapes.
+"""
+
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor
+
+NMS = Literal["class", "agnostic", "soft", "none"]
+
+
+def areas(boxes: Tensor) -> Tensor:
+    """Width times height, `[...]`; inverted boxes have area zero."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+
+
+def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of each of `[N, 4]` with each of `[M, 4]` -> `[N, M]`; 0 where both are empty."""
+    intersection, union = _intersection_and_union(boxes[:, None], others[None])
+    return intersection / union.clamp(min=torch.finfo(boxes.dtype).tiny)
+
+
+def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union, element by element: `[..., 4]`, `[..., 4]` -> `[...]` in `[0, 1]`."""
+    intersection, union = _intersection_and_union(boxes, others)
+    return intersection / union.clamp(min=torch.finfo(boxes.dtype).tiny)
+
+
+def aligned_giou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1), element by element -> `[...]` in `[-1, 1]`.
+
+    eps: added to both denominators, so that two empty boxes give a finite value and gradient.
+    """
+    intersection, union = _intersection_and_union(boxes, others)
+    enclosing = _enclosing(boxes, others).prod(dim=-1)
+    return intersection / (union + eps) - (enclosing - union) / (enclosing + eps)
+
+
+def aligned_diou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """Distance IoU (Zheng et al. 2020, equation 7), element by element -> `[...]` in `[-1, 1]`."""
+    intersection, union = _intersection_and_union(boxes, others)
+    return intersection / (union + eps) - _center_distance(boxes, others, eps)
+
+
+def aligned_ciou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """Complete IoU (Zheng et al. 2020, equations 8 to 11), element by element -> `[...]`.
+
+    The trade-off weight alpha carries no gradient, as the paper says.
+    """
+    intersection, union = _intersection_and_union(boxes, others)
+    iou = intersection / (union + eps)
+    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+    other_width, other_height = (others[..., 2:] - others[..., :2]).unbind(-1)
+    difference = torch.atan(other_width / other_height) - torch.atan(width / height)
+    aspect = 4 / torch.pi**2 * difference.square()
+    with torch.no_grad():
+        alpha = aspect / (1 - iou + aspect + eps)
+    return iou - _center_distance(boxes, others, eps) - alpha * aspect
+
+
+def _intersection_and_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    top_left = torch.maximum(boxes[..., :2], others[..., :2])
+    bottom_right = torch.minimum(boxes[..., 2:], others[..., 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+    return intersection, areas(boxes) + areas(others) - intersection
+
+
+def _enclosing(boxes: Tensor, others: Tensor) -> Tensor:
+    """Width and height `[..., 2]` of the smallest box around both."""
+    top_left = torch.minimum(boxes[..., :2], others[..., :2])
+    return (torch.maximum(boxes[..., 2:], others[..., 2:]) - top_left).clamp(min=0)
+
+
+def _center_distance(boxes: Tensor, others: Tensor, eps: float) -> Tensor:
+    """Squared distance of the centres over the squared diagonal of the enclosing box."""
+    diagonal = _enclosing(boxes, others).square().sum(dim=-1) + eps
+    offset = (boxes[..., :2] + boxes[..., 2:] - others[..., :2] - others[..., 2:]) / 2
+    return offset.square().sum(dim=-1) / diagonal
+
+
+def clip(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
+    """Boxes `[..., N, 4]` moved inside images of `sizes_hw` `[..., 2]` (height, width; the same leading shape)."""
+    limits = sizes_hw.to(boxes.dtype)[..., [1, 0, 1, 0]].unsqueeze(-2)  # [..., 1, 4] width, height, width, height
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def encode_distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """Distances from points `[..., 2]` to the sides of boxes `[..., 4]` (FCOS equation 1); negative outside."""
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
+def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
+    """The boxes `[..., 4]` whose sides lie at `distances` from `points`: the inverse of `encode_distances`."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+def grid_points(
+    height: int, width: int, stride: tuple[float, float], offset: tuple[float, float], *, like: Tensor
+) -> Tensor:
+    """The image point of each cell of a feature map, row by row: `[height * width, 2]` float32 `(x, y)` in pixels.
+
+    stride, offset: `(y, x)` in pixels; cell (row, column) stands for `(column * stride_x + offset_x, ...)`.
+    like: a tensor on the wanted device.
+    """
+    rows = torch.arange(height, device=like.device, dtype=torch.float32) * stride[0] + offset[0]
+    columns = torch.arange(width, device=like.device, dtype=torch.float32) * stride[1] + offset[1]
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2)  # [H*W, 2]
+
+
+def non_maximum_suppression(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    iou_threshold: float,
+    max_detections: int,
+    method: NMS = "class",
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep the best of each group of overlapping boxes: a fixed number of rows, whatever the data.
+
+    boxes `[N, 4]`, scores `[N]`, labels `[N]`; a row with score <= 0 is empty and never returned.
+    method: `"class"` compares boxes of one class only, `"agnostic"` all with all, `"none"` takes the best scores,
+    `"soft"` lowers the score of a same-class neighbour by `exp(-iou^2 / sigma)` (Bodla et al. 2017, equation 3)
+    and drops it below `min_score`.
+    Returns `(index [K], scores [K], count [])` with K = max_detections, best first: the first `count` entries
+    are detections, the rest is padding (index 0, score 0). No branch depends on the data, so the function can be
+    traced and exported.
+    """
+    if len(boxes) == 0:
+        zeros = scores.new_zeros(max_detections)
+        return zeros.long(), zeros, zeros.long().sum()
+    if method == "soft":
+        index, kept = _soft_nms(boxes, scores, labels, max_detections, sigma, min_score)
+    elif method == "none":
+        kept, index = _pad(scores, max_detections).topk(max_detections)
+        index = index.clamp(max=len(boxes) - 1)
+    else:
+        index = _hard_nms(boxes, scores, labels if method == "class" else torch.zeros_like(labels), iou_threshold)
+        kept = _pad(scores[index], max_detections)[:max_detections]
+        index = _pad(index, max_detections)[:max_detections]
+    kept = kept.clamp(min=0)
+    return index, kept, (kept > 0).sum()
+
+
+def _hard_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Indices kept within each group, best first, at most one empty row (score <= 0) at the end.
+
+    Every group gets its own region of the plane, so one call compares within groups only; in float64 the shift
+    costs no precision (in float32 it moves boxes by 0.01 px at 80 classes). All empty rows become the same box in
+    a region of their own, so that the first suppresses the others at once.
+    """
+    wide = torch.float32 if boxes.device.type == "mps" else torch.float64
+    valid = scores > 0
+    groups = torch.where(valid, groups, -1)
+    boxes = torch.where(valid[:, None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0])).to(wide)
+    extent = boxes.max() - boxes.min() + 1
+    shifted = boxes + (groups.to(wide) * extent)[:, None]
+    kept: Tensor = torchvision.ops.nms(shifted, scores.to(wide), iou_threshold)
+    return kept
+
+
+def _soft_nms(
+    boxes: Tensor, scores: Tensor, labels: Tensor, max_detections: int, sigma: float, min_score: float
+) -> tuple[Tensor, Tensor]:
+    """Take the best, lower its neighbours, `max_detections` times: `(index [K], scores [K])`."""
+    remaining = torch.where(scores >= min_score, scores, 0)
+    chosen: list[Tensor] = []
+    kept: list[Tensor] = []
+    for _ in range(max_detections):
+        best = remaining.argmax()
+        chosen.append(best)
+        kept.append(remaining[best])
+        overlap = aligned_iou(boxes[best].expand_as(boxes), boxes) * (labels == labels[best])
+        remaining = remaining * torch.exp(-overlap.square() / sigma)
+        remaining = torch.where(remaining >= min_score, remaining, 0).index_fill(0, best.reshape(1), 0)
+    return torch.stack(chosen), torch.stack(kept)
+
+
+def _pad(values: Tensor, count: int) -> Tensor:
+    """`[N]` -> `[N + count]`, filled with zeros."""
+    return torch.nn.functional.pad(values, (0, count))

@@ -1,0 +1,79 @@
+"""Losses: sigmoid focal loss, the IoU family for boxes, and the normaliser that all processes share.
+
+Every function returns values that are not reduced, except where it says `sum`; the model divides by its normaliser.
+"""
+
+from typing import Literal
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.nn import functional as F
+
+from aweigh.ops import boxes as box_ops
+
+BoxLoss = Literal["iou", "linear_iou", "giou", "diou", "ciou"]
+
+
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss of independent binary labels (Lin et al. 2017, equation 5), element by element.
+
+    logits, targets: any equal shape; targets in `[0, 1]`.
+    """
+    probability = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    agreement = probability * targets + (1 - probability) * (1 - targets)
+    balance = alpha * targets + (1 - alpha) * (1 - targets)
+    return balance * (1 - agreement) ** gamma * cross_entropy
+
+
+def sigmoid_focal_loss_sum(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """The sum of `sigmoid_focal_loss` over locations and classes, without building one-hot targets.
+
+    logits: `[A, C]`. labels: `[A]` int64; `0..C-1` for an object, -1 for background, -2 for "no loss here".
+    The background form is summed over everything, then exchanged at the (few) positive entries: half the memory
+    of the one-hot form.
+    """
+    background = _background_focal(logits, alpha, gamma).sum(dim=-1)  # [A]
+    total = torch.where(labels == -2, 0, background).sum()
+    rows = (labels >= 0).nonzero().squeeze(1)  # [P]
+    positive = logits[rows, labels[rows]]  # [P]
+    foreground = alpha * (-positive).sigmoid() ** gamma * F.softplus(-positive)
+    return total + (foreground - _background_focal(positive, alpha, gamma)).sum()
+
+
+def _background_focal(logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    return (1 - alpha) * logits.sigmoid() ** gamma * F.softplus(logits)
+
+
+def box_loss(boxes: Tensor, targets: Tensor, kind: BoxLoss, *, smoothing: float = 0.0) -> Tensor:
+    """Box regression loss, box by box: `[N, 4]`, `[N, 4]` -> `[N]`.
+
+    kind: `"iou"` is -log IoU (Yu et al. 2016, UnitBox), `"linear_iou"` 1 - IoU, the others 1 - GIoU, DIoU, CIoU.
+    smoothing: square pixels added to intersection and union (for `"iou"` and `"linear_iou"`), so that a box without
+    overlap has a finite loss and a gradient; the authors of FCOS use 1. A tiny floor is kept in any case.
+    """
+    if kind == "giou":
+        return 1 - box_ops.aligned_giou(boxes, targets)
+    if kind == "diou":
+        return 1 - box_ops.aligned_diou(boxes, targets)
+    if kind == "ciou":
+        return 1 - box_ops.aligned_ciou(boxes, targets)
+    top_left = torch.maximum(boxes[:, :2], targets[:, :2])
+    intersection = (torch.minimum(boxes[:, 2:], targets[:, 2:]) - top_left).clamp(min=0).prod(dim=-1)
+    union = box_ops.areas(boxes) + box_ops.areas(targets) - intersection
+    iou = (intersection + smoothing) / (union + smoothing).clamp(min=1e-7)
+    return -iou.clamp(min=1e-7).log() if kind == "iou" else 1 - iou
+
+
+def world_mean(value: Tensor) -> Tensor:
+    """The mean of a scalar over all training processes; the value itself when there is one process.
+
+    Dividing each process's loss by the mean number of positives makes the averaged gradient equal to that of one
+    process with the whole batch.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    value = value.detach().clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()

@@ -1,0 +1,267 @@
+"""What crosses a model's border: `Images` and `Targets` go in, `Detections` come out; `Classes` names the labels.
+
+Geometry, everywhere: `boxes` are `[N, 4]` float32 `(x0, y0, x1, y1)` in absolute pixels, continuous coordinates,
+right and bottom exclusive. `labels` are int64 in `0..C-1`; background is never a class. Empty (N = 0) is normal.
+
+Everything is validated when it is created; the error says what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from aweigh.errors import DataError, UsageError, did_you_mean
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The class names in label order, and the category id each had in its data set (restored in every output)."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.ids):
+            raise DataError(f"Classes: {len(self.names)} names but {len(self.ids)} ids; there must be one id per name.")
+        for what, values in (("name", self.names), ("id", self.ids)):
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                raise DataError(f"Classes: the {what} {twice[0]!r} stands for more than one class; make them distinct.")
+
+    @classmethod
+    def from_names(cls, names: Sequence[str]) -> Classes:
+        """Classes with ids `0..C-1`."""
+        return cls(tuple(names), tuple(range(len(names))))
+
+    @classmethod
+    def numbered(cls, count: int) -> Classes:
+        """`count` classes named `"0"`, `"1"`, ... for models built without data."""
+        return cls.from_names([str(label) for label in range(count)])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def label(self, name: str) -> int:
+        """The label of a class name; `UsageError` with the nearest name when there is no such class."""
+        if name not in self.names:
+            raise UsageError(
+                f"There is no class {name!r} among {', '.join(self.names)}.{did_you_mean(name, self.names)}"
+            )
+        return self.names.index(name)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A batch of images of different sizes, each in the top left corner of one padded tensor.
+
+    pixels: `[B, 3, H, W]` float, RGB in `[0, 1]`; H and W are multiples of the model's `stride_divisor`.
+    sizes_hw: height and width of each image inside the padding.
+    """
+
+    pixels: Tensor
+    sizes_hw: list[tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or not self.pixels.is_floating_point():
+            raise UsageError(
+                f"Images.pixels must be a float tensor [B, 3, H, W], got {self.pixels.dtype} "
+                f"{tuple(self.pixels.shape)}."
+            )
+        if len(self.sizes_hw) != len(self.pixels):
+            raise UsageError(f"Images: {len(self.pixels)} images but {len(self.sizes_hw)} sizes.")
+        limit = tuple(self.pixels.shape[-2:])
+        for index, (height, width) in enumerate(self.sizes_hw):
+            if not (0 < height <= limit[0] and 0 < width <= limit[1]):
+                raise UsageError(f"Images: size {(height, width)} of image {index} does not fit the batch of {limit}.")
+
+    @classmethod
+    def stack(cls, images: Sequence[Tensor], *, divisor: int = 32, fill: Sequence[float] = IMAGENET_MEAN) -> Images:
+        """Pad images `[3, h, w]` at the right and bottom to a common size, a multiple of `divisor`.
+
+        fill: the colour of the padding, `[0, 1]` RGB. With the model's own mean it is zero after normalisation.
+        """
+        if not images:
+            raise UsageError("Images.stack needs at least one image.")
+        for index, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != len(fill):
+                raise UsageError(f"Images.stack: image {index} must be [{len(fill)}, h, w], got {tuple(image.shape)}.")
+        sizes_hw = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        height, width = (math.ceil(max(sizes) / divisor) * divisor for sizes in zip(*sizes_hw))
+        pixels = images[0].new_tensor(fill).reshape(1, -1, 1, 1).repeat(len(images), 1, height, width)
+        for slot, image in zip(pixels, images):
+            slot[:, : image.shape[1], : image.shape[2]] = image
+        return cls(pixels, sizes_hw)
+
+    def __len__(self) -> int:
+        return len(self.sizes_hw)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Images:
+        return Images(self.pixels.to(device, **kwargs), self.sizes_hw)
+
+
+_PER_INSTANCE = {"per_instance": True}  # marks the fields that have one entry per object
+_DERIVED = cast(Tensor, None)  # filled in on creation when it is not given
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The annotated objects of one image, in the pixels of the image the model sees.
+
+    boxes: `[N, 4]` float32 xyxy with positive width and height. labels: `[N]` int64, `0..C-1`.
+    ignore: `[N]` bool; a region (COCO crowd, VOC difficult) inside which nothing is a mistake: it gives no loss.
+    area: `[N]` float32, the object's area in pixels (of its mask where there is one). ids: `[N]` int64, the
+    annotation ids. masks: `[N, H, W]` bool. keypoints: `[N, K, 3]` float32 `(x, y, visibility 0 | 1 | 2)`.
+    Indexing with a slice, a mask or an index tensor carries all of them together.
+    """
+
+    boxes: Tensor = field(metadata=_PER_INSTANCE)
+    labels: Tensor = field(metadata=_PER_INSTANCE)
+    ignore: Tensor = field(default=_DERIVED, metadata=_PER_INSTANCE)
+    area: Tensor = field(default=_DERIVED, metadata=_PER_INSTANCE)
+    ids: Tensor = field(default=_DERIVED, metadata=_PER_INSTANCE)
+    masks: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
+    keypoints: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
+
+    def __post_init__(self) -> None:
+        _check_boxes_and_labels(self, "Targets")
+        width, height = (self.boxes[:, 2:] - self.boxes[:, :2]).unbind(1)
+        flat = ~((width > 0) & (height > 0))
+        if flat.any():
+            index = int(flat.nonzero()[0, 0])
+            which = f" (annotation {int(self.ids[index])})" if self.ids is not None else ""
+            raise DataError(
+                f"Targets: box {index}{which} is {self.boxes[index].tolist()}; a box needs x1 > x0 and y1 > y0. "
+                "Remove or mend it; the data reader does so and lists it."
+            )
+        count = len(self.boxes)
+        defaults = {
+            "ignore": lambda: self.boxes.new_zeros(count, dtype=torch.bool),
+            "area": lambda: width * height,
+            "ids": lambda: torch.arange(count, device=self.boxes.device),
+        }
+        for name, make in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, make())
+        _check_instance_counts(self, "Targets")
+
+    @classmethod
+    def empty(cls, device: torch.device | str = "cpu") -> Targets:
+        return cls(torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: slice | Tensor) -> Targets:
+        return _select(self, index)
+
+    def to(self, device: torch.device | str) -> Targets:
+        return _move(self, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The objects found in one image, best first.
+
+    boxes: `[N, 4]` float32 xyxy in the pixels of the image described by `size_hw` (for a prediction: the original
+    image after EXIF rotation). scores: `[N]` float32 in `[0, 1]`. labels: `[N]` int64. masks: `[N, H, W]` bool.
+    keypoints: `[N, K, 3]` float32 `(x, y, score)`. path: the file, when there is one. error: why the image could
+    not be read; then N = 0.
+    """
+
+    boxes: Tensor = field(metadata=_PER_INSTANCE)
+    scores: Tensor = field(metadata=_PER_INSTANCE)
+    labels: Tensor = field(metadata=_PER_INSTANCE)
+    classes: Classes = Classes((), ())
+    size_hw: tuple[int, int] = (0, 0)
+    masks: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
+    keypoints: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
+    path: str | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_boxes_and_labels(self, "Detections")
+        _check_instance_counts(self, "Detections")
+
+    @classmethod
+    def empty(cls, classes: Classes, size_hw: tuple[int, int] = (0, 0), **rest: Any) -> Detections:
+        return cls(
+            torch.zeros(0, 4),
+            torch.zeros(0),
+            torch.zeros(0, dtype=torch.int64),
+            classes=classes,
+            size_hw=size_hw,
+            **rest,
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: slice | Tensor) -> Detections:
+        return _select(self, index)
+
+    def to(self, device: torch.device | str) -> Detections:
+        return _move(self, device)
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each detection."""
+        return [self.classes.names[label] for label in self.labels.tolist()]
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """COCO results entries: original category id, box as xywh in pixels."""
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self.classes.ids[label],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "score": score,
+            }
+            for (x0, y0, x1, y1), score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
+        ]
+
+
+_Instances = TypeVar("_Instances", Targets, Detections)
+
+
+def _instance_fields(instances: Targets | Detections) -> dict[str, Tensor]:
+    names = [entry.name for entry in fields(instances) if entry.metadata.get("per_instance")]
+    return {name: getattr(instances, name) for name in names if getattr(instances, name) is not None}
+
+
+def _select(instances: _Instances, index: slice | Tensor) -> _Instances:
+    changed: dict[str, Any] = {name: value[index] for name, value in _instance_fields(instances).items()}
+    return replace(instances, **changed)
+
+
+def _move(instances: _Instances, device: torch.device | str) -> _Instances:
+    changed: dict[str, Any] = {name: value.to(device) for name, value in _instance_fields(instances).items()}
+    return replace(instances, **changed)
+
+
+def _check_boxes_and_labels(instances: Targets | Detections, kind: str) -> None:
+    boxes, labels = instances.boxes, instances.labels
+    if not isinstance(boxes, Tensor) or boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != torch.float32:
+        got = f"{boxes.dtype} {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else type(boxes).__name__
+        raise DataError(f"{kind}.boxes must be a float32 tensor [N, 4] of (x0, y0, x1, y1), got {got}.")
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
+        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise DataError(f"{kind}.labels must be an int64 tensor [N], got {got}.")
+    wrong = ~boxes.isfinite().all(dim=1)
+    if wrong.any():
+        index = int(wrong.nonzero()[0, 0])
+        raise DataError(f"{kind}: box {index} is {boxes[index].tolist()}; every coordinate must be finite.")
+
+
+def _check_instance_counts(instances: Targets | Detections, kind: str) -> None:
+    for name, value in _instance_fields(instances).items():
+        if len(value) != len(instances.boxes):
+            raise DataError(f"{kind}.{name} has {len(value)} entries, but there are {len(instances.boxes)} boxes.")

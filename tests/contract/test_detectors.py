@@ -1,0 +1,167 @@
+"""What every entry of DETECTORS must do, on tiny inputs. A new detector is tested here without a line of its own."""
+
+import copy
+import json
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import nn
+
+from aweigh.errors import UsageError
+from aweigh.models import DETECTORS, create
+from aweigh.structures import Classes, Detections, Images, Targets
+
+CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
+SIZES = [(64, 96), (90, 40)]
+
+
+@lru_cache(maxsize=1)
+def _built(name: str) -> nn.Module:
+    """One model at a time stays in memory."""
+    torch.manual_seed(0)
+    model = create(name, classes=CLASSES)
+    # A prior of 0.01 finds nothing; raise it so that there are detections to look at.
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.out_channels == len(CLASSES):
+            nn.init.constant_(module.bias, 0.0)
+    return model.eval()
+
+
+@pytest.fixture(params=list(DETECTORS))
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    """In evaluation mode, shared: tests that train it or change its weights take a copy."""
+    return _built(request.param)
+
+
+def images(sizes: list[tuple[int, int]] = SIZES) -> Images:
+    generator = torch.Generator().manual_seed(0)
+    return Images.stack([torch.rand(3, *size, generator=generator) for size in sizes])
+
+
+def targets() -> list[Targets]:
+    boxes = torch.tensor([[8.0, 10.0, 40.0, 60.0], [50.0, 20.0, 90.0, 60.0]])
+    return [Targets(boxes, torch.tensor([0, 2])), Targets(torch.tensor([[5.0, 5, 35, 80]]), torch.tensor([1]))]
+
+
+def test_detections_lie_inside_each_image(model: nn.Module) -> None:
+    detections = model(images())
+    assert [type(found) for found in detections] == [Detections, Detections]
+    assert sum(map(len, detections)) > 0
+    for found, (height, width) in zip(detections, SIZES, strict=True):
+        assert found.size_hw == (height, width) and found.classes == CLASSES
+        assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([width, height] * 2)).all()
+        assert (found.boxes[:, 2:] >= found.boxes[:, :2]).all()
+        assert (found.labels >= 0).all() and (found.labels < len(CLASSES)).all()
+        assert ((found.scores > 0) & (found.scores <= 1)).all() and (found.scores.diff() <= 0).all()
+        assert len(found) <= model.max_detections
+
+
+def test_losses_do_not_depend_on_the_mode_and_are_finite(model: nn.Module) -> None:
+    model = copy.deepcopy(model)
+    losses = model(images(), targets())
+    assert losses and all(value.ndim == 0 and value.isfinite() and value > 0 for value in losses.values())
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    for name, value in model(images(), targets()).items():
+        torch.testing.assert_close(value, losses[name])
+
+
+def test_every_trainable_parameter_has_a_gradient(model: nn.Module) -> None:
+    model = copy.deepcopy(model).train()
+    # Objects of several sizes, so that every feature level has something to learn.
+    sizes = [(192, 192), (192, 192)]
+    boxes = torch.tensor([[10.0, 10, 40, 40], [40, 40, 140, 120], [10, 10, 190, 190]])
+    sum(model(images(sizes), [Targets(boxes, torch.tensor([0, 1, 2]))] * 2).values()).backward()
+    without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+    assert not without
+    assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
+
+
+@pytest.mark.parametrize("kind", ["no objects", "ignored only"])
+def test_batches_without_objects(model: nn.Module, kind: str) -> None:
+    model = copy.deepcopy(model).train()
+    empty = Targets.empty()
+    if kind == "ignored only":
+        empty = Targets(torch.tensor([[0.0, 0, 40, 40]]), torch.tensor([0]), ignore=torch.tensor([True]))
+    losses = model(images(), [empty, empty])
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
+
+
+def test_twenty_steps_on_nothing_but_empty_images(model: nn.Module) -> None:
+    if "101" in model.builder:
+        pytest.skip("the same head on a larger backbone; the smaller ones cover it")
+    model = copy.deepcopy(model).train()
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = sum(model(images([(64, 64)]), [Targets.empty()]).values())
+        loss.backward()
+        optimizer.step()
+    assert torch.isfinite(loss)
+
+
+def test_a_batch_equals_its_images_one_by_one(model: nn.Module) -> None:
+    same_size = [(64, 96), (64, 96)]
+    batch = images(same_size)
+    together = model(batch)
+    for index, found in enumerate(together):
+        (alone,) = model(Images(batch.pixels[index : index + 1], same_size[:1]))
+        assert len(alone) == len(found)
+        torch.testing.assert_close(alone.boxes, found.boxes, atol=0.01, rtol=0)
+        torch.testing.assert_close(alone.scores, found.scores, atol=1e-5, rtol=0)
+
+
+def test_what_lies_in_the_padding_gives_no_detection_and_no_target(model: nn.Module) -> None:
+    padded = Images(images([(96, 128)]).pixels, [(60, 70)])
+    (found,) = model(padded)
+    assert (found.boxes <= torch.tensor([70.0, 60, 70, 60])).all()
+
+
+def test_select_is_decode_with_padding(model: nn.Module) -> None:
+    raw = model.network(images().pixels)
+    boxes, scores, labels, count = model.select(raw, torch.tensor(SIZES))
+    limit = model.max_detections
+    assert boxes.shape == (2, limit, 4) and scores.shape == labels.shape == (2, limit) and count.shape == (2,)
+    for index, found in enumerate(model.decode(raw, SIZES)):
+        assert int(count[index]) == len(found)
+        assert torch.equal(boxes[index, : len(found)], found.boxes)
+        assert scores[index, len(found) :].eq(0).all()
+
+
+def test_the_state_survives_a_round_trip(model: nn.Module) -> None:
+    rebuilt = create(model.builder, classes=model.classes, **json.loads(json.dumps(model.arguments)))
+    rebuilt.load_state_dict(model.state_dict())
+    for expected, got in zip(model(images()), rebuilt.eval()(images()), strict=True):
+        assert torch.equal(expected.boxes, got.boxes) and torch.equal(expected.scores, got.scores)
+
+
+def test_forward_changes_nothing(model: nn.Module) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    attributes = set(vars(model))
+    first = model(images(), targets())
+    second = model(images(), targets())
+    assert set(vars(model)) == attributes
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_label_out_of_range_is_named(model: nn.Module) -> None:
+    wrong = Targets(torch.tensor([[5.0, 5, 50, 50]]), torch.tensor([3]))
+    with pytest.raises(UsageError, match=r"image 1 has label 3.*labels 0 to 2"):
+        model(images(), [Targets.empty(), wrong])
+
+
+def test_an_ignored_region_gives_no_classification_gradient_inside(model: nn.Module) -> None:
+    size = [(128, 128)]  # the region covers all of it, so there is nothing to learn
+    region = Targets(torch.tensor([[-8.0, -8, 200, 200]]), torch.tensor([0]), ignore=torch.tensor([True]))
+    model = copy.deepcopy(model).train()
+    losses = model(images(size), [region])
+    sum(losses.values()).backward()
+    for name, value in model.named_parameters():
+        if value.grad is not None:
+            assert value.grad.abs().max() == 0, name

@@ -1,0 +1,187 @@
+"""FCOS's own rules: which point learns which box, checked against a slow implementation written out from the paper."""
+
+import math
+
+import pytest
+import torch
+
+from aweigh.errors import UsageError
+from aweigh.models import create, fcos
+from aweigh.ops import boxes as box_ops
+from aweigh.structures import Classes, Images, Targets
+
+STRIDES = (8, 16, 32, 64, 128)
+
+
+def pyramid_points(height: int = 128, width: int = 192) -> list[torch.Tensor]:
+    return [
+        box_ops.grid_points(math.ceil(height / s), math.ceil(width / s), (s, s), (s // 2, s // 2), like=torch.zeros(1))
+        for s in STRIDES
+    ]
+
+
+def random_targets(count: int, seed: int, height: int = 128, width: int = 192) -> Targets:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.8
+    size = 2 + torch.rand(count, 2, generator=generator) ** 2 * torch.tensor([width, height])
+    labels = torch.randint(0, 5, (count,), generator=generator)
+    ignore = torch.rand(count, generator=generator) < 0.15
+    return Targets(torch.cat([corner, corner + size], dim=1), labels, ignore=ignore)
+
+
+def slow_assign(points, targets, center_radius, inclusive) -> list[int]:
+    result = []
+    for level, (low, high) in enumerate(fcos.LEVEL_RANGES):
+        for x, y in points[level].tolist():
+            best, best_area, covered = -1, math.inf, False
+            for index, (x0, y0, x1, y1) in enumerate(targets.boxes.tolist()):
+                distances = (x - x0, y - y0, x1 - x, y1 - y)
+                inside = min(distances) > 0
+                if targets.ignore[index]:
+                    covered |= inside
+                    continue
+                if center_radius is not None:
+                    radius, cx, cy = center_radius * STRIDES[level], (x0 + x1) / 2, (y0 + y1) / 2
+                    sub = (max(x0, cx - radius), max(y0, cy - radius), min(x1, cx + radius), min(y1, cy + radius))
+                    inside &= min(x - sub[0], y - sub[1], sub[2] - x, sub[3] - y) > 0
+                reach = max(distances)
+                inside &= low <= reach <= high if inclusive else low < reach < high
+                area = (x1 - x0) * (y1 - y0)
+                if inside and area < best_area:
+                    best, best_area = index, area
+            result.append(-2 if best == -1 and covered else best)
+    return result
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("radius", "inclusive"), [(1.5, True), (None, True), (1.5, False)])
+def test_assignment_equals_the_written_out_rule(seed: int, radius: float | None, inclusive: bool) -> None:
+    points, targets = pyramid_points(), random_targets(12, seed)
+    options = {"strides": STRIDES, "level_ranges": fcos.LEVEL_RANGES, "center_radius": radius}
+    matched = fcos.assign(points, targets, inclusive_ranges=inclusive, **options)
+    assert matched.tolist() == slow_assign(points, targets, radius, inclusive)
+    portions = fcos.assign(points, targets, inclusive_ranges=inclusive, byte_budget=5000, **options)
+    assert torch.equal(matched, portions)
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+def test_a_distance_of_exactly_64_belongs_to_both_levels_or_to_none(inclusive: bool) -> None:
+    points = pyramid_points()[0]
+    x, y = points[30].tolist()
+    box = torch.tensor([[x - 4, y - 4, x + 64, y + 4]])
+    for level_range in fcos.LEVEL_RANGES[:2]:
+        portions = fcos.candidates(
+            [points], box, strides=[8], level_ranges=[level_range], inclusive_ranges=inclusive, center_radius=None
+        )
+        assert bool(torch.cat([mask for _, mask in portions])[30, 0]) is inclusive
+
+
+def test_five_thousand_boxes_are_assigned_within_bounded_memory() -> None:
+    points, targets = pyramid_points(800, 1344), random_targets(5000, 0, 800, 1344)
+    options = {"strides": STRIDES, "level_ranges": fcos.LEVEL_RANGES}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        matched = fcos.assign(points, targets, **options)
+    live = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    assert 2**20 < peak < 512 * 2**20
+    assert (matched >= 0).sum() > 1000
+
+
+def test_centerness_is_one_in_the_middle_and_the_formula_elsewhere() -> None:
+    distances = torch.tensor([[5.0, 5, 5, 5], [1, 2, 4, 8], [0, 3, 3, 3]])
+    expected = [1.0, math.sqrt((1 / 4) * (2 / 8)), 0.0]
+    assert fcos.centerness_targets(distances).tolist() == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def small() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create("fcos_resnet18_fpn", num_classes=5, channels=32, head_convs=1).eval()
+
+
+def test_perfect_outputs_decode_to_the_targets_and_cost_nothing(small) -> None:
+    """Outputs made from the targets themselves must give them back: targets, loss and decoding agree."""
+    targets = random_targets(6, 3)
+    targets = targets[~targets.ignore]
+    raw = small.network(torch.zeros(1, 3, 128, 192))
+    matched = small.assign(raw.points, targets)
+    logits, distances, quality, start = [], [], [], 0
+    for level, points in enumerate(raw.points):
+        own = matched[start : start + len(points)]
+        start += len(points)
+        shape = raw.logits[level].shape[-2:]
+        score = torch.full((len(points), 5), -20.0)
+        score[own >= 0, targets.labels[own[own >= 0]]] = 20.0
+        sides = box_ops.encode_distances(points, targets.boxes[own.clamp(min=0)])
+        central = fcos.centerness_targets(sides).nan_to_num().clamp(1e-4, 1 - 1e-4)
+        logits.append(score.T.reshape(1, 5, *shape))
+        distances.append((sides / STRIDES[level]).clamp(min=0).T.reshape(1, 4, *shape))
+        quality.append(central.logit().reshape(1, 1, *shape))
+    perfect = fcos.FCOSOutput(logits, distances, quality, raw.points)
+    losses = small.loss(perfect, [targets])
+    assert losses["classification"] < 1e-6 and losses["box"] < 1e-5
+    (found,) = small.decode(perfect, [(400, 400)])
+    learned = matched[matched >= 0].unique()
+    overlaps = box_ops.pairwise_iou(targets.boxes[learned], found.boxes)
+    same_class = targets.labels[learned][:, None] == found.labels[None]
+    assert (overlaps * same_class).amax(dim=1).min() > 0.999
+    assert len(found) == len(learned)
+
+
+def test_candidates_are_the_best_pairs_over_all_points_and_classes(small) -> None:
+    torch.manual_seed(1)
+    raw = small.network(torch.rand(1, 3, 128, 192))
+    raw = raw._replace(logits=[torch.randn_like(level) * 2 for level in raw.logits])
+    small.candidates_per_level = 40
+    try:
+        for level in range(5):
+            _, scores, labels = small._candidates(raw, level)
+            probability = raw.logits[level][0].flatten(1).T.sigmoid()  # [H*W, C]
+            product = (probability * raw.quality[level][0].flatten(1).T.sigmoid()).sqrt()
+            expected = torch.where(probability > 0.05, product, 0).flatten()
+            k = min(40, len(expected))
+            torch.testing.assert_close(scores[0], expected.topk(k).values[: scores.shape[1]])
+            assert torch.equal(labels[0], expected.topk(k).indices % 5)
+    finally:
+        small.candidates_per_level = 1000
+
+
+def test_every_option_builds_and_trains() -> None:
+    images = Images.stack([torch.rand(3, 160, 160)] * 2)
+    target = Targets(torch.tensor([[10.0, 10, 80, 80]]), torch.tensor([1]))
+    for options in (
+        {"deformable": True},
+        {"quality": "iou"},
+        {"top": "c5"},
+        {"head_norm": None},
+        {"head_norm": "bn"},
+        {"backbone_norm": "frozen_bn", "frozen_stages": 2},
+        {"backbone_norm": "gn"},
+        *({"box_loss": kind} for kind in ("iou", "linear_iou", "diou", "ciou")),
+    ):
+        model = create("fcos_resnet18_fpn", num_classes=2, channels=32, head_convs=2, **options).train()
+        losses = model(images, [target] * 2)
+        sum(losses.values()).backward()
+        assert set(losses) == {"classification", "box", options.get("quality", "centerness")}
+        assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None), options
+
+
+def test_parameter_counts_are_the_published_ones() -> None:
+    classes = Classes.numbered(91)
+    model = create("fcos_resnet50_fpn_torchvision", classes=classes)
+    assert sum(value.numel() for value in model.parameters()) == 32_322_720
+    assert sum(value.numel() for value in model.head.parameters()) == 4_946_016
+    model = create("fcos_resnet50_fpn_torchvision", classes=Classes.numbered(80))
+    assert sum(value.numel() for value in model.head.parameters()) == 4_920_661
+
+
+def test_names_and_arguments_are_checked() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'fcos_resnet50_fpn'"):
+        create("fcos_resnet50")
+    with pytest.raises(UsageError, match="chanels"):
+        create("fcos_resnet18_fpn", chanels=3)
+    with pytest.raises(UsageError, match="bring their own classes"):
+        create("fcos_resnet50_fpn", weights="torchvision", num_classes=3)

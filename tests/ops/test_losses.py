@@ -1,0 +1,77 @@
+"""Losses against torchvision, against written-out formulas, and in the corners where others give NaN."""
+
+import pytest
+import torch
+import torchvision
+from tests.ops.test_boxes import random_boxes
+
+from aweigh.ops import losses
+
+
+def test_focal_loss_equals_torchvision() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(50, 7) * 4, torch.randint(0, 2, (50, 7)).float()
+    for alpha, gamma in ((0.25, 2.0), (0.5, 1.5)):
+        expected = torchvision.ops.sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma)
+        torch.testing.assert_close(losses.sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma), expected)
+
+
+def test_focal_sum_equals_the_one_hot_form_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(-2, 7, (200,))
+    one_hot = torch.nn.functional.one_hot(labels.clamp(min=0), 7).float() * (labels >= 0)[:, None]
+    first = (torch.randn(200, 7) * 3).requires_grad_()
+    second = first.detach().clone().requires_grad_()
+    ours = losses.sigmoid_focal_loss_sum(first, labels)
+    reference = torchvision.ops.sigmoid_focal_loss(second[labels != -2], one_hot[labels != -2], reduction="sum")
+    torch.testing.assert_close(ours, reference)
+    ours.backward()
+    reference.backward()
+    torch.testing.assert_close(first.grad, second.grad, atol=1e-6, rtol=1e-4)
+    assert first.grad[labels == -2].eq(0).all()
+
+
+def test_focal_loss_is_finite_for_extreme_logits() -> None:
+    logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
+    total = losses.sigmoid_focal_loss_sum(logits, torch.tensor([0, -1]))
+    total.backward()
+    assert total.isfinite() and logits.grad.isfinite().all()
+
+
+def test_box_losses_equal_torchvision() -> None:
+    boxes, targets = random_boxes(60), random_boxes(60, seed=1)
+    pairs = {
+        "giou": torchvision.ops.generalized_box_iou_loss,
+        "diou": torchvision.ops.distance_box_iou_loss,
+        "ciou": torchvision.ops.complete_box_iou_loss,
+    }
+    for kind, reference in pairs.items():
+        torch.testing.assert_close(losses.box_loss(boxes, targets, kind), reference(boxes, targets), msg=kind)
+
+
+def test_iou_losses_follow_their_formulas() -> None:
+    boxes, targets = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[2.0, 0.0, 6.0, 4.0]])  # 8 of 24 overlap
+    assert losses.box_loss(boxes, targets, "linear_iou").item() == pytest.approx(1 - 8 / 24)
+    assert losses.box_loss(boxes, targets, "iou").item() == pytest.approx(-torch.tensor(8 / 24).log().item())
+    assert losses.box_loss(boxes, targets, "iou", smoothing=1).item() == pytest.approx(
+        -torch.tensor(9 / 25).log().item()
+    )
+
+
+@pytest.mark.parametrize("kind", ["iou", "linear_iou", "giou", "diou", "ciou"])
+def test_box_losses_are_finite_where_boxes_do_not_meet(kind: losses.BoxLoss) -> None:
+    boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 5, 5], [0, 0, 1e5, 1e5]], requires_grad=True)
+    targets = torch.tensor([[10.0, 10, 12, 12], [4, 4, 6, 6], [1, 1, 2, 2]])
+    if kind == "ciou":  # its aspect ratio is not defined for an empty box
+        boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 5.01, 5.01], [0, 0, 1e5, 1e5]], requires_grad=True)
+    loss = losses.box_loss(boxes, targets, kind, smoothing=1)
+    loss.sum().backward()
+    assert loss.isfinite().all() and boxes.grad.isfinite().all()
+
+
+def test_no_boxes_no_loss() -> None:
+    assert losses.box_loss(torch.zeros(0, 4), torch.zeros(0, 4), "giou").shape == (0,)
+
+
+def test_world_mean_of_one_process_is_the_value() -> None:
+    assert losses.world_mean(torch.tensor(3.0)) == 3
