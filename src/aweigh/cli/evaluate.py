@@ -1,0 +1,113 @@
+"""`aweigh eval`: COCO's or VOC's numbers of a detector on one split of a data set."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from aweigh.cli.common import bar, find_detector, log
+
+
+def command(
+    detector: str,
+    data: str,
+    /,
+    *,
+    split: str = "val",
+    protocol: Literal["coco", "voc07", "voc12"] = "coco",
+    weights: Annotated[str, Parameter(show_default=False)] = "",
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    annotations: Path | None = None,
+    images: Path | None = None,
+    batch: Annotated[int, Parameter(show_default=False)] = 0,
+    workers: int = 0,
+    device: str = "auto",
+) -> None:
+    """Measure a trained detector on a labelled split.
+
+    Prints the numbers and, beside them, what they depend on: the size pictures are brought to and the thresholds of
+    detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its pictures.
+
+    Parameters
+    ----------
+    detector
+        A checkpoint, or the name of a detector with --weights.
+    data
+        Folder of the data set: COCO, VOC or YOLO layout.
+    split
+        Which part of the data: train, val, test, or as it is called there.
+    protocol
+        coco: twelve numbers over ten overlaps. voc07: AP50 at eleven recalls. voc12: AP50 as an area.
+    weights
+        Published weights by name (torchvision), or a file of them.
+    json_file
+        Write the numbers, with all they depend on, to this file.
+    annotations
+        COCO file, when the folder is no known layout.
+    images
+        Image folder that goes with --annotations.
+    batch
+        Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.
+    workers
+        Processes that read pictures; 0 reads in this one.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    """
+    import json
+
+    from aweigh.data.check import problem_report
+    from aweigh.data.formats import load_split
+    from aweigh.engine.checkpoint import write_atomically
+    from aweigh.engine.evaluate import evaluate
+    from aweigh.evaluation.voc import evaluate_voc
+
+    screen = log()
+    part = load_split(data, split, annotations=annotations, images=images)
+    screen.print(part.summary(), markup=False)
+    if part.problems:
+        screen.print(problem_report(part), markup=False)
+    predictor = find_detector(detector, weights, device)
+    model, chosen_batch = predictor.model, batch or predictor.usual_batch
+    with bar("measuring", len(part)) as show:
+        metrics, results, speed = evaluate(
+            model,
+            predictor.resize,
+            part,
+            batch=chosen_batch,
+            device=predictor.device,
+            workers=workers,
+            progress=lambda done, total: show(done),
+        )
+    if protocol != "coco":
+        points: Literal["11", "all"] = "11" if protocol == "voc07" else "all"
+        measured = evaluate_voc(part.to_coco(), results, points=points)
+    else:
+        measured = metrics
+    settings = {
+        "detector": detector,
+        "builder": model.builder,
+        "data": data,
+        "split": part.name,
+        "data_hash": part.content_hash,
+        "resize": predictor.resize.to_dict(),
+        "score_threshold": model.score_threshold,
+        "nms_threshold": model.nms_threshold,
+        "max_detections": model.max_detections,
+        "batch": chosen_batch,
+        "device": str(predictor.device),
+    }
+    print(measured.table())
+    print()
+    resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
+    print(
+        f"score above {model.score_threshold:g}, NMS at IoU {model.nms_threshold:g}, at most {model.max_detections} "
+        f"detections per image; resize: {resize}; batch {chosen_batch}"
+    )
+    print(
+        "ms per image: " + ", ".join(f"{name} {value:.1f}" for name, value in speed.items()) + f" ({predictor.device})"
+    )
+    if json_file is not None:
+        text = json.dumps({**measured.to_dict(), "settings": settings, "ms_per_image": speed}, indent=2)
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(json_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        screen.print(f"Numbers: {json_file}", markup=False)
