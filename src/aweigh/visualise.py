@@ -33,7 +33,7 @@ PALETTE: tuple[Colour, ...] = tuple(
     )
 )  # fmt: skip
 IGNORED: Colour = (200, 200, 205)
-INK: Colour = (16, 18, 22)  # outlines and dark letters
+INK: Colour = (10, 11, 14)  # outlines and dark letters
 PAPER: Colour = (255, 255, 255)
 
 # The 17 keypoints of COCO's persons (nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles), joined.
@@ -155,11 +155,11 @@ def _fitted(picture: Image.Image, cell_wh: tuple[int, int]) -> Image.Image:
 
 
 def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
-    """Write a picture of a training log: the losses on the left, validation AP (and AR) on the right, per epoch.
+    """Write a picture of a training log: the losses on the left, validation AP on the right, per epoch.
 
     rows: one mapping per line of the log, with `epoch` (or `step`) and numbers. Nested mappings are read as
-    `outer/inner`. A number whose name holds `loss` is a loss; one whose last part starts with AP, AR or mAP is a
-    metric; the rest is left out. Several rows of the same epoch are averaged.
+    `outer/inner`. A number whose name holds `loss` is a loss, dashed if the name begins with `val`; one whose last
+    part begins with AP or mAP is a metric; the rest is left out. Several rows of the same epoch are averaged.
     path: where to write; the ending says the format (.png, .pdf, .svg).
     """
     series = _series(rows)
@@ -167,7 +167,7 @@ def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
     metrics = {
         name: values
         for name, values in series.items()
-        if name not in losses and name.rsplit("/", 1)[-1].startswith(("AP", "AR", "mAP"))
+        if name not in losses and name.rsplit("/", 1)[-1].startswith(("AP", "mAP"))
     }
     panels = [(title, group) for title, group in (("Loss", losses), ("Validation", metrics)) if group]
     if not panels:
@@ -436,10 +436,21 @@ def _plot(panels: Sequence[tuple[str, Mapping[str, Mapping[float, float]]]], pat
     figure = Figure(figsize=(6.4 * len(panels), 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, group) in zip(np.ravel(figure.subplots(1, len(panels), squeeze=False)), panels):
-        for index, (name, points) in enumerate(group.items()):
-            x, y = list(points), list(points.values())
-            colour = tuple(channel / 255 * 0.9 for channel in PALETTE[_CURVE_COLOURS[index % len(_CURVE_COLOURS)]])
-            axes.plot(x, y, label=name, color=colour, linewidth=1.8, marker="o", markersize=3 if len(x) <= 40 else 0)
+        colours: dict[str, Any] = {}  # a loss has the same colour in training and in validation
+        for name, points in group.items():
+            own, dashed = name.removeprefix("val").lstrip("_/"), title == "Loss" and name.startswith("val")
+            place = _CURVE_COLOURS[len(colours) % len(_CURVE_COLOURS)]
+            colour = colours.setdefault(own, tuple(0.9 * channel / 255 for channel in PALETTE[place]))
+            axes.plot(
+                list(points),
+                list(points.values()),
+                label=name,
+                color=colour,
+                linewidth=2.4 if own in ("loss", "AP", "mAP") else 1.5,
+                linestyle="--" if dashed else "-",
+                marker="o" if len(points) <= 40 and not dashed else "",
+                markersize=3,
+            )
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         axes.set_xlabel("epoch", fontsize=9)
         axes.set_ylim(bottom=0)

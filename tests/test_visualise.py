@@ -1,0 +1,235 @@
+"""Pictures: the right pixels have the right colours, nothing leaves the picture, nothing given is changed."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aweigh.errors import UsageError
+from aweigh.structures import Classes, Detections, Targets
+from aweigh.visualise import (
+    INK,
+    PALETTE,
+    PAPER,
+    _font,
+    _label_places,
+    _luminance,
+    as_picture,
+    curves,
+    draw_detections,
+    draw_heat_map,
+    draw_targets,
+    grid,
+)
+
+CLASSES = Classes.from_names(["cat", "dog", "a class with quite a long name"])
+GREY = torch.full((3, 120, 160), 128, dtype=torch.uint8)
+
+
+def detections(boxes: list[list[float]], scores: list[float], labels: list[int], **rest: torch.Tensor) -> Detections:
+    return Detections(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(scores, dtype=torch.float32),
+        torch.tensor(labels, dtype=torch.int64),
+        classes=CLASSES,
+        size_hw=(120, 160),
+        **rest,
+    )
+
+
+def changed(picture: Image.Image) -> np.ndarray:
+    """`[H, W]` bool: which pixels of the grey image were painted."""
+    return (np.asarray(picture) != 128).any(axis=2)
+
+
+def test_the_box_is_drawn_on_its_own_outermost_pixels() -> None:
+    picture = draw_detections(GREY, detections([[20, 60, 80, 100]], [0.9], [1]))
+    assert picture.size == (160, 120) and picture.mode == "RGB"
+    pixels = np.asarray(picture)
+    for x, y in ((20, 80), (79, 80), (50, 99), (20, 99), (79, 99)):
+        assert tuple(pixels[y, x]) == PALETTE[1]
+    assert not changed(picture)[70:90, 30:70].any()  # the inside is left as it is
+    assert not changed(picture)[:, 100:].any()
+    assert (GREY == 128).all()
+
+
+def test_the_label_is_above_the_box_in_its_colour_and_can_be_read() -> None:
+    pixels = np.asarray(draw_detections(GREY, detections([[20, 60, 150, 100]], [0.9], [0])))
+    label = pixels[44:58, 21:70].reshape(-1, 3).astype(int)
+    fill = np.abs(label - np.array(PALETTE[0])).sum(1) < 40
+    letters = np.abs(label - np.array(INK)).sum(1) < 120
+    assert fill.mean() > 0.4 and letters.mean() > 0.03
+
+
+def test_letters_stand_out_from_every_colour_of_the_palette() -> None:
+    for colour in PALETTE:
+        light = _luminance(colour)
+        contrast = max((light + 0.05) / (_luminance(INK) + 0.05), (_luminance(PAPER) + 0.05) / (light + 0.05))
+        assert contrast >= 4.5  # what WCAG 2.1 asks of text
+
+
+def test_colours_of_classes_differ_and_repeat_after_the_palette() -> None:
+    assert len(set(PALETTE)) == len(PALETTE) == 24
+    distances = [math.dist(a, b) for i, a in enumerate(PALETTE) for b in PALETTE[:i]]
+    assert min(distances) > 40
+    many = Classes.numbered(60)
+    box = torch.tensor([[20.0, 60, 80, 100]])
+    pictures = [
+        np.asarray(draw_detections(GREY, Detections(box, torch.ones(1), torch.tensor([k]), classes=many)))[80, 20]
+        for k in (3, 3 + 24)
+    ]
+    assert (pictures[0] == pictures[1]).all()
+
+
+def test_labels_stay_inside_the_picture_and_apart() -> None:
+    generator = np.random.default_rng(0)
+    corners = [(int(x), int(y), int(x) + 30, int(y) + 20) for x, y in generator.integers(0, [600, 440], (12, 2))]
+    corners += [(0, 0, 5, 5), (630, 470, 639, 479), (0, 0, 639, 479)]
+    font = _font(14)
+    places = _label_places(["a label 0.50"] * len(corners), corners, font, 2, (640, 480))
+    for x0, y0, x1, y1 in places:
+        assert 0 <= x0 < x1 <= 640 and 0 <= y0 < y1 <= 480
+    for index, a in enumerate(places):
+        for b in places[:index]:
+            assert max(a[0], b[0]) >= min(a[2], b[2]) or max(a[1], b[1]) >= min(a[3], b[3])
+
+
+def test_the_lowest_scores_are_left_out_on_demand() -> None:
+    found = detections([[10, 40, 50, 90], [90, 40, 140, 90]], [0.2, 0.8], [0, 1])
+    picture = draw_detections(GREY, found, min_score=0.5)
+    assert not changed(picture)[:, :60].any() and changed(picture)[:, 90:140].any()
+
+
+def test_the_best_detection_is_on_top() -> None:
+    same = [[20, 60, 80, 100], [20, 60, 80, 100]]
+    for scores, best in (([0.9, 0.5], 0), ([0.5, 0.9], 1)):
+        pixels = np.asarray(draw_detections(GREY, detections(same, scores, [0, 1])))
+        assert tuple(pixels[80, 20]) == PALETTE[best]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 5)])
+def test_tiny_and_narrow_pictures(size: tuple[int, int]) -> None:
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    mask, keypoints = torch.ones(1, *size, dtype=torch.bool), torch.ones(1, 17, 3)
+    box = [[0, 0, size[1], size[0]]]
+    assert draw_detections(image, detections(box, [0.5], [0], masks=mask, keypoints=keypoints)).size == size[::-1]
+    targets = Targets(torch.tensor(box, dtype=torch.float32), torch.tensor([0]), ignore=torch.tensor([True]))
+    assert draw_targets(image, targets, CLASSES).size == size[::-1]
+
+
+def test_nothing_found_leaves_the_picture_as_it_is() -> None:
+    assert not changed(draw_detections(GREY, Detections.empty(CLASSES))).any()
+    assert not changed(draw_targets(GREY, Targets.empty(), CLASSES)).any()
+
+
+def test_boxes_that_leave_the_picture_or_are_empty() -> None:
+    boxes = [[-50, -50, 500, 500], [150, 110, 400, 400], [30, 30, 30, 30], [200, 200, 300, 300], [60, 60, 50, 40]]
+    assert draw_detections(GREY, detections(boxes, [0.9] * 5, [0] * 5)).size == (160, 120)
+
+
+def test_masks_are_translucent_inside_and_firm_at_the_edge() -> None:
+    mask = torch.zeros(1, 120, 160, dtype=torch.bool)
+    mask[0, 50:90, 40:100] = True
+    picture = draw_detections(GREY, detections([[40, 50, 100, 90]], [0.9], [1], masks=mask))
+    inside = np.asarray(picture)[70, 70].astype(int)
+    assert 30 < np.abs(inside - 128).sum() < np.abs(np.array(PALETTE[1]) - 128).sum()
+    assert not changed(picture)[100:, :].any()
+    with pytest.raises(UsageError, match="does not fit"):
+        draw_detections(GREY, detections([[40, 50, 100, 90]], [0.9], [1], masks=mask[:, :60]))
+
+
+def test_keypoints_and_the_skeleton() -> None:
+    points = torch.tensor([[[30.0, 60, 1], [90, 60, 1], [60, 100, 0]]])  # the third was not seen
+    found = detections([[20, 50, 100, 110]], [0.9], [0], keypoints=points)
+    dots, joined = draw_detections(GREY, found), draw_detections(GREY, found, skeleton=[(0, 1), (1, 2)])
+    assert changed(dots)[60, 30] and changed(dots)[60, 90] and not changed(dots)[100, 60]
+    assert not changed(dots)[60, 60] and changed(joined)[60, 60]
+    assert not changed(joined)[80, 75]  # no line to a point that was not seen
+
+
+def test_regions_to_ignore_are_hatched_and_dashed() -> None:
+    targets = Targets(torch.tensor([[20.0, 40, 120, 110]]), torch.tensor([0]))
+    ignored = Targets(targets.boxes, targets.labels, ignore=torch.tensor([True]))
+    plain, hatched = draw_targets(GREY, targets, CLASSES), draw_targets(GREY, ignored, CLASSES)
+    assert not changed(plain)[60:100, 40:100].any()
+    assert 0.05 < changed(hatched)[60:100, 40:100].mean() < 0.6
+    edge = np.asarray(hatched)[109, 20:120]
+    assert len(np.unique(edge, axis=0)) > 1
+    assert draw_targets(GREY, targets).size == (160, 120)  # without names
+
+
+def test_floating_and_picture_input_give_the_same_picture() -> None:
+    found = detections([[20, 60, 80, 100]], [0.9], [1])
+    image = torch.randint(0, 256, (3, 120, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    from_bytes = np.asarray(draw_detections(image, found))
+    assert (np.asarray(draw_detections(image.float() / 255, found)) == from_bytes).all()
+    picture = as_picture(image)
+    assert (np.asarray(draw_detections(picture, found)) == from_bytes).all()
+    assert (np.asarray(picture) == image.permute(1, 2, 0).numpy()).all()
+    with pytest.raises(UsageError, match=r"\[3, H, W\]"):
+        as_picture(image[:1])
+
+
+def test_heat_map_shows_where_it_is_warm() -> None:
+    heat = torch.zeros(6, 8)
+    heat[4, 2] = 1.0
+    picture = draw_heat_map(GREY, heat)
+    assert picture.size == (160, 120)
+    assert changed(picture)[90, 50] and not changed(picture)[10, 150]
+    with pytest.raises(UsageError, match=r"\[h, w\]"):
+        draw_heat_map(GREY, heat[None])
+    assert not changed(draw_heat_map(GREY, torch.full((2, 2), math.nan))).any()
+
+
+def test_grid_holds_every_picture_once() -> None:
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
+    sizes = [(60, 40), (40, 60), (60, 40), (30, 30), (200, 100)]
+    pictures = [Image.new("RGB", size, colour) for size, colour in zip(sizes, colours)]
+    sheet = grid(pictures, columns=2, captions=["a caption that is far too long for its cell " * 9] * 5)
+    pixels = np.asarray(sheet).reshape(-1, 3)
+    assert all((pixels == colour).all(1).sum() > 1000 for colour in colours)
+    assert grid(pictures[:1]).size[0] < sheet.size[0]
+    assert grid(pictures, columns=5, cell_wh=(50, 50)).size[0] < 320
+    big = [Image.new("RGB", (3000, 2000))] * 2
+    assert grid(big, columns=2).size[0] < 2600
+    with pytest.raises(UsageError, match="at least one"):
+        grid([])
+    with pytest.raises(UsageError, match="5 pictures but 1 caption"):
+        grid(pictures, captions=["one"])
+
+
+def test_curves_of_a_log(tmp_path: Path) -> None:
+    rows = [
+        {"epoch": e, "loss": 2.0 / e, "val_loss": math.nan if e == 2 else 2.5 / e, "lr": 0.1, "kind": "epoch"}
+        | ({"AP": 0.1 * e, "APl": -1.0, "val": {"AP50": 0.2 * e}, "per_class": {"cat": {"AP": 0.3}}} if e > 1 else {})
+        for e in range(1, 6)
+    ]
+    before = dict(matplotlib.rcParams)
+    path = curves(iter(rows), tmp_path / "plots" / "curves.png")
+    assert path == tmp_path / "plots" / "curves.png"
+    with Image.open(path) as picture:
+        wide = picture.size[0]
+        assert picture.size[0] > 1.5 * picture.size[1]
+        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+    with Image.open(curves([{"epoch": 1, "loss": 1.0}], tmp_path / "losses.png")) as picture:
+        assert picture.size[0] < wide  # nothing to show on the right
+    curves(rows, tmp_path / "curves.svg")
+    text = (tmp_path / "curves.svg").read_text()
+    assert "val_loss" in text and "val/AP50" in text and "APl" not in text and "per_class" not in text
+    assert dict(matplotlib.rcParams) == before
+    with pytest.raises(UsageError, match="neither a loss nor an AP"):
+        curves([{"epoch": 1, "lr": 0.1}], tmp_path / "none.png")
+
+
+def test_on_real_photographs(shared: Path) -> None:
+    files = sorted((shared / "data" / "coco_tiny" / "images").glob("*.jpg"))[:3]
+    for file in files:
+        with Image.open(file) as photo:
+            width, height = photo.size
+            found = detections([[0.1 * width, 0.2 * height, 0.7 * width, 0.9 * height]], [0.5], [2])
+            drawn = draw_detections(photo, found)
+        assert drawn.size == (width, height)
