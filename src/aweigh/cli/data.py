@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cyclopts import App
+from cyclopts import App, Group
 
-app = App(name="data", help="Make and inspect data sets.", help_format="plaintext")
+app = App(name="data", help="Make and inspect data sets.", help_format="plaintext", group_commands=Group("Commands"))
 
 
 @app.command

@@ -36,7 +36,9 @@ def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
     names, ids = header["classes"]["names"], header["classes"]["ids"]
     arguments = ", ".join(f"{name}={value}" for name, value in header["arguments"].items())
     numbers = header.get("metrics", {})
-    metrics = [f"{name} {value:.3f}" for name, value in numbers.items() if isinstance(value, int | float) and value >= 0]
+    metrics = [
+        f"{name} {value:.3f}" for name, value in numbers.items() if isinstance(value, int | float) and value >= 0
+    ]
     training = header.get("training", {})
     config = training.get("config", {})
     rows = [

@@ -53,7 +53,12 @@ def _shown(default: Any) -> Any:
 Flags = _flags()
 NO_FLAGS = Flags()
 
-config_app = App(name="config", help="Show the configuration a training run would have.", help_format="plaintext")
+config_app = App(
+    name="config",
+    help="Show the configuration a training run would have.",
+    help_format="plaintext",
+    group_commands=Group("Commands"),
+)
 
 
 def command(

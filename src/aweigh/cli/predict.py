@@ -1,0 +1,190 @@
+"""`aweigh predict`: objects found in pictures, drawn on them and written in a format that other programs read."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+
+from cyclopts import Parameter
+
+from aweigh.cli.common import bar, find_detector, log, one_line
+from aweigh.errors import UsageError
+
+if TYPE_CHECKING:
+    from aweigh.data.images import ValueRange
+    from aweigh.structures import Detections
+
+
+class Reading(TypedDict):
+    """How pictures are read, the same for the network and for the drawing."""
+
+    exif: Literal["apply", "ignore"]
+    value_range: "ValueRange"
+
+
+NO_DETECTOR = (
+    "Which detector? Give one of three: --model FILE, a checkpoint that `aweigh train` wrote; "
+    "--model fcos_resnet50_fpn --weights torchvision, which fetches a published one; "
+    "or run `aweigh demo out/`, which trains a small one without a download."
+)
+FILES = {
+    "jsonl": "detections.jsonl",
+    "coco": "detections.json",
+    "csv": "detections.csv",
+    "yolo": "labels",
+    "voc": "labels",
+}
+
+
+def command(
+    *pictures: str,
+    output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = "out",
+    model: Annotated[str, Parameter(alias="-m", show_default=False)] = "",
+    weights: Annotated[str, Parameter(show_default=False)] = "",
+    score: float = 0.3,
+    classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
+    format: Literal["jsonl", "coco", "csv", "yolo", "voc"] = "jsonl",
+    draw: bool = True,
+    batch: Annotated[int, Parameter(show_default=False)] = 0,
+    device: str = "auto",
+    exif: Literal["apply", "ignore"] = "apply",
+    value_range: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
+) -> int:
+    """Find objects in pictures: draw the boxes and write them to a file.
+
+    Boxes are in the pixels of the picture as it is seen, after the rotation its EXIF data ask for. A picture that
+    cannot be read is named and left out; the others are done, and the command ends with 1.
+
+    Parameters
+    ----------
+    pictures
+        Files, folders, or patterns such as 'photos/**/*.jpg'.
+    output
+        Folder for pictures with boxes and the file of detections; - writes the latter to the output stream.
+    model
+        A checkpoint that training wrote, or the name of a detector with --weights.
+    weights
+        Published weights by name (torchvision), or a file of them.
+    score
+        Leave out detections below this score.
+    classes
+        Look for these classes only.
+    format
+        jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc: a file per picture.
+    draw
+        Draw the boxes on the pictures.
+    batch
+        Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    exif
+        Whether the rotation in a photograph's EXIF data is applied.
+    value_range
+        For pictures of more than 8 bits: which values are black and white, as 0 4095.
+    """
+    if not pictures:
+        raise UsageError("Name the pictures: files, folders or patterns such as 'photos/**/*.jpg'.")
+    from aweigh.data.writers import write_detections
+    from aweigh.predictor import sources
+
+    paths = list(dict.fromkeys(Path(str(path)) for picture in pictures for path in sources(picture)))
+    if not model:
+        raise UsageError(NO_DETECTOR)
+    predictor = find_detector(model, weights, device)
+    labels = [predictor.classes.label(name) for name in classes] or list(range(len(predictor.classes)))
+    reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
+    folder = None if output == "-" else Path(output)
+    target = "-" if folder is None else folder / FILES[format]
+    drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
+
+    tally = Tally()
+    results = predictor.stream(paths, batch or predictor.usual_batch, **reading)
+    with bar("predicting", len(paths)) as show:
+        kept = (keep(result, score, labels) for result in results)
+        write_detections(tally.watch(draw_each(kept, drawn, reading), show), target, format)
+    tally.tell(folder, format, drawn)
+    return 1 if tally.failed else 0
+
+
+def keep(result: "Detections", score: float, labels: Sequence[int]) -> "Detections":
+    """The detections of at least this score, of these classes."""
+    import torch
+
+    return result[(result.scores >= score) & torch.isin(result.labels, torch.tensor(labels))]
+
+
+def draw_each(
+    results: Iterable["Detections"], drawn: Mapping[Path, Path], reading: "Reading"
+) -> Iterator["Detections"]:
+    """Write each picture with its boxes to the place `drawn` has for it, and pass the result on."""
+    from aweigh.data.images import read_image
+    from aweigh.engine.checkpoint import write_atomically
+    from aweigh.visualise import draw_detections
+
+    for result in results:
+        target = drawn.get(Path(result.path or ""))
+        if target is not None and result.error is None:
+            picture = draw_detections(read_image(result.path, **reading), result)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, lambda path, picture=picture: picture.save(path, quality=92))
+        yield result
+
+
+def drawn_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where each picture with boxes goes: below `folder` as the sources lie below the folder they share, as JPEG.
+
+    Pictures that differ only in their suffix keep it in the name. `UsageError` where a source would be overwritten.
+    """
+    absolute = [path.absolute() for path in paths]
+    shared = Path(os.path.commonpath([path.parent for path in absolute]))
+    stems = Counter(path.with_suffix("") for path in absolute)
+    targets = {}
+    for path, full in zip(paths, absolute):
+        name = full.relative_to(shared)
+        alone = stems[full.with_suffix("")] == 1
+        targets[path] = folder / (name.with_suffix(".jpg") if alone else name.with_name(f"{name.name}.jpg"))
+    sources = {path.resolve() for path in paths}
+    for path, target in targets.items():
+        if target.resolve() in sources:
+            raise UsageError(f"{target} would be overwritten by the drawing of {path}; choose another folder with -o.")
+    return targets
+
+
+@dataclass
+class Tally:
+    """What was seen, for the summary at the end."""
+
+    pictures: int = 0
+    failed: int = 0
+    objects: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.perf_counter)
+
+    def watch(self, results: Iterable["Detections"], show: Callable[[int], None]) -> Iterator["Detections"]:
+        for result in results:
+            self.pictures += 1
+            self.objects.update(result.names)
+            if result.error is not None:
+                self.failed += 1
+                log().print(f"left out: {one_line(result.error)}", markup=False)
+            show(self.pictures)
+            yield result
+
+    def tell(self, folder: Path | None, format: str, drawn: Mapping[Path, Path]) -> None:
+        screen = log()
+        read = self.pictures - self.failed
+        names = ", ".join(f"{name} {count}" for name, count in self.objects.most_common(8))
+        more = f" and {len(self.objects) - 8} more classes" if len(self.objects) > 8 else ""
+        seconds = (time.perf_counter() - self.started) / max(1, read)
+        screen.print(
+            f"{read} picture{'s' * (read != 1)}, {self.objects.total()} object{'s' * (self.objects.total() != 1)}"
+            f"{f' ({names}{more})' if names else ''}; {seconds:.2f} s per picture",
+            markup=False,
+        )
+        if self.failed:
+            screen.print(f"{self.failed} of {self.pictures} pictures could not be read.", markup=False)
+        if folder is not None:
+            boxes = f"; boxes drawn in {folder}" if drawn else ""
+            screen.print(f"Detections: {folder / FILES[format]}{boxes}", markup=False)
