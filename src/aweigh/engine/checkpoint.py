@@ -15,7 +15,7 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import aweigh
 from aweigh.data.transforms import Resize
@@ -24,6 +24,8 @@ from aweigh.models import DETECTORS, create
 from aweigh.structures import Classes
 from aweigh.weights.load import load_strict
 
+Model = Any  # an nn.Module that is a Detector; torch's stubs call every attribute of a Module a Tensor
+
 FORMAT = 1  # raised when a reader of this version could not understand the header
 METADATA_KEY = "aweigh"
 SETTINGS = ("score_threshold", "threshold_product", "nms", "nms_threshold", "candidates_per_level", "max_detections")
@@ -31,7 +33,7 @@ SETTINGS = ("score_threshold", "threshold_product", "nms", "nms_threshold", "can
 
 def save_model(
     path: str | Path,
-    model: nn.Module,
+    model: Model,
     *,
     resize: Resize,
     metrics: Mapping[str, Any] | None = None,
@@ -61,7 +63,7 @@ def save_model(
     _save(Path(path), _plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
-def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
     """The detector of a file written by `save_model`, in evaluation mode, and the file's header."""
     header = read_header(path)
     if header["builder"] not in DETECTORS:
@@ -95,7 +97,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return dict(header)
 
 
-def start_from(model: nn.Module, path: str | Path) -> str:
+def start_from(model: Model, path: str | Path) -> str:
     """Copy the weights of a checkpoint of the same detector into `model`; says in one line what was and was not loaded.
 
     Rows that belong to a class are copied where a class of the same name exists, the other rows stay as they are.
@@ -125,7 +127,7 @@ def start_from(model: nn.Module, path: str | Path) -> str:
     return line
 
 
-def _class_rows(model: nn.Module) -> set[str]:
+def _class_rows(model: Model) -> set[str]:
     """The state keys whose shape depends on the number of classes, seen by building the detector with one more."""
     with torch.device("meta"):
         wider = create(model.builder, num_classes=len(model.classes) + 1, **model.arguments)
@@ -143,7 +145,7 @@ def save_state(folder: str | Path, tensors: Mapping[str, Tensor], values: Mappin
 
 def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Tensors and values of the newest readable state in `folder`, and a remark where that is not the last one."""
-    problems = []
+    problems: list[str] = []
     for name in ("state.safetensors", "previous.safetensors"):
         path = Path(folder) / name
         try:

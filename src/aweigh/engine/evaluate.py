@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
 from aweigh.data.loader import make_loader
 from aweigh.data.split import Split
 from aweigh.data.transforms import EvalTransform, Resize
+from aweigh.engine.checkpoint import Model
 from aweigh.engine.log import Means, Stopwatch
 from aweigh.errors import UsageError
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
@@ -19,7 +20,7 @@ from aweigh.structures import IMAGENET_MEAN, Classes, Detections
 
 
 def evaluate(
-    model: nn.Module,
+    model: Model,
     resize: Resize,
     split: Split,
     *,
@@ -54,7 +55,7 @@ class SplitDetections:
 
 @torch.no_grad()
 def detect(
-    model: nn.Module,
+    model: Model,
     resize: Resize,
     split: Split,
     *,
@@ -93,7 +94,7 @@ def detect(
             watch.lap("network")
             detections = model.decode(raw, part.images.sizes_hw)
             for found, image_id, size_hw in zip(detections, part.image_ids, part.original_sizes_hw, strict=True):
-                results += _entries(to_original(found.to("cpu"), tuple(size_hw)), image_id, category_ids)
+                results += _entries(to_original(found.to("cpu"), size_hw), image_id, category_ids)
             watch.lap("decode")
             if losses:
                 values = model.loss(raw, [targets.to(device) for targets in part.targets])
@@ -126,7 +127,7 @@ def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:
     return ids
 
 
-def mean_colour(model: nn.Module) -> tuple[float, ...]:
+def mean_colour(model: Model) -> tuple[float, ...]:
     """The colour that padding has: the model's own mean, which is zero after its normalisation."""
     mean = getattr(model, "pixel_mean", None)
     return tuple(mean.tolist()) if isinstance(mean, Tensor) else IMAGENET_MEAN

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
@@ -16,7 +15,7 @@ from aweigh.data.formats import ALIASES, find_splits, load_split
 from aweigh.data.loader import make_loader
 from aweigh.data.split import Split, split_off
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
-from aweigh.engine.checkpoint import start_from
+from aweigh.engine.checkpoint import Model, start_from
 from aweigh.engine.config import TrainConfig
 from aweigh.engine.ema import ModelEma
 from aweigh.engine.evaluate import mean_colour
@@ -56,7 +55,7 @@ class Run:
     warmup: int
     milestones: tuple[int, ...]
 
-    model: nn.Module
+    model: Model
     ema: ModelEma | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -72,7 +71,7 @@ class Run:
     told: set[str] = field(default_factory=set)  # problems of reading the user has been told of
 
     @property
-    def evaluated_model(self) -> nn.Module:
+    def evaluated_model(self) -> Model:
         """The weights that are evaluated and saved: the moving average where there is one."""
         return self.ema.model if self.ema is not None else self.model
 
@@ -164,11 +163,13 @@ def load_data(config: TrainConfig) -> Data:
     if not config.data and not config.annotations:
         raise UsageError("There is nothing to train on: give the folder of a data set, or annotations and images.")
     source = Path(config.data or config.images or Path(config.annotations).parent)
-    by_hand = {
-        "annotations": Path(config.annotations) if config.annotations else None,
-        "images": Path(config.images) if config.images else None,
-    }
-    train = load_split(source, "train", classes=list(config.classes) or None, **by_hand)
+    train = load_split(
+        source,
+        "train",
+        annotations=config.annotations or None,
+        images=config.images or None,
+        classes=list(config.classes) or None,
+    )
     known = () if config.annotations else tuple(find_splits(source))
     if config.val_split == "none":
         return Data(train, None, "no validation: val_split is none")
@@ -189,13 +190,13 @@ def load_data(config: TrainConfig) -> Data:
     return Data(train, val, f"validation on {name}")
 
 
-def build_model(config: TrainConfig, classes: Classes) -> tuple[nn.Module, str]:
+def build_model(config: TrainConfig, classes: Classes) -> tuple[Model, str]:
     """The detector with its start weights, and one line on what those are."""
     arguments = builder_arguments(config)
     start = config.backbone_weights if config.backbone_weights not in ("", "none") else None
     if config.init and start:
         raise UsageError("init and backbone_weights are both given; a checkpoint brings its own backbone.")
-    model = create(config.model, classes=classes, backbone_weights=start, **arguments)
+    model: Model = create(config.model, classes=classes, backbone_weights=start, **arguments)
     if config.init:
         return model, f"start: {config.init}: {start_from(model, config.init)}"
     if start:

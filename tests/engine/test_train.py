@@ -1,0 +1,330 @@
+"""The loop: it learns, leaves what it promises, repeats itself, and survives what a user does to it."""
+
+import io
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from aweigh.engine import train as loop
+from aweigh.engine.checkpoint import load_model, read_header
+from aweigh.engine.config import load_recipe, resolve
+from aweigh.engine.log import read_log
+from aweigh.engine.prepare import builder_arguments, learning_rate_line, prepare, run_folder
+from aweigh.engine.train import groups, selected, train
+from aweigh.errors import AweighError, DataError, UsageError
+
+from .conftest import TINY, write_coco
+
+FILES = {
+    "config.toml",
+    "log.jsonl",
+    "last",
+    "best.safetensors",
+    "last.safetensors",
+    "curves.png",
+    "inputs_train.png",
+    "val_predictions.png",
+}
+
+
+def weights(path):
+    return load_model(path)[0].state_dict()
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows(folder, kind):
+    return [row for row in read_log(folder / "log.jsonl") if row["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def learned(toys, tmp_path_factory):
+    """One longer run that several tests look at."""
+    output = tmp_path_factory.mktemp("learned") / "run"
+    changes = {"epochs": 40, "eval_every": 20, "optimizer": "adamw", "lr": 2e-3, "lr_batch": 0, "ema": 0.9}
+    config, origin = resolve({}, {"data": str(toys), "output": str(output), **TINY, **changes, "licence": "CC0-1.0"})
+    console = Console(file=io.StringIO(), width=400)
+    return train(config, origin, console=console), console.file.getvalue()
+
+
+def test_it_learns_and_leaves_what_it_promises(learned):
+    folder, told = learned
+    assert {entry.name for entry in folder.iterdir()} == FILES
+    epochs = rows(folder, "epoch")
+    assert epochs[-1]["loss"] < 0.6 * epochs[0]["loss"]
+    assert epochs[-1]["AP50"] > 0.3
+    assert [row["epoch"] for row in epochs if "AP" in row] == [20, 40]
+    assert {"val_loss", "AP", "AP50", "lr", "seconds", "data_share"} <= epochs[-1].keys()
+    step = rows(folder, "step")[0]
+    assert {"step", "epoch", "lr", "loss", "loss_box", "grad_norm", "data_seconds", "step_seconds"} <= step.keys()
+    assert step["loss"] == pytest.approx(step["loss_classification"] + step["loss_box"] + step["loss_centerness"])
+
+
+def test_the_user_is_told_what_happens(learned):
+    folder, told = learned
+    for words in (
+        "8 images, 16 boxes",
+        "validation on val",
+        "parameters",
+        "start: random weights",
+        "horizontal flip, probability 0.5",
+        "lr 0.002 = as given, not scaled",
+        "epoch 40/40  loss",
+        "waiting for images",
+        f"Weights: {folder / 'best.safetensors'}",
+    ):
+        assert words in told
+
+
+def test_the_checkpoint_says_where_it_comes_from(learned):
+    folder, _ = learned
+    header = read_header(folder / "best.safetensors")
+    assert header["classes"] == {"names": ["box", "ball"], "ids": [1, 7]}
+    assert header["resize"]["short"] == 64 and header["licence"] == "CC0-1.0" and len(header["data_hash"]) == 64
+    assert header["metrics"]["AP50"] > 0.3 and header["metrics"]["split"] == "val"
+    assert header["training"]["config"]["lr"] == 2e-3
+    assert resolve(load_recipe(folder / "config.toml"))[0].lr == 2e-3
+    assert "# command line" in (folder / "config.toml").read_text()
+
+
+def test_the_same_seed_gives_the_same_losses_and_weights(configure, quiet, tmp_path):
+    first = train(configure(color=0.5, scale_jitter=(0.8, 1.2)), console=quiet)
+    second = train(configure(color=0.5, scale_jitter=(0.8, 1.2), output=str(tmp_path / "b"), workers=1), console=quiet)
+    other = train(configure(seed=1, output=str(tmp_path / "c"), epochs=1), console=quiet)
+    losses = [[row["loss"] for row in rows(folder, "step")] for folder in (first, second, other)]
+    assert losses[0] == losses[1] and losses[0][0] != losses[2][0]
+    assert same(weights(first / "last.safetensors"), weights(second / "last.safetensors"))
+
+
+@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"optimizer": "adamw", "lr": 1e-3}])
+def test_a_resumed_run_ends_like_one_that_never_stopped(configure, quiet, tmp_path, changes, monkeypatch):
+    whole = train(configure(epochs=3, **changes), console=quiet)
+    config = configure(epochs=3, output=str(tmp_path / "cut"), **changes)
+    calls = {"left": 3}
+
+    def interrupted(run, group):
+        calls["left"] -= 1
+        if calls["left"] < 0:
+            raise KeyboardInterrupt
+        return step(run, group)
+
+    step = loop.optimiser_step
+    monkeypatch.setattr(loop, "optimiser_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, console=quiet)
+    monkeypatch.undo()
+    assert f"aweigh train --resume {tmp_path / 'cut'}" in quiet.file.getvalue()
+    assert (tmp_path / "cut" / "last.safetensors").exists()
+
+    resumed, _ = resolve(None, {"resume": str(tmp_path / "cut")})
+    folder = train(resumed, console=quiet)
+    assert "Going on after epoch 1, step 2 of 6." in quiet.file.getvalue()
+    assert same(weights(whole / "last.safetensors"), weights(folder / "last.safetensors"))
+    assert [r["loss"] for r in rows(folder, "step")] == [r["loss"] for r in rows(whole, "step")]
+    with pytest.raises(UsageError, match="is finished"):
+        train(resumed, console=quiet)
+
+
+def test_accumulated_batches_step_like_one_large_batch(configure):
+    """Batch-normalisation apart (it is frozen here), two batches of 4 with accumulation equal one of 8."""
+    fixed = {
+        "flip": 0.0,
+        "short": 0,
+        "long": 96,
+        "arguments": ("channels=32", "head_convs=1", "backbone_norm=frozen_bn"),
+    }
+    one, two = (prepare(configure(batch=b, accumulate=a, **fixed), None) for b, a in ((8, 1), (4, 2)))
+    assert one.lr == two.lr and one.total_steps == two.total_steps == 2
+    batch = next(iter(one.loader))
+    for run in (one, two):
+        run.model.loss = lambda raw, targets: {"mean": torch.cat([t.flatten(1) for t in raw.logits], 1).mean()}
+    loop.optimiser_step(one, [batch])
+    loop.optimiser_step(two, list(two.loader))
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_groups_end_with_what_is_left():
+    assert list(groups([1, 2, 3, 4, 5], 2)) == [[1, 2], [3, 4], [5]]
+    assert list(groups([], 2)) == []
+
+
+def test_a_step_without_a_finite_loss_changes_nothing_and_three_end_the_run(configure, quiet, tmp_path):
+    run = prepare(configure(clip=1.0, ema=0.9, backbone_norm="bn"), tmp_path)
+    run.model.train()
+    batch = next(iter(run.loader))
+    loop.optimiser_step(run, [batch])
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    real = run.model.loss
+    run.model.loss = lambda raw, targets: {name: value * math.nan for name, value in real(raw, targets).items()}
+    row = loop.optimiser_step(run, [batch])
+    assert row["skipped"] == 1.0 and run.skipped == 1 and same(before, run.model.state_dict())
+    assert run.ema.updates == 1
+    loop.optimiser_step(run, [batch])
+    with pytest.raises(AweighError) as caught:
+        loop.optimiser_step(run, [batch])
+    message = str(caught.value)
+    assert "3 steps in a row" in message and "classification nan" in message and "\n" not in message
+    assert all(str(image_id) in message for image_id in batch.image_ids)
+
+    run.bad_in_a_row, run.model.loss = 2, real
+    assert loop.optimiser_step(run, [batch])["skipped"] == 0.0 and run.bad_in_a_row == 0
+
+
+def test_gradients_are_clipped_to_the_norm(configure, tmp_path):
+    run = prepare(configure(clip=1e-3, momentum=0.0, weight_decay=0.0, bias_lr=1.0, lr=1.0, lr_batch=0), tmp_path)
+    run.warmup = 0
+    run.model.train()
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    assert loop.optimiser_step(run, [next(iter(run.loader))])["grad_norm"] > 1e-3
+    moved = torch.cat([(a - b).flatten() for a, b in zip(run.model.parameters(), before, strict=True)])
+    assert moved.norm().item() == pytest.approx(1e-3, rel=0.05)
+
+
+def test_learning_rate_is_scaled_and_said(configure, tmp_path):
+    run = prepare(configure(batch=2, accumulate=2, iterations=90, steps=(60, 80), schedule="step"), tmp_path)
+    assert run.lr == pytest.approx(0.0025) and run.milestones == (60, 80) and run.warmup == 9
+    assert (run.total_steps, run.epochs) == (90, 45)
+    assert learning_rate_line(run).startswith("lr 0.0025 = 0.01 x 4/16 (sgd, step at 60, 80; 90 steps in 45 epochs")
+
+
+def test_iterations_cut_the_last_epoch(configure, quiet):
+    folder = train(configure(iterations=3), console=quiet)
+    assert [row["step"] for row in rows(folder, "step")] == [1, 2, 3]
+    assert [row["epoch"] for row in rows(folder, "epoch")] == [1, 2]
+
+
+def test_without_a_val_split_a_tenth_is_set_aside_and_test_is_left_alone(tmp_path, configure, quiet):
+    data = write_coco(tmp_path / "data", {"train": 10, "test": 2})
+    run = prepare(configure(data=str(data)), tmp_path)
+    assert (len(run.data.train), len(run.data.val)) == (9, 1)
+    assert "no val split: 1 training images" in run.data.note
+    with pytest.raises(UsageError, match="'vall'"):
+        prepare(configure(data=str(data), val_split="vall"), tmp_path)
+
+
+def test_without_validation_the_last_weights_are_the_best(configure, quiet):
+    folder = train(configure(val_split="none", epochs=1), console=quiet)
+    assert same(weights(folder / "best.safetensors"), weights(folder / "last.safetensors"))
+    assert {entry.name for entry in folder.iterdir()} == FILES - {"val_predictions.png"}
+    assert "not validated" in quiet.file.getvalue()
+
+
+def test_images_without_objects_and_a_batch_of_them(tmp_path, configure, quiet):
+    data = write_coco(tmp_path / "data", {"train": 8, "val": 2})
+    path = data / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = content["annotations"][:1]
+    path.write_text(json.dumps(content))
+    folder = train(configure(data=str(data), batch=1, epochs=1), console=quiet)
+    assert "7 images without objects, kept" in quiet.file.getvalue()
+    assert all(math.isfinite(row["loss"]) for row in rows(folder, "step"))
+    content["annotations"] = []
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError):
+        train(configure(data=str(data), output=str(tmp_path / "none")), console=quiet)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_picture_that_cannot_be_read_is_skipped_and_named(tmp_path, configure, quiet):
+    data = write_coco(tmp_path / "data", {"train": 4, "val": 2})
+    (data / "images" / "train" / "2.png").write_bytes((data / "images" / "train" / "2.png").read_bytes()[:120])
+    folder = train(configure(data=str(data), batch=1, epochs=2), console=quiet)
+    assert quiet.file.getvalue().count("unreadable picture") == 1 and "2.png" in quiet.file.getvalue()
+    assert len(rows(folder, "step")) == 6 and len(rows(folder, "epoch")) == 2
+
+
+def test_patience_ends_a_run_that_does_not_get_better(configure, quiet, monkeypatch):
+    values = iter([0.5, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(loop, "selected", lambda metrics, select: next(values))
+    folder = train(configure(epochs=9, patience=2), console=quiet)
+    assert len(rows(folder, "epoch")) == 3 and "No better AP for 2 epochs" in quiet.file.getvalue()
+
+
+def test_the_best_is_chosen_by_the_named_number():
+    metrics = {"AP": 0.4, "AP50": 0.6, "val_loss": 2.0, "per_class": {"box": {"AP": 0.1, "AP50": 0.2}}}
+    chosen = {name: selected(metrics, name) for name in ("AP", "AP50", "val_loss", "AP50:box")}
+    assert chosen == {"AP": 0.4, "AP50": 0.6, "val_loss": -2.0, "AP50:box": 0.2}
+    assert selected({}, "AP") == math.inf
+
+
+def test_training_goes_on_from_a_checkpoint_with_other_classes(configure, quiet, learned, tmp_path):
+    data = write_coco(tmp_path / "data", {"train": 4, "val": 2})
+    for split in ("train", "val"):
+        path = data / "annotations" / f"instances_{split}.json"
+        path.write_text(path.read_text().replace('"name": "box"', '"name": "crate"'))
+    config = configure(data=str(data), init=str(learned[0] / "best.safetensors"), epochs=1)
+    train(config, console=quiet)
+    assert "head.logits" in quiet.file.getvalue() and "rows kept by name: ball" in quiet.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": ""}, "nothing to train on"),
+        ({"model": "fcos_resnet18_fpm"}, "fcos_resnet18_fpn"),
+        ({"select": "AP:bal"}, "Did you mean 'ball'?"),
+        ({"classes": ("boxx",)}, "box"),
+        ({"arguments": ("channels",)}, "is not name=value"),
+        ({"arguments": ("chanels=8",)}, "chanels"),
+        ({"device": "cuda:77"}, "aweigh doctor"),
+        ({"precision": "fp16"}, "needs a CUDA device"),
+        ({"init": "none.safetensors"}, "There is no file"),
+        ({"init": "a", "backbone_weights": "b"}, "both given"),
+    ],
+)
+def test_mistakes_end_before_anything_is_written(configure, quiet, tmp_path, changes, words):
+    with pytest.raises(UsageError) as caught:
+        train(configure(**changes), console=quiet)
+    assert words in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_the_run_folder_is_never_overwritten(configure, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    assert run_folder(configure()) == tmp_path / "run"
+    (tmp_path / "run" / "log.jsonl").write_text("")
+    with pytest.raises(UsageError, match="holds a run already"):
+        run_folder(configure())
+    monkeypatch.chdir(tmp_path)
+    config = replace(configure(), output="", data="cells")
+    assert str(run_folder(config)) == "runs/cells-fcos_shufflenet_v2_x0_5_fpn"
+    run_folder(config).mkdir(parents=True)
+    assert run_folder(config).name == "cells-fcos_shufflenet_v2_x0_5_fpn-2"
+
+
+def test_several_processes_are_refused(configure, quiet, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process, but 2 were started"):
+        train(configure(), console=quiet)
+
+
+def test_builder_arguments_are_read_as_json_where_they_are(configure):
+    config = configure(arguments=("channels=96", "top=c5", "center_radius=null"), frozen_stages=1, backbone_norm="bn")
+    assert builder_arguments(config) == {
+        "channels": 96,
+        "top": "c5",
+        "center_radius": None,
+        "frozen_stages": 1,
+        "backbone_norm": "bn",
+    }
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_bf16_trains_on_the_cpu(configure, quiet, precision):
+    folder = train(configure(precision=precision, epochs=1), console=quiet)
+    assert all(math.isfinite(row["loss"]) for row in rows(folder, "step"))
+
+
+def test_every_recipe_can_be_read():
+    from pathlib import Path
+
+    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+    assert len(recipes) >= 5
+    for path in recipes:
+        resolve(load_recipe(path))
