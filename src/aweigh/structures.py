@@ -143,14 +143,14 @@ class Targets:
                 "Remove or mend it; the data reader does so and lists it."
             )
         count = len(self.boxes)
-        defaults = {
-            "ignore": lambda: self.boxes.new_zeros(count, dtype=torch.bool),
-            "area": lambda: width * height,
-            "ids": lambda: torch.arange(count, device=self.boxes.device),
+        filled = {
+            "ignore": self.boxes.new_zeros(count, dtype=torch.bool),
+            "area": width * height,
+            "ids": torch.arange(count, device=self.boxes.device),
         }
-        for name, make in defaults.items():
+        for name, value in filled.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, make())
+                object.__setattr__(self, name, value)
         _check_instance_counts(self, "Targets")
 
     @classmethod
