@@ -1,0 +1,1 @@
+"""Reading pictures and annotations, changing them for training, and writing detections."""

@@ -1,0 +1,374 @@
+"""Data sets as they come: a folder is looked at, its layout recognised (COCO, VOC or YOLO), a split of it read.
+
+What is recognised:
+
+- COCO: `annotations/instances_train2017.json` with `train2017/`; `annotations/instances_train.json` with `images/` or
+  `images/train/`; `train/_annotations.coco.json` beside its pictures; any JSON and picture folder given by hand.
+- VOC: `Annotations/*.xml` with `JPEGImages/` and `ImageSets/Main/train.txt`; `train/*.xml` beside its pictures.
+- YOLO: `data.yaml` or another YAML naming train and val; `images/train` with `labels/train`; `train/images` with
+  `train/labels`.
+
+Where several match, COCO is taken before VOC before YOLO: it holds more. Conversions are our own, because a
+converter stops at the first bad record, where this reader names it and goes on; tests compare them with hotcoco's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from aweigh.data import check
+from aweigh.data.check import Problem
+from aweigh.data.readers import read_coco, read_voc, read_yolo
+from aweigh.data.split import PathList, Split, split_off
+from aweigh.errors import DataError, UsageError, did_you_mean
+
+__all__ = ["PathList", "Problem", "Split", "SplitFiles", "find_splits", "load_split", "split_off"]
+
+ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+_SPLIT_IN_NAME = re.compile(
+    r"(?:^|[_\-. ])(trainval|training|train|minival|validation|valid|val|dev|testing|test)"
+    r"(?:[_\-]?\d{4})?(?=$|[_\-. ])",
+    re.IGNORECASE,
+)
+_NOT_BOXES = ("captions_", "panoptic_", "stuff_", "image_info_")
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Where one split lies. annotations: the JSON (COCO) or the folder of XML or label files (VOC, YOLO).
+
+    images: folders to look for its pictures in, the likeliest first. listing: the file naming its images, if any.
+    names: class names, where something beside the annotations gives them.
+    """
+
+    name: str
+    layout: Literal["coco", "voc", "yolo"]
+    annotations: Path
+    images: tuple[Path, ...]
+    listing: Path | None = None
+    names: tuple[str, ...] | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def find_splits(
+    source: str | Path, *, annotations: str | Path | None = None, images: str | Path | None = None
+) -> dict[str, SplitFiles]:
+    """The splits of a data set by name ("train", "val", "test", ...), found by looking at the folder.
+
+    annotations and images name a JSON (or a folder of XML or label files) and a picture folder by hand. `DataError`
+    says what was looked for when no known layout is found.
+    """
+    source = Path(source)
+    if annotations is None and source.is_file():
+        if source.suffix.lower() in (".yaml", ".yml"):
+            return _find_yolo(source)
+        annotations, source = source, source.parent
+    if annotations is not None:
+        return _by_hand(source, Path(annotations), None if images is None else Path(images))
+    if not source.exists():
+        raise DataError(f"{source}: there is no such folder. Check the path of the data set.")
+    if not source.is_dir():
+        raise DataError(f"{source}: a data set is a folder, a COCO JSON or a YOLO data.yaml.")
+    finders: tuple[Callable[[Path], dict[str, SplitFiles]], ...] = (_find_coco, _find_voc, _find_yolo)
+    for find in finders:
+        if found := find(source):
+            if images is not None:
+                given = (Path(images),)
+                found = {name: replace(files, images=given) for name, files in found.items()}
+            return found
+    held = sorted(entry.name + "/" * entry.is_dir() for entry in source.iterdir())
+    shown = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "") if held else "nothing"
+    raise DataError(
+        f"{source}: no known layout. Looked for COCO (annotations/*.json, */_annotations.coco.json, *.json), VOC "
+        f"(Annotations/*.xml, train/*.xml) and YOLO (data.yaml, images/ with labels/, train/images with train/labels); "
+        f"found {shown}. Give the JSON and the picture folder by hand (annotations, images)."
+    )
+
+
+def load_split(
+    source: str | Path,
+    split: str = "train",
+    *,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    strict: bool = False,
+    drop_empty: bool = False,
+) -> Split:
+    """Read one split. Bad records are dropped or mended and listed in `Split.problems`; nothing stops at them.
+
+    classes: keep these classes only, in this order (as a model has them); `UsageError` names the nearest when the
+    data have no such class. strict: a bad record is a `DataError`. drop_empty: leave out images without objects.
+    A training split without images or boxes is a `DataError`, for any name but "val" and "test".
+    """
+    if isinstance(classes, str):
+        raise UsageError(f"classes must be a list of names, got the text {classes!r}; write [{classes!r}].")
+    found = find_splits(source, annotations=annotations, images=images)
+    wanted = ALIASES.get(split, split)
+    if annotations is not None or (Path(source).is_file() and len(found) == 1):
+        found = {wanted: next(iter(found.values()))}
+    if wanted not in found:
+        raise DataError(
+            f"{source}: there is no split {split!r}, only {', '.join(found)}.{did_you_mean(wanted, found)} "
+            "Name one of these, or set a part of one aside."
+        )
+    files = found[wanted]
+    if files.layout == "coco":
+        read = read_coco(files.annotations, files.images, name=wanted, wanted=classes)
+    elif files.layout == "voc":
+        read = read_voc(files.annotations, files.images, files.listing, name=wanted, wanted=classes, names=files.names)
+    else:
+        others = [other.annotations for other in found.values()]
+        read = read_yolo(
+            files.annotations,
+            files.images,
+            files.listing,
+            name=wanted,
+            wanted=classes,
+            names=files.names,
+            others=others,
+        )
+    read.problems[:0] = files.problems
+    if drop_empty:
+        read = replace(read.take(np.flatnonzero(np.diff(read.first))), problems=read.problems)
+    _refuse(read, files, classes, strict=strict)
+    return read
+
+
+def _refuse(split: Split, files: SplitFiles, classes: Sequence[str] | None, *, strict: bool) -> None:
+    """Stop where going on could only waste the user's time."""
+    bad = [problem for problem in split.problems if problem.action != check.KEPT]
+    why = f" Of what was read: {_in_one_line(split.problems)}." if split.problems else ""
+    if len(split) == 0:
+        raise DataError(f"{files.annotations}: split {split.name!r} has no images that can be used.{why}")
+    if len(split.boxes) == 0 and split.name not in ("val", "test", "minival"):
+        asked = f" Classes asked for: {', '.join(classes)}." if classes else ""
+        raise DataError(
+            f"{files.annotations}: split {split.name!r} has {len(split)} images but no box that can be used. Classes "
+            f"in the data: {', '.join(split.classes.names) or 'none'}.{asked}{why}"
+        )
+    if strict and bad:
+        raise DataError(f"{files.annotations}: strict reading stops at problems. {_in_one_line(bad)}.")
+
+
+def _in_one_line(problems: Sequence[Problem]) -> str:
+    lines = check.report_lines(problems, examples=3).splitlines()[1:]
+    return "; ".join(line.strip() for line in lines)
+
+
+# --- recognising a layout -----------------------------------------------------------------------------------------
+
+
+def split_name(text: str) -> str | None:
+    """The split a file or folder is named after: "instances_val2017" is "val"; None when it names none."""
+    found = _SPLIT_IN_NAME.search(text)
+    if found is None:
+        return None
+    name = found.group(1).lower()
+    return ALIASES.get(name, name)
+
+
+def _find_coco(root: Path) -> dict[str, SplitFiles]:
+    candidates = sorted(root.glob("*.json"))
+    for folder in ("annotations", "Annotations"):
+        candidates += [file for file in sorted((root / folder).glob("*.json")) if file not in candidates]
+    candidates += sorted(root.glob("*/_annotations.coco.json")) + sorted(root.glob("*/annotations.json"))
+    found: dict[str, tuple[int, SplitFiles]] = {}
+    loose = []
+    for file in dict.fromkeys(candidates):
+        if file.name.startswith(_NOT_BOXES) or not _is_coco(file):
+            continue
+        own_folder = file.parent != root and file.parent.name.lower() != "annotations"
+        name = split_name(file.parent.name if own_folder else file.stem)
+        if name is None:
+            loose.append(file)
+            continue
+        rank = 0 if file.name.startswith("instances") else 2 if file.name.startswith("person_keypoints") else 1
+        if name not in found or rank < found[name][0]:
+            found[name] = rank, _coco_files(name, file, root)
+    if not found and len(loose) == 1:
+        found["train"] = 0, _coco_files("train", loose[0], root)
+    return _in_order({name: files for name, (_, files) in found.items()})
+
+
+def _coco_files(name: str, file: Path, root: Path) -> SplitFiles:
+    stem = file.stem.rsplit("_", 1)[-1]  # "train2017"
+    folders = [stem, f"images/{stem}", name, f"images/{name}"]
+    folders += [alias for alias, plain in ALIASES.items() if plain == name]
+    folders += ["images", "data", "JPEGImages", "."]
+    images = [root / folder for folder in folders]
+    if file.parent not in (root, root / "annotations", root / "Annotations"):
+        images.insert(0, file.parent)
+    return SplitFiles(name, "coco", file, tuple(dict.fromkeys(images)))
+
+
+def _is_coco(file: Path) -> bool:
+    """Whether the beginning of the file looks like a COCO data set, without reading it whole."""
+    with file.open("rb") as stream:
+        head = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    return head.startswith(b"{") and any(
+        key in head for key in (b'"images"', b'"annotations"', b'"categories"', b'"info"', b'"licenses"')
+    )
+
+
+def _find_voc(root: Path) -> dict[str, SplitFiles]:
+    years = [child for child in sorted(root.glob("VOC*")) if (child / "Annotations").is_dir()]
+    if len(years) > 1 and not (root / "Annotations").is_dir():
+        raise DataError(f"{root}: holds {', '.join(year.name for year in years)}; name one of these folders.")
+    root = years[0] if years and not (root / "Annotations").is_dir() else root
+    for name in ("Annotations", "annotations"):
+        folder = root / name
+        if folder.is_dir() and any(folder.glob("*.xml")):
+            pictures = tuple(root / picture for picture in ("JPEGImages", "images", "Images", "."))
+            names = _listed_names(root / "labels.txt", root / "classes.txt")
+            listings = {
+                listing.stem.lower(): listing
+                for listing in sorted((root / "ImageSets" / "Main").glob("*.txt"))
+                if _SPLIT_IN_NAME.fullmatch(listing.stem)
+            }
+            if not listings:
+                return {"train": SplitFiles("train", "voc", folder, pictures, names=names)}
+            found = {
+                ALIASES.get(split, split): SplitFiles(
+                    ALIASES.get(split, split), "voc", folder, pictures, listing, names
+                )
+                for split, listing in listings.items()
+            }
+            return _in_order(found)
+    found = {}
+    for child in sorted(entry for entry in root.iterdir() if entry.is_dir()):
+        split = split_name(child.name)
+        if split and any(child.glob("*.xml")):
+            found[split] = SplitFiles(split, "voc", child, (child, child / "images"))
+    if not found and any(root.glob("*.xml")):
+        found["train"] = SplitFiles("train", "voc", root, (root, root / "images"))
+    return _in_order(found)
+
+
+def _find_yolo(source: Path) -> dict[str, SplitFiles]:
+    root = source.parent if source.is_file() else source
+    described = [source] if source.is_file() else _descriptions(root)
+    for file in described:
+        description = _read_yaml(file)
+        if found := _from_description(file, description):
+            return _in_order(found)
+    if source.is_file():
+        raise DataError(f"{source}: names no train, val or test folder that exists; a YOLO description has them.")
+    names = _listed_names(root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")
+    found = {}
+    for images in sorted(entry for entry in (root / "images").glob("*") if entry.is_dir()):
+        split = split_name(images.name)
+        if split and (root / "labels" / images.name).is_dir():
+            found[split] = SplitFiles(split, "yolo", root / "labels" / images.name, (images,), names=names)
+    for folder in sorted(entry for entry in root.glob("*") if entry.is_dir()):
+        split = split_name(folder.name)
+        if split and split not in found and (folder / "images").is_dir() and (folder / "labels").is_dir():
+            found[split] = SplitFiles(split, "yolo", folder / "labels", (folder / "images",), names=names)
+    if not found and (root / "images").is_dir() and (root / "labels").is_dir() and any((root / "labels").glob("*.txt")):
+        found["train"] = SplitFiles("train", "yolo", root / "labels", (root / "images",), names=names)
+    return _in_order(found)
+
+
+def _descriptions(root: Path) -> list[Path]:
+    named = [root / name for name in ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")]
+    others = sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
+    return [file for file in dict.fromkeys([*named, *others]) if file.is_file()]
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _from_description(file: Path, description: dict[str, Any]) -> dict[str, SplitFiles]:
+    """The splits of a YOLO data.yaml: folders, lists of folders or text files, relative to `path` or to the file."""
+    names = description.get("names")
+    if isinstance(names, dict):
+        names = [names[key] for key in sorted(names)]
+    if names is None and isinstance(description.get("nc"), int):
+        names = [str(label) for label in range(description["nc"])]
+    given = tuple(str(name) for name in names) if isinstance(names, list) else None
+    base = Path(str(description.get("path") or "."))
+    bases = list(dict.fromkeys([file.parent / base, file.parent, base]))
+    found = {}
+    for key, split in {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}.items():
+        entries = description.get(key)
+        entries = [entries] if isinstance(entries, str) else entries
+        if not isinstance(entries, list) or not entries:
+            continue
+        places = [place for entry in entries if (place := _resolve(str(entry), bases)) is not None]
+        if not places:
+            continue
+        outside = [place for place in places if not place.resolve().is_relative_to(file.parent.resolve())]
+        remarks = tuple(
+            Problem("pictures outside the data folder", file.name, key, str(place), check.KEPT) for place in outside
+        )
+        listing = places[0] if places[0].is_file() else None
+        labels = _labels_folder(places[0]) if listing is None else file.parent
+        found[split] = SplitFiles(split, "yolo", labels, tuple(places), listing, given, remarks)
+    return found
+
+
+def _resolve(entry: str, bases: Sequence[Path]) -> Path | None:
+    """The place a description names; `../train/images` is first tried inside the folder, where exports mean it."""
+    inside = re.sub(r"^(\.\./)+", "", entry.replace("\\", "/"))
+    for text in dict.fromkeys([inside, entry]):
+        for base in bases:
+            if (base / text).exists():
+                return base / text
+    return None
+
+
+def _labels_folder(images: Path) -> Path:
+    """`.../images/train` to `.../labels/train`, by the last `images` in the path; else the folder itself."""
+    parts = list(images.parts)
+    for position in reversed(range(len(parts))):
+        if parts[position] == "images":
+            return Path(*parts[:position], "labels", *parts[position + 1 :])
+    return images
+
+
+def _by_hand(source: Path, annotations: Path, images: Path | None) -> dict[str, SplitFiles]:
+    if not annotations.exists():
+        inside = source / annotations
+        if not inside.exists():
+            raise DataError(f"{annotations}: there is no such annotation file or folder.")
+        annotations = inside
+    if images is not None and not images.is_dir():
+        inside = source / images
+        if not inside.is_dir():
+            raise DataError(f"{images}: there is no such folder of pictures.")
+        images = inside
+    name = split_name(annotations.stem if annotations.is_file() else annotations.name) or "train"
+    if annotations.is_file():
+        root = annotations.parent.parent if annotations.parent.name.lower() == "annotations" else annotations.parent
+        files = _coco_files(name, annotations, root)
+    elif any(annotations.glob("*.xml")):
+        files = SplitFiles(name, "voc", annotations, (annotations.parent / "JPEGImages", annotations))
+    else:
+        files = SplitFiles(name, "yolo", annotations, (annotations.parent / "images", annotations))
+    return {name: files if images is None else replace(files, images=(images,))}
+
+
+def _listed_names(*files: Path) -> tuple[str, ...] | None:
+    for file in files:
+        if file.is_file():
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            return tuple(line.strip() for line in lines if line.strip()) or None
+    return None
+
+
+def _in_order(found: dict[str, SplitFiles]) -> dict[str, SplitFiles]:
+    usual = ["train", "val", "test"]
+    return dict(sorted(found.items(), key=lambda item: (usual.index(item[0]) if item[0] in usual else 3, item[0])))

@@ -1,0 +1,223 @@
+"""One reader for every picture: training, evaluation and prediction see the same pixels.
+
+The result is always a uint8 tensor `[3, H, W]`, RGB. Choices made here, once:
+
+- The EXIF orientation is applied (`exif="apply"`), so that a photograph is upright.
+- Grey, grey with alpha, palette, palette with transparency, RGBA, CMYK and one-bit pictures become RGB. What is
+  transparent is laid over white.
+- 16-bit, 32-bit and floating-point pictures are scaled from their declared range to 0..255 and never clipped
+  silently: 16-bit integers are declared by their type (0..65535), floats are taken as 0..1 when they lie in it, and
+  anything else asks for `value_range`. A given `value_range` maps lo to 0 and hi to 255; values beyond it saturate.
+- Of a file with several frames the first is read.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from aweigh.errors import DataError, UsageError
+
+ImageSource = str | Path | Image.Image | np.ndarray | Tensor
+ValueRange = Literal["auto"] | tuple[float, float]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
+MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 2 ** 31 / 3 * 4 bytes of pixels
+BACKGROUND = (255, 255, 255)
+
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_pillow_limit = threading.Lock()
+
+
+def read_image(
+    source: ImageSource,
+    *,
+    exif: Literal["apply", "ignore"] = "apply",
+    value_range: ValueRange = "auto",
+    max_pixels: int = MAX_PIXELS,
+) -> Tensor:
+    """Any picture as a uint8 tensor `[3, H, W]`, RGB.
+
+    source: a path, a PIL image, an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`, or a tensor `[3, H, W]`
+    or `[1, H, W]`. exif: whether the orientation of a photograph is applied. value_range: `(lo, hi)` of the values
+    that become 0 and 255, for pictures of more than 8 bits. max_pixels: larger pictures are refused.
+    """
+    if exif not in ("apply", "ignore"):
+        raise UsageError(f"exif must be 'apply' or 'ignore', got {exif!r}.")
+    if value_range != "auto" and not (len(value_range) == 2 and value_range[0] < value_range[1]):
+        raise UsageError(f"value_range must be 'auto' or (lo, hi) with lo < hi, got {value_range!r}.")
+    if isinstance(source, Tensor):
+        return _from_array(_channels_last(source), value_range, "the tensor")
+    if isinstance(source, np.ndarray):
+        return _from_array(source, value_range, "the array")
+    if isinstance(source, Image.Image):
+        return _from_pillow(source, exif, value_range, "the image")
+    if isinstance(source, str | Path):
+        return _from_file(Path(source), exif, value_range, max_pixels)
+    raise UsageError(f"An image is a path, a PIL image, an array (H, W, 3) or a tensor [3, H, W], got {type(source)}.")
+
+
+def read_size(path: Path, *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
+    """Height and width of a picture from its header, without decoding it."""
+    with _opened(path, MAX_PIXELS) as image:
+        width, height = image.size
+        turned = exif == "apply" and orientation(image) >= 5
+    return (width, height) if turned else (height, width)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where there is none or it cannot be read. From 5 on, sides swap."""
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return 1  # damaged metadata says nothing about the pixels
+    return value if value in _TRANSPOSITIONS else 1
+
+
+def _from_file(path: Path, exif: str, value_range: ValueRange, max_pixels: int) -> Tensor:
+    with _opened(path, max_pixels) as image:
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
+            raise DataError(
+                f"{path}: the picture is damaged or cut short ({_line(error)}). Fetch or export it again, or remove it."
+            ) from error
+        return _from_pillow(image, exif, value_range, str(path))
+
+
+def _opened(path: Path, max_pixels: int) -> Image.Image:
+    """The file opened by Pillow, header read, pixels not yet."""
+    too_large = "Scale it down, or allow it with max_pixels."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged below, by max_pixels
+            if max_pixels <= MAX_PIXELS:
+                image = Image.open(path)
+            else:
+                with _pillow_limit:
+                    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+                    try:
+                        image = Image.open(path)
+                    finally:
+                        Image.MAX_IMAGE_PIXELS = before
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file. Check the path.") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: this is a folder, a picture file was expected. Name a file in it.") from error
+    except PermissionError as error:
+        if path.is_dir():
+            raise DataError(f"{path}: this is a folder, a picture file was expected. Name a file in it.") from error
+        raise DataError(f"{path}: no permission to read this file.") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: the picture is too large to read safely ({_line(error)}). {too_large}") from error
+    except UnidentifiedImageError as error:
+        what = "the file is empty (0 bytes)" if path.stat().st_size == 0 else "this is not a picture that can be read"
+        raise DataError(f"{path}: {what}. Use JPEG, PNG, TIFF, WebP or BMP, or remove it.") from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise DataError(
+            f"{path}: the picture cannot be opened ({_line(error)}). Export it again, or remove it."
+        ) from error
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise DataError(f"{path}: {width} x {height} is more than {max_pixels} pixels. {too_large}")
+    return image
+
+
+def _from_pillow(image: Image.Image, exif: str, value_range: ValueRange, name: str) -> Tensor:
+    if exif == "apply" and (turn := _TRANSPOSITIONS.get(orientation(image))) is not None:
+        image = image.transpose(turn)
+    mode = image.mode
+    if mode.startswith(("I", "F")):
+        return _from_array(np.asarray(image), value_range, name)
+    if value_range != "auto":
+        raise UsageError(f"value_range is for pictures of more than 8 bits; {name} has mode {mode}.")
+    if mode in ("RGBA", "LA", "La", "PA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, BACKGROUND)
+        flat.paste(rgba, mask=rgba.getchannel("A"))
+        image = flat
+    elif mode != "RGB":
+        try:
+            image = image.convert("RGB")
+        except ValueError as error:
+            raise DataError(f"{name}: colour mode {mode} cannot be turned into RGB; save it as RGB.") from error
+    return _finish(np.asarray(image))
+
+
+def _channels_last(tensor: Tensor) -> np.ndarray:
+    """`[C, H, W]` or `[H, W]` to `(H, W, C)` or `(H, W)`."""
+    if tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4):
+        tensor = tensor.permute(1, 2, 0)
+    elif tensor.ndim != 2:
+        raise UsageError(f"A tensor image must be [3, H, W], [1, H, W] or [H, W], got {tuple(tensor.shape)}.")
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+
+
+def _from_array(array: np.ndarray, value_range: ValueRange, name: str) -> Tensor:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
+        raise UsageError(f"An array image must be (H, W, 3), (H, W, 4) or (H, W) and not empty, got {array.shape}.")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8 or value_range != "auto":
+        array = _to_8_bits(array, value_range, name)
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)  # (H, W, 3)
+    elif array.shape[2] == 4:
+        alpha = array[:, :, 3:].astype(np.uint16)
+        over = array[:, :, :3] * alpha + np.array(BACKGROUND, dtype=np.uint16) * (255 - alpha)
+        array = ((over + 127) // 255).astype(np.uint8)
+    return _finish(array)
+
+
+def _to_8_bits(array: np.ndarray, value_range: ValueRange, name: str) -> np.ndarray:
+    """Values of the declared range to 0..255, rounded."""
+    if array.dtype.kind not in "iuf":
+        raise UsageError(f"{name}: an array of {array.dtype} is not a picture; use uint8, uint16 or float.")
+    values = array.astype(np.float64)
+    lowest, highest = float(values.min()), float(values.max())
+    if not np.isfinite([lowest, highest]).all():
+        raise DataError(f"{name}: the picture holds values that are not finite. Replace them before reading it.")
+    if value_range != "auto":
+        lo, hi = value_range
+    elif array.dtype.kind == "f":
+        lo, hi = 0.0, 1.0
+    else:
+        lo, hi = 0.0, 65535.0  # also 32-bit integers: how 16-bit grey is held by some readers
+    if value_range == "auto" and not (lo <= lowest and highest <= hi):
+        raise DataError(
+            f"{name}: values of type {array.dtype} run from {lowest:g} to {highest:g}, expected {lo:g} to {hi:g}. "
+            f"Say what is black and what is white with value_range=(lo, hi)."
+        )
+    scaled: np.ndarray = np.clip((values - lo) * (255.0 / (hi - lo)), 0, 255)
+    return (scaled + 0.5).astype(np.uint8)
+
+
+def _finish(array: np.ndarray) -> Tensor:
+    """`(H, W, 3)` uint8 to a contiguous tensor `[3, H, W]` that owns its memory."""
+    owned = np.ascontiguousarray(array.transpose(2, 0, 1))
+    return torch.from_numpy(owned.copy() if np.may_share_memory(owned, array) else owned)
+
+
+def _line(error: Exception | Any) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

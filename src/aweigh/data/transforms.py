@@ -1,0 +1,345 @@
+"""From a picture as read to a picture as the model sees it: one visible resize, and random changes for training.
+
+Everything random is drawn from the generator that is passed in, so that a sample depends on nothing else. Boxes stay
+true: they are moved, scaled and clipped with the pixels, and areas, ignore flags, ids, masks and keypoints with them.
+Pixel work is done by the functional kernels of `torchvision.transforms.v2`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as kernels
+
+from aweigh.errors import UsageError
+from aweigh.structures import Classes, Targets
+
+CROP_TRIES = 10
+CROP_SIDE = (0.5, 1.0)  # the sides of a random crop, as a share of the picture's
+COLOR_REACH = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.04}  # at color=1; ours
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Scale a picture, keeping its shape, until its short side is `short` or its long side is `long`.
+
+    The new sides are `floor(side * min(short / shortest, long / longest))`, at least 1 pixel: with
+    `antialias=False` size and pixels equal those of torchvision's detection models. `short=None`: the longest side
+    becomes exactly `long`, which serves inputs of fixed size. `long=None`: no bound. antialias: smooth when shrinking;
+    uint8 pictures then go through the 8-bit kernel, four times as fast and at most one grey level beside the float one.
+    """
+
+    short: int | None = 800
+    long: int | None = 1333
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("short", "long"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise UsageError(f"Resize: {name} must be a whole number of pixels above 0 or None, got {value!r}.")
+
+    def size_for(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing a picture of `height` x `width`."""
+        shortest, longest = min(height, width), max(height, width)
+        scales = [limit / side for limit, side in ((self.short, shortest), (self.long, longest)) if limit is not None]
+        scale = min(scales, default=1.0)
+        sides = [max(1, math.floor(float(side) * scale)) for side in (height, width)]
+        if self.short is None and self.long is not None:
+            sides[0 if height >= width else 1] = self.long  # not a pixel less by rounding
+        return sides[0], sides[1]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 or float `[3, H, W]` to float32 `[3, h, w]` in `[0, 1]`."""
+        return resize_image(image, self.size_for(image.shape[-2], image.shape[-1]), antialias=self.antialias)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Resize:
+        unknown = set(values) - {"short", "long", "antialias"}
+        if unknown:
+            raise UsageError(f"Resize: unknown argument {sorted(unknown)[0]!r}; known: short, long, antialias.")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The random changes of training; nothing happens that is not named here.
+
+    flip: probability of a horizontal flip. short_sides: `(lo, hi)` draws the short side between the two, three and
+    more values draw one of them; it takes the place of `Resize.short`. scale_jitter: `(lo, hi)`, a factor on the size;
+    beyond the size of `Resize` a random window of that size is kept. crop: probability of cutting a random window
+    out. color: 0 to 1, the strength of changes in brightness, contrast, saturation and hue. min_visible: an object
+    of which a window leaves less than this share becomes a region to ignore: it is neither found nor background.
+    keypoint_pairs, class_pairs: indices that change places in a flip, such as left and right.
+    """
+
+    flip: float = 0.5
+    short_sides: tuple[int, ...] = ()
+    scale_jitter: tuple[float, float] | None = None
+    crop: float = 0.0
+    color: float = 0.0
+    min_visible: float = 0.25
+    keypoint_pairs: tuple[tuple[int, int], ...] = ()
+    class_pairs: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "crop", "color", "min_visible"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"Augmentation: {name} must lie between 0 and 1, got {getattr(self, name)!r}.")
+        if any(side < 1 for side in self.short_sides) or (len(self.short_sides) == 2 and self._sides_inverted()):
+            raise UsageError(f"Augmentation: short_sides must be (lo, hi) or a list of sides, got {self.short_sides}.")
+        if self.scale_jitter is not None and not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
+            raise UsageError(f"Augmentation: scale_jitter must be (lo, hi) with 0 < lo <= hi, got {self.scale_jitter}.")
+
+    def _sides_inverted(self) -> bool:
+        return self.short_sides[0] > self.short_sides[1]
+
+    @classmethod
+    def none(cls) -> Augmentation:
+        """No change at all."""
+        return cls(flip=0.0)
+
+    def describe(self, classes: Classes | None = None) -> list[str]:
+        """Every change that can happen, one line each, in the order in which they are applied."""
+        lines = []
+        if self.crop:
+            lines.append(
+                f"random crop, probability {self.crop:g}: sides {CROP_SIDE[0]:.0%} to {CROP_SIDE[1]:.0%} of the "
+                f"picture; objects less than {self.min_visible:.0%} visible are ignored"
+            )
+        if self.short_sides:
+            sides = ", ".join(map(str, self.short_sides))
+            between = f"{self.short_sides[0]} to {self.short_sides[-1]}"
+            lines.append(f"short side {between if len(self.short_sides) == 2 else f'one of {sides}'} pixels")
+        if self.scale_jitter:
+            lines.append(f"scale jitter: size times {self.scale_jitter[0]:g} to {self.scale_jitter[1]:g}")
+        if self.flip:
+            lines.append(f"horizontal flip, probability {self.flip:g}")
+            sided = left_right_pairs(classes.names) if classes else []
+            if sided and not self.class_pairs:
+                names = ", ".join(f"{classes.names[a]}/{classes.names[b]}" for a, b in sided) if classes else ""
+                lines.append(f"warning: a flip turns {names} into one another; give class_pairs={sided} or flip=0")
+        if self.color:
+            reach = ", ".join(f"{name} +-{value * self.color:.0%}" for name, value in COLOR_REACH.items())
+            lines.append(f"colour: {reach}")
+        return lines or ["none: every picture is used as it is"]
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resizing alone: what evaluation and prediction do."""
+
+    resize: Resize
+
+    def __call__(self, image: Tensor, targets: Targets, generator: Generator | None = None) -> tuple[Tensor, Targets]:
+        size_hw = self.resize.size_for(image.shape[1], image.shape[2])
+        resized = resize_image(image, size_hw, antialias=self.resize.antialias)
+        return resized, resize_targets(targets, (image.shape[1], image.shape[2]), size_hw)
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Crop, resize (with its jitter), flip and colour, in this order."""
+
+    resize: Resize
+    augmentation: Augmentation
+
+    def __call__(self, image: Tensor, targets: Targets, generator: Generator) -> tuple[Tensor, Targets]:
+        """image uint8 `[3, H, W]` and its targets to float32 `[3, h, w]` in `[0, 1]` and its targets."""
+        change = self.augmentation
+        if change.crop and _uniform(generator) < change.crop:
+            image, targets = random_crop(image, targets, generator, min_visible=change.min_visible)
+        before_hw = (image.shape[1], image.shape[2])
+        size_hw, limit_hw = self._draw_size(before_hw, generator)
+        image = resize_image(image, size_hw, antialias=self.resize.antialias)
+        targets = resize_targets(targets, before_hw, size_hw)
+        if size_hw[0] > limit_hw[0] or size_hw[1] > limit_hw[1]:
+            window = _random_window(size_hw, limit_hw, generator)
+            image, targets = cut_window(image, targets, window, min_visible=change.min_visible)
+        if change.flip and _uniform(generator) < change.flip:
+            image, targets = flip_horizontally(image, targets, change.keypoint_pairs, change.class_pairs)
+        if change.color:
+            image = jitter_color(image, change.color, generator)
+        return image, targets
+
+    def _draw_size(self, before_hw: tuple[int, int], generator: Generator) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The size to scale to, and the size that a window may have."""
+        change, resize = self.augmentation, self.resize
+        if len(change.short_sides) == 2:
+            lo, hi = change.short_sides
+            resize = replace(resize, short=int(torch.randint(lo, hi + 1, (), generator=generator)))
+        elif change.short_sides:
+            choice = int(torch.randint(len(change.short_sides), (), generator=generator))
+            resize = replace(resize, short=change.short_sides[choice])
+        limit_hw = resize.size_for(*before_hw)
+        if change.scale_jitter is None:
+            return limit_hw, limit_hw
+        factor = _uniform(generator, *change.scale_jitter)
+        return (max(1, math.floor(limit_hw[0] * factor)), max(1, math.floor(limit_hw[1] * factor))), limit_hw
+
+
+def resize_image(image: Tensor, size_hw: tuple[int, int], *, antialias: bool) -> Tensor:
+    """uint8 or float `[3, H, W]` to float32 `[3, h, w]` in `[0, 1]`, bilinear."""
+    if image.ndim != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
+        raise UsageError(f"An image must be uint8 or float [3, H, W], got {image.dtype} {tuple(image.shape)}.")
+    eight_bits = image.dtype == torch.uint8
+    if tuple(image.shape[1:]) != tuple(size_hw):
+        if eight_bits and not antialias:
+            image, eight_bits = image.float() / 255, False
+        image = functional.interpolate(
+            image[None], size=size_hw, mode="bilinear", align_corners=False, antialias=antialias
+        )[0]
+    return image.float() / 255 if eight_bits else image.float()
+
+
+def resize_targets(targets: Targets, before_hw: tuple[int, int], after_hw: tuple[int, int]) -> Targets:
+    """Boxes and keypoints times the exact ratio of the sides, areas times their product, masks to the new size."""
+    if before_hw == after_hw:
+        return targets
+    ratio_y, ratio_x = after_hw[0] / before_hw[0], after_hw[1] / before_hw[1]
+    masks, keypoints = targets.masks, targets.keypoints
+    if masks is not None:
+        resized = functional.interpolate(masks[:, None].float(), size=after_hw) if len(masks) else masks[:, None]
+        masks = resized[:, 0].bool() if len(masks) else masks.new_zeros(0, *after_hw)
+    if keypoints is not None:
+        keypoints = keypoints * keypoints.new_tensor([ratio_x, ratio_y, 1.0])
+    return replace(
+        targets,
+        boxes=targets.boxes * targets.boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y]),
+        area=targets.area * (ratio_x * ratio_y),
+        masks=masks,
+        keypoints=keypoints,
+    )
+
+
+def flip_horizontally(
+    image: Tensor,
+    targets: Targets,
+    keypoint_pairs: Sequence[tuple[int, int]] = (),
+    class_pairs: Sequence[tuple[int, int]] = (),
+) -> tuple[Tensor, Targets]:
+    """Mirror a picture `[3, H, W]`; keypoints and classes of a pair change places."""
+    width = image.shape[2]
+    x0, y0, x1, y1 = targets.boxes.unbind(1)
+    labels, keypoints = targets.labels, targets.keypoints
+    if class_pairs:
+        count = 1 + max([*labels.tolist(), *(index for pair in class_pairs for index in pair)])
+        labels = _swapped(count, class_pairs)[labels]
+    if keypoints is not None:
+        seen = keypoints[:, :, 2:] > 0
+        mirrored = torch.cat([width - keypoints[:, :, :1], keypoints[:, :, 1:]], dim=2)
+        keypoints = torch.where(seen, mirrored, keypoints)  # a point that is not given stays at 0, 0
+        keypoints = keypoints[:, _swapped(keypoints.shape[1], keypoint_pairs)]
+    flipped = replace(
+        targets,
+        boxes=torch.stack([width - x1, y0, width - x0, y1], dim=1),
+        labels=labels,
+        masks=None if targets.masks is None else kernels.horizontal_flip(targets.masks),
+        keypoints=keypoints,
+    )
+    return kernels.horizontal_flip(image), flipped
+
+
+def random_crop(
+    image: Tensor, targets: Targets, generator: Generator, *, min_visible: float = 0.25
+) -> tuple[Tensor, Targets]:
+    """A random window that leaves at least one object to learn from, when there was one; else the whole picture."""
+    height, width = image.shape[1:]
+    has_objects = bool((~targets.ignore).any())
+    for _ in range(CROP_TRIES):
+        sides = [max(1, round(side * _uniform(generator, *CROP_SIDE))) for side in (height, width)]
+        window = _random_window((height, width), (sides[0], sides[1]), generator)
+        cut_image, cut_targets = cut_window(image, targets, window, min_visible=min_visible)
+        if not has_objects or bool((~cut_targets.ignore).any()):
+            return cut_image, cut_targets
+    return image, targets
+
+
+def cut_window(
+    image: Tensor, targets: Targets, window: tuple[int, int, int, int], *, min_visible: float = 0.25
+) -> tuple[Tensor, Targets]:
+    """The part `(x0, y0, x1, y1)`, whole pixels, of a picture `[3, H, W]`.
+
+    Boxes are moved and clipped; those with no pixel left are dropped, those with less than `min_visible` of their
+    area left become regions to ignore. Areas shrink with the visible share (masks are counted); keypoints outside
+    become "not given".
+    """
+    x0, y0, x1, y1 = window
+    moved = targets.boxes - targets.boxes.new_tensor([x0, y0, x0, y0])
+    limits = moved.new_tensor([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
+    boxes = torch.minimum(moved.clamp(min=0), limits)
+    before, after = moved[:, 2:] - moved[:, :2], boxes[:, 2:] - boxes[:, :2]
+    untouched = (boxes == moved).all(dim=1)
+    visible = (after.clamp(min=0) / before).prod(dim=1)
+    keep = ((after >= 1).all(dim=1) | untouched) & (after > 0).all(dim=1)
+    masks, keypoints, area = targets.masks, targets.keypoints, targets.area * visible
+    if masks is not None:
+        masks = masks[:, y0:y1, x0:x1]
+        area = torch.where(untouched, targets.area, masks.sum(dim=(1, 2)).float())
+    if keypoints is not None:
+        shifted = keypoints - keypoints.new_tensor([x0, y0, 0])
+        inside = ((shifted[:, :, :2] >= 0) & (shifted[:, :, :2] <= limits[:2])).all(dim=2, keepdim=True)
+        keypoints = torch.where(inside & (keypoints[:, :, 2:] > 0), shifted, 0.0)
+    cut = Targets(
+        boxes=torch.where(keep[:, None], boxes, targets.boxes),  # valid until the rows are dropped below
+        labels=targets.labels,
+        ignore=targets.ignore | (visible < min_visible),
+        area=area,
+        ids=targets.ids,
+        masks=masks,
+        keypoints=keypoints,
+    )
+    return image[:, y0:y1, x0:x1], cut[keep]
+
+
+def jitter_color(image: Tensor, strength: float, generator: Generator) -> Tensor:
+    """Random brightness, contrast, saturation and hue of a float picture `[3, H, W]` in `[0, 1]`."""
+    reach = {name: value * strength for name, value in COLOR_REACH.items()}
+    image = kernels.adjust_brightness(image, _uniform(generator, 1 - reach["brightness"], 1 + reach["brightness"]))
+    contrast = _uniform(generator, 1 - reach["contrast"], 1 + reach["contrast"])
+    mean = kernels.rgb_to_grayscale(image).double().mean().float()  # in double: the same with any number of threads
+    image = (image * contrast + (1 - contrast) * mean).clamp(0, 1)
+    image = kernels.adjust_saturation(image, _uniform(generator, 1 - reach["saturation"], 1 + reach["saturation"]))
+    return kernels.adjust_hue(image, _uniform(generator, -reach["hue"], reach["hue"]))
+
+
+def left_right_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Index pairs of names that differ by left and right alone: "left_eye" and "right_eye"."""
+    position = {name.lower(): index for index, name in enumerate(names)}
+    pairs = []
+    for name, index in position.items():
+        other, changes = re.subn(r"(?<![a-z])left(?![a-z])", "right", name)
+        if changes and other in position:
+            pairs.append((index, position[other]))
+    return pairs
+
+
+def _swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """`[count]`: each index, those of a pair exchanged."""
+    order = list(range(count))
+    for first, second in pairs:
+        order[first], order[second] = second, first
+    return torch.tensor(order, dtype=torch.int64)
+
+
+def _random_window(
+    size_hw: tuple[int, int], window_hw: tuple[int, int], generator: Generator
+) -> tuple[int, int, int, int]:
+    height, width = min(size_hw[0], window_hw[0]), min(size_hw[1], window_hw[1])
+    y0 = int(torch.randint(size_hw[0] - height + 1, (), generator=generator))
+    x0 = int(torch.randint(size_hw[1] - width + 1, (), generator=generator))
+    return x0, y0, x0 + width, y0 + height
+
+
+def _uniform(generator: Generator, lo: float = 0.0, hi: float = 1.0) -> float:
+    return lo + (hi - lo) * float(torch.rand((), generator=generator, dtype=torch.float64))

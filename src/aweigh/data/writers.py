@@ -1,0 +1,224 @@
+"""Detections to files that other programs read, as a stream: one image after the other, in bounded memory.
+
+- `jsonl`: one line per image: schema, path, width, height, detections (box as xyxy, score, class, category_id), error.
+- `coco`: the list of results that COCO's tools load; beside it `NAME.images.json` with the images and categories.
+- `csv`: one row per detection; an image that could not be read has a row with its error.
+- `yolo`: a folder with one `.txt` per image (class, centre and size as fractions) and `classes.txt`; holds no scores.
+- `voc`: a folder with one XML per image (1-based inclusive corners, as VOC has them, with a confidence).
+
+Boxes are in the pixels of the original image; category ids are those of the data set the model learned from. Files are
+written aside and renamed when they are complete. `-` writes jsonl, coco and csv to standard output.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TextIO, get_args
+from xml.etree import ElementTree
+
+import numpy as np
+
+from aweigh.errors import UsageError, did_you_mean
+from aweigh.structures import Classes, Detections
+
+Format = Literal["jsonl", "coco", "csv", "yolo", "voc"]
+FORMATS: tuple[str, ...] = get_args(Format)
+SCHEMA = "aweigh.detections/1"
+COLUMNS = ("path", "width", "height", "x0", "y0", "x1", "y1", "score", "class", "category_id", "error")
+
+
+def write_detections(results: Iterable[Detections], out: str | Path, format: Format = "jsonl") -> int:
+    """Write all results; returns the number of images. See `DetectionWriter`."""
+    with DetectionWriter(out, format) as writer:
+        for detections in results:
+            writer.write(detections)
+    return writer.count
+
+
+class DetectionWriter:
+    """A context manager: what is written inside appears when it ends well, and not at all when it does not.
+
+    out: a file, or a folder for yolo and voc (whose files appear one by one, each complete); `-` is standard output.
+    Images are numbered from 1 in the order written; `image_ids` gives other numbers, in the same order.
+    """
+
+    def __init__(self, out: str | Path, format: Format = "jsonl", *, image_ids: Sequence[int] | None = None) -> None:
+        if format not in FORMATS:
+            raise UsageError(f"Unknown format {format!r}; known: {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}")
+        self.format, self.count, self._image_ids = format, 0, image_ids
+        self._path = None if str(out) == "-" else Path(out)
+        if self._path is None and format in ("yolo", "voc"):
+            raise UsageError(
+                f"The {format} format is a folder of files and cannot go to standard output; name a folder."
+            )
+        if self._path is not None and format not in ("yolo", "voc") and self._path.is_dir():
+            raise UsageError(f"{self._path}: this is a folder; name the {format} file to write.")
+        self._classes: Classes | None = None
+        self._images: list[dict[str, Any]] = []
+        self._names: set[str] = set()
+        self._rows = 0
+
+    def __enter__(self) -> DetectionWriter:
+        self._aside: Path | None = None
+        self._stream: TextIO = sys.stdout
+        if self.format in ("yolo", "voc"):
+            assert self._path is not None
+            self._path.mkdir(parents=True, exist_ok=True)
+        elif self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._aside = _beside(self._path)
+            self._stream = self._aside.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        if self.format == "coco":
+            self._stream.write("[")
+        elif self.format == "csv":
+            self._table().writerow(COLUMNS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self.format == "coco":
+            self._stream.write("\n]\n" if self._rows else "]\n")
+        if self._aside is not None:
+            self._stream.close()
+            if kind is not None:
+                self._aside.unlink(missing_ok=True)
+                return
+            assert self._path is not None
+            if self.format == "coco":
+                beside = self._path.with_suffix(".images.json")
+                classes = self._classes or Classes((), ())
+                categories = [{"id": number, "name": name} for number, name in zip(classes.ids, classes.names)]
+                _write_whole(beside, json.dumps({"images": self._images, "categories": categories}) + "\n")
+            os.replace(self._aside, self._path)
+        elif kind is None and self._path is not None and self._classes is not None and self.format == "yolo":
+            _write_whole(self._path / "classes.txt", "\n".join(self._classes.names) + "\n")
+
+    def write(self, detections: Detections) -> None:
+        """The detections of one image; for one that could not be read, its error."""
+        number = self._image_ids[self.count] if self._image_ids is not None else self.count + 1
+        self.count += 1
+        self._classes = self._classes or (detections.classes if len(detections.classes) else None)
+        if self.format == "jsonl":
+            self._stream.write(json.dumps(json_line(detections)) + "\n")
+        elif self.format == "coco":
+            self._write_coco(detections, number)
+        elif self.format == "csv":
+            self._write_csv(detections)
+        elif detections.error is None:
+            assert self._path is not None
+            name = self._free_name(detections, number)
+            if self.format == "yolo":
+                _write_whole(self._path / f"{name}.txt", yolo_text(detections))
+            else:
+                _write_whole(self._path / f"{name}.xml", voc_text(detections))
+
+    def _write_coco(self, detections: Detections, number: int) -> None:
+        height, width = detections.size_hw
+        image = {"id": number, "file_name": detections.path or "", "width": width, "height": height}
+        self._images.append(image if detections.error is None else image | {"error": detections.error})
+        for entry, (x0, y0, x1, y1), score in zip(
+            detections.to_coco(number), _short(detections.boxes), _short(detections.scores)
+        ):
+            entry |= {"bbox": [x0, y0, round(x1 - x0, 4), round(y1 - y0, 4)], "score": score}
+            self._stream.write((",\n" if self._rows else "\n") + json.dumps(entry))
+            self._rows += 1
+
+    def _write_csv(self, detections: Detections) -> None:
+        height, width = detections.size_hw
+        table = self._table()
+        if detections.error is not None:
+            table.writerow([detections.path, "", "", "", "", "", "", "", "", "", detections.error])
+        for found in json_line(detections)["detections"]:
+            what = [found["score"], found["class"], found["category_id"], ""]
+            table.writerow([detections.path, width, height, *found["box"], *what])
+
+    def _table(self) -> Any:
+        return csv.writer(self._stream, lineterminator="\n")
+
+    def _free_name(self, detections: Detections, number: int) -> str:
+        """The stem of the picture's file; with a number where another picture has it already."""
+        stem = Path(detections.path).stem if detections.path else f"{number:06d}"
+        name, further = stem, 1
+        while name in self._names or name == "classes":
+            further += 1
+            name = f"{stem}-{further}"
+        self._names.add(name)
+        return name
+
+
+def json_line(detections: Detections) -> dict[str, Any]:
+    """One image as plain values: what a line of jsonl holds."""
+    height, width = detections.size_hw
+    found = [
+        {"box": box, "score": score, "class": name, "category_id": detections.classes.ids[label]}
+        for box, score, name, label in zip(
+            _short(detections.boxes), _short(detections.scores), detections.names, detections.labels.tolist()
+        )
+    ]
+    return {
+        "schema": SCHEMA,
+        "path": detections.path,
+        "width": width,
+        "height": height,
+        "detections": found,
+        "error": detections.error,
+    }
+
+
+def yolo_text(detections: Detections) -> str:
+    """Lines of class number, centre and size, as fractions of the image."""
+    height, width = detections.size_hw
+    lines = []
+    for (x0, y0, x1, y1), label in zip(detections.boxes.tolist(), detections.labels.tolist()):
+        values = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+        lines.append(f"{label} " + " ".join(f"{value:.7f}" for value in values) + "\n")
+    return "".join(lines)
+
+
+def voc_text(detections: Detections) -> str:
+    """A VOC annotation: continuous `(x0, y0, x1, y1)` become 1-based inclusive `(x0 + 1, y0 + 1, x1, y1)`."""
+    height, width = detections.size_hw
+    path = Path(detections.path or "")
+    root = ElementTree.Element("annotation")
+    _add(root, "folder", path.parent.name)
+    _add(root, "filename", path.name)
+    size = ElementTree.SubElement(root, "size")
+    for side, value in (("width", width), ("height", height), ("depth", 3)):
+        _add(size, side, value)
+    scores = _short(detections.scores)
+    for box, score, name in zip(detections.boxes.tolist(), scores, detections.names):
+        item = ElementTree.SubElement(root, "object")
+        for key, content in (("name", name), ("difficult", 0), ("confidence", score)):
+            _add(item, key, content)
+        corners = ElementTree.SubElement(item, "bndbox")
+        for key, corner, shift in zip(("xmin", "ymin", "xmax", "ymax"), box, (1, 1, 0, 0)):
+            _add(corners, key, f"{corner + shift:.2f}".rstrip("0").rstrip("."))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _add(parent: ElementTree.Element, name: str, value: object) -> None:
+    ElementTree.SubElement(parent, name).text = str(value)
+
+
+def _short(values: Any) -> Any:
+    """float32 values as the shortest decimals that read back the same: 0.3, not 0.30000001192092896."""
+    array = np.asarray(values.detach().cpu().numpy(), dtype=np.float32)
+    return np.array([float(str(value)) for value in array.reshape(-1)]).reshape(array.shape).tolist()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    aside = _beside(path)
+    aside.write_text(text, encoding="utf-8", errors="surrogateescape")
+    os.replace(aside, path)

@@ -1,0 +1,192 @@
+"""Every kind of picture becomes the same kind of tensor, and what is no picture is told in one line."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aweigh.data import images
+from aweigh.data.images import read_image, read_size
+from aweigh.errors import DataError, UsageError
+
+
+@pytest.fixture
+def color() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def save(path: Path, array: np.ndarray, **options: object) -> Path:
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def test_all_sources_give_the_same_pixels(tmp_path: Path, color: np.ndarray) -> None:
+    path = save(tmp_path / "a.png", color)
+    tensor = torch.from_numpy(color.copy()).permute(2, 0, 1)
+    for source in (path, str(path), Image.fromarray(color), color, tensor, tensor.float() / 255, color / 255.0):
+        image = read_image(source)
+        assert image.dtype == torch.uint8 and image.is_contiguous()
+        assert torch.equal(image, tensor)
+
+
+def test_the_result_owns_its_memory(color: np.ndarray) -> None:
+    before = color.copy()
+    read_image(color).zero_()
+    chw = torch.from_numpy(color.copy()).permute(2, 0, 1).contiguous()
+    read_image(chw).zero_()
+    assert np.array_equal(color, before) and chw.any()
+
+
+def test_grey(tmp_path: Path) -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    expected = torch.from_numpy(grey).expand(3, 3, 4)
+    path = save(tmp_path / "grey.png", grey)
+    for source in (path, grey, grey[:, :, None], torch.from_numpy(grey)[None], torch.from_numpy(grey)):
+        assert torch.equal(read_image(source), expected)
+
+
+def test_one_bit(tmp_path: Path) -> None:
+    bits = np.array([[True, False], [False, True]])
+    Image.fromarray(bits).save(tmp_path / "bits.png")
+    assert Image.open(tmp_path / "bits.png").mode == "1"
+    for source in (tmp_path / "bits.png", bits):
+        assert read_image(source)[0].tolist() == [[255, 0], [0, 255]]
+
+
+def test_what_is_transparent_lies_over_white(tmp_path: Path) -> None:
+    rgba = np.zeros((1, 3, 4), dtype=np.uint8)
+    rgba[0, :, 3] = 0, 128, 255
+    expected = [255, 127, 0]
+    path = save(tmp_path / "rgba.png", rgba)
+    assert read_image(path)[0, 0].tolist() == expected
+    assert read_image(rgba)[0, 0].tolist() == expected
+    Image.fromarray(rgba).convert("LA").save(tmp_path / "la.png")
+    assert read_image(tmp_path / "la.png")[0, 0].tolist() == expected
+
+
+def test_palette_with_a_transparent_color(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putdata([0, 1])
+    picture.save(tmp_path / "plain.png")
+    assert read_image(tmp_path / "plain.png")[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60]]
+    picture.save(tmp_path / "holed.png", transparency=0)
+    assert read_image(tmp_path / "holed.png")[:, 0].T.tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    picture = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red
+    picture.save(tmp_path / "cmyk.jpg")
+    red, green, blue = read_image(tmp_path / "cmyk.jpg")[:, 4, 4].tolist()
+    assert red > 200 and green < 60 and blue < 60
+
+
+def test_16_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+    deep = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
+    for name in ("deep.png", "deep.tif"):
+        assert read_image(save(tmp_path / name, deep))[0, 0].tolist() == [0, 100, 255]
+    assert read_image(deep)[0, 0].tolist() == [0, 100, 255]
+    assert read_image(torch.from_numpy(deep))[0, 0].tolist() == [0, 100, 255]
+    twelve = np.array([[0, 2048, 4095]], dtype=np.uint16)
+    assert read_image(save(tmp_path / "12.png", twelve), value_range=(0, 4095))[0, 0].tolist() == [0, 128, 255]
+
+
+def test_float_tiff(tmp_path: Path) -> None:
+    unit = np.array([[0, 0.5, 1]], dtype=np.float32)
+    assert read_image(save(tmp_path / "unit.tif", unit))[0, 0].tolist() == [0, 128, 255]
+    wide = save(tmp_path / "wide.tif", unit * 3000)
+    with pytest.raises(DataError, match=r"wide\.tif.*0 to 3000.*value_range"):
+        read_image(wide)
+    assert read_image(wide, value_range=(0, 3000))[0, 0].tolist() == [0, 128, 255]
+    with pytest.raises(DataError, match="not finite"):
+        read_image(np.array([[np.nan, 0.0]]))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
+    upright = np.zeros((16, 32, 3), dtype=np.uint8)
+    upright[:8, :8] = 255  # white in the upper left corner
+    undo = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]
+    stored = Image.fromarray(upright)
+    if undo is not None:
+        stored = stored.transpose(Image.Transpose(undo))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.jpg"
+    stored.save(path, exif=exif, quality=95)
+    assert (read_image(path).float() - torch.from_numpy(upright).permute(2, 0, 1)).abs().max() < 30
+    assert read_size(path) == (16, 32)
+    width, height = stored.size
+    assert read_image(path, exif="ignore").shape == (3, height, width)
+    assert read_size(path, exif="ignore") == (height, width)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_is_no_reason_to_stop(tmp_path: Path) -> None:
+    path = tmp_path / "exif.jpg"
+    Image.new("RGB", (8, 8)).save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + struct.pack(">H", 0x0112))
+    assert read_image(path).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 3), (3, 30_000)])
+def test_extreme_sizes(tmp_path: Path, width: int, height: int) -> None:
+    Image.new("RGB", (width, height), (1, 2, 3)).save(tmp_path / "p.png")
+    assert read_image(tmp_path / "p.png").shape == (3, height, width)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, color: np.ndarray) -> None:
+    def message(path: Path) -> str:
+        with pytest.raises(DataError) as caught:
+            read_image(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        assert caught.value.exit_code == 3
+        return str(caught.value)
+
+    assert "no such file" in message(tmp_path / "missing.jpg")
+    assert "folder" in message(tmp_path)
+    (tmp_path / "text.jpg").write_text("not a picture")
+    assert "not a picture" in message(tmp_path / "text.jpg")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    assert "empty" in message(tmp_path / "empty.jpg")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for suffix in ("jpg", "png"):
+        whole = save(tmp_path / f"whole.{suffix}", noise).read_bytes()
+        (tmp_path / f"half.{suffix}").write_bytes(whole[: len(whole) // 2])
+        assert "damaged or cut short" in message(tmp_path / f"half.{suffix}")
+
+
+def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (400, 300)).save(path)
+    with pytest.raises(DataError, match=r"400 x 300 is more than 1000 pixels.*max_pixels"):
+        read_image(path, max_pixels=1000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses from twice as many on
+    with pytest.raises(DataError, match="too large"):
+        read_image(path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 2000)
+    assert read_image(path, max_pixels=120_000).shape == (3, 300, 400)  # a raised limit is honoured
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((3, 8, 8), np.uint8), np.zeros((0, 4, 3), np.uint8), torch.zeros(8, 8, 3), 7, np.array(["a"])]
+)
+def test_wrong_shapes_say_what_is_expected(wrong: object) -> None:
+    with pytest.raises(UsageError, match=r"\(H, W, 3\)|\[3, H, W\]"):
+        read_image(wrong)  # type: ignore[arg-type]
+
+
+def test_tensor_out_of_range() -> None:
+    with pytest.raises(DataError, match=r"0 to 200.*value_range"):
+        read_image(torch.tensor([0.0, 200.0]).expand(3, 4, 2))
+    assert read_image(torch.tensor([0.0, 255.0]).expand(3, 4, 2), value_range=(0, 255)).amax() == 255
+
+
+def test_value_range_is_refused_for_8_bits(tmp_path: Path, color: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="more than 8 bits"):
+        read_image(save(tmp_path / "a.png", color), value_range=(0, 100))
+    with pytest.raises(UsageError, match="lo < hi"):
+        read_image(color, value_range=(5, 5))
