@@ -54,7 +54,7 @@ def val(toys):
 @pytest.mark.parametrize("resize", [Resize(short=48, long=50), Resize(short=None, long=123)])
 def test_what_is_found_in_resized_images_is_measured_in_original_pixels(val, resize):
     metrics, results, speed = evaluate(Oracle(val, resize), resize, val, batch=3)
-    assert metrics.AP == pytest.approx(1.0) and metrics.AR100 == pytest.approx(1.0)
+    assert abs(metrics.AP - 1) < 1e-9 and abs(metrics.AR100 - 1) < 1e-9
     assert {entry["category_id"] for entry in results} <= {1, 7}
     assert {entry["image_id"] for entry in results} == {100, 101, 102, 103}
     truth = {(a["image_id"], *(round(v, 2) for v in a["bbox"])) for a in val.to_coco()["annotations"]}
@@ -67,11 +67,11 @@ def test_classes_are_matched_by_name_not_by_number(val):
     resize = Resize(short=64, long=96)
     classes = Classes(("nothing", "ball", "box"), (0, 1, 2))
     metrics, results, _ = evaluate(Oracle(val, resize, classes), resize, val)
-    assert metrics.AP == pytest.approx(1.0) and {entry["category_id"] for entry in results} <= {1, 7}
+    assert abs(metrics.AP - 1) < 1e-9 and {entry["category_id"] for entry in results} <= {1, 7}
 
 
 def test_a_model_of_other_classes_is_refused():
-    with pytest.raises(UsageError, match="knows none of the data's classes. Model: cat. Data: dog"):
+    with pytest.raises(UsageError, match=r"knows none of the data's classes\. Model: cat\. Data: dog\."):
         matching_category_ids(Classes.from_names(["cat"]), Classes.from_names(["dog"]))
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def learned(toys, tmp_path_factory):
 
 
 def test_it_learns_and_leaves_what_it_promises(learned):
-    folder, told = learned
+    folder, _ = learned
     assert {entry.name for entry in folder.iterdir()} == FILES
     epochs = rows(folder, "epoch")
     assert epochs[-1]["loss"] < 0.6 * epochs[0]["loss"]
@@ -322,8 +323,6 @@ def test_bf16_trains_on_the_cpu(configure, quiet, precision):
 
 
 def test_every_recipe_can_be_read():
-    from pathlib import Path
-
     recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
     assert len(recipes) >= 5
     for path in recipes:

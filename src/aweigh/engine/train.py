@@ -246,10 +246,11 @@ def current_factor(run: Run, step: int) -> float:
 def not_finite(run: Run, losses: Mapping[str, float], gradient_norm: float) -> AweighError:
     values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
     images = ", ".join(run.bad_images[-24:])
+    kept = f" {run.folder / 'last.safetensors'} holds epoch {run.epoch}." if run.epoch else ""
     return AweighError(
         f"{BAD_STEPS} steps in a row had no finite loss or gradient; the run stopped at step {run.step} ({values}, "
         f"gradient norm {gradient_norm:g}). Images of these steps: {images}. Look at their boxes, lower lr "
-        f"({run.config.lr:g}), or set clip. {run.folder / 'last.safetensors'} is the last finished epoch."
+        f"({run.config.lr:g}), or set clip.{kept}"
     )
 
 
