@@ -28,6 +28,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     group_commands=OTHER,
+    suppress_keyboard_interrupt=False,  # `run` ends it
 )
 
 COMMANDS = [

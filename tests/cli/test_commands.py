@@ -1,0 +1,144 @@
+"""What single commands do that needs no training: the flags of train, models, doctor, places of drawn pictures."""
+
+import sys
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+import aweigh
+from aweigh.cli import doctor, models, predict, train
+from aweigh.cli.main import run
+from aweigh.engine.config import TrainConfig, load_recipe, to_dict
+from aweigh.errors import UsageError
+from aweigh.models import DETECTORS, PUBLISHED
+from aweigh.structures import Classes, Detections
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for entry in fields(TrainConfig):
+        if entry.name != "data":
+            assert f"--{entry.name.replace('_', '-')}" in text, entry.name
+
+
+def test_flags_beat_the_recipe_and_the_recipe_beats_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = train.Flags(lr=0.5, classes=("a", "b"), channels_last=False)
+    config, origin = train.configuration("DATA", "synthetic", flags)
+    recipe = load_recipe(train.find_recipe("synthetic"))
+    assert (config.data, config.lr, config.classes, config.channels_last) == ("DATA", 0.5, ("a", "b"), False)
+    assert config.model == recipe["model"] and origin["model"] == "recipe synthetic"
+    assert origin["lr"] == "command line" and origin["gamma"] == "default"
+
+
+def test_config_show_prints_a_recipe_that_gives_the_same_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["--lr", "0.5", "--classes", "a", "b", "--multi-scale", "480", "640", "--no-channels-last"]
+    assert run(["config", "show", "DATA", "--recipe", "synthetic", *flags]) == 0
+    text = capsys.readouterr().out
+    assert tomllib.loads(text)["multi_scale"] == [480, 640]
+    (tmp_path / "again.toml").write_text(text)
+    again, _ = train.configuration(None, str(tmp_path / "again.toml"), train.NO_FLAGS)
+    given, _ = train.configuration(
+        "DATA", "synthetic", train.Flags(lr=0.5, classes=("a", "b"), multi_scale=(480, 640), channels_last=False)
+    )
+    assert to_dict(again) == to_dict(given)
+
+
+def test_unknown_recipe_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.toml").write_text("epoch = 3\n")
+    assert run(["train", "DATA", "--recipe", str(tmp_path / "mine.toml")]) == 2
+    err = capsys.readouterr().err
+    assert "'epoch'" in err and "Did you mean 'epochs'?" in err and err.count("\n") == 1
+
+
+def test_models_lists_every_detector_and_every_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    text = capsys.readouterr().out
+    for name in DETECTORS:
+        assert name in text
+    for published in PUBLISHED.values():
+        for record in published.values():
+            assert record.file in text and record.licence.split()[0] in text
+
+
+def test_parameters_are_those_of_the_real_model() -> None:
+    model = aweigh.create("fcos_shufflenet_v2_x0_5_fpn")
+    assert models.parameters("fcos_shufflenet_v2_x0_5_fpn") == sum(p.numel() for p in model.parameters())
+
+
+def test_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert f"torch {torch.__version__.split('+')[0]}" in out and "cpu" in out and "ok" in out
+    assert err == ""
+
+
+def test_doctor_names_the_pair_that_does_not_go_together() -> None:
+    wrong = doctor.pair_problems("2.11.0+cu128", "0.29.2+cu132", ["numpy", "torch (>=2.14.0)", "pillow>=5"])
+    assert len(wrong) == 1 and "torchvision 0.29.2" in wrong[0] and "2.11.0" in wrong[0]
+    assert doctor.pair_problems("2.14.1", "0.29.2", ["torch>=2.14.0"]) == []
+    assert doctor.pair_problems("2.11.0", "0.26.0", ["torch==2.11.0"]) == []
+    assert doctor.pair_problems("2.11.1", "0.26.0", ["torch==2.11.0"]) != []
+
+
+def test_doctor_ends_with_1_when_a_device_does_not_compute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: object, **options: object) -> torch.Tensor:
+        raise RuntimeError("no kernel image is available for execution on the device\nmore")
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", broken)
+    assert run(["doctor"]) == 1
+    out, err = capsys.readouterr()
+    assert "FAILED" in out and "no kernel image" in err and "torchvision" in err and err.count("\n") == 1
+
+
+def test_doctor_ends_with_1_when_an_answer_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_device("cpu") is None
+    monkeypatch.setattr("torchvision.ops.nms", lambda *_: torch.tensor([0, 1, 2]))
+    assert "instead of [0, 2]" in (doctor.check_device("cpu") or "")
+
+
+def test_doctor_ends_with_1_when_a_library_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "timm" else version(name))
+    assert run(["doctor"]) == 1
+    assert "timm is not installed" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # importing it now fails
+    assert run(["doctor"]) == 1
+    assert "cannot be loaded together" in capsys.readouterr().err
+
+
+def test_places_of_drawn_pictures(tmp_path: Path) -> None:
+    paths = [Path("photos/a.png"), Path("photos/b/a.jpg"), Path("photos/b/c.tif"), Path("photos/b/c.png")]
+    targets = predict.drawn_paths(paths, tmp_path)
+    assert [target.relative_to(tmp_path).as_posix() for target in targets.values()] == [
+        "a.jpg",
+        "b/a.jpg",
+        "b/c.tif.jpg",
+        "b/c.png.jpg",
+    ]
+    assert list(predict.drawn_paths([Path("photos/a.png")], tmp_path).values()) == [tmp_path / "a.jpg"]
+
+
+def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="overwritten"):
+        predict.drawn_paths([tmp_path / "a.jpg"], tmp_path)
+    predict.drawn_paths([tmp_path / "a.png"], tmp_path)
+
+
+def test_keep_by_score_and_class() -> None:
+    found = Detections(
+        torch.zeros(3, 4), torch.tensor([0.9, 0.5, 0.2]), torch.tensor([0, 1, 0]), classes=Classes.numbered(2)
+    )
+    assert predict.keep(found, 0.3, [0, 1]).scores.tolist() == pytest.approx([0.9, 0.5])
+    assert predict.keep(found, 0.0, [0]).scores.tolist() == pytest.approx([0.9, 0.2])
+    assert len(predict.keep(found, 0.95, [0, 1])) == 0
