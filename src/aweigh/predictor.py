@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -50,18 +50,14 @@ class Predictor:
 
     def __init__(self, model: Detector, resize: Resize, *, device: torch.device | str | None = None) -> None:
         self.device = pick_device(device)
-        self.model = prepare(model).to(self.device)
+        self.model: Any = prepare(model, self.device)  # the Detector protocol, and nn.Module
         self.resize = resize
+        self.classes: Classes = self.model.classes  # with the category ids of the data it was trained on
 
     @property
     def usual_batch(self) -> int:
         """How many pictures at a time pay on this device: on a CPU one, without padding, is as fast as several."""
         return 1 if self.device.type == "cpu" else 8
-
-    @property
-    def classes(self) -> Classes:
-        """The classes the detector knows, with the category ids of the data it was trained on."""
-        return self.model.classes
 
     def __call__(
         self,
@@ -144,14 +140,15 @@ def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource
     return iter(source)
 
 
-def prepare(model: Detector) -> Any:
-    """A copy of the detector that predicts the same and faster; it cannot be trained any more."""
+def prepare(model: Detector, device: torch.device) -> Any:
+    """A copy of the detector on `device` that predicts the same and faster; it cannot be trained any more."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"A predictor needs a detector, got {type(model).__name__}; aweigh.load(file) reads one.")
-    side = model.stride_divisor
-    example = model.pixel_mean.new_zeros(1, 3, side, side)
-    prepared = fold_batch_norm(model, lambda copied: copied.network(example))
-    return prepared.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    detector: Any = model
+    side = detector.stride_divisor
+    example = detector.pixel_mean.new_zeros(1, 3, side, side)
+    prepared = fold_batch_norm(detector, lambda copied: cast(Any, copied).network(example))
+    return prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:

@@ -59,7 +59,8 @@ def command(
     from aweigh.data.formats import load_split
     from aweigh.engine.checkpoint import write_atomically
     from aweigh.engine.evaluate import evaluate
-    from aweigh.evaluation.voc import evaluate_voc
+    from aweigh.evaluation.coco import CocoMetrics
+    from aweigh.evaluation.voc import VocMetrics, evaluate_voc
 
     screen = log()
     part = load_split(data, split, annotations=annotations, images=images)
@@ -78,11 +79,9 @@ def command(
             workers=workers,
             progress=lambda done, total: show(done),
         )
+    measured: CocoMetrics | VocMetrics = metrics
     if protocol != "coco":
-        points: Literal["11", "all"] = "11" if protocol == "voc07" else "all"
-        measured = evaluate_voc(part.to_coco(), results, points=points)
-    else:
-        measured = metrics
+        measured = evaluate_voc(part.to_coco(), results, points="11" if protocol == "voc07" else "all")
     settings = {
         "detector": detector,
         "builder": model.builder,

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
@@ -125,11 +126,11 @@ def draw_each(
     from aweigh.visualise import draw_detections
 
     for result in results:
-        target = drawn.get(Path(result.path or ""))
-        if target is not None and result.error is None:
-            picture = draw_detections(read_image(result.path, **reading), result)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, lambda path, picture=picture: picture.save(path, quality=92))
+        source = Path(result.path or "")
+        if source in drawn and result.error is None:
+            picture = draw_detections(read_image(source, **reading), result)
+            drawn[source].parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(drawn[source], partial(picture.save, quality=92))
         yield result
 
 

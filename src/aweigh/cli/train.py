@@ -1,7 +1,7 @@
 """`aweigh train` and `aweigh config show`: their flags are the fields of `TrainConfig`, with its help texts."""
 
 from dataclasses import asdict, fields, make_dataclass
-from typing import Annotated, Any, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 from cyclopts import App, Group, Parameter
 
@@ -50,8 +50,11 @@ def _shown(default: Any) -> Any:
     return lambda _: f"{default:.4g}" if isinstance(default, float) else text
 
 
-Flags = _flags()
-NO_FLAGS = Flags()
+if TYPE_CHECKING:
+    Flags = Any
+else:
+    Flags = _flags()
+NO_FLAGS: Any = Flags()
 
 config_app = App(
     name="config",
