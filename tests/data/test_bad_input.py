@@ -95,6 +95,17 @@ def test_ids_that_are_text(coco: Make) -> None:
     }
 
 
+def test_whole_numbers_however_they_are_written(coco: Make) -> None:
+    data = coco_dict([GOOD])
+    data["images"][0]["id"] = "1"
+    data["annotations"][0] |= {"image_id": 1.0, "id": "10", "category_id": "3"}
+    split = load_split(coco(data))
+    assert split.problems == [] and split.annotation_ids.tolist() == [10] and len(split.boxes) == 1
+    data["annotations"][0]["id"] = [1]
+    (problem,) = load_split(coco(data)).problems
+    assert problem.kind == "annotation id is not a whole number"
+
+
 def test_annotation_for_a_missing_image(coco: Make) -> None:
     data = coco_dict([GOOD, GOOD])
     data["annotations"][1]["image_id"] = 77

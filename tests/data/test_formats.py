@@ -238,6 +238,15 @@ def test_yolo_agrees_with_hotcoco(coco: Make, tmp_path: Path) -> None:
     assert back.first.tolist() == ours.first.tolist()
 
 
+def test_a_description_of_one_split_is_not_taken_for_another(tmp_path: Path) -> None:
+    make_yolo(tmp_path, description="train: images/train\nnames: [a, b, c]\n")
+    with pytest.raises(DataError, match="no split 'val', only train"):
+        load_split(tmp_path / "data.yaml", "val")
+    (tmp_path / "compose.yaml").write_text("{{ not yaml")
+    (tmp_path / "data.yaml").unlink()
+    assert list(find_splits(tmp_path)) == ["train", "val"]
+
+
 def test_no_known_layout_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         find_splits(tmp_path / "missing")

@@ -185,8 +185,8 @@ def test_tensor_out_of_range() -> None:
     assert read_image(torch.tensor([0.0, 255.0]).expand(3, 4, 2), value_range=(0, 255)).amax() == 255
 
 
-def test_value_range_is_refused_for_8_bits(tmp_path: Path, color: np.ndarray) -> None:
-    with pytest.raises(UsageError, match="more than 8 bits"):
-        read_image(save(tmp_path / "a.png", color), value_range=(0, 100))
+def test_value_range_leaves_8_bits_alone(tmp_path: Path, color: np.ndarray) -> None:
+    for source in (save(tmp_path / "a.png", color), color):
+        assert torch.equal(read_image(source, value_range=(0, 100)), read_image(color))
     with pytest.raises(UsageError, match="lo < hi"):
         read_image(color, value_range=(5, 5))

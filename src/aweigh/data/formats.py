@@ -24,7 +24,8 @@ import numpy as np
 
 from aweigh.data import check
 from aweigh.data.check import Problem
-from aweigh.data.readers import read_coco, read_voc, read_yolo
+from aweigh.data.coco import read_coco
+from aweigh.data.folders import read_voc, read_yolo
 from aweigh.data.split import PathList, Split, split_off
 from aweigh.errors import DataError, UsageError, did_you_mean
 
@@ -111,7 +112,7 @@ def load_split(
         raise UsageError(f"classes must be a list of names, got the text {classes!r}; write [{classes!r}].")
     found = find_splits(source, annotations=annotations, images=images)
     wanted = ALIASES.get(split, split)
-    if annotations is not None or (Path(source).is_file() and len(found) == 1):
+    if annotations is not None or Path(source).suffix.lower() == ".json":  # one file, taken as the split asked for
         found = {wanted: next(iter(found.values()))}
     if wanted not in found:
         raise DataError(
@@ -255,8 +256,8 @@ def _find_yolo(source: Path) -> dict[str, SplitFiles]:
     root = source.parent if source.is_file() else source
     described = [source] if source.is_file() else _descriptions(root)
     for file in described:
-        description = _read_yaml(file)
-        if found := _from_description(file, description):
+        usual = file == source or file.stem in ("data", "dataset")
+        if found := _from_description(file, _read_yaml(file, strict=usual)):
             return _in_order(found)
     if source.is_file():
         raise DataError(f"{source}: names no train, val or test folder that exists; a YOLO description has them.")
@@ -281,12 +282,14 @@ def _descriptions(root: Path) -> list[Path]:
     return [file for file in dict.fromkeys([*named, *others]) if file.is_file()]
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path, *, strict: bool) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped]
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if not strict:  # some other program's file
+            return {}
         raise DataError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
     return content if isinstance(content, dict) else {}
 

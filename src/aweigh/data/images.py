@@ -7,7 +7,8 @@ The result is always a uint8 tensor `[3, H, W]`, RGB. Choices made here, once:
   transparent is laid over white.
 - 16-bit, 32-bit and floating-point pictures are scaled from their declared range to 0..255 and never clipped
   silently: 16-bit integers are declared by their type (0..65535), floats are taken as 0..1 when they lie in it, and
-  anything else asks for `value_range`. A given `value_range` maps lo to 0 and hi to 255; values beyond it saturate.
+  anything else asks for `value_range`, which maps lo to 0 and hi to 255; values beyond it saturate. Pictures of 8
+  bits are what they are, whatever `value_range` says.
 - Of a file with several frames the first is read.
 """
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import struct
 import threading
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 ValueRange = Literal["auto"] | tuple[float, float]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 2 ** 31 / 3 * 4 bytes of pixels
+MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its MAX_IMAGE_PIXELS
 BACKGROUND = (255, 255, 255)
 
 _EXIF_ORIENTATION = 0x0112
@@ -106,17 +106,15 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
     """The file opened by Pillow, header read, pixels not yet."""
     too_large = "Scale it down, or allow it with max_pixels."
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged below, by max_pixels
-            if max_pixels <= MAX_PIXELS:
-                image = Image.open(path)
-            else:
-                with _pillow_limit:
-                    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
-                    try:
-                        image = Image.open(path)
-                    finally:
-                        Image.MAX_IMAGE_PIXELS = before
+        if max_pixels <= MAX_PIXELS:
+            image = Image.open(path)
+        else:
+            with _pillow_limit:
+                before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+                try:
+                    image = Image.open(path)
+                finally:
+                    Image.MAX_IMAGE_PIXELS = before
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file. Check the path.") from error
     except IsADirectoryError as error:
@@ -147,8 +145,6 @@ def _from_pillow(image: Image.Image, exif: str, value_range: ValueRange, name: s
     mode = image.mode
     if mode.startswith(("I", "F")):
         return _from_array(np.asarray(image), value_range, name)
-    if value_range != "auto":
-        raise UsageError(f"value_range is for pictures of more than 8 bits; {name} has mode {mode}.")
     if mode in ("RGBA", "LA", "La", "PA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         flat = Image.new("RGB", image.size, BACKGROUND)
@@ -179,7 +175,7 @@ def _from_array(array: np.ndarray, value_range: ValueRange, name: str) -> Tensor
         raise UsageError(f"An array image must be (H, W, 3), (H, W, 4) or (H, W) and not empty, got {array.shape}.")
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
-    elif array.dtype != np.uint8 or value_range != "auto":
+    elif array.dtype != np.uint8:
         array = _to_8_bits(array, value_range, name)
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)  # (H, W, 3)

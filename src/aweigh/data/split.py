@@ -1,7 +1,7 @@
 """One split of a data set in flat arrays: what every reader makes, and all that training and evaluation need.
 
 Flat arrays stay small, are shared by worker processes without growing, and are checked at the speed of numpy.
-Legend: I images, N annotations, M annotations as read (before bad ones are dropped).
+Legend: I images, N annotations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from aweigh.data import check
 from aweigh.data.check import Problem
 from aweigh.errors import DataError, UsageError
 from aweigh.structures import Classes, Targets
@@ -126,7 +125,7 @@ class Split:
             )
         ]
         images = [
-            {"id": image_id, "file_name": path.name, "height": height, "width": width}
+            {"id": image_id, "file_name": _below(path, self.root), "height": height, "width": width}
             for image_id, path, (height, width) in zip(
                 self.image_ids.tolist(), self.paths, self.sizes_hw.tolist(), strict=True
             )
@@ -191,73 +190,8 @@ class PathList(Sequence[Path]):
     __hash__ = None  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, eq=False)
-class Records:
-    """What a reader found, before any box is judged.
-
-    paths, image_ids `[I]`, sizes_hw `[I, 2]`: the images that exist. image_of: `[M]`, rows of the images. boxes: `[M,
-    4]` float64 xyxy. boxes_xywh: the same as the source has them. labels: `[M]`, already valid. crowd, difficult:
-    `[M]` bool. area: `[M]`, NaN where not given. annotation_ids: `[M]`. marks: how each is called in a problem (id
-    or "line 3"). shown: its box as the source writes it.
-    """
-
-    paths: Sequence[Path]
-    image_ids: np.ndarray
-    sizes_hw: np.ndarray
-    image_of: np.ndarray
-    boxes: np.ndarray
-    boxes_xywh: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-    difficult: np.ndarray
-    area: np.ndarray
-    annotation_ids: np.ndarray
-    marks: Sequence[int | str]
-    shown: Sequence[str] | np.ndarray
-
-
-def build_split(
-    records: Records, *, name: str, layout: str, root: Path, classes: Classes, problems: list[Problem]
-) -> Split:
-    """Judge the boxes, sort them by image and put everything into flat arrays."""
-    sizes = records.sizes_hw[records.image_of].reshape(-1, 2)
-    clipped, good, found = check.clean_boxes(records.boxes, sizes)
-    problems = list(problems)
-    for row, kind, action in found:
-        height, width = sizes[row].tolist()
-        shown = records.shown[row]
-        box = shown if isinstance(shown, str) else str([round(value, 4) for value in shown.tolist()])
-        problems.append(
-            Problem(
-                kind,
-                records.paths[int(records.image_of[row])].name,
-                records.marks[row],
-                f"{box} in an image of {width} x {height}",
-                action,
-            )
-        )
-    kept = np.flatnonzero(good)
-    kept = kept[np.argsort(records.image_of[kept], kind="stable")]
-    counts = np.bincount(records.image_of[kept], minlength=len(records.image_ids))
-    area = records.area[kept]
-    return Split(
-        name=name,
-        layout=layout,
-        root=root,
-        classes=classes,
-        paths=PathList.of(records.paths),
-        image_ids=records.image_ids,
-        sizes_hw=records.sizes_hw,
-        first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        boxes=clipped[kept].astype(np.float32),
-        labels=records.labels[kept],
-        ignore=records.crowd[kept] | records.difficult[kept],
-        crowd=records.crowd[kept],
-        area=np.where(area > 0, area, records.boxes_xywh[kept, 2:].prod(axis=1)),
-        annotation_ids=records.annotation_ids[kept],
-        source_boxes_xywh=records.boxes_xywh[kept],
-        problems=problems,
-    )
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

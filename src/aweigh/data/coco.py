@@ -1,0 +1,268 @@
+"""Reading a COCO JSON: boxes `(x, y, w, h)` become `(x, y, x + w, y + h)`, each bad record is named and left out.
+
+`area`, `iscrowd`, `info`, ids of annotations, sizes of images and even the categories may be missing. What is marked
+`ignore` or `difficult` is treated as VOC treats it: neither found nor missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from aweigh.data import check
+from aweigh.data.check import DROPPED, SKIPPED, Problem
+from aweigh.data.records import (
+    UNKNOWN,
+    Records,
+    as_number,
+    build_split,
+    choose_classes,
+    file_names,
+    known_sizes,
+    some_of,
+)
+from aweigh.data.split import Split
+from aweigh.errors import DataError
+from aweigh.structures import Classes
+
+
+def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequence[str] | None) -> Split:
+    """A COCO JSON. folders: where its pictures may lie, the likeliest first. wanted: class names to keep."""
+    data = _json(file)
+    problems: list[Problem] = []
+    images = _entries(data, "images", file, problems)
+    annotations = _entries(data, "annotations", file, problems)
+    classes, label_of = _coco_classes(data, annotations, file, wanted)
+
+    images, numbers, row_of = _distinct_images(images, file, problems)
+    folder, paths = _resolve_images(images, folders, file, problems)
+    declared = np.array([[_side(image, "height"), _side(image, "width")] for image in images]).reshape(-1, 2)
+    sizes_hw = known_sizes(paths, declared, problems)
+    usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
+
+    new_row = np.full(len(images) + 1, -1, dtype=np.int64)  # the last stands for images that are not in the file
+    new_row[usable] = np.arange(len(usable))
+    listed = np.array([row_of.get(_key(entry.get("image_id")), -1) for entry in annotations], dtype=np.int64)
+    labels = np.array([label_of.get(_key(entry.get("category_id")), UNKNOWN) for entry in annotations], dtype=np.int64)
+    ids = _annotation_ids(annotations, file, problems)
+    for row in np.flatnonzero(listed < 0):
+        detail = f"image_id {annotations[row].get('image_id')!r} is not among the images"
+        mark = _mark(annotations[row], ids[row])
+        problems.append(Problem("annotation for a missing image", file.name, mark, detail, DROPPED))
+    for row in np.flatnonzero((labels == UNKNOWN) & (listed >= 0)):
+        where = str(images[listed[row]].get("file_name"))
+        detail = f"category_id {annotations[row].get('category_id')!r}, the file has {some_of(list(label_of))}"
+        problems.append(Problem("label out of range", where, _mark(annotations[row], ids[row]), detail, DROPPED))
+
+    kept = np.flatnonzero((listed >= 0) & (new_row[listed] >= 0) & (labels >= 0))
+    used = [annotations[row] for row in kept]
+    boxes_xywh = _coco_boxes(used)
+    boxes = np.column_stack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])
+    image_of = new_row[listed[kept]]
+    problems.extend(check.suspicions(boxes_xywh, sizes_hw[usable][image_of].reshape(-1, 2), file.name))
+    records = Records(
+        paths=[path for row in usable if (path := paths[int(row)]) is not None],
+        image_ids=numbers[usable],
+        sizes_hw=sizes_hw[usable],
+        image_of=image_of,
+        boxes=boxes,
+        boxes_xywh=boxes_xywh,
+        labels=labels[kept],
+        crowd=np.array([_flag(entry, "iscrowd") for entry in used], dtype=bool),
+        difficult=np.array([_flag(entry, "ignore") or _flag(entry, "difficult") for entry in used], dtype=bool),
+        area=np.array([as_number(entry.get("area")) for entry in used], dtype=np.float64),
+        annotation_ids=ids[kept],
+        marks=[_mark(annotations[row], ids[row]) for row in kept],
+        shown=boxes_xywh,
+    )
+    return build_split(records, name=name, layout="coco", root=folder, classes=classes, problems=problems)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: there is no such file.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Export it again.") from error
+    if not isinstance(data, dict) or "images" not in data:
+        got = f"the keys {some_of(list(data))}" if isinstance(data, dict) else f"a {type(data).__name__}"
+        raise DataError(f"{file}: a COCO file is an object with images, annotations and categories, this has {got}.")
+    return data
+
+
+def _entries(data: dict[str, Any], key: str, file: Path, problems: list[Problem]) -> list[dict[str, Any]]:
+    entries = data.get(key) or []
+    if not isinstance(entries, list):
+        raise DataError(f"{file}: {key} must be a list, got {type(entries).__name__}.")
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            detail = f"an object was expected, got {str(entry)[:40]!r}"
+            problems.append(Problem("unreadable record", file.name, f"{key}[{index}]", detail, DROPPED))
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _coco_classes(
+    data: dict[str, Any], annotations: list[dict[str, Any]], file: Path, wanted: Sequence[str] | None
+) -> tuple[Classes, dict[Any, int]]:
+    """The classes, and the label of each category id. Categories without annotations stay classes."""
+    categories = data.get("categories") or []
+    if not categories:  # a file of boxes alone: its ids are all the names there are
+        used = {_key(entry.get("category_id")) for entry in annotations}
+        numbers = sorted(number for number in used if isinstance(number, int))
+        categories = [{"id": number, "name": str(number)} for number in numbers]
+    names: dict[int, str] = {}
+    for category in categories:
+        number = _key(category.get("id")) if isinstance(category, dict) else None
+        if not isinstance(number, int):
+            raise DataError(f"{file}: a category needs a whole number as id and a name, got {str(category)[:80]}.")
+        text = str(category.get("name", number))
+        if names.get(number, text) != text:
+            raise DataError(
+                f"{file}: category id {number} stands for {names[number]!r} and {text!r}; make ids distinct."
+            )
+        if text in names.values() and number not in names:
+            raise DataError(f"{file}: two categories are named {text!r}; make the names distinct.")
+        names[number] = text
+    classes, by_name = choose_classes(list(names.values()), list(names), wanted, file)
+    return classes, {number: by_name[text] for number, text in names.items()}
+
+
+def _distinct_images(
+    images: list[dict[str, Any]], file: Path, problems: list[Problem]
+) -> tuple[list[dict[str, Any]], np.ndarray, dict[Any, int]]:
+    """Images with distinct ids, the first of each; their ids as whole numbers; the row of each id."""
+    kept: list[dict[str, Any]] = []
+    row_of: dict[Any, int] = {}
+    for index, image in enumerate(images):
+        key = _key(image.get("id"))
+        if key is None or not isinstance(image.get("file_name"), str):
+            detail = f"an image needs an id and a file_name, got {str(image)[:60]}"
+            problems.append(Problem("unreadable record", file.name, f"images[{index}]", detail, SKIPPED))
+        elif key in row_of:
+            detail = f"id {key} is already {kept[row_of[key]]['file_name']}"
+            problems.append(Problem("duplicate image id", str(image["file_name"]), None, detail, SKIPPED))
+        else:
+            row_of[key] = len(kept)
+            kept.append(image)
+    if all(isinstance(key, int) and abs(key) < 2**63 for key in row_of):
+        return kept, np.fromiter(row_of, dtype=np.int64, count=len(row_of)), row_of
+    first = next(key for key in row_of if not isinstance(key, int))
+    detail = f"ids such as {first!r}; whole numbers are used in their place, in file order from 1"
+    problems.append(Problem("image ids are not whole numbers", file.name, None, detail, check.CHANGED))
+    return kept, np.arange(1, len(kept) + 1), row_of
+
+
+def _resolve_images(
+    images: list[dict[str, Any]], folders: Sequence[Path], file: Path, problems: list[Problem]
+) -> tuple[Path, list[Path | None]]:
+    """The folder the pictures lie in, and the path of each (None where there is none).
+
+    The folder is the one that holds most of a sample of the names, as they are or by their last part.
+    """
+    names = [str(image["file_name"]).replace("\\", "/") for image in images]
+    sample = names[:: max(1, len(names) // 64)]
+    best, best_hits, flat = folders[0], 0, False
+    for only_name in (False, True):
+        for folder in folders:
+            hits = sum((folder / (PurePosixPath(name).name if only_name else name)).is_file() for name in sample)
+            if hits > best_hits:
+                best, best_hits, flat = folder, hits, only_name
+    held: dict[Path, set[str]] = {}
+    paths: list[Path | None] = []
+    missing = 0
+    for name in names:
+        path = Path(os.path.normpath(best / (PurePosixPath(name).name if flat else name)))
+        if not path.is_relative_to(os.path.normpath(best)):
+            detail = f"file_name leads outside the picture folder {best}"
+            problems.append(Problem("path outside the folder", name, None, detail, SKIPPED))
+            paths.append(None)
+            continue
+        if path.parent not in held:
+            held[path.parent] = file_names(path.parent)
+        if path.name in held[path.parent]:
+            paths.append(path)
+            continue
+        missing += 1
+        detail = f"looked for {path}" if missing <= 3 else f"not in {path.parent}"
+        problems.append(Problem("image file missing", name, None, detail, SKIPPED))
+        paths.append(None)
+    if names and missing == len(names):
+        looked = ", ".join(str(folder) for folder in folders[:6])
+        shown = ", ".join(names[:3])
+        raise DataError(
+            f"{file}: none of its {len(names)} pictures was found ({shown}, ...), looked for in {looked}. Name the "
+            "picture folder by hand (images)."
+        )
+    return best, paths
+
+
+def _coco_boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """`[M, 4]` float64 as written; rows that are no four numbers become NaN."""
+    try:
+        boxes = np.array([entry["bbox"] for entry in annotations], dtype=np.float64)
+        if boxes.shape == (len(annotations), 4):
+            return boxes
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass  # at least one is no list of four numbers: look at each
+    boxes = np.full((len(annotations), 4), np.nan)
+    for row, entry in enumerate(annotations):
+        box = entry.get("bbox")
+        if isinstance(box, list | tuple) and len(box) == 4:
+            boxes[row] = [as_number(value) for value in box]
+    return boxes
+
+
+def _annotation_ids(annotations: list[dict[str, Any]], file: Path, problems: list[Problem]) -> np.ndarray:
+    """Distinct whole numbers; an id that is missing, no number or used before is replaced by a free one."""
+    ids = np.zeros(len(annotations), dtype=np.int64)
+    used: set[int] = set()
+    renew: list[int] = []
+    for row, entry in enumerate(annotations):
+        number = _key(entry.get("id"))
+        if isinstance(number, int) and number not in used and abs(number) < 2**62:
+            ids[row] = number
+            used.add(number)
+        else:
+            renew.append(row)
+    following = max(used, default=0) + 1
+    for row in renew:
+        ids[row] = following
+        if annotations[row].get("id") is not None:
+            kind = (
+                "duplicate annotation id"
+                if _key(annotations[row]["id"]) in used
+                else "annotation id is not a whole number"
+            )
+            mark = _mark(annotations[row], ids[row])
+            problems.append(Problem(kind, file.name, mark, f"it is {following} now", check.CHANGED))
+        following += 1
+    return ids
+
+
+def _flag(entry: dict[str, Any], key: str) -> bool:
+    return key in entry and as_number(entry[key], 0.0) != 0.0
+
+
+def _side(image: dict[str, Any], key: str) -> int:
+    value = as_number(image.get(key), 0.0)
+    return int(value) if 0 < value < 2**31 else 0
+
+
+def _key(value: Any) -> Any:
+    """An id that can be looked up, a whole number however it is written (7, 7.0, "7"); None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isdecimal() and value == str(int(value)):
+        return int(value)
+    return value if isinstance(value, int | str) else None
+
+
+def _mark(annotation: dict[str, Any], number: int) -> int | str:
+    own = annotation.get("id")
+    return own if isinstance(own, int | str) else int(number)

@@ -1,0 +1,152 @@
+"""Each format reads back as what was written, and nothing half-written is left behind."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import hotcoco
+import numpy as np
+import pytest
+import torch
+from tests.data.conftest import picture
+
+from aweigh.data.formats import load_split
+from aweigh.data.writers import FORMATS, DetectionWriter, write_detections
+from aweigh.errors import UsageError
+from aweigh.structures import Classes, Detections
+
+CLASSES = Classes(("cat", "dog"), (3, 7))
+
+
+def found(path: str = "a/x.jpg", count: int = 2) -> Detections:
+    return Detections(
+        boxes=torch.tensor([[1.1, 2.0, 30.0, 20.5], [0.0, 0.0, 40.0, 30.0]])[:count],
+        scores=torch.tensor([0.9, 0.3])[:count],
+        labels=torch.tensor([1, 0])[:count],
+        classes=CLASSES,
+        size_hw=(30, 40),
+        path=path,
+    )
+
+
+def results() -> list[Detections]:
+    return [
+        found(),
+        found("a/y.jpg", 0),
+        Detections.empty(CLASSES, path="a/bad.jpg", error="cut short"),
+        found("b/z.jpg"),
+    ]
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    assert write_detections(results(), tmp_path / "out" / "found.jsonl") == 4
+    lines = [json.loads(line) for line in (tmp_path / "out" / "found.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == ["a/x.jpg", "a/y.jpg", "a/bad.jpg", "b/z.jpg"]
+    assert lines[0] == {
+        "schema": "aweigh.detections/1",
+        "path": "a/x.jpg",
+        "width": 40,
+        "height": 30,
+        "detections": [
+            {"box": [1.1, 2.0, 30.0, 20.5], "score": 0.9, "class": "dog", "category_id": 7},
+            {"box": [0.0, 0.0, 40.0, 30.0], "score": 0.3, "class": "cat", "category_id": 3},
+        ],
+        "error": None,
+    }
+    assert lines[1]["detections"] == [] and lines[2]["error"] == "cut short"
+
+
+def test_coco_is_loaded_by_coco_tools(tmp_path: Path) -> None:
+    write_detections(results(), tmp_path / "found.json", "coco")
+    listed = json.loads((tmp_path / "found.images.json").read_text())
+    assert [image["id"] for image in listed["images"]] == [1, 2, 3, 4]
+    assert listed["images"][2]["error"] == "cut short" and listed["categories"][1] == {"id": 7, "name": "dog"}
+    entries = json.loads((tmp_path / "found.json").read_text())
+    assert [entry["image_id"] for entry in entries] == [1, 1, 4, 4]
+    assert entries[0] == {"image_id": 1, "category_id": 7, "bbox": [1.1, 2.0, 28.9, 18.5], "score": 0.9}
+    loaded = hotcoco.COCO({**listed, "annotations": []}).load_res(str(tmp_path / "found.json"))
+    assert len(loaded.dataset["annotations"]) == 4
+
+
+def test_coco_image_ids_and_no_results(tmp_path: Path) -> None:
+    with DetectionWriter(tmp_path / "a.json", "coco", image_ids=[42]) as writer:
+        writer.write(found(count=1))
+    assert json.loads((tmp_path / "a.json").read_text())[0]["image_id"] == 42
+    write_detections([], tmp_path / "b.json", "coco")
+    assert json.loads((tmp_path / "b.json").read_text()) == []
+
+
+def test_csv(tmp_path: Path) -> None:
+    write_detections(results(), tmp_path / "found.csv", "csv")
+    rows = list(csv.DictReader((tmp_path / "found.csv").open()))
+    assert [row["path"] for row in rows] == ["a/x.jpg", "a/x.jpg", "a/bad.jpg", "b/z.jpg", "b/z.jpg"]
+    assert (rows[0]["x0"], rows[0]["class"], rows[0]["category_id"], rows[0]["score"]) == ("1.1", "dog", "7", "0.9")
+    assert rows[2]["error"] == "cut short" and rows[2]["x0"] == ""
+
+
+@pytest.mark.parametrize("format", ["yolo", "voc"])
+def test_yolo_and_voc_read_back(tmp_path: Path, format: str) -> None:
+    labels = {"yolo": tmp_path / "labels" / "train", "voc": tmp_path / "Annotations"}[format]
+    write_detections(results(), labels, format)  # type: ignore[arg-type]
+    for name in ("x", "y", "z"):
+        picture(tmp_path / {"yolo": "images/train", "voc": "JPEGImages"}[format] / f"{name}.jpg")
+    if format == "yolo":
+        (labels / "classes.txt").rename(tmp_path / "classes.txt")
+    split = load_split(tmp_path)
+    assert split.layout == format and split.problems == [] and split.classes.names == ("cat", "dog")
+    assert [path.name for path in split.paths] == ["x.jpg", "y.jpg", "z.jpg"] and split.first.tolist() == [0, 2, 2, 4]
+    np.testing.assert_allclose(split.boxes[:2], found().boxes, atol=0.005)
+    assert split.labels[:2].tolist() == [1, 0]
+
+
+def test_voc_corners_count_from_one(tmp_path: Path) -> None:
+    write_detections([found()], tmp_path, "voc")
+    root = ElementTree.parse(tmp_path / "x.xml").getroot()
+    corners = [entry.text for entry in root.findall("object/bndbox/*")]
+    assert corners == ["2.1", "3", "30", "20.5", "1", "1", "40", "30"]
+    assert root.findtext("object/confidence") == "0.9" and root.findtext("size/width") == "40"
+
+
+def test_pictures_of_the_same_name(tmp_path: Path) -> None:
+    write_detections([found("a/x.jpg"), found("b/x.jpg"), found("x.png")], tmp_path, "yolo")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.txt", "x-2.txt", "x-3.txt", "x.txt"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "coco", "csv"])
+def test_standard_output(format: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_detections(results(), "-", format)  # type: ignore[arg-type]
+    shown = capsys.readouterr().out
+    write_detections(results(), tmp_path / "file", format)  # type: ignore[arg-type]
+    assert shown == (tmp_path / "file").read_text()
+    if format == "csv":
+        assert len(list(csv.reader(io.StringIO(shown)))) == 6
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_failure_leaves_nothing_half_written(tmp_path: Path, format: str) -> None:
+    file = tmp_path / "found"
+    if format not in ("yolo", "voc"):
+        file.write_text("before")
+
+    def failing() -> object:
+        yield found()
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        write_detections(failing(), file, format)  # type: ignore[arg-type]
+    if format in ("yolo", "voc"):
+        (only,) = file.iterdir()  # complete: it was the first image's own file
+        assert only.stem == "x"
+    else:
+        assert [path.name for path in tmp_path.iterdir()] == ["found"] and file.read_text() == "before"
+
+
+def test_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'josnl'.*Did you mean 'jsonl'"):
+        DetectionWriter(tmp_path / "x", "josnl")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="standard output"):
+        DetectionWriter("-", "voc")
+    with pytest.raises(UsageError, match="folder"):
+        DetectionWriter(tmp_path, "csv")
