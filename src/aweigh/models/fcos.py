@@ -210,7 +210,7 @@ class FCOS(nn.Module):
         """Labels `[B, A]` (-1 background, -2 ignored), positive `[B, A]` bool, and the boxes `[P, 4]` of positives."""
         labels, boxes = [], []
         for index, target in enumerate(targets):
-            if len(target.boxes) and int(target.labels.max()) >= len(self.classes):
+            if len(target.boxes) and int(target.labels.max()) >= self.head.logits.out_channels:
                 raise UsageError(
                     f"FCOS.loss: image {index} has label {int(target.labels.max())}, but the model knows "
                     f"{len(self.classes)} classes (labels 0 to {len(self.classes) - 1})."

@@ -1,0 +1,91 @@
+"""Normalisation by name, and the two ways a model is made faster for prediction without changing what it says."""
+
+import pytest
+import torch
+from torch import nn
+
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.backbones.timm import TimmBackbone
+from aweigh.errors import UsageError
+from aweigh.layers import DeformableConv2d, FrozenBatchNorm2d, fold_batch_norm, make_norm, pack_convolutions
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    return model.eval()
+
+
+def assert_same(first: list[torch.Tensor], second: list[torch.Tensor]) -> None:
+    for expected, got in zip(first, second, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
+# EfficientNet's batch normalisations carry their activation (timm's BatchNormAct2d).
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "shufflenet"])
+def test_folding_keeps_the_function_and_leaves_no_batch_norm(name: str) -> None:
+    model = randomised(ShuffleNetV2(0.5) if name == "shufflenet" else TimmBackbone(name))
+    image = torch.rand(1, 3, 64, 64)
+    folded = fold_batch_norm(model, lambda copied: copied(image))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    with torch.no_grad():
+        assert_same(model(image), folded(image))
+
+
+def test_a_convolution_with_two_readers_is_not_folded() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.first, self.second = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(self.conv(x)) + self.second(self.conv(x * 2))
+
+    model = randomised(Shared())
+    image = torch.rand(1, 3, 8, 8)
+    folded = fold_batch_norm(model, lambda copied: copied(image))
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == 2
+    with torch.no_grad():
+        assert_same([model(image)], [folded(image)])
+
+
+def test_packing_keeps_the_function_at_any_size() -> None:
+    model = randomised(TimmBackbone("resnet18"))
+    packed = pack_convolutions(fold_batch_norm(model, lambda copied: copied(torch.rand(1, 3, 64, 64))))
+    packed.to(memory_format=torch.channels_last)
+    for size in ((1, 3, 64, 64), (2, 3, 96, 33), (1, 3, 32, 32)):
+        image = torch.rand(size)
+        with torch.inference_mode():
+            assert_same(model(image), packed(image.contiguous(memory_format=torch.channels_last)))
+
+
+def test_a_frozen_batch_norm_never_changes() -> None:
+    norm = FrozenBatchNorm2d(4).train()
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    norm(torch.randn(2, 4, 3, 3) * 5)
+    assert not norm.training and not any(value.requires_grad for value in norm.parameters())
+    assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(256, 32), (128, 32), (96, 24), (58, 2), (2, 1)])
+def test_groups_divide_the_channels_and_hold_at_least_four(channels: int, groups: int) -> None:
+    norm = make_norm("gn", channels)
+    assert norm.num_groups == groups
+    norm(torch.rand(1, channels, 1, 1))
+
+
+def test_an_unknown_normalisation_is_named() -> None:
+    with pytest.raises(UsageError, match=r"'layer'.*known: bn"):
+        make_norm("layer", 4)  # type: ignore[arg-type]
+
+
+def test_a_deformable_convolution_starts_as_half_a_plain_one() -> None:
+    torch.manual_seed(0)
+    layer, image = DeformableConv2d(4, 6, 3, padding=1), torch.rand(1, 4, 9, 7)
+    plain = nn.functional.conv2d(image, layer.conv.weight, layer.conv.bias, padding=1)
+    torch.testing.assert_close(layer(image), plain * 0.5, atol=1e-6, rtol=1e-5)
