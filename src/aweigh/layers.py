@@ -157,7 +157,7 @@ class PackedConv2d(nn.Module):
             and module.weight.dtype == torch.float32
             and module.padding_mode == "zeros"
             and not isinstance(module.padding, str)
-            and torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
             and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         )
 
@@ -173,5 +173,5 @@ def pack_convolutions(model: nn.Module) -> nn.Module:
     """Exchange every convolution of `model` that can be packed for its packed form, in place."""
     for name, module in list(model.named_modules()):
         if PackedConv2d.applies(module):
-            model.set_submodule(name, PackedConv2d(module))  # type: ignore[arg-type]
+            model.set_submodule(name, PackedConv2d(module))
     return model

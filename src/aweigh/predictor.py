@@ -44,7 +44,8 @@ class Predictor:
     """A detector with its resize step: call it with one picture, or let it `stream` over many.
 
     model: any detector; the predictor keeps a copy of its own, made fast for prediction (evaluation mode, batch
-    normalisation folded into the convolutions, channels-last memory, on a CPU weights in oneDNN's own order), and leaves the given one as it is.
+    normalisation folded into the convolutions, channels-last memory, on a CPU weights in oneDNN's own order), and
+    leaves the given one as it is.
     resize: the step that was used in training. device: a GPU that CUDA can use when there is one, else the CPU.
     """
 

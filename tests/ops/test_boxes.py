@@ -93,6 +93,15 @@ def test_hard_suppression_equals_torchvision(seed: int, count: int) -> None:
     assert torch.equal(index, torchvision.ops.nms(boxes, scores, 0.5))
 
 
+@pytest.mark.parametrize("overlap", [0.01, 0.5, 0.99])
+def test_looking_at_the_best_only_changes_nothing(overlap: float) -> None:
+    """2,000 boxes and 50 wanted: at the lowest threshold the best 500 are not enough, and all are looked at."""
+    boxes, labels = random_boxes(2000, scale=60), torch.zeros(2000, dtype=torch.int64)
+    scores = torch.rand(2000, generator=torch.Generator().manual_seed(0)) + 0.01
+    index, _ = suppress(boxes, scores, labels, iou_threshold=overlap)
+    assert torch.equal(index, torchvision.ops.nms(boxes, scores, overlap)[:50])
+
+
 def test_rows_without_score_are_never_returned() -> None:
     boxes, labels = random_boxes(20, scale=1000), torch.zeros(20, dtype=torch.int64)
     scores = torch.linspace(0.1, 0.9, 20)

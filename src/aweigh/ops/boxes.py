@@ -143,11 +143,29 @@ def non_maximum_suppression(
         kept, index = _pad(scores, max_detections).topk(max_detections)
         index = index.clamp(max=len(boxes) - 1)
     else:
-        index = _hard_nms(boxes, scores, labels if method == "class" else torch.zeros_like(labels), iou_threshold)
+        groups = labels if method == "class" else torch.zeros_like(labels)
+        index = _best_of_hard_nms(boxes, scores, groups, iou_threshold, max_detections)
         kept = _pad(scores[index], max_detections)[:max_detections]
         index = _pad(index, max_detections)[:max_detections]
     kept = kept.clamp(min=0)
     return index, kept, (kept > 0).sum()
+
+
+def _best_of_hard_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_detections: int
+) -> Tensor:
+    """The first `max_detections` or more of `_hard_nms`.
+
+    What is kept depends on better boxes only, so when the best tenfold yields enough, the rest (and the square of its
+    number) need not be looked at. An exported graph has no such branch and looks at all.
+    """
+    portion = 10 * max_detections
+    if len(boxes) > portion and not torch.compiler.is_compiling():
+        best = scores.topk(portion).indices
+        index = best[_hard_nms(boxes[best], scores[best], groups[best], iou_threshold)]
+        if int((scores[index] > 0).sum()) >= max_detections or not bool(scores[best[-1]] > 0):
+            return index
+    return _hard_nms(boxes, scores, groups, iou_threshold)
 
 
 def _hard_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
