@@ -44,3 +44,13 @@ def test_commands_of_the_recipes_parse(name: str) -> None:
 def test_linked_files_are_there(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", sorted((TOP / "docs" / "papers").glob("*.md")), ids=lambda path: path.stem)
+def test_every_line_that_a_paper_page_names_is_in_that_file(document: Path) -> None:
+    """The rows `| equation | what | file | line |` of the page."""
+    rows = re.findall(r"\| `([a-z_/0-9]+\.py)` \| `(.+?)` \|$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) >= 10
+    for file, line in rows:
+        source = (TOP / "src" / "aweigh" / file).read_text(encoding="utf-8").splitlines()
+        assert [text.strip() for text in source].count(line) == 1, f"{file}: {line}"

@@ -9,20 +9,13 @@ from hypothesis import strategies as st
 from aweigh.ops import boxes as box_ops
 
 
-def random_boxes(count: int, seed: int = 0, scale: float = 100.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(count, 2, generator=generator) * scale
-    size = 0.5 + torch.rand(count, 2, generator=generator) * scale / 2
-    return torch.cat([corner, corner + size], dim=1)
-
-
-def test_areas_and_pairwise_iou_equal_torchvision() -> None:
+def test_areas_and_pairwise_iou_equal_torchvision(random_boxes) -> None:
     boxes, others = random_boxes(40), random_boxes(30, seed=1)
     torch.testing.assert_close(box_ops.areas(boxes), torchvision.ops.box_area(boxes))
     torch.testing.assert_close(box_ops.pairwise_iou(boxes, others), torchvision.ops.box_iou(boxes, others))
 
 
-def test_iou_family_equals_torchvision() -> None:
+def test_iou_family_equals_torchvision(random_boxes) -> None:
     boxes, others = random_boxes(40), random_boxes(40, seed=1)
     pairs = {
         box_ops.aligned_iou: torchvision.ops.box_iou,
@@ -80,7 +73,7 @@ def suppress(boxes, scores, labels, **options):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("count", [0, 1, 40])
-def test_hard_suppression_equals_torchvision(seed: int, count: int) -> None:
+def test_hard_suppression_equals_torchvision(random_boxes, seed: int, count: int) -> None:
     boxes = random_boxes(count, seed, scale=30)
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(count, generator=generator) + 0.01
@@ -94,7 +87,7 @@ def test_hard_suppression_equals_torchvision(seed: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("overlap", [0.01, 0.5, 0.99])
-def test_looking_at_the_best_only_changes_nothing(overlap: float) -> None:
+def test_looking_at_the_best_only_changes_nothing(random_boxes, overlap: float) -> None:
     """2,000 boxes and 50 wanted: at the lowest threshold the best 500 are not enough, and all are looked at."""
     boxes, labels = random_boxes(2000, scale=60), torch.zeros(2000, dtype=torch.int64)
     scores = torch.rand(2000, generator=torch.Generator().manual_seed(0)) + 0.01
@@ -102,7 +95,7 @@ def test_looking_at_the_best_only_changes_nothing(overlap: float) -> None:
     assert torch.equal(index, torchvision.ops.nms(boxes, scores, overlap)[:50])
 
 
-def test_rows_without_score_are_never_returned() -> None:
+def test_rows_without_score_are_never_returned(random_boxes) -> None:
     boxes, labels = random_boxes(20, scale=1000), torch.zeros(20, dtype=torch.int64)
     scores = torch.linspace(0.1, 0.9, 20)
     scores[::2] = 0
@@ -121,7 +114,7 @@ def test_far_classes_do_not_move_boxes() -> None:
     assert len(suppress(boxes, torch.tensor([0.9, 0.8, 0.7]), labels, iou_threshold=0.6)[0]) == 3
 
 
-def test_soft_suppression_equals_the_written_out_algorithm() -> None:
+def test_soft_suppression_equals_the_written_out_algorithm(random_boxes) -> None:
     boxes, scores = random_boxes(25, scale=30), torch.linspace(0.05, 0.95, 25)
     labels = torch.arange(25) % 2
     index, kept = suppress(boxes, scores, labels, iou_threshold=0.5, method="soft")

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torchvision
-from tests.ops.test_boxes import random_boxes
 
 from aweigh.ops import losses
 
@@ -38,7 +37,7 @@ def test_focal_loss_is_finite_for_extreme_logits() -> None:
     assert total.isfinite() and logits.grad.isfinite().all()
 
 
-def test_box_losses_equal_torchvision() -> None:
+def test_box_losses_equal_torchvision(random_boxes) -> None:
     boxes, targets = random_boxes(60), random_boxes(60, seed=1)
     pairs = {
         "giou": torchvision.ops.generalized_box_iou_loss,

@@ -43,7 +43,7 @@ class _NoResize(GeneralizedRCNNTransform):
         return image, target
 
 
-SIZES = [[(192, 256), (160, 224)], [(200, 333)]]
+SIZES = [[(192, 256), (160, 224)], [(800, 1333)]]
 
 
 def _images(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
