@@ -1,6 +1,8 @@
 """Model files that describe themselves, what happens to broken ones, and the state of a run."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,15 @@ from safetensors.torch import load_file, save_file
 
 import aweigh
 from aweigh.data.transforms import Resize
-from aweigh.engine.checkpoint import load_model, load_state, read_header, save_model, save_state, start_from
+from aweigh.engine.checkpoint import (
+    load_model,
+    load_state,
+    read_header,
+    save_model,
+    save_state,
+    start_from,
+    write_atomically,
+)
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.structures import Classes
 
@@ -145,3 +155,12 @@ def test_state_falls_back_to_the_one_before_and_says_so(tmp_path):
     (tmp_path / "previous.safetensors").unlink()
     with pytest.raises(AweighError, match="no state to go on from"):
         load_state(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+def test_a_checkpoint_can_be_read_by_those_who_can_read_other_files(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    path = tmp_path / "model.safetensors"
+    write_atomically(path, lambda beside: save_file({"a": torch.zeros(1)}, beside))
+    assert path.stat().st_mode == plain.stat().st_mode
