@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# On the tiny tensors of tests a second thread costs more than it gains (four times the processor time); read when torch
+# is first imported, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
