@@ -204,9 +204,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("AWEIGH_CACHE") or Path.home() / ".cache" / "aweigh").expanduser()
 
 
-def _download(
-    record: PublishedWeights, write: Callable[[bytes], object], path: Path, progress: Progress | None
-) -> str:
+def _download(record: PublishedWeights, write: Callable[[bytes], object], path: Path, progress: Progress | None) -> str:
     """Write the file at the record's address, piece by piece, and return its SHA-256."""
     digest = hashlib.sha256()
     done = 0
