@@ -165,3 +165,23 @@ def test_an_ignored_region_gives_no_classification_gradient_inside(model: nn.Mod
     for name, value in model.named_parameters():
         if value.grad is not None:
             assert value.grad.abs().max() == 0, name
+
+
+def test_network_and_select_are_one_graph_without_a_branch_on_the_data(model: nn.Module) -> None:
+    if sum(value.numel() for value in model.parameters()) > 50e6:
+        pytest.skip("the same graph as its smaller sisters, with more blocks")
+
+    class Exported(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: torch.Tensor, sizes_hw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return self.model.select(self.model.network(pixels), sizes_hw)
+
+    first, second = (torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    sizes = torch.tensor([[64, 90]])
+    program = torch.export.export(Exported(), (first, sizes), strict=False).module()
+    for pixels in (first, second):
+        for expected, got in zip(Exported()(pixels, sizes), program(pixels, sizes), strict=True):
+            torch.testing.assert_close(got, expected)
