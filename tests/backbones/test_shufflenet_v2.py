@@ -88,7 +88,7 @@ def test_exports_without_a_branch_on_data():
         ({"levels": ()}, "fine to coarse"),
         ({"frozen_stages": 5}, r"0\.\.4"),
         ({"activation": "gelu"}, "relu, leaky_relu"),
-        ({"norm": "gn"}, "58 channels"),
+        ({"norm": "layer"}, "known: bn, sync_bn, frozen_bn, gn"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments, said):
