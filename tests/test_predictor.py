@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import aweigh
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import save_model
+from aweigh.engine.device import choose_device
 from aweigh.errors import DataError, UsageError
-from aweigh.predictor import Predictor, pick_device, sources
+from aweigh.predictor import Predictor, sources
 from aweigh.structures import Classes, Detections, Images
 
 
@@ -232,6 +233,6 @@ def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing\.jpg"):
         detector(tmp_path / "missing.jpg")
     with pytest.raises(UsageError, match="'gpu'"):
-        pick_device("gpu")
+        choose_device("gpu")
     with pytest.raises(UsageError, match="needs a detector"):
         Predictor("model.safetensors", Resize())  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from aweigh.data.images import SUFFIXES, ImageSource, ValueRange, read_image
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import load_model
+from aweigh.engine.device import choose_device
 from aweigh.engine.evaluate import to_original
 from aweigh.errors import DataError, UsageError
 from aweigh.layers import fold_batch_norm, pack_convolutions
@@ -50,7 +51,7 @@ class Predictor:
     """
 
     def __init__(self, model: Detector, resize: Resize, *, device: torch.device | str | None = None) -> None:
-        self.device = pick_device(device)
+        self.device = choose_device(device)
         self.model: Any = prepare(model, self.device)  # the Detector protocol, and nn.Module
         self.resize = resize
         self.classes: Classes = self.model.classes  # with the category ids of the data it was trained on
@@ -151,18 +152,6 @@ def prepare(model: Detector, device: torch.device) -> Any:
     prepared = fold_batch_norm(detector, lambda copied: cast(Any, copied).network(example))
     prepared = prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     return pack_convolutions(prepared)  # on a CPU; elsewhere it finds nothing to pack
-
-
-def pick_device(device: torch.device | str | None = None) -> torch.device:
-    """The device of that name (`None` or `"auto"`: a GPU that CUDA can use, else the CPU); `UsageError` without it."""
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"Device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return chosen
 
 
 def _paths(source: str | Path) -> list[Path]:

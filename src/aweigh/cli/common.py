@@ -55,10 +55,11 @@ def find_detector(model: str, weights: str, device: str) -> "Predictor":
     of published weights or a file of them.
     """
     from aweigh.data.transforms import Resize
+    from aweigh.engine.device import choose_device
     from aweigh.models import DETECTORS, create
-    from aweigh.predictor import Predictor, load, pick_device
+    from aweigh.predictor import Predictor, load
 
-    chosen = pick_device(device)
+    chosen = choose_device(device)
     if model not in DETECTORS:
         if weights:
             raise UsageError(

@@ -13,6 +13,7 @@ from aweigh.data.loader import make_loader
 from aweigh.data.split import Split
 from aweigh.data.transforms import EvalTransform, Resize
 from aweigh.engine.checkpoint import Model
+from aweigh.engine.device import synchronise
 from aweigh.engine.log import Means, Stopwatch
 from aweigh.errors import UsageError
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
@@ -137,14 +138,6 @@ def to_device(pixels: Tensor, device: torch.device, *, channels_last: bool) -> T
     """Pixels `[B, 3, H, W]` on the device, in the memory order convolutions are fast in."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return pixels.to(device, non_blocking=True, memory_format=memory_format)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given, so that a clock read next means something."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _entries(detections: Detections, image_id: Any, category_ids: dict[int, int]) -> list[dict[str, Any]]:

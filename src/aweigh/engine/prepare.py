@@ -17,6 +17,7 @@ from aweigh.data.split import Split, split_off
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
 from aweigh.engine.checkpoint import Model, start_from
 from aweigh.engine.config import TrainConfig
+from aweigh.engine.device import choose_device, choose_precision
 from aweigh.engine.ema import ModelEma
 from aweigh.engine.evaluate import mean_colour
 from aweigh.engine.optim import make_optimizer, milestones_in_steps
@@ -247,33 +248,6 @@ def learning_rate_line(run: Run) -> str:
         f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}; {run.total_steps} steps in "
         f"{run.epochs} epochs, warm-up {run.warmup} steps, {config.warmup_kind} from {config.warmup_factor:g})"
     )
-
-
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"device = {name!r} cannot be used here ({first}); `aweigh doctor` lists what can.") from error
-    return device
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    has_bf16 = device.type == "cpu" or (
-        device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and has_bf16 else torch.float32
-    if name == "fp16" and device.type != "cuda":
-        raise UsageError(f"precision = 'fp16' needs a CUDA device, not {device.type}; use fp32 or bf16.")
-    if name == "bf16" and not has_bf16:
-        raise UsageError(f"precision = 'bf16': this {device.type} device does not have it; use fp32 or fp16.")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 def choose_workers(workers: int, device: torch.device) -> int:
