@@ -54,7 +54,9 @@ def test_training_leaves_a_run(trained: Path) -> None:
 
 def test_eval_prints_what_it_writes(aweigh: Aweigh, trained: Path, drawn: Path, tmp_path: Path) -> None:
     file = tmp_path / "numbers" / "test.json"
-    ended = aweigh("eval", trained / "best.safetensors", drawn, "--split", "test", "--json", file)
+    sketch = tmp_path / "pictures" / "test.png"
+    ended = aweigh("eval", trained / "best.safetensors", drawn, "--split", "test", "--json", file, "--picture", sketch)
+    assert Image.open(sketch).width > 200
     assert ended.code == 0, ended.err
     numbers = json.loads(file.read_text())
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

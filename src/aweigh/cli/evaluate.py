@@ -17,6 +17,7 @@ def command(
     protocol: Literal["coco", "voc07", "voc12"] = "coco",
     weights: Annotated[str, Parameter(show_default=False)] = "",
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    picture: Path | None = None,
     annotations: Path | None = None,
     images: Path | None = None,
     batch: Annotated[int, Parameter(show_default=False)] = 0,
@@ -42,6 +43,8 @@ def command(
         Published weights by name (torchvision), or a file of them.
     json_file
         Write the numbers, with all they depend on, to this file.
+    picture
+        Draw six pictures of the split with what was found, into this file.
     annotations
         COCO file, when the folder is no known layout.
     images
@@ -59,6 +62,7 @@ def command(
     from aweigh.data.formats import load_split
     from aweigh.engine.checkpoint import write_atomically
     from aweigh.engine.evaluate import evaluate
+    from aweigh.engine.report import save_predictions
     from aweigh.evaluation.coco import CocoMetrics
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
 
@@ -110,3 +114,7 @@ def command(
         json_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(json_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
         screen.print(f"Numbers: {json_file}", markup=False)
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        save_predictions(model, predictor.resize, part, picture, device=predictor.device)
+        screen.print(f"Picture: {picture}", markup=False)

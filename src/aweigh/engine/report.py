@@ -7,7 +7,9 @@ from torch import Generator, Tensor
 
 from aweigh.data.check import problem_report
 from aweigh.data.dataset import DetectionDataset, Sample
-from aweigh.engine.checkpoint import load_model, write_atomically
+from aweigh.data.split import Split
+from aweigh.data.transforms import Resize
+from aweigh.engine.checkpoint import Model, write_atomically
 from aweigh.engine.evaluate import mean_colour, to_original
 from aweigh.engine.prepare import Run
 from aweigh.structures import Images, Targets
@@ -48,20 +50,25 @@ def save_inputs(run: Run, path: Path, *, count: int = 16) -> None:
 
 
 @torch.no_grad()
-def save_predictions(run: Run, path: Path, *, count: int = 6, min_score: float = 0.3) -> None:
-    """Validation images with the detections of the best checkpoint."""
-    val = run.data.val
-    assert val is not None
-    model, _ = load_model(run.folder / "best.safetensors", device=run.device)
-    samples = DetectionDataset(val, as_it_is)
+def save_predictions(
+    model: Model,
+    resize: Resize,
+    split: Split,
+    path: Path,
+    *,
+    device: torch.device,
+    count: int = 6,
+    min_score: float = 0.4,
+) -> None:
+    """Images of the split, evenly chosen, with the detections of the model."""
+    samples = DetectionDataset(split, as_it_is)
     pictures = []
-    for index in torch.linspace(0, len(val) - 1, min(count, len(val))).long().tolist():
+    for index in torch.linspace(0, len(split) - 1, min(count, len(split))).long().tolist():
         sample = samples[index]
         if not isinstance(sample, Sample):
             continue
-        resized = run.resize(sample.image)
-        images = Images.stack([resized], divisor=model.stride_divisor, fill=mean_colour(model))
-        detections = model(images.to(run.device))[0].to("cpu")
+        images = Images.stack([resize(sample.image)], divisor=model.stride_divisor, fill=mean_colour(model))
+        detections = model(images.to(device))[0].to("cpu")
         height, width = sample.image.shape[1:]
         pictures.append(draw_detections(sample.image, to_original(detections, (height, width)), min_score=min_score))
     if pictures:

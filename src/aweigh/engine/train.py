@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aweigh.data.loader import Batch
 from aweigh.engine import distributed
-from aweigh.engine.checkpoint import load_state, save_model, save_state, write_atomically
+from aweigh.engine.checkpoint import load_model, load_state, save_model, save_state, write_atomically
 from aweigh.engine.config import TrainConfig, to_dict, to_toml
 from aweigh.engine.evaluate import detect, to_device
 from aweigh.engine.log import Means, RunLog, Stopwatch, read_log
@@ -66,7 +66,8 @@ def train(config: TrainConfig, origin: Mapping[str, str] | None = None, *, conso
             )
             raise
         if run.data.val is not None:
-            save_predictions(run, folder / "val_predictions.png")
+            best, _ = load_model(folder / "best.safetensors", device=run.device)
+            save_predictions(best, run.resize, run.data.val, folder / "val_predictions.png", device=run.device)
         log.say(f"{summary(run)} Weights: {folder / 'best.safetensors'}")
     return folder
 
