@@ -43,6 +43,20 @@ def test_to_coco_gives_back_what_was_read(coco: Make) -> None:
     json.dumps(truth)
 
 
+def test_what_cannot_be_learned_still_counts_in_evaluation(coco: Make) -> None:
+    """COCO's own evaluator counts an object of half a pixel as one to be found."""
+    boxes = [[5, 6, 0.5, 12], [5, 6, 10, 12], [500, 6, 10, 12], [5, 6, 0, 12], [5, float("nan"), 3, 12]]
+    data = coco_dict(boxes)
+    del data["annotations"][0]["area"]
+    split = load_split(coco(data))
+    assert split.annotation_ids.tolist() == [11]
+    truth = {entry["id"]: entry for entry in split.to_coco()["annotations"]}
+    assert {number: entry["bbox"] for number, entry in truth.items()} == {10: boxes[0], 11: boxes[1], 12: boxes[2]}
+    assert truth[10]["area"] == 6 and truth[10].keys() == truth[11].keys()
+    assert len(split.take([0]).to_coco()["annotations"]) == 3
+    assert split.take([1]).to_coco()["annotations"] == []
+
+
 def test_annotation_id_zero_is_moved_for_evaluation(coco: Make) -> None:
     data = coco_dict([[5, 6, 10, 12], [1, 2, 3, 4]])
     for number, entry in enumerate(data["annotations"]):

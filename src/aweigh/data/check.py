@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aweigh.data.split import Split
 
 KEPT, DROPPED, CLIPPED, SKIPPED, CHANGED = "kept", "dropped", "clipped", "image skipped", "changed"
+UNLEARNED = "not trained on"  # it has a size, so COCO's protocol still counts it as an object to be found
 
 SMALLEST_SIDE = 1 - 1e-6  # pixels: a thinner box is no object that a detector could learn
 OVERHANG_NOTED = 0.01  # pixels: below it an overhang is the rounding of two decimals; it is clipped without a word
@@ -69,7 +70,7 @@ def clean_boxes(boxes: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np
 
     boxes: `[M, 4]` float64 xyxy in pixels, as read. sizes_hw: `[M, 2]`, the size of the image of each.
     Returns the boxes clipped to their images `[M, 4]`, which of them are good `[M]` bool, and
-    `(row, kind, action)` for each that was dropped or clipped, in row order.
+    `(row, kind, action)` for each that is not good or was clipped, in row order.
     """
     finite = np.isfinite(boxes).all(axis=1)
     safe = np.where(finite[:, None], boxes, 0.0)
@@ -87,7 +88,8 @@ def clean_boxes(boxes: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np
     kinds[(sides < 0).any(axis=1)] = "inverted box"
     kinds[~finite] = "box not finite"
     good = (kinds == "") | (kinds == "box over the edge")
-    found = [(int(row), str(kinds[row]), CLIPPED if good[row] else DROPPED) for row in np.flatnonzero(kinds != "")]
+    actions = np.where(good, CLIPPED, np.where(finite & (sides > 0).all(axis=1), UNLEARNED, DROPPED))
+    found = [(int(row), str(kinds[row]), str(actions[row])) for row in np.flatnonzero(kinds != "")]
     return clipped, good, found
 
 

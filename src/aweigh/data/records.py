@@ -17,7 +17,7 @@ import numpy as np
 from aweigh.data import check
 from aweigh.data.check import SKIPPED, Problem
 from aweigh.data.images import read_size
-from aweigh.data.split import PathList, Split
+from aweigh.data.split import PathList, Split, coco_entry
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.structures import Classes
 
@@ -72,7 +72,22 @@ def build_split(
     kept = np.flatnonzero(good)
     kept = kept[np.argsort(records.image_of[kept], kind="stable")]
     counts = np.bincount(records.image_of[kept], minlength=len(records.image_ids))
-    area = records.area[kept]
+    with np.errstate(invalid="ignore", over="ignore"):  # of boxes that are no numbers, and not used
+        area = np.where(records.area > 0, records.area, records.boxes_xywh[:, 2:].prod(axis=1))  # [M]
+    ignore = records.crowd | records.difficult
+    evaluation_only = [
+        coco_entry(
+            int(records.annotation_ids[row]),
+            int(records.image_ids[records.image_of[row]]),
+            classes.ids[int(records.labels[row])],
+            records.boxes_xywh[row].tolist(),
+            float(area[row]),
+            bool(ignore[row]),
+            bool(records.crowd[row]),
+        )
+        for row, _, action in found
+        if action == check.UNLEARNED
+    ]
     return Split(
         name=name,
         layout=layout,
@@ -84,12 +99,13 @@ def build_split(
         first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         boxes=clipped[kept].astype(np.float32),
         labels=records.labels[kept],
-        ignore=records.crowd[kept] | records.difficult[kept],
+        ignore=ignore[kept],
         crowd=records.crowd[kept],
-        area=np.where(area > 0, area, records.boxes_xywh[kept, 2:].prod(axis=1)),
+        area=area[kept],
         annotation_ids=records.annotation_ids[kept],
         source_boxes_xywh=records.boxes_xywh[kept],
         problems=problems,
+        evaluation_only=evaluation_only,
     )
 
 

@@ -29,7 +29,8 @@ class Split:
     first: `[I + 1]`, the annotations of image i are rows `first[i]` to `first[i + 1]` of: boxes `[N, 4]` float32
     xyxy inside the image, labels `[N]` int64, ignore `[N]` bool (crowd, difficult), crowd `[N]` bool, area `[N]`
     float64 (of the mask where the source gives it), annotation_ids `[N]` int64, source_boxes_xywh `[N, 4]` float64,
-    as the source has them before clipping.
+    as the source has them before clipping. evaluation_only: annotations that have a size and so count as objects to
+    be found, but cannot be learned (under one pixel, outside the image); entries as `to_coco` has them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Split:
     annotation_ids: np.ndarray
     source_boxes_xywh: np.ndarray
     problems: list[Problem] = field(default_factory=list)
+    evaluation_only: Sequence[dict[str, Any]] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -81,6 +83,7 @@ class Split:
         images = np.asarray(indices, dtype=np.int64)
         counts = np.diff(self.first)[images]
         rows = _ranges(self.first[images], counts)
+        kept = set(self.image_ids[images].tolist())
         per_row = ("boxes", "labels", "ignore", "crowd", "area", "annotation_ids", "source_boxes_xywh")
         return replace(
             self,
@@ -90,6 +93,7 @@ class Split:
             sizes_hw=self.sizes_hw[images],
             first=np.concatenate([[0], np.cumsum(counts)]),
             problems=[],
+            evaluation_only=[entry for entry in self.evaluation_only if entry["image_id"] in kept],
             **{key: getattr(self, key)[rows] for key in per_row},
         )
 
@@ -99,31 +103,21 @@ class Split:
         What is to be ignored is marked as crowd, by which COCO's evaluation counts nothing inside it as a mistake;
         "difficult" tells VOC's flag from COCO's. Annotation ids are moved above 0, which the protocol reads as "none".
         """
-        image_of = np.repeat(self.image_ids, np.diff(self.first)).tolist()
-        shift = max(0, 1 - int(self.annotation_ids.min())) if len(self.annotation_ids) else 0
-        category_of = np.asarray(self.classes.ids, dtype=np.int64)[self.labels].tolist()
-        annotations = [
-            {
-                "id": number + shift,
-                "image_id": image_id,
-                "category_id": category_id,
-                "bbox": box,
-                "area": area,
-                "iscrowd": int(ignore),
-                "ignore": int(ignore),
-                "difficult": int(ignore and not crowd),
-            }
-            for number, image_id, category_id, box, area, ignore, crowd in zip(
-                self.annotation_ids.tolist(),
-                image_of,
-                category_of,
-                self.source_boxes_xywh.tolist(),
-                self.area.tolist(),
-                self.ignore.tolist(),
-                self.crowd.tolist(),
-                strict=True,
-            )
-        ]
+        category_of = np.asarray(self.classes.ids, dtype=np.int64)[self.labels]
+        image_of = np.repeat(self.image_ids, np.diff(self.first))
+        columns = (
+            self.annotation_ids,
+            image_of,
+            category_of,
+            self.source_boxes_xywh,
+            self.area,
+            self.ignore,
+            self.crowd,
+        )
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        annotations = [coco_entry(*row) for row in rows] + list(self.evaluation_only)
+        shift = max(0, 1 - min((entry["id"] for entry in annotations), default=1))
+        annotations = [{**entry, "id": entry["id"] + shift} for entry in annotations]
         images = [
             {"id": image_id, "file_name": _below(path, self.root), "height": height, "width": width}
             for image_id, path, (height, width) in zip(
@@ -143,7 +137,25 @@ class Split:
             digest.update(path.name.encode() + b"\0")
         for array in (self.image_ids, self.sizes_hw, self.first, self.boxes, self.labels, self.ignore, self.area):
             digest.update(np.ascontiguousarray(array).tobytes())
+        if self.evaluation_only:
+            digest.update(repr(list(self.evaluation_only)).encode())
         return digest.hexdigest()
+
+
+def coco_entry(
+    number: int, image_id: int, category_id: int, box_xywh: list[float], area: float, ignore: bool, crowd: bool
+) -> dict[str, Any]:
+    """One annotation of ground truth."""
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": box_xywh,
+        "area": area,
+        "iscrowd": int(ignore),
+        "ignore": int(ignore),
+        "difficult": int(ignore and not crowd),
+    }
 
 
 def split_off(split: Split, fraction: float, seed: int = 0, *, name: str = "val") -> tuple[Split, Split]:
