@@ -5,6 +5,7 @@ Names of normalisations, the same everywhere: `"bn"` (batch), `"sync_bn"` (batch
 """
 
 import copy
+import platform
 from collections.abc import Callable
 from typing import Literal
 
@@ -150,9 +151,10 @@ class PackedConv2d(nn.Module):
 
     @staticmethod
     def applies(module: nn.Module) -> bool:
-        """Whether `module` is a plain float32 convolution on a CPU whose torch has oneDNN."""
+        """Whether `module` is a plain float32 convolution on an x86 processor (where it was measured) with oneDNN."""
         return (
-            type(module) is nn.Conv2d
+            platform.machine().lower() in ("x86_64", "amd64")
+            and type(module) is nn.Conv2d
             and module.weight.device.type == "cpu"
             and module.weight.dtype == torch.float32
             and module.padding_mode == "zeros"
