@@ -170,9 +170,8 @@ def _paths(source: str | Path) -> list[Path]:
 def _images_among(files: list[Path], where: str, advice: str) -> list[Path]:
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not images:
-        raise DataError(
-            f"{where} holds {len(files) or 'no'} files, none of them a picture ({', '.join(SUFFIXES)}).{advice}"
-        )
+        held = f"{len(files)} file{'s' * (len(files) != 1)}, none of them" if files else "no file that is"
+        raise DataError(f"{where} holds {held} a picture ({', '.join(SUFFIXES)}).{advice}")
     return images
 
 

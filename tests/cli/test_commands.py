@@ -117,6 +117,18 @@ def test_doctor_ends_with_1_when_a_library_is_missing(
     assert "cannot be loaded together" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("score", ["nan", "1.5", "-0.1"])
+def test_a_score_that_none_can_have(score: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["predict", "photo.jpg", "--model", "best.safetensors", "--score", score]) == 2
+    assert "expected a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_pictures_that_could_not_be_read_are_not_said_to_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    for pictures, words in ((1, ""), (2, "; boxes drawn in out")):
+        predict.Tally(pictures=pictures, failed=1).tell(Path("out"), "csv", drawn=True)
+        assert capsys.readouterr().err.endswith(f"Detections: out/detections.csv{words}\n")
+
+
 def test_places_of_drawn_pictures(tmp_path: Path) -> None:
     paths = [Path("photos/a.png"), Path("photos/b/a.jpg"), Path("photos/b/c.tif"), Path("photos/b/c.png")]
     targets = predict.drawn_paths(paths, tmp_path)

@@ -60,7 +60,7 @@ def test_a_missing_file_and_an_empty_folder(aweigh: Aweigh, trained: Path, tmp_p
     pattern = aweigh("predict", tmp_path / "*.gif", *model)
     assert (missing.code, empty.code, pattern.code) == (3, 3, 3)
     assert "missing.jpg" in missing.mistake
-    assert "none of them a picture" in empty.mistake
+    assert "holds no file that is a picture" in empty.mistake
     assert "*.gif" in pattern.mistake
     assert not (tmp_path / "out").exists()
 

@@ -9,6 +9,8 @@ from aweigh.engine.evaluate import detect, evaluate, matching_category_ids, to_o
 from aweigh.errors import UsageError
 from aweigh.structures import Classes, Detections
 
+from .conftest import write_coco
+
 
 class Oracle(torch.nn.Module):
     """Finds exactly what is annotated: it is told the split, and knows each picture by its order."""
@@ -96,3 +98,13 @@ def test_an_empty_result_has_an_ap_of_zero(val):
     resize = Resize(short=64, long=96)
     metrics, results, _ = evaluate(Blind(val, resize), resize, val)
     assert metrics.AP == 0.0 and results == []
+
+
+def test_a_picture_that_cannot_be_read_is_told(tmp_path):
+    val = load_split(write_coco(tmp_path, {"train": 1, "val": 2}), "val")
+    path = val.paths[0]
+    path.write_bytes(path.read_bytes()[:100])
+    resize = Resize(64, 96)
+    told = []
+    evaluate(Oracle(val.take([1]), resize), resize, val, unreadable=told.append)
+    assert [problem.where for problem in told] == [str(path)]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import bar, find_detector, log
+from aweigh.cli.common import bar, find_detector, log, one_line
 
 
 def command(
@@ -82,6 +82,7 @@ def command(
             device=predictor.device,
             workers=workers,
             progress=lambda done, total: show(done),
+            unreadable=lambda problem: screen.print(f"  {one_line(str(problem))}", markup=False),
         )
     measured: CocoMetrics | VocMetrics = metrics
     if protocol != "coco":

@@ -88,6 +88,8 @@ def command(
     """
     if not pictures:
         raise UsageError("Name the pictures: files, folders or patterns such as 'photos/**/*.jpg'.")
+    if not 0 <= score <= 1:  # nor NaN, which no score reaches
+        raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
     from aweigh.data.writers import write_detections
     from aweigh.predictor import sources
 
@@ -106,7 +108,7 @@ def command(
     with bar("predicting", len(paths)) as show:
         kept = (keep(result, score, labels) for result in results)
         write_detections(tally.watch(draw_each(kept, drawn, reading), show), target, format)
-    tally.tell(folder, format, drawn)
+    tally.tell(folder, format, drawn=bool(drawn))
     return 1 if tally.failed else 0
 
 
@@ -173,7 +175,7 @@ class Tally:
             show(self.pictures)
             yield result
 
-    def tell(self, folder: Path | None, format: str, drawn: Mapping[Path, Path]) -> None:
+    def tell(self, folder: Path | None, format: str, *, drawn: bool) -> None:
         screen = log()
         read = self.pictures - self.failed
         names = ", ".join(f"{name} {count}" for name, count in self.objects.most_common(8))
@@ -187,5 +189,5 @@ class Tally:
         if self.failed:
             screen.print(f"{self.failed} of {self.pictures} pictures could not be read.", markup=False)
         if folder is not None:
-            boxes = f"; boxes drawn in {folder}" if drawn else ""
+            boxes = f"; boxes drawn in {folder}" if drawn and read else ""
             screen.print(f"Detections: {folder / FILES[format]}{boxes}", markup=False)

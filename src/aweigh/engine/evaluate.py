@@ -30,13 +30,17 @@ def evaluate(
     workers: int = 0,
     max_detections: int = 100,
     progress: Callable[[int, int], object] = lambda done, total: None,
+    unreadable: Callable[[Problem], object] = lambda problem: None,
 ) -> tuple[CocoMetrics, list[dict[str, Any]], dict[str, float]]:
     """COCO's numbers of `model` on `split`, the results they come from, and where the time went.
 
     results: COCO entries, boxes xywh in the pixels of the original image, category ids of the split.
     speed: milliseconds per image: `read` (waiting for reading and resizing), `network`, `decode`, `total`.
+    unreadable: called with each picture that was skipped or mended while reading; objects of a skipped one are missed.
     """
     found = detect(model, resize, split, batch=batch, device=device, workers=workers, progress=progress)
+    for problem in found.problems:
+        unreadable(problem)
     metrics = evaluate_coco(split.to_coco(), found.results, max_detections=max_detections)
     return metrics, found.results, found.speed
 
