@@ -97,6 +97,11 @@ def test_resume_takes_the_configuration_of_the_run(tmp_path):
     assert origin["lr"].endswith("config.toml")
 
 
+def test_a_missing_run_is_not_called_a_recipe(tmp_path):
+    with pytest.raises(UsageError, match="nothing is no run folder"):
+        resolve(None, {"resume": str(tmp_path / "nothing")})
+
+
 def test_every_field_has_a_help_text_and_is_plain_data():
     names = {entry.name for entry in fields(TrainConfig)}
     assert set(help_texts()) == names == set(to_dict(TrainConfig()))

@@ -233,6 +233,17 @@ def test_images_without_objects_and_a_batch_of_them(tmp_path, configure, quiet):
     assert not (tmp_path / "none").exists()
 
 
+def test_an_ap_that_is_not_defined_is_never_shown_as_a_number(tmp_path, configure, quiet):
+    data = write_coco(tmp_path / "data", {"train": 4, "val": 2})
+    path = data / "annotations" / "instances_val.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    folder = train(configure(data=str(data), epochs=1), console=quiet)
+    (row,) = rows(folder, "epoch")
+    assert row["AP"] is None and math.isfinite(row["val_loss"])
+    said = quiet.file.getvalue()
+    assert "AP -  AP50 -" in said and "-1" not in said.split("epoch 1/1")[1] and "not defined" in said
+
+
 def test_a_picture_that_cannot_be_read_is_skipped_and_named(tmp_path, configure, quiet):
     data = write_coco(tmp_path / "data", {"train": 4, "val": 2})
     (data / "images" / "train" / "2.png").write_bytes((data / "images" / "train" / "2.png").read_bytes()[:120])

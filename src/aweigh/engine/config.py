@@ -187,6 +187,8 @@ def resolve(
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     if given.get("resume") and recipe is None:
         recipe_name = str(Path(given["resume"]) / "config.toml")
+        if not Path(recipe_name).is_file():
+            raise UsageError(f"{given['resume']} is no run folder to go on with: there is no {recipe_name}.")
         recipe = load_recipe(recipe_name)
     values, origin = {}, {entry.name: "default" for entry in fields(TrainConfig)}
     for source, name_of_source in ((recipe or {}, recipe_name), (given, "command line")):

@@ -18,8 +18,8 @@ from aweigh.visualise import draw_detections, draw_targets, grid
 
 def start_report(run: Run) -> list[str]:
     """Data, augmentation, model: what the user should see before the first step."""
-    lines = []
-    for split in (run.data.train, run.data.val):
+    lines, val = [], run.data.val
+    for split in (run.data.train, val):
         if split is not None:
             lines += split.summary().splitlines() + problem_report(split).splitlines()
     model = run.model
@@ -29,7 +29,8 @@ def start_report(run: Run) -> list[str]:
     precision = str(run.precision).removeprefix("torch.")
     return [
         *lines,
-        run.data.note,
+        run.data.note
+        + ("" if val is None or not val.ignore.all() else "; it has no objects, so its AP is not defined"),
         f"model: {run.config.model}, {len(model.classes)} classes, {total:,} parameters, {trained:,} trained",
         run.start_note,
         f"every image: {run.resize}",

@@ -24,7 +24,7 @@ from aweigh.engine.optim import lr_factor, set_lr
 from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
 from aweigh.engine.report import save_inputs, save_predictions, start_report
 from aweigh.errors import AweighError, UsageError
-from aweigh.evaluation.coco import evaluate_coco
+from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
 from aweigh.visualise import curves
 
 BAD_STEPS = 3  # so many steps in a row without a finite loss end the run
@@ -81,7 +81,8 @@ def train_and_validate(run: Run, log: RunLog) -> None:
     due = run.epoch % run.config.eval_every == 0 or run.epoch == run.epochs
     if run.data.val is not None and due:
         metrics = validate(run, log)
-        row |= {name: metrics[name] for name in ("val_loss", "AP", "AP50", "AP75", "APs", "APm", "APl")}
+        numbers = ("val_loss", "AP", "AP50", "AP75", "APs", "APm", "APl")
+        row |= {name: None if metrics[name] == UNDEFINED else metrics[name] for name in numbers}
         row["per_class"] = metrics["per_class"]
     log.write("epoch", epoch=run.epoch, step=run.step, seconds=time.perf_counter() - started, **row)
 
@@ -335,7 +336,7 @@ def epoch_line(run: Run, row: Mapping[str, Any], seconds: float) -> str:
     parts = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.3f}" for name in row if name.startswith("loss_"))
     words = [f"epoch {run.epoch}/{run.epochs}", f"loss {row.get('loss', math.nan):.3f} ({parts})"]
     if "val_loss" in row:
-        words += [f"val_loss {row['val_loss']:.3f}", f"AP {row['AP']:.3f}", f"AP50 {row['AP50']:.3f}"]
+        words += [f"{name} {'-' if row[name] is None else f'{row[name]:.3f}'}" for name in ("val_loss", "AP", "AP50")]
     words += [f"lr {row['lr']:.3g}", f"{seconds:.0f} s, {row['data_share']:.0%} waiting for images"]
     if run.skipped:
         words.append(f"{run.skipped} steps skipped (loss not finite)")
@@ -346,5 +347,7 @@ def summary(run: Run) -> str:
     if run.data.val is None:
         return f"Trained {run.epoch} epochs, not validated."
     select, name = run.config.select, run.data.val.name
+    if run.best == UNDEFINED and select != "val_loss":
+        return f"Trained {run.epoch} epochs; {select} is not defined on {name}, which has no such objects."
     value = -run.best if select == "val_loss" else run.best
     return f"Trained {run.epoch} epochs; best {select} on {name}: {value:.3f} in epoch {run.best_epoch}."

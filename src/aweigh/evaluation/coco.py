@@ -37,6 +37,7 @@ from aweigh.evaluation.records import (
 
 # cocoeval.py, Params.setDetParams and setKpParams: object areas in pixels, both limits inclusive.
 AREAS = {"all": (0.0, 1e5**2), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}
+UNDEFINED = -1.0
 PERSON_KEYPOINTS = 17  # COCO's own; for any other number of keypoints there are no published sigmas
 UNIFORM_SIGMA = 0.05  # ours, because it is near the middle of COCO's 0.025 (nose) to 0.107 (hip)
 
@@ -193,7 +194,7 @@ def _areas(iou_type: IouType) -> dict[str, tuple[float, float]]:
 
 def _mean(values: np.ndarray) -> float:
     defined = values[values > -1]
-    return float(defined.mean()) if defined.size else -1.0
+    return float(defined.mean()) if defined.size else UNDEFINED
 
 
 def _sigmas(truth: Mapping[str, Any], given: Sequence[float] | None) -> list[float] | None:
