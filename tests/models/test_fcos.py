@@ -181,7 +181,9 @@ def test_parameter_counts_are_the_published_ones() -> None:
 def test_names_and_arguments_are_checked() -> None:
     with pytest.raises(UsageError, match="Did you mean 'fcos_resnet50_fpn'"):
         create("fcos_resnet50")
-    with pytest.raises(UsageError, match="chanels"):
+    with pytest.raises(UsageError, match="there is no option 'chanels'"):
         create("fcos_resnet18_fpn", chanels=3)
+    with pytest.raises(UsageError, match="at least one class"):
+        create("fcos_resnet18_fpn", num_classes=0)
     with pytest.raises(UsageError, match="bring their own classes"):
         create("fcos_resnet50_fpn", weights="torchvision", num_classes=3)

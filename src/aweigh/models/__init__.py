@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +70,8 @@ def create(
         classes = COCO_CLASSES if num_classes is None else Classes.numbered(num_classes)
     elif not isinstance(classes, Classes):
         classes = Classes.from_names(classes)
+    if not len(classes):
+        raise UsageError("create: a detector needs at least one class; give their names (classes) or num_classes.")
     model = _build(name, classes, arguments)
     if backbone_weights is not None:
         model.backbone_report = load_backbone(model.backbone, backbone_weights)
@@ -79,7 +82,8 @@ def _build(name: str, classes: Classes, arguments: dict[str, Any]) -> Any:
     try:
         model = DETECTORS[name](classes=classes, **arguments)
     except TypeError as error:
-        raise UsageError(f"create({name!r}): {error}.") from error
+        message = re.sub(r"^\S+ got an unexpected keyword argument", "there is no option", str(error))
+        raise UsageError(f"create({name!r}): {message}.") from error
     model.builder, model.arguments = name, dict(arguments)
     return model
 
