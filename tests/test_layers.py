@@ -1,4 +1,4 @@
-"""Normalisation by name, and the two ways a model is made faster for prediction without changing what it says."""
+"""Normalisation by name, its folding into convolutions, and the deformable convolution."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
 from aweigh.errors import UsageError
-from aweigh.layers import DeformableConv2d, FrozenBatchNorm2d, fold_batch_norm, make_norm, pack_convolutions
+from aweigh.layers import DeformableConv2d, FrozenBatchNorm2d, fold_batch_norm, make_norm
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -52,16 +52,6 @@ def test_a_convolution_with_two_readers_is_not_folded() -> None:
     assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == 2
     with torch.no_grad():
         assert_same([model(image)], [folded(image)])
-
-
-def test_packing_keeps_the_function_at_any_size() -> None:
-    model = randomised(TimmBackbone("resnet18"))
-    packed = pack_convolutions(fold_batch_norm(model, lambda copied: copied(torch.rand(1, 3, 64, 64))))
-    packed.to(memory_format=torch.channels_last)
-    for size in ((1, 3, 64, 64), (2, 3, 96, 33), (1, 3, 32, 32)):
-        image = torch.rand(size)
-        with torch.inference_mode():
-            assert_same(model(image), packed(image.contiguous(memory_format=torch.channels_last)))
 
 
 def test_a_frozen_batch_norm_never_changes() -> None:

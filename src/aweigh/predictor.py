@@ -28,7 +28,7 @@ from aweigh.engine.checkpoint import load_model
 from aweigh.engine.device import choose_device
 from aweigh.engine.evaluate import to_original
 from aweigh.errors import DataError, UsageError
-from aweigh.layers import fold_batch_norm, pack_convolutions
+from aweigh.layers import fold_batch_norm
 from aweigh.structures import Classes, Detections, Images
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class Predictor:
     """A detector with its resize step: call it with one picture, or let it `stream` over many.
 
     model: any detector; the predictor keeps a copy of its own, made fast for prediction (evaluation mode, batch
-    normalisation folded into the convolutions, channels-last memory, on a CPU weights in oneDNN's own order), and
-    leaves the given one as it is.
+    normalisation folded into the convolutions, channels-last memory), and leaves the given one as it is.
     resize: the step that was used in training. device: a GPU that CUDA can use when there is one, else the CPU.
     """
 
@@ -150,8 +149,7 @@ def prepare(model: Detector, device: torch.device) -> Any:
     side = detector.stride_divisor
     example = detector.pixel_mean.new_zeros(1, 3, side, side)
     prepared = fold_batch_norm(detector, lambda copied: cast(Any, copied).network(example))
-    prepared = prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-    return pack_convolutions(prepared)  # on a CPU; elsewhere it finds nothing to pack
+    return prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
 def _paths(source: str | Path) -> list[Path]:
