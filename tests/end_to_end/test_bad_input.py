@@ -101,6 +101,14 @@ def test_one_pixel_and_thirty_thousand(aweigh: Aweigh, trained: Path, tmp_path: 
             assert 0 <= x0 <= x1 <= found["width"] and 0 <= y0 <= y1 <= found["height"]
 
 
+def test_a_file_as_output(aweigh: Aweigh, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    ended = aweigh("predict", tmp_path / "a.png", "--model", trained / "best.safetensors", "-o", tmp_path / "out")
+    assert ended.code == 2 and "is a file; name a folder" in ended.err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_the_folder_of_the_pictures_as_output(aweigh: Aweigh, trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     before = photo(folder / "a.jpg").read_bytes()

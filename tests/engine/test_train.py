@@ -301,7 +301,10 @@ def test_the_run_folder_is_never_overwritten(configure, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     assert run_folder(configure()) == tmp_path / "run"
     (tmp_path / "run" / "log.jsonl").write_text("")
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match=r"holds a run already.*remove it, as it finished no epoch"):
+        run_folder(configure())
+    (tmp_path / "run" / "last").mkdir()
+    with pytest.raises(UsageError, match=r"holds a run already.*or --resume"):
         run_folder(configure())
     monkeypatch.chdir(tmp_path)
     config = replace(configure(), output="", data="cells")

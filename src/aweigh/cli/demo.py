@@ -11,8 +11,8 @@ def command(
     out: Path,
     /,
     *,
-    pictures: int = 300,
-    size: int = 256,
+    pictures: int = 400,
+    size: int = 192,
     epochs: Annotated[int | None, Parameter(show_default=False)] = None,
     seed: int = 0,
 ) -> int:
@@ -25,7 +25,7 @@ def command(
     out
         The folder for data, run and pictures; one that is not there yet, or empty.
     pictures
-        How many to train on; a fifth as many to validate on, and to test on.
+        How many to train on; a sixth as many to validate on, and to test on.
     size
         Long side of the pictures in pixels.
     epochs
@@ -39,7 +39,7 @@ def command(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already; name a folder for the demo that is new or empty.")
-    others = max(1, pictures // 5)
+    others = max(1, pictures // 6)
     data, trained = out / "data", out / "run"
     best = trained / "best.safetensors"
     sizes = ["--train", pictures, "--val", others, "--test", others, "--size", size, "--seed", seed]

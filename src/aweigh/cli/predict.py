@@ -100,6 +100,8 @@ def command(
     labels = [predictor.classes.label(name) for name in classes] or list(range(len(predictor.classes)))
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
     folder = None if output == "-" else Path(output)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {folder} is a file; name a folder, or - for the output stream.")
     target = "-" if folder is None else folder / FILES[format]
     drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
 

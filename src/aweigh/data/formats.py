@@ -88,7 +88,7 @@ def find_splits(
     raise DataError(
         f"{source}: no known layout. Looked for COCO (annotations/*.json, */_annotations.coco.json, *.json), VOC "
         f"(Annotations/*.xml, train/*.xml) and YOLO (data.yaml, images/ with labels/, train/images with train/labels); "
-        f"found {shown}. Give the JSON and the picture folder by hand (annotations, images)."
+        f"found {shown}. Give the JSON and the picture folder by hand (--annotations, --images)."
     )
 
 

@@ -1,8 +1,9 @@
 """Synthetic scenes: textured shapes on textured ground, with boxes, masks and keypoints that are right by construction.
 
-Ours, for tries and tests with nothing downloaded. The class is the outline alone: colour, texture, size, rotation,
-light and order are random, shapes cover one another and reach over the edge, and some scenes are empty. A scene
-depends on (seed, split, number) only; the same call writes the same bytes.
+Ours, for tries and tests with nothing downloaded. The class is the outline; each class also keeps to
+a hue of its own, so that a small network tells the classes apart after minutes on a CPU. Texture, size, rotation, light
+and order are random, shapes cover one another and reach over the edge, and some scenes are empty. A scene depends on
+(seed, split, number) only; the same call writes the same bytes.
 
 Legend: x to the right, y down, in pixels; a signed distance is negative inside a shape.
 """
@@ -125,7 +126,7 @@ class _Stage:
         """Lay down one shape where it leaves enough of the others visible; give up after some tries."""
         height, width = self.image.shape[:2]
         for _ in range(12):
-            radius = min(height, width) * math.exp(self.random.uniform(math.log(0.045), math.log(0.3)))
+            radius = min(height, width) * math.exp(self.random.uniform(math.log(0.09), math.log(0.3)))
             x, y = self.random.uniform(0, width), self.random.uniform(0, height)
             if self.places and self.random.random() < 0.35:  # next to another, to cover a part of it
                 near_x, near_y, near_radius = self.places[int(self.random.integers(len(self.places)))]
@@ -205,6 +206,7 @@ class _Shape:
 
     def __init__(self, name: str, x: float, y: float, radius: float, random: Random) -> None:
         self.x, self.y, self.radius, self.random = x, y, radius, random
+        self.hue = SHAPES.index(name) / len(SHAPES) + random.normal(0, 0.03)
         self.reach = math.ceil(radius * 1.5) + 4
         self.left, self.top = math.floor(x) - self.reach, math.floor(y) - self.reach
         side = np.arange(2 * self.reach + 1) + 0.5
@@ -244,7 +246,7 @@ class _Shape:
         shifted = _shift(self.distance, -light * drop)
         shadow = 0.45 * np.clip(0.5 - shifted / (0.18 * self.radius + 2), 0, 1)[window]
         ground = ground * (1 - shadow[:, :, None])
-        first, second = _two_colors(self.random)
+        first, second = _two_colors(self.random, self.hue)
         blend = np.clip(_texture(self.random, self.u, self.v, self.radius), 0, 1)[:, :, None]
         surface = first * (1 - blend) + second * blend
         lit = 1.0 + 0.22 * (self.dx * light[0] + self.dy * light[1])
@@ -297,7 +299,8 @@ _DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
 
 def _texture(random: Random, u: Array, v: Array, radius: float) -> Array:
     """How much of the second colour, in `[0, 1]`, over the frame of a shape; nothing finer than two pixels."""
-    kind = random.choice(["plain", "stripes", "checks", "dots", "noise", "gradient", "waves"])
+    patterns = ["stripes", "checks", "dots", "noise", "gradient", "waves"]
+    kind = "plain" if random.random() < 0.5 else str(random.choice(patterns))
     waves = random.uniform(3, min(9.0, max(3.1, radius / 3)))  # per unit of the frame, in radians
     sharp = radius / waves  # edges about one pixel wide
     if kind == "stripes":
@@ -361,11 +364,10 @@ def _grain(random: Random, shape_hw: tuple[int, ...], cell_x: float, cell_y: flo
     return np.asarray(resized, dtype=np.float64)
 
 
-def _two_colors(random: Random) -> tuple[Array, Array]:
-    """Two colours that differ clearly in lightness."""
-    hue = random.random()
-    dark = _hsv(hue, random.uniform(0.4, 0.95), random.uniform(0.25, 0.6))
-    bright = _hsv(hue + random.uniform(-0.35, 0.35), random.uniform(0.15, 0.8), random.uniform(0.8, 1.0))
+def _two_colors(random: Random, hue: float) -> tuple[Array, Array]:
+    """Two colours of about one hue that differ clearly in lightness."""
+    dark = _hsv(hue, random.uniform(0.5, 0.95), random.uniform(0.3, 0.6))
+    bright = _hsv(hue + random.uniform(-0.06, 0.06), random.uniform(0.4, 0.9), random.uniform(0.8, 1.0))
     return (dark, bright) if random.random() < 0.5 else (bright, dark)
 
 

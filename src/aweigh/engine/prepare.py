@@ -148,7 +148,8 @@ def run_folder(config: TrainConfig) -> Path:
     if config.output:
         folder = Path(config.output)
         if (folder / "log.jsonl").exists():
-            raise UsageError(f"{folder} holds a run already; give another output, or --resume {folder}.")
+            advice = f"--resume {folder}" if (folder / "last").exists() else "remove it, as it finished no epoch"
+            raise UsageError(f"{folder} holds a run already; give another output, or {advice}.")
         return folder
     source = Path(config.data or config.annotations)
     stem = Path("runs") / f"{source.resolve().stem or 'data'}-{config.model}"
