@@ -206,7 +206,8 @@ def _draw(
     picture = as_picture(image)
     short = min(picture.size)
     width = max(1, round(short / 220))  # 2 px at 480, 4 px at 800
-    font = _font(max(12, round(short / 32)) if len(boxes) <= 12 else max(11, round(short / 38)))
+    least = 10 if short < 300 else 12  # letters would cover most of a small picture
+    font = _font(max(least, round(short / (32 if len(boxes) <= 12 else 38))))
     ignored = ignored if ignored is not None else [False] * len(boxes)
     colours = [IGNORED if skip else PALETTE[label % len(PALETTE)] for label, skip in zip(labels.tolist(), ignored)]
     corners = [_inside(box, picture.size) for box in boxes.tolist()]

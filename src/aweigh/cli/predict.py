@@ -45,7 +45,7 @@ def command(
     output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = "out",
     model: Annotated[str, Parameter(alias="-m", show_default=False)] = "",
     weights: Annotated[str, Parameter(show_default=False)] = "",
-    score: float = 0.3,
+    score: float = 0.5,
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
     format: Literal["jsonl", "coco", "csv", "yolo", "voc"] = "jsonl",
     draw: bool = True,

@@ -59,7 +59,7 @@ def save_predictions(
     *,
     device: torch.device,
     count: int = 6,
-    min_score: float = 0.4,
+    min_score: float = 0.5,
 ) -> None:
     """Images of the split, evenly chosen, with the detections of the model."""
     samples = DetectionDataset(split, as_it_is)
