@@ -62,8 +62,7 @@ def create(
     if weights is not None:
         if classes is not None or num_classes is not None or backbone_weights is not None:
             raise UsageError(
-                "create: published weights bring their own classes and backbone; give either `weights` or the others. "
-                "To train on other classes from these weights, use `aweigh train --init`."
+                "create: published weights bring their own classes and backbone; give either `weights` or the others."
             )
         return _create_published(name, str(weights), arguments)
     if classes is None:
