@@ -1,13 +1,18 @@
 """Our torchvision form of FCOS against torchvision's own, with the same random weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from aweigh.data.transforms import Resize
 from aweigh.models import create
+from aweigh.predictor import Predictor
 from aweigh.structures import Classes, Images, Targets
+from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
 
 NUM_CLASSES = 7
@@ -107,3 +112,30 @@ def test_detections_are_equal(pair, sizes) -> None:
         torch.testing.assert_close(mine.scores, theirs["scores"], atol=1e-5, rtol=0)
         torch.testing.assert_close(mine.boxes, theirs["boxes"], atol=0.01, rtol=0)
         assert torch.equal(mine.labels, theirs["labels"])
+
+
+def test_a_published_file_gives_torchvisions_boxes_in_the_pixels_of_a_photograph(tmp_path: Path) -> None:
+    """A file as torchvision publishes it (91 rows, no counters), read and resized by us: the boxes of its own model."""
+    torch.manual_seed(0)
+    reference = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    nn.init.normal_(reference.head.classification_head.cls_logits.weight, std=0.03)
+    nn.init.normal_(reference.head.regression_head.bbox_reg.weight, std=0.03)
+    nn.init.constant_(reference.head.regression_head.bbox_reg.bias, 1.5)
+    unnamed = [row for row in range(91) if row not in COCO_CLASSES.ids]
+    nn.init.constant_(reference.head.classification_head.cls_logits.bias, -2.0)
+    with torch.no_grad():
+        reference.head.classification_head.cls_logits.bias[unnamed] = -30.0  # ours does not have these classes
+    state = {key: value for key, value in reference.eval().state_dict().items() if "num_batches" not in key}
+    torch.save(state, tmp_path / "weights.pth")
+
+    photo = (torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    photo = torch.nn.functional.interpolate(photo[None].float(), size=(300, 451), mode="bilinear")[0].to(torch.uint8)
+    with torch.inference_mode():
+        (expected,) = reference([photo.float() / 255])
+    ours = create("fcos_resnet50_fpn", weights=tmp_path / "weights.pth")
+    found = Predictor(ours, Resize(**ours.record.resize), device="cpu")(photo)
+
+    assert len(found) == len(expected["boxes"]) > 20
+    torch.testing.assert_close(found.boxes, expected["boxes"], atol=0.01, rtol=0)
+    torch.testing.assert_close(found.scores, expected["scores"], atol=1e-4, rtol=0)
+    assert [found.classes.ids[label] for label in found.labels] == expected["labels"].tolist()
