@@ -8,6 +8,7 @@ their ratio. Peak memory is what torch's CPU allocator holds during a step, abov
 """
 
 import argparse
+import copy
 import platform
 import statistics
 import time
@@ -49,16 +50,21 @@ def report(size: int, batch: int, repeats: int) -> str:
     image = (torch.rand(3, size, size, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
     predictor = Predictor(ours, Resize(short=size, long=size, antialias=False), device="cpu")
     with torch.inference_mode():
+        published = with_frozen_norms(reference)
         runs = {
             "torchvision": lambda: reference([image.float() / 255])[0],
+            "torchvision, frozen": lambda: published([image.float() / 255])[0],
             "aweigh": lambda: predictor(image),
         }
         theirs, mine = runs["torchvision"](), runs["aweigh"]()
         count = min(len(mine), len(theirs["boxes"]))
         apart = float((mine.boxes[:count] - theirs["boxes"][:count]).abs().max()) if count else 0.0
-        times = in_turn(runs, repeats)
+        plain, frozen, ours_time = in_turn(runs, repeats)
     what = f"prediction, {size} x {size}: {len(theirs['boxes'])} and {len(mine)} boxes, at most {apart:.4f} px apart"
-    rows.append((what, *times, "ms"))
+    rows.append((what, plain, ours_time, "ms"))
+    rows.append(
+        ("the same, torchvision's with frozen norms, as it is built for published weights", frozen, ours_time, "ms")
+    )
 
     images, targets = training_batch(size, batch)
     pixels = list(images.pixels)
@@ -98,6 +104,17 @@ def models(size: int) -> tuple[nn.Module, nn.Module]:
     ours = create("fcos_resnet50_fpn_torchvision", classes=Classes.numbered(NUM_CLASSES))
     ours.load_state_dict(fcos_from_torchvision(reference.state_dict(), keep_rows=None))
     return reference.eval(), ours.eval()
+
+
+def with_frozen_norms(model: nn.Module) -> nn.Module:
+    """A copy with torchvision's `FrozenBatchNorm2d`, which it uses whenever it loads published weights."""
+    model = copy.deepcopy(model)
+    for name, norm in list(model.named_modules()):
+        if isinstance(norm, nn.BatchNorm2d):
+            frozen = torchvision.ops.FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
+            frozen.load_state_dict({key: value for key, value in norm.state_dict().items() if "num_batches" not in key})
+            model.set_submodule(name, frozen)
+    return model.eval()
 
 
 def training_batch(size: int, batch: int) -> tuple[Images, list[Targets]]:
