@@ -7,7 +7,7 @@ from torch import nn
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
 from aweigh.errors import UsageError
-from aweigh.layers import DeformableConv2d, FrozenBatchNorm2d, fold_batch_norm, make_norm
+from aweigh.layers import DeformableConv2d, FrozenBatchNorm2d, fold_batch_norm, make_norm, pack_convolutions
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -52,6 +52,18 @@ def test_a_convolution_with_two_readers_is_not_folded() -> None:
     assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == 2
     with torch.no_grad():
         assert_same([model(image)], [folded(image)])
+
+
+def test_packing_keeps_the_function_at_any_size() -> None:
+    model = randomised(TimmBackbone("resnet18"))
+    packed = fold_batch_norm(model, lambda copied: copied(torch.rand(1, 3, 64, 64))).to(
+        memory_format=torch.channels_last
+    )
+    pack_convolutions(packed)
+    for size in ((1, 3, 64, 64), (2, 3, 96, 33), (1, 3, 32, 32)):
+        image = torch.rand(size)
+        with torch.inference_mode():
+            assert_same(model(image), packed(image.contiguous(memory_format=torch.channels_last)))
 
 
 def test_a_frozen_batch_norm_never_changes() -> None:

@@ -28,7 +28,7 @@ from aweigh.engine.checkpoint import load_model
 from aweigh.engine.device import choose_device
 from aweigh.engine.evaluate import to_original
 from aweigh.errors import DataError, UsageError
-from aweigh.layers import fold_batch_norm
+from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.structures import Classes, Detections, Images
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def prepare(model: Detector, device: torch.device) -> Any:
     side = detector.stride_divisor
     example = detector.pixel_mean.new_zeros(1, 3, side, side)
     prepared = fold_batch_norm(detector, lambda copied: cast(Any, copied).network(example))
-    return prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    prepared = prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    return pack_convolutions(prepared)  # on a CPU; elsewhere it finds nothing to pack
 
 
 def _paths(source: str | Path) -> list[Path]:
