@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from aweigh.errors import UsageError, did_you_mean
 
@@ -52,7 +53,7 @@ class TrainConfig:
     output: str = ""
     """Run folder; runs/DATA-MODEL, numbered, when not given."""
     resume: str = ""
-    """Run folder to go on with, from its last finished epoch."""
+    """Run folder to go on with, from the last state it saved."""
     licence: str = ""
     """Licence of the trained weights, written into the checkpoints."""
 
@@ -60,8 +61,8 @@ class TrainConfig:
     """Passes over the training images."""
     iterations: int = 0
     """Optimiser steps of the whole run; replaces epochs when above 0."""
-    batch: int = 8
-    """Images per step of one process."""
+    batch: int | Literal["auto"] = 8
+    """Images per step of one process; auto finds the largest that fits, by trying the worst images of the data."""
     accumulate: int = 1
     """Batches whose gradients are added before each optimiser step."""
     workers: int = -1
@@ -74,6 +75,18 @@ class TrainConfig:
     """Number format of the network's forward pass; auto is bf16 on a GPU that has it, else fp32."""
     channels_last: bool = True
     """Keep images as [B, H, W, 3] in memory, which is faster for convolutions."""
+    compile: bool = False
+    """Compile the network with torch.compile, once for all image sizes."""
+    deterministic: bool = False
+    """Allow only algorithms that give the same bits again; on a GPU slower, and an error where there is none."""
+    save_every: int = 0
+    """Steps between saved states of the run, beside the end of each epoch; 0 saves every ten minutes."""
+    max_bad: float = 0.01
+    """Share of pictures that may turn out to be unreadable before the run stops."""
+    strict: bool = False
+    """Refuse to train on data with problems, instead of mending or leaving them out."""
+    tensorboard: bool = False
+    """Also write the log for TensorBoard (needs aweigh[track])."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd (with momentum) or adamw."""
@@ -101,6 +114,8 @@ class TrainConfig:
     """Factor of each step of schedule step."""
     final_lr: float = 0.0
     """Fraction of lr that schedule cosine ends at."""
+    schedule_steps: int = 0
+    """Steps the schedule is laid out for, after which lr stays as it is; 0 is the whole run."""
     warmup: int = 500
     """Steps of warm-up; never more than a tenth of the run."""
     warmup_factor: float = 1 / 3
@@ -116,16 +131,37 @@ class TrainConfig:
     """Short side of the resized image in pixels; 0 makes the long side `long` exactly."""
     long: int = 1066
     """Limit of the long side of the resized image; 0 is no limit."""
+    aug: Literal["on", "none"] = "on"
+    """none turns every random change of the images off, whatever the settings below say."""
     multi_scale: tuple[int, ...] = ()
     """Short sides drawn from while training: two are a range, several a list; `long` stays the limit."""
     flip: float = 0.5
     """Probability of mirroring left to right; 0 where left and right matter."""
+    flip_pairs: tuple[str, ...] = ()
+    """Classes or keypoints that change places in a flip, as left_hand=right_hand; found by name when not given,
+    none for no pair."""
     scale_jitter: tuple[float, ...] = ()
-    """Range of a random scale factor, as 0.8 1.25."""
+    """Range of a random scale factor, as 0.8 1.25; 0.1 2 is large-scale jitter."""
     crop: float = 0.0
     """Probability of a random crop."""
     color: float = 0.0
     """Strength of random brightness, contrast and colour."""
+    mosaic: float = 0.0
+    """Probability of putting four training images together into one."""
+    mixup: float = 0.0
+    """Probability of blending in a second training image."""
+    copy_paste: float = 0.0
+    """Probability of pasting objects of another image in; cut along their masks where there are any."""
+    close_mixing: float = 0.1
+    """Last part of the run without mosaic, mixup and copy_paste, as a fraction."""
+    sampler: Literal["uniform", "repeat_factor", "class_aware"] = "uniform"
+    """How often an image is drawn: all alike, repeated by its rarest class, or each class alike."""
+    repeat_threshold: float = 0.001
+    """Share of images below which sampler repeat_factor repeats a class."""
+    class_draws: tuple[str, ...] = ()
+    """Weights of sampler class_aware by class name, as truck=3; 1 for the others."""
+    empty: Literal["keep", "drop"] = "keep"
+    """What to do with training images without objects: they are kept, as they teach what is no object."""
 
     eval_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
@@ -144,7 +180,8 @@ class TrainConfig:
             if not math.isfinite(value) or value < 0 or (entry.name in positive and value == 0):
                 bound = "above 0" if entry.name in positive else "0 or more"
                 raise UsageError(f"{entry.name} = {value}: expected a number {bound}.")
-        for name in ("flip", "crop", "momentum", "ema", "warmup_factor", "final_lr", "gamma"):
+        shares = ("flip", "crop", "mosaic", "mixup", "copy_paste", "close_mixing", "repeat_threshold", "max_bad")
+        for name in (*shares, "momentum", "ema", "warmup_factor", "final_lr", "gamma"):
             if getattr(self, name) > 1:
                 raise UsageError(f"{name} = {getattr(self, name)}: expected a number from 0 to 1.")
         if self.short == 0 and self.long == 0:
@@ -222,7 +259,7 @@ def help_texts() -> dict[str, str]:
     texts = {}
     for entry, after in zip(body.body, body.body[1:], strict=False):
         if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and isinstance(after, ast.Expr):
-            texts[entry.target.id] = str(ast.literal_eval(after.value))
+            texts[entry.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
     return texts
 
 
@@ -250,6 +287,8 @@ def _checked(name: str, value: Any, *, where: str) -> Any:
 
 def _as_type(value: Any, expected: Any) -> Any:
     """The value as `expected`, or None where it is something else."""
+    if get_origin(expected) in (Union, UnionType):
+        return next((found for part in get_args(expected) if (found := _as_type(value, part)) is not None), None)
     if get_origin(expected) is Literal:
         return value if value in get_args(expected) else None
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
@@ -260,8 +299,11 @@ def _as_type(value: Any, expected: Any) -> Any:
 
 
 def _describe(expected: Any) -> str:
+    if get_origin(expected) in (Union, UnionType):
+        return " or ".join(_describe(part) for part in get_args(expected))
     if get_origin(expected) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(expected))
+        choices = [repr(choice) for choice in get_args(expected)]
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     if get_origin(expected) is tuple:
         kind = {str: "texts", int: "whole numbers", float: "numbers"}[get_args(expected)[0]]
         return f"a list of {kind}"
