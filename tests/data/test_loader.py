@@ -110,14 +110,26 @@ def test_order_changes_with_the_epoch_and_can_be_joined_in_the_middle(coco: Make
 
 
 def test_shares_of_several_processes() -> None:
-    def rows(rank: int, shuffle: bool) -> list[int]:
-        sampler = EpochSampler(7, 2, shuffle=shuffle, seed=0, drop_last=False, rank=rank, world=3)
+    def rows(rank: int) -> list[int]:
+        sampler = EpochSampler(7, 2, shuffle=True, seed=0, drop_last=False, rank=rank, world=3)
         return [row for batch in sampler for _, row in batch]
 
-    shares = [rows(rank, shuffle=True) for rank in range(3)]
+    shares = [rows(rank) for rank in range(3)]
     assert [len(share) for share in shares] == [3, 3, 3] and set().union(*shares) == set(range(7))
-    assert sorted(row for rank in range(3) for row in rows(rank, shuffle=False)) == list(range(7))  # none twice
     assert len(EpochSampler(7, 2, shuffle=False, seed=0, drop_last=True)) == 3
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("length", [0, 1, 4, 11, 12])
+def test_in_order_every_batch_is_the_same_whatever_the_number_of_processes(length: int, world: int) -> None:
+    def sampler(rank: int, world: int) -> EpochSampler:
+        return EpochSampler(length, 3, shuffle=False, seed=0, drop_last=False, rank=rank, world=world)
+
+    alone = list(sampler(0, 1))
+    shares = [list(sampler(rank, world)) for rank in range(world)]
+    assert [len(sampler(rank, world)) for rank in range(world)] == [len(share) for share in shares]
+    dealt = {number * world + rank: batch for rank, share in enumerate(shares) for number, batch in enumerate(share)}
+    assert dealt == dict(enumerate(alone)) and sorted(row for batch in alone for _, row in batch) == list(range(length))
 
 
 def test_unreadable_pictures_are_skipped_and_listed(coco: Make) -> None:

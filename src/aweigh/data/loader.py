@@ -68,8 +68,8 @@ def make_loader(
 ) -> Loader:
     """A loader of `Batch`es.
 
-    fill: the colour of the padding, the model's own mean. rank, world: this process's share of each epoch; without
-    shuffling nothing is repeated to make the shares equal, with it the last batch may hold pictures a second time.
+    fill: the colour of the padding, the model's own mean. rank, world: this process's share of each epoch (see
+    `EpochSampler`): without shuffling every batch is as with one process, and belongs to one of them.
     Call `loader.set_epoch(epoch, skip=batches)` before each epoch; skip leaves out batches that were trained already.
     """
     if batch < 1 or workers < 0:
@@ -130,7 +130,12 @@ class Loader(DataLoader[Batch]):
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of `(epoch, row)`, ordered by (seed, epoch) alone, from batch `skip` on."""
+    """Batches of `(epoch, row)`, ordered by (seed, epoch) alone, from batch `skip` on.
+
+    Shuffled, each of `world` processes has an equal share of the rows, the first ones a second time where they do not
+    divide evenly. In order, each has whole batches: batch k belongs to process `k % world`, so that every batch is
+    the same whatever the number of processes, and nothing is repeated.
+    """
 
     def __init__(
         self, length: int, batch: int, *, shuffle: bool, seed: int, drop_last: bool, rank: int = 0, world: int = 1
@@ -140,24 +145,27 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.epoch, self.skip = 0, 0
 
     def _rows(self) -> np.ndarray:
-        """The rows of this process."""
+        """The rows of this process if shuffled, else of all."""
         rows = np.arange(self.length)
         if self.shuffle:
             rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
             rows = np.resize(rows, -(-self.length // self.world) * self.world)  # the first again, for equal shares
-        return rows[self.rank :: self.world]
+            rows = rows[self.rank :: self.world]
+        return rows
+
+    def _numbers(self, rows: int) -> range:
+        """Which batches of `rows` rows are this process's."""
+        count = rows // self.batch if self.drop_last else -(-rows // self.batch)
+        return range(count) if self.shuffle else range(self.rank, count, self.world)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rows = self._rows().tolist()
-        for number in range(self.skip, self._count(len(rows))):
+        for number in self._numbers(len(rows))[self.skip :]:
             yield [(self.epoch, row) for row in rows[number * self.batch : (number + 1) * self.batch]]
 
     def __len__(self) -> int:
         """Batches in a whole epoch, whatever is skipped."""
-        return self._count(len(self._rows()))
-
-    def _count(self, rows: int) -> int:
-        return rows // self.batch if self.drop_last else -(-rows // self.batch)
+        return len(self._numbers(len(self._rows())))
 
 
 def collate(
