@@ -28,7 +28,8 @@ MIXED_UP_FROM = 0.05  # the share of boxes beyond the image from which a mix-up 
 class Problem:
     """One bad record. where: the file. annotation: its id, or a mark such as `"line 3"`; None for the whole file.
 
-    action: what was done about it; `"kept"` marks a remark about a record that was left as it is.
+    action: what was done about it; `"kept"` marks a remark about a record that was left as it is. box: that of the
+    record, xyxy in pixels of its image as read, where there is one.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Problem:
     annotation: int | str | None
     detail: str
     action: str
+    box: tuple[float, float, float, float] | None = None
 
     def __str__(self) -> str:
         which = "" if self.annotation is None else f" {_mark(self.annotation)}"

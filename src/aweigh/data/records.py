@@ -60,6 +60,7 @@ def build_split(
         height, width = sizes[row].tolist()
         shown = records.shown[row]
         box = shown if isinstance(shown, str) else str([round(value, 4) for value in shown.tolist()])
+        left, top, right, bottom = records.boxes[row].tolist()
         problems.append(
             Problem(
                 kind,
@@ -67,6 +68,7 @@ def build_split(
                 records.marks[row],
                 f"{box} in an image of {width} x {height}",
                 action,
+                (left, top, right, bottom),
             )
         )
     kept = np.flatnonzero(good)
