@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torchvision
 from torch import Tensor, nn
 
@@ -34,6 +35,35 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return super().train(False)
 
 
+class SyncBatchNorm2d(nn.SyncBatchNorm):
+    """Batch normalisation over the batches of all processes, on GPUs with torch's kernels, and on CPUs too.
+
+    Statistics count every pixel alike, also where the processes hold different numbers of them. With one process it is
+    ordinary batch normalisation. State-dict keys are those of `nn.BatchNorm2d`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        if x.device.type != "cpu" or not (self.training and together):
+            return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce  # not there in a torch built without processes
+
+        count = x.new_tensor([x.numel() / x.shape[1]])
+        sums = torch.cat([x.sum(dim=(0, 2, 3)), x.square().sum(dim=(0, 2, 3)), count])  # [2 C + 1]
+        sums = all_reduce(sums)
+        mean, square = (sums[:-1] / sums[-1]).chunk(2)  # [C] each
+        variance = (square - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * sums[-1] / (sums[-1] - 1), share)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
 def make_norm(norm: Norm, channels: int) -> nn.Module:
     """A normalisation layer over `channels`; `UsageError` for an unknown name.
 
@@ -44,7 +74,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
     if norm == "bn":
         return nn.BatchNorm2d(channels)
     if norm == "sync_bn":
-        return nn.SyncBatchNorm(channels)
+        return SyncBatchNorm2d(channels)
     if norm == "frozen_bn":
         return FrozenBatchNorm2d(channels)
     if norm == "gn":

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from .conftest import TINY, write_coco
 FILES = {
     "config.toml",
     "log.jsonl",
+    "results.csv",
     "last",
     "best.safetensors",
     "last.safetensors",
@@ -107,29 +110,30 @@ def test_the_same_seed_gives_the_same_losses_and_weights(configure, quiet, tmp_p
 def test_a_resumed_run_ends_like_one_that_never_stopped(configure, quiet, tmp_path, changes, monkeypatch):
     whole = train(configure(epochs=3, **changes), console=quiet)
     config = configure(epochs=3, output=str(tmp_path / "cut"), **changes)
-    calls = {"left": 3}
+    calls = {"left": 2}
 
-    def interrupted(run, group):
+    def asked_to_stop(run, losses, group):
+        if calls["left"] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)  # as a cluster does, in the middle of an epoch
         calls["left"] -= 1
-        if calls["left"] < 0:
-            raise KeyboardInterrupt
-        return step(run, group)
+        return step(run, losses, group)
 
     step = loop.optimiser_step
-    monkeypatch.setattr(loop, "optimiser_step", interrupted)
+    monkeypatch.setattr(loop, "optimiser_step", asked_to_stop)
     with pytest.raises(KeyboardInterrupt):
         train(config, console=quiet)
     monkeypatch.undo()
-    assert f"aweigh train --resume {tmp_path / 'cut'}" in quiet.file.getvalue()
+    assert f"Stopped after step 3 of 6. To go on from there: aweigh resume {tmp_path / 'cut'}" in quiet.file.getvalue()
     assert (tmp_path / "cut" / "last.safetensors").exists()
 
     resumed, _ = resolve(None, {"resume": str(tmp_path / "cut")})
     folder = train(resumed, console=quiet)
-    assert "Going on after epoch 1, step 2 of 6." in quiet.file.getvalue()
+    assert "Going on in epoch 2, step 3 of 6." in quiet.file.getvalue()
     assert same(weights(whole / "last.safetensors"), weights(folder / "last.safetensors"))
     assert [r["loss"] for r in rows(folder, "step")] == [r["loss"] for r in rows(whole, "step")]
-    with pytest.raises(UsageError, match="is finished"):
-        train(resumed, console=quiet)
+    assert [r["loss"] for r in rows(folder, "epoch")] == [r["loss"] for r in rows(whole, "epoch")]
+    train(resumed, console=quiet)
+    assert "The run is finished (3 epochs, 6 steps); --epochs 6 would go on." in quiet.file.getvalue()
 
 
 def test_accumulated_batches_step_like_one_large_batch(configure):
@@ -145,8 +149,8 @@ def test_accumulated_batches_step_like_one_large_batch(configure):
     batch = next(iter(one.loader))
     for run in (one, two):
         run.model.loss = lambda raw, targets: {"mean": torch.cat([t.flatten(1) for t in raw.logits], 1).mean()}
-    loop.optimiser_step(one, [batch])
-    loop.optimiser_step(two, list(two.loader))
+    loop.optimiser_step(one, loop.TrainingLosses(one), [batch])
+    loop.optimiser_step(two, loop.TrainingLosses(two), list(two.loader))
     for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
@@ -160,22 +164,22 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_three_end_the_run(conf
     run = prepare(configure(clip=1.0, ema=0.9, backbone_norm="bn"), tmp_path)
     run.model.train()
     batch = next(iter(run.loader))
-    loop.optimiser_step(run, [batch])
+    loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     real = run.model.loss
     run.model.loss = lambda raw, targets: {name: value * math.nan for name, value in real(raw, targets).items()}
-    row = loop.optimiser_step(run, [batch])
+    row = loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
     assert row["skipped"] == 1.0 and run.skipped == 1 and same(before, run.model.state_dict())
     assert run.ema.updates == 1
-    loop.optimiser_step(run, [batch])
+    loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
     with pytest.raises(AweighError) as caught:
-        loop.optimiser_step(run, [batch])
+        loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
     message = str(caught.value)
     assert "3 steps in a row" in message and "classification nan" in message and "\n" not in message
     assert all(str(image_id) in message for image_id in batch.image_ids)
 
     run.bad_in_a_row, run.model.loss = 2, real
-    assert loop.optimiser_step(run, [batch])["skipped"] == 0.0 and run.bad_in_a_row == 0
+    assert loop.optimiser_step(run, loop.TrainingLosses(run), [batch])["skipped"] == 0.0 and run.bad_in_a_row == 0
 
 
 def test_gradients_are_clipped_to_the_norm(configure, tmp_path):
@@ -183,7 +187,7 @@ def test_gradients_are_clipped_to_the_norm(configure, tmp_path):
     run.warmup = 0
     run.model.train()
     before = [parameter.detach().clone() for parameter in run.model.parameters()]
-    assert loop.optimiser_step(run, [next(iter(run.loader))])["grad_norm"] > 1e-3
+    assert loop.optimiser_step(run, loop.TrainingLosses(run), [next(iter(run.loader))])["grad_norm"] > 1e-3
     moved = torch.cat([(a - b).flatten() for a, b in zip(run.model.parameters(), before, strict=True)])
     assert moved.norm().item() == pytest.approx(1e-3, rel=0.05)
 
@@ -241,7 +245,8 @@ def test_an_ap_that_is_not_defined_is_never_shown_as_a_number(tmp_path, configur
     (row,) = rows(folder, "epoch")
     assert row["AP"] is None and math.isfinite(row["val_loss"])
     said = quiet.file.getvalue()
-    assert "AP -  AP50 -" in said and "-1" not in said.split("epoch 1/1")[1] and "not defined" in said
+    line = next(line for line in said.splitlines() if line.startswith("epoch 1/1"))
+    assert "AP -  AP50 -" in line and "-1" not in line and "not defined" in said
 
 
 def test_a_picture_that_cannot_be_read_is_skipped_and_named(tmp_path, configure, quiet):
@@ -300,23 +305,14 @@ def test_mistakes_end_before_anything_is_written(configure, quiet, tmp_path, cha
 def test_the_run_folder_is_never_overwritten(configure, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     assert run_folder(configure()) == tmp_path / "run"
-    (tmp_path / "run" / "log.jsonl").write_text("")
-    with pytest.raises(UsageError, match=r"holds a run already.*remove it, as it finished no epoch"):
-        run_folder(configure())
-    (tmp_path / "run" / "last").mkdir()
-    with pytest.raises(UsageError, match=r"holds a run already.*or --resume"):
+    (tmp_path / "run" / "config.toml").write_text("")
+    with pytest.raises(UsageError, match=r"holds a run already.*aweigh resume"):
         run_folder(configure())
     monkeypatch.chdir(tmp_path)
     config = replace(configure(), output="", data="cells")
     assert str(run_folder(config)) == "runs/cells-fcos_shufflenet_v2_x0_5_fpn"
     run_folder(config).mkdir(parents=True)
     assert run_folder(config).name == "cells-fcos_shufflenet_v2_x0_5_fpn-2"
-
-
-def test_several_processes_are_refused(configure, quiet, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="one process, but 2 were started"):
-        train(configure(), console=quiet)
 
 
 def test_builder_arguments_are_read_as_json_where_they_are(configure):

@@ -34,6 +34,7 @@ app = App(
 COMMANDS = [
     ("predict", WORK, "Find objects in pictures: draw the boxes and write them to a file."),
     ("train", WORK, "Train a detector on a folder of labelled pictures (COCO, VOC or YOLO layout)."),
+    ("resume", WORK, "Go on with a training run that was stopped, killed or finished."),
     ("eval", WORK, "Measure a trained detector on a labelled split."),
     ("config", LOOK, "Show the configuration a training run would have."),
     ("models", LOOK, "List the detectors that can be built, and what is known of each."),

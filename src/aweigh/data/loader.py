@@ -86,6 +86,7 @@ def make_loader(
         persistent_workers=workers > 0,
         multiprocessing_context=start_method if workers else None,
         worker_init_fn=_one_thread if workers else None,
+        generator=torch.Generator().manual_seed(seed),  # torch draws a number here for each pass, which nothing uses
         max_bad=max_bad,
     )
 

@@ -8,6 +8,7 @@ with the right name is always whole.
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,23 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except safetensors.SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what a process that was killed in the middle of `write_atomically` has left in a run folder."""
+    for path in [*Path(folder).glob(".*"), *Path(folder).glob("last/.*")]:
+        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name):
+            path.unlink(missing_ok=True)
 
 
 def _save(

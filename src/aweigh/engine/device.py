@@ -1,5 +1,9 @@
 """Where to compute, and in which number format."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from aweigh.errors import UsageError
@@ -35,6 +39,19 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "bf16" and not has_bf16:
         raise UsageError(f"precision = 'bf16': this {device.type} device does not have it; use fp32 or fp16.")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+@contextmanager
+def determinism(wanted: bool) -> Iterator[None]:
+    """Within the block, allow only algorithms that give the same bits again; what has none raises torch's error."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def synchronise(device: torch.device) -> None:

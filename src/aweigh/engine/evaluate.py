@@ -12,6 +12,7 @@ from aweigh.data.dataset import DetectionDataset
 from aweigh.data.loader import make_loader
 from aweigh.data.split import Split
 from aweigh.data.transforms import EvalTransform, Resize
+from aweigh.engine import distributed
 from aweigh.engine.checkpoint import Model
 from aweigh.engine.device import synchronise
 from aweigh.engine.log import Means, Stopwatch
@@ -74,44 +75,65 @@ def detect(
 ) -> SplitDetections:
     """Detections of every image of the split, with the validation losses from the same pass if `losses`.
 
-    The model is put into evaluation mode and left as it was found. Each mean loss is over batches, weighted by images.
+    Several processes share out the batches, and every one of them gets the detections of all. The model is put into
+    evaluation mode and left as it was found. Each mean loss is over batches, weighted by images.
     """
     device = torch.device(device)
     category_ids = matching_category_ids(model.classes, split.classes)
+    rank, world = distributed.rank(), distributed.world_size()
     loader = make_loader(
         DetectionDataset(split, EvalTransform(resize)),
         batch=min(batch, len(split)),
         workers=workers,
         stride_divisor=model.stride_divisor,
         fill=mean_colour(model),
+        rank=rank,
+        world=world,
     )
-    results: list[dict[str, Any]] = []
-    means, watch, done = Means(), Stopwatch(), 0
+    parts: list[_Part] = []
+    watch, done = Stopwatch(), 0
     was_training = model.training
     model.eval()
     try:
-        for part in loader:
+        for number, part in enumerate(loader):
             watch.lap("read")
             pixels = to_device(part.images.pixels, device, channels_last=channels_last)
             with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
                 raw = model.network(pixels)
             synchronise(device)
             watch.lap("network")
+            results = []
             detections = model.decode(raw, part.images.sizes_hw)
             for found, image_id, size_hw in zip(detections, part.image_ids, part.original_sizes_hw, strict=True):
                 results += _entries(to_original(found.to("cpu"), size_hw), image_id, category_ids)
             watch.lap("decode")
-            if losses:
-                values = model.loss(raw, [targets.to(device) for targets in part.targets])
-                for _ in part.targets:
-                    means.add({name: float(value) for name, value in values.items()})
-                watch.lap("loss")
+            values = model.loss(raw, [targets.to(device) for targets in part.targets]) if losses else {}
+            parts.append((number * world + rank, len(part), results, {name: float(v) for name, v in values.items()}))
+            watch.lap("loss")
             done += len(part)
-            progress(done, len(split))
+            progress(min(done * world, len(split)), len(split))
     finally:
         model.train(was_training)
     speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
-    return SplitDetections(results, means.result(), {**speed, "total": sum(speed.values())}, loader.problems)
+    return _together(parts, {**speed, "total": sum(speed.values())}, loader.problems)
+
+
+_Part = tuple[int, int, list[dict[str, Any]], dict[str, float]]  # number of the batch, images, results, losses
+
+
+def _together(parts: list[_Part], speed: dict[str, float], problems: list[Problem]) -> SplitDetections:
+    """The parts of all processes in the order of their batches: the same for any number of processes."""
+    means = Means()
+    results: list[dict[str, Any]] = []
+    for _, images, found, values in sorted((part for own in distributed.gather(parts) for part in own), key=_number):
+        results += found
+        for _ in range(images):
+            means.add(values)
+    return SplitDetections(results, means.result(), speed, [p for own in distributed.gather(problems) for p in own])
+
+
+def _number(part: _Part) -> int:
+    return part[0]
 
 
 def to_original(detections: Detections, size_hw: tuple[int, int]) -> Detections:

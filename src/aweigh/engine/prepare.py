@@ -15,12 +15,13 @@ from aweigh.data.formats import ALIASES, find_splits, load_split
 from aweigh.data.loader import make_loader
 from aweigh.data.split import Split, split_off
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
+from aweigh.engine import distributed
 from aweigh.engine.checkpoint import Model, start_from
 from aweigh.engine.config import TrainConfig
 from aweigh.engine.device import choose_device, choose_precision
 from aweigh.engine.ema import ModelEma
 from aweigh.engine.evaluate import mean_colour
-from aweigh.engine.optim import make_optimizer, milestones_in_steps
+from aweigh.engine.optim import lr_factor, make_optimizer, milestones_in_steps
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.models import create
 from aweigh.structures import Classes
@@ -50,9 +51,12 @@ class Run:
     loader: Any
     workers: int
     start_note: str  # what the weights start from
+    batch: int  # images per step of one process
     lr: float  # the learning rate at factor 1
     epochs: int
+    steps_per_epoch: int
     total_steps: int
+    schedule_steps: int  # the steps that the learning-rate schedule is laid out for
     warmup: int
     milestones: tuple[int, ...]
 
@@ -61,6 +65,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     epoch: int = 0  # finished epochs
+    batches: int = 0  # batches done of the epoch under way
     step: int = 0  # optimiser steps done, skipped ones too
     best: float = -math.inf
     best_epoch: int = 0
@@ -76,10 +81,36 @@ class Run:
         """The weights that are evaluated and saved: the moving average where there is one."""
         return self.ema.model if self.ema is not None else self.model
 
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.epochs
 
-def prepare(config: TrainConfig, folder: Path) -> Run:
-    """Load the data, build the model and all around it. Writes nothing."""
-    device = choose_device(config.device)
+    @property
+    def out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.epochs_without_gain
+
+    def lr_factor(self, step: int) -> float:
+        """The factor on the learning rate at a step."""
+        config = self.config
+        return lr_factor(
+            step,
+            self.schedule_steps,
+            schedule=config.schedule,
+            milestones=self.milestones,
+            gamma=config.gamma,
+            final=config.final_lr,
+            warmup=self.warmup,
+            warmup_factor=config.warmup_factor,
+            warmup_kind=config.warmup_kind,
+        )
+
+
+def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None) -> Run:
+    """Load the data, build the model and all around it. Writes nothing.
+
+    device_name: the device of this process, where that is decided by the launcher; else that of the configuration.
+    """
+    device = choose_device(device_name or config.device)
     precision = choose_precision(config.precision, device)
     data = load_data(config)
     check_select(config.select, data)
@@ -89,24 +120,39 @@ def prepare(config: TrainConfig, folder: Path) -> Run:
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(device, memory_format=memory_format)
 
+    optimizer = make_optimizer(
+        model,
+        kind=config.optimizer,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        norm_weight_decay=config.norm_weight_decay,
+        bias_lr=config.bias_lr,
+        bias_weight_decay=config.bias_weight_decay,
+        backbone_lr=config.backbone_lr,
+    )
     resize = Resize(short=config.short or None, long=config.long or None)
     transform = TrainTransform(resize, augmentation(config))
     train_set = DetectionDataset(data.train, transform, seed=config.seed)
     workers = choose_workers(config.workers, device)
-    batch = min(config.batch, len(data.train))
+    batch = choose_batch(config)
     loader = make_loader(
         train_set,
-        batch=batch,
+        batch=min(batch, len(data.train)),
         shuffle=True,
         seed=config.seed,
         workers=workers,
         stride_divisor=model.stride_divisor,
         fill=mean_colour(model),
         pin_memory=device.type == "cuda",
+        max_bad=config.max_bad,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
     )
-    steps_per_epoch = math.ceil(math.ceil(len(data.train) / batch) / config.accumulate)
+    steps_per_epoch = math.ceil(len(loader) / config.accumulate)
     total_steps = config.iterations or config.epochs * steps_per_epoch
-    lr = config.lr * (images_per_step(config) / config.lr_batch if config.lr_batch else 1)
+    schedule_steps, warmup, milestones = schedule_of(config, total_steps, steps_per_epoch)
+    torch.manual_seed(config.seed + distributed.rank())
     return Run(
         config=config,
         folder=folder,
@@ -119,26 +165,26 @@ def prepare(config: TrainConfig, folder: Path) -> Run:
         loader=loader,
         workers=workers,
         start_note=start_note,
-        lr=lr,
+        batch=batch,
+        lr=config.lr * (images_per_step(config, batch) / config.lr_batch if config.lr_batch else 1),
         epochs=math.ceil(total_steps / steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        warmup=min(config.warmup, total_steps // 10),
-        milestones=milestones_in_steps(config.steps, total_steps, 1 if config.iterations else steps_per_epoch),
+        schedule_steps=schedule_steps,
+        warmup=warmup,
+        milestones=milestones,
         model=model,
         ema=ModelEma(model, config.ema) if config.ema > 0 else None,
-        optimizer=make_optimizer(
-            model,
-            kind=config.optimizer,
-            lr=lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            norm_weight_decay=config.norm_weight_decay,
-            bias_lr=config.bias_lr,
-            bias_weight_decay=config.bias_weight_decay,
-            backbone_lr=config.backbone_lr,
-        ),
+        optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
     )
+
+
+def schedule_of(config: TrainConfig, total_steps: int, steps_per_epoch: int) -> tuple[int, int, tuple[int, ...]]:
+    """The steps that the schedule is laid out for, those of the warm-up (at most a tenth) and the milestones."""
+    steps = config.schedule_steps or total_steps
+    unit = 1 if config.iterations else steps_per_epoch
+    return steps, min(config.warmup, steps // 10), milestones_in_steps(config.steps, steps, unit)
 
 
 def run_folder(config: TrainConfig) -> Path:
@@ -147,9 +193,8 @@ def run_folder(config: TrainConfig) -> Path:
         return Path(config.resume)
     if config.output:
         folder = Path(config.output)
-        if (folder / "log.jsonl").exists():
-            advice = f"--resume {folder}" if (folder / "last").exists() else "remove it, as it finished no epoch"
-            raise UsageError(f"{folder} holds a run already; give another output, or {advice}.")
+        if (folder / "config.toml").exists():
+            raise UsageError(f"{folder} holds a run already; give another output, or go on: aweigh resume {folder}.")
         return folder
     source = Path(config.data or config.annotations)
     stem = Path("runs") / f"{source.resolve().stem or 'data'}-{config.model}"
@@ -234,20 +279,29 @@ def augmentation(config: TrainConfig) -> Augmentation:
     )
 
 
-def images_per_step(config: TrainConfig) -> int:
-    return config.batch * config.accumulate
+def choose_batch(config: TrainConfig) -> int:
+    """The images per step of one process."""
+    assert config.batch != "auto"
+    return config.batch
+
+
+def images_per_step(config: TrainConfig, batch: int) -> int:
+    return batch * config.accumulate * distributed.world_size()
 
 
 def learning_rate_line(run: Run) -> str:
     """How the learning rate comes about: "lr 0.0025 = 0.01 x 4/16 (...)"."""
     config = run.config
     scaled = (
-        f"{config.lr:g} x {images_per_step(config)}/{config.lr_batch}" if config.lr_batch else "as given, not scaled"
+        f"{config.lr:g} x {images_per_step(config, run.batch)}/{config.lr_batch}"
+        if config.lr_batch
+        else "as given, not scaled"
     )
     milestones = f" at {', '.join(map(str, run.milestones))}" if config.schedule == "step" else ""
+    laid_out = f" laid out for {run.schedule_steps} steps" if run.schedule_steps != run.total_steps else ""
     return (
-        f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}; {run.total_steps} steps in "
-        f"{run.epochs} epochs, warm-up {run.warmup} steps, {config.warmup_kind} from {config.warmup_factor:g})"
+        f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}{laid_out}; {run.total_steps} steps "
+        f"in {run.epochs} epochs, warm-up {run.warmup} steps, {config.warmup_kind} from {config.warmup_factor:g})"
     )
 
 

@@ -1,12 +1,16 @@
 """The training loop.
 
 `train` is the whole run; `train_epoch` one pass over the images; `optimiser_step` one update. What is decided before
-the first step (data, model, optimiser, what the user is told) is in `prepare.py`.
+the first step (data, model, optimiser) is in `prepare.py`, what is saved to go on from in `state.py`, what is shown in
+`report.py`. Several processes run this same code, each on its share of the images (`distributed.py`).
 """
 
+import errno
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,116 +19,213 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from aweigh.data.loader import Batch
-from aweigh.engine import distributed
-from aweigh.engine.checkpoint import load_model, load_state, save_model, save_state, write_atomically
-from aweigh.engine.config import TrainConfig, to_dict, to_toml
+from aweigh.engine import distributed, state
+from aweigh.engine.checkpoint import load_model, remove_leftovers, save_model, write_atomically
+from aweigh.engine.config import TrainConfig, load_recipe, resolve, to_dict, to_toml
+from aweigh.engine.device import determinism
 from aweigh.engine.evaluate import detect, to_device
 from aweigh.engine.log import Means, RunLog, Stopwatch, read_log
-from aweigh.engine.optim import lr_factor, set_lr
+from aweigh.engine.optim import set_lr
 from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
 from aweigh.engine.report import save_inputs, save_predictions, start_report
-from aweigh.errors import AweighError, UsageError
+from aweigh.engine.stop import Interrupts, Stopped
+from aweigh.errors import AweighError
 from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
 from aweigh.visualise import curves
 
 BAD_STEPS = 3  # so many steps in a row without a finite loss end the run
+SAVE_SECONDS = 600  # between saved states, where `save_every` names no number of steps
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def train(config: TrainConfig, origin: Mapping[str, str] | None = None, *, console: Console | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    origin: Mapping[str, str] | None = None,
+    *,
+    extend: state.Extend = "keep",
+    console: Console | None = None,
+) -> Path:
     """Train a detector and return the run folder.
 
     The folder holds `config.toml` (each value with its `origin`), `log.jsonl`, `best.safetensors` (by
-    `config.select`), `last.safetensors`, `last/` (what `resume` needs), `inputs_train.png`, `curves.png` and
-    `val_predictions.png`. console: where the progress is told; the error stream when not given.
+    `config.select`), `last.safetensors`, `last/` (the state to go on from), `inputs_train.png`, `curves.png` and
+    `val_predictions.png`. extend: how the learning-rate schedule of a resumed run follows another length (see
+    `state.restore`). console: where the progress is told; the error stream when not given.
     """
-    distributed.require_one_process()
-    folder = run_folder(config)
-    console = console or Console(stderr=True)
-    run = prepare(config, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    remark = resume(run) if config.resume else ""
-    write_atomically(folder / "config.toml", lambda path: path.write_text(to_toml(config, origin), encoding="utf-8"))
-
-    with RunLog(folder / "log.jsonl", console=console, keep_to_step=run.step) as log:
-        for line in [*start_report(run), learning_rate_line(run), *([remark] if remark else [])]:
-            log.say(line)
-        if run.epoch == 0:
-            save_inputs(run, folder / "inputs_train.png")
+    with distributed.join(config.device) as device_name, determinism(config.deterministic), Interrupts() as interrupts:
+        folder = distributed.from_main(run_folder(config) if distributed.is_main() else Path())
+        run = prepare(config, folder, device_name=device_name)
         try:
-            while run.epoch < run.epochs and run.step < run.total_steps:
-                train_and_validate(run, log)
-                if config.patience and run.epochs_without_gain >= config.patience:
-                    log.say(f"No better {config.select} for {run.epochs_without_gain} epochs: the run ends here.")
-                    break
-        except KeyboardInterrupt:
-            save_checkpoint(run, "last", {})
-            log.say(
-                f"Stopped in epoch {run.epoch + 1}, after step {run.step}; {folder / 'last.safetensors'} holds these "
-                f"weights. To go on from the end of epoch {run.epoch}: aweigh train --resume {folder}"
-                if (folder / "last").exists()
-                else f"Stopped after step {run.step}; {folder / 'last.safetensors'} holds these weights."
-            )
-            raise
-        if run.data.val is not None:
-            best, _ = load_model(folder / "best.safetensors", device=run.device)
-            save_predictions(best, run.resize, run.data.val, folder / "val_predictions.png", device=run.device)
-        log.say(f"{summary(run)} Weights: {folder / 'best.safetensors'}")
+            _train(run, origin, extend, interrupts, console or Console(stderr=True))
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise AweighError(
+                f"The disk of {folder} is full: {error.filename or 'a file'} could not be written. The weights and the "
+                f"state saved before are whole. Make room, then go on: aweigh resume {folder}"
+            ) from error
     return folder
 
 
-def train_and_validate(run: Run, log: RunLog) -> None:
-    """One epoch: training, validation, the files of the run folder, one line for the user."""
+def _train(
+    run: Run, origin: Mapping[str, str] | None, extend: state.Extend, interrupts: Interrupts, console: Console
+) -> None:
+    folder, main = run.folder, distributed.is_main()
+    remark = ""
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+    if run.config.resume:
+        remark = state.restore(run, extend) if state.exists(folder) else "No state was saved yet: from the beginning."
+    if main:
+        save_config(run, origin)
+    if run.step == 0:
+        state.save(run)
+    with RunLog(
+        folder / "log.jsonl",
+        console=console,
+        keep_to_step=run.step,
+        keep_to_epoch=run.epoch,
+        active=main,
+        select=run.config.select,
+        classes=run.data.train.classes.names,
+        total_steps=run.total_steps,
+        tensorboard=run.config.tensorboard,
+    ) as log:
+        for line in [*start_report(run), learning_rate_line(run), *([remark] if remark else [])] if main else ():
+            log.say(line)
+        if run.step == 0 and main:
+            save_inputs(run, folder / "inputs_train.png")
+        losses = distributed.batches_of(TrainingLosses(run), run.device)
+        try:
+            while not run.finished and not run.out_of_patience:
+                train_and_validate(run, losses, log, interrupts)
+        except Stopped:
+            if main:
+                save_checkpoint(run, "last", {})
+            log.say(f"Stopped after step {run.step} of {run.total_steps}. To go on from there: aweigh resume {folder}")
+            raise
+        except KeyboardInterrupt:
+            log.say(f"Stopped at once. To go on from the last saved state: aweigh resume {folder}")
+            raise
+        if run.out_of_patience:
+            log.say(f"No better {run.config.select} for {run.epochs_without_gain} epochs: the run ends here.")
+        if main:
+            finish(run, log)
+
+
+def save_config(run: Run, origin: Mapping[str, str] | None) -> None:
+    """Write `config.toml`, unless the run goes on with the very values that it holds, whose origins it names."""
+    path, config = run.folder / "config.toml", replace(run.config, resume="")
+    if not path.exists() or resolve(load_recipe(path))[0] != config:
+        write_atomically(path, lambda beside: beside.write_text(to_toml(config, origin), encoding="utf-8"))
+
+
+def finish(run: Run, log: RunLog) -> None:
+    """The pictures of the best weights, and the last line."""
+    if run.data.val is not None:
+        best, _ = load_model(run.folder / "best.safetensors", device=run.device)
+        save_predictions(best, run.resize, run.data.val, run.folder / "val_predictions.png", device=run.device)
+    log.say(f"{summary(run)} Weights: {run.folder / 'best.safetensors'}")
+
+
+class TrainingLosses(nn.Module):
+    """The losses of a batch as a forward pass, round which several processes average their gradients."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.model = run.model
+        self.precision = run.precision
+        self.network = torch.compile(run.model.network, dynamic=True) if run.config.compile else run.model.network
+
+    def forward(self, pixels: Tensor, targets: Sequence[Any]) -> dict[str, Tensor]:
+        """pixels: `[B, 3, H, W]` on the device; targets: one `Targets` per image. Scalars that have a gradient."""
+        with torch.autocast(pixels.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+            raw = self.network(pixels)
+        losses: dict[str, Tensor] = self.model.loss(raw, targets)
+        return losses
+
+
+def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Interrupts) -> None:
+    """One epoch, or what is left of it: training, validation, the files of the run folder, one line for the user."""
+    row = train_epoch(run, losses, log, interrupts)
     started = time.perf_counter()
-    row = train_epoch(run, log)
-    run.epoch += 1
+    distributed.same_buffers(run.evaluated_model)
+    state.save(run)  # a validation that is cut off is repeated from here
     metrics: dict[str, Any] = {}
-    due = run.epoch % run.config.eval_every == 0 or run.epoch == run.epochs
-    if run.data.val is not None and due:
+    last = run.epoch + 1 >= run.epochs
+    if run.data.val is not None and ((run.epoch + 1) % run.config.eval_every == 0 or last):
         metrics = validate(run, log)
         numbers = ("val_loss", "AP", "AP50", "AP75", "APs", "APm", "APl")
         row |= {name: None if metrics[name] == UNDEFINED else metrics[name] for name in numbers}
         row["per_class"] = metrics["per_class"]
-    log.write("epoch", epoch=run.epoch, step=run.step, seconds=time.perf_counter() - started, **row)
+    run.epoch, run.batches = run.epoch + 1, 0
+    row["seconds"] += time.perf_counter() - started
+    log.write("epoch", epoch=run.epoch, step=run.step, **row)
 
-    save_checkpoint(run, "last", metrics)
+    better = False
     if metrics or run.data.val is None:
         value = selected(metrics, run.config.select)
-        if value >= run.best:
+        better = value >= run.best
+        if better:
             run.best, run.best_epoch, run.epochs_without_gain = value, run.epoch, 0
-            save_checkpoint(run, "best", metrics)
         else:
             run.epochs_without_gain += run.config.eval_every
-    save_state(run.folder / "last", *run_state(run))
-    rows = [entry for entry in read_log(log.path) if entry["kind"] == "epoch"]
-    shown = ("loss", "val_loss", "AP", "AP50", "AP75")
-    picture = [{name: entry[name] for name in ("epoch", *shown) if entry.get(name) is not None} for entry in rows]
-    write_atomically(run.folder / "curves.png", lambda path: curves(picture, path))
-    log.say(epoch_line(run, row, time.perf_counter() - started))
+    if distributed.is_main():
+        save_checkpoint(run, "last", metrics)
+        if better:
+            save_checkpoint(run, "best", metrics)
+        save_curves(run, log)
+    state.save(run)
+    log.say(epoch_line(run, row))
     tell_problems(run, log)
 
 
-def train_epoch(run: Run, log: RunLog) -> dict[str, Any]:
-    """One pass over the training images (or what is left of the run); returns the means of the epoch."""
+def train_epoch(run: Run, losses: nn.Module, log: RunLog, interrupts: Interrupts) -> dict[str, Any]:
+    """One pass over the training images (or what is left of it, or of the run); returns the means of the epoch.
+
+    Raises `Stopped`, once the state is saved, where the user or the system asked for an end.
+    """
     run.model.train()
-    run.loader.set_epoch(run.epoch)
-    means, watch = Means(), Stopwatch()
-    steps = min(math.ceil(len(run.loader) / run.config.accumulate), run.total_steps - run.step)
-    with log.bar(f"epoch {run.epoch + 1}/{run.epochs}", steps) as bar:
-        for group in groups(run.loader, run.config.accumulate):
+    run.loader.set_epoch(run.epoch, skip=run.batches)
+    watch, saved = Stopwatch(), time.monotonic()
+    rows = [row for row in read_log(log.path) if row.get("epoch") == run.epoch + 1] if run.batches else []
+    left = math.ceil((len(run.loader) - run.batches) / run.config.accumulate)
+    with log.bar(f"epoch {run.epoch + 1}/{run.epochs}", min(left, run.total_steps - run.step)) as bar:
+        for group in groups(run.loader, run.config.accumulate) if left and run.step < run.total_steps else ():
             data_seconds = watch.lap("data")
-            row = optimiser_step(run, group)
+            row = optimiser_step(run, losses, group)
+            run.batches += len(group)
             row |= {"data_seconds": data_seconds, "step_seconds": watch.lap("step")}
             log.write("step", step=run.step, epoch=run.epoch + 1, **row)
-            means.add(row)
+            rows.append({"kind": "step", **row})
             bar.advance(f"loss {row['loss']:.3f}")
             if run.step >= run.total_steps:
                 break
-    result = means.result()
-    seconds = sum(watch.seconds.values())
+            every = run.config.save_every
+            due = run.step % every == 0 if every else time.monotonic() - saved > SAVE_SECONDS
+            stop, due_anywhere = distributed.reduced([interrupts.wanted, due], largest=True)
+            if stop or due_anywhere:
+                state.save(run)
+                saved = time.monotonic()
+            if stop:
+                raise Stopped
+    return epoch_means(run, [row for row in rows if row["kind"] == "step"])
+
+
+def epoch_means(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the steps of the epoch come to; those done before a stop are among its rows too."""
+    means, seconds = Means(), {"data_seconds": 0.0, "step_seconds": 0.0}
+    for row in rows:
+        means.add({name: value for name, value in row.items() if name.startswith("loss") and value is not None})
+        for name in seconds:
+            seconds[name] += row[name]
+    total = sum(seconds.values())
     return {
-        **{name: result[name] for name in result if name.startswith("loss")},
-        "lr": run.lr * current_factor(run, run.step - 1),
-        "data_share": watch.seconds.get("data", 0.0) / max(seconds, 1e-9),
+        **means.result(),
+        "lr": run.lr * run.lr_factor(run.step - 1),
+        "seconds": total,
+        "data_share": seconds["data_seconds"] / max(total, 1e-9),
         "skipped_steps": run.skipped,
     }
 
@@ -141,26 +242,29 @@ def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def optimiser_step(run: Run, group: list[Batch]) -> dict[str, float]:
+def optimiser_step(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str, float]:
     """Forward and backward over the batches of `group`, then one update; skipped where the loss is not finite.
 
-    A skipped step leaves weights, buffers, optimiser and average as they were.
+    A skipped step leaves weights, buffers, optimiser and average as they were. All processes skip together.
     """
     buffers = [buffer.clone() for buffer in run.model.buffers()]
-    factor = current_factor(run, run.step)
+    factor = run.lr_factor(run.step)
     set_lr(run.optimizer, run.lr * factor)
     run.optimizer.zero_grad(set_to_none=True)
     parts: dict[str, Tensor] = {}
-    for batch in group:
-        losses = batch_losses(run, batch)
-        loss = torch.stack(list(losses.values())).sum() / len(group)
-        run.scaler.scale(loss).backward()
-        for name, value in losses.items():
+    for number, batch in enumerate(group, start=1):
+        alone = number < len(group) and distributed.world_size() > 1  # gradients are averaged with the last batch
+        with losses.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            found = batch_losses(run, losses, batch)
+            loss = torch.stack(list(found.values())).sum() / len(group)
+            run.scaler.scale(loss).backward()
+        for name, value in found.items():
             parts[name] = parts.get(name, 0) + value.detach() / len(group)
     run.scaler.unscale_(run.optimizer)
     gradients = [p.grad for entry in run.optimizer.param_groups for p in entry["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    *values, gradient_norm = torch.stack([*parts.values(), norm.to(run.device)]).tolist()
+    *own, gradient_norm = torch.stack([*parts.values(), norm.to(run.device)]).tolist()
+    values = distributed.reduced(own)
     run.step += 1
 
     finite = all(map(math.isfinite, values)) and (math.isfinite(gradient_norm) or run.scaler.is_enabled())
@@ -188,17 +292,18 @@ def optimiser_step(run: Run, group: list[Batch]) -> dict[str, float]:
     }
 
 
-def batch_losses(run: Run, batch: Batch) -> dict[str, Tensor]:
+def batch_losses(run: Run, losses: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The losses of one batch, each a scalar that can be differentiated."""
     pixels = to_device(batch.images.pixels, run.device, channels_last=run.config.channels_last)
-    targets = [target.to(run.device) for target in batch.targets]
-    with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
-        raw = run.model.network(pixels)
-    return run.model.loss(raw, targets)
+    found: dict[str, Tensor] = losses(pixels, [target.to(run.device) for target in batch.targets])
+    return found
 
 
 def validate(run: Run, log: RunLog) -> dict[str, Any]:
-    """Validation losses and COCO's numbers of the weights that are saved, from one pass over the validation images."""
+    """Validation losses and COCO's numbers of the weights that are saved, from one pass over the validation images.
+
+    The processes share out the batches; every one of them gets the same numbers, those of one process alone.
+    """
     val = run.data.val
     assert val is not None
     with log.bar("validate", len(val)) as bar:
@@ -206,7 +311,7 @@ def validate(run: Run, log: RunLog) -> dict[str, Any]:
             run.evaluated_model,
             run.resize,
             val,
-            batch=run.config.batch,
+            batch=run.batch,
             device=run.device,
             workers=run.workers,
             losses=True,
@@ -216,8 +321,8 @@ def validate(run: Run, log: RunLog) -> dict[str, Any]:
         )
     run.val_problems = found.problems
     losses = {f"val_loss_{name}": value for name, value in found.losses.items()}
-    metrics = evaluate_coco(val.to_coco(), found.results).to_dict()
-    return {"split": val.name, "val_loss": sum(losses.values()), **losses, **metrics}
+    metrics = evaluate_coco(val.to_coco(), found.results).to_dict() if distributed.is_main() else {}
+    return {"split": val.name, "val_loss": sum(losses.values()), **losses, **distributed.from_main(metrics)}
 
 
 def selected(metrics: Mapping[str, Any], select: str) -> float:
@@ -228,21 +333,6 @@ def selected(metrics: Mapping[str, Any], select: str) -> float:
     if name == "val_loss":
         return -metrics["val_loss"] if math.isfinite(metrics["val_loss"]) else -math.inf
     return float(metrics["per_class"][class_name][name] if class_name else metrics[name])
-
-
-def current_factor(run: Run, step: int) -> float:
-    config = run.config
-    return lr_factor(
-        step,
-        run.total_steps,
-        schedule=config.schedule,
-        milestones=run.milestones,
-        gamma=config.gamma,
-        final=config.final_lr,
-        warmup=run.warmup,
-        warmup_factor=config.warmup_factor,
-        warmup_kind=config.warmup_kind,
-    )
 
 
 def not_finite(run: Run, losses: Mapping[str, float], gradient_norm: float) -> AweighError:
@@ -268,58 +358,6 @@ def save_checkpoint(run: Run, name: str, metrics: Mapping[str, Any]) -> None:
     )
 
 
-# --- the state of a run ---------------------------------------------------------------------------------------------
-
-COUNTERS = ("epoch", "step", "best", "best_epoch", "epochs_without_gain", "skipped")
-
-
-def run_state(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything that changes while training, as tensors by name and plain values."""
-    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
-    if run.ema is not None:
-        tensors |= {f"ema.{name}": value for name, value in run.ema.model.state_dict().items()}
-    for index, state in run.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None}
-    tensors["random.cpu"] = torch.get_rng_state()
-    values = {name: getattr(run, name) for name in COUNTERS}
-    values["best"] = None if math.isinf(run.best) else run.best
-    values["ema_updates"] = run.ema.updates if run.ema is not None else 0
-    values["scaler"] = run.scaler.state_dict()
-    values["data_hash"] = run.data.train.content_hash
-    return tensors, values
-
-
-def resume(run: Run) -> str:
-    """Take over the state in `last/` of the run folder; says from where, and what has changed since."""
-    tensors, values, remark = load_state(run.folder / "last")
-
-    def below(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-    try:
-        run.model.load_state_dict(below("model."))
-        if run.ema is not None:
-            run.ema.model.load_state_dict(below("ema."))
-            run.ema.updates = values["ema_updates"]
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in below("optimizer.").items():
-            index, _, key = name.partition(".")
-            states.setdefault(int(index), {})[key] = value
-        run.optimizer.load_state_dict({"state": states, "param_groups": run.optimizer.state_dict()["param_groups"]})
-    except (RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"{run.folder} was trained with another model, ema or optimizer: {first}") from error
-    torch.set_rng_state(tensors["random.cpu"])
-    run.scaler.load_state_dict(values["scaler"])
-    for name in COUNTERS:
-        setattr(run, name, values[name])
-    run.best = -math.inf if values["best"] is None else values["best"]
-    if run.step >= run.total_steps:
-        raise UsageError(f"{run.folder} is finished ({run.epoch} epochs, {run.step} steps); give more epochs to go on.")
-    changed = " The training data has changed since." if values["data_hash"] != run.data.train.content_hash else ""
-    return f"{remark} Going on after epoch {run.epoch}, step {run.step} of {run.total_steps}.{changed}".strip()
-
-
 # --- what the user reads --------------------------------------------------------------------------------------------
 
 
@@ -332,12 +370,19 @@ def tell_problems(run: Run, log: RunLog) -> None:
             log.write("problem", problem=str(problem), epoch=run.epoch, step=run.step)
 
 
-def epoch_line(run: Run, row: Mapping[str, Any], seconds: float) -> str:
+def save_curves(run: Run, log: RunLog) -> None:
+    rows = [entry for entry in read_log(log.path) if entry["kind"] == "epoch"]
+    shown = ("loss", "val_loss", "AP", "AP50", "AP75")
+    picture = [{name: entry[name] for name in ("epoch", *shown) if entry.get(name) is not None} for entry in rows]
+    write_atomically(run.folder / "curves.png", lambda path: curves(picture, path))
+
+
+def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.3f}" for name in row if name.startswith("loss_"))
     words = [f"epoch {run.epoch}/{run.epochs}", f"loss {row.get('loss', math.nan):.3f} ({parts})"]
     if "val_loss" in row:
         words += [f"{name} {'-' if row[name] is None else f'{row[name]:.3f}'}" for name in ("val_loss", "AP", "AP50")]
-    words += [f"lr {row['lr']:.3g}", f"{seconds:.0f} s, {row['data_share']:.0%} waiting for images"]
+    words += [f"lr {row['lr']:.3g}", f"{row['seconds']:.0f} s, {row['data_share']:.0%} waiting for images"]
     if run.skipped:
         words.append(f"{run.skipped} steps skipped (loss not finite)")
     return "  ".join(words) + ("  *best" if run.best_epoch == run.epoch and "AP" in row else "")

@@ -70,9 +70,11 @@ def world_mean(value: Tensor) -> Tensor:
     """The mean of a scalar over all training processes; the value itself when there is one process.
 
     Dividing each process's loss by the mean number of positives makes the averaged gradient equal to that of one
-    process with the whole batch.
+    process with the whole batch. Where no gradient is computed (a validation loss, whose batches the processes share
+    out unevenly) nothing is averaged, and nobody waited for.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not (together and torch.is_grad_enabled()):
         return value
     value = value.detach().clone()
     torch.distributed.all_reduce(value)

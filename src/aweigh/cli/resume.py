@@ -1,0 +1,57 @@
+"""`aweigh resume`: go on with a run that was stopped, killed or finished."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def command(
+    run: Path,
+    /,
+    *,
+    epochs: Annotated[int | None, Parameter(show_default=False)] = None,
+    iterations: Annotated[int | None, Parameter(show_default=False)] = None,
+    schedule: Literal["keep", "stretch"] = "keep",
+    patience: Annotated[int | None, Parameter(show_default=False)] = None,
+    workers: Annotated[int | None, Parameter(show_default=False)] = None,
+    device: Annotated[str | None, Parameter(show_default=False)] = None,
+    data: Annotated[str | None, Parameter(show_default=False)] = None,
+) -> None:
+    """Go on with a run, from the last state it saved.
+
+    Everything is taken from the run folder. On a CPU the run ends with the very weights of one that never stopped.
+
+    Parameters
+    ----------
+    run
+        The run folder, as `aweigh train` made it.
+    epochs
+        Train so many epochs in all, instead of those the run was started with.
+    iterations
+        Train so many optimiser steps in all.
+    schedule
+        What the learning rate does in a run of another length. keep: it follows the old schedule, and stays where that
+        ends. stretch: the schedule is laid over the new length, so that the rate is higher again at once.
+    patience
+        Epochs without a better validation after which the run stops.
+    workers
+        Processes that read images.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    data
+        Where the data set lies now, when it has moved.
+    """
+    from aweigh.engine.config import resolve
+    from aweigh.engine.train import train
+
+    given = {
+        "resume": str(run),
+        "epochs": epochs,
+        "iterations": iterations,
+        "patience": patience,
+        "workers": workers,
+        "device": device,
+        "data": data,
+    }
+    train(*resolve(None, given), extend=schedule)

@@ -1,0 +1,153 @@
+"""The state of a run: all that changes while training, saved so that a run goes on as if it had never stopped.
+
+`save` writes it into `last/` of the run folder, `restore` takes it over. It holds model, moving average, optimiser,
+scaler, the random state of every process and the position inside the epoch; what is random in a sample depends on
+(seed, epoch, image) alone, so the processes that read images have no state. A run that was killed at any moment and
+goes on ends, on a CPU, with the very weights of a run that was not.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from aweigh.engine import distributed
+from aweigh.engine.checkpoint import load_state, save_state
+from aweigh.engine.prepare import Run, schedule_of
+from aweigh.errors import UsageError
+
+Extend = Literal["keep", "stretch"]
+COUNTERS = ("epoch", "step", "batches", "best", "best_epoch", "epochs_without_gain", "skipped", "bad_in_a_row")
+
+
+def save(run: Run) -> None:
+    """Write the state; every process has to call it, process 0 writes. Each earlier state is kept until then."""
+    states = distributed.random_states()
+    if distributed.is_main():
+        tensors, values = _state(run)
+        save_state(run.folder / "last", tensors | {f"random.{name}": value for name, value in states.items()}, values)
+
+
+def exists(folder: Path) -> bool:
+    """Whether a state was ever saved in the run folder."""
+    return any((folder / "last").glob("*.safetensors"))
+
+
+def restore(run: Run, extend: Extend) -> str:
+    """Take over the state in `last/` of the run folder; says from where, and what has changed since.
+
+    extend: where the run has become longer or shorter, `"keep"` leaves the learning-rate schedule as it was laid out
+    (after its end the rate stays as it is), `"stretch"` lays it over the new length.
+    """
+    tensors, values, remark = load_state(run.folder / "last")
+    _restore_tensors(run, tensors, values)
+    for name in COUNTERS:
+        setattr(run, name, values[name])
+    run.best = -math.inf if values["best"] is None else values["best"]
+    remarks = [remark, *_other_processes(run, values), *_other_data(run, values), *_other_length(run, values, extend)]
+    if run.finished:
+        return f"The run is finished ({run.epoch} epochs, {run.step} steps); --epochs {2 * run.epoch} would go on."
+    where = f"in epoch {run.epoch + 1}" if run.batches else f"after epoch {run.epoch}"
+    return " ".join(part for part in [f"Going on {where}, step {run.step} of {run.total_steps}.", *remarks] if part)
+
+
+def _state(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+    if run.ema is not None:
+        tensors |= {f"ema.{name}": value for name, value in run.ema.model.state_dict().items()}
+    for index, state in run.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None}
+    values = {name: getattr(run, name) for name in COUNTERS}
+    values["best"] = None if math.isinf(run.best) else run.best
+    values["ema_updates"] = run.ema.updates if run.ema is not None else 0
+    values["scaler"] = run.scaler.state_dict()
+    values["data"] = _data_facts(run)
+    values["processes"] = distributed.world_size()
+    values["batch"], values["threads"] = run.batch, torch.get_num_threads()
+    values["schedule_steps"] = run.schedule_steps
+    return tensors, values
+
+
+def _restore_tensors(run: Run, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    try:
+        run.model.load_state_dict(below("model."))
+        if run.ema is not None:
+            run.ema.model.load_state_dict(below("ema."))
+            run.ema.updates = values["ema_updates"]
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in below("optimizer.").items():
+            index, _, key = name.partition(".")
+            states.setdefault(int(index), {})[key] = value
+        run.optimizer.load_state_dict({"state": states, "param_groups": run.optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"{run.folder} was trained with another model, ema or optimizer: {first}") from error
+    distributed.set_random_states(below("random."))
+    run.scaler.load_state_dict(values["scaler"])
+
+
+def _other_processes(run: Run, values: dict[str, Any]) -> list[str]:
+    """Keep the place in the epoch where the number of processes or their batch is another one."""
+    then, now = values["processes"] * values["batch"], distributed.world_size() * run.batch
+    remarks = []
+    if then != now and run.batches:
+        run.batches = min(run.batches * then // now, len(run.loader))
+        run.batches -= run.batches % run.config.accumulate
+    if (values["processes"], values["batch"]) != (distributed.world_size(), run.batch):
+        remarks.append(
+            f"It was saved by {values['processes']} processes with batch {values['batch']}, and goes on with "
+            f"{distributed.world_size()} and {run.batch}: not the same numbers as without the stop."
+        )
+    if values["threads"] != torch.get_num_threads():
+        remarks.append(
+            f"Torch has {torch.get_num_threads()} threads here and had {values['threads']}: sums may differ in their "
+            "last digits from those without the stop."
+        )
+    return remarks
+
+
+def _other_data(run: Run, values: dict[str, Any]) -> list[str]:
+    then, now = values["data"], _data_facts(run)
+    if then["hash"] == now["hash"]:
+        return []
+    changed = [
+        f"{name} {then[name]} -> {now[name]}" for name in ("images", "boxes", "classes") if then[name] != now[name]
+    ]
+    hashes = f"hash {then['hash'][:8]} -> {now['hash'][:8]}"
+    return [f"The training data has changed since: {', '.join([*changed, hashes])}."]
+
+
+def _data_facts(run: Run) -> dict[str, Any]:
+    train = run.data.train
+    return {
+        "hash": train.content_hash,
+        "images": len(train),
+        "boxes": len(train.boxes),
+        "classes": len(train.classes),
+    }
+
+
+def _other_length(run: Run, values: dict[str, Any], extend: Extend) -> list[str]:
+    """The schedule of a run whose length has changed since it was saved."""
+    then, config = values["schedule_steps"], run.config
+    if then == run.schedule_steps:
+        return []
+    if extend == "stretch" or config.schedule_steps:
+        return [f"The schedule of {then} steps is now laid over {run.schedule_steps}."]
+    run.config = replace(config, schedule_steps=then)
+    run.schedule_steps, run.warmup, run.milestones = schedule_of(run.config, run.total_steps, run.steps_per_epoch)
+    if run.total_steps <= then:
+        return [f"The schedule stays laid out for {then} steps."]
+    last = run.lr_factor(then)
+    if last == 0:
+        raise UsageError(
+            f"The schedule ({config.schedule}) of {run.folder} ends at lr 0 after step {then}: longer training with "
+            "--schedule keep would change nothing. Give --schedule stretch, by which lr falls over the new length."
+        )
+    return [f"The schedule stays laid out for {then} steps; after them lr stays at {run.lr * last:g}."]
