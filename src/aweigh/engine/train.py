@@ -84,8 +84,7 @@ def _train(
     with RunLog(
         folder / "log.jsonl",
         console=console,
-        keep_to_step=run.step,
-        keep_to_epoch=run.epoch,
+        keep_to=(run.step, run.epoch) if run.step else None,
         active=main,
         select=run.config.select,
         classes=run.data.train.classes.names,
