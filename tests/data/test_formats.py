@@ -10,8 +10,8 @@ import pytest
 from tests.data.conftest import Make, coco_dict, picture, voc_xml
 
 from aweigh.data.check import problem_report, remarks
+from aweigh.data.flat import PathList
 from aweigh.data.formats import find_splits, load_split, split_name, split_off
-from aweigh.data.split import PathList
 from aweigh.errors import DataError, UsageError
 
 

@@ -2,6 +2,11 @@
 
 `area`, `iscrowd`, `info`, ids of annotations, sizes of images and even the categories may be missing. What is marked
 `ignore` or `difficult` is treated as VOC treats it: neither found nor missed.
+
+Two fields are ours. An image may say `"reviewed": true` or `false` (also `labeled`, `labelled`): whether somebody
+looked at it, which tells an image without objects from one nobody labelled. `"label_sets": [{"name": ...,
+"category_ids": [...]}]` beside the categories, with `"label_set": 0` in an image, says which classes the image was
+labelled for.
 """
 
 from __future__ import annotations
@@ -24,11 +29,20 @@ from aweigh.data.records import (
     choose_classes,
     file_names,
     known_sizes,
+    place_keypoints,
     some_of,
 )
-from aweigh.data.split import Split
+from aweigh.data.split import NEVER_LABELLED, NOT_SAID, REVIEWED, LabelSets, Split
 from aweigh.errors import DataError
 from aweigh.structures import Classes
+
+_LOOKED_AT = ("reviewed", "labeled", "labelled")
+_IMAGE_KEYS = {"id", "file_name", "width", "height", "label_set", *_LOOKED_AT}
+_ANNOTATION_KEYS = {
+    "id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "difficult", "segmentation", "keypoints",
+    "num_keypoints",
+}  # fmt: skip
+_HEADER_KEYS = {"images", "annotations", "categories", "label_sets"}
 
 
 def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequence[str] | None) -> Split:
@@ -65,6 +79,14 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
     boxes = np.column_stack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])
     image_of = new_row[listed[kept]]
     problems.extend(check.suspicions(boxes_xywh, sizes_hw[usable][image_of].reshape(-1, 2), file.name))
+    said = np.array([_said(image) for image in images], dtype=np.int8)
+    said[listed[listed >= 0]] = REVIEWED
+    marks = [_mark(annotations[row], ids[row]) for row in kept]
+    names = [str(images[row].get("file_name")) for row in listed[kept]]
+    keypoint_names, skeleton = _keypoint_names(data, used, classes, file, problems)
+    keypoints, num_keypoints = place_keypoints(
+        [entry.get("keypoints") for entry in used], len(keypoint_names), names, marks, problems
+    )
     records = Records(
         paths=[path for row in usable if (path := paths[int(row)]) is not None],
         image_ids=numbers[usable],
@@ -77,8 +99,18 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
         difficult=np.array([_flag(entry, "ignore") or _flag(entry, "difficult") for entry in used], dtype=bool),
         area=np.array([as_number(entry.get("area")) for entry in used], dtype=np.float64),
         annotation_ids=ids[kept],
-        marks=[_mark(annotations[row], ids[row]) for row in kept],
+        marks=marks,
         shown=boxes_xywh,
+        said=said[usable],
+        segmentations=[entry.get("segmentation") for entry in used],
+        keypoints=keypoints,
+        num_keypoints=_counted_by_source(used, num_keypoints),
+        keypoint_names=keypoint_names,
+        skeleton=skeleton,
+        label_sets=_label_sets(data, [images[int(row)] for row in usable], classes, file, problems),
+        image_extras=_extras([images[int(row)] for row in usable], _IMAGE_KEYS),
+        extras=_extras(used, _ANNOTATION_KEYS),
+        header=_header(data),
     )
     return build_split(records, name=name, layout="coco", root=folder, classes=classes, problems=problems)
 
@@ -131,6 +163,93 @@ def _coco_classes(
         names[number] = text
     classes, by_name = choose_classes(list(names.values()), list(names), wanted, file)
     return classes, {number: by_name[text] for number, text in names.items()}
+
+
+def _said(image: dict[str, Any]) -> int:
+    for key in _LOOKED_AT:
+        if isinstance(image.get(key), bool | int):
+            return REVIEWED if image[key] else NEVER_LABELLED
+    return NOT_SAID
+
+
+def _keypoint_names(
+    data: dict[str, Any], annotations: list[dict[str, Any]], classes: Classes, file: Path, problems: list[Problem]
+) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """The names of the first class that has keypoints, numbers where no category names them; and its skeleton."""
+    categories = [entry for entry in data.get("categories") or [] if _key(entry.get("id")) in classes.ids]
+    named = [(entry, names) for entry in categories if isinstance(names := entry.get("keypoints"), list) and names]
+    if not named:
+        lengths = [len(found) for entry in annotations if isinstance(found := entry.get("keypoints"), list) and found]
+        usual = max(set(lengths), key=lengths.count, default=0)
+        return tuple(str(number) for number in range(usual // 3)), ()
+    first, names = named[0]
+    for entry, other in named[1:]:
+        if other != names:
+            detail = f"those of {entry.get('name')!r} are not those of {first.get('name')!r}, after which all are named"
+            problems.append(Problem("keypoints named in two ways", file.name, None, detail, check.CHANGED))
+    pairs = first.get("skeleton")
+    skeleton = []
+    for pair in pairs if isinstance(pairs, list) else []:
+        ends = [as_number(end, 0.0) for end in pair] if isinstance(pair, list | tuple) and len(pair) == 2 else []
+        if len(ends) == 2 and all(end.is_integer() and 1 <= end <= len(names) for end in ends):
+            skeleton.append((int(ends[0]) - 1, int(ends[1]) - 1))
+        else:
+            detail = f"{str(pair)[:40]}; pairs of 1 to {len(names)} are expected"
+            problems.append(Problem("unreadable skeleton", file.name, None, detail, DROPPED))
+    return tuple(str(name) for name in names), tuple(skeleton)
+
+
+def _counted_by_source(annotations: list[dict[str, Any]], counted: np.ndarray | None) -> np.ndarray | None:
+    """How many keypoints are labelled: as the file says, else as many as have a visibility above 0."""
+    if counted is None:
+        return None
+    said = [as_number(entry.get("num_keypoints")) for entry in annotations]
+    sane = [value if value >= 0 and value.is_integer() and value < 2**31 else float("nan") for value in said]
+    return np.where(np.isnan(sane), counted, np.nan_to_num(sane)).astype(np.int64)
+
+
+def _label_sets(
+    data: dict[str, Any], images: list[dict[str, Any]], classes: Classes, file: Path, problems: list[Problem]
+) -> LabelSets | None:
+    """Which classes each image was labelled for; an image that names no set was labelled for all."""
+    given = data.get("label_sets")
+    if not given:
+        return None
+    known, names = [], []
+    for number, entry in enumerate(given if isinstance(given, list) else [given]):
+        ids = entry.get("category_ids") if isinstance(entry, dict) else None
+        if not isinstance(ids, list):
+            detail = f"a name and a list of category_ids are expected, got {str(entry)[:60]}"
+            problems.append(Problem("unreadable label set", file.name, f"label_sets[{number}]", detail, check.CHANGED))
+            ids = list(classes.ids)
+        wanted = {_key(value) for value in ids}
+        known.append([number in wanted for number in classes.ids])
+        names.append(str(entry.get("name", number)) if isinstance(entry, dict) else str(number))
+    numbers = [_key(image.get("label_set")) for image in images]
+    of_image = [number if isinstance(number, int) and 0 <= number < len(known) else len(known) for number in numbers]
+    if len(known) in of_image:
+        known.append([True] * len(classes))
+        names.append("all classes")
+    return LabelSets(np.array(known, dtype=bool), np.array(of_image, dtype=np.int32), tuple(names))
+
+
+def _extras(entries: list[dict[str, Any]], known: set[str]) -> list[str] | None:
+    """What entries say beyond the keys that are read, as JSON; None when that is nothing."""
+    if all(entry.keys() <= known for entry in entries):
+        return None
+    rest = ({key: value for key, value in entry.items() if key not in known} for entry in entries)
+    return [json.dumps(entry) if entry else "" for entry in rest]
+
+
+def _header(data: dict[str, Any]) -> dict[str, Any]:
+    """What the file says as a whole: info, licences and, under "categories", what else is said of each class."""
+    header = {key: value for key, value in data.items() if key not in _HEADER_KEYS and value}
+    said = {}
+    for entry in data.get("categories") or []:
+        rest = {key: value for key, value in entry.items() if key not in ("id", "name", "keypoints", "skeleton")}
+        if rest:
+            said[str(entry.get("name", entry["id"]))] = rest
+    return header | ({"categories": said} if said else {})
 
 
 def _distinct_images(

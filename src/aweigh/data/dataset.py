@@ -7,7 +7,7 @@ A picture that cannot be read is handed out as `Unreadable`, for the loader to s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from aweigh.data.check import CHANGED, SKIPPED, Problem
 from aweigh.data.images import read_image
-from aweigh.data.split import PathList, Split
+from aweigh.data.split import Split
 from aweigh.data.transforms import resize_targets
 from aweigh.errors import DataError
 from aweigh.structures import Targets
@@ -53,10 +53,11 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
     `set_epoch`.
     """
 
-    def __init__(self, split: Split, transform: Transform, *, seed: int = 0) -> None:
-        self.split = replace(split, problems=[], paths=PathList.of(split.paths))
+    def __init__(self, split: Split, transform: Transform, *, seed: int = 0, masks: bool = False) -> None:
+        self.split = split.for_training(masks=masks)
         self.transform = transform
         self.seed = seed
+        self.masks = masks
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -71,7 +72,7 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         path = self.split.paths[row]
         height, width = (int(side) for side in self.split.sizes_hw[row])
         try:
-            image, targets, problem = _read(path, self.split.targets(row), (height, width))
+            image, targets, problem = _read(path, self.split.targets(row, masks=self.masks), (height, width))
         except DataError as error:
             return Unreadable(row, Problem("unreadable picture", str(path), None, _reason(error, path), SKIPPED))
         image, targets = self.transform(image, targets, sample_generator(self.seed, epoch, row))

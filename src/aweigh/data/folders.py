@@ -1,14 +1,18 @@
 """Reading VOC and YOLO: one small annotation file per picture, each bad record named and left out.
 
-VOC's 1-based inclusive corners become continuous `(xmin - 1, ymin - 1, xmax, ymax)`; YOLO's centre and size, fractions
-of the image, become pixels.
+VOC's 1-based inclusive corners become continuous `(xmin - 1, ymin - 1, xmax, ymax)`; YOLO's centre and size, polygons
+and keypoints, fractions of the image, become pixels. An XML file without objects and an empty label file say that
+somebody looked and found nothing; where there is no such file, nobody labelled the picture.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -25,9 +29,27 @@ from aweigh.data.records import (
     choose_classes,
     file_names,
     known_sizes,
+    place_keypoints,
     some_of,
 )
-from aweigh.data.split import Split
+from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
+
+_VOC_KEYS = {"name", "difficult", "bndbox"}
+_VOC_DEFAULTS = {("pose", "Unspecified"), ("truncated", "0"), ("occluded", "0")}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One object as a file has it. image: its row. box: as written. mark: "object 3", "line 3". extras: JSON."""
+
+    image: int
+    label: int
+    box: Sequence[float]
+    mark: str
+    difficult: bool = False
+    polygon: Sequence[float] | None = None
+    keypoints: Sequence[float] | None = None
+    extras: str = ""
 
 
 def read_voc(
@@ -61,12 +83,19 @@ def read_voc(
 
     paths: list[Path] = []
     declared: list[list[int]] = []
-    rows: list[tuple[int, int, bool, list[float], str]] = []  # image, label, difficult, corners, mark
+    said: list[int] = []
+    rows: list[_Row] = []
     for stem in stems:
         tree = trees.get(stem)
         if tree is None:
-            if not (folder / f"{stem}.xml").is_file():
-                problems.append(Problem("annotation file missing", f"{stem}.xml", None, f"not in {folder}", SKIPPED))
+            if (folder / f"{stem}.xml").is_file():
+                continue
+            action = check.KEPT if stem in by_stem else SKIPPED
+            problems.append(Problem("annotation file missing", f"{stem}.xml", None, f"not in {folder}", action))
+            if stem in by_stem:
+                paths.append(by_stem[stem])
+                declared.append([0, 0])
+                said.append(NEVER_LABELLED)
             continue
         if stem not in by_stem:
             looked = ", ".join(str(place) for place in picture_folders)
@@ -76,6 +105,7 @@ def read_voc(
         image = len(paths)
         paths.append(by_stem[stem])
         declared.append([int(as_number(_text(tree, f"size/{side}"), 0)) for side in ("height", "width")])
+        said.append(REVIEWED)
         for number, item in enumerate(tree.iter("object"), start=1):
             mark = f"object {number}"
             label = label_of.get(_text(item, "name"), UNKNOWN)
@@ -83,12 +113,13 @@ def read_voc(
                 detail = f"class {_text(item, 'name')!r}, known are {some_of(list(label_of))}"
                 problems.append(Problem("label out of range", f"{stem}.xml", mark, detail, DROPPED))
             if label >= 0:
-                corners = [as_number(_text(item, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
-                rows.append((image, label, _text(item, "difficult") == "1", corners, mark))
+                corners = _voc_corners(item, f"{stem}.xml", mark, problems)
+                difficult = _text(item, "difficult") == "1"
+                rows.append(_Row(image, label, corners, mark, difficult, extras=_voc_extras(item)))
 
-    shown = np.array([row[3] for row in rows], dtype=np.float64).reshape(-1, 4)
+    shown = np.array([row.box for row in rows], dtype=np.float64).reshape(-1, 4)
     boxes = shown - np.array([1.0, 1.0, 0.0, 0.0])
-    records = _records(paths, declared, problems, rows, boxes, shown)
+    records = _records(paths, declared, problems, rows, boxes, shown, said)
     root = paths[0].parent if paths else picture_folders[0]
     return build_split(records, name=name, layout="voc", root=root, classes=classes, problems=problems)
 
@@ -102,44 +133,56 @@ def read_yolo(
     wanted: Sequence[str] | None,
     names: Sequence[str] | None,
     others: Sequence[Path] = (),
+    keypoint_shape: tuple[int, int] | None = None,
+    keypoint_names: Sequence[str] = (),
+    skeleton: Sequence[tuple[int, int]] = (),
 ) -> Split:
     """YOLO label files. places: picture folders; listing: a text file of picture paths instead.
 
-    A picture without a label file has no objects, and is kept. Lines of five numbers are boxes, longer ones
-    polygons, whose extent is taken. others: label folders of the other splits; where no file names the classes, they
-    are numbered up to the highest number in any split.
+    A picture without a label file has no objects, and is kept. Lines of five numbers are boxes, longer ones polygons,
+    whose extent is taken, or, with `keypoint_shape` (how many, and numbers of each, 2 or 3), boxes with keypoints.
+    others: label folders of the other splits; where no file names the classes, they are numbered up to the highest
+    number in any split.
     """
     problems: list[Problem] = []
     pairs = _yolo_pairs(labels_folder, places, listing, problems)
     sizes_hw = known_sizes([path for path, _ in pairs], np.zeros((len(pairs), 2), dtype=np.int64), problems)
     good = np.flatnonzero((sizes_hw > 0).all(axis=1))
-    lines = [_yolo_lines(pairs[index][1], problems) for index in good]
+    lines = [_yolo_lines(pairs[index][1], problems, keypoint_shape) for index in good]
     if names is None:
         elsewhere = [file for folder in {*others} - {labels_folder} for file in sorted(folder.glob("*.txt"))]
-        found = [entry for file in lines for entry in file]
-        found += [entry for file in elsewhere for entry in _yolo_lines(file, [])]
-        names = [str(label) for label in range(1 + max((label for label, _, _ in found), default=-1))]
+        found = [line for file in lines for line in file]
+        found += [line for file in elsewhere for line in _yolo_lines(file, [], keypoint_shape)]
+        names = [str(label) for label in range(1 + max((line.label for line in found), default=-1))]
     classes, label_of = choose_classes(list(names), list(range(len(names))), wanted, labels_folder)
 
-    rows: list[tuple[int, int, bool, list[float], str]] = []
+    rows: list[_Row] = []
     for image, (index, entries) in enumerate(zip(good, lines, strict=True)):
-        for number, fractions, mark in entries:
-            label = label_of[names[number]] if 0 <= number < len(names) else UNKNOWN
+        height, width = sizes_hw[index].tolist()
+        for entry in entries:
+            label = label_of[names[entry.label]] if 0 <= entry.label < len(names) else UNKNOWN
             if label == UNKNOWN:
-                detail = f"class {number}, valid are 0 to {len(names) - 1}"
-                problems.append(Problem("label out of range", pairs[index][1].name, mark, detail, DROPPED))
+                detail = f"class {entry.label}, valid are 0 to {len(names) - 1}"
+                problems.append(Problem("label out of range", pairs[index][1].name, entry.mark, detail, DROPPED))
             if label >= 0:
-                rows.append((image, label, False, fractions, mark))
-    shown = np.array([row[3] for row in rows], dtype=np.float64).reshape(-1, 4)
-    sizes_wh = sizes_hw[good][:, ::-1][[row[0] for row in rows]].reshape(-1, 2).astype(np.float64)
+                polygon = None if entry.polygon is None else _scaled(entry.polygon, (width, height))
+                points = None if entry.keypoints is None else _scaled(entry.keypoints, (width, height, 1))
+                rows.append(_Row(image, label, entry.box, entry.mark, polygon=polygon, keypoints=points))
+    shown = np.array([row.box for row in rows], dtype=np.float64).reshape(-1, 4)
+    sizes_wh = sizes_hw[good][:, ::-1][[row.image for row in rows]].reshape(-1, 2).astype(np.float64)
     half = shown[:, 2:] / 2
     boxes = np.hstack([(shown[:, :2] - half) * sizes_wh, (shown[:, :2] + half) * sizes_wh])
     pixels = [row for row in range(len(rows)) if (np.abs(shown[row]) > 2).any()]
     if pixels:
         detail = f"values such as {shown[pixels[0]].tolist()}; the format wants fractions of the image"
-        where, mark = pairs[good[rows[pixels[0]][0]]][1].name, rows[pixels[0]][4]
+        where, mark = pairs[good[rows[pixels[0]].image]][1].name, rows[pixels[0]].mark
         problems.append(Problem("looks like pixels instead of fractions", where, mark, detail, check.KEPT))
-    records = _records([pairs[index][0] for index in good], sizes_hw[good], problems, rows, boxes, shown)
+    said = [REVIEWED if pairs[index][1].is_file() else NEVER_LABELLED for index in good]
+    count = 0 if keypoint_shape is None else keypoint_shape[0]
+    named = tuple(keypoint_names) if len(keypoint_names) == count else tuple(str(number) for number in range(count))
+    inside = tuple((first, second) for first, second in skeleton if 0 <= first < count and 0 <= second < count)
+    paths = [pairs[index][0] for index in good]
+    records = _records(paths, sizes_hw[good], problems, rows, boxes, shown, said, named, inside)
     root = places[0] if places[0].is_dir() else places[0].parent
     return build_split(records, name=name, layout="yolo", root=root, classes=classes, problems=problems)
 
@@ -210,8 +253,8 @@ def _label_file(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _yolo_lines(file: Path, problems: list[Problem]) -> list[tuple[int, list[float], str]]:
-    """Class number, (cx, cy, w, h) as fractions, and the mark of each line; bad lines become problems."""
+def _yolo_lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, int] | None) -> list[_Row]:
+    """The lines with class number, (cx, cy, w, h), polygon and keypoints as fractions; bad lines become problems."""
     if not file.is_file():
         return []
     entries = []
@@ -219,37 +262,61 @@ def _yolo_lines(file: Path, problems: list[Problem]) -> list[tuple[int, list[flo
         words = line.split()
         if not words:
             continue
+        mark = f"line {number}"
         values = [as_number(word) for word in words]
         whole = np.isfinite(values[0]) and values[0] == int(values[0])
-        if not whole or not (len(values) == 5 or (len(values) >= 7 and len(values) % 2 == 1)):
-            detail = f"expected 'class cx cy w h' or a polygon, got {line[:60]!r}"
-            problems.append(Problem("unreadable line", file.name, f"line {number}", detail, DROPPED))
-            continue
-        box = values[1:]
-        if len(values) > 5:
+        if whole and len(values) == 5:
+            entries.append(_Row(0, int(values[0]), values[1:], mark))
+        elif whole and keypoint_shape is not None and len(values) == 5 + keypoint_shape[0] * keypoint_shape[1]:
+            points = _with_visibility(values[5:], keypoint_shape[1])
+            entries.append(_Row(0, int(values[0]), values[1:5], mark, keypoints=points))
+        elif whole and keypoint_shape is None and len(values) >= 7 and len(values) % 2 == 1:
             xs, ys = values[1::2], values[2::2]
             box = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
-        entries.append((int(values[0]), box, f"line {number}"))
+            entries.append(_Row(0, int(values[0]), box, mark, polygon=values[1:]))
+        else:
+            wanted = "a polygon" if keypoint_shape is None else f"{keypoint_shape[0]} keypoints after the box"
+            detail = f"expected 'class cx cy w h' or {wanted}, got {line[:60]!r}"
+            problems.append(Problem("unreadable line", file.name, mark, detail, DROPPED))
     return entries
+
+
+def _with_visibility(values: list[float], numbers: int) -> list[float]:
+    """x, y, visibility; where the file gives x and y alone, a point is seen unless it lies at (0, 0)."""
+    if numbers == 3:
+        return values
+    pairs = zip(values[::2], values[1::2], strict=True)
+    return [value for x, y in pairs for value in (x, y, 2.0 if x or y else 0.0)]
+
+
+def _scaled(values: Sequence[float], factors: Sequence[float]) -> list[float]:
+    return (np.array(values).reshape(-1, len(factors)) * np.array(factors)).reshape(-1).tolist()
 
 
 def _records(
     paths: list[Path],
     declared: Sequence[Sequence[int]] | np.ndarray,
     problems: list[Problem],
-    rows: list[tuple[int, int, bool, list[float], str]],
+    rows: list[_Row],
     boxes: np.ndarray,
     shown: np.ndarray,
+    said: Sequence[int],
+    keypoint_names: tuple[str, ...] = (),
+    skeleton: tuple[tuple[int, int], ...] = (),
 ) -> Records:
     """Records with images and annotations numbered from 1, images without a size left out."""
     sizes_hw = known_sizes(paths, np.array(declared, dtype=np.int64).reshape(-1, 2), problems)
     usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
     new_row = np.full(len(paths), -1, dtype=np.int64)
     new_row[usable] = np.arange(len(usable))
-    image_of = new_row[np.array([row[0] for row in rows], dtype=np.int64)]
+    image_of = new_row[np.array([row.image for row in rows], dtype=np.int64)]
     kept = np.flatnonzero(image_of >= 0)
     used = [rows[row] for row in kept]
-    difficult = np.array([row[2] for row in used], dtype=bool)
+    marks = [row.mark for row in used]
+    names = [paths[row.image].name for row in used]
+    keypoints, num_keypoints = place_keypoints(
+        [row.keypoints for row in used], len(keypoint_names), names, marks, problems
+    )
     return Records(
         paths=[paths[row] for row in usable],
         image_ids=np.arange(1, len(usable) + 1),
@@ -257,14 +324,50 @@ def _records(
         image_of=image_of[kept],
         boxes=boxes[kept],
         boxes_xywh=np.column_stack([boxes[kept, :2], boxes[kept, 2:] - boxes[kept, :2]]),
-        labels=np.array([row[1] for row in used], dtype=np.int64),
+        labels=np.array([row.label for row in used], dtype=np.int64),
         crowd=np.zeros(len(used), dtype=bool),
-        difficult=difficult,
+        difficult=np.array([row.difficult for row in used], dtype=bool),
         area=np.full(len(used), np.nan),
         annotation_ids=np.arange(1, len(used) + 1),
-        marks=[row[4] for row in used],
+        marks=marks,
         shown=shown[kept],
+        said=np.array(said, dtype=np.int8)[usable],
+        segmentations=[row.polygon and [row.polygon] for row in used],
+        keypoints=keypoints,
+        num_keypoints=num_keypoints,
+        keypoint_names=keypoint_names,
+        skeleton=skeleton,
+        extras=[row.extras for row in used],
     )
+
+
+def _voc_corners(item: ElementTree.Element, where: str, mark: str, problems: list[Problem]) -> list[float]:
+    """Corners as VOC writes them; of a rotated box (centre, size, angle), those of the upright box around it."""
+    if item.find("bndbox") is not None or item.find("robndbox") is None:
+        return [as_number(_text(item, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
+    x, y, width, height, angle = (as_number(_text(item, f"robndbox/{key}")) for key in ("cx", "cy", "w", "h", "angle"))
+    if not math.isfinite(angle):
+        return [math.nan] * 4
+    sine, cosine = abs(math.sin(angle)), abs(math.cos(angle))
+    right, down = (width * cosine + height * sine) / 2, (width * sine + height * cosine) / 2
+    detail = f"turned by {angle:g}; the upright box around it is used"
+    problems.append(Problem("rotated box", where, mark, detail, check.CHANGED))
+    return [x - right + 1, y - down + 1, x + right, y + down]
+
+
+def _voc_extras(item: ElementTree.Element) -> str:
+    """What else an object says (pose, truncated, ...) as JSON; two levels deep, the usual defaults left out."""
+    said: dict[str, Any] = {}
+    for child in item:
+        text = (child.text or "").strip()
+        if child.tag in _VOC_KEYS or (not len(child) and (not text or (child.tag, text) in _VOC_DEFAULTS)):
+            continue
+        said[child.tag] = {leaf.tag: (leaf.text or "").strip() for leaf in child} if len(child) else _plain(text)
+    return json.dumps(said) if said else ""
+
+
+def _plain(text: str) -> int | str:
+    return int(text) if text.isdecimal() and len(text) < 10 else text
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -25,8 +25,9 @@ import numpy as np
 from aweigh.data import check
 from aweigh.data.check import Problem
 from aweigh.data.coco import read_coco
+from aweigh.data.flat import PathList
 from aweigh.data.folders import read_voc, read_yolo
-from aweigh.data.split import PathList, Split, split_off
+from aweigh.data.split import Split, split_off
 from aweigh.errors import DataError, UsageError, did_you_mean
 
 __all__ = ["PathList", "Problem", "Split", "SplitFiles", "find_splits", "load_split", "split_off"]
@@ -45,7 +46,8 @@ class SplitFiles:
     """Where one split lies. annotations: the JSON (COCO) or the folder of XML or label files (VOC, YOLO).
 
     images: folders to look for its pictures in, the likeliest first. listing: the file naming its images, if any.
-    names: class names, where something beside the annotations gives them.
+    names: class names, where something beside the annotations gives them. keypoint_shape: how many keypoints YOLO
+    lines have, and the numbers of each.
     """
 
     name: str
@@ -55,6 +57,9 @@ class SplitFiles:
     listing: Path | None = None
     names: tuple[str, ...] | None = None
     problems: tuple[Problem, ...] = ()
+    keypoint_shape: tuple[int, int] | None = None
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
 
 
 def find_splits(
@@ -134,6 +139,9 @@ def load_split(
             wanted=classes,
             names=files.names,
             others=others,
+            keypoint_shape=files.keypoint_shape,
+            keypoint_names=files.keypoint_names,
+            skeleton=files.skeleton,
         )
     read.problems[:0] = files.problems
     if drop_empty:
@@ -302,6 +310,7 @@ def _from_description(file: Path, description: dict[str, Any]) -> dict[str, Spli
     if names is None and isinstance(description.get("nc"), int):
         names = [str(label) for label in range(description["nc"])]
     given = tuple(str(name) for name in names) if isinstance(names, list) else None
+    keypoints = _keypoints(file, description)
     base = Path(str(description.get("path") or "."))
     bases = list(dict.fromkeys([file.parent / base, file.parent, base]))
     found = {}
@@ -319,8 +328,29 @@ def _from_description(file: Path, description: dict[str, Any]) -> dict[str, Spli
         )
         listing = places[0] if places[0].is_file() else None
         labels = _labels_folder(places[0]) if listing is None else file.parent
-        found[split] = SplitFiles(split, "yolo", labels, tuple(places), listing, given, remarks)
+        found[split] = SplitFiles(split, "yolo", labels, tuple(places), listing, given, remarks, *keypoints)
     return found
+
+
+def _keypoints(
+    file: Path, description: dict[str, Any]
+) -> tuple[tuple[int, int] | None, tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """What a description says of keypoints: `kpt_shape`, `kpt_names` (a list, or one per class), `skeleton`."""
+    shape = description.get("kpt_shape")
+    if shape is None:
+        return None, (), ()
+    pair = isinstance(shape, list) and len(shape) == 2 and all(type(value) is int for value in shape)
+    if not pair or not 1 <= shape[0] <= 10_000 or shape[1] not in (2, 3):
+        raise DataError(f"{file}: kpt_shape must be [number of keypoints, 2 or 3], got {str(shape)[:40]}.")
+    names = description.get("kpt_names")
+    names = next(iter(names.values()), None) if isinstance(names, dict) else names
+    edges = description.get("skeleton")
+    skeleton = [
+        (edge[0], edge[1])
+        for edge in (edges if isinstance(edges, list) else [])
+        if isinstance(edge, list) and len(edge) == 2 and all(type(end) is int for end in edge)
+    ]
+    return (shape[0], shape[1]), tuple(str(name) for name in names) if isinstance(names, list) else (), tuple(skeleton)
 
 
 def _resolve(entry: str, bases: Sequence[Path]) -> Path | None:

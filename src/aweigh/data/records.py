@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aweigh.data import check
-from aweigh.data.check import SKIPPED, Problem
+from aweigh.data.check import DROPPED, SKIPPED, Problem
+from aweigh.data.flat import PathList, TextList, offsets
 from aweigh.data.images import read_size
-from aweigh.data.split import PathList, Split, coco_entry
+from aweigh.data.masks import FARTHEST, NONE, Masks
+from aweigh.data.split import REVIEWED, LabelSets, Split, coco_entry, decimals
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.structures import Classes
 
@@ -32,6 +34,10 @@ class Records:
     4]` float64 xyxy. boxes_xywh: the same as the source has them. labels: `[M]`, already valid. crowd, difficult:
     `[M]` bool. area: `[M]`, NaN where not given. annotation_ids: `[M]`. marks: how each is called in a problem (id
     or "line 3"). shown: its box as the source writes it.
+
+    said: `[I]` int8, whether an image was looked at, where the source says so (`NOT_SAID` otherwise). segmentations:
+    masks as COCO writes them. keypoints: `[M, K, 3]` float32; num_keypoints: `[M]`. image_extras, extras: what else the
+    source says, as JSON.
     """
 
     paths: Sequence[Path]
@@ -47,6 +53,16 @@ class Records:
     annotation_ids: np.ndarray
     marks: Sequence[int | str]
     shown: Sequence[str] | np.ndarray
+    said: np.ndarray
+    segmentations: Sequence[Any] | None = None
+    keypoints: np.ndarray | None = None
+    num_keypoints: np.ndarray | None = None
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    label_sets: LabelSets | None = None
+    image_extras: Sequence[str] | None = None
+    extras: Sequence[str] | None = None
+    header: dict[str, Any] = field(default_factory=dict)
 
 
 def build_split(
@@ -77,19 +93,24 @@ def build_split(
     with np.errstate(invalid="ignore", over="ignore"):  # of boxes that are no numbers, and not used
         area = np.where(records.area > 0, records.area, records.boxes_xywh[:, 2:].prod(axis=1))  # [M]
     ignore = records.crowd | records.difficult
-    evaluation_only = [
-        coco_entry(
-            int(records.annotation_ids[row]),
-            int(records.image_ids[records.image_of[row]]),
-            classes.ids[int(records.labels[row])],
-            records.boxes_xywh[row].tolist(),
-            float(area[row]),
-            bool(ignore[row]),
-            bool(records.crowd[row]),
-        )
-        for row, _, action in found
-        if action == check.UNLEARNED
-    ]
+    masks = _masks(records, sizes, problems)
+    evaluation_only = []
+    for row, _, action in found:
+        if action == check.UNLEARNED:
+            entry = coco_entry(
+                int(records.annotation_ids[row]),
+                int(records.image_ids[records.image_of[row]]),
+                classes.ids[int(records.labels[row])],
+                records.boxes_xywh[row].tolist(),
+                float(area[row]),
+                bool(ignore[row]),
+                bool(records.crowd[row]),
+            )
+            evaluation_only.append(entry | _shapes(records, masks, row))
+    extras = (
+        records.extras if records.extras is not None and any(records.extras[row] for row in kept.tolist()) else None
+    )
+    image_extras = records.image_extras if records.image_extras is not None and any(records.image_extras) else None
     return Split(
         name=name,
         layout=layout,
@@ -98,7 +119,7 @@ def build_split(
         paths=PathList.of(records.paths),
         image_ids=records.image_ids,
         sizes_hw=records.sizes_hw,
-        first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        first=offsets(counts),
         boxes=clipped[kept].astype(np.float32),
         labels=records.labels[kept],
         ignore=ignore[kept],
@@ -108,7 +129,42 @@ def build_split(
         source_boxes_xywh=records.boxes_xywh[kept],
         problems=problems,
         evaluation_only=evaluation_only,
+        reviewed=np.where(np.bincount(records.image_of, minlength=len(counts)) > 0, REVIEWED, records.said).astype(
+            np.int8
+        ),
+        masks=None if masks is None else masks.take(kept),
+        keypoints=None if records.keypoints is None else records.keypoints[kept],
+        num_keypoints=None if records.num_keypoints is None else records.num_keypoints[kept],
+        keypoint_names=records.keypoint_names,
+        skeleton=records.skeleton,
+        label_sets=records.label_sets,
+        image_extras=None if image_extras is None else TextList.of(image_extras),
+        extras=None if extras is None else TextList.of([extras[row] for row in kept.tolist()]),
+        header=records.header,
     )
+
+
+def _masks(records: Records, sizes_hw: np.ndarray, problems: list[Problem]) -> Masks | None:
+    """The masks of all records; one that cannot be used is named, and its box is kept."""
+    if records.segmentations is None:
+        return None
+    masks, bad = Masks.read(records.segmentations, sizes_hw)
+    for row, why in bad:
+        where = records.paths[int(records.image_of[row])].name
+        problems.append(Problem("mask cannot be used", where, records.marks[row], f"{why}; its box is kept", DROPPED))
+    return masks if (masks.kinds != NONE).any() else None
+
+
+def _shapes(records: Records, masks: Masks | None, row: int) -> dict[str, Any]:
+    """The mask and the keypoints of one record, as COCO writes them."""
+    shapes: dict[str, Any] = {}
+    if masks is not None and masks.kinds[row] != NONE:
+        height, width = records.sizes_hw[records.image_of[row]].tolist()
+        shapes["segmentation"] = masks.segmentation(row, (height, width))
+    if records.keypoints is not None and records.num_keypoints is not None:
+        shapes["keypoints"] = decimals(records.keypoints[row].reshape(1, -1))[0]
+        shapes["num_keypoints"] = int(records.num_keypoints[row])
+    return shapes
 
 
 def choose_classes(
@@ -124,6 +180,37 @@ def choose_classes(
             )
     label_of = {name: NOT_WANTED for name in names} | {name: label for label, name in enumerate(wanted)}
     return Classes(tuple(wanted), tuple(ids[names.index(name)] for name in wanted)), label_of
+
+
+def place_keypoints(
+    given: Sequence[Any], count: int, where: Sequence[str], marks: Sequence[int | str], problems: list[Problem]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Keypoints `[M, K, 3]` float32 and how many of each are labelled `[M]`; None when the data have none.
+
+    given: lists of x, y, visibility. What cannot be used becomes keypoints that are not labelled, and is named.
+    """
+    if count == 0:
+        return None, None
+    placed = np.zeros((len(given), count, 3), dtype=np.float32)
+    for row, values in enumerate(given):
+        if not values:
+            continue
+        why = ""
+        if not isinstance(values, list | tuple) or len(values) != 3 * count:
+            got = f"{len(values)} numbers" if isinstance(values, list | tuple) else str(values)[:40]
+            why = f"expected {3 * count} numbers (x, y, visibility of {count} keypoints), got {got}"
+        else:
+            points = np.array([as_number(value) for value in values]).reshape(-1, 3)
+            if not np.isfinite(points).all() or (np.abs(points) > FARTHEST).any():
+                why = "a coordinate is no number or too large"
+            elif not np.isin(points[:, 2], (0, 1, 2)).all():
+                why = f"a visibility is {points[~np.isin(points[:, 2], (0, 1, 2)), 2][0]:g}; it must be 0, 1 or 2"
+            else:
+                placed[row] = points
+        if why:
+            detail = f"{why}; its box is kept"
+            problems.append(Problem("keypoints cannot be used", where[row], marks[row], detail, DROPPED))
+    return placed, (placed[:, :, 2] > 0).sum(axis=1)
 
 
 def known_sizes(paths: Sequence[Path | None], declared: np.ndarray, problems: list[Problem]) -> np.ndarray:

@@ -7,18 +7,38 @@ Legend: I images, N annotations.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 
 from aweigh.data.check import Problem
+from aweigh.data.flat import PathList, TextList, offsets, ranges
+from aweigh.data.masks import NONE, Masks
 from aweigh.errors import DataError, UsageError
 from aweigh.structures import Classes, Targets
+
+REVIEWED, NEVER_LABELLED, NOT_SAID = 1, 0, -1  # values of `Split.reviewed`
+_PER_ANNOTATION = (
+    "boxes", "labels", "ignore", "crowd", "area", "annotation_ids", "source_boxes_xywh", "keypoints", "num_keypoints",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSets:
+    """Which classes were looked for in which images, where sets that were labelled for different classes are united.
+
+    known: `[G, C]` bool, the classes each set was labelled for. of_image: `[I]` int32, the set of each image. names:
+    what each set is called.
+    """
+
+    known: np.ndarray
+    of_image: np.ndarray
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +51,13 @@ class Split:
     float64 (of the mask where the source gives it), annotation_ids `[N]` int64, source_boxes_xywh `[N, 4]` float64,
     as the source has them before clipping. evaluation_only: annotations that have a size and so count as objects to
     be found, but cannot be learned (under one pixel, outside the image); entries as `to_coco` has them.
+
+    reviewed: `[I]` int8, `REVIEWED` when somebody looked at the image or it has annotations, `NEVER_LABELLED`, or
+    `NOT_SAID`. masks: of the N annotations, None when none has one. keypoints: `[N, K, 3]` float32 (x, y, visibility 0,
+    1 or 2) in pixels, None when the data have none; num_keypoints: `[N]` int64, as the source counts them.
+    keypoint_names: K names. skeleton: pairs of rows of keypoints, from 0. label_sets: None when every image was
+    labelled for all classes. image_extras, extras: what else the source says of each image and annotation, as JSON
+    objects, "" for nothing; None when there is nothing at all. header: what else a COCO file says as a whole.
     """
 
     name: str
@@ -50,72 +77,138 @@ class Split:
     source_boxes_xywh: np.ndarray
     problems: list[Problem] = field(default_factory=list)
     evaluation_only: Sequence[dict[str, Any]] = ()
+    reviewed: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
+    masks: Masks | None = None
+    keypoints: np.ndarray | None = None
+    num_keypoints: np.ndarray | None = None
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    label_sets: LabelSets | None = None
+    image_extras: TextList | None = None
+    extras: TextList | None = None
+    header: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.reviewed) != len(self.image_ids):  # not given: images with annotations were looked at
+            found = np.where(np.diff(self.first) > 0, REVIEWED, NOT_SAID).astype(np.int8)
+            object.__setattr__(self, "reviewed", found)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def targets(self, index: int) -> Targets:
-        """The annotations of one image as tensors that own their memory, in the pixels of the original image."""
+    def targets(self, index: int, *, masks: bool = False) -> Targets:
+        """The annotations of one image as tensors that own their memory, in the pixels of the original image.
+
+        Keypoints come whenever the data have them, masks when asked for; an object without a mask, in data that have
+        some, has one without a pixel.
+        """
+        index = range(len(self))[index]
         rows = slice(int(self.first[index]), int(self.first[index + 1]))
+        pixels = None
+        if masks and self.masks is not None:
+            height, width = self.sizes_hw[index].tolist()
+            pixels = torch.from_numpy(self.masks.pixels(range(rows.start, rows.stop), (height, width)))  # [n, H, W]
         return Targets(
             boxes=torch.tensor(self.boxes[rows]).reshape(-1, 4),
             labels=torch.tensor(self.labels[rows]),
             ignore=torch.tensor(self.ignore[rows]),
             area=torch.tensor(self.area[rows], dtype=torch.float32),
             ids=torch.tensor(self.annotation_ids[rows]),
+            masks=pixels,
+            keypoints=None if self.keypoints is None else torch.tensor(self.keypoints[rows]),
         )
 
+    def labelled_for(self, index: int) -> np.ndarray:
+        """`[C]` bool: the classes that were looked for in this image; of any other it may show unlabelled objects."""
+        if self.reviewed[index] == NEVER_LABELLED:
+            return np.zeros(len(self.classes), dtype=bool)
+        if self.label_sets is None:
+            return np.ones(len(self.classes), dtype=bool)
+        known: np.ndarray = self.label_sets.known[self.label_sets.of_image[index]]
+        return known
+
     def summary(self) -> str:
-        """Two lines: what there is, and how many objects of each class."""
+        """Two lines or three: what there is, how many objects of each class, which classes only a part is labelled for.
+
+        Empty images are told apart: looked at without finding anything, never labelled, or not said.
+        """
         counts = np.bincount(self.labels[~self.ignore], minlength=len(self.classes))
-        empty = int((np.diff(self.first) == 0).sum())
         ignored = f", {int(self.ignore.sum())} of them to be ignored (crowd, difficult)" if self.ignore.any() else ""
+        shapes = ""
+        if self.masks is not None:
+            shapes += f", {int((self.masks.kinds != NONE).sum())} with masks"
+        if self.keypoints is not None:
+            shapes += f", {int((self.keypoints[:, :, 2] > 0).any(axis=1).sum())} with keypoints"
         order = np.argsort(-counts, kind="stable")
         shown = [f"{self.classes.names[label]} {counts[label]}" for label in order[:12]]
         more = [f"{len(order) - 12} more classes"] * (len(order) > 12)
+        partial = f"\n  {text}" if (text := self._partial_labels()) else ""
         return (
-            f"{self.name} ({self.layout}, {self.root}): {len(self)} images, {len(self.boxes)} boxes{ignored}; "
-            f"{empty} images without objects, kept\n  {', '.join(shown + more)}"
+            f"{self.name} ({self.layout}, {self.root}): {len(self)} images, {len(self.boxes)} boxes{shapes}{ignored}; "
+            f"{self._empty_images()}\n  {', '.join(shown + more)}{partial}"
         )
+
+    def _empty_images(self) -> str:
+        empty = self.reviewed[np.diff(self.first) == 0]
+        kinds = ((REVIEWED, "reviewed and empty"), (NEVER_LABELLED, "never labelled"))
+        said = [f"{count} {text}" for value, text in kinds if (count := int((empty == value).sum()))]
+        return f"{len(empty)} images without objects, kept" + (f" ({', '.join(said)})" if said else "")
+
+    def _partial_labels(self) -> str:
+        if self.label_sets is None:
+            return ""
+        images = np.bincount(self.label_sets.of_image, minlength=len(self.label_sets.known)) @ self.label_sets.known
+        partly = [
+            f"{name} {int(count)}" for name, count in zip(self.classes.names, images, strict=True) if count < len(self)
+        ]
+        more = f" and {len(partly) - 12} more classes" if len(partly) > 12 else ""
+        return f"labelled in a part of the images only: {', '.join(partly[:12])}{more}" if partly else ""
 
     def take(self, indices: Sequence[int] | np.ndarray, *, name: str | None = None) -> Split:
         """The split of these images alone, in this order; the problems stay with the whole."""
         images = np.asarray(indices, dtype=np.int64)
         counts = np.diff(self.first)[images]
-        rows = _ranges(self.first[images], counts)
+        rows = ranges(self.first[images], counts)
         kept = set(self.image_ids[images].tolist())
-        per_row = ("boxes", "labels", "ignore", "crowd", "area", "annotation_ids", "source_boxes_xywh")
+        sets = self.label_sets
         return replace(
             self,
             name=name or self.name,
             paths=PathList.of([self.paths[int(image)] for image in images]),
             image_ids=self.image_ids[images],
             sizes_hw=self.sizes_hw[images],
-            first=np.concatenate([[0], np.cumsum(counts)]),
+            reviewed=self.reviewed[images],
+            first=offsets(counts),
             problems=[],
             evaluation_only=[entry for entry in self.evaluation_only if entry["image_id"] in kept],
-            **{key: getattr(self, key)[rows] for key in per_row},
+            masks=None if self.masks is None else self.masks.take(rows),
+            label_sets=None if sets is None else replace(sets, of_image=sets.of_image[images]),
+            image_extras=None if self.image_extras is None else self.image_extras.take(images),
+            extras=None if self.extras is None else self.extras.take(rows),
+            **{key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None},
         )
 
-    def to_coco(self) -> dict[str, Any]:
-        """Ground truth for evaluation: original category ids, areas and boxes as the source gives them.
+    def for_training(self, *, masks: bool = False) -> Split:
+        """What workers need and no more: without problems, extras, entries for evaluation and, unless asked, masks."""
+        return replace(
+            self,
+            paths=PathList.of(self.paths),
+            problems=[],
+            evaluation_only=(),
+            image_extras=None,
+            extras=None,
+            header={},
+            masks=self.masks if masks else None,
+        )
+
+    def to_coco(self, *, masks: bool = True) -> dict[str, Any]:
+        """Ground truth for evaluation: original category ids, areas, boxes and shapes as the source gives them.
 
         What is to be ignored is marked as crowd, by which COCO's evaluation counts nothing inside it as a mistake;
         "difficult" tells VOC's flag from COCO's. Annotation ids are moved above 0, which the protocol reads as "none".
+        masks: with the segmentations.
         """
-        category_of = np.asarray(self.classes.ids, dtype=np.int64)[self.labels]
-        image_of = np.repeat(self.image_ids, np.diff(self.first))
-        columns = (
-            self.annotation_ids,
-            image_of,
-            category_of,
-            self.source_boxes_xywh,
-            self.area,
-            self.ignore,
-            self.crowd,
-        )
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        annotations = [coco_entry(*row) for row in rows] + list(self.evaluation_only)
+        annotations = self.coco_annotations(masks=masks)
         shift = max(0, 1 - min((entry["id"] for entry in annotations), default=1))
         annotations = [{**entry, "id": entry["id"] + shift} for entry in annotations]
         images = [
@@ -124,10 +217,39 @@ class Split:
                 self.image_ids.tolist(), self.paths, self.sizes_hw.tolist(), strict=True
             )
         ]
-        categories = [
-            {"id": number, "name": name} for number, name in zip(self.classes.ids, self.classes.names, strict=True)
+        return {"images": images, "annotations": annotations, "categories": self.coco_categories()}
+
+    def coco_categories(self) -> list[dict[str, Any]]:
+        names = {"keypoints": list(self.keypoint_names)} if self.keypoint_names else {}
+        skeleton = {"skeleton": [[first + 1, second + 1] for first, second in self.skeleton]} if self.skeleton else {}
+        return [
+            {"id": number, "name": name} | names | skeleton
+            for number, name in zip(self.classes.ids, self.classes.names, strict=True)
         ]
-        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def coco_annotations(self, *, masks: bool = True) -> list[dict[str, Any]]:
+        """The annotations as COCO entries with their own ids, those for evaluation only at the end."""
+        category_of = np.asarray(self.classes.ids, dtype=np.int64)[self.labels]
+        image_of = np.repeat(np.arange(len(self)), np.diff(self.first))
+        columns = (
+            self.annotation_ids,
+            self.image_ids[image_of],
+            category_of,
+            self.source_boxes_xywh,
+            self.area,
+            self.ignore,
+            self.crowd,
+        )
+        annotations = [coco_entry(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+        if self.keypoints is not None and self.num_keypoints is not None:
+            flat = self.keypoints.reshape(len(annotations), -1)
+            for entry, points, number in zip(annotations, decimals(flat), self.num_keypoints.tolist(), strict=True):
+                entry |= {"keypoints": points, "num_keypoints": number}
+        if masks and self.masks is not None:
+            for row in np.flatnonzero(self.masks.kinds != NONE):
+                height, width = self.sizes_hw[image_of[row]].tolist()
+                annotations[row]["segmentation"] = self.masks.segmentation(int(row), (height, width))
+        return annotations + list(self.evaluation_only)
 
     @cached_property
     def content_hash(self) -> str:
@@ -135,7 +257,12 @@ class Split:
         digest = hashlib.sha256(repr((self.classes.names, self.classes.ids)).encode())
         for path in self.paths:
             digest.update(path.name.encode() + b"\0")
-        for array in (self.image_ids, self.sizes_hw, self.first, self.boxes, self.labels, self.ignore, self.area):
+        arrays = [self.image_ids, self.sizes_hw, self.first, self.boxes, self.labels, self.ignore, self.area]
+        arrays.append(self.reviewed)
+        arrays += [] if self.masks is None else self.masks.arrays()
+        arrays += [] if self.keypoints is None else [self.keypoints]
+        arrays += [] if self.label_sets is None else [self.label_sets.known, self.label_sets.of_image]
+        for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         if self.evaluation_only:
             digest.update(repr(list(self.evaluation_only)).encode())
@@ -170,44 +297,12 @@ def split_off(split: Split, fraction: float, seed: int = 0, *, name: str = "val"
     return rest, split.take(np.sort(order[:count]), name=name)
 
 
-class PathList(Sequence[Path]):
-    """Paths in one block of bytes: small, quick to send to a worker, and not copied when a worker reads it."""
-
-    def __init__(self, block: np.ndarray, ends: np.ndarray) -> None:
-        self._block, self._ends = block, ends
-
-    @classmethod
-    def of(cls, paths: Iterable[str | Path]) -> PathList:
-        encoded = [str(path).encode("utf-8", "surrogateescape") for path in paths]
-        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Path]: ...
-    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        position = range(len(self))[index]  # raises IndexError, and counts negative ones from the end
-        start = int(self._ends[position - 1]) if position else 0
-        return Path(self._block[start : int(self._ends[position])].tobytes().decode("utf-8", "surrogateescape"))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
+def decimals(values: np.ndarray) -> list[list[Any]]:
+    """Rows of float32 pixels as numbers to write: whole ones without a point, others to the fourth decimal."""
+    whole = (values == np.rint(values)).all(axis=1)
+    rounded = values.astype(np.float64).round(4)
+    return [(row.astype(np.int64) if exact else row).tolist() for row, exact in zip(rounded, whole, strict=True)]
 
 
 def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The concatenation of `arange(start, start + count)`."""
-    total = int(counts.sum())
-    before = np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(starts, counts) + np.arange(total) - before

@@ -1,0 +1,235 @@
+"""The outlines of annotations in flat arrays: polygons and COCO's run lengths, made into pixels only when asked.
+
+Pixels follow the rules of COCO's mask code, by hotcoco. A run-length text is COCO's compressed form (column by column,
+the lengths of ground and object in turn).
+Legend: N annotations, P polygons, V coordinates.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aweigh.data.flat import offsets, ranges
+from aweigh.errors import DataError
+
+NONE, POLYGONS, COUNTS, COUNT_LIST = 0, 1, 2, 3  # the last two are the same, written as a text or as a list
+FARTHEST = 1e7  # pixels: a coordinate beyond is no place in any picture
+MOST_PIXELS = 2**32  # of all masks of one image together: 4 GiB
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """kinds: `[N]` uint8, `NONE`, `POLYGONS`, `COUNTS` or `COUNT_LIST`.
+
+    The polygons of annotation n are rows `first_polygon[n]` to `first_polygon[n + 1]` of `first_value` `[P + 1]`, which
+    bounds each in `values` `[V]` float64 (x, y, x, y, ...). Its run lengths are the letters `first_byte[n]` to
+    `first_byte[n + 1]` of `texts` uint8.
+    """
+
+    kinds: np.ndarray
+    first_polygon: np.ndarray
+    first_value: np.ndarray
+    values: np.ndarray
+    first_byte: np.ndarray
+    texts: np.ndarray
+
+    @classmethod
+    def read(cls, segmentations: Sequence[Any], sizes_hw: np.ndarray) -> tuple[Masks, list[tuple[int, str]]]:
+        """Masks as COCO writes them, `None` or `[]` for none; with `(row, why)` for each that cannot be used.
+
+        sizes_hw: `[N, 2]`, the size of the image of each.
+        """
+        kinds = np.zeros(len(segmentations), dtype=np.uint8)
+        values, lengths, counts = array("d"), array("q"), array("q", [0]) * len(segmentations)
+        texts = [b""] * len(segmentations)
+        found: list[tuple[int, str]] = []
+        for row, given in enumerate(segmentations):
+            if not given:
+                continue
+            try:
+                if isinstance(given, dict):
+                    height, width = sizes_hw[row].tolist()
+                    texts[row] = _run_lengths(given, height, width)
+                    kinds[row] = COUNTS if isinstance(given["counts"], str | bytes) else COUNT_LIST
+                else:
+                    parts = [array("d", part) for part in _parts(given)]
+                    for part in parts:
+                        values.extend(part)
+                    lengths.extend(len(part) for part in parts)
+                    counts[row] = len(parts)
+                    kinds[row] = POLYGONS if parts else NONE
+            except (_Unusable, OverflowError) as error:
+                found.append((row, str(error)))
+        masks = cls(
+            kinds=kinds,
+            first_polygon=offsets(np.array(counts, dtype=np.int64)),
+            first_value=offsets(np.array(lengths, dtype=np.int64)),
+            values=np.array(values, dtype=np.float64),
+            first_byte=offsets(np.array([len(text) for text in texts], dtype=np.int64)),
+            texts=np.frombuffer(b"".join(texts), dtype=np.uint8),
+        )
+        return masks._without_bad_values(found)
+
+    @classmethod
+    def none(cls, count: int) -> Masks:
+        """`count` annotations without a mask."""
+        zeros = np.zeros(count + 1, dtype=np.int64)
+        empty = np.zeros(0)
+        kinds = np.zeros(count, dtype=np.uint8)
+        return cls(kinds, zeros, np.zeros(1, dtype=np.int64), empty, zeros, empty.astype(np.uint8))
+
+    @classmethod
+    def join(cls, parts: Sequence[Masks]) -> Masks:
+        """All annotations of several, in order."""
+        return cls(
+            kinds=np.concatenate([part.kinds for part in parts]),
+            first_polygon=offsets(np.concatenate([np.diff(part.first_polygon) for part in parts])),
+            first_value=offsets(np.concatenate([np.diff(part.first_value) for part in parts])),
+            values=np.concatenate([part.values for part in parts]),
+            first_byte=offsets(np.concatenate([np.diff(part.first_byte) for part in parts])),
+            texts=np.concatenate([part.texts for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def take(self, rows: np.ndarray) -> Masks:
+        """The masks of these annotations, in this order."""
+        polygons = np.diff(self.first_polygon)[rows]
+        kept = ranges(self.first_polygon[rows], polygons)
+        lengths = np.diff(self.first_value)[kept]
+        sizes = np.diff(self.first_byte)[rows]
+        return Masks(
+            kinds=self.kinds[rows],
+            first_polygon=offsets(polygons),
+            first_value=offsets(lengths),
+            values=self.values[ranges(self.first_value[kept], lengths)],
+            first_byte=offsets(sizes),
+            texts=self.texts[ranges(self.first_byte[rows], sizes)],
+        )
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.kinds, self.first_polygon, self.first_value, self.values, self.first_byte, self.texts
+
+    def polygons(self, row: int) -> list[np.ndarray]:
+        """The polygons of one annotation, each `[K, 2]` float64 (x, y) in pixels."""
+        numbers = range(int(self.first_polygon[row]), int(self.first_polygon[row + 1]))
+        return [self.values[self.first_value[n] : self.first_value[n + 1]].reshape(-1, 2) for n in numbers]
+
+    def segmentation(self, row: int, size_hw: tuple[int, int]) -> list[list[float]] | dict[str, Any] | None:
+        """The mask as a COCO file writes it; None where there is none."""
+        kind = int(self.kinds[row])
+        if kind == POLYGONS:
+            return [polygon.reshape(-1).tolist() for polygon in self.polygons(row)]
+        if kind == NONE:
+            return None
+        text = self._text(row)
+        counts = text.decode("ascii") if kind == COUNTS else decode_counts(text).tolist()
+        return {"size": list(size_hw), "counts": counts}
+
+    def pixels(self, rows: range, size_hw: tuple[int, int]) -> np.ndarray:
+        """`[R, H, W]` bool. An annotation without a mask has no pixel in it."""
+        from hotcoco import mask
+
+        height, width = size_hw
+        if len(rows) * height * width > MOST_PIXELS:
+            raise DataError(f"{len(rows)} masks of {width} x {height} pixels do not fit into memory.")
+        out = np.zeros((len(rows), height, width), dtype=bool)
+        for number, row in enumerate(rows):
+            if self.kinds[row] == POLYGONS:
+                shapes = [polygon.reshape(-1).tolist() for polygon in self.polygons(row)]
+                out[number] = mask.decode(mask.merge(mask.frPyObjects(shapes, height, width)))
+            elif self.kinds[row] != NONE:
+                out[number] = mask.decode({"size": [height, width], "counts": self._text(row)})
+        return out
+
+    def _text(self, row: int) -> bytes:
+        return self.texts[self.first_byte[row] : self.first_byte[row + 1]].tobytes()
+
+    def _without_bad_values(self, found: list[tuple[int, str]]) -> tuple[Masks, list[tuple[int, str]]]:
+        """Masks with coordinates that are no places are taken out, and added to what was found."""
+        bad = np.flatnonzero(~(np.abs(self.values) <= FARTHEST))
+        if len(bad) == 0:
+            return self, found
+        polygons = np.searchsorted(self.first_value, bad, side="right") - 1
+        rows = np.searchsorted(self.first_polygon, polygons, side="right") - 1
+        why = {int(row): f"a coordinate is {self.values[place]:g}" for row, place in zip(rows[::-1], bad[::-1])}
+        parts = [self, Masks.none(1)]
+        order = np.arange(len(self))
+        order[list(why)] = len(self)  # the one without a mask
+        return Masks.join(parts).take(order), sorted([*found, *why.items()])
+
+
+class _Unusable(Exception):
+    pass
+
+
+def _parts(given: Any) -> list[list[float]]:
+    """The polygons of a COCO annotation, empty ones left out; one that is not in a list of its own is taken too."""
+    if not isinstance(given, list | tuple):
+        raise _Unusable(f"expected polygons or run lengths, got {str(given)[:40]!r}")
+    parts = [given] if isinstance(given[0], int | float) else list(given)
+    for part in parts:
+        if not isinstance(part, list | tuple):
+            raise _Unusable(f"expected a list of x, y, x, y, ..., got {str(part)[:40]!r}")
+        if part and (len(part) < 6 or len(part) % 2):
+            raise _Unusable(f"a polygon of {len(part)} numbers; three points or more are needed, two numbers each")
+        if not set(map(type, part)) <= {int, float}:
+            raise _Unusable(f"a polygon holds something that is no number: {str(part)[:40]}")
+    return [list(part) for part in parts if part]
+
+
+def _run_lengths(given: dict[str, Any], height: int, width: int) -> bytes:
+    size, counts = given.get("size"), given.get("counts")
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        raise _Unusable(f"run lengths for the size {str(size)[:40]} (height, width) in an image of {width} x {height}")
+    if isinstance(counts, list | tuple):
+        if not set(map(type, counts)) <= {int} or min(counts, default=0) < 0 or sum(counts) != height * width:
+            raise _Unusable(f"run lengths must be whole numbers that add up to the {height * width} pixels")
+        return encode_counts(np.array(counts, dtype=np.int64))
+    text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    if not isinstance(text, bytes):
+        raise _Unusable(f"run lengths must be a list or a text, got {type(counts).__name__}")
+    values = decode_counts(text)
+    if (values < 0).any() or values.sum() != height * width:
+        raise _Unusable(f"the run lengths {text[:20]!r}... do not add up to the {height * width} pixels")
+    return text
+
+
+def encode_counts(counts: np.ndarray) -> bytes:
+    """Run lengths as COCO's text: differences to the one before the last, five bits to a character, lowest first."""
+    steps = counts.copy()
+    steps[3:] -= counts[1:-2]
+    out = bytearray()
+    for step in steps.tolist():
+        while True:
+            low, step = step & 31, step >> 5
+            more = step != (-1 if low & 16 else 0)
+            out.append((low | 32 * more) + 48)
+            if not more:
+                break
+    return bytes(out)
+
+
+def decode_counts(text: bytes) -> np.ndarray:
+    """`[K]` int64, the run lengths of COCO's text; `[-1]` where it is none."""
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    last = (codes & 32) == 0
+    number = np.cumsum(last) - last  # which length each character belongs to
+    if len(codes) == 0 or (codes < 0).any() or (codes > 63).any() or not last[-1]:
+        return np.array([-1])
+    ends = np.flatnonzero(last)
+    place = np.arange(len(codes)) - np.concatenate([[0], ends[:-1] + 1])[number]
+    if place.max() > 7:  # 40 bits: more than any picture has pixels
+        return np.array([-1])
+    steps = np.zeros(len(ends), dtype=np.int64)
+    np.add.at(steps, number, (codes & 31) << (5 * place))
+    steps -= np.where(codes[ends] & 16, np.int64(1) << (5 * (place[ends] + 1)), 0)  # the sign
+    steps[1::2] = np.cumsum(steps[1::2])
+    steps[2::2] = np.cumsum(steps[2::2])
+    return steps
