@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,8 @@ def near_hashes(values: np.ndarray, max_bits: int = MAX_BITS) -> np.ndarray:
     """
     ends = np.linspace(0, 64, max_bits + 2).round().astype(int)
     found = []
-    for low, high in zip(ends[:-1], ends[1:], strict=True):
-        band = (values >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
+    for low, high in pairwise(ends.tolist()):
+        band = (values >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(band, kind="stable")
         starts = np.flatnonzero(np.diff(band[order], prepend=np.iinfo(np.uint64).max))
         for members in np.split(order, starts[1:]):

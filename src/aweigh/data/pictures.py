@@ -7,6 +7,7 @@ reads the whole file, so that one cut short is noticed). What is kept of a pictu
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,14 @@ class _Looked:
     fingerprint: tuple[int, np.ndarray] | None = None
 
 
-def look_at_pictures(split: Split, *, decode: bool = True, workers: int = 0) -> Pictures:
-    """Look at every picture file. decode: read the pixels too, else only the header. workers: threads; 0 for one per
-    core, 8 at most (decoding and hashing leave Python's lock)."""
+def look_at_pictures(
+    split: Split, *, decode: bool = True, workers: int = 0, progress: Callable[[int], object] = lambda done: None
+) -> Pictures:
+    """Look at every picture file. decode: read the pixels too, else only the header.
+
+    workers: threads; 0 for one per core, 8 at most (decoding and hashing leave Python's lock). progress: called with
+    how many pictures are done.
+    """
     count = len(split)
     problems: list[Problem] = []
     rows: list[int] = []
@@ -77,6 +83,7 @@ def look_at_pictures(split: Split, *, decode: bool = True, workers: int = 0) -> 
                 if found.fingerprint is not None:
                     decoded[row] = True
                     look[row], thumbs[row] = found.fingerprint
+                progress(row + 1)
     return Pictures(problems, rows, readable, decoded, hashes, look, thumbs)
 
 
