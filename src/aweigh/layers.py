@@ -35,8 +35,8 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return super().train(False)
 
 
-class SyncBatchNorm2d(nn.SyncBatchNorm):
-    """Batch normalisation over the batches of all processes, on GPUs with torch's kernels, and on CPUs too.
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all processes, on any device (torch's own works on GPUs only).
 
     Statistics count every pixel alike, also where the processes hold different numbers of them. With one process it is
     ordinary batch normalisation. State-dict keys are those of `nn.BatchNorm2d`.
@@ -44,13 +44,14 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if x.device.type != "cpu" or not (self.training and together):
+        if not (self.training and together):
             return super().forward(x)
         from torch.distributed.nn.functional import all_reduce  # not there in a torch built without processes
 
-        count = x.new_tensor([x.numel() / x.shape[1]])
-        sums = torch.cat([x.sum(dim=(0, 2, 3)), x.square().sum(dim=(0, 2, 3)), count])  # [2 C + 1]
-        sums = all_reduce(sums)
+        values = x.float()
+        count = values.new_tensor([x.numel() / x.shape[1]])
+        own = torch.cat([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3)), count])  # [2 C + 1]
+        sums: Tensor = all_reduce(own)  # type: ignore[no-untyped-call]
         mean, square = (sums[:-1] / sums[-1]).chunk(2)  # [C] each
         variance = (square - mean.square()).clamp(min=0)
         with torch.no_grad():
@@ -60,8 +61,9 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, share)
             self.running_var.lerp_(variance * sums[-1] / (sums[-1] - 1), share)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        scale: Tensor = self.weight * (variance + self.eps).rsqrt()
+        out = values * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        return out.to(x.dtype)
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:

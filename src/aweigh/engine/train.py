@@ -165,11 +165,10 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
     better = False
     if metrics or run.data.val is None:
         value = selected(metrics, run.config.select)
-        better = value >= run.best
+        better = value >= run.best  # of equals the later, which has seen more
+        run.epochs_without_gain = 0 if value > run.best else run.epochs_without_gain + run.config.eval_every
         if better:
-            run.best, run.best_epoch, run.epochs_without_gain = value, run.epoch, 0
-        else:
-            run.epochs_without_gain += run.config.eval_every
+            run.best, run.best_epoch = value, run.epoch
     if distributed.is_main():
         save_checkpoint(run, "last", metrics)
         if better:
