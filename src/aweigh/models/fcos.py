@@ -120,13 +120,13 @@ class FCOS(nn.Module):
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
-        self.assign = partial(
-            assign,
-            strides=self.strides,
-            level_ranges=tuple(level_ranges),
-            inclusive_ranges=inclusive_ranges,
-            center_radius=center_radius,
-        )
+        rule: dict[str, Any] = {
+            "strides": self.strides,
+            "level_ranges": tuple(level_ranges),
+            "inclusive_ranges": inclusive_ranges,
+            "center_radius": center_radius,
+        }
+        self.assign, self.candidates = partial(assign, **rule), partial(candidates, **rule)
         self.normalise_distances, self.corner_points = normalise_distances, corner_points
         self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
         self.pixel_mean: Tensor
