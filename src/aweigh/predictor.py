@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from aweigh.data.images import SUFFIXES, ImageSource, ValueRange, read_image
+from aweigh.data.images import SUFFIXES, ImageSource, ValueRange, read_reduced
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import load_model
 from aweigh.engine.device import choose_device
@@ -39,6 +39,9 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Predi
     """The detector of a checkpoint, ready to be called; needs nothing but the file, and runs no code from it."""
     model, header = load_model(path)
     return Predictor(model, Resize.from_dict(header["resize"]), device=device)
+
+
+_Read = tuple[Tensor, tuple[int, int]]  # a picture, perhaps decoded at a reduced size, and the size of the whole
 
 
 class Predictor:
@@ -74,7 +77,7 @@ class Predictor:
         """
         if isinstance(picture, list | tuple):
             raise UsageError(f"A predictor takes one picture, got {len(picture)}; use predictor.stream(pictures).")
-        image = read_image(picture, exif=exif, value_range=value_range)
+        image = read_reduced(picture, self.resize.needed_size, exif=exif, value_range=value_range)
         return replace(self._detect([image])[0], path=_path(picture))
 
     def stream(
@@ -101,10 +104,10 @@ class Predictor:
 
         def results() -> Iterator[Detections]:
             while chunk := list(islice(pictures, batch)):
-                images = [_read(picture, exif, value_range) for picture in chunk]
-                found = iter(self._detect([image for image in images if isinstance(image, Tensor)]))
+                images = [_read(picture, self.resize, exif, value_range) for picture in chunk]
+                found = iter(self._detect([image for image in images if not isinstance(image, DataError)]))
                 for picture, image in zip(chunk, images):
-                    if isinstance(image, Tensor):
+                    if not isinstance(image, DataError):
                         yield replace(next(found), path=_path(picture))
                     else:
                         yield Detections.empty(self.classes, path=_path(picture), error=str(image))
@@ -112,17 +115,16 @@ class Predictor:
         return results()
 
     @torch.inference_mode()
-    def _detect(self, images: list[Tensor]) -> list[Detections]:
-        """images: uint8 `[3, H, W]` of any sizes, run as one padded batch."""
+    def _detect(self, images: list[_Read]) -> list[Detections]:
+        """images: uint8 `[3, h, w]` of any sizes, with those of the whole pictures, run as one padded batch."""
         if not images:
             return []
-        resized = [self.resize(image) for image in images]
+        resized = [self.resize(image, full_hw=full_hw) for image, full_hw in images]
         fill = self.model.pixel_mean.flatten().tolist()
         batch = Images.stack(resized, divisor=self.model.stride_divisor, fill=fill)
         batch = batch.to(self.device, memory_format=torch.channels_last)
         return [
-            to_original(detections.to("cpu"), (image.shape[1], image.shape[2]))
-            for detections, image in zip(self.model(batch), images)
+            to_original(detections.to("cpu"), full_hw) for detections, (_, full_hw) in zip(self.model(batch), images)
         ]
 
 
@@ -174,9 +176,11 @@ def _images_among(files: list[Path], where: str, advice: str) -> list[Path]:
     return images
 
 
-def _read(picture: ImageSource, exif: Literal["apply", "ignore"], value_range: ValueRange) -> Tensor | DataError:
+def _read(
+    picture: ImageSource, resize: Resize, exif: Literal["apply", "ignore"], value_range: ValueRange
+) -> _Read | DataError:
     try:
-        return read_image(picture, exif=exif, value_range=value_range)
+        return read_reduced(picture, resize.needed_size, exif=exif, value_range=value_range)
     except DataError as error:
         return error
 

@@ -84,10 +84,18 @@ class Images:
                 raise UsageError(f"Images: size {(height, width)} of image {index} does not fit the batch of {limit}.")
 
     @classmethod
-    def stack(cls, images: Sequence[Tensor], *, divisor: int = 32, fill: Sequence[float] = IMAGENET_MEAN) -> Images:
-        """Pad images `[3, h, w]` at the right and bottom to a common size, a multiple of `divisor`.
+    def stack(
+        cls,
+        images: Sequence[Tensor],
+        *,
+        divisor: int = 32,
+        fill: Sequence[float] = IMAGENET_MEAN,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> Images:
+        """Pad images `[3, h, w]`, float in `[0, 1]` or uint8, at the right and bottom to a common size.
 
-        fill: the colour of the padding, `[0, 1]` RGB. With the model's own mean it is zero after normalisation.
+        The common size is a multiple of `divisor`; uint8 is divided by 255. fill: the colour of the padding, `[0, 1]`
+        RGB. With the model's own mean it is zero after normalisation.
         """
         if not images:
             raise UsageError("Images.stack needs at least one image.")
@@ -96,9 +104,19 @@ class Images:
                 raise UsageError(f"Images.stack: image {index} must be [{len(fill)}, h, w], got {tuple(image.shape)}.")
         sizes_hw = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         height, width = (math.ceil(max(sizes) / divisor) * divisor for sizes in zip(*sizes_hw))
-        pixels = images[0].new_tensor(fill).reshape(1, -1, 1, 1).repeat(len(images), 1, height, width)
-        for slot, image in zip(pixels, images):
-            slot[:, : image.shape[1], : image.shape[2]] = image
+        dtype = next((image.dtype for image in images if image.is_floating_point()), torch.float32)
+        pixels = torch.empty(
+            (len(images), len(fill), height, width), dtype=dtype, device=images[0].device, memory_format=memory_format
+        )
+        colour = pixels.new_tensor(fill).reshape(-1, 1, 1)
+        highest = torch.full((), 255.0, device=pixels.device)  # a tensor: a GPU would multiply by 1 / 255 of a number
+        for slot, image, (h, w) in zip(pixels, images, sizes_hw):
+            if image.dtype == torch.uint8:
+                torch.div(image, highest, out=slot[:, :h, :w])
+            else:
+                slot[:, :h, :w] = image
+            slot[:, h:] = colour
+            slot[:, :h, w:] = colour
         return cls(pixels, sizes_hw)
 
     def __len__(self) -> int:
@@ -165,6 +183,11 @@ class Targets:
 
     def to(self, device: torch.device | str) -> Targets:
         return _move(self, device)
+
+    def split(self, counts: Sequence[int]) -> list[Targets]:
+        """The first `counts[0]` objects, the next `counts[1]`, and so on; they are valid, and not checked again."""
+        parts = {name: value.split(list(counts)) for name, value in _instance_fields(self).items()}
+        return [_unchecked(self, {name: value[index] for name, value in parts.items()}) for index in range(len(counts))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +268,12 @@ def _select(instances: _Instances, index: slice | Tensor) -> _Instances:
 def _move(instances: _Instances, device: torch.device | str) -> _Instances:
     changed: dict[str, Any] = {name: value.to(device) for name, value in _instance_fields(instances).items()}
     return replace(instances, **changed)
+
+
+def _unchecked(instances: _Instances, changed: dict[str, Any]) -> _Instances:
+    copied: _Instances = object.__new__(type(instances))
+    copied.__dict__.update(instances.__dict__ | changed)
+    return copied
 
 
 def _check_boxes_and_labels(instances: Targets | Detections, kind: str) -> None:

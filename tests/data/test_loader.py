@@ -44,7 +44,7 @@ def train_set(split: Split, seed: int = 0) -> DetectionDataset:
 def test_a_sample(coco: Make) -> None:
     split = many(coco, 3)
     sample = DetectionDataset(split, EvalTransform(Resize(15, None)))[2]
-    assert isinstance(sample, Sample) and sample.image.dtype == torch.float32 and sample.image.shape == (3, 15, 21)
+    assert isinstance(sample, Sample) and sample.image.dtype == torch.uint8 and sample.image.shape == (3, 15, 21)
     assert sample.image_id == 102 and sample.original_hw == (30, 42) and sample.index == 2
     assert sample.targets.boxes.tolist() == [[0.5, 1, 5.5, 6], [1, 1, 6, 6]] and sample.targets.ids.tolist() == [20, 21]
 
@@ -112,7 +112,7 @@ def test_order_changes_with_the_epoch_and_can_be_joined_in_the_middle(coco: Make
 def test_shares_of_several_processes() -> None:
     def rows(rank: int) -> list[int]:
         sampler = EpochSampler(7, 2, shuffle=True, seed=0, drop_last=False, rank=rank, world=3)
-        return [row for batch in sampler for _, row in batch]
+        return [row for batch in sampler for _, row, _ in batch]
 
     shares = [rows(rank) for rank in range(3)]
     assert [len(share) for share in shares] == [3, 3, 3] and set().union(*shares) == set(range(7))
@@ -129,7 +129,9 @@ def test_in_order_every_batch_is_the_same_whatever_the_number_of_processes(lengt
     shares = [list(sampler(rank, world)) for rank in range(world)]
     assert [len(sampler(rank, world)) for rank in range(world)] == [len(share) for share in shares]
     dealt = {number * world + rank: batch for rank, share in enumerate(shares) for number, batch in enumerate(share)}
-    assert dealt == dict(enumerate(alone)) and sorted(row for batch in alone for _, row in batch) == list(range(length))
+    assert dealt == dict(enumerate(alone)) and sorted(row for batch in alone for _, row, _ in batch) == list(
+        range(length)
+    )
 
 
 def test_unreadable_pictures_are_skipped_and_listed(coco: Make) -> None:
@@ -138,9 +140,9 @@ def test_unreadable_pictures_are_skipped_and_listed(coco: Make) -> None:
     bad.write_bytes(bad.read_bytes()[:200])
     data = DetectionDataset(split, EvalTransform(Resize(24, 48)))
     assert isinstance(data[2], Unreadable)
-    for batch, counts in ((2, [2, 1, 1]), (1, [1, 1, 1, 1])):
+    for batch, indices in ((2, [[0, 1], [3], [4]]), (1, [[0], [1], [2], [3], [4]])):
         loader = make_loader(data, batch=batch)
-        assert [len(entry) for entry in loader] == counts and [len(entry) for entry in loader] == counts
+        assert [entry.indices for entry in loader] == indices and [entry.indices for entry in loader] == indices
         (problem,) = loader.problems
         assert problem.where == str(bad) and problem.action == "image skipped" and "cut short" in problem.detail
 
@@ -153,7 +155,7 @@ def test_too_many_unreadable_pictures_stop_the_run(coco: Make) -> None:
     with pytest.raises(DataError, match=r"2 of 5 pictures cannot be read.*1%.*n1\.png.*n2\.png") as caught:
         list(loader)
     assert caught.value.exit_code == 3
-    assert len(list(make_loader(loader.dataset, batch=2, max_bad=0.5))) == 3
+    assert [entry.indices for entry in make_loader(loader.dataset, batch=2, max_bad=0.5)] == [[0], [3], [4]]
 
 
 def test_sizes_that_differ_from_the_file(coco: Make) -> None:

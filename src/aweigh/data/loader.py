@@ -1,35 +1,46 @@
 """Batches: pictures padded to one tensor, the same in the same order for the same seed, whatever the workers.
 
 The order depends on (seed, epoch). Unreadable pictures are skipped, counted and listed in `loader.problems`; when they
-are more than one file and more than `max_bad` of the data, reading stops with the exit code for data problems.
+are more than one file and more than `max_bad` of the data, reading stops with the exit code for data problems. Where
+nothing is left of a batch, a blank one takes its place, so that every epoch has the same number of batches.
+
+Pictures travel from a worker in 8 bits, one after the other in one tensor, and become padded floats in the process
+(and on the device) that uses them: a quarter of the bytes in shared memory, and one file descriptor per batch.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from aweigh.data.check import SKIPPED, Problem
 from aweigh.data.dataset import DetectionDataset, Sample, Unreadable
+from aweigh.data.sampling import epoch_rows, times_drawn
 from aweigh.errors import DataError, UsageError
 from aweigh.structures import IMAGENET_MEAN, Images, Targets
 
 MAX_BAD = 0.01
+AHEAD = 2  # batches that each worker holds ready
+BLANK_SIDE = 256  # pixels: more than the coarsest stride, 128, so that the region covers every point of every level
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """indices: rows of the split. image_ids: as in the data. original_sizes_hw: sizes the annotations are in.
 
-    problems: of the pictures that were meant to be in this batch; a skipped one is not in it.
+    problems: of the pictures that were meant to be in this batch; a skipped one is not in it. blank: none of them could
+    be read; this is one picture of the padding's colour, in the place of the first of them, with one region to ignore
+    all over it, so that it gives no loss.
     """
 
     images: Images
@@ -38,6 +49,7 @@ class Batch:
     image_ids: list[int]
     original_sizes_hw: list[tuple[int, int]]
     problems: tuple[Problem, ...] = ()
+    blank: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,9 +57,6 @@ class Batch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         images = self.images.to(device, non_blocking=non_blocking)
         return replace(self, images=images, targets=[targets.to(device) for targets in self.targets])
-
-    def pin_memory(self) -> Batch:
-        return replace(self, images=Images(self.images.pixels.pin_memory(), self.images.sizes_hw))
 
 
 def make_loader(
@@ -64,6 +73,7 @@ def make_loader(
     world: int = 1,
     max_bad: float = MAX_BAD,
     pin_memory: bool = False,
+    device: torch.device | str = "cpu",
     start_method: str | None = None,
 ) -> Loader:
     """A loader of `Batch`es.
@@ -71,23 +81,36 @@ def make_loader(
     fill: the colour of the padding, the model's own mean. rank, world: this process's share of each epoch (see
     `EpochSampler`): without shuffling every batch is as with one process, and belongs to one of them.
     Call `loader.set_epoch(epoch, skip=batches)` before each epoch; skip leaves out batches that were trained already.
+    device: where the batches are to be; pixels get there in 8 bits, pin_memory lets that happen in the background.
     """
     if batch < 1 or workers < 0:
         raise UsageError(f"make_loader: batch must be at least 1 and workers at least 0, got {batch} and {workers}.")
+    eight_bits = _travels_in_8_bits(dataset)
     if workers:
-        _check_shared_memory(dataset, batch, workers)
-    sampler = EpochSampler(len(dataset), batch, shuffle=shuffle, seed=seed, drop_last=drop_last, rank=rank, world=world)
+        _check_shared_memory(dataset, batch, workers, 1 if eight_bits else 4)
+    sampler = EpochSampler(
+        len(dataset),
+        batch,
+        shuffle=shuffle,
+        seed=seed,
+        drop_last=drop_last,
+        rank=rank,
+        world=world,
+        draws=dataset.draws,
+    )
     return Loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=partial(collate, divisor=stride_divisor, fill=tuple(float(value) for value in fill)),
+        collate_fn=partial(pack, eight_bits=eight_bits),
+        prefetch_factor=AHEAD if workers else None,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         multiprocessing_context=start_method if workers else None,
         worker_init_fn=_one_thread if workers else None,
         generator=torch.Generator().manual_seed(seed),  # torch draws a number here for each pass, which nothing uses
         max_bad=max_bad,
+        unpack=partial(unpack, divisor=stride_divisor, fill=tuple(map(float, fill)), device=torch.device(device)),
     )
 
 
@@ -97,9 +120,11 @@ class Loader(DataLoader[Batch]):
     problems: each picture that was skipped or mended, once, in the order met.
     """
 
-    def __init__(self, dataset: DetectionDataset, *, max_bad: float, **rest: Any) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, *, max_bad: float, unpack: Callable[[Packed], Batch], **rest: Any
+    ) -> None:
         super().__init__(dataset, **rest)  # type: ignore[arg-type]
-        self._max_bad = max_bad
+        self._max_bad, self._unpack = max_bad, unpack
         self._met: dict[str, Problem] = {}
 
     @property
@@ -112,12 +137,11 @@ class Loader(DataLoader[Batch]):
         self.batch_sampler.epoch, self.batch_sampler.skip = epoch, skip
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for entry in super().__iter__():
-            for problem in entry.problems if isinstance(entry, Batch) else entry:
+        for packed in cast(Iterator[Packed], super().__iter__()):
+            for problem in packed.problems:
                 self._met[problem.where] = problem
             self._refuse_too_many()
-            if isinstance(entry, Batch):
-                yield entry
+            yield self._unpack(packed)
 
     def _refuse_too_many(self) -> None:
         bad = [problem for problem in self._met.values() if problem.action == SKIPPED]
@@ -130,61 +154,171 @@ class Loader(DataLoader[Batch]):
             )
 
 
-class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of `(epoch, row)`, ordered by (seed, epoch) alone, from batch `skip` on.
+class EpochSampler(Sampler[list[tuple[int, ...]]]):
+    """Batches of `(epoch, row, turn)`, ordered by (seed, epoch) alone, from batch `skip` on.
 
     Shuffled, each of `world` processes has an equal share of the rows, the first ones a second time where they do not
     divide evenly. In order, each has whole batches: batch k belongs to process `k % world`, so that every batch is
-    the same whatever the number of processes, and nothing is repeated.
+    the same whatever the number of processes, and nothing is repeated. turn: how often the row came before in this
+    epoch. draws: `[length]`, how often a row is drawn in an epoch if shuffled, see `aweigh.data.sampling`.
     """
 
     def __init__(
-        self, length: int, batch: int, *, shuffle: bool, seed: int, drop_last: bool, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        batch: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        drop_last: bool,
+        rank: int = 0,
+        world: int = 1,
+        draws: np.ndarray | None = None,
     ) -> None:
         self.length, self.batch, self.shuffle, self.seed = length, batch, shuffle, seed
-        self.drop_last, self.rank, self.world = drop_last, rank, world
+        self.drop_last, self.rank, self.world, self.draws = drop_last, rank, world, draws
         self.epoch, self.skip = 0, 0
 
     def _rows(self) -> np.ndarray:
-        """The rows of this process if shuffled, else of all."""
-        rows = np.arange(self.length)
-        if self.shuffle:
-            rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-            rows = np.resize(rows, -(-self.length // self.world) * self.world)  # the first again, for equal shares
-            rows = rows[self.rank :: self.world]
-        return rows
+        """`[R, 2]`, row and turn: those of this process if shuffled, else of all."""
+        if not self.shuffle:
+            return np.stack([np.arange(self.length), np.zeros(self.length, dtype=np.int64)], axis=1)
+        rows = epoch_rows(self.length, self.seed, self.epoch, self.draws)
+        rows = np.resize(rows, self._share() * self.world)  # the first again, for equal shares
+        return np.stack([rows, times_drawn(rows)], axis=1)[self.rank :: self.world]
+
+    def _share(self) -> int:
+        """The number of rows of this process if shuffled, else of all."""
+        return -(-self.length // self.world) if self.shuffle else self.length
 
     def _numbers(self, rows: int) -> range:
         """Which batches of `rows` rows are this process's."""
         count = rows // self.batch if self.drop_last else -(-rows // self.batch)
         return range(count) if self.shuffle else range(self.rank, count, self.world)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         rows = self._rows().tolist()
         for number in self._numbers(len(rows))[self.skip :]:
-            yield [(self.epoch, row) for row in rows[number * self.batch : (number + 1) * self.batch]]
+            yield [(self.epoch, row, turn) for row, turn in rows[number * self.batch : (number + 1) * self.batch]]
 
     def __len__(self) -> int:
         """Batches in a whole epoch, whatever is skipped."""
-        return len(self._numbers(len(self._rows())))
+        return len(self._numbers(self._share()))
 
 
-def collate(
-    samples: list[Sample | Unreadable], *, divisor: int, fill: tuple[float, ...]
-) -> Batch | tuple[Problem, ...]:
-    """The samples that could be read as a batch; the problems alone when there is none."""
-    good = [sample for sample in samples if isinstance(sample, Sample)]
-    problems = tuple(sample.problem for sample in samples if sample.problem is not None)
-    if not good:
-        return problems
-    return Batch(
-        images=Images.stack([sample.image for sample in good], divisor=divisor, fill=fill),
-        targets=[sample.targets for sample in good],
-        indices=[sample.index for sample in good],
-        image_ids=[sample.image_id for sample in good],
-        original_sizes_hw=[sample.original_hw for sample in good],
-        problems=problems,
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A batch on its way from a worker: few large pieces, since each tensor that is sent costs a file descriptor.
+
+    pixels: of all pictures, `[sum of h * w * 3]`, uint8 or float32, row by row, red, green and blue together.
+    counts: objects in each picture. objects: what `Targets` holds of them, all pictures together. masks:
+    `[sum of n * h * w]` bool. The rest as in `Batch`.
+    """
+
+    pixels: Tensor
+    sizes_hw: list[tuple[int, int]]
+    counts: list[int]
+    objects: dict[str, np.ndarray]
+    masks: Tensor | None
+    indices: list[int]
+    image_ids: list[int]
+    original_sizes_hw: list[tuple[int, int]]
+    problems: tuple[Problem, ...]
+    blank: bool
+
+    def pin_memory(self) -> Packed:
+        masks = None if self.masks is None else self.masks.pin_memory()
+        return replace(self, pixels=self.pixels.pin_memory(), masks=masks)
+
+
+def pack(samples: Sequence[Sample | Unreadable], *, eight_bits: bool) -> Packed:
+    """The samples that could be read. eight_bits: floats are rounded to 255ths, else all become floats."""
+    readable = [sample for sample in samples if isinstance(sample, Sample)]
+    used: Sequence[Sample | Unreadable] = readable or samples[:1]
+    images = [sample.image for sample in readable] or [torch.zeros(3, BLANK_SIDE, BLANK_SIDE, dtype=torch.uint8)]
+    targets = [sample.targets for sample in readable] or [_ignored_everywhere()]
+    problems = [sample.problem for sample in samples if sample.problem is not None]
+    problems += [problem for sample in readable for problem in sample.partner_problems]
+    return Packed(
+        pixels=_in_one_row([image.permute(1, 2, 0) for image in images], torch.uint8 if eight_bits else torch.float32),
+        sizes_hw=[(image.shape[1], image.shape[2]) for image in images],
+        counts=[len(entry) for entry in targets],
+        objects={name: _joined(name, targets) for name in _OBJECT_FIELDS if _given(name, targets)},
+        masks=_in_one_row([_masks(entry) for entry in targets], torch.bool) if _given("masks", targets) else None,
+        indices=[sample.index for sample in used],
+        image_ids=[sample.image_id for sample in used],
+        original_sizes_hw=[sample.original_hw for sample in used],
+        problems=tuple(problems),
+        blank=not readable,
     )
+
+
+def unpack(packed: Packed, *, divisor: int, fill: tuple[float, ...], device: torch.device) -> Batch:
+    """The batch on its device, pictures padded to one size with the colour `fill`."""
+    flat = packed.pixels.to(device, non_blocking=True).split([3 * h * w for h, w in packed.sizes_hw])
+    pictures = [row.view(h, w, 3).permute(2, 0, 1) for row, (h, w) in zip(flat, packed.sizes_hw)]  # [3, h, w] each
+    if packed.blank:
+        pictures = [torch.tensor(fill, device=device).reshape(3, 1, 1).expand_as(picture) for picture in pictures]
+    together = Targets(**{name: torch.from_numpy(array) for name, array in packed.objects.items()})
+    targets = together.to(device).split(packed.counts)
+    if packed.masks is not None:
+        shapes = [(count, h, w) for count, (h, w) in zip(packed.counts, packed.sizes_hw)]
+        parts = packed.masks.to(device, non_blocking=True).split([math.prod(shape) for shape in shapes])
+        targets = [replace(entry, masks=part.view(shape)) for entry, part, shape in zip(targets, parts, shapes)]
+    return Batch(
+        images=Images.stack(pictures, divisor=divisor, fill=fill, memory_format=torch.channels_last),
+        targets=targets,
+        indices=packed.indices,
+        image_ids=packed.image_ids,
+        original_sizes_hw=packed.original_sizes_hw,
+        problems=packed.problems,
+        blank=packed.blank,
+    )
+
+
+_OBJECT_FIELDS = tuple(entry.name for entry in fields(Targets) if entry.name != "masks")
+
+
+def _given(name: str, targets: Sequence[Targets]) -> bool:
+    """Whether the objects of a batch have this: all of them or none."""
+    given = [getattr(entry, name) is not None for entry in targets if len(entry)]
+    if any(given) and not all(given):
+        raise UsageError(f"Some pictures of a batch have {name} and others have none; give all of them {name}.")
+    return all(given) and any(getattr(entry, name) is not None for entry in targets)
+
+
+def _joined(name: str, targets: Sequence[Targets]) -> np.ndarray:
+    return torch.cat([value for entry in targets if (value := getattr(entry, name)) is not None]).numpy()
+
+
+def _masks(targets: Targets) -> Tensor:
+    return torch.zeros(0, dtype=torch.bool) if targets.masks is None else targets.masks
+
+
+def _ignored_everywhere() -> Targets:
+    side = float(BLANK_SIDE)
+    return Targets(torch.tensor([[0.0, 0.0, side, side]]), torch.zeros(1, dtype=torch.int64), torch.tensor([True]))
+
+
+def _in_one_row(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The elements of all parts in one tensor; in a worker it lies in shared memory, and is not copied once more."""
+    counts = [part.numel() for part in parts]
+    row = torch.empty(0, dtype=dtype)
+    if get_worker_info() is not None:
+        row = row.set_(torch.UntypedStorage._new_shared(sum(counts) * dtype.itemsize))  # type: ignore[call-overload]
+    row.resize_(sum(counts))
+    for slot, part in zip(row.split(counts), parts):
+        if part.is_floating_point() and dtype == torch.uint8:
+            part = (part * 255).round_().clamp_(0, 255)
+        slot.view(part.shape).copy_(part)
+        if dtype.is_floating_point and not part.is_floating_point():
+            slot.div_(255)
+    return row
+
+
+def _travels_in_8_bits(dataset: DetectionDataset) -> bool:
+    """Pixels that went through the 8-bit kernel are 255ths; only without antialias are there others to be kept."""
+    return bool(getattr(getattr(dataset.transform, "resize", None), "antialias", False))
 
 
 def _one_thread(worker: int) -> None:
@@ -192,14 +326,17 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _check_shared_memory(dataset: DetectionDataset, batch: int, workers: int) -> None:
+def _check_shared_memory(dataset: DetectionDataset, batch: int, workers: int, bytes_per_value: int) -> None:
     """Batches travel through /dev/shm; in a container it is often too small, which ends in a bus error."""
     resize = getattr(dataset.transform, "resize", None)
     shared = Path("/dev/shm")
     if resize is None or not shared.is_dir() or len(dataset) == 0:
         return
-    pixels = max(np.prod(resize.size_for(int(h), int(w))) for h, w in np.unique(dataset.split.sizes_hw, axis=0))
-    needed = int(pixels) * 3 * 4 * batch * workers * 2  # each worker holds two batches ready
+    sides = getattr(getattr(dataset.transform, "augmentation", None), "short_sides", ())
+    resize = replace(resize, short=max(sides)) if sides else resize
+    pixels = max(math.prod(resize.size_for(int(h), int(w))) for h, w in np.unique(dataset.split.sizes_hw, axis=0))
+    per_pixel = 3 * bytes_per_value + (len(dataset.split.boxes) / len(dataset) if dataset.masks else 0)
+    needed = int(pixels * per_pixel) * batch * workers * AHEAD
     free = shutil.disk_usage(shared).free
     if needed > free:
         raise UsageError(

@@ -8,7 +8,6 @@ Pixel work is done by the functional kernels of `torchvision.transforms.v2`.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as kernels
 
+from aweigh.data.pairs import describe_pairs
 from aweigh.errors import UsageError
 from aweigh.structures import Classes, Targets
 
@@ -56,9 +56,16 @@ class Resize:
             sides[0 if height >= width else 1] = self.long  # not a pixel less by rounding
         return sides[0], sides[1]
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """uint8 or float `[3, H, W]` to float32 `[3, h, w]` in `[0, 1]`."""
-        return resize_image(image, self.size_for(image.shape[-2], image.shape[-1]), antialias=self.antialias)
+    def needed_size(self, height: int, width: int) -> tuple[int, int]:
+        """In which size a picture is needed at least; without antialias every pixel counts, so in full."""
+        return self.size_for(height, width) if self.antialias else (height, width)
+
+    def __call__(self, image: Tensor, *, full_hw: tuple[int, int] | None = None) -> Tensor:
+        """uint8 or float `[3, H, W]` to float32 `[3, h, w]` in `[0, 1]`.
+
+        full_hw: the size of the whole picture, where it was decoded at a reduced one.
+        """
+        return resize_image(image, self.size_for(*full_hw or image.shape[-2:]), antialias=self.antialias)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,10 +84,13 @@ class Augmentation:
 
     flip: probability of a horizontal flip. short_sides: `(lo, hi)` draws the short side between the two, three and
     more values draw one of them; it takes the place of `Resize.short`. scale_jitter: `(lo, hi)`, a factor on the size;
-    beyond the size of `Resize` a random window of that size is kept. crop: probability of cutting a random window
-    out. color: 0 to 1, the strength of changes in brightness, contrast, saturation and hue. min_visible: an object
-    of which a window leaves less than this share becomes a region to ignore: it is neither found nor background.
-    keypoint_pairs, class_pairs: indices that change places in a flip, such as left and right.
+    beyond the size of `Resize` a random window of that size is kept, below it the picture stays smaller and is padded
+    with its batch. (0.1, 2) is the large-scale jitter of Ghiasi et al. 2021 (arXiv 2012.07177), 0.8 to 1.25 their
+    standard one; the window there is a square of fixed size. crop: probability of cutting a random window out.
+    color: 0 to 1, the strength of changes in brightness, contrast, saturation and hue. mosaic, copy_paste, mixup:
+    probabilities of putting several pictures into one, see `aweigh.data.mixing`. min_visible: an object of which less
+    than this share is left in sight becomes a region to ignore: it is neither found nor background.
+    keypoint_pairs, class_pairs: indices that change places in a flip, such as left and right, see `aweigh.data.pairs`.
     """
 
     flip: float = 0.5
@@ -88,12 +98,15 @@ class Augmentation:
     scale_jitter: tuple[float, float] | None = None
     crop: float = 0.0
     color: float = 0.0
+    mosaic: float = 0.0
+    copy_paste: float = 0.0
+    mixup: float = 0.0
     min_visible: float = 0.25
     keypoint_pairs: tuple[tuple[int, int], ...] = ()
     class_pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("flip", "crop", "color", "min_visible"):
+        for name in ("flip", "crop", "color", "mosaic", "copy_paste", "mixup", "min_visible"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"Augmentation: {name} must lie between 0 and 1, got {getattr(self, name)!r}.")
         if any(side < 1 for side in self.short_sides) or (len(self.short_sides) == 2 and self._sides_inverted()):
@@ -109,29 +122,50 @@ class Augmentation:
         """No change at all."""
         return cls(flip=0.0)
 
-    def describe(self, classes: Classes | None = None) -> list[str]:
-        """Every change that can happen, one line each, in the order in which they are applied."""
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are ever put together."""
+        return max(self.mosaic, self.copy_paste, self.mixup) > 0
+
+    def describe(
+        self,
+        classes: Classes | None = None,
+        keypoint_names: Sequence[str] = (),
+        *,
+        mixing_until_epoch: int | None = None,
+    ) -> list[str]:
+        """Every change that can happen, one line each, in the order in which they are applied.
+
+        mixing_until_epoch: as for `DetectionDataset`, the number of epochs with mosaic, copy-paste and mixup.
+        """
         lines = []
+        ignored = f"objects less than {self.min_visible:.0%} visible are ignored"
         if self.crop:
-            lines.append(
-                f"random crop, probability {self.crop:g}: sides {CROP_SIDE[0]:.0%} to {CROP_SIDE[1]:.0%} of the "
-                f"picture; objects less than {self.min_visible:.0%} visible are ignored"
-            )
+            sides = f"sides {CROP_SIDE[0]:.0%} to {CROP_SIDE[1]:.0%} of the picture"
+            lines.append(f"random crop, probability {self.crop:g}: {sides}; {ignored}")
         if self.short_sides:
             sides = ", ".join(map(str, self.short_sides))
             between = f"{self.short_sides[0]} to {self.short_sides[-1]}"
             lines.append(f"short side {between if len(self.short_sides) == 2 else f'one of {sides}'} pixels")
         if self.scale_jitter:
-            lines.append(f"scale jitter: size times {self.scale_jitter[0]:g} to {self.scale_jitter[1]:g}")
+            beyond = f", a random window where larger; {ignored}" if self.scale_jitter[1] > 1 else ""
+            lines.append(f"scale jitter: size times {self.scale_jitter[0]:g} to {self.scale_jitter[1]:g}{beyond}")
         if self.flip:
             lines.append(f"horizontal flip, probability {self.flip:g}")
-            sided = left_right_pairs(classes.names) if classes else []
-            if sided and not self.class_pairs:
-                names = ", ".join(f"{classes.names[a]}/{classes.names[b]}" for a, b in sided) if classes else ""
-                lines.append(f"warning: a flip turns {names} into one another; give class_pairs={sided} or flip=0")
+            lines += describe_pairs("classes", classes.names if classes else (), self.class_pairs)
+            lines += describe_pairs("keypoints", keypoint_names, self.keypoint_pairs)
         if self.color:
             reach = ", ".join(f"{name} +-{value * self.color:.0%}" for name, value in COLOR_REACH.items())
             lines.append(f"colour: {reach}")
+        until = "" if mixing_until_epoch is None else f", in the first {mixing_until_epoch} epochs"
+        mixing = {
+            "mosaic": f"four pictures in one; {ignored}",
+            "copy_paste": f"objects of another picture pasted in; {ignored}",
+            "mixup": "another picture blended in, with its objects",
+        }
+        for name, text in mixing.items():
+            if probability := getattr(self, name):
+                lines.append(f"{name.replace('_', '-')}, probability {probability:g}{until}: {text}")
         return lines or ["none: every picture is used as it is"]
 
 
@@ -141,10 +175,26 @@ class EvalTransform:
 
     resize: Resize
 
-    def __call__(self, image: Tensor, targets: Targets, generator: Generator | None = None) -> tuple[Tensor, Targets]:
-        size_hw = self.resize.size_for(image.shape[1], image.shape[2])
-        resized = resize_image(image, size_hw, antialias=self.resize.antialias)
-        return resized, resize_targets(targets, (image.shape[1], image.shape[2]), size_hw)
+    def needed_size(self, height: int, width: int) -> tuple[int, int]:
+        """In which size the picture is needed at least."""
+        return self.resize.needed_size(height, width)
+
+    def __call__(
+        self,
+        image: Tensor,
+        targets: Targets,
+        generator: Generator | None = None,
+        *,
+        full_hw: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, Targets]:
+        """uint8 `[3, H, W]` to `[3, h, w]`, uint8, or float32 in `[0, 1]` where `antialias` is off.
+
+        full_hw: the size of the whole picture, where it was decoded at a reduced one.
+        """
+        before_hw = (image.shape[1], image.shape[2])
+        size_hw = self.resize.size_for(*full_hw or before_hw)
+        resized = resize_pixels(image, size_hw, antialias=self.resize.antialias)
+        return resized, resize_targets(targets, before_hw, size_hw)
 
 
 @dataclass(frozen=True)
@@ -154,20 +204,42 @@ class TrainTransform:
     resize: Resize
     augmentation: Augmentation
 
-    def __call__(self, image: Tensor, targets: Targets, generator: Generator) -> tuple[Tensor, Targets]:
-        """image uint8 `[3, H, W]` and its targets to float32 `[3, h, w]` in `[0, 1]` and its targets."""
+    def needed_size(self, height: int, width: int) -> tuple[int, int]:
+        """In which size the picture is needed at least, whatever is drawn."""
+        change, resize = self.augmentation, self.resize
+        if not resize.antialias:
+            return height, width
+        if change.short_sides:
+            resize = replace(resize, short=max(change.short_sides))
+        factor = max(1.0, change.scale_jitter[1]) if change.scale_jitter else 1.0
+        if change.crop:
+            factor /= CROP_SIDE[0]  # the smallest window is enlarged to what the whole would be
+        height, width = resize.size_for(height, width)
+        return math.ceil(height * factor), math.ceil(width * factor)
+
+    def __call__(
+        self, image: Tensor, targets: Targets, generator: Generator, *, full_hw: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Targets]:
+        """image uint8 `[3, H, W]` and its targets to `[3, h, w]` and its targets.
+
+        The picture stays uint8 where it can; it is float32 in `[0, 1]` after changes of colour, for mixing, and where
+        `antialias` is off. full_hw: the size of the whole picture, where it was decoded at a reduced one.
+        """
         change = self.augmentation
-        if change.crop and _uniform(generator) < change.crop:
+        if change.crop and uniform(generator) < change.crop:
             image, targets = random_crop(image, targets, generator, min_visible=change.min_visible)
+            full_hw = None
         before_hw = (image.shape[1], image.shape[2])
-        size_hw, limit_hw = self._draw_size(before_hw, generator)
-        image = resize_image(image, size_hw, antialias=self.resize.antialias)
+        size_hw, limit_hw = self._draw_size(full_hw or before_hw, generator)
+        image = resize_pixels(image, size_hw, antialias=self.resize.antialias)
         targets = resize_targets(targets, before_hw, size_hw)
         if size_hw[0] > limit_hw[0] or size_hw[1] > limit_hw[1]:
-            window = _random_window(size_hw, limit_hw, generator)
+            window = random_window(size_hw, limit_hw, generator)
             image, targets = cut_window(image, targets, window, min_visible=change.min_visible)
-        if change.flip and _uniform(generator) < change.flip:
+        if change.flip and uniform(generator) < change.flip:
             image, targets = flip_horizontally(image, targets, change.keypoint_pairs, change.class_pairs)
+        if change.color or change.mixes:
+            image = to_float(image)
         if change.color:
             image = jitter_color(image, change.color, generator)
         return image, targets
@@ -184,22 +256,31 @@ class TrainTransform:
         limit_hw = resize.size_for(*before_hw)
         if change.scale_jitter is None:
             return limit_hw, limit_hw
-        factor = _uniform(generator, *change.scale_jitter)
+        factor = uniform(generator, *change.scale_jitter)
         return (max(1, math.floor(limit_hw[0] * factor)), max(1, math.floor(limit_hw[1] * factor))), limit_hw
 
 
 def resize_image(image: Tensor, size_hw: tuple[int, int], *, antialias: bool) -> Tensor:
     """uint8 or float `[3, H, W]` to float32 `[3, h, w]` in `[0, 1]`, bilinear."""
+    return to_float(resize_pixels(image, size_hw, antialias=antialias))
+
+
+def resize_pixels(image: Tensor, size_hw: tuple[int, int], *, antialias: bool) -> Tensor:
+    """As `resize_image`, but what goes through the 8-bit kernel, or through none, stays uint8."""
     if image.ndim != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
         raise UsageError(f"An image must be uint8 or float [3, H, W], got {image.dtype} {tuple(image.shape)}.")
-    eight_bits = image.dtype == torch.uint8
-    if tuple(image.shape[1:]) != tuple(size_hw):
-        if eight_bits and not antialias:
-            image, eight_bits = image.float() / 255, False
-        image = functional.interpolate(
-            image[None], size=size_hw, mode="bilinear", align_corners=False, antialias=antialias
-        )[0]
-    return image.float() / 255 if eight_bits else image.float()
+    if tuple(image.shape[1:]) == tuple(size_hw):
+        return image
+    pixels = image if antialias else to_float(image)
+    resized: Tensor = functional.interpolate(
+        pixels[None], size=size_hw, mode="bilinear", align_corners=False, antialias=antialias
+    )
+    return resized[0]
+
+
+def to_float(image: Tensor) -> Tensor:
+    """uint8, or float in `[0, 1]`, to float32 in `[0, 1]`."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 def resize_targets(targets: Targets, before_hw: tuple[int, int], after_hw: tuple[int, int]) -> Targets:
@@ -209,8 +290,7 @@ def resize_targets(targets: Targets, before_hw: tuple[int, int], after_hw: tuple
     ratio_y, ratio_x = after_hw[0] / before_hw[0], after_hw[1] / before_hw[1]
     masks, keypoints = targets.masks, targets.keypoints
     if masks is not None:
-        resized = functional.interpolate(masks[:, None].float(), size=after_hw) if len(masks) else masks[:, None]
-        masks = resized[:, 0].bool() if len(masks) else masks.new_zeros(0, *after_hw)
+        masks = _resize_masks(masks, after_hw)
     if keypoints is not None:
         keypoints = keypoints * keypoints.new_tensor([ratio_x, ratio_y, 1.0])
     return replace(
@@ -257,8 +337,8 @@ def random_crop(
     height, width = image.shape[1:]
     has_objects = bool((~targets.ignore).any())
     for _ in range(CROP_TRIES):
-        sides = [max(1, round(side * _uniform(generator, *CROP_SIDE))) for side in (height, width)]
-        window = _random_window((height, width), (sides[0], sides[1]), generator)
+        sides = [max(1, round(side * uniform(generator, *CROP_SIDE))) for side in (height, width)]
+        window = random_window((height, width), (sides[0], sides[1]), generator)
         cut_image, cut_targets = cut_window(image, targets, window, min_visible=min_visible)
         if not has_objects or bool((~cut_targets.ignore).any()):
             return cut_image, cut_targets
@@ -270,22 +350,24 @@ def cut_window(
 ) -> tuple[Tensor, Targets]:
     """The part `(x0, y0, x1, y1)`, whole pixels, of a picture `[3, H, W]`.
 
-    Boxes are moved and clipped; those with no pixel left are dropped, those with less than `min_visible` of their
-    area left become regions to ignore. Areas shrink with the visible share (masks are counted); keypoints outside
-    become "not given".
+    Boxes are moved and clipped, to what is left of the mask where there is one; those with no pixel left are dropped,
+    those with less than `min_visible` of their area left become regions to ignore. Areas shrink with the visible share;
+    keypoints outside become "not given".
     """
     x0, y0, x1, y1 = window
     moved = targets.boxes - targets.boxes.new_tensor([x0, y0, x0, y0])
     limits = moved.new_tensor([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
     boxes = torch.minimum(moved.clamp(min=0), limits)
-    before, after = moved[:, 2:] - moved[:, :2], boxes[:, 2:] - boxes[:, :2]
     untouched = (boxes == moved).all(dim=1)
-    visible = (after.clamp(min=0) / before).prod(dim=1)
-    keep = ((after >= 1).all(dim=1) | untouched) & (after > 0).all(dim=1)
-    masks, keypoints, area = targets.masks, targets.keypoints, targets.area * visible
+    visible = ((boxes[:, 2:] - boxes[:, :2]).clamp(min=0) / (moved[:, 2:] - moved[:, :2])).prod(dim=1)
+    masks, keypoints = targets.masks, targets.keypoints
     if masks is not None:
-        masks = masks[:, y0:y1, x0:x1]
-        area = torch.where(untouched, targets.area, masks.sum(dim=(1, 2)).float())
+        before, masks = masks.sum(dim=(1, 2)), masks[:, y0:y1, x0:x1]
+        by_mask = (before > 0) & ~untouched
+        visible = torch.where(by_mask, masks.sum(dim=(1, 2)) / before, visible)
+        boxes = torch.where(by_mask[:, None], intersection(boxes, boxes_of_masks(masks)), boxes)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    keep = ((sides >= 1).all(dim=1) | untouched) & (sides > 0).all(dim=1)
     if keypoints is not None:
         shifted = keypoints - keypoints.new_tensor([x0, y0, 0])
         inside = ((shifted[:, :, :2] >= 0) & (shifted[:, :, :2] <= limits[:2])).all(dim=2, keepdim=True)
@@ -294,7 +376,7 @@ def cut_window(
         boxes=torch.where(keep[:, None], boxes, targets.boxes),  # valid until the rows are dropped below
         labels=targets.labels,
         ignore=targets.ignore | (visible < min_visible),
-        area=area,
+        area=torch.where(untouched, targets.area, targets.area * visible),
         ids=targets.ids,
         masks=masks,
         keypoints=keypoints,
@@ -302,26 +384,41 @@ def cut_window(
     return image[:, y0:y1, x0:x1], cut[keep]
 
 
+def boxes_of_masks(masks: Tensor) -> Tensor:
+    """`[N, H, W]` bool to `[N, 4]` float32 xyxy tight round the pixels of each; zeros where there are none."""
+    ends = []
+    for side in (masks.any(dim=1), masks.any(dim=2)):  # [N, W], [N, H]
+        length = side.shape[1]
+        numbers = torch.arange(length, device=masks.device)
+        first = torch.where(side, numbers, length).amin(dim=1)
+        last = torch.where(side, numbers + 1, 0).amax(dim=1)
+        ends += [torch.minimum(first, last), last]
+    x0, x1, y0, y1 = ends
+    return torch.stack([x0, y0, x1, y1], dim=1).float()
+
+
+def intersection(boxes: Tensor, others: Tensor) -> Tensor:
+    """Row by row what two `[N, 4]` xyxy have in common; x1 <= x0 or y1 <= y0 where that is nothing."""
+    corners = torch.maximum(boxes[:, :2], others[:, :2]), torch.minimum(boxes[:, 2:], others[:, 2:])
+    return torch.cat(corners, dim=1)
+
+
 def jitter_color(image: Tensor, strength: float, generator: Generator) -> Tensor:
     """Random brightness, contrast, saturation and hue of a float picture `[3, H, W]` in `[0, 1]`."""
     reach = {name: value * strength for name, value in COLOR_REACH.items()}
-    image = kernels.adjust_brightness(image, _uniform(generator, 1 - reach["brightness"], 1 + reach["brightness"]))
-    contrast = _uniform(generator, 1 - reach["contrast"], 1 + reach["contrast"])
+    image = kernels.adjust_brightness(image, uniform(generator, 1 - reach["brightness"], 1 + reach["brightness"]))
+    contrast = uniform(generator, 1 - reach["contrast"], 1 + reach["contrast"])
     mean = kernels.rgb_to_grayscale(image).double().mean().float()  # in double: the same with any number of threads
     image = (image * contrast + (1 - contrast) * mean).clamp(0, 1)
-    image = kernels.adjust_saturation(image, _uniform(generator, 1 - reach["saturation"], 1 + reach["saturation"]))
-    return kernels.adjust_hue(image, _uniform(generator, -reach["hue"], reach["hue"]))
+    image = kernels.adjust_saturation(image, uniform(generator, 1 - reach["saturation"], 1 + reach["saturation"]))
+    return kernels.adjust_hue(image, uniform(generator, -reach["hue"], reach["hue"]))
 
 
-def left_right_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
-    """Index pairs of names that differ by left and right alone: "left_eye" and "right_eye"."""
-    position = {name.lower(): index for index, name in enumerate(names)}
-    pairs = []
-    for name, index in position.items():
-        other, changes = re.subn(r"(?<![a-z])left(?![a-z])", "right", name)
-        if changes and other in position:
-            pairs.append((index, position[other]))
-    return pairs
+def _resize_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """`[N, H, W]` bool to `[N, h, w]` bool: each pixel is that of the source in which its centre lies."""
+    if len(masks) == 0:
+        return masks.new_zeros(0, *size_hw)
+    return functional.interpolate(masks[:, None].to(torch.uint8), size=size_hw, mode="nearest-exact")[:, 0].bool()
 
 
 def _swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
@@ -332,7 +429,7 @@ def _swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
     return torch.tensor(order, dtype=torch.int64)
 
 
-def _random_window(
+def random_window(
     size_hw: tuple[int, int], window_hw: tuple[int, int], generator: Generator
 ) -> tuple[int, int, int, int]:
     height, width = min(size_hw[0], window_hw[0]), min(size_hw[1], window_hw[1])
@@ -341,5 +438,5 @@ def _random_window(
     return x0, y0, x0 + width, y0 + height
 
 
-def _uniform(generator: Generator, lo: float = 0.0, hi: float = 1.0) -> float:
+def uniform(generator: Generator, lo: float = 0.0, hi: float = 1.0) -> float:
     return lo + (hi - lo) * float(torch.rand((), generator=generator, dtype=torch.float64))

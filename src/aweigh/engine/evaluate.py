@@ -97,6 +97,8 @@ def detect(
     try:
         for number, part in enumerate(loader):
             watch.lap("read")
+            if part.blank:  # none of its pictures could be read: they have no detections
+                continue
             pixels = to_device(part.images.pixels, device, channels_last=channels_last)
             with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
                 raw = model.network(pixels)
