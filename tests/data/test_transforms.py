@@ -1,9 +1,13 @@
 """Resizing equals torchvision's; random changes keep boxes true and depend on the generator alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.data.scenes import Scene, check_inside, check_tight, same, scenes, without_masks
+from torch.nn import functional
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from aweigh.data.transforms import (
@@ -13,36 +17,13 @@ from aweigh.data.transforms import (
     TrainTransform,
     cut_window,
     flip_horizontally,
-    left_right_pairs,
     resize_targets,
+    to_float,
 )
 from aweigh.errors import UsageError
 from aweigh.structures import Classes, Targets
 
 few = settings(max_examples=30, deadline=None)
-
-
-@st.composite
-def scenes(draw: st.DrawFn) -> tuple[torch.Tensor, Targets]:
-    """A small picture with boxes, areas, ignore flags, ids, masks and keypoints."""
-    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    count = draw(st.integers(0, 5))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    corner = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.9
-    side = (torch.tensor([width, height]) - corner) * torch.rand(count, 2, generator=generator).clamp(min=0.05)
-    boxes = torch.cat([corner, corner + side], dim=1)
-    targets = Targets(
-        boxes=boxes,
-        labels=torch.randint(0, 4, (count,), generator=generator),
-        ignore=torch.rand(count, generator=generator) < 0.3,
-        area=side.prod(dim=1) * 0.7,
-        ids=torch.arange(count) + 100,
-        masks=torch.rand(count, height, width, generator=generator) < 0.5,
-        keypoints=torch.cat(
-            [corner[:, None].repeat(1, 2, 1), torch.tensor([2.0, 0.0]).reshape(1, 2, 1).repeat(count, 1, 1)], dim=2
-        ),
-    )
-    return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8), targets
 
 
 @pytest.mark.parametrize(
@@ -57,8 +38,8 @@ def test_resize_equals_torchvision(size_hw: tuple[int, int], limits: tuple[int, 
     expected, described = reference([image.float() / 255], [{"boxes": boxes}])
     ours, targets = EvalTransform(resize)(image, Targets(boxes, torch.zeros(2, dtype=torch.int64)))
     assert resize.size_for(*size_hw) == expected.image_sizes[0] == tuple(ours.shape[1:])
-    torch.testing.assert_close(ours, expected.tensors[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(resize(image), ours, rtol=0, atol=0)
+    torch.testing.assert_close(to_float(ours), expected.tensors[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(resize(image), to_float(ours), rtol=0, atol=0)
     torch.testing.assert_close(targets.boxes, described[0]["boxes"], rtol=1e-6, atol=1e-4)
 
 
@@ -93,7 +74,7 @@ def test_resize_round_trip_and_errors() -> None:
 
 @few
 @given(scenes(), st.integers(1, 60), st.integers(1, 60))
-def test_resize_scales_everything(scene: tuple[torch.Tensor, Targets], height: int, width: int) -> None:
+def test_resize_scales_everything(scene: Scene, height: int, width: int) -> None:
     image, targets = scene
     before = tuple(image.shape[1:])
     resized = resize_targets(targets, before, (height, width))
@@ -103,19 +84,21 @@ def test_resize_scales_everything(scene: tuple[torch.Tensor, Targets], height: i
     torch.testing.assert_close(resized.keypoints[:, :, :2], targets.keypoints[:, :, :2] * ratio)
     assert resized.masks.shape == (len(targets), height, width) and resized.masks.dtype == torch.bool
     assert torch.equal(resized.ids, targets.ids) and torch.equal(resized.ignore, targets.ignore)
+    if float(ratio.min()) >= 0.5:
+        check_tight(resized)
 
 
 @few
 @given(scenes())
-def test_two_flips_are_none(scene: tuple[torch.Tensor, Targets]) -> None:
+def test_two_flips_are_none(scene: Scene) -> None:
     image, targets = scene
     pairs = {"keypoint_pairs": [(0, 1)], "class_pairs": [(2, 3)]}
     once = flip_horizontally(image, targets, **pairs)
     again, back = flip_horizontally(*once, **pairs)
-    assert torch.equal(again, image) and torch.equal(back.masks, targets.masks)
-    torch.testing.assert_close(back.boxes, targets.boxes, rtol=0, atol=1e-4)
-    torch.testing.assert_close(back.keypoints, targets.keypoints, rtol=0, atol=1e-4)
-    assert torch.equal(back.labels, targets.labels)
+    assert torch.equal(again, image) and same(back, targets)
+    check_tight(once[1], 0)
+    check_inside(*once)
+    assert torch.equal(once[1].ids, targets.ids) and torch.equal(once[1].ignore, targets.ignore)
 
 
 def test_flip_moves_pixels_and_boxes_alike() -> None:
@@ -129,25 +112,64 @@ def test_flip_moves_pixels_and_boxes_alike() -> None:
     assert moved.labels.tolist() == [1]
 
 
+@st.composite
+def windows(draw: st.DrawFn, height: int, width: int) -> tuple[int, int, int, int]:
+    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    return x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height))
+
+
 @few
 @given(scenes(), st.data())
-def test_a_crop_only_shifts_what_is_inside(scene: tuple[torch.Tensor, Targets], data: st.DataObject) -> None:
+def test_a_crop_only_shifts_what_is_inside(scene: Scene, data: st.DataObject) -> None:
     image, targets = scene
-    height, width = image.shape[1:]
-    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
-    window = (x0, y0, data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height)))
+    x0, y0, x1, y1 = window = data.draw(windows(*image.shape[1:]))
     cropped, cut = cut_window(image, targets, window)
-    assert cropped.shape == (3, window[3] - y0, window[2] - x0) == (3, *cut.masks.shape[1:])
-    assert bool((cut.boxes >= 0).all()) and bool((cut.boxes[:, 2:] <= torch.tensor(cropped.shape[:0:-1])).all())
+    assert torch.equal(cropped, image[:, y0:y1, x0:x1])
+    check_inside(cropped, cut)
+    check_tight(cut, 0)
     inside = (targets.boxes[:, :2] >= torch.tensor([x0, y0])).all(1) & (
         targets.boxes[:, 2:] <= torch.tensor(window[2:])
     ).all(1)
     for index in inside.nonzero().flatten().tolist():
         row = int((cut.ids == targets.ids[index]).nonzero()[0, 0])
-        shifted = targets.boxes[index] - torch.tensor([x0, y0, x0, y0])
-        torch.testing.assert_close(cut.boxes[row], shifted, rtol=0, atol=1e-4)
-        torch.testing.assert_close(cut.area[row], targets.area[index])
-        assert cut.ignore[row] == targets.ignore[index]
+        assert torch.equal(cut.boxes[row], targets.boxes[index] - torch.tensor([x0, y0, x0, y0]))
+        assert cut.area[row] == targets.area[index] and cut.ignore[row] == targets.ignore[index]
+        assert torch.equal(cut.masks[row], targets.masks[index, y0:y1, x0:x1])
+    for row, number in enumerate(cut.ids.tolist()):
+        index = number - 100
+        assert cut.labels[row] == targets.labels[index] and cut.ignore[row] >= targets.ignore[index]
+        torch.testing.assert_close(cut.area[row], cut.masks[row].sum().float())
+
+
+@few
+@given(scenes(), st.data(), st.integers(0, 9), st.integers(0, 9), st.booleans())
+def test_crop_then_shift_is_shift_then_crop(scene: Scene, data: st.DataObject, dx: int, dy: int, plain: bool) -> None:
+    image, targets = without_masks(scene) if plain else scene
+    x0, y0, x1, y1 = window = data.draw(windows(*image.shape[1:]))
+    given = targets.keypoints[:, :, 2:] > 0
+    moved = replace(
+        targets,
+        boxes=targets.boxes + torch.tensor([dx, dy, dx, dy]),
+        masks=None if plain else functional.pad(targets.masks, (dx, 0, dy, 0)),
+        keypoints=torch.where(given, targets.keypoints + torch.tensor([dx, dy, 0]), targets.keypoints),
+    )
+    padded = functional.pad(image, (dx, 0, dy, 0))
+    first, cut = cut_window(image, targets, window)
+    second, cut_moved = cut_window(padded, moved, (x0 + dx, y0 + dy, x1 + dx, y1 + dy))
+    assert torch.equal(first, second) and same(cut, cut_moved)
+
+
+@few
+@given(scenes(), st.data())
+def test_two_crops_are_one(scene: Scene, data: st.DataObject) -> None:
+    image, targets = scene
+    x0, y0, x1, y1 = outer = data.draw(windows(*image.shape[1:]))
+    u0, v0, u1, v1 = inner = data.draw(windows(y1 - y0, x1 - x0))
+    twice = cut_window(*cut_window(image, targets, outer, min_visible=0), inner, min_visible=0)
+    once = cut_window(image, targets, (x0 + u0, y0 + v0, x0 + u1, y0 + v1), min_visible=0)
+    assert torch.equal(twice[0], once[0]) and torch.equal(twice[1].boxes, once[1].boxes)
+    assert torch.equal(twice[1].masks, once[1].masks) and torch.equal(twice[1].ids, once[1].ids)
+    torch.testing.assert_close(twice[1].area, once[1].area)
 
 
 def test_what_is_cut_off_mostly_is_ignored_and_what_is_gone_is_dropped() -> None:
@@ -162,24 +184,59 @@ def test_what_is_cut_off_mostly_is_ignored_and_what_is_gone_is_dropped() -> None
 
 
 @few
-@given(scenes(), st.integers(0, 1000))
-def test_training_keeps_boxes_valid_and_is_repeatable(scene: tuple[torch.Tensor, Targets], seed: int) -> None:
+@given(scenes(), st.integers(0, 1000), st.booleans())
+def test_training_keeps_boxes_valid_and_is_repeatable(scene: Scene, seed: int, plain: bool) -> None:
+    scene = without_masks(scene) if plain else scene
     augmentation = Augmentation(0.5, (8, 24), scale_jitter=(0.5, 2.0), crop=0.7, color=0.5)
     transform = TrainTransform(Resize(16, 32), augmentation)
     image, targets = transform(*scene, torch.Generator().manual_seed(seed))
-    again, same = transform(*scene, torch.Generator().manual_seed(seed))
-    assert torch.equal(image, again) and torch.equal(targets.boxes, same.boxes)
+    again, repeated = transform(*scene, torch.Generator().manual_seed(seed))
+    assert torch.equal(image, again) and same(targets, repeated)
     assert image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1
-    limits = torch.tensor([image.shape[2], image.shape[1]]) + 1e-3
-    assert bool((targets.boxes[:, :2] >= 0).all()) and bool((targets.boxes[:, 2:] <= limits).all())
+    check_inside(image, targets)
+    before = dict(zip(scene[1].ids.tolist(), zip(scene[1].labels.tolist(), scene[1].ignore.tolist())))
+    for number, label, ignore in zip(targets.ids.tolist(), targets.labels.tolist(), targets.ignore.tolist()):
+        assert before[number][0] == label and before[number][1] <= ignore
+
+
+@few
+@given(scenes(least=16), st.integers(0, 1000))
+def test_boxes_follow_their_masks(scene: Scene, seed: int) -> None:
+    transform = TrainTransform(Resize(40, None), Augmentation(0.5, scale_jitter=(1.0, 2.0), crop=0.7))
+    _, targets = transform(*scene, torch.Generator().manual_seed(seed))
+    check_tight(targets)
+
+
+@few
+@given(st.integers(0, 10_000), st.floats(0.5, 2), st.booleans(), st.booleans())
+def test_keypoints_stay_on_their_dots(seed: int, scale: float, flip: bool, paired: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.zeros(3, 80, 100, dtype=torch.uint8)
+    places = (torch.rand(2, 2, generator=generator) * torch.tensor([92.0, 72.0])).long() + 4
+    for channel, (x, y) in enumerate(places.tolist()):
+        image[channel, y - 2 : y + 3, x - 2 : x + 3] = 255
+    keypoints = torch.cat([places + 0.5, torch.full((2, 1), 2.0)], dim=1)[None]
+    targets = Targets(torch.tensor([[0.0, 0, 100, 80]]), torch.zeros(1).long(), keypoints=keypoints)
+    pairs = ((0, 1),) if paired else ()
+    change = Augmentation(float(flip), scale_jitter=(scale, scale), crop=0.5, keypoint_pairs=pairs, min_visible=0)
+    changed, moved = TrainTransform(Resize(80, None), change)(image, targets, generator)
+    changed = changed.float()
+    height, width = changed.shape[1:]
+    reach = 12 * scale  # nearer to the edge a dot may be cut, and its centre is another
+    for point, (x, y, visibility) in enumerate(moved.keypoints[0].tolist()):
+        if visibility and reach < x < width - reach and reach < y < height - reach:
+            dot = changed[1 - point if flip and paired else point]
+            center_x = float((dot.sum(0) * (torch.arange(width) + 0.5)).sum() / dot.sum())
+            center_y = float((dot.sum(1) * (torch.arange(height) + 0.5)).sum() / dot.sum())
+            assert abs(center_x - x) <= 0.5 and abs(center_y - y) <= 0.5
 
 
 def test_none_is_none() -> None:
     image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
     targets = Targets(torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0]))
     transform = TrainTransform(Resize(None, None), Augmentation.none())
-    same, kept = transform(image, targets, torch.Generator().manual_seed(0))
-    assert torch.equal(same, image / 255) and torch.equal(kept.boxes, targets.boxes)
+    kept_image, kept = transform(image, targets, torch.Generator().manual_seed(0))
+    assert torch.equal(kept_image, image) and torch.equal(kept.boxes, targets.boxes)
     assert Augmentation.none().describe() == ["none: every picture is used as it is"]
 
 
@@ -216,13 +273,29 @@ def test_a_random_crop_leaves_an_object() -> None:
 
 
 def test_the_list_of_changes_is_exact_and_warns_of_left_and_right() -> None:
-    lines = Augmentation(short_sides=(640, 800), color=0.5).describe(Classes.from_names(["left hand", "right hand"]))
+    hands = Classes.from_names(["left hand", "right hand"])
+    lines = Augmentation(short_sides=(640, 800), color=0.5).describe(hands)
     assert lines[0] == "short side 640 to 800 pixels" and lines[1] == "horizontal flip, probability 0.5"
-    assert "left hand/right hand" in lines[2] and lines[3].startswith("colour: brightness +-20%")
-    assert left_right_pairs(["nose", "left_eye", "right_eye", "cleft", "cright"]) == [(1, 2)]
+    assert lines[2].startswith("warning: a flip leaves the classes left hand/right hand as they are")
+    assert lines[3].startswith("colour: brightness +-20%") and len(lines) == 4
+    everything = Augmentation(
+        crop=0.1, scale_jitter=(0.1, 2), mosaic=0.2, copy_paste=0.3, mixup=0.4, class_pairs=((0, 1),),
+        keypoint_pairs=((1, 2),),
+    )  # fmt: skip
+    lines = everything.describe(hands, ("nose", "left_eye", "right_eye"), mixing_until_epoch=27)
+    heads = [
+        "random crop, probability 0.1: ", "scale jitter: size times 0.1 to 2, a random window", "horizontal flip",
+        "a flip exchanges the classes left hand/right hand", "a flip exchanges the keypoints left_eye/right_eye",
+        "mosaic, probability 0.2, in the first 27 epochs: ", "copy-paste, probability 0.3, in the first 27 epochs: ",
+        "mixup, probability 0.4, in the first 27 epochs: ",
+    ]  # fmt: skip
+    assert [line[: len(head)] for line, head in zip(lines, heads, strict=True)] == heads
+    assert everything.mixes and not Augmentation().mixes
 
 
-@pytest.mark.parametrize("wrong", [{"flip": 1.5}, {"short_sides": (800, 640)}, {"scale_jitter": (2.0, 1.0)}])
+@pytest.mark.parametrize(
+    "wrong", [{"flip": 1.5}, {"mosaic": -0.1}, {"short_sides": (800, 640)}, {"scale_jitter": (2.0, 1.0)}]
+)
 def test_wrong_augmentation(wrong: dict) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Augmentation(**wrong)
