@@ -161,7 +161,7 @@ def test_unreadable_sizes(coco: Make) -> None:
         ('{"images": 5}', "images must be a list"),
         ('{"images": [], "categories": [{"id": "a"}]}', "category needs a whole number"),
         ('{"images": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "'a' and 'b'"),
-        ('{"images": [], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}', "two categories"),
+        ('{"images": [], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}', "two classes"),
         ('{"images": [], "annotations": []}', "no images"),
     ],
 )

@@ -235,8 +235,11 @@ def test_yolo_roboflow_and_listings(tmp_path: Path) -> None:
 def test_yolo_outside_the_folder_is_told(tmp_path: Path) -> None:
     make_yolo(tmp_path / "elsewhere", description=None)
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "data.yaml").write_text("train: ../elsewhere/images/train\nnames: [a, b, c]\n")
-    split = load_split(tmp_path / "here")
+    description = tmp_path / "here" / "data.yaml"
+    description.write_text("train: ../elsewhere/images/train\nnames: [a, b, c]\n")
+    with pytest.raises(DataError, match=r"data\.yaml: train leads outside the folder"):
+        load_split(tmp_path / "here")
+    split = load_split(description)
     assert len(split.boxes) == 2 and [problem.kind for problem in split.problems] == [
         "pictures outside the data folder"
     ]

@@ -21,12 +21,15 @@ import numpy as np
 
 from aweigh.data import check
 from aweigh.data.check import DROPPED, SKIPPED, Problem
+from aweigh.data.files import lies_within, read_bytes
 from aweigh.data.records import (
     UNKNOWN,
     Records,
     as_number,
+    as_side,
     build_split,
     choose_classes,
+    distinct_names,
     file_names,
     known_sizes,
     place_keypoints,
@@ -55,7 +58,7 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
 
     images, numbers, row_of = _distinct_images(images, file, problems)
     folder, paths = _resolve_images(images, folders, file, problems)
-    declared = np.array([[_side(image, "height"), _side(image, "width")] for image in images]).reshape(-1, 2)
+    declared = np.array([[as_side(image.get(side)) for side in ("height", "width")] for image in images]).reshape(-1, 2)
     sizes_hw = known_sizes(paths, declared, problems)
     usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
 
@@ -117,9 +120,7 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{file}: there is no such file.") from error
+        data = json.loads(read_bytes(file))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Export it again.") from error
     if not isinstance(data, dict) or "images" not in data:
@@ -149,19 +150,20 @@ def _coco_classes(
         numbers = sorted(number for number in used if isinstance(number, int))
         categories = [{"id": number, "name": str(number)} for number in numbers]
     names: dict[int, str] = {}
+    if not isinstance(categories, list):
+        raise DataError(f"{file}: categories must be a list, got {type(categories).__name__}.")
     for category in categories:
         number = _key(category.get("id")) if isinstance(category, dict) else None
-        if not isinstance(number, int):
+        text = category.get("name") if isinstance(category, dict) else None
+        if not isinstance(number, int) or abs(number) >= 2**62 or not isinstance(text, str | int | float | None):
             raise DataError(f"{file}: a category needs a whole number as id and a name, got {str(category)[:80]}.")
-        text = str(category.get("name", number))
+        text = str(number if text is None else text)
         if names.get(number, text) != text:
             raise DataError(
                 f"{file}: category id {number} stands for {names[number]!r} and {text!r}; make ids distinct."
             )
-        if text in names.values() and number not in names:
-            raise DataError(f"{file}: two categories are named {text!r}; make the names distinct.")
         names[number] = text
-    classes, by_name = choose_classes(list(names.values()), list(names), wanted, file)
+    classes, by_name = choose_classes(list(distinct_names(list(names.values()), file)), list(names), wanted, file)
     return classes, {number: by_name[text] for number, text in names.items()}
 
 
@@ -260,7 +262,7 @@ def _distinct_images(
     row_of: dict[Any, int] = {}
     for index, image in enumerate(images):
         key = _key(image.get("id"))
-        if key is None or not isinstance(image.get("file_name"), str):
+        if key is None or not isinstance(image.get("file_name"), str) or not image["file_name"]:
             detail = f"an image needs an id and a file_name, got {str(image)[:60]}"
             problems.append(Problem("unreadable record", file.name, f"images[{index}]", detail, SKIPPED))
         elif key in row_of:
@@ -269,9 +271,9 @@ def _distinct_images(
         else:
             row_of[key] = len(kept)
             kept.append(image)
-    if all(isinstance(key, int) and abs(key) < 2**63 for key in row_of):
+    first = next((key for key in row_of if not isinstance(key, int) or abs(key) >= 2**63), None)
+    if first is None:
         return kept, np.fromiter(row_of, dtype=np.int64, count=len(row_of)), row_of
-    first = next(key for key in row_of if not isinstance(key, int))
     detail = f"ids such as {first!r}; whole numbers are used in their place, in file order from 1"
     problems.append(Problem("image ids are not whole numbers", file.name, None, detail, check.CHANGED))
     return kept, np.arange(1, len(kept) + 1), row_of
@@ -289,7 +291,8 @@ def _resolve_images(
     best, best_hits, flat = folders[0], 0, False
     for only_name in (False, True):
         for folder in folders:
-            hits = sum((folder / (PurePosixPath(name).name if only_name else name)).is_file() for name in sample)
+            named = [folder / (PurePosixPath(name).name if only_name else name) for name in sample]
+            hits = sum(os.path.isfile(path) and lies_within(Path(os.path.normpath(path)), folder) for path in named)
             if hits > best_hits:
                 best, best_hits, flat = folder, hits, only_name
     held: dict[Path, set[str]] = {}
@@ -297,7 +300,7 @@ def _resolve_images(
     missing = 0
     for name in names:
         path = Path(os.path.normpath(best / (PurePosixPath(name).name if flat else name)))
-        if not path.is_relative_to(os.path.normpath(best)):
+        if not lies_within(path, best) or path == Path(os.path.normpath(best)):
             detail = f"file_name leads outside the picture folder {best}"
             problems.append(Problem("path outside the folder", name, None, detail, SKIPPED))
             paths.append(None)
@@ -368,16 +371,11 @@ def _flag(entry: dict[str, Any], key: str) -> bool:
     return key in entry and as_number(entry[key], 0.0) != 0.0
 
 
-def _side(image: dict[str, Any], key: str) -> int:
-    value = as_number(image.get(key), 0.0)
-    return int(value) if 0 < value < 2**31 else 0
-
-
 def _key(value: Any) -> Any:
     """An id that can be looked up, a whole number however it is written (7, 7.0, "7"); None for anything else."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and value.isdecimal() and value == str(int(value)):
+    if isinstance(value, str) and len(value) < 20 and value.isdecimal() and value == str(int(value)):
         return int(value)
     return value if isinstance(value, int | str) else None
 

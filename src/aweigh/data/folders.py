@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,14 @@ import numpy as np
 
 from aweigh.data import check
 from aweigh.data.check import DROPPED, SKIPPED, Problem
+from aweigh.data.files import lies_within, read_bytes, read_text
 from aweigh.data.images import SUFFIXES
 from aweigh.data.records import (
+    MAX_CLASSES,
     UNKNOWN,
     Records,
     as_number,
+    as_side,
     build_split,
     choose_classes,
     file_names,
@@ -33,6 +38,7 @@ from aweigh.data.records import (
     some_of,
 )
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
+from aweigh.errors import DataError
 
 _VOC_KEYS = {"name", "difficult", "bndbox"}
 _VOC_DEFAULTS = {("pose", "Unspecified"), ("truncated", "0"), ("occluded", "0")}
@@ -70,7 +76,7 @@ def read_voc(
     every = sorted(file.stem for file in folder.glob("*.xml"))
     stems = every
     if listing is not None:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(listing).splitlines()
         stems = list(dict.fromkeys(Path(line.split()[0]).stem for line in lines if line.strip()))
     needed = every if names is None else [stem for stem in stems if stem in set(every)]
     own = set(stems)
@@ -88,7 +94,7 @@ def read_voc(
     for stem in stems:
         tree = trees.get(stem)
         if tree is None:
-            if (folder / f"{stem}.xml").is_file():
+            if os.path.lexists(folder / f"{stem}.xml"):
                 continue
             action = check.KEPT if stem in by_stem else SKIPPED
             problems.append(Problem("annotation file missing", f"{stem}.xml", None, f"not in {folder}", action))
@@ -104,7 +110,7 @@ def read_voc(
             continue
         image = len(paths)
         paths.append(by_stem[stem])
-        declared.append([int(as_number(_text(tree, f"size/{side}"), 0)) for side in ("height", "width")])
+        declared.append([as_side(_text(tree, f"size/{side}")) for side in ("height", "width")])
         said.append(REVIEWED)
         for number, item in enumerate(tree.iter("object"), start=1):
             mark = f"object {number}"
@@ -127,7 +133,6 @@ def read_voc(
 def read_yolo(
     labels_folder: Path,
     places: Sequence[Path],
-    listing: Path | None,
     *,
     name: str,
     wanted: Sequence[str] | None,
@@ -136,16 +141,17 @@ def read_yolo(
     keypoint_shape: tuple[int, int] | None = None,
     keypoint_names: Sequence[str] = (),
     skeleton: Sequence[tuple[int, int]] = (),
+    within: Path | None = None,
 ) -> Split:
-    """YOLO label files. places: picture folders; listing: a text file of picture paths instead.
+    """YOLO label files. places: picture folders, or text files of picture paths; a picture named twice is read once.
 
     A picture without a label file has no objects, and is kept. Lines of five numbers are boxes, longer ones polygons,
     whose extent is taken, or, with `keypoint_shape` (how many, and numbers of each, 2 or 3), boxes with keypoints.
     others: label folders of the other splits; where no file names the classes, they are numbered up to the highest
-    number in any split.
+    number in any split. within: the folder that paths in text files may not lead out of, if any.
     """
     problems: list[Problem] = []
-    pairs = _yolo_pairs(labels_folder, places, listing, problems)
+    pairs = _yolo_pairs(labels_folder, places, within, problems)
     sizes_hw = known_sizes([path for path, _ in pairs], np.zeros((len(pairs), 2), dtype=np.int64), problems)
     good = np.flatnonzero((sizes_hw > 0).all(axis=1))
     lines = [_yolo_lines(pairs[index][1], problems, keypoint_shape) for index in good]
@@ -153,7 +159,8 @@ def read_yolo(
         elsewhere = [file for folder in {*others} - {labels_folder} for file in sorted(folder.glob("*.txt"))]
         found = [line for file in lines for line in file]
         found += [line for file in elsewhere for line in _yolo_lines(file, [], keypoint_shape)]
-        names = [str(label) for label in range(1 + max((line.label for line in found), default=-1))]
+        labels = [line.label for line in found if line.label < MAX_CLASSES]
+        names = [str(label) for label in range(1 + max(labels, default=-1))]
     classes, label_of = choose_classes(list(names), list(range(len(names))), wanted, labels_folder)
 
     rows: list[_Row] = []
@@ -204,43 +211,67 @@ def _voc_xml(file: Path, problems: list[Problem]) -> ElementTree.Element | None:
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = forbid
     try:
-        parser.Parse(file.read_bytes(), True)
-        return builder.close()
-    except (expat.ExpatError, _ForbiddenXML, OSError, AssertionError, ValueError, LookupError) as error:
+        parser.Parse(read_bytes(file), True)
+        root = builder.close()
+        if root.tag.lower() != "annotation":
+            raise ValueError(f"it begins with <{root.tag[:40]}>, expected <annotation>")
+        return root
+    except (expat.ExpatError, _ForbiddenXML, DataError, AssertionError, ValueError, LookupError) as error:
         problems.append(Problem("annotation file unreadable", file.name, None, str(error), SKIPPED))
         return None
 
 
 def _yolo_pairs(
-    labels_folder: Path, places: Sequence[Path], listing: Path | None, problems: list[Problem]
+    labels_folder: Path, places: Sequence[Path], within: Path | None, problems: list[Problem]
 ) -> list[tuple[Path, Path]]:
     """Each picture with the path of its label file, which need not exist."""
-    if listing is not None:
-        base = listing.parent
-        lines = [line.strip().replace("\\", "/") for line in listing.read_text(encoding="utf-8-sig").splitlines()]
-        pairs = []
-        for line in filter(None, lines):
-            path = next((place for place in (base / line, Path(line)) if place.is_file()), None)
-            if path is None:
-                problems.append(Problem("image file missing", line, None, f"looked for {base / line}", SKIPPED))
-            else:
-                pairs.append((path, _label_file(path)))
-        return pairs
-    pairs = []
+    found: dict[Path, Path] = {}
     for place in places:
-        labels = labels_folder if place == places[0] else None
-        pictures = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if place.is_file():
+            pictures = _listed_pictures(place, within, problems)
+        else:
+            pictures = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
         for path in pictures:
-            inside = path.relative_to(place).with_suffix(".txt")
-            pairs.append((path, labels / inside if labels else _label_file(path)))
-    known = {label for _, label in pairs}
-    if not labels_folder.is_dir():
+            beside = place == places[0] and not place.is_file()
+            label = labels_folder / path.relative_to(place).with_suffix(".txt") if beside else _label_file(path)
+            found.setdefault(path, label)
+    pairs = list(found.items())
+    known = set(found.values())
+    if not labels_folder.is_dir() or places[0].is_file():
         return pairs
     for label in sorted(labels_folder.rglob("*.txt")):
         if label not in known and label.name not in ("classes.txt", "labels.txt"):
             detail = f"no picture {label.stem}.*"
             problems.append(Problem("labels for a missing image", label.name, None, detail, DROPPED))
     return pairs
+
+
+def _listed_pictures(listing: Path, within: Path | None, problems: list[Problem]) -> list[Path]:
+    """The pictures that the lines of a text file name, from its own folder or from where the user is."""
+    pictures = []
+    outside = Counter[str]()
+    for line in filter(None, (line.strip().replace("\\", "/") for line in read_text(listing).splitlines())):
+        options = [Path(os.path.normpath(place)) for place in (listing.parent / line, Path(line))]
+        there = [path for path in options if os.path.isfile(path)]
+        inside = [path for path in there if lies_within(path, within or listing.parent)]
+        if not there:
+            detail = f"listed in {listing.name}, looked for {options[0]}"
+            problems.append(Problem("image file missing", line, None, detail, SKIPPED))
+        elif within is not None and not inside:
+            detail = f"{listing.name} leads outside the folder {within}"
+            problems.append(Problem("path outside the folder", line, None, detail, SKIPPED))
+        else:
+            pictures.append(there[0] if within is None else inside[0])
+            outside[str(there[0].parent)] += not inside
+    if not pictures:
+        problems.append(
+            Problem("list without pictures", listing.name, None, "none of its lines can be used", check.KEPT)
+        )
+    for folder, count in outside.items():
+        if count:
+            detail = f"{count} of its pictures lie in {folder}"
+            problems.append(Problem("pictures outside the data folder", listing.name, None, detail, check.KEPT))
+    return pictures
 
 
 def _label_file(picture: Path) -> Path:
@@ -255,10 +286,15 @@ def _label_file(picture: Path) -> Path:
 
 def _yolo_lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, int] | None) -> list[_Row]:
     """The lines with class number, (cx, cy, w, h), polygon and keypoints as fractions; bad lines become problems."""
-    if not file.is_file():
+    if not os.path.lexists(file):
+        return []
+    try:
+        text = read_text(file)
+    except DataError as error:
+        problems.append(Problem("label file unreadable", file.name, None, str(error), DROPPED))
         return []
     entries = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if not words:
             continue
@@ -327,7 +363,7 @@ def _records(
         labels=np.array([row.label for row in used], dtype=np.int64),
         crowd=np.zeros(len(used), dtype=bool),
         difficult=np.array([row.difficult for row in used], dtype=bool),
-        area=np.full(len(used), np.nan),
+        area=np.array([_area(row.polygon) for row in used], dtype=np.float64),
         annotation_ids=np.arange(1, len(used) + 1),
         marks=marks,
         shown=shown[kept],
@@ -339,6 +375,14 @@ def _records(
         skeleton=skeleton,
         extras=[row.extras for row in used],
     )
+
+
+def _area(polygon: Sequence[float] | None) -> float:
+    """What a polygon encloses, by its corners; NaN for none."""
+    if polygon is None:
+        return math.nan
+    x, y = np.array(polygon).reshape(-1, 2).T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def _voc_corners(item: ElementTree.Element, where: str, mark: str, problems: list[Problem]) -> list[float]:

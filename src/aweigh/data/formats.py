@@ -14,6 +14,7 @@ converter stops at the first bad record, where this reader names it and goes on;
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +26,11 @@ import numpy as np
 from aweigh.data import check
 from aweigh.data.check import Problem
 from aweigh.data.coco import read_coco
+from aweigh.data.description import class_names, read_description
+from aweigh.data.files import lies_within, read_text
 from aweigh.data.flat import PathList
 from aweigh.data.folders import read_voc, read_yolo
+from aweigh.data.records import distinct_names, some_of
 from aweigh.data.split import Split, split_off
 from aweigh.errors import DataError, UsageError, did_you_mean
 
@@ -45,9 +49,10 @@ _NOT_BOXES = ("captions_", "panoptic_", "stuff_", "image_info_")
 class SplitFiles:
     """Where one split lies. annotations: the JSON (COCO) or the folder of XML or label files (VOC, YOLO).
 
-    images: folders to look for its pictures in, the likeliest first. listing: the file naming its images, if any.
-    names: class names, where something beside the annotations gives them. keypoint_shape: how many keypoints YOLO
-    lines have, and the numbers of each.
+    images: folders to look for its pictures in, the likeliest first; YOLO's may be text files that list pictures.
+    listing: the file that names the images (VOC's ImageSets) or their places (YOLO's description), if any. names: class
+    names, where something beside the annotations gives them. keypoint_shape: how many keypoints YOLO lines have, and
+    the numbers of each. within: the folder that YOLO's lists may not lead out of, if any.
     """
 
     name: str
@@ -60,6 +65,7 @@ class SplitFiles:
     keypoint_shape: tuple[int, int] | None = None
     keypoint_names: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
+    within: Path | None = None
 
 
 def find_splits(
@@ -93,7 +99,7 @@ def find_splits(
     raise DataError(
         f"{source}: no known layout. Looked for COCO (annotations/*.json, */_annotations.coco.json, *.json), VOC "
         f"(Annotations/*.xml, train/*.xml) and YOLO (data.yaml, images/ with labels/, train/images with train/labels); "
-        f"found {shown}. Give the JSON and the picture folder by hand (--annotations, --images)."
+        f"found {shown}{_no_coco(source)}. Give the JSON and the picture folder by hand (--annotations, --images)."
     )
 
 
@@ -120,8 +126,10 @@ def load_split(
     if annotations is not None or Path(source).suffix.lower() == ".json":  # one file, taken as the split asked for
         found = {wanted: next(iter(found.values()))}
     if wanted not in found:
+        described = [files.listing for files in found.values() if files.layout == "yolo" and files.listing]
+        where, near = described[0] if described else source, did_you_mean(wanted, found)
         raise DataError(
-            f"{source}: there is no split {split!r}, only {', '.join(found)}.{did_you_mean(wanted, found)} "
+            f"{where}: there is no split {split!r}, only {', '.join(found)}.{near} "
             "Name one of these, or set a part of one aside."
         )
     files = found[wanted]
@@ -134,7 +142,6 @@ def load_split(
         read = read_yolo(
             files.annotations,
             files.images,
-            files.listing,
             name=wanted,
             wanted=classes,
             names=files.names,
@@ -142,6 +149,7 @@ def load_split(
             keypoint_shape=files.keypoint_shape,
             keypoint_names=files.keypoint_names,
             skeleton=files.skeleton,
+            within=files.within,
         )
     read.problems[:0] = files.problems
     if drop_empty:
@@ -150,20 +158,27 @@ def load_split(
     return read
 
 
+def _no_coco(root: Path) -> str:
+    names = [file.relative_to(root).as_posix() for file in _coco_candidates(root)]
+    return f"; {some_of(names, 3)} {'is' if len(names) == 1 else 'are'} no COCO data set" if names else ""
+
+
 def _refuse(split: Split, files: SplitFiles, classes: Sequence[str] | None, *, strict: bool) -> None:
     """Stop where going on could only waste the user's time."""
+    where = files.listing or files.annotations
     bad = [problem for problem in split.problems if problem.action != check.KEPT]
     why = f" Of what was read: {_in_one_line(split.problems)}." if split.problems else ""
     if len(split) == 0:
-        raise DataError(f"{files.annotations}: split {split.name!r} has no images that can be used.{why}")
+        raise DataError(f"{where}: split {split.name!r} has no images that can be used.{why}")
     if len(split.boxes) == 0 and split.name not in ("val", "test", "minival"):
         asked = f" Classes asked for: {', '.join(classes)}." if classes else ""
         raise DataError(
-            f"{files.annotations}: split {split.name!r} has {len(split)} images but no box that can be used. Classes "
-            f"in the data: {', '.join(split.classes.names) or 'none'}.{asked}{why}"
+            f"{where}: split {split.name!r} has {len(split)} images but no box that can be used. Classes "
+            f"in the data: {some_of(list(split.classes.names))}.{asked} Annotations were looked for in "
+            f"{files.annotations}.{why}"
         )
     if strict and bad:
-        raise DataError(f"{files.annotations}: strict reading stops at problems. {_in_one_line(bad)}.")
+        raise DataError(f"{where}: strict reading stops at problems. {_in_one_line(bad)}.")
 
 
 def _in_one_line(problems: Sequence[Problem]) -> str:
@@ -184,13 +199,9 @@ def split_name(text: str) -> str | None:
 
 
 def _find_coco(root: Path) -> dict[str, SplitFiles]:
-    candidates = sorted(root.glob("*.json"))
-    for folder in ("annotations", "Annotations"):
-        candidates += [file for file in sorted((root / folder).glob("*.json")) if file not in candidates]
-    candidates += sorted(root.glob("*/_annotations.coco.json")) + sorted(root.glob("*/annotations.json"))
     found: dict[str, tuple[int, SplitFiles]] = {}
     loose = []
-    for file in dict.fromkeys(candidates):
+    for file in _coco_candidates(root):
         if file.name.startswith(_NOT_BOXES) or not _is_coco(file):
             continue
         own_folder = file.parent != root and file.parent.name.lower() != "annotations"
@@ -206,6 +217,11 @@ def _find_coco(root: Path) -> dict[str, SplitFiles]:
     return _in_order({name: files for name, (_, files) in found.items()})
 
 
+def _coco_candidates(root: Path) -> list[Path]:
+    places = ("*.json", "annotations/*.json", "Annotations/*.json", "*/_annotations.coco.json", "*/annotations.json")
+    return list(dict.fromkeys(file for place in places for file in sorted(root.glob(place))))
+
+
 def _coco_files(name: str, file: Path, root: Path) -> SplitFiles:
     stem = file.stem.rsplit("_", 1)[-1]  # "train2017"
     folders = [stem, f"images/{stem}", name, f"images/{name}"]
@@ -218,9 +234,13 @@ def _coco_files(name: str, file: Path, root: Path) -> SplitFiles:
 
 
 def _is_coco(file: Path) -> bool:
-    """Whether the beginning of the file looks like a COCO data set, without reading it whole."""
-    with file.open("rb") as stream:
-        head = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    """Whether its name or its beginning is that of a COCO data set; the reader then says what is wrong with it."""
+    if file.name.startswith("instances") or file.name == "_annotations.coco.json":
+        return True
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:  # UTF-16 is known by its letters too
+        head = stream.read(4096).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
     return head.startswith(b"{") and any(
         key in head for key in (b'"images"', b'"annotations"', b'"categories"', b'"info"', b'"licenses"')
     )
@@ -263,13 +283,19 @@ def _find_voc(root: Path) -> dict[str, SplitFiles]:
 def _find_yolo(source: Path) -> dict[str, SplitFiles]:
     root = source.parent if source.is_file() else source
     described = [source] if source.is_file() else _descriptions(root)
+    names = None
     for file in described:
-        usual = file == source or file.stem in ("data", "dataset")
-        if found := _from_description(file, _read_yaml(file, strict=usual)):
-            return _in_order(found)
+        try:
+            description = read_description(file)
+            if found := _from_description(file, description, anywhere=file == source):
+                return _in_order(found)
+            names = names or class_names(file, description)
+        except DataError:
+            if file == source or file.stem in ("data", "dataset"):
+                raise  # else it is some other program's
     if source.is_file():
         raise DataError(f"{source}: names no train, val or test folder that exists; a YOLO description has them.")
-    names = _listed_names(root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")
+    names = names or _listed_names(root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")
     found = {}
     for images in sorted(entry for entry in (root / "images").glob("*") if entry.is_dir()):
         split = split_name(images.name)
@@ -290,46 +316,61 @@ def _descriptions(root: Path) -> list[Path]:
     return [file for file in dict.fromkeys([*named, *others]) if file.is_file()]
 
 
-def _read_yaml(file: Path, *, strict: bool) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+def _from_description(file: Path, description: dict[str, Any], *, anywhere: bool) -> dict[str, SplitFiles]:
+    """The splits of a YOLO data.yaml: folders, lists of folders or text files, relative to `path` or to the file.
 
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        if not strict:  # some other program's file
-            return {}
-        raise DataError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _from_description(file: Path, description: dict[str, Any]) -> dict[str, SplitFiles]:
-    """The splits of a YOLO data.yaml: folders, lists of folders or text files, relative to `path` or to the file."""
-    names = description.get("names")
-    if isinstance(names, dict):
-        names = [names[key] for key in sorted(names)]
-    if names is None and isinstance(description.get("nc"), int):
-        names = [str(label) for label in range(description["nc"])]
-    given = tuple(str(name) for name in names) if isinstance(names, list) else None
-    keypoints = _keypoints(file, description)
-    base = Path(str(description.get("path") or "."))
+    anywhere: they may lie outside the folder of the file, since the user named the file itself; a remark says so.
+    """
+    path = description.get("path")
+    base = Path(path if isinstance(path, str) else ".")
     bases = list(dict.fromkeys([file.parent / base, file.parent, base]))
-    found = {}
-    for key, split in {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}.items():
+    found: dict[str, SplitFiles] = {}
+    for key in ("train", "val", "valid", "validation", "test", "trainval", "minival"):
+        split = ALIASES.get(key, key)
         entries = description.get(key)
         entries = [entries] if isinstance(entries, str) else entries
-        if not isinstance(entries, list) or not entries:
+        if not entries:
             continue
-        places = [place for entry in entries if (place := _resolve(str(entry), bases)) is not None]
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            raise DataError(
+                f"{file}: {key} must be a folder, a text file or a list of these, got {str(entries)[:60]!r}."
+            )
+        places, remarks = [], []
+        for entry in entries:
+            options = _options(entry, bases)
+            inside = [place for place in options if lies_within(place, file.parent)]
+            if options and not inside and not anywhere:
+                raise DataError(
+                    f"{file}: {key} leads outside the folder, to {options[0]}. If that is meant, name the description "
+                    f"itself as the data: {file}."
+                )
+            if not options:
+                detail = f"there is no {entry}"
+                remarks.append(Problem("folder or list missing", file.name, key, detail, check.SKIPPED))
+                continue
+            places.append(options[0] if anywhere else inside[0])
+            if not inside:
+                detail = str(options[0])
+                remarks.append(Problem("pictures outside the data folder", file.name, key, detail, check.KEPT))
         if not places:
             continue
-        outside = [place for place in places if not place.resolve().is_relative_to(file.parent.resolve())]
-        remarks = tuple(
-            Problem("pictures outside the data folder", file.name, key, str(place), check.KEPT) for place in outside
+        labels = file.parent if places[0].is_file() else _labels_folder(places[0])
+        found[split] = SplitFiles(
+            split,
+            "yolo",
+            labels,
+            tuple(places),
+            file,
+            problems=tuple(remarks),
+            within=None if anywhere else file.parent,
         )
-        listing = places[0] if places[0].is_file() else None
-        labels = _labels_folder(places[0]) if listing is None else file.parent
-        found[split] = SplitFiles(split, "yolo", labels, tuple(places), listing, given, remarks, *keypoints)
-    return found
+    if not found:
+        return {}
+    names, (shape, points, edges) = class_names(file, description), _keypoints(file, description)
+    return {
+        split: replace(files, names=names, keypoint_shape=shape, keypoint_names=points, skeleton=edges)
+        for split, files in found.items()
+    }
 
 
 def _keypoints(
@@ -353,14 +394,11 @@ def _keypoints(
     return (shape[0], shape[1]), tuple(str(name) for name in names) if isinstance(names, list) else (), tuple(skeleton)
 
 
-def _resolve(entry: str, bases: Sequence[Path]) -> Path | None:
-    """The place a description names; `../train/images` is first tried inside the folder, where exports mean it."""
+def _options(entry: str, bases: Sequence[Path]) -> list[Path]:
+    """The places a description can mean, the likeliest first; `../train/images` is first tried inside the folder."""
     inside = re.sub(r"^(\.\./)+", "", entry.replace("\\", "/"))
-    for text in dict.fromkeys([inside, entry]):
-        for base in bases:
-            if (base / text).exists():
-                return base / text
-    return None
+    named = [os.path.normpath(base / text) for text in dict.fromkeys([inside, entry]) for base in bases]
+    return [Path(name) for name in dict.fromkeys(named) if os.path.exists(name)]
 
 
 def _labels_folder(images: Path) -> Path:
@@ -397,8 +435,8 @@ def _by_hand(source: Path, annotations: Path, images: Path | None) -> dict[str, 
 def _listed_names(*files: Path) -> tuple[str, ...] | None:
     for file in files:
         if file.is_file():
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-            return tuple(line.strip() for line in lines if line.strip()) or None
+            lines = [line.strip() for line in read_text(file).splitlines()]
+            return distinct_names(list(filter(None, lines)), file) or None
     return None
 
 

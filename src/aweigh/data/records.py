@@ -5,6 +5,7 @@ Legend: I images, M annotations as read (before bad ones are dropped), N annotat
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.structures import Classes
 
 NOT_WANTED, UNKNOWN = -2, -1  # labels of annotations that are left out: by the user's choice, or because unknown
+MAX_CLASSES = 10_000  # ours: eight times as many as LVIS has; a higher number in a label file is no class
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,8 @@ def build_split(
     evaluation_only = []
     for row, _, action in found:
         if action == check.UNLEARNED:
-            entry = coco_entry(
+            said = json.loads(records.extras[row] or "{}") if records.extras is not None else {}
+            entry = said | coco_entry(
                 int(records.annotation_ids[row]),
                 int(records.image_ids[records.image_of[row]]),
                 classes.ids[int(records.labels[row])],
@@ -182,6 +185,17 @@ def choose_classes(
     return Classes(tuple(wanted), tuple(ids[names.index(name)] for name in wanted)), label_of
 
 
+def distinct_names(names: Sequence[str], where: Path) -> tuple[str, ...]:
+    """Class names as they are, if each stands for one class and can be printed and written."""
+    for name in names:
+        if check.UNPRINTABLE.search(name):
+            raise DataError(f"{where}: the class name {name[:80]!a} holds characters that cannot be shown; rename it.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{where}: two classes are named {twice!r}; make the names distinct.")
+    return tuple(names)
+
+
 def place_keypoints(
     given: Sequence[Any], count: int, where: Sequence[str], marks: Sequence[int | str], problems: list[Problem]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -240,7 +254,7 @@ def file_names(folder: Path) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
-    except OSError:
+    except (OSError, ValueError):  # also a name that no folder can have
         return set()
 
 
@@ -249,6 +263,12 @@ def as_number(value: Any, default: float = float("nan")) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return default
+
+
+def as_side(value: Any) -> int:
+    """The side of a picture in pixels; 0 for anything that is none."""
+    number = as_number(value, 0.0)
+    return int(number) if 0 < number < 2**31 else 0
 
 
 def some_of(values: list[Any], count: int = 12) -> str:

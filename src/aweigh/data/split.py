@@ -7,6 +7,7 @@ Legend: I images, N annotations.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -188,6 +189,17 @@ class Split:
             **{key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None},
         )
 
+    def take_annotations(self, rows: np.ndarray) -> Split:
+        """The split with these annotations alone, `[K]` int64 in rising order; all images stay."""
+        image_of = np.repeat(np.arange(len(self)), np.diff(self.first))
+        return replace(
+            self,
+            first=offsets(np.bincount(image_of[rows], minlength=len(self))),
+            masks=None if self.masks is None else self.masks.take(rows),
+            extras=None if self.extras is None else self.extras.take(rows),
+            **{key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None},
+        )
+
     def for_training(self, *, masks: bool = False) -> Split:
         """What workers need and no more: without problems, extras, entries for evaluation and, unless asked, masks."""
         return replace(
@@ -256,7 +268,7 @@ class Split:
         """SHA-256 over classes, file names, sizes and annotations: tells whether the data are still the same."""
         digest = hashlib.sha256(repr((self.classes.names, self.classes.ids)).encode())
         for path in self.paths:
-            digest.update(path.name.encode() + b"\0")
+            digest.update(os.fsencode(path.name) + b"\0")
         arrays = [self.image_ids, self.sizes_hw, self.first, self.boxes, self.labels, self.ignore, self.area]
         arrays.append(self.reviewed)
         arrays += [] if self.masks is None else self.masks.arrays()

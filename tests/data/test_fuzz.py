@@ -1,0 +1,213 @@
+"""Broken data sets: each is trained on as far as it is good, or refused with exit code 3 and the name of the file.
+
+What is checked of each mutation: no other error, no hang, nothing lost without a word, and no file opened outside the
+folder because of what an annotation file says. What that means:
+
+- Names in annotation files (COCO's file_name, VOC's and YOLO's lists, entities of an XML) never lead outside.
+- `path`, `train` and `val` of a YOLO description lead outside only where the user names the description itself, as in
+  `aweigh train data.yaml`: then the place is the user's, and a remark says so. In a folder they do not.
+- A symbolic link in the folder is the user's own, made on purpose (`aweigh data convert` can make such folders): where
+  it leads is read. Links that lead to themselves or above are not followed round and round.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import sys
+import sysconfig
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from tests.data import fuzz
+from tests.data.fuzz import LAYOUTS, MUTATIONS, Mutation
+
+from aweigh.data.dataset import DetectionDataset
+from aweigh.data.loader import make_loader
+from aweigh.data.split import Split
+from aweigh.data.transforms import Augmentation, Resize, TrainTransform
+from aweigh.engine.config import TrainConfig
+from aweigh.engine.prepare import load_data
+from aweigh.errors import DataError, UsageError
+from aweigh.models import create
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs links, pipes and signals of POSIX")
+
+SECONDS = 10  # for one mutation
+OWN = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), str(Path(__file__).parents[2] / "src"), "/proc"]
+outcomes: Counter[str] = Counter()
+
+
+# --- what was opened --------------------------------------------------------------------------------------------------
+
+opened: list[str] | None = None  # what Python opens and lists, while this is a list
+
+
+def _listen(event: str, arguments: tuple[object, ...]) -> None:
+    if opened is not None and event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], str | bytes):
+        opened.append(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(_listen)  # for the life of this process: a hook cannot be taken away
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    global opened
+    opened = []
+    try:
+        yield opened
+    finally:
+        opened = None
+
+
+def lies_in(path: str, folder: Path) -> bool:
+    """By its name, links in the folder being the user's own; where the name goes up, by where it ends."""
+    name = os.path.realpath(path) if ".." in Path(path).parts else os.path.abspath(path)
+    return Path(name).is_relative_to(folder)
+
+
+# --- a time limit -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def time_limit(folder: Path) -> Iterator[None]:
+    """Ends what hangs, and lets go of threads that wait for a pipe, which would otherwise hang the end."""
+
+    def stop(*_: object) -> None:
+        for path in folder.rglob("*"):
+            if stat.S_ISFIFO(path.lstat().st_mode):
+                os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        raise TimeoutError(f"hangs for {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- the data sets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("fuzz")
+    for layout in LAYOUTS:
+        fuzz.write(place / layout, layout)
+    fuzz.write_outside(place / "outside")
+    return place
+
+
+@pytest.fixture(scope="module", autouse=True)
+def told() -> Iterator[None]:
+    outcomes.clear()
+    yield
+    if outcomes:
+        print(
+            f"\n{sum(outcomes.values())} mutations: " + ", ".join(f"{n} {name}" for name, n in outcomes.most_common())
+        )
+
+
+@pytest.fixture
+def mutated(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mutation], Path]]:
+    """The folder after a mutation, with `outside` as the place where the user is."""
+    folder = place / "data"
+
+    def make(mutation: Mutation) -> Path:
+        shutil.copytree(place / mutation.layout, folder)
+        before = contents(folder)
+        mutation.change(folder)
+        assert contents(folder) != before, "the mutation changes nothing"
+        monkeypatch.chdir(place / "outside")
+        return folder
+
+    yield make
+    shutil.rmtree(folder)
+
+
+def contents(folder: Path) -> dict[str, object]:
+    return {
+        str(path): os.readlink(path)
+        if path.is_symlink()
+        else path.read_bytes()
+        if path.is_file()
+        else stat.S_IFMT(path.stat().st_mode)
+        for path in folder.rglob("*")
+    }
+
+
+# --- the tests --------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_many() -> None:
+    names = Counter(mutation.layout for mutation in MUTATIONS)
+    assert all(names[layout] >= 100 for layout in LAYOUTS) and len({str(mutation) for mutation in MUTATIONS}) >= 300
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
+def test_mutation(mutation: Mutation, mutated: Callable[[Mutation], Path], tiny: torch.nn.Module) -> None:
+    folder = mutated(mutation)
+    with time_limit(folder), watched() as paths:
+        outcome = read_and_learn(folder, mutation, tiny)
+    strangers = [path for path in paths if not lies_in(path, folder) and not path.startswith(tuple(OWN))]
+    assert not strangers
+    assert not mutation.whole or outcome == "read whole"
+    outcomes[outcome] += 1
+
+
+def read_and_learn(folder: Path, mutation: Mutation, tiny: torch.nn.Module) -> str:
+    """What `aweigh train` does up to its first step; the outcome in words."""
+    try:
+        data = load_data(TrainConfig(data=str(folder)))
+        train = data.train
+        check(train)
+        problems = [*train.problems, *read_all(train, tiny)]
+        if data.val is not None:
+            check(data.val)
+            problems += data.val.problems
+    except DataError as error:
+        assert error.exit_code == 3
+        assert Path(mutation.file).name in str(error) or not os.path.lexists(folder / mutation.file), error
+        return "refused with exit code 3"
+    except UsageError as error:
+        assert "no class" in str(error)
+        return "exit 2"
+    lost = len(train) < 3 or len(train.boxes) < 3 or any(problem.action == "image skipped" for problem in problems)
+    assert problems or mutation.less or not lost, "something was lost without a word"
+    assert all(problem.where and "\n" not in str(problem) for problem in problems)
+    return "trained on the rest" if problems else "read whole"
+
+
+def check(split: Split) -> None:
+    """What training relies on."""
+    sizes = torch.from_numpy(split.sizes_hw).flip(1).repeat(1, 2)
+    rows = torch.repeat_interleave(torch.arange(len(split)), torch.from_numpy(split.first).diff())
+    boxes = torch.from_numpy(split.boxes)
+    assert ((boxes >= 0) & (boxes <= sizes[rows])).all() and (boxes[:, 2:] - boxes[:, :2] > 0.99).all()
+    assert ((split.labels >= 0) & (split.labels < len(split.classes))).all()
+    assert len(set(split.annotation_ids.tolist())) == len(split.annotation_ids)
+    assert len(split.content_hash) == 64 and split.summary().isprintable
+    split.to_coco()
+
+
+def read_all(split: Split, tiny: torch.nn.Module) -> list:
+    transform = TrainTransform(Resize(short=32, long=64), Augmentation())
+    loader = make_loader(DetectionDataset(split, transform), batch=8, max_bad=0.5)
+    for batch in loader:
+        assert torch.isfinite(batch.images.pixels).all()
+    return loader.problems
+
+
+@pytest.fixture(scope="module")
+def tiny() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create("fcos_shufflenet_v2_x0_5_fpn", num_classes=2, channels=16, head_convs=1)
