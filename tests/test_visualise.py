@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 
 from aweigh.errors import UsageError
 from aweigh.structures import Classes, Detections, Targets
-from aweigh.visualise import (
+from aweigh.visualise import confusion, curves, draw_boxes, precision_recall
+from aweigh.visualise.pictures import (
     INK,
     PALETTE,
     PAPER,
@@ -19,7 +21,6 @@ from aweigh.visualise import (
     _label_places,
     _luminance,
     as_picture,
-    curves,
     draw_detections,
     draw_heat_map,
     draw_targets,
@@ -233,3 +234,81 @@ def test_on_real_photographs(shared: Path) -> None:
             found = detections([[0.1 * width, 0.2 * height, 0.7 * width, 0.9 * height]], [0.5], [2])
             drawn = draw_detections(photo, found)
         assert drawn.size == (width, height)
+
+
+def test_boxes_in_ones_own_colours_with_captions_where_there_are_any() -> None:
+    boxes = torch.tensor([[20.0, 60, 80, 100], [20, 60, 80, 100], [100, 20, 150, 60]])
+    picture = draw_boxes(GREY, boxes, [PALETTE[0], PALETTE[1], PALETTE[2]], ["", "", ""])
+    pixels = np.asarray(picture)
+    assert tuple(pixels[80, 20]) == PALETTE[0]  # the first is on top
+    assert not changed(picture)[:55, :90].any()  # no label
+    assert changed(draw_boxes(GREY, boxes, [PALETTE[0]] * 3, ["cat", "", ""]))[:55, :90].any()
+    dashed = draw_boxes(GREY, boxes[:1], [PALETTE[0]], [""], ignored=[True])
+    assert changed(dashed)[65:95, 30:70].any() and not changed(picture)[65:95, 30:70].any()
+    assert draw_boxes(GREY, boxes[:0], [], []).size == (160, 120)
+    with pytest.raises(UsageError, match="3 boxes, 1 colours and 3 captions"):
+        draw_boxes(GREY, boxes, [PALETTE[0]], [""] * 3)
+
+
+def test_captions_of_a_grid_have_two_lines_and_a_title_is_above() -> None:
+    picture = Image.new("RGB", (300, 100), (250, 0, 0))
+    one = grid([picture], captions=["short"])
+    two = grid([picture], captions=["a caption that needs two lines of this cell, as long as it is"])
+    longer = grid([picture], captions=["a caption that is far too long for any two lines " * 9])
+    assert one.height < two.height == longer.height
+    titled = grid([picture], captions=["short"], title="a title")
+    extra = titled.height - one.height
+    assert extra > 10 and (np.asarray(titled)[extra:] == np.asarray(one)).all()
+    assert (np.asarray(titled)[:extra] < 128).any()
+
+
+def test_curves_over_steps(tmp_path: Path) -> None:
+    steps = [
+        {"kind": "step", "step": s, "epoch": 1, "loss": 1 + 9 / s, "loss_centerness": 0.6, "lr": 0.1 / s}
+        for s in range(1, 61)
+    ]
+    ends = [{"kind": "epoch", "epoch": e, "step": 20 * e, "loss": 1.0, "loss_centerness": 0.6} for e in (1, 2, 3)]
+    curves([*steps, *ends], tmp_path / "curves.svg")
+    text = (tmp_path / "curves.svg").read_text()
+    assert "step (20 in an epoch)" in text and "Learning rate" in text and "cannot reach 0" in text
+    assert "grad_norm" not in text
+    curves(ends, tmp_path / "epochs.svg")
+    text = (tmp_path / "epochs.svg").read_text()
+    assert "in an epoch" not in text and "Learning rate" not in text
+    curves(steps[:1], tmp_path / "first.png")  # before the first epoch has ended
+
+
+def curve(name: str, right: bool = True) -> SimpleNamespace:
+    numbers = np.array([0.9, 0.5]) if right else np.zeros(0)
+    return SimpleNamespace(
+        name=name, AP=0.7, curve=np.linspace(1, 0, 101), scores=numbers, precision=numbers, recall=numbers, f1=numbers,
+        best=0 if right else -1,
+    )  # fmt: skip
+
+
+def test_precision_recall_chart(tmp_path: Path) -> None:
+    entries = [curve("cat"), curve("dog", right=False), SimpleNamespace(**{**vars(curve("absent")), "AP": -1.0})]
+    precision_recall(entries, curve("all classes"), tmp_path / "pr.svg", iou=0.5)
+    text = (tmp_path / "pr.svg").read_text()
+    for part in ("cat: AP50 0.700", "all classes: AP50 0.700", "best F1 0.90 from score 0.90", "dog, nothing right"):
+        assert part in text
+    assert "absent" not in text  # has no objects
+    precision_recall([curve(str(k)) for k in range(30)], curve("all"), tmp_path / "many.svg", iou=0.5)
+    text = (tmp_path / "many.svg").read_text()
+    assert "30 classes, each a line" in text and "7: AP50" not in text
+    precision_recall([curve("cat")], curve("all classes"), tmp_path / "one.svg", iou=0.5)
+    assert "all classes" not in (tmp_path / "one.svg").read_text()
+
+
+def test_confusion_chart(tmp_path: Path) -> None:
+    counts = np.array([[1234, 0, 2], [3, 55, 0], [4, 0, 0]])
+    confusion(counts, ["cat", "dog"], tmp_path / "confusion.svg", min_score=0.43, iou=0.5)
+    text = (tmp_path / "confusion.svg").read_text()
+    for part in ("score from 0.43, IoU from 0.5", "1,234", "100%", "missed", "nothing there", "found as", "truth"):
+        assert part in text
+    big = np.zeros((91, 91), dtype=int)
+    confusion(big, [f"class {k}" for k in range(90)], tmp_path / "big.png", min_score=0.5, iou=0.5)
+    with Image.open(tmp_path / "big.png") as picture:
+        assert max(picture.size) < 3000
+    with pytest.raises(UsageError, match=r"need a matrix \[3, 3\]"):
+        confusion(big, ["cat", "dog"], tmp_path / "no.png", min_score=0.5, iou=0.5)

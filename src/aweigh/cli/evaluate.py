@@ -18,6 +18,7 @@ def command(
     weights: Annotated[str, Parameter(show_default=False)] = "",
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     picture: Path | None = None,
+    plots: Path | None = None,
     annotations: Path | None = None,
     images: Path | None = None,
     batch: Annotated[int, Parameter(show_default=False)] = 0,
@@ -45,6 +46,9 @@ def command(
         Write the numbers, with all they depend on, to this file.
     picture
         Draw six pictures of the split with what was found, into this file.
+    plots
+        Write into this folder: precision over recall, the confusion matrix, the pictures with the most mistakes, and
+        the same in numbers with the best score threshold of each class.
     annotations
         COCO file, when the folder is no known layout.
     images
@@ -62,7 +66,7 @@ def command(
     from aweigh.data.formats import load_split
     from aweigh.engine.checkpoint import write_atomically
     from aweigh.engine.evaluate import evaluate
-    from aweigh.engine.report import save_predictions
+    from aweigh.engine.report import save_evaluation, save_predictions
     from aweigh.evaluation.coco import CocoMetrics
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
 
@@ -115,6 +119,10 @@ def command(
         json_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(json_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
         screen.print(f"Numbers: {json_file}", markup=False)
+    if plots is not None:
+        for line in save_evaluation(plots, part, results):
+            print(line)
+        screen.print(f"Plots: {plots}", markup=False)
     if picture is not None:
         picture.parent.mkdir(parents=True, exist_ok=True)
         save_predictions(model, predictor.resize, part, picture, device=predictor.device)

@@ -24,6 +24,8 @@ from aweigh.evaluation.records import GroundTruth, Results, class_names, count, 
 
 NEAR = 0.1  # below this IoU a detection has nothing to do with an object (Bolya et al., TIDE, ECCV 2020, section 2.2)
 
+NOTHING_THERE = "nothing there"  # what a detection is that no object is near
+
 
 def match_results(
     ground_truth: GroundTruth, results: Results, *, iou: float = 0.5, max_detections: int = 100
@@ -312,11 +314,11 @@ def _image_errors(
         elif best >= NEAR:
             notes.append(f"IoU {best:.2f}")
         else:
-            notes.append("nothing there")
+            notes.append(NOTHING_THERE)
     parts = [f"{len(missed)} missed ({_tally(matches, missed)})"] * bool(missed)
     parts += [f"{len(confused)} taken for another class ({_tally(matches, confused)})"] * bool(len(confused))
     parts += [f"{len(poor)} poorly placed (IoU {', '.join(f'{nearest[row]:.2f}' for row in poor[:3])})"] * bool(poor)
-    for kind, words in (("nothing there", "false"), ("double", "found twice")):
+    for kind, words in ((NOTHING_THERE, "false"), ("double", "found twice")):
         scores = [
             f"{matches.names[matches.label[r]]} {matches.score[r]:.2f}" for r, n in zip(wrong, notes) if n == kind
         ]

@@ -1,15 +1,14 @@
-"""Boxes, masks, keypoints and heat maps drawn on an image; several pictures in a grid; training curves as a file.
+"""Boxes, masks, keypoints and heat maps drawn on an image; several pictures in a grid.
 
-Everything here returns a `PIL.Image` (`curves` writes one), leaves what it is given untouched, and sizes its lines
-and letters to the picture. Drawing order: masks, boxes, keypoints, then the labels; the best detection on top.
+Everything here returns a `PIL.Image`, leaves what it is given untouched, and sizes its lines and letters to the
+picture. Drawing order: masks, boxes, keypoints, then the labels; the best detection on top.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,9 +57,8 @@ def draw_detections(
     kept = detections[detections.scores >= min_score].to("cpu")
     kept = kept[kept.scores.argsort(descending=True, stable=True)]
     captions = [f"{name} {score:.2f}" for name, score in zip(kept.names, kept.scores.tolist())]
-    return _draw(
-        image, kept.boxes, kept.labels, captions, masks=kept.masks, keypoints=kept.keypoints, skeleton=skeleton
-    )
+    colours = [PALETTE[label % len(PALETTE)] for label in kept.labels.tolist()]
+    return _draw(image, kept.boxes, colours, captions, masks=kept.masks, keypoints=kept.keypoints, skeleton=skeleton)
 
 
 def draw_targets(
@@ -78,10 +76,31 @@ def draw_targets(
     ignored = targets.ignore.tolist()
     names = [classes.names[label] if classes is not None else str(label) for label in targets.labels.tolist()]
     captions = [f"{name} (ignored)" if skip else name for name, skip in zip(names, ignored)]
+    colours = [
+        IGNORED if skip else PALETTE[label % len(PALETTE)] for label, skip in zip(targets.labels.tolist(), ignored)
+    ]
     return _draw(
-        image, targets.boxes, targets.labels, captions,
+        image, targets.boxes, colours, captions,
         masks=targets.masks, keypoints=targets.keypoints, skeleton=skeleton, ignored=ignored,
     )  # fmt: skip
+
+
+def draw_boxes(
+    image: Tensor | Image.Image,
+    boxes: Tensor,
+    colours: Sequence[Colour],
+    captions: Sequence[str],
+    *,
+    ignored: Sequence[bool] | None = None,
+) -> Image.Image:
+    """The image with boxes in colours of one's own; the first is on top.
+
+    image: as for `draw_detections`. boxes: `[N, 4]` xyxy in its pixels. captions: one each; nothing is written where it
+    is empty. ignored: which boxes are hatched and dashed.
+    """
+    if not len(boxes) == len(colours) == len(captions):
+        raise UsageError(f"draw_boxes: {len(boxes)} boxes, {len(colours)} colours and {len(captions)} captions.")
+    return _draw(image, boxes, colours, captions, masks=None, keypoints=None, skeleton=None, ignored=ignored)
 
 
 def draw_heat_map(
@@ -111,11 +130,12 @@ def grid(
     columns: int | None = None,
     captions: Sequence[str] | None = None,
     cell_wh: tuple[int, int] | None = None,
+    title: str = "",
 ) -> Image.Image:
-    """Pictures side by side in cells of one size, each scaled to fit, with a caption below if given.
+    """Pictures side by side in cells of one size, each scaled to fit, with a caption of up to two lines below if given.
 
     columns: about as many as rows when not given. cell_wh: the size of a cell; when not given, that of the largest
-    picture, but no wider than makes the whole 2400 pixels.
+    picture, but no wider than makes the whole 2400 pixels. title: one line above all.
     """
     if not pictures:
         raise UsageError("grid needs at least one picture.")
@@ -131,19 +151,24 @@ def grid(
     rows = [fitted[start : start + columns] for start in range(0, len(fitted), columns)]
     heights = [max(picture.height for picture in row) for row in rows]
     gap = max(4, round(width / 60))
-    font = _font(max(12, round(width / 28)))
-    below = round(font.size * 1.9) if captions is not None else 0
-    size = columns * (width + gap) + gap, sum(heights) + len(rows) * (below + gap) + gap
+    font = _font(max(12, min(24, round(width / 28))))
+    texts = [_wrapped(caption, font, width) for caption in captions or ()]
+    lines = 1 + any("\n" in text for text in texts)
+    below = round(font.size * (0.7 + 1.2 * lines)) if captions is not None else 0
+    above = round(font.size * 1.9) if title else 0
+    size = columns * (width + gap) + gap, above + sum(heights) + len(rows) * (below + gap) + gap
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    top = gap
+    if title:
+        draw.text((gap, gap + above / 2), _shortened(title, font, size[0]), fill=INK, font=font, anchor="lm")
+    top = above + gap
     for number, (row, height) in enumerate(zip(rows, heights)):
         for column, picture in enumerate(row):
             left = gap + column * (width + gap)
             sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
             if captions is not None:
-                text = _shortened(captions[number * columns + column], font, width)
-                draw.text((left + width / 2, top + height + below / 2), text, fill=INK, font=font, anchor="mm")
+                text, place = texts[number * columns + column], (left + width / 2, top + height + below / 2)
+                draw.multiline_text(place, text, fill=INK, font=font, anchor="mm", align="center")
         top += height + below + gap
     return sheet
 
@@ -152,28 +177,6 @@ def _fitted(picture: Image.Image, cell_wh: tuple[int, int]) -> Image.Image:
     scale = min(cell_wh[0] / picture.width, cell_wh[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-
-
-def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
-    """Write a picture of a training log: the losses on the left, validation AP on the right, per epoch.
-
-    rows: one mapping per line of the log, with `epoch` (or `step`) and numbers. Nested mappings are read as
-    `outer/inner`. A number whose name holds `loss` is a loss, dashed if the name begins with `val`; one whose last
-    part begins with AP or mAP is a metric; the rest is left out. Several rows of the same epoch are averaged.
-    path: where to write; the ending says the format (.png, .pdf, .svg).
-    """
-    series = _series(rows)
-    losses = {name: values for name, values in series.items() if "loss" in name.casefold()}
-    metrics = {
-        name: values
-        for name, values in series.items()
-        if name not in losses and name.rsplit("/", 1)[-1].startswith(("AP", "mAP"))
-    }
-    panels = [(title, group) for title, group in (("Loss", losses), ("Validation", metrics)) if group]
-    if not panels:
-        raise UsageError("curves: the log has neither a loss nor an AP to draw (rows need `epoch` and numbers).")
-    _plot(panels, Path(path))
-    return Path(path)
 
 
 def as_picture(image: Tensor | Image.Image) -> Image.Image:
@@ -194,7 +197,7 @@ def as_picture(image: Tensor | Image.Image) -> Image.Image:
 def _draw(
     image: Tensor | Image.Image,
     boxes: Tensor,
-    labels: Tensor,
+    colours: Sequence[Colour],
     captions: Sequence[str],
     *,
     masks: Tensor | None,
@@ -209,7 +212,6 @@ def _draw(
     least = 10 if short < 300 else 12  # letters would cover most of a small picture
     font = _font(max(least, round(short / (32 if len(boxes) <= 12 else 38))))
     ignored = ignored if ignored is not None else [False] * len(boxes)
-    colours = [IGNORED if skip else PALETTE[label % len(PALETTE)] for label, skip in zip(labels.tolist(), ignored)]
     corners = [_inside(box, picture.size) for box in boxes.tolist()]
     order = list(range(len(boxes)))[::-1]  # the best is drawn last, on top
 
@@ -227,9 +229,11 @@ def _draw(
             skeleton = PERSON_SKELETON if keypoints.shape[1] == 17 else ()
         for index in order:
             _paint_keypoints(picture, keypoints[index], skeleton, colours[index], width, corners[index])
-    places = _label_places(captions, corners, font, width, picture.size)
-    for index in order:
-        _label(draw, captions[index], places[index], colours[index], font)
+    named = [index for index in range(len(boxes)) if captions[index]]
+    texts = [captions[index] for index in named]
+    places = _label_places(texts, [corners[index] for index in named], font, width, picture.size)
+    for place, index in list(zip(places, named))[::-1]:
+        _label(draw, captions[index], place, colours[index], font)
     return picture
 
 
@@ -391,79 +395,20 @@ def _luminance(colour: Colour) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
+def _wrapped(text: str, font: Any, width: int) -> str:
+    """In one line or, broken at a space, in two, the last one shortened."""
+    if font.getlength(text) <= width:
+        return text
+    words, count = text.split(" "), 1
+    while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
+        count += 1
+    rest = _shortened(" ".join(words[count:]), font, width)
+    return _shortened(" ".join(words[:count]), font, width) + ("\n" + rest if rest else "")
+
+
 def _shortened(text: str, font: Any, width: int) -> str:
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
-
-
-# --- curves -------------------------------------------------------------------------------------------------------
-
-
-def _series(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
-    """name -> {epoch: mean of its finite values}, in the order of the log."""
-    gathered: dict[str, dict[float, list[float]]] = {}
-    for row in rows:
-        flat = dict(_flat(row))
-        position = flat.get("epoch", flat.get("step"))
-        if position is None:
-            continue
-        for name, value in flat.items():
-            if math.isfinite(value) and value > -1:  # COCO's -1 stands for "not defined"
-                gathered.setdefault(name, {}).setdefault(position, []).append(value)
-    return {
-        name: {position: sum(values) / len(values) for position, values in sorted(points.items())}
-        for name, points in gathered.items()
-    }
-
-
-def _flat(row: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, float]]:
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            if name not in ("per_class", "protocol", "objects"):
-                yield from _flat(value, f"{before}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield before + str(name), float(value)
-
-
-def _plot(panels: Sequence[tuple[str, Mapping[str, Mapping[float, float]]]], path: Path) -> None:
-    """Drawn on a figure of its own (no pyplot), so a program's other figures and settings stay as they are."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(6.4 * len(panels), 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, group) in zip(np.ravel(figure.subplots(1, len(panels), squeeze=False)), panels):
-        colours: dict[str, Any] = {}  # a loss has the same colour in training and in validation
-        for name, points in group.items():
-            own, dashed = name.removeprefix("val").lstrip("_/"), title == "Loss" and name.startswith("val")
-            place = _CURVE_COLOURS[len(colours) % len(_CURVE_COLOURS)]
-            colour = colours.setdefault(own, tuple(0.9 * channel / 255 for channel in PALETTE[place]))
-            axes.plot(
-                list(points),
-                list(points.values()),
-                label=name,
-                color=colour,
-                linewidth=2.4 if own in ("loss", "AP", "mAP") else 1.5,
-                linestyle="--" if dashed else "-",
-                marker="o" if len(points) <= 40 and not dashed else "",
-                markersize=3,
-            )
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        axes.set_xlabel("epoch", fontsize=9)
-        axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.tick_params(labelsize=9, length=0)
-        axes.grid(True, color="#e4e6ea", linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.legend(fontsize=8.5, frameon=False, ncols=1 + len(group) // 7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
-_CURVE_COLOURS = (1, 0, 7, 8, 4, 6, 9, 11, 5, 18)

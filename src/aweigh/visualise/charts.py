@@ -1,0 +1,265 @@
+"""Charts as files: training curves, precision over recall, the confusion matrix.
+
+Each is drawn on a figure of its own (no pyplot), so a program's other figures and settings stay as they are. The ending
+of the path says the format (.png, .pdf, .svg).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from aweigh.errors import UsageError
+from aweigh.visualise.pictures import PALETTE
+
+Points = Mapping[float, float]  # position -> value
+CENTERNESS_NOTE = """centerness cannot reach 0: its targets lie between 0 and 1,
+and the best it can come to is their entropy, near 0.6"""
+MANY = 10  # classes from here on are not told apart by colour
+NUMBERED = 40  # a matrix of up to so many classes has its numbers written in
+
+
+def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
+    """Write a picture of a training log: the losses, then validation's metrics, then the learning rate.
+
+    rows: one mapping per line of the log, with `epoch` (or `step`) and numbers. Nested mappings are read as
+    `outer/inner`. A number whose name holds `loss` is a loss, dashed if the name begins with `val`; one whose last
+    part begins with AP or mAP is a metric; `lr` is the learning rate; the rest is left out. Several rows of the same
+    epoch are averaged. Where there are rows of the kind `step`, all is drawn over steps, their losses thin and pale.
+    """
+    rows = list(rows)
+    steps = _series([row for row in rows if row.get("kind") == "step"], "step")
+    epochs = _series([row for row in rows if row.get("kind") != "step"], "step" if steps else "epoch")
+    losses = {name: values for name, values in epochs.items() if "loss" in name.casefold()}
+    losses = losses or {name: values for name, values in steps.items() if "loss" in name.casefold()}
+    metrics = {
+        name: values
+        for name, values in epochs.items()
+        if name not in losses and name.rsplit("/", 1)[-1].startswith(("AP", "mAP"))
+    }
+    if not losses and not metrics:
+        raise UsageError("curves: the log has neither a loss nor an AP to draw (rows need `epoch` and numbers).")
+    rates = {"lr": steps.get("lr") or epochs.get("lr", {})}
+    panels = [("Loss", losses), ("Validation", metrics), ("Learning rate", rates if len(rates["lr"]) > 1 else {})]
+    panels = [(title, group) for title, group in panels if group]
+    figure, places = _figure(len(panels), (6.4, 4.2))
+    for axes, (title, group) in zip(places, panels):
+        colours: dict[str, Any] = {}  # a loss has the same colour in training and in validation
+        for name, points in group.items():
+            own, dashed = name.removeprefix("val").lstrip("_/"), title == "Loss" and name.startswith("val")
+            colour = colours.setdefault(own, _colour(len(colours)))
+            if title == "Loss" and not dashed and name in steps and points is not steps[name]:
+                axes.plot(list(steps[name]), list(steps[name].values()), color=colour, linewidth=0.7, alpha=0.35)
+            axes.plot(
+                list(points),
+                list(points.values()),
+                label=name,
+                color=colour,
+                linewidth=2.4 if own in ("loss", "AP", "mAP", "lr") else 1.5,
+                linestyle="--" if dashed else "-",
+                marker="o" if len(points) <= 40 and not dashed else "",
+                markersize=3,
+            )
+        _finish(axes, title, _position_label(rows, bool(steps)))
+        axes.set_xlim(_limits(rows, bool(steps)))
+        axes.set_ylim(bottom=0, top=_top(group) if title == "Loss" else None)
+        if len(group) > 1:
+            axes.legend(fontsize=8.5, framealpha=0.6, edgecolor="none", ncols=1 + len(group) // 7)
+        if any("centerness" in name for name in group):
+            axes.annotate(
+                CENTERNESS_NOTE, (0, -0.19), xycoords="axes fraction", va="top", fontsize=7.5, color="#5a6068"
+            )
+    return _save(figure, path)
+
+
+class PrecisionRecallLike(Protocol):
+    """What `precision_recall` draws of a class (`aweigh.evaluation.errors.PrecisionRecall` is one)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def AP(self) -> float: ...
+    @property
+    def curve(self) -> np.ndarray: ...
+    @property
+    def scores(self) -> np.ndarray: ...
+    @property
+    def precision(self) -> np.ndarray: ...
+    @property
+    def recall(self) -> np.ndarray: ...
+    @property
+    def f1(self) -> np.ndarray: ...
+    @property
+    def best(self) -> int: ...
+
+
+def precision_recall(
+    classes: Sequence[PrecisionRecallLike], together: PrecisionRecallLike, path: str | Path, *, iou: float
+) -> Path:
+    """Write a picture: precision over recall on the left, F1 over the score threshold on the right.
+
+    classes: one entry each. together: all of them, drawn black. A dot is where F1 is best.
+    """
+    drawn = [entry for entry in classes if entry.AP >= 0]
+    figure, (left, right) = _figure(2, (6.4, 4.8))
+    recalls = np.linspace(0, 1, 101)
+    alone = len(drawn) == 1
+    for number, entry in enumerate([*drawn, *([] if alone else [together])]):
+        whole, many = entry is together, len(drawn) > MANY
+        colour = "#16181d" if whole else ("#b4bac4" if many else _colour(number))
+        style = {"color": colour, "linewidth": 2.4 if whole else (0.8 if many else 1.6)}
+        best = ", nothing right"
+        if entry.best >= 0:
+            best = f", best F1 {entry.f1[entry.best]:.2f} from score {entry.scores[entry.best]:.2f}"
+        label = f"{entry.name}: AP{round(100 * iou)} {entry.AP:.3f}" if entry.AP >= 0 else entry.name
+        left.plot(recalls, entry.curve, label=None if many and not whole else label, **style)
+        right.plot(entry.scores, entry.f1, label=None if many and not whole else f"{entry.name}{best}", **style)
+        if entry.best >= 0 and (whole or not many):
+            if not whole:  # together, the line is a mean over classes and the point is not
+                left.plot(entry.recall[entry.best], entry.precision[entry.best], "o", color=colour, markersize=5)
+            right.plot(entry.scores[entry.best], entry.f1[entry.best], "o", color=colour, markersize=5)
+    if len(drawn) > MANY:
+        left.plot([], [], color="#b4bac4", linewidth=0.8, label=f"{len(drawn)} classes, each a line")
+    _finish(left, f"Precision over recall at IoU {iou:g}", "recall")
+    _finish(right, "F1 over the score threshold", "least score of a detection")
+    left.set_ylabel("precision", fontsize=9)
+    right.set_ylabel("F1", fontsize=9)
+    for axes in (left, right):
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8.5, frameon=True, framealpha=0.85, edgecolor="none", loc="lower left")
+    return _save(figure, path)
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], path: str | Path, *, min_score: float, iou: float) -> Path:
+    """Write a picture of a confusion matrix, with its thresholds in the title.
+
+    counts: `[C + 1, C + 1]`, rows the truth, columns what was predicted; the last column holds missed objects, the last
+    row detections where nothing is. The colour is the share of the row; the last row has none, as there is no telling
+    how much background there is.
+    """
+    classes = len(names)
+    if counts.shape != (classes + 1, classes + 1):
+        raise UsageError(f"confusion: {classes} classes need a matrix [{classes + 1}, {classes + 1}]: {counts.shape}.")
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    share[-1] = 0
+    side = min(14.0, max(3.6, 0.7 * (classes + 1) if classes <= 12 else 0.42 * (classes + 1)))
+    figure, (axes,) = _figure(1, (side + 1.8, side + 1.2))
+    axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)  # the root lets rare confusions be seen
+    letters = max(4.0, min(10.0, 18 * side / (classes + 1)))
+    for row, column in zip(*np.nonzero(counts)) if classes <= NUMBERED else ():
+        number, dark = int(counts[row, column]), share[row, column] > 0.35
+        text = f"{number:,}" + (f"\n{share[row, column]:.0%}" if row < classes and classes <= 12 else "")
+        weight = "bold" if row == column else "normal"
+        colour = "white" if dark else "#16181d"
+        axes.text(column, row, text, ha="center", va="center", fontsize=letters, color=colour, fontweight=weight)
+    ticks = range(classes + 1)
+    axes.set_xticks(
+        ticks, [*names, "missed"], rotation=90 if classes > 6 else 30, ha="center" if classes > 6 else "right"
+    )
+    axes.set_yticks(ticks, [*names, "nothing there"])
+    axes.tick_params(labelsize=max(4.0, min(9.0, 40 * side / (classes + 1))), length=0)
+    for line in (axes.axhline, axes.axvline):
+        line(classes - 0.5, color="#8a919c", linewidth=1)
+    axes.set_xlabel("found as", fontsize=9)
+    axes.set_ylabel("truth", fontsize=9)
+    axes.set_title(f"Detections with a score from {min_score:.2f}, IoU from {iou:g}", loc="left", fontsize=10)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return _save(figure, path)
+
+
+# --- rows to lines ------------------------------------------------------------------------------------------------
+
+
+def _series(rows: Iterable[Mapping[str, Any]], along: str) -> dict[str, dict[float, float]]:
+    """name -> {position: mean of its finite values}, in the order of the log."""
+    gathered: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        flat = dict(_flat(row))
+        position = flat.get(along, flat.get("step"))
+        if position is None:
+            continue
+        for name, value in flat.items():
+            if math.isfinite(value) and value > -1:  # COCO's -1 stands for "not defined"
+                gathered.setdefault(name, {}).setdefault(position, []).append(value)
+    return {
+        name: {position: sum(values) / len(values) for position, values in sorted(points.items())}
+        for name, points in gathered.items()
+    }
+
+
+def _flat(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            if name not in ("per_class", "protocol", "objects"):
+                yield from _flat(value, f"{before}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield before + str(name), float(value)
+
+
+def _position_label(rows: Sequence[Mapping[str, Any]], over_steps: bool) -> str:
+    """ "epoch", or "step (25 in an epoch)"."""
+    ends = [(row["step"], row["epoch"]) for row in rows if row.get("kind") == "epoch" and row.get("step")]
+    if not over_steps:
+        return "epoch"
+    return f"step ({ends[-1][0] / ends[-1][1]:.0f} in an epoch)" if ends else "step"
+
+
+def _limits(rows: Sequence[Mapping[str, Any]], over_steps: bool) -> tuple[float | None, float | None]:
+    """The same for all panels: what was not measured in the first epochs begins further right."""
+    places = [row.get("step" if over_steps else "epoch", row.get("step")) for row in rows]
+    places = [place for place in places if place is not None]
+    first, last = min(places), max(places)
+    room = 0.03 * (last - first)
+    return (first - room, last + room) if last > first else (None, None)
+
+
+def _top(group: Mapping[str, Points]) -> float | None:
+    """A limit for losses that begin very high: three times the value at a quarter of the run, where that cuts off."""
+    values = [list(points.values()) for points in group.values()]
+    later = max(max(line[len(line) // 4 :], default=0.0) for line in values)
+    return 3 * later if 0 < 3 * later < max(max(line) for line in values) else None
+
+
+# --- how charts look ----------------------------------------------------------------------------------------------
+
+_COLOURS = (1, 0, 7, 8, 4, 6, 9, 11, 5, 18)  # of the palette: those that stand out on white
+
+
+def _colour(number: int) -> tuple[float, ...]:
+    return tuple(0.9 * channel / 255 for channel in PALETTE[_COLOURS[number % len(_COLOURS)]])
+
+
+def _figure(panels: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size[0] * panels, size[1]), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(np.ravel(figure.subplots(1, panels, squeeze=False)))
+
+
+def _finish(axes: Any, title: str, below: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel(below, fontsize=9)
+    if below.startswith(("epoch", "step")):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=9, length=0)
+    axes.grid(True, color="#e4e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _save(figure: Any, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
