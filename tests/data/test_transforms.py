@@ -17,6 +17,7 @@ from aweigh.data.transforms import (
     TrainTransform,
     cut_window,
     flip_horizontally,
+    resize_image,
     resize_targets,
     to_float,
 )
@@ -61,6 +62,13 @@ def test_resize_of_bytes_and_floats_agree(antialias: bool) -> None:
     apart = (resize(image) - resize(image.float() / 255)).abs().max()
     assert apart <= (1.01 / 255 if antialias else 0)
     assert resize(image).dtype == torch.float32 and resize(image).min() >= 0 and resize(image).max() <= 1
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (3, 1), (20, 1), (1, 2), (2, 2)])
+def test_resize_to_almost_nothing(size_hw: tuple[int, int]) -> None:
+    image = torch.randint(0, 256, (3, 7, 5), dtype=torch.uint8)
+    resized, exact = (resize_image(picture, size_hw, antialias=True) for picture in (image, image / 255))
+    assert resized.shape == (3, *size_hw) and float((resized - exact).abs().max()) <= 1.01 / 255
 
 
 def test_resize_round_trip_and_errors() -> None:

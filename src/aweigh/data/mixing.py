@@ -129,7 +129,7 @@ def copy_paste(base: Pair, donor: Pair, generator: Generator, *, min_visible: fl
     pasted, objects = cut_window(*donor, window, min_visible=min_visible)
     chosen = _random_subset(~objects.ignore, generator)
     if not bool(chosen.any()):
-        return base
+        return to_float(image), targets
     shown = torch.zeros(pasted.shape[1:], dtype=torch.bool)  # [h, w], what is pasted
     for index in chosen.nonzero().flatten().tolist():
         rows, columns, shape = _shape(objects, index, shown)

@@ -271,7 +271,8 @@ def resize_pixels(image: Tensor, size_hw: tuple[int, int], *, antialias: bool) -
         raise UsageError(f"An image must be uint8 or float [3, H, W], got {image.dtype} {tuple(image.shape)}.")
     if tuple(image.shape[1:]) == tuple(size_hw):
         return image
-    pixels = image if antialias else to_float(image)
+    eight_bits = antialias and size_hw[1] > 1  # torch 2.15 fails or gives other pixels for a width of 1
+    pixels = image if eight_bits else to_float(image)
     resized: Tensor = functional.interpolate(
         pixels[None], size=size_hw, mode="bilinear", align_corners=False, antialias=antialias
     )
