@@ -22,7 +22,7 @@ TINY = {
 }
 
 
-def write_coco(root, counts, *, objects=2, seed=0):
+def write_coco(root, counts, *, objects=2, seed=0, sizes=((96, 80), (64, 96))):
     """Grey pictures with red boxes (category 1) and blue balls (category 7) in COCO's layout."""
     dice = random.Random(seed)
     (root / "annotations").mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def write_coco(root, counts, *, objects=2, seed=0):
         (root / "images" / split).mkdir(parents=True, exist_ok=True)
         images, annotations = [], []
         for number in range(count):
-            width, height = dice.choice([(96, 80), (64, 96)])
+            width, height = dice.choice(sizes)
             picture = Image.new("RGB", (width, height), (90, 90, 90))
             draw = ImageDraw.Draw(picture)
             for _ in range(objects):

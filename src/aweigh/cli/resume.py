@@ -14,6 +14,7 @@ def command(
     iterations: Annotated[int | None, Parameter(show_default=False)] = None,
     schedule: Literal["keep", "stretch"] = "keep",
     patience: Annotated[int | None, Parameter(show_default=False)] = None,
+    batch: Annotated[int | None, Parameter(show_default=False)] = None,
     workers: Annotated[int | None, Parameter(show_default=False)] = None,
     device: Annotated[str | None, Parameter(show_default=False)] = None,
     data: Annotated[str | None, Parameter(show_default=False)] = None,
@@ -35,6 +36,8 @@ def command(
         ends. stretch: the schedule is laid over the new length, so that the rate is higher again at once.
     patience
         Epochs without a better validation after which the run stops.
+    batch
+        Images per step of one process, where the number of processes is another one than before.
     workers
         Processes that read images.
     device
@@ -50,6 +53,7 @@ def command(
         "epochs": epochs,
         "iterations": iterations,
         "patience": patience,
+        "batch": batch,
         "workers": workers,
         "device": device,
         "data": data,

@@ -93,17 +93,17 @@ def _restore_tensors(run: Run, tensors: dict[str, Tensor], values: dict[str, Any
 
 
 def _other_processes(run: Run, values: dict[str, Any]) -> list[str]:
-    """Keep the place in the epoch where the number of processes or their batch is another one."""
-    then, now = values["processes"] * values["batch"], distributed.world_size() * run.batch
-    remarks = []
-    if then != now and run.batches:
-        run.batches = min(run.batches * then // now, len(run.loader))
-        run.batches -= run.batches % run.config.accumulate
-    if (values["processes"], values["batch"]) != (distributed.world_size(), run.batch):
-        remarks.append(
-            f"It was saved by {values['processes']} processes with batch {values['batch']}, and goes on with "
-            f"{distributed.world_size()} and {run.batch}: not the same numbers as without the stop."
+    """Steps, place in the epoch and learning rate count in images per step: these have to stay the same."""
+    processes, batch = values["processes"], values["batch"]
+    world, remarks = distributed.world_size(), []
+    if processes * batch != world * run.batch:
+        fitting = f"give --batch {processes * batch // world}" if processes * batch % world == 0 else "start as many"
+        raise UsageError(
+            f"{run.folder} was trained with {processes * batch} images per step ({processes} x {batch}), and would go "
+            f"on with {world * run.batch} ({world} x {run.batch}); {fitting}."
         )
+    if processes != world:
+        remarks.append(f"It was saved by {processes} processes and goes on with {world}: equal but for rounding.")
     if values["threads"] != torch.get_num_threads():
         remarks.append(
             f"Torch has {torch.get_num_threads()} threads here and had {values['threads']}: sums may differ in their "

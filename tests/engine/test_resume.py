@@ -1,0 +1,198 @@
+"""A run survives: kills at any moment, broken and missing state files, a full disk, another length, other data."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from aweigh.engine import checkpoint
+from aweigh.engine.checkpoint import load_model, load_state, read_header
+from aweigh.engine.config import load_recipe, resolve
+from aweigh.engine.log import read_log
+from aweigh.engine.train import train
+from aweigh.errors import DataError, UsageError
+
+
+def rows(folder, kind):
+    return [row for row in read_log(folder / "log.jsonl") if row["kind"] == kind]
+
+
+def again(folder, **changes):
+    return resolve(None, {"resume": str(folder), **changes})[0]
+
+
+@pytest.mark.parametrize(("kills", "workers"), [(100, 0), (6, 1)])
+def test_a_run_killed_many_times_ends_with_the_same_bits(tmp_path, kills, workers):
+    """Weights, state, log and files are those of a run that was left alone; no file is half written."""
+    script = Path(__file__).with_name("kills.py")
+    command = [sys.executable, str(script), str(tmp_path), "--kills", str(kills), "--workers", str(workers)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads(result.stdout)
+    print(found)
+    assert found["kills"] == kills and found["differences"] == []
+
+
+@pytest.fixture
+def stopped(configure, quiet, monkeypatch):
+    """A run of 2 epochs with 2 steps each that was asked to stop in step 3, its state saved at every step."""
+    from aweigh.engine import train as loop
+
+    step = loop.optimiser_step
+
+    def until_three(run, losses, group):
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, losses, group)
+
+    monkeypatch.setattr(loop, "optimiser_step", until_three)
+    config = configure(save_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, console=quiet)
+    monkeypatch.undo()
+    return Path(config.output)
+
+
+def test_a_truncated_state_falls_back_to_the_one_before_and_says_so(stopped, quiet, configure, tmp_path):
+    whole = train(configure(output=str(tmp_path / "whole")), console=quiet)
+    path = stopped / "last" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    train(again(stopped), console=quiet)
+    assert f"{path} is truncated" in quiet.file.getvalue()
+    assert f"Going on from {path.with_name('previous.safetensors')}" in quiet.file.getvalue()
+    a, b = (load_model(run / "last.safetensors")[0].state_dict() for run in (whole, stopped))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_with_both_states_broken_nothing_is_trained_or_overwritten(stopped, quiet):
+    for name in ("state", "previous"):
+        (stopped / "last" / f"{name}.safetensors").write_bytes(b"nothing")
+    before = (stopped / "log.jsonl").read_bytes()
+    with pytest.raises(DataError, match="no state to go on from"):
+        train(again(stopped), console=quiet)
+    assert (stopped / "log.jsonl").read_bytes() == before
+
+
+def test_a_run_killed_before_its_first_state_begins_again(stopped, quiet, configure, tmp_path):
+    for path in (stopped / "last").iterdir():
+        path.unlink()
+    (stopped / "last" / ".state.4711.safetensors").write_bytes(b"half")  # what a kill leaves
+    (stopped / ".best.4711.safetensors").write_bytes(b"half")
+    train(again(stopped), console=quiet)
+    assert "No state was saved yet: from the beginning." in quiet.file.getvalue()
+    assert [row["step"] for row in rows(stopped, "step")] == [1, 2, 3, 4]
+    assert not list(stopped.rglob(".*"))
+
+
+def test_the_configuration_keeps_its_origins_when_a_run_goes_on(stopped, quiet):
+    before = (stopped / "config.toml").read_text()
+    train(again(stopped), console=quiet)
+    assert (stopped / "config.toml").read_text() == before and 'resume = ""' in before
+    assert load_recipe(stopped / "config.toml")["save_every"] == 1
+
+
+def test_changed_data_are_noticed(stopped, quiet):
+    root = Path(load_recipe(stopped / "config.toml")["data"])
+    path = root / "annotations" / "instances_train.json"
+    text = path.read_text()
+    content = json.loads(text)
+    content["annotations"] = content["annotations"][:-1]
+    try:
+        path.write_text(json.dumps(content))
+        train(again(stopped), console=quiet)
+    finally:
+        path.write_text(text)
+    assert "The training data has changed since: boxes 16 -> 15, hash " in quiet.file.getvalue()
+
+
+def test_a_longer_run_keeps_or_stretches_the_schedule(configure, quiet, tmp_path):
+    """Stretched, the rate follows the curve over the new length; kept, it stays where the old one ended."""
+    base = {"epochs": 2, "schedule": "step", "steps": (0.5,), "lr_batch": 0, "lr": 0.01, "warmup": 0}
+    kept = train(configure(**base), console=quiet)
+    train(again(kept, epochs=4), extend="keep", console=quiet)
+    assert [row["lr"] for row in rows(kept, "step")] == pytest.approx([0.01] * 2 + [0.001] * 6)
+    assert "The schedule stays laid out for 4 steps; after them lr stays at 0.001." in quiet.file.getvalue()
+    assert load_recipe(kept / "config.toml")["schedule_steps"] == 4
+    stretched = train(configure(**base, output=str(tmp_path / "stretched")), console=quiet)
+    train(again(stretched, epochs=4), extend="stretch", console=quiet)
+    assert [row["lr"] for row in rows(stretched, "step")] == pytest.approx([0.01] * 2 + [0.001] * 2 + [0.001] * 4)
+    assert "The schedule of 4 steps is now laid over 8." in quiet.file.getvalue()
+
+
+def test_a_schedule_that_ends_at_zero_cannot_be_kept(configure, quiet):
+    folder = train(configure(schedule="cosine", epochs=1), console=quiet)
+    with pytest.raises(UsageError, match=r"ends at lr 0 after step 2.*--schedule stretch"):
+        train(again(folder, epochs=2), extend="keep", console=quiet)
+    train(again(folder, epochs=2), extend="stretch", console=quiet)
+    assert len(rows(folder, "step")) == 4 and rows(folder, "step")[3]["lr"] > 0
+
+
+def test_the_images_per_step_have_to_stay_the_same(stopped, quiet):
+    with pytest.raises(UsageError, match=r"trained with 4 images per step \(1 x 4\).*give --batch 4"):
+        train(again(stopped, batch=2), console=quiet)
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_state_before_intact(stopped):
+    """The limit on file sizes makes the write of the next checkpoint fail in its middle."""
+    state_path = stopped / "last" / "state.safetensors"
+    before = state_path.read_bytes()
+    best = (stopped / "best.safetensors").read_bytes()
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2}, resource.RLIM_INFINITY)); "
+        "from aweigh.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", script, "resume", str(stopped)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: The disk of {stopped} is full") and f"aweigh resume {stopped}" in last
+    assert state_path.read_bytes() == before and (stopped / "best.safetensors").read_bytes() == best
+    assert not list(stopped.rglob(".*.safetensors"))
+    load_state(stopped / "last")
+    result = subprocess.run([sys.executable, "-m", "aweigh", "resume", str(stopped)], capture_output=True, text=True)
+    assert result.returncode == 0 and "best AP" in result.stderr, result.stderr
+
+
+def test_no_space_while_writing_names_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"before")
+
+    def full(beside):
+        raise checkpoint.safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError) as caught:
+        checkpoint.write_atomically(path, full)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
+    assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_resume_command(stopped):
+    result = subprocess.run(
+        [sys.executable, "-m", "aweigh", "resume", str(stopped), "--epochs", "3", "--schedule", "stretch"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Going on in epoch 2, step 3 of 6." in result.stderr
+    assert read_header(stopped / "last.safetensors")["training"]["step"] == 6
+    missing = subprocess.run(
+        [sys.executable, "-m", "aweigh", "resume", str(stopped / "last")], capture_output=True, text=True
+    )
+    assert missing.returncode == 2 and "no run folder to go on with" in missing.stderr
+
+
+def test_deterministic_runs_repeat_their_bits(configure, quiet, tmp_path):
+    first, second = (
+        train(configure(deterministic=True, epochs=1, color=0.5, output=str(tmp_path / name)), console=quiet)
+        for name in "ab"
+    )
+    a, b = (load_state(run / "last")[0] for run in (first, second))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.are_deterministic_algorithms_enabled()
