@@ -74,18 +74,18 @@ def read_voc(
     """
     problems: list[Problem] = []
     every = sorted(file.stem for file in folder.glob("*.xml"))
+    by_stem = {path.stem: path for place in reversed(picture_folders) for path in _pictures(place)}
     stems = every
     if listing is not None:
-        lines = read_text(listing).splitlines()
-        stems = list(dict.fromkeys(Path(line.split()[0]).stem for line in lines if line.strip()))
+        lines, known = read_text(listing).splitlines(), {*every, *by_stem}
+        stems = list(dict.fromkeys(_listed_stem(line, known) for line in lines if line.strip()))
     needed = every if names is None else [stem for stem in stems if stem in set(every)]
     own = set(stems)
     trees = {stem: _voc_xml(folder / f"{stem}.xml", problems if stem in own else []) for stem in needed}
     if names is None:
         objects = (item for tree in trees.values() if tree is not None for item in tree.iter("object"))
-        names = sorted({_text(item, "name") for item in objects} - {""})
+        names = sorted({_class_name(item) for item in objects} - {""})
     classes, label_of = choose_classes(list(names), list(range(len(names))), wanted, folder)
-    by_stem = {path.stem: path for place in reversed(picture_folders) for path in _pictures(place)}
 
     paths: list[Path] = []
     declared: list[list[int]] = []
@@ -114,7 +114,7 @@ def read_voc(
         said.append(REVIEWED)
         for number, item in enumerate(tree.iter("object"), start=1):
             mark = f"object {number}"
-            label = label_of.get(_text(item, "name"), UNKNOWN)
+            label = label_of.get(_class_name(item), UNKNOWN)
             if label == UNKNOWN:
                 detail = f"class {_text(item, 'name')!r}, known are {some_of(list(label_of))}"
                 problems.append(Problem("label out of range", f"{stem}.xml", mark, detail, DROPPED))
@@ -385,6 +385,13 @@ def _area(polygon: Sequence[float] | None) -> float:
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
+def _listed_stem(line: str, known: set[str]) -> str:
+    """The picture a line of ImageSets names: the whole line, as names may hold spaces and dots, else its first word."""
+    words = (line.strip(), line.split()[0])
+    options = [name for word in words for name in (Path(word).name, Path(word).stem)]
+    return next((name for name in options if name in known), options[-1])
+
+
 def _voc_corners(item: ElementTree.Element, where: str, mark: str, problems: list[Problem]) -> list[float]:
     """Corners as VOC writes them; of a rotated box (centre, size, angle), those of the upright box around it."""
     if item.find("bndbox") is not None or item.find("robndbox") is None:
@@ -416,6 +423,10 @@ def _plain(text: str) -> int | str:
 
 def _pictures(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(file_names(folder)) if name.lower().endswith(SUFFIXES)]
+
+
+def _class_name(item: ElementTree.Element) -> str:
+    return check.printable(_text(item, "name"))
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

@@ -7,6 +7,7 @@ Legend: I images, N annotations.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -261,7 +262,10 @@ class Split:
             for row in np.flatnonzero(self.masks.kinds != NONE):
                 height, width = self.sizes_hw[image_of[row]].tolist()
                 annotations[row]["segmentation"] = self.masks.segmentation(int(row), (height, width))
-        return annotations + list(self.evaluation_only)
+        left_out = () if masks else ("segmentation",)
+        return annotations + [
+            {key: value for key, value in entry.items() if key not in left_out} for entry in self.evaluation_only
+        ]
 
     @cached_property
     def content_hash(self) -> str:
@@ -277,7 +281,7 @@ class Split:
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         if self.evaluation_only:
-            digest.update(repr(list(self.evaluation_only)).encode())
+            digest.update(json.dumps(list(self.evaluation_only), sort_keys=True).encode())
         return digest.hexdigest()
 
 

@@ -1,0 +1,147 @@
+"""`aweigh data convert` and `aweigh data merge`: a data set in another layout, several as one."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from aweigh.errors import UsageError
+
+if TYPE_CHECKING:
+    from aweigh.data.split import Split
+
+
+def convert(
+    data: Path,
+    /,
+    *,
+    to: Literal["coco", "voc", "yolo"],
+    out: Path,
+    split: tuple[str, ...] = (),
+    link: bool = False,
+    strict: bool = False,
+    annotations: Path | None = None,
+    images: Path | None = None,
+) -> int:
+    """Write a data set as COCO, VOC or YOLO, and say what the new layout could not hold.
+
+    The layout of the source is found by looking at it. The source is not changed.
+
+    Parameters
+    ----------
+    data
+        Folder of the data set: COCO, VOC or YOLO layout.
+    to
+        The layout to write.
+    out
+        The folder to write; it must not hold anything yet.
+    split
+        Splits to write; all of them when not given.
+    link
+        Link to the pictures instead of copying them.
+    strict
+        Write nothing and end with 3 where anything would be lost or left out.
+    annotations
+        COCO file, when the folder is no known layout.
+    images
+        Image folder that goes with --annotations.
+    """
+    from aweigh.data.losses import not_held
+    from aweigh.data.save import save_dataset
+
+    splits = _read(data, split, annotations=annotations, images=images)
+    problems = _report_problems(splits, data)
+    if strict and (lost := [*problems, *not_held(splits, to)]):
+        print(*lost, sep="\n")
+        print(f"{len(lost)} kinds of things would be lost or left out; nothing was written.")
+        return 3
+    lost = save_dataset(splits, out, to, pictures="link" if link else "copy")
+    print(*problems, *lost, sep="\n", end="\n" * bool(problems or lost))
+    _report_written(splits, out)
+    return 0
+
+
+def merge(
+    *data: Path,
+    out: Path,
+    map: tuple[str, ...] = (),
+    to: Literal["coco", "voc", "yolo"] = "coco",
+    link: bool = False,
+) -> int:
+    """Unite data sets by class name, keeping which classes each of them was labelled for.
+
+    What a set was never labelled for is neither object nor background in its images. COCO files hold that; the other
+    layouts do not.
+
+    Parameters
+    ----------
+    data
+        Folders of the data sets, two or more.
+    out
+        The folder to write; it must not hold anything yet.
+    map
+        Classes to be called otherwise, as truck=car; may be given several times.
+    to
+        The layout to write.
+    link
+        Link to the pictures instead of copying them.
+    """
+    from aweigh.data import merge as merging
+    from aweigh.data.save import save_dataset
+
+    if len(data) < 2:
+        raise UsageError(f"Name two data sets or more to merge, got {len(data)}.")
+    rename: dict[str, str] = {}
+    for entry in map:
+        old, equals, new = (part.strip() for part in entry.partition("="))
+        if not (old and equals and new):
+            raise UsageError(f"--map is OLD=NEW, two class names such as truck=car, got {entry!r}.")
+        if rename.get(old, new) != new:
+            raise UsageError(f"--map calls {old!r} both {rename[old]!r} and {new!r}; give it one name.")
+        rename[old] = new
+    sources = {name: _read(folder) for name, folder in _distinct_names(data).items()}
+    merged = merging.merge(sources, rename)
+    problems = [line for name, splits in sources.items() for line in _report_problems(splits, name)]
+    lost = save_dataset(merged.splits, out, to, pictures="link" if link else "copy")
+    lines = [*problems, *merged.remarks, *lost]
+    print(*lines, sep="\n", end="\n" * bool(lines))
+    _report_written(merged.splits, out)
+    return 0
+
+
+def _read(
+    data: Path, wanted: tuple[str, ...] = (), *, annotations: Path | None = None, images: Path | None = None
+) -> dict[str, "Split"]:
+    from aweigh.data.formats import ALIASES, find_splits, load_split
+
+    names = [ALIASES.get(name, name) for name in wanted] or list(
+        find_splits(data, annotations=annotations, images=images)
+    )
+    return {name: load_split(data, name, annotations=annotations, images=images) for name in names}
+
+
+def _distinct_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Each data set by the name of its folder; numbered where two have the same."""
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().stem if folder.is_file() else folder.resolve().name
+        number = 1
+        while (text := f"{name}-{number}" if number > 1 else name) in named:
+            number += 1
+        named[text] = folder
+    return named
+
+
+def _report_problems(splits: dict[str, "Split"], source: object) -> list[str]:
+    """A line for each kind of record that is not written as it was read, since it was mended or left out."""
+    from aweigh.data.check import CHANGED, DROPPED, SKIPPED
+
+    actions = (CHANGED, DROPPED, SKIPPED)
+    counts = Counter((p.kind, p.action) for split in splits.values() for p in split.problems if p.action in actions)
+    return [f"{source}, {kind}: {count} {action}" for (kind, action), count in counts.items()]
+
+
+def _report_written(splits: dict[str, "Split"], out: Path) -> None:
+    for name, split in splits.items():
+        print(f"{name}: {len(split)} images, {len(split.boxes)} boxes of {len(split.classes)} classes")
+    print(f"Written to {out}")

@@ -1,0 +1,160 @@
+"""What a layout cannot hold of a data set, in one line per kind with the count."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from aweigh.data.flat import TextList
+from aweigh.data.masks import NONE, POLYGONS
+from aweigh.data.split import NOT_SAID, Split
+from aweigh.errors import DataError, UsageError, did_you_mean
+
+Layout = Literal["coco", "voc", "yolo"]
+LAYOUTS = ("coco", "voc", "yolo")
+MOVED = 0.5  # pixels: a box that would move further is not written as a polygon
+
+
+def check_layout(layout: str) -> None:
+    if layout not in LAYOUTS:
+        raise UsageError(f"Unknown layout {layout!r}; known: {', '.join(LAYOUTS)}.{did_you_mean(layout, LAYOUTS)}")
+
+
+def not_held(splits: Mapping[str, Split], layout: Layout) -> list[str]:
+    """A line for each kind of thing in these splits that the layout cannot hold; COCO holds all."""
+    check_layout(layout)
+    if layout == "coco":
+        return []
+    lines = _ids(splits, layout)
+    counts = _counts(splits)
+    kind = yolo_kind(splits) if layout == "yolo" else "boxes"
+    texts = {
+        "boxes over the edge": "are clipped to their image",
+        "boxes too small or outside the image": "are left out",
+        "unlabelled or empty": "images without objects do not say whether somebody looked; they become reviewed ones",
+        "label sets": "images are labelled for a part of the classes; which ones is lost",
+    }
+    if layout == "voc":
+        texts |= {"crowd": "regions become difficult objects", "masks": "are left out", "keypoints": "are left out"}
+        texts |= {"skeleton": "lines between keypoints are left out"}
+    else:
+        texts |= {"crowd": "regions are left out", "difficult": "objects to be ignored become ordinary ones"}
+        texts |= {"masks": "are left out; " + _why_no_polygons(kind)} if kind != "polygons" else {}
+        texts |= {"masks of several parts": "become one line around all parts"} if kind == "polygons" else {}
+    if kind != "polygons":
+        texts |= {"areas": "objects have another area than their box; it is lost"}
+    lines += [f"{key}: {counts[key]} {text}" for key, text in texts.items() if counts[key]]
+    return lines + _extra_lines(splits, layout)
+
+
+def yolo_kind(splits: Mapping[str, Split]) -> Literal["keypoints", "polygons", "boxes"]:
+    """How the objects of a data set are written to YOLO: all in one way, as its readers want it.
+
+    Keypoints where there are any. Polygons where every object has one whose extent is its box, to half a pixel. Else
+    boxes. Crowd regions are not written.
+    """
+    if any(split.keypoints is not None for split in splits.values()):
+        return "keypoints"
+    objects = 0
+    for split in splits.values():
+        written = ~split.crowd
+        if not written.any():
+            continue
+        if split.masks is None or (split.masks.kinds[written] != POLYGONS).any():
+            return "boxes"
+        objects += int(written.sum())
+        masks = split.masks.take(np.flatnonzero(written))
+        starts = masks.first_value[masks.first_polygon[:-1]] // 2
+        sizes_wh = split.sizes_hw[np.repeat(np.arange(len(split)), np.diff(split.first))][written][:, ::-1]
+        points = masks.values.reshape(-1, 2)
+        low = np.clip(np.minimum.reduceat(points, starts), 0, sizes_wh)
+        high = np.clip(np.maximum.reduceat(points, starts), 0, sizes_wh)
+        if np.abs(np.hstack([low, high]) - split.boxes[written]).max() > MOVED:
+            return "boxes"
+    return "polygons" if objects else "boxes"
+
+
+def united_names(splits: Mapping[str, Split]) -> list[str]:
+    """The class names of all splits, those of the first one first; one pose is all that a layout can describe."""
+    poses = {split.keypoint_names for split in splits.values() if split.keypoints is not None}
+    if len(poses) > 1:
+        raise DataError(f"The splits {', '.join(splits)} have different keypoints; write them one by one.")
+    return list(dict.fromkeys(name for split in splits.values() for name in split.classes.names))
+
+
+def _counts(splits: Mapping[str, Split]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for split in splits.values():
+        wh = split.boxes[:, 2:].astype(np.float64) - split.boxes[:, :2]
+        box_area = wh.prod(axis=1)
+        counts["crowd"] += int(split.crowd.sum())
+        counts["difficult"] += int((split.ignore & ~split.crowd).sum())
+        counts["boxes over the edge"] += int((np.abs(wh - split.source_boxes_xywh[:, 2:]).max(axis=1) > 0.01).sum())
+        counts["boxes too small or outside the image"] += len(split.evaluation_only)
+        counts["unlabelled or empty"] += int((split.reviewed == NOT_SAID).sum())
+        counts["areas"] += int((np.abs(split.area - box_area) > 0.001 * box_area + 1).sum())
+        if split.masks is not None:
+            counts["masks"] += int((split.masks.kinds != NONE).sum())
+            counts["masks of several parts"] += int((np.diff(split.masks.first_polygon) > 1).sum())
+        if split.keypoints is not None:
+            counts["keypoints"] += int((split.keypoints[:, :, 2] > 0).any(axis=1).sum())
+            counts["skeleton"] += len(split.skeleton)
+        if split.label_sets is not None:
+            known = split.label_sets.known[split.label_sets.of_image]
+            counts["label sets"] += int((~known.all(axis=1)).sum())
+    return counts
+
+
+def _why_no_polygons(kind: str) -> str:
+    if kind == "keypoints":
+        return "a line holds keypoints or a polygon"
+    return "lines hold polygons only where every object has one that fills its box"
+
+
+def _ids(splits: Mapping[str, Split], layout: Layout) -> list[str]:
+    """Ids that are not the ones which reading the new files would give."""
+    category = image = annotation = 0
+    for split in splits.values():
+        category = max(category, sum(number != label for label, number in enumerate(split.classes.ids)))
+        order = np.arange(len(split))
+        if layout == "yolo":
+            paths = list(split.paths)
+            order = np.array(sorted(range(len(paths)), key=paths.__getitem__), dtype=np.int64)
+        image += int((split.image_ids[order] != np.arange(1, len(split) + 1)).sum())
+        annotation += int((split.annotation_ids != np.arange(1, len(split.annotation_ids) + 1)).sum())
+    named = (("category", category), ("image", image), ("annotation", annotation))
+    return [f"{kind} ids: {count} are numbered anew" for kind, count in named if count]
+
+
+def _extra_lines(splits: Mapping[str, Split], layout: Layout) -> list[str]:
+    """Fields that the reader did not understand and carries along: VOC holds plain ones of objects."""
+    of_images: Counter[str] = Counter()
+    of_objects: Counter[str] = Counter()
+    header: Counter[str] = Counter()
+    for split in splits.values():
+        of_images.update(key for entry in _entries(split.image_extras) for key in entry)
+        for entry in _entries(split.extras):
+            of_objects.update(key for key, value in entry.items() if not (layout == "voc" and voc_can_hold(key, value)))
+        header.update(key for key in split.header if key != "categories")
+        header.update(key for entry in split.header.get("categories", {}).values() for key in entry if entry[key])
+    lines = [f"field {key!r} of the data set: left out" for key in header]
+    lines += [f"field {key!r} of {count} images: left out" for key, count in of_images.items()]
+    return lines + [f"field {key!r} of {count} objects: left out" for key, count in of_objects.items()]
+
+
+def voc_can_hold(key: str, value: Any) -> bool:
+    """Whether an XML element can say this: a plain name, with a text, a number or one level of these."""
+    leaves = value if isinstance(value, dict) else {key: value}
+    plain = all(isinstance(leaf, str | int | float) and str(leaf).isprintable() for leaf in leaves.values())
+    return plain and all(name.isidentifier() and name not in _TAKEN for name in (key, *leaves))
+
+
+_TAKEN = ("name", "difficult", "bndbox", "robndbox")  # elements of VOC with a meaning of their own
+
+
+def _entries(texts: TextList | None) -> list[dict[str, Any]]:
+    return [] if texts is None else [json.loads(text) for text in texts if text]
