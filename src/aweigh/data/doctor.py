@@ -8,7 +8,7 @@ Neither changes anything: `aweigh.data.clean` writes a cleaned copy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -60,10 +60,11 @@ class Examination:
     classes: tuple[ClassCounts, ...]
     findings: tuple[Finding, ...]
     decoded: bool
+    pictures: Mapping[str, Pictures] = field(default_factory=dict, repr=False)  # what was found of each, for `clean`
 
     def count(self, severity: Severity) -> int:
-        """Findings of this severity."""
-        return sum(found.severity == severity for found in self.findings)
+        """Kinds of findings of this severity, in however many splits."""
+        return len({found.kind for found in self.findings if found.severity == severity})
 
     @property
     def sound(self) -> bool:
@@ -127,6 +128,7 @@ def examine(
         classes=class_table(splits),
         findings=tuple(in_order(found)),
         decoded=pictures,
+        pictures=looked,
     )
 
 

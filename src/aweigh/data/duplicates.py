@@ -48,7 +48,9 @@ def same_bytes(hashes: Sequence[bytes | None]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def look_alikes(hashes: np.ndarray, thumbs: np.ndarray) -> np.ndarray:
+def look_alikes(
+    hashes: np.ndarray, thumbs: np.ndarray, *, max_bits: int = MAX_BITS, max_difference: float = MAX_DIFFERENCE
+) -> np.ndarray:
     """Pairs of pictures that look alike, `[K, 2]` int64, the smaller index first.
 
     hashes: `[P]` uint64. thumbs: `[P, 256]` uint8. Of several pictures with one hash, each is compared with the first
@@ -59,8 +61,8 @@ def look_alikes(hashes: np.ndarray, thumbs: np.ndarray) -> np.ndarray:
     heads = usable[first]  # the first picture of each hash
     to_head = np.column_stack([heads[group], usable])
     to_head = to_head[to_head[:, 0] != to_head[:, 1]]
-    pairs = np.sort(np.concatenate([to_head, heads[near_hashes(values)]]), axis=1)
-    kept = [part[_difference(thumbs, part) <= MAX_DIFFERENCE] for part in _portions(pairs, 1 << 16)]
+    pairs = np.sort(np.concatenate([to_head, heads[near_hashes(values, max_bits)]]), axis=1)
+    kept = [part[_difference(thumbs, part) <= max_difference] for part in _portions(pairs, 1 << 16)]
     alike = np.concatenate([np.empty((0, 2), dtype=np.int64), *kept])
     return alike[np.lexsort((alike[:, 1], alike[:, 0]))]
 

@@ -95,8 +95,11 @@ def finding(
 
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
-    """Errors first, then warnings, then notes; the larger share first."""
-    return sorted(findings, key=lambda found: (SEVERITIES.index(found.severity), -found.share))
+    """Errors first, then warnings, then notes; of these the kind with the largest share first, its splits in order."""
+    largest: dict[str, float] = {}
+    for found in findings:
+        largest[found.kind] = max(found.share, largest.get(found.kind, 0.0))
+    return sorted(findings, key=lambda one: (SEVERITIES.index(one.severity), -largest[one.kind], one.kind))
 
 
 def by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:

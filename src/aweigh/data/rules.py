@@ -156,7 +156,7 @@ def class_rules(splits: Mapping[str, Split]) -> list[Finding]:
         missing = {name: ", ".join(places) for name, places in held.items() if places and not train.get(name)}
         say("class in val or test, not in train", "train", missing)
         few = {
-            name: f"{train[name]} boxes"
+            name: _some_boxes(train[name])
             for name in sorted(train, key=lambda n: train[n])
             if 0 < train[name] < FEW_BOXES
         }
@@ -167,7 +167,7 @@ def class_rules(splits: Mapping[str, Split]) -> list[Finding]:
     where = ", ".join(splits)
     say("class without a box", where, {name: "in no split" for name in every if not total[name]})
     background = [name for name in every if name.strip("_ ").casefold() in _NAMES_OF_BACKGROUND and total[name]]
-    say("class named background", where, {name: f"{total[name]} boxes" for name in background})
+    say("class named background", where, {name: _some_boxes(total[name]) for name in background})
     alike = defaultdict(list)
     for name in every:
         alike[_plain(name)].append(name)
@@ -176,7 +176,7 @@ def class_rules(splits: Mapping[str, Split]) -> list[Finding]:
     }
     say("class names that differ little", where, twins)
     if every and all(name.isdecimal() for name in every):
-        say("classes without names", where, {name: f"{total[name]} boxes" for name in every})
+        say("classes without names", where, {name: _some_boxes(total[name]) for name in every})
     lists = {name: split.classes.names for name, split in splits.items()}
     first, *rest = lists or [""]
     different = {
@@ -317,6 +317,10 @@ def _unit(kind: str) -> str:
 def _list(names: Sequence[str]) -> str:
     shown = ", ".join(names[:6])
     return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown or "none"
+
+
+def _some_boxes(count: int) -> str:
+    return f"{count} box{'es' * (count != 1)}"
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aweigh.data.doctor import SIZE_EDGES
 from aweigh.data.split import Split
 from aweigh.data.transforms import Resize, resize_targets
 from aweigh.evaluation.coverage import Coverage, measure_coverage
@@ -75,6 +76,8 @@ class Fit:
     boxes: int
     measured: int  # images whose boxes were assigned
     percentiles: dict[int, float]  # of the square root of the area at the input: 5, 25, 50, 75, 95
+    sizes: tuple[int, ...]  # boxes between two of `SIZE_EDGES`, in pixels at the input
+    owners: tuple[tuple[int, ...], ...]  # of the measured boxes, per size: how many each level owns, and no level
     levels: tuple[Level, ...]
     unowned_count: int
     unowned: tuple[Unowned, ...]  # at most 100, the largest first
@@ -88,6 +91,9 @@ class Fit:
             "images_measured": self.measured,
             "boxes": self.boxes,
             "here": vars(self.here),
+            "size_edges": list(SIZE_EDGES),
+            "sizes": list(self.sizes),
+            "owners": [list(row) for row in self.owners],
             "size_percentiles": {str(key): value for key, value in self.percentiles.items()},
             "levels": [vars(level) for level in self.levels],
             "unowned_count": self.unowned_count,
@@ -119,9 +125,14 @@ def measure_fit(
     small = float((sizes < SMALL).mean()) if len(sizes) else 0.0
     here = Trial(short, long, small, None, None)
     levels: tuple[Level, ...] = ()
+    owners = np.zeros((0, 0), dtype=np.int64)
     unowned: list[Unowned] = []
     if detector is not None and len(sizes):
-        coverage, levels, unowned = _assigned(detector, used, chosen, resize)
+        coverage, owners, unowned = _assigned(detector, used, chosen, resize)
+        of_level = owners[:, :-1].sum(axis=0) / max(1, owners[:, :-1].sum())
+        levels = tuple(
+            Level(int(stride), float(share)) for stride, share in zip(detector.strides, of_level, strict=True)
+        )
         here = replace(here, best_possible_recall=coverage.best_possible_recall, ambiguous=coverage.ambiguous_share)
     trials = _trials(detector, used, _draw(used, MOST_TRIALS, seed), here, sizes) if len(sizes) else ()
     percentiles = {part: float(np.percentile(sizes, part)) for part in (5, 25, 50, 75, 95)} if len(sizes) else {}
@@ -132,6 +143,8 @@ def measure_fit(
         boxes=len(sizes),
         measured=len(chosen) if detector is not None else 0,
         percentiles=percentiles,
+        sizes=tuple(np.histogram(sizes, bins=[*SIZE_EDGES, np.inf])[0].tolist()),
+        owners=tuple(tuple(row) for row in owners.tolist()),
         levels=levels,
         unowned_count=len(unowned),
         unowned=tuple(sorted(unowned, key=lambda box: -box.size_wh[0] * box.size_wh[1])[:100]),
@@ -184,9 +197,13 @@ def _resized(
 
 def _assigned(
     detector: Any, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], resize: Resize
-) -> tuple[Coverage, tuple[Level, ...], list[Unowned]]:
-    """Assign the boxes of these images, and look which level each belongs to and which belong to none."""
-    owners = np.zeros(len(detector.strides), dtype=np.int64)
+) -> tuple[Coverage, np.ndarray, list[Unowned]]:
+    """Assign the boxes of these images, and look which level each belongs to and which belong to none.
+
+    Returns, beside the coverage, how many boxes of each size each level owns, the last column none: `[sizes, L + 1]`.
+    """
+    count = len(detector.strides)
+    owners = np.zeros((len(SIZE_EDGES), count + 1), dtype=np.int64)
     unowned: list[Unowned] = []
     with_boxes = iter([place for place in chosen if (~_targets_ignore(splits, place)).any()])
 
@@ -198,7 +215,9 @@ def _assigned(
         table = torch.zeros(len(targets), len(points), dtype=torch.int64)
         table.index_put_((matched[learned], level[learned]), torch.tensor(1), accumulate=True)  # [n, L]
         owned = table.sum(dim=1) > 0
-        owners[:] += np.bincount(table[owned].argmax(dim=1).numpy(), minlength=len(owners))
+        owner = torch.where(owned, table.argmax(dim=1), count)[~targets.ignore]
+        size = (targets.boxes[:, 2:] - targets.boxes[:, :2]).prod(dim=1).sqrt()[~targets.ignore]
+        np.add.at(owners, (np.searchsorted(SIZE_EDGES, size.numpy(), side="right") - 1, owner.numpy()), 1)
         lost = torch.nonzero(~owned & ~targets.ignore)[:, 0]
         if len(lost):
             could = torch.stack([part.any(dim=0) for _, part in detector.candidates(points, targets.boxes[lost])])
@@ -209,11 +228,7 @@ def _assigned(
     coverage = measure_coverage(
         _resized(splits, chosen, resize), strides=detector.strides, assign=assign, candidates=detector.candidates
     )
-    total = max(1, int(owners.sum()))
-    levels = tuple(
-        Level(int(stride), float(count / total)) for stride, count in zip(detector.strides, owners, strict=True)
-    )
-    return coverage, levels, unowned
+    return coverage, owners, unowned
 
 
 def _targets_ignore(splits: Mapping[str, Split], place: tuple[str, int]) -> np.ndarray:
@@ -279,8 +294,9 @@ def _advice(
         why = "smaller boxes take all their points" if crowded else "they are too small to hold a point of their level"
         same = next(trial for trial in fit.trials if trial.short == fit.here.short)  # on the images of the others
         better = [t for t in fit.trials if (t.best_possible_recall or 0) > (same.best_possible_recall or 0) + NOTED]
-        remedy = f" At --short {better[0].short} it would be about {_lost(better[0])}." if better else ""
-        lost = f"{_lost(fit.here)} of the boxes belong to no point and cannot be learned"
+        won = 1 - (1 - (better[0].best_possible_recall or 0)) / (1 - (same.best_possible_recall or 0)) if better else 0
+        remedy = f" --short {better[0].short} would win back about {100 * won:.0f} % of them." if better else ""
+        lost = f"{_share(1 - recall)} of the boxes belong to no point and cannot be learned"
         said.append(f"{lost}, mostly because {why}.{remedy}")
     unused = [str(level.stride) for level in fit.levels if level.share == 0]
     if unused:
@@ -300,14 +316,14 @@ def _size_advice(fit: Fit, splits: Mapping[str, Split], sizes: np.ndarray, scale
     if fit.here.short and fit.here.long:
         flag += f" --long {math.ceil(fit.here.long * needed / current / 2) * 2}"
     if fit.here.small <= 1 - ENOUGH:
-        return (
-            f"The input is large enough: {_share(1 - fit.here.small)} of the objects are {SMALL:g} px or more there. "
-            f"{ENOUGH:.0%} of them would be so from {flag} on."
-        )
+        part = f"{_share(1 - fit.here.small)} of the objects" if fit.here.small else "all objects"
+        smaller = f" {100 * ENOUGH:.0f} % of them would be so from {flag} on." if needed < current else ""
+        return f"The input is large enough: {part} are {SMALL:g} px or more there.{smaller}"
     too_small = f"{_share(fit.here.small)} of the objects are under {SMALL:g} px at the input"
     if needed <= max(LONGEST_SHORT, current):
-        return f"{too_small}. {flag} makes {ENOUGH:.0%} of them larger."
-    return f"{too_small}, and {flag} is what {ENOUGH:.0%} of them would need. {_tiles(splits, sizes, scales, current)}"
+        return f"{too_small}. {flag} makes {100 * ENOUGH:.0f} % of them larger."
+    tiles = _tiles(splits, sizes, scales, current)
+    return f"{too_small}, and {flag} is what {100 * ENOUGH:.0f} % of them would need. {tiles}"
 
 
 def smallest_input(sizes: np.ndarray, current: int, *, share: float = ENOUGH, least: float = SMALL) -> int:
@@ -339,10 +355,6 @@ def _tiles(splits: Mapping[str, Split], sizes: np.ndarray, scales: np.ndarray, c
         f"Better cut the pictures into tiles of about {tile} x {tile} px that overlap by {overlap} px, so that every "
         f"object is whole in one of them, and train at --short {current}."
     )
-
-
-def _lost(trial: Trial) -> str:
-    return _share(1 - (trial.best_possible_recall or 0.0))
 
 
 def _share(value: float) -> str:

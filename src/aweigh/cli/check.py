@@ -1,0 +1,244 @@
+"""`aweigh data check`: what is in a data set, what is wrong with it, and what to do about it."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aweigh.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aweigh.data.doctor import Examination
+    from aweigh.data.findings import Finding
+    from aweigh.data.split import Split
+    from aweigh.engine.fit import Fit
+
+CLASSES_SHOWN = 10
+STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+
+
+def check(
+    data: Path,
+    /,
+    *,
+    html: Path | None = None,
+    json: Path | None = None,
+    strict: bool = False,
+    fix_to: Path | None = None,
+    model: str = "fcos_resnet18_fpn",
+    short: int = 640,
+    long: int = 1066,
+    pictures: bool = True,
+    annotations: Path | None = None,
+    images: Path | None = None,
+) -> int:
+    """Say what is in a data set, what is wrong with it, and what to change. Nothing in it is changed.
+
+    Looks at every box, class and picture file, for the same picture in two splits, and at what the levels of the
+    detector make of the sizes of the objects.
+
+    Parameters
+    ----------
+    data
+        Folder of the data set: COCO, VOC or YOLO layout.
+    html
+        Write the report as one page, with pictures of the worst cases.
+    json
+        Write the report as JSON, with up to 1000 examples of each finding.
+    strict
+        End with 3 where there is an error or a warning.
+    fix_to
+        Write a cleaned copy into this new folder, and say what was changed.
+    model
+        Detector whose levels are held against the sizes of the objects; none for no detector.
+    short
+        Short side of the pictures as the detector sees them, in pixels; 0 makes the long side `long` exactly.
+    long
+        Limit of their long side; 0 is no limit.
+    pictures
+        Decode every picture to find damaged ones and duplicates; with --no-pictures only their headers are read.
+    annotations
+        COCO file, when the folder is no known layout.
+    images
+        Image folder that goes with --annotations.
+    """
+    from rich.console import Console
+
+    from aweigh.data.doctor import examine
+    from aweigh.data.formats import find_splits, load_split
+
+    _check_places(html, json, fix_to)
+    names = find_splits(data, annotations=annotations, images=images)
+    splits = {name: load_split(data, name, annotations=annotations, images=images) for name in names}
+    examination = _with_bar(splits, lambda tell: examine(splits, pictures=pictures, progress=tell))
+    fit = None
+    if model != "none":
+        from aweigh.engine.fit import measure_fit
+
+        fit = measure_fit(splits, model, short=short, long=long)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    print_report(console, data, examination, fit)
+    if json is not None:
+        _write_json(json, examination, fit)
+    if html is not None:
+        from aweigh.data.report_html import report_html
+
+        page = report_html(str(data), splits, examination, None if fit is None else fit.to_dict())
+        html.write_text(page, encoding="utf-8")
+        console.print(f"The report with pictures: {html}")
+    if fix_to is not None:
+        _write_clean(console, splits, examination, fix_to)
+    return 3 if strict and not examination.sound else 0
+
+
+def print_report(console: "Console", data: Path, examination: "Examination", fit: "Fit | None") -> None:
+    """The whole report, for a terminal of 80 columns or more."""
+    from rich.text import Text
+
+    from aweigh.data.findings import by_kind
+
+    splits = examination.splits
+    console.print(
+        Text.assemble(
+            (str(data), "bold"),
+            f": {', '.join(dict.fromkeys(split.layout for split in splits))}, ",
+            f"{sum(split.pictures for split in splits):,} images, {sum(split.boxes for split in splits):,} boxes, ",
+            f"{len(examination.classes)} classes",
+        )
+    )
+    _print_tables(console, examination)
+    for group in by_kind(examination.findings):
+        _print_finding(console, group)
+    if fit is not None:
+        _print_fit(console, fit)
+    console.print()
+    style = "bold green" if examination.sound else STYLES["error" if examination.count("error") else "warning"]
+    console.print(examination.verdict(), style=style)
+
+
+def _print_tables(console: "Console", examination: "Examination") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("split", no_wrap=True)
+    for title in ("images", "boxes", "ignored", "empty"):
+        table.add_column(title, justify="right")
+    table.add_column("most pictures", overflow="fold")
+    for split in examination.splits:
+        width, height, times = split.picture_sizes[0] if split.picture_sizes else (0, 0, 0)
+        share = f" ({times / split.pictures:.0%})" if times < split.pictures else ""
+        numbers = [f"{count:,}" for count in (split.pictures, split.boxes, split.ignored, split.empty)]
+        table.add_row(split.name, *numbers, f"{width} x {height}{share}")
+    console.print()
+    console.print(table)
+    console.print()
+
+    names = [split.name for split in examination.splits]
+    rows = sorted(examination.classes, key=lambda row: -sum(row.boxes.values()))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("class", overflow="ellipsis", max_width=36)
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows[:CLASSES_SHOWN]:
+        table.add_row(row.name, *(f"{row.boxes[name]:,}" for name in names))
+    if rest := rows[CLASSES_SHOWN:]:
+        table.add_row(f"{len(rest)} more classes", *(f"{sum(row.boxes[name] for row in rest):,}" for name in names))
+    console.print(table)
+
+
+def _print_finding(console: "Console", group: "list[Finding]") -> None:
+    from rich.text import Text
+
+    from aweigh.data.doctor import example_lines
+
+    first = group[0]
+    console.print()
+    console.print(Text.assemble((first.severity, STYLES[first.severity]), " ", (first.kind, "bold")))
+    for found in group:
+        _print_indented(console, found.line(), 2)
+        for line in example_lines(found, 2 if len(group) > 1 else 3):
+            _print_indented(console, line, 4, "dim")
+    _print_indented(console, first.advice, 2)
+
+
+def _print_fit(console: "Console", fit: "Fit") -> None:
+    from rich.text import Text
+
+    console.print()
+    size = f"--short {fit.here.short} --long {fit.here.long}"
+    console.print(Text.assemble((f"The objects as {fit.model} would see them", "bold"), f" ({size})"))
+    lines = []
+    if fit.percentiles:
+        parts = ", ".join(f"{part} % under {value:.0f}" for part, value in fit.percentiles.items())
+        lines.append(f"sizes in pixels, square root of the area: {parts}")
+    if fit.levels:
+        parts = ", ".join(f"{level.stride}: {100 * level.share:.0f} %" for level in fit.levels)
+        lines.append(f"levels by stride, and their share of the boxes: {parts}")
+    if fit.here.best_possible_recall is not None and fit.here.ambiguous is not None:
+        of = f" (on {fit.measured:,} of {fit.images:,} images)" if fit.measured < fit.images else ""
+        lines.append(
+            f"best possible recall {100 * fit.here.best_possible_recall:.1f} %, ambiguous points "
+            f"{100 * fit.here.ambiguous:.1f} %{of}"
+        )
+    for line in [*lines, *fit.advice]:
+        _print_indented(console, line, 2)
+
+
+def _print_indented(console: "Console", line: str, indent: int, style: str | None = None) -> None:
+    """The line, broken between words, every part of it indented; names of files are not broken."""
+    for part in textwrap.wrap(line, max(20, console.width - indent), break_long_words=False, break_on_hyphens=False):
+        console.print(" " * indent + part, style=style, soft_wrap=True)
+
+
+def _with_bar(
+    splits: "dict[str, Split]", work: "Callable[[Callable[[str, int], object]], Examination]"
+) -> "Examination":
+    """Run `work` with a progress bar over the pictures of all splits."""
+    from aweigh.cli.common import bar
+
+    done = dict.fromkeys(splits, 0)
+    with bar("looking at pictures", sum(map(len, splits.values()))) as show:
+
+        def tell(split: str, count: int) -> None:
+            done[split] = count
+            show(sum(done.values()))
+
+        return work(tell)
+
+
+def _check_places(html: Path | None, json: Path | None, fix_to: Path | None) -> None:
+    """Before minutes are spent: can the files be written where they are wanted?"""
+    for flag, path in (("--html", html), ("--json", json)):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            what = "is a folder, a file was expected" if path.is_dir() else "lies in no folder that exists"
+            raise UsageError(f"{flag} {path}: this {what}.")
+    if fix_to is not None and (fix_to.is_file() or (fix_to.is_dir() and any(fix_to.iterdir()))):
+        raise UsageError(f"--fix-to {fix_to}: exists already and is not an empty folder; name a new one.")
+
+
+def _write_json(path: Path, examination: "Examination", fit: "Fit | None") -> None:
+    import json
+
+    content = examination.to_dict() | {"fit": None if fit is None else fit.to_dict()}
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8", errors="surrogateescape")
+
+
+def _write_clean(console: "Console", splits: "dict[str, Split]", examination: "Examination", out: Path) -> None:
+    from aweigh.data.clean import clean
+    from aweigh.data.save import save_dataset
+
+    cleaned = clean(splits, examination)
+    layout = next(iter(splits.values())).layout
+    lost = save_dataset(cleaned.splits, out, layout)  # type: ignore[arg-type]
+    console.print()
+    console.print(f"A cleaned copy in {out}; the original is as it was. What was changed:", soft_wrap=True)
+    for line in [*cleaned.changes, *lost] or ["nothing; there was nothing that is certain to be wrong"]:
+        _print_indented(console, line, 2)
+    if cleaned.left:
+        console.print("Left as it is, for you to decide:")
+        _print_indented(console, "; ".join(cleaned.left), 2)
+    if not examination.decoded:
+        console.print("  The pictures were not read, so damaged and duplicate ones are still in it.")

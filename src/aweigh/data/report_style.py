@@ -1,0 +1,53 @@
+"""How the doctor's page looks: light, dark, on a narrow screen, on paper."""
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #f6f7f9; --card: #fff; --line: #d9dee4;
+  --error: #b3261e; --warning: #8a5a00; --note: #1f6296; --sound: #1a7f37; --bar: #cfe0f2; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a4abb4; --paper: #14171b; --card: #1d2126;
+  --line: #343a42; --error: #ff8a80; --warning: #f0b94d; --note: #7cc0f5; --sound: #66d083; --bar: #2b4767; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 60px; }
+h1 { margin: 0; font-size: 26px; overflow-wrap: anywhere; }
+h2 { margin: 40px 0 12px; font-size: 20px; }
+h3 { margin: 0 0 6px; font-size: 16px; }
+p { margin: 6px 0; max-width: 76ch; }
+.kicker { margin: 0; color: var(--soft); letter-spacing: .06em; text-transform: uppercase; font-size: 12px; }
+.small, figcaption, .names { color: var(--soft); font-size: 13px; }
+.verdict { font-size: 17px; font-weight: 600; }
+.verdict.error, .error .tag { color: var(--error); } .verdict.warning, .warning .tag { color: var(--warning); }
+.note .tag { color: var(--note); } .verdict.sound { color: var(--sound); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; margin: 20px 0; }
+.tiles div, article, .chart, .scroll { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
+.tiles div { padding: 12px 16px; } .tiles b { display: block; font-size: 24px; font-variant-numeric: tabular-nums; }
+.tiles span { color: var(--soft); font-size: 13px; }
+article { margin: 0 0 14px; padding: 16px 18px; border-left: 5px solid var(--note); }
+article.error { border-left-color: var(--error); } article.warning { border-left-color: var(--warning); }
+.tag { font-size: 12px; text-transform: uppercase; letter-spacing: .05em; border: 1px solid currentColor;
+  border-radius: 5px; padding: 1px 6px; margin-right: 4px; vertical-align: 1px; }
+ul { margin: 6px 0; padding-left: 20px; } .where { list-style: none; padding: 0; color: var(--soft); }
+.names { overflow-wrap: anywhere; columns: 20em; }
+details { margin-top: 10px; } summary { cursor: pointer; color: var(--soft); }
+summary:focus-visible { outline: 2px solid var(--note); outline-offset: 3px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 14px; margin-top: 12px; }
+figure { margin: 0; } .gallery figure { display: flex; flex-wrap: wrap; gap: 3px; align-content: start; }
+.gallery img { max-width: 100%; height: auto; border-radius: 6px; display: block; }
+.gallery figure img:not(:only-of-type) { max-width: calc(50% - 2px); }
+figcaption { width: 100%; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+th, td { padding: 6px 12px; text-align: left; font-weight: normal; border-top: 1px solid var(--line); }
+thead th { border-top: 0; color: var(--soft); font-size: 13px; }
+tbody th { font-weight: 600; overflow-wrap: anywhere; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bar { position: relative; min-width: 120px; } .bar i { position: absolute; inset: 4px auto 4px 6px;
+  max-width: calc(100% - 12px); background: var(--bar); border-radius: 4px; }
+.bar b { position: relative; font-weight: normal; font-variant-numeric: tabular-nums; }
+.chart { padding: 16px 18px; margin: 12px 0; }
+.chart figcaption { font-size: 14px; color: var(--ink); font-weight: 600; }
+svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font-size: 12px; text-anchor: middle; }
+svg .value { fill: var(--ink); } svg .base { stroke: var(--line); }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px; }
+.legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px; }
+.chart .scroll { margin-top: 8px; }
+@media print { body { background: #fff; } article, .chart { break-inside: avoid; } }
+"""
