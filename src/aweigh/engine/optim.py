@@ -23,7 +23,10 @@ def make_optimizer(
     bias_weight_decay: float = 0.0,
     backbone_lr: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum (not Nesterov's) or AdamW over `parameter_groups`, each group with its learning rate set."""
+    """SGD with momentum (not Nesterov's) or AdamW over `parameter_groups`, each group with its learning rate set.
+
+    On CPU and CUDA one fused kernel updates all weights; elsewhere torch chooses.
+    """
     groups = parameter_groups(
         model,
         weight_decay=weight_decay,
@@ -32,10 +35,12 @@ def make_optimizer(
         bias_weight_decay=bias_weight_decay,
         backbone_lr=backbone_lr,
     )
+    places = {parameter.device.type for group in groups for parameter in group["params"]}
+    fused = True if places <= {"cpu", "cuda"} else None
     if kind == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
     set_lr(optimizer, lr)
     return optimizer
 

@@ -300,8 +300,8 @@ def learning_rate_line(run: Run) -> str:
     milestones = f" at {', '.join(map(str, run.milestones))}" if config.schedule == "step" else ""
     laid_out = f" laid out for {run.schedule_steps} steps" if run.schedule_steps != run.total_steps else ""
     return (
-        f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}{laid_out}; {run.total_steps} steps "
-        f"in {run.epochs} epochs, warm-up {run.warmup} steps, {config.warmup_kind} from {config.warmup_factor:g})"
+        f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}{laid_out}; {run.total_steps} "
+        f"steps in {run.epochs} epochs, warm-up {run.warmup} steps, {config.warmup_kind} from {config.warmup_factor:g})"
     )
 
 
