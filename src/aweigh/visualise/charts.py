@@ -105,7 +105,7 @@ def precision_recall(
     classes: one entry each. together: all of them, drawn black. A dot is where F1 is best.
     """
     drawn = [entry for entry in classes if entry.AP >= 0]
-    figure, (left, right) = _figure(2, (6.4, 4.8))
+    figure, (left, right) = _figure(2, (6.4, 5.2))
     recalls = np.linspace(0, 1, 101)
     alone = len(drawn) == 1
     for number, entry in enumerate([*drawn, *([] if alone else [together])]):
@@ -131,7 +131,7 @@ def precision_recall(
     for axes in (left, right):
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8.5, frameon=True, framealpha=0.85, edgecolor="none", loc="lower left")
+            axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
     return _save(figure, path)
 
 
