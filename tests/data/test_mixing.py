@@ -1,6 +1,7 @@
 """Mosaic, copy-paste and mixup: what was painted where, boxes that stay true, samples that depend on nothing else."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.data.conftest import Make
-from tests.data.scenes import Scene, check_inside, check_tight, same, scenes, without_masks
+from tests.data.strategies import Scene, check_inside, check_tight, same, scenes, without_masks
 from tests.data.test_loader import equal, many
 
 from aweigh.data.dataset import DetectionDataset, Sample
@@ -87,7 +88,7 @@ def test_mixup_keeps_all_boxes(seed: int, base: Scene, partner: Scene, plain: bo
     base, partner = (without_masks(scene) if plain else scene for scene in (base, partner))
     partner = with_ids(partner, 500)
     image, targets = mixup(base, partner, generator(seed))
-    assert image.shape == base[0].shape and image.dtype == torch.float32
+    assert image.shape == base[0].shape and image.dtype == torch.uint8
     count = len(base[1])
     assert same(targets[:count], base[1])
     assert targets.ids[count:].tolist() == partner[1].ids.tolist()
@@ -104,7 +105,7 @@ def test_mixup_blends_where_both_are_and_boxes_lie_on_their_pixels() -> None:
         x0, y0, x1, y1 = (int(value) for value in targets.boxes[1].tolist())
         assert (x1 - x0, y1 - y0) == (10, 8)
         inside = image[:, y0:y1, x0:x1]
-        assert 0.4 <= float(inside.min()) == float(inside.max()) <= 0.6
+        assert 0.4 * 255 <= float(inside.min()) == float(inside.max()) <= 0.6 * 255
         assert float(image.sum()) == pytest.approx(float(inside.sum()))
     large = torch.full((3, 60, 40), 255, dtype=torch.uint8)
     image, targets = mixup((black, boxed()), (large, boxed([0, 0, 40, 60])), generator(0))
@@ -191,6 +192,25 @@ def test_others_that_show_in_a_pasted_box_come_along() -> None:
     assert same(copy_paste((black, boxed()), (white, ignored), generator(0))[1], boxed())  # a region is not pasted
 
 
+def test_neighbours_come_along_with_a_mask_only_when_they_show() -> None:
+    masks = torch.zeros(3, 40, 40, dtype=torch.bool)
+    masks[0, :20, :20] = True
+    masks[1, 5:10, 5:10] = True  # on the first
+    masks[2, :20, 18:38] = True  # its outline runs a little over the first
+    donor = replace(boxed([0, 0, 20, 20], [5, 5, 10, 10], [18, 0, 38, 20]), masks=masks)
+    found = set()
+    for seed in range(60):
+        base = replace(boxed(), masks=masks[:0])
+        found.add(
+            tuple(
+                copy_paste((torch.zeros(3, 40, 40), base), (torch.ones(3, 40, 40), donor), generator(seed))[
+                    1
+                ].ids.tolist()
+            )
+        )
+    assert found == {(1,), (2,), (0, 1), (1, 2), (0, 1, 2)}
+
+
 # --- all of them --------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +227,7 @@ def test_any_plan(seed: int, base: Scene, partner: Scene, mosaic: bool, copy_pas
     image, targets = mix(base, plan, draw, generator(seed))
     check_inside(image, targets)
     assert asked == [False] * 3 * mosaic + [True] * copy_paste + [False] * mixup
-    assert not any((mosaic, copy_paste, mixup)) or image.dtype == torch.float32
+    assert image.dtype == torch.uint8 and tuple(image.shape[1:]) in [base[0].shape[1:], partner[0].shape[1:]]
 
 
 def test_pictures_without_objects() -> None:
@@ -261,10 +281,10 @@ def test_mixing_ends_with_its_epoch(coco: Make) -> None:
     data = DetectionDataset(split, TrainTransform(Resize(24, 48), change), mixing_until_epoch=2)
     for row in range(6):
         late = data[2, row].image
-        assert torch.equal(late, plain[2, row].image / 255)
+        assert torch.equal(late, plain[2, row].image)
         assert not torch.equal(data[1, row].image, late)
     data.mixing_until_epoch = 0
-    assert torch.equal(data[1, 0].image, plain[1, 0].image / 255)
+    assert torch.equal(data[1, 0].image, plain[1, 0].image)
 
 
 def test_an_unreadable_partner_leaves_the_sample_as_it_is_and_is_reported(coco: Make) -> None:
@@ -273,11 +293,11 @@ def test_an_unreadable_partner_leaves_the_sample_as_it_is_and_is_reported(coco: 
     change = Augmentation(flip=0, mixup=1.0)
     data = DetectionDataset(split, TrainTransform(Resize(24, 48), change))
     samples = [data[epoch, 0] for epoch in range(20)]
-    plain = DetectionDataset(split, TrainTransform(Resize(24, 48), Augmentation.none()))[0].image / 255
+    plain = DetectionDataset(split, TrainTransform(Resize(24, 48), Augmentation.none()))[0].image
     left = [sample for sample in samples if sample.partner_problems]
     assert 0 < len(left) < 20 and all(torch.equal(sample.image, plain) for sample in left)
     assert all(sample.partner_problems[0].where == str(split.paths[2]) for sample in left)
-    assert not any(torch.equal(sample.image, plain) for sample in samples if not sample.partner_problems)
+    assert not all(torch.equal(sample.image, plain) for sample in samples if not sample.partner_problems)
     loader = make_loader(data, batch=2, max_bad=0.5)
     for epoch in range(4):
         loader.set_epoch(epoch)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.scenes import Scene, check_inside, check_tight, same, scenes, without_masks
+from tests.data.strategies import Scene, check_inside, check_tight, same, scenes, without_masks
 from torch.nn import functional
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 

@@ -10,7 +10,8 @@
   them, and an object that cannot be seen must not be taught.
 
 Every picture was changed by the transform on its own before. A `Pair` is a picture `[3, H, W]`, uint8 or float in
-`[0, 1]`, and the targets in its pixels; what comes out is float32. All that is random comes from the generator.
+`[0, 1]`, and the targets in its pixels; what comes out is uint8 where all that went in is. All that is random comes
+from the generator.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from aweigh.data.transforms import (
     cut_window,
     intersection,
     random_window,
-    resize_image,
+    resize_pixels,
     resize_targets,
     to_float,
     uniform,
@@ -97,10 +98,11 @@ def mosaic(
     height, width = max((tuple(image.shape[1:]) for image, _ in parts), key=math.prod)
     center_x = min(max(1, round(width * uniform(generator, *MOSAIC_CENTER))), width)
     center_y = min(max(1, round(height * uniform(generator, *MOSAIC_CENTER))), height)
-    canvas = torch.tensor(fill).reshape(3, 1, 1).repeat(1, height, width)
+    images = _alike([image for image, _ in parts])
+    colour = torch.tensor(fill) if images[0].is_floating_point() else (torch.tensor(fill) * 255).round().byte()
+    canvas = colour.reshape(3, 1, 1).repeat(1, height, width)
     placed = []
-    for number, (image, targets) in enumerate(parts):
-        image = to_float(image)
+    for number, (image, (_, targets)) in enumerate(zip(images, parts)):
         right, below = number % 2 == 1, number >= 2
         quarter_hw = (height - center_y if below else center_y, width - center_x if right else center_x)
         if min(quarter_hw) == 0:
@@ -120,24 +122,27 @@ def copy_paste(base: Pair, donor: Pair, generator: Generator, *, min_visible: fl
 
     What belongs to no mask, or to no box where an object has none, is not pasted. Objects of the base are cut by what
     covers them: hidden ones are dropped, those less than `min_visible` in sight become regions to ignore, keypoints
-    under the paste become hidden (2 becomes 1). Other objects of the donor that show in what is pasted come along, by
-    the same rule.
+    under the paste become hidden (2 becomes 1). Other objects of the donor that show in what is pasted come along by
+    the same rule; with a mask only from `min_visible` on, as outlines of neighbours often overlap a little.
     """
-    image, targets = base
+    image, other = _alike([base[0], donor[0]])
+    targets = base[1]
     size_hw = (image.shape[1], image.shape[2])
-    window, (x0, y0) = _overlap(size_hw, (donor[0].shape[1], donor[0].shape[2]), generator)
-    pasted, objects = cut_window(*donor, window, min_visible=min_visible)
+    window, (x0, y0) = _overlap(size_hw, (other.shape[1], other.shape[2]), generator)
+    pasted, objects = cut_window(other, donor[1], window, min_visible=min_visible)
     chosen = _random_subset(~objects.ignore, generator)
     if not bool(chosen.any()):
-        return to_float(image), targets
+        return image, targets
     shown = torch.zeros(pasted.shape[1:], dtype=torch.bool)  # [h, w], what is pasted
     for index in chosen.nonzero().flatten().tolist():
         rows, columns, shape = _shape(objects, index, shown)
         shown[rows, columns] |= shape
-    objects = in_sight(objects, shown, min_visible=min_visible, hidden_keypoints=0)
-    image = to_float(image).clone()
+    objects = in_sight(
+        _without_slivers(objects, shown, min_visible), shown, min_visible=min_visible, hidden_keypoints=0
+    )
+    image = image.clone()
     part = image[:, y0 : y0 + pasted.shape[1], x0 : x0 + pasted.shape[2]]
-    part.copy_(torch.where(shown, to_float(pasted), part))
+    part.copy_(torch.where(shown, pasted, part))
     covered = torch.zeros(size_hw, dtype=torch.bool)
     covered[y0 : y0 + pasted.shape[1], x0 : x0 + pasted.shape[2]] = shown
     targets = in_sight(targets, ~covered, min_visible=min_visible, hidden_keypoints=1)
@@ -149,15 +154,16 @@ def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
 
     The partner is shrunk to fit in, where it is larger, and lies at a random place; round it the base stays as it is.
     """
-    image, targets = base
-    other, objects = partner
+    image, other = _alike([base[0], partner[0]])
+    targets, objects = base[1], partner[1]
     height, width = image.shape[1:]
     fit = min(1.0, height / other.shape[1], width / other.shape[2])
     other, objects = _scaled((other, objects), fit, (height, width))
     weight = uniform(generator, *MIXUP_WEIGHT)
     x0, y0, x1, y1 = random_window((height, width), (other.shape[1], other.shape[2]), generator)
-    image = to_float(image).clone()
-    image[:, y0:y1, x0:x1] = weight * image[:, y0:y1, x0:x1] + (1 - weight) * to_float(other)
+    image = image.clone()
+    blended = weight * image[:, y0:y1, x0:x1] + (1 - weight) * other
+    image[:, y0:y1, x0:x1] = blended if image.is_floating_point() else blended.round()
     return image, join([targets, _moved(objects, (x0, y0), (height, width))])
 
 
@@ -200,6 +206,21 @@ def in_sight(targets: Targets, shown: Tensor, *, min_visible: float, hidden_keyp
             keypoints[index] = _hidden(keypoints[index], shown, hidden_keypoints)
     masks = None if targets.masks is None else targets.masks & shown
     return replace(targets, **changed, masks=masks, keypoints=keypoints)[keep]
+
+
+def _alike(images: Sequence[Tensor]) -> list[Tensor]:
+    """All as they are where all are uint8, else all float."""
+    if all(image.dtype == torch.uint8 for image in images):
+        return list(images)
+    return [to_float(image) for image in images]
+
+
+def _without_slivers(targets: Targets, shown: Tensor, min_visible: float) -> Targets:
+    """Without objects of whose mask less than `min_visible` is shown."""
+    if targets.masks is None:
+        return targets
+    whole = targets.masks.sum(dim=(1, 2))
+    return targets[(whole == 0) | ((targets.masks & shown).sum(dim=(1, 2)) >= min_visible * whole)]
 
 
 def _shape(targets: Targets, index: int, frame: Tensor) -> tuple[slice, slice, Tensor]:
@@ -262,7 +283,7 @@ def _scaled(pair: Pair, factor: float, limit_hw: tuple[int, int]) -> Pair:
     before_hw = (image.shape[1], image.shape[2])
     height, width = (max(1, min(limit, round(side * factor))) for side, limit in zip(before_hw, limit_hw))
     return (
-        resize_image(image, (height, width), antialias=True),
+        resize_pixels(image, (height, width), antialias=True),
         resize_targets(targets, before_hw, (height, width)),
     )
 
