@@ -93,27 +93,13 @@ def build_split(
     kept = kept[np.argsort(records.image_of[kept], kind="stable")]
     counts = np.bincount(records.image_of[kept], minlength=len(records.image_ids))
     with np.errstate(invalid="ignore", over="ignore"):  # of boxes that are no numbers, and not used
-        area = np.where(records.area > 0, records.area, records.boxes_xywh[:, 2:].prod(axis=1))  # [M]
+        sides = np.clip(records.boxes_xywh[:, 2:], -FARTHEST, FARTHEST)  # so that their product stays a number
+        given = (records.area > 0) & np.isfinite(records.area)
+        area = np.where(given, records.area, sides.prod(axis=1))  # [M]
     ignore = records.crowd | records.difficult
     masks = _masks(records, sizes, problems)
-    evaluation_only = []
-    for row, _, action in found:
-        if action == check.UNLEARNED:
-            said = json.loads(records.extras[row] or "{}") if records.extras is not None else {}
-            entry = said | coco_entry(
-                int(records.annotation_ids[row]),
-                int(records.image_ids[records.image_of[row]]),
-                classes.ids[int(records.labels[row])],
-                records.boxes_xywh[row].tolist(),
-                float(area[row]),
-                bool(ignore[row]),
-                bool(records.crowd[row]),
-            )
-            evaluation_only.append(entry | _shapes(records, masks, row))
-    extras = (
-        records.extras if records.extras is not None and any(records.extras[row] for row in kept.tolist()) else None
-    )
-    image_extras = records.image_extras if records.image_extras is not None and any(records.image_extras) else None
+    extras = records.extras and [records.extras[row] for row in kept.tolist()]
+    looked_at = np.bincount(records.image_of, minlength=len(counts)) > 0  # it has an annotation, of whatever kind
     return Split(
         name=name,
         layout=layout,
@@ -131,20 +117,37 @@ def build_split(
         annotation_ids=records.annotation_ids[kept],
         source_boxes_xywh=records.boxes_xywh[kept],
         problems=problems,
-        evaluation_only=evaluation_only,
-        reviewed=np.where(np.bincount(records.image_of, minlength=len(counts)) > 0, REVIEWED, records.said).astype(
-            np.int8
-        ),
+        evaluation_only=[
+            _unlearned(records, row, classes, area, ignore, masks) for row, _, act in found if act == check.UNLEARNED
+        ],
+        reviewed=np.where(looked_at, REVIEWED, records.said).astype(np.int8),
         masks=None if masks is None else masks.take(kept),
         keypoints=None if records.keypoints is None else records.keypoints[kept],
         num_keypoints=None if records.num_keypoints is None else records.num_keypoints[kept],
         keypoint_names=records.keypoint_names,
         skeleton=records.skeleton,
         label_sets=records.label_sets,
-        image_extras=None if image_extras is None else TextList.of(image_extras),
-        extras=None if extras is None else TextList.of([extras[row] for row in kept.tolist()]),
+        image_extras=TextList.of(records.image_extras) if records.image_extras and any(records.image_extras) else None,
+        extras=TextList.of(extras) if extras and any(extras) else None,
         header=records.header,
     )
+
+
+def _unlearned(
+    records: Records, row: int, classes: Classes, area: np.ndarray, ignore: np.ndarray, masks: Masks | None
+) -> dict[str, Any]:
+    """A record that counts in evaluation alone, as a COCO entry with all that is known of it."""
+    entry = coco_entry(
+        int(records.annotation_ids[row]),
+        int(records.image_ids[records.image_of[row]]),
+        classes.ids[int(records.labels[row])],
+        records.boxes_xywh[row].tolist(),
+        float(area[row]),
+        bool(ignore[row]),
+        bool(records.crowd[row]),
+    )
+    said = json.loads(records.extras[row] or "{}") if records.extras is not None else {}
+    return said | entry | _shapes(records, masks, row)
 
 
 def _masks(records: Records, sizes_hw: np.ndarray, problems: list[Problem]) -> Masks | None:
