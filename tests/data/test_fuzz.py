@@ -12,6 +12,7 @@ folder because of what an annotation file says. What that means:
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,10 @@ import torch
 from tests.data import fuzz
 from tests.data.fuzz import LAYOUTS, MUTATIONS, Mutation
 
+from aweigh.cli.main import run
+from aweigh.data.check import UNPRINTABLE, Problem
 from aweigh.data.dataset import DetectionDataset
+from aweigh.data.formats import load_split
 from aweigh.data.loader import make_loader
 from aweigh.data.split import Split
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
@@ -37,7 +42,10 @@ from aweigh.engine.prepare import load_data
 from aweigh.errors import DataError, UsageError
 from aweigh.models import create
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs links, pipes and signals of POSIX")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs links, pipes and signals of POSIX"),
+    pytest.mark.filterwarnings("error::RuntimeWarning"),
+]
 
 SECONDS = 10  # for one mutation
 OWN = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), str(Path(__file__).parents[2] / "src"), "/proc"]
@@ -76,6 +84,10 @@ def lies_in(path: str, folder: Path) -> bool:
 # --- a time limit -----------------------------------------------------------------------------------------------------
 
 
+class Hangs(BaseException):
+    """No `Exception`, so that nothing explains it away."""
+
+
 @contextmanager
 def time_limit(folder: Path) -> Iterator[None]:
     """Ends what hangs, and lets go of threads that wait for a pipe, which would otherwise hang the end."""
@@ -84,7 +96,7 @@ def time_limit(folder: Path) -> Iterator[None]:
         for path in folder.rglob("*"):
             if stat.S_ISFIFO(path.lstat().st_mode):
                 os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
-        raise TimeoutError(f"hangs for {SECONDS} s")
+        raise Hangs(f"{SECONDS} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)
@@ -153,24 +165,75 @@ def test_there_are_many() -> None:
     assert all(names[layout] >= 100 for layout in LAYOUTS) and len({str(mutation) for mutation in MUTATIONS}) >= 300
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_mutation(mutation: Mutation, mutated: Callable[[Mutation], Path], tiny: torch.nn.Module) -> None:
+@pytest.mark.parametrize("number", range(len(MUTATIONS)), ids=[str(mutation) for mutation in MUTATIONS])
+def test_mutation(number: int, mutated: Callable[[Mutation], Path]) -> None:
+    mutation = MUTATIONS[number]
     folder = mutated(mutation)
     with time_limit(folder), watched() as paths:
-        outcome = read_and_learn(folder, mutation, tiny)
+        outcome = read_and_learn(folder, mutation, learn=number % 20 == 0)
     strangers = [path for path in paths if not lies_in(path, folder) and not path.startswith(tuple(OWN))]
     assert not strangers
     assert not mutation.whole or outcome == "read whole"
     outcomes[outcome] += 1
 
 
-def read_and_learn(folder: Path, mutation: Mutation, tiny: torch.nn.Module) -> str:
-    """What `aweigh train` does up to its first step; the outcome in words."""
+@pytest.mark.parametrize("name", fuzz.NAMES.values(), ids=fuzz.NAMES.keys())
+def test_names_from_where_the_user_is(name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`aweigh train .` with the pictures beside the JSON, so that the folder itself has no name to begin with."""
+    for number in range(3):
+        shutil.copy(place / "coco" / "images" / "train" / "a.png", tmp_path / f"{number}.png")
+    images = [{"id": number, "file_name": f"{number}.png"} for number in range(3)] + [{"id": 3, "file_name": name}]
+    boxes = [{"image_id": number, "category_id": 1, "bbox": [1, 1, 9, 9]} for number in range(4)]
+    (tmp_path / "train.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    monkeypatch.chdir(tmp_path)
+    with watched() as paths:
+        split = load_split(".")
+    assert len(split) == 3 and {problem.action for problem in split.problems} <= {"image skipped", "dropped"}
+    assert all(lies_in(path, tmp_path) or path.startswith(tuple(OWN)) for path in paths)
+
+
+TINY = "--model fcos_shufflenet_v2_x0_5_fpn --iterations 1 --batch 2 --workers 0 --device cpu --short 32 --long 64"
+WHOLE_RUNS = {
+    "coco: annotations.0.bbox infinity": 0,
+    "coco: file_name terminal": 0,
+    "coco: JSON is nested deeply": 3,
+    "coco: category named surrogate": 3,
+    "voc: XML has a billion laughs": 0,
+    "voc: ImageSets/Main/train.txt is a pipe": 3,
+    "yolo: a picture is named b'caf\\xe9.png'": 0,
+    "yolo: line class 10^20, no names": 0,
+    "yolo: train leads to outside": 3,
+    "yolo: picture is a link to itself": 0,
+}
+
+
+@pytest.mark.parametrize(("name", "code"), WHOLE_RUNS.items(), ids=WHOLE_RUNS)
+def test_whole_runs(
+    name: str, code: int, mutated: Callable[[Mutation], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mutation = next(mutation for mutation in MUTATIONS if str(mutation) == name)
+    folder = mutated(mutation)
+    words = [*TINY.split(), "--arguments", "channels=16", "--arguments", "head_convs=1", "--output", str(tmp_path)]
+    with time_limit(folder):
+        ended = run(["train", str(folder), *words])
+    written = capfd.readouterr().err
+    assert ended == code and "Traceback" not in written, written
+    assert not UNPRINTABLE.search(written.replace("\n", "")), written
+    mistakes = [line for line in written.splitlines() if line.startswith("error: ")]
+    if code == 0:
+        assert not mistakes and (tmp_path / "best.safetensors").is_file()
+    else:
+        assert len(mistakes) == 1 and Path(mutation.file).name in mistakes[0]
+        assert not any(tmp_path.iterdir())
+
+
+def read_and_learn(folder: Path, mutation: Mutation, *, learn: bool) -> str:
+    """What `aweigh train` does before its first step, and the loss of that; the outcome in words."""
     try:
         data = load_data(TrainConfig(data=str(folder)))
         train = data.train
         check(train)
-        problems = [*train.problems, *read_all(train, tiny)]
+        problems = [*train.problems, *read_all(train, learn=learn)]
         if data.val is not None:
             check(data.val)
             problems += data.val.problems
@@ -195,19 +258,23 @@ def check(split: Split) -> None:
     assert ((boxes >= 0) & (boxes <= sizes[rows])).all() and (boxes[:, 2:] - boxes[:, :2] > 0.99).all()
     assert ((split.labels >= 0) & (split.labels < len(split.classes))).all()
     assert len(set(split.annotation_ids.tolist())) == len(split.annotation_ids)
-    assert len(split.content_hash) == 64 and split.summary().isprintable
-    split.to_coco()
+    assert len(split.content_hash) == 64 and not UNPRINTABLE.search(split.summary().replace("\n", ""))
+    json.dumps(split.to_coco(), allow_nan=False)
 
 
-def read_all(split: Split, tiny: torch.nn.Module) -> list:
+def read_all(split: Split, *, learn: bool) -> list[Problem]:
+    """The problems of reading every picture. learn: compute the loss too."""
     transform = TrainTransform(Resize(short=32, long=64), Augmentation())
     loader = make_loader(DetectionDataset(split, transform), batch=8, max_bad=0.5)
     for batch in loader:
-        assert torch.isfinite(batch.images.pixels).all()
+        assert sum(len(targets) for targets in batch.targets) <= len(split.boxes)
+        if learn:
+            losses = tiny(len(split.classes))(batch.images, batch.targets)
+            assert all(torch.isfinite(loss).all() for loss in losses.values())
     return loader.problems
 
 
-@pytest.fixture(scope="module")
-def tiny() -> torch.nn.Module:
+@cache
+def tiny(classes: int) -> torch.nn.Module:
     torch.manual_seed(0)
-    return create("fcos_shufflenet_v2_x0_5_fpn", num_classes=2, channels=16, head_convs=1)
+    return create("fcos_shufflenet_v2_x0_5_fpn", num_classes=classes, channels=16, head_convs=1)

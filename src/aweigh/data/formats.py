@@ -103,6 +103,7 @@ def find_splits(
     )
 
 
+@np.errstate(over="ignore", invalid="ignore")  # numbers of any size come in, and are judged
 def load_split(
     source: str | Path,
     split: str = "train",
