@@ -28,6 +28,7 @@ from aweigh.data.transforms import (
     boxes_of_masks,
     cut_window,
     intersection,
+    pixel_counts,
     random_window,
     resize_pixels,
     resize_targets,
@@ -219,8 +220,8 @@ def _without_slivers(targets: Targets, shown: Tensor, min_visible: float) -> Tar
     """Without objects of whose mask less than `min_visible` is shown."""
     if targets.masks is None:
         return targets
-    whole = targets.masks.sum(dim=(1, 2))
-    return targets[(whole == 0) | ((targets.masks & shown).sum(dim=(1, 2)) >= min_visible * whole)]
+    whole = pixel_counts(targets.masks)
+    return targets[(whole == 0) | (pixel_counts(targets.masks & shown) >= min_visible * whole)]
 
 
 def _shape(targets: Targets, index: int, frame: Tensor) -> tuple[slice, slice, Tensor]:
