@@ -142,7 +142,7 @@ def test_bad_boxes_are_left_out_and_never_a_nan(aweigh: Aweigh, tmp_path: Path) 
         "box not finite": [math.nan, 4, 10, 10],
     }
     data = coco(tmp_path / "data", [[4, 4, 20, 20], *bad.values(), [50, 40, 30, 30]])
-    checked = aweigh("data", "check", data)
+    checked = aweigh("data", "check", data, "--strict")
     assert checked.code == 3
     for kind in bad:
         assert kind in checked.out, checked.out
@@ -159,7 +159,7 @@ def test_a_category_that_is_not_listed(aweigh: Aweigh, tmp_path: Path) -> None:
     strange = {"annotations": [{"id": 1, "image_id": 1, "category_id": 99, "bbox": [4, 4, 9, 9]}]}
     strange["annotations"].append({"id": 2, "image_id": 1, "category_id": 1, "bbox": [4, 4, 9, 9]})
     data = coco(tmp_path / "data", [], train=strange)
-    checked = aweigh("data", "check", data)
+    checked = aweigh("data", "check", data, "--strict")
     assert checked.code == 3
     assert "99" in checked.out and "annotation 1" in checked.out
     assert aweigh("train", data, "--epochs", 1, "--output", tmp_path / "run", *TINY).code == 0
@@ -183,7 +183,7 @@ def test_duplicate_ids_and_an_annotation_without_its_picture(aweigh: Aweigh, tmp
         {"id": 8, "bbox": [4, 4, 20, 20], **annotation, "image_id": 55},
     ]
     data = coco(tmp_path / "data", [], train={"annotations": twice})
-    checked = aweigh("data", "check", data)
+    checked = aweigh("data", "check", data, "--strict")
     assert checked.code == 3
     assert "annotation 7" in checked.out and "annotation 8" in checked.out
     assert aweigh("train", data, "--epochs", 1, "--output", tmp_path / "run", *TINY).code == 0
@@ -192,7 +192,7 @@ def test_duplicate_ids_and_an_annotation_without_its_picture(aweigh: Aweigh, tmp
 def test_pictures_that_are_missing_or_broken(aweigh: Aweigh, tmp_path: Path) -> None:
     data = coco(tmp_path / "data", [[4, 4, 20, 20]])
     (data / "images" / "train" / "train3.png").unlink()
-    checked = aweigh("data", "check", data)
+    checked = aweigh("data", "check", data, "--strict")
     assert checked.code == 3 and "train3.png" in checked.out
 
 

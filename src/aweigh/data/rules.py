@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aweigh.data.check import CLIPPED, KEPT, MIXED_UP_FROM, Problem, remarks
+from aweigh.data.check import CLIPPED, DROPPED, KEPT, MIXED_UP_FROM, UNLEARNED, Problem, remarks
 from aweigh.data.findings import EXAMPLES_KEPT, KINDS, Box, Example, Finding, finding
 from aweigh.data.images import SUFFIXES
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
@@ -32,7 +32,7 @@ def reported(split: Split) -> list[Finding]:
     for problem in split.problems:
         groups[problem.kind, problem.action].append(problem)
     rows = _rows_by_name(split) if groups else {}
-    lost = sum(problem.box is not None or _unit(problem.kind) == "boxes" for problem in split.problems)
+    lost = sum(problem.action in (DROPPED, UNLEARNED) and _unit(problem.kind) == "boxes" for problem in split.problems)
     found = []
     for (kind, action), group in groups.items():
         totals = {"boxes": len(split.boxes) + lost, "pictures": len(split) + len(group)}
