@@ -31,6 +31,12 @@ FILES = {
     "last.safetensors",
     "curves.png",
     "inputs_train.png",
+    "inputs_val.png",
+    "best_val_results.json",
+    "pr_curves.png",
+    "confusion.png",
+    "worst.png",
+    "errors.json",
     "val_predictions.png",
 }
 
@@ -217,7 +223,10 @@ def test_without_a_val_split_a_tenth_is_set_aside_and_test_is_left_alone(tmp_pat
 def test_without_validation_the_last_weights_are_the_best(configure, quiet):
     folder = train(configure(val_split="none", epochs=1), console=quiet)
     assert same(weights(folder / "best.safetensors"), weights(folder / "last.safetensors"))
-    assert {entry.name for entry in folder.iterdir()} == FILES - {"val_predictions.png"}
+    assert {entry.name for entry in folder.iterdir()} == {
+        *("config.toml", "log.jsonl", "results.csv", "last", "best.safetensors", "last.safetensors"),
+        *("curves.png", "inputs_train.png"),
+    }
     assert "not validated" in quiet.file.getvalue()
 
 
@@ -254,7 +263,7 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_named(tmp_path, configure,
     (data / "images" / "train" / "2.png").write_bytes((data / "images" / "train" / "2.png").read_bytes()[:120])
     folder = train(configure(data=str(data), batch=1, epochs=2), console=quiet)
     assert quiet.file.getvalue().count("unreadable picture") == 1 and "2.png" in quiet.file.getvalue()
-    assert len(rows(folder, "step")) == 6 and len(rows(folder, "epoch")) == 2
+    assert len(rows(folder, "step")) == 8 and len(rows(folder, "epoch")) == 2
 
 
 def test_patience_ends_a_run_that_does_not_get_better(configure, quiet, monkeypatch):

@@ -89,6 +89,7 @@ def detect(
         fill=mean_colour(model),
         rank=rank,
         world=world,
+        device=device,
     )
     parts: list[_Part] = []
     watch, done = Stopwatch(), 0

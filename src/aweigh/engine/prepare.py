@@ -13,6 +13,9 @@ from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
 from aweigh.data.formats import ALIASES, find_splits, load_split
 from aweigh.data.loader import make_loader
+from aweigh.data.mixing import epochs_with_mixing
+from aweigh.data.pairs import flip_pairs
+from aweigh.data.sampling import Sampling
 from aweigh.data.split import Split, split_off
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
 from aweigh.engine import distributed
@@ -47,6 +50,7 @@ class Run:
     data: Data
     resize: Resize
     transform: TrainTransform
+    sampling: Sampling
     train_set: DetectionDataset
     loader: Any
     workers: int
@@ -132,8 +136,9 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         backbone_lr=config.backbone_lr,
     )
     resize = Resize(short=config.short or None, long=config.long or None)
-    transform = TrainTransform(resize, augmentation(config))
-    train_set = DetectionDataset(data.train, transform, seed=config.seed)
+    sampling = Sampling(config.sampler, config.repeat_threshold, config.class_draws)
+    transform = TrainTransform(resize, augmentation(config, data.train))
+    train_set = DetectionDataset(data.train, transform, seed=config.seed, draws=sampling.draws(data.train))
     workers = choose_workers(config.workers, device)
     batch = choose_batch(config)
     loader = make_loader(
@@ -145,6 +150,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         stride_divisor=model.stride_divisor,
         fill=mean_colour(model),
         pin_memory=device.type == "cuda",
+        device=device,
         max_bad=config.max_bad,
         rank=distributed.rank(),
         world=distributed.world_size(),
@@ -152,6 +158,8 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     steps_per_epoch = math.ceil(len(loader) / config.accumulate)
     total_steps = config.iterations or config.epochs * steps_per_epoch
     schedule_steps, warmup, milestones = schedule_of(config, total_steps, steps_per_epoch)
+    epochs = math.ceil(total_steps / steps_per_epoch)
+    train_set.mixing_until_epoch = epochs_with_mixing(epochs, config.close_mixing)
     torch.manual_seed(config.seed + distributed.rank())
     return Run(
         config=config,
@@ -161,13 +169,14 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         data=data,
         resize=resize,
         transform=transform,
+        sampling=sampling,
         train_set=train_set,
         loader=loader,
         workers=workers,
         start_note=start_note,
         batch=batch,
         lr=config.lr * (images_per_step(config, batch) / config.lr_batch if config.lr_batch else 1),
-        epochs=math.ceil(total_steps / steps_per_epoch),
+        epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         schedule_steps=schedule_steps,
@@ -216,6 +225,8 @@ def load_data(config: TrainConfig) -> Data:
         annotations=config.annotations or None,
         images=config.images or None,
         classes=list(config.classes) or None,
+        strict=config.strict,
+        drop_empty=config.empty == "drop",
     )
     known = () if config.annotations else tuple(find_splits(source))
     if config.val_split == "none":
@@ -233,7 +244,7 @@ def load_data(config: TrainConfig) -> Data:
             f"val_split = {name!r}: {source} has only {', '.join(known) or 'what was given by hand'}; give one of "
             f"these, auto or none.{did_you_mean(name, known)}"
         )
-    val = load_split(source, name, classes=list(train.classes.names))
+    val = load_split(source, name, classes=list(train.classes.names), strict=config.strict)
     return Data(train, val, f"validation on {name}")
 
 
@@ -269,13 +280,22 @@ def builder_arguments(config: TrainConfig) -> dict[str, Any]:
     return arguments
 
 
-def augmentation(config: TrainConfig) -> Augmentation:
+def augmentation(config: TrainConfig, train: Split) -> Augmentation:
+    """What the configuration changes in the training images; the pairs of a flip are found in the names of the data."""
+    if config.aug == "none":
+        return Augmentation.none()
+    pairs = flip_pairs(config.flip_pairs, train.classes.names, train.keypoint_names)
     return Augmentation(
         flip=config.flip,
         short_sides=config.multi_scale,
         scale_jitter=(config.scale_jitter[0], config.scale_jitter[1]) if config.scale_jitter else None,
         crop=config.crop,
         color=config.color,
+        mosaic=config.mosaic,
+        copy_paste=config.copy_paste,
+        mixup=config.mixup,
+        class_pairs=pairs.classes,
+        keypoint_pairs=pairs.keypoints,
     )
 
 

@@ -51,7 +51,10 @@ def start_report(run: Run) -> list[str]:
     model = run.model
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    augmentations = run.transform.augmentation.describe(model.classes)
+    train = run.data.train
+    augmentations = run.transform.augmentation.describe(
+        train.classes, train.keypoint_names, mixing_until_epoch=run.train_set.mixing_until_epoch
+    )
     precision = str(run.precision).removeprefix("torch.")
     return [
         *lines,
@@ -60,7 +63,7 @@ def start_report(run: Run) -> list[str]:
         f"model: {run.config.model}, {len(model.classes)} classes, {total:,} parameters, {trained:,} trained",
         run.start_note,
         f"every image: {run.resize}",
-        "while training: " + "; ".join(augmentations),
+        "while training: " + "; ".join([*augmentations, *run.sampling.describe(train)]),
         f"device: {run.device}, {precision}, {run.workers} processes read images; run folder: {run.folder}",
     ]
 

@@ -85,6 +85,10 @@ def _restore_tensors(run: Run, tensors: dict[str, Tensor], values: dict[str, Any
             index, _, key = name.partition(".")
             states.setdefault(int(index), {})[key] = value
         run.optimizer.load_state_dict({"state": states, "param_groups": run.optimizer.state_dict()["param_groups"]})
+        for parameter, state in run.optimizer.state.items():
+            for name, value in state.items():
+                if value is not None and value.shape == parameter.shape:  # fused kernels want the weight's memory order
+                    state[name] = torch.empty_like(parameter).copy_(value)
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise UsageError(f"{run.folder} was trained with another model, ema or optimizer: {first}") from error

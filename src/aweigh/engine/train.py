@@ -6,6 +6,7 @@ the first step (data, model, optimiser) is in `prepare.py`, what is saved to go 
 """
 
 import errno
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,19 +22,20 @@ from torch import Tensor, nn
 from aweigh.data.loader import Batch
 from aweigh.engine import distributed, state
 from aweigh.engine.checkpoint import load_model, remove_leftovers, save_model, write_atomically
-from aweigh.engine.config import TrainConfig, load_recipe, resolve, to_dict, to_toml
+from aweigh.engine.config import COCO_NAMES, TrainConfig, load_recipe, resolve, to_dict, to_toml
 from aweigh.engine.device import determinism
 from aweigh.engine.evaluate import detect, to_device
-from aweigh.engine.log import Means, RunLog, Stopwatch, read_log
+from aweigh.engine.log import Means, RunLog, Stopwatch, read_log, require_tensorboard
 from aweigh.engine.optim import set_lr
 from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
-from aweigh.engine.report import save_inputs, save_predictions, start_report
+from aweigh.engine.report import save_evaluation, save_inputs, save_predictions, start_report
 from aweigh.engine.stop import Interrupts, Stopped
 from aweigh.errors import AweighError
 from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
 from aweigh.visualise import curves
 
 BAD_STEPS = 3  # so many steps in a row without a finite loss end the run
+RESULTS = "best_val_results.json"  # what the best weights found on the validation split, as COCO results
 SAVE_SECONDS = 600  # between saved states, where `save_every` names no number of steps
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -52,6 +54,8 @@ def train(
     `val_predictions.png`. extend: how the learning-rate schedule of a resumed run follows another length (see
     `state.restore`). console: where the progress is told; the error stream when not given.
     """
+    if config.tensorboard:
+        require_tensorboard()
     with distributed.join(config.device) as device_name, determinism(config.deterministic), Interrupts() as interrupts:
         folder = distributed.from_main(run_folder(config) if distributed.is_main() else Path())
         run = prepare(config, folder, device_name=device_name)
@@ -94,7 +98,10 @@ def _train(
         for line in [*start_report(run), learning_rate_line(run), *([remark] if remark else [])] if main else ():
             log.say(line)
         if run.step == 0 and main:
+            run.loader.set_epoch(0)
             save_inputs(run, folder / "inputs_train.png")
+            if run.data.val is not None:
+                save_inputs(run, folder / "inputs_val.png", split="val")
         losses = distributed.batches_of(TrainingLosses(run), run.device)
         try:
             while not run.finished and not run.out_of_patience:
@@ -125,6 +132,9 @@ def finish(run: Run, log: RunLog) -> None:
     if run.data.val is not None:
         best, _ = load_model(run.folder / "best.safetensors", device=run.device)
         save_predictions(best, run.resize, run.data.val, run.folder / "val_predictions.png", device=run.device)
+        results = json.loads((run.folder / RESULTS).read_text(encoding="utf-8"))
+        for line in save_evaluation(run.folder, run.data.val, results):
+            log.say(line)
     log.say(f"{summary(run)} Weights: {run.folder / 'best.safetensors'}")
 
 
@@ -152,11 +162,12 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
     distributed.same_buffers(run.evaluated_model)
     state.save(run)  # a validation that is cut off is repeated from here
     metrics: dict[str, Any] = {}
+    results: list[dict[str, Any]] = []
     last = run.epoch + 1 >= run.epochs
     if run.data.val is not None and ((run.epoch + 1) % run.config.eval_every == 0 or last):
-        metrics = validate(run, log)
-        numbers = ("val_loss", "AP", "AP50", "AP75", "APs", "APm", "APl")
-        row |= {name: None if metrics[name] == UNDEFINED else metrics[name] for name in numbers}
+        metrics, results = validate(run, log)
+        row |= {name: value for name, value in metrics.items() if name.startswith("val_loss")}
+        row |= {name: None if metrics[name] == UNDEFINED else metrics[name] for name in COCO_NAMES}
         row["per_class"] = metrics["per_class"]
     run.epoch, run.batches = run.epoch + 1, 0
     row["seconds"] += time.perf_counter() - started
@@ -173,9 +184,12 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
         save_checkpoint(run, "last", metrics)
         if better:
             save_checkpoint(run, "best", metrics)
-        save_curves(run, log)
+            if metrics:
+                found = json.dumps(results)
+                write_atomically(run.folder / RESULTS, lambda path: path.write_text(found, encoding="utf-8"))
+        write_atomically(run.folder / "curves.png", lambda path: curves(log.history(), path))
     state.save(run)
-    log.say(epoch_line(run, row))
+    log.say_epoch(epoch_line(run, row))
     tell_problems(run, log)
 
 
@@ -194,7 +208,8 @@ def train_epoch(run: Run, losses: nn.Module, log: RunLog, interrupts: Interrupts
             data_seconds = watch.lap("data")
             row = optimiser_step(run, losses, group)
             run.batches += len(group)
-            row |= {"data_seconds": data_seconds, "step_seconds": watch.lap("step")}
+            images = sum(map(len, group)) * distributed.world_size()
+            row |= {"data_seconds": data_seconds, "step_seconds": watch.lap("step"), "images": images}
             log.write("step", step=run.step, epoch=run.epoch + 1, **row)
             rows.append({"kind": "step", **row})
             bar.advance(f"loss {row['loss']:.3f}")
@@ -223,6 +238,7 @@ def epoch_means(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
         **means.result(),
         "lr": run.lr * run.lr_factor(run.step - 1),
         "seconds": total,
+        "images_per_second": sum(row["images"] for row in rows) / max(total, 1e-9),
         "data_share": seconds["data_seconds"] / max(total, 1e-9),
         "skipped_steps": run.skipped,
     }
@@ -297,10 +313,11 @@ def batch_losses(run: Run, losses: nn.Module, batch: Batch) -> dict[str, Tensor]
     return found
 
 
-def validate(run: Run, log: RunLog) -> dict[str, Any]:
-    """Validation losses and COCO's numbers of the weights that are saved, from one pass over the validation images.
+def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Validation losses and COCO's numbers of the weights that are saved, and the results they come from.
 
-    The processes share out the batches; every one of them gets the same numbers, those of one process alone.
+    It takes one pass over the validation images. The processes share out the batches; every one of them gets the same
+    numbers, those of one process alone.
     """
     val = run.data.val
     assert val is not None
@@ -320,7 +337,8 @@ def validate(run: Run, log: RunLog) -> dict[str, Any]:
     run.val_problems = found.problems
     losses = {f"val_loss_{name}": value for name, value in found.losses.items()}
     metrics = evaluate_coco(val.to_coco(), found.results).to_dict() if distributed.is_main() else {}
-    return {"split": val.name, "val_loss": sum(losses.values()), **losses, **distributed.from_main(metrics)}
+    metrics = {"split": val.name, "val_loss": sum(losses.values()), **losses, **distributed.from_main(metrics)}
+    return metrics, found.results
 
 
 def selected(metrics: Mapping[str, Any], select: str) -> float:
@@ -366,13 +384,6 @@ def tell_problems(run: Run, log: RunLog) -> None:
             run.told.add(str(problem))
             log.say(f"  {problem}")
             log.write("problem", problem=str(problem), epoch=run.epoch, step=run.step)
-
-
-def save_curves(run: Run, log: RunLog) -> None:
-    rows = [entry for entry in read_log(log.path) if entry["kind"] == "epoch"]
-    shown = ("loss", "val_loss", "AP", "AP50", "AP75")
-    picture = [{name: entry[name] for name in ("epoch", *shown) if entry.get(name) is not None} for entry in rows]
-    write_atomically(run.folder / "curves.png", lambda path: curves(picture, path))
 
 
 def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
