@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 WIDTH, HEIGHT = 32, 24
 LAYOUTS = ("coco", "voc", "yolo")
@@ -316,6 +316,8 @@ def _pictures(layout: str) -> Iterator[Mutation]:
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='32' height='24'/>",
         "zeros": b"\0" * 5000,
     }
+    if features.check("avif"):
+        bad["AVIF without its places"] = _encoded("AVIF").replace(b"iloc", b"xxxx")
     for name, data in bad.items():
         yield Mutation(layout, f"picture is {name}", file, _put(file, data))
     dice = random.Random(f"picture {layout}")

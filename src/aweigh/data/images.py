@@ -39,6 +39,10 @@ SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")  # others may start programs
+BROKEN = (  # what Pillow's decoders raise for bytes that are no picture
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError, EOFError,
+    struct.error,
+)  # fmt: skip
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its MAX_IMAGE_PIXELS
 BACKGROUND = (255, 255, 255)
 
@@ -128,7 +132,7 @@ def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) where there is none or it cannot be read. From 5 on, sides swap."""
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+    except BROKEN:
         return 1  # damaged metadata says nothing about the pixels
     return value if value in _TRANSPOSITIONS else 1
 
@@ -144,7 +148,7 @@ def _from_file(
             if reduction > 1:
                 image.draft(None, (width // reduction, height // reduction))
             image.load()
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
+        except BROKEN as error:
             raise DataError(
                 f"{path}: the picture is damaged or cut short ({_line(error)}). Fetch or export it again, or remove it."
             ) from error
@@ -191,7 +195,7 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         what = "the file is empty (0 bytes)" if path.stat().st_size == 0 else "this is not a picture that can be read"
         raise DataError(f"{path}: {what}. Use JPEG, PNG, TIFF, WebP or BMP, or remove it.") from error
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except BROKEN as error:
         raise DataError(
             f"{path}: the picture cannot be opened ({_line(error)}). Export it again, or remove it."
         ) from error
