@@ -66,6 +66,13 @@ def test_a_mosaic_of_four_colours_puts_the_boxes_on_the_right_colour(seed: int, 
         assert targets.labels.tolist() == [0, 1, 2, 3]
 
 
+def test_small_pictures_of_a_mosaic_lie_at_the_point_where_the_four_meet() -> None:
+    parts = [(torch.zeros(3, side, side), boxed([0, 0, side, side], label=n)) for n, side in enumerate((40, 4, 4, 4))]
+    for seed in range(10):
+        first, right, below, across = mosaic(parts, generator(seed))[1].boxes.tolist()
+        assert right[0] == across[0] == below[2] == first[2] and right[3] == first[3] == below[1] == across[1]
+
+
 @few
 @given(seeds, st.lists(scenes(least=8), min_size=4, max_size=4), st.booleans())
 def test_a_mosaic_keeps_everything_together(seed: int, parts: list[Scene], plain: bool) -> None:

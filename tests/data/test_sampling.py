@@ -110,6 +110,11 @@ def test_uniform_is_each_once_in_a_random_order() -> None:
     assert len(epoch_rows(0, 0, 0)) == len(epoch_rows(0, 0, 0, np.zeros(0))) == 0
 
 
+def test_what_is_drawn_again_is_spread_over_the_epoch() -> None:
+    rows = epoch_rows(40, 0, 0, np.array([2.0] * 20 + [0] * 20))
+    assert sorted(rows) == sorted([*range(20)] * 2) and (np.diff(rows) == 0).sum() < 10
+
+
 def test_rows_are_counted() -> None:
     assert times_drawn(np.array([3, 1, 3, 3, 0, 1])).tolist() == [0, 0, 1, 2, 0, 1]
     assert times_drawn(np.zeros(0, dtype=np.int64)).tolist() == []
