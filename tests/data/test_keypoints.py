@@ -168,3 +168,11 @@ def test_real_keypoints(shared: Path) -> None:
         assert {key: entry[key] for key in ("keypoints", "num_keypoints", "segmentation", "area", "bbox")} == {
             key: given[entry["id"]][key] for key in ("keypoints", "num_keypoints", "segmentation", "area", "bbox")
         }
+
+
+def test_images_without_objects_in_data_with_keypoints(coco: Make) -> None:
+    data = coco_dict([[5, 5, 10, 10]])
+    data["categories"][0] |= {"keypoints": ["left", "right"]}
+    data["annotations"][0] |= {"keypoints": [6, 6, 2, 9, 9, 1], "num_keypoints": 2}
+    empty = load_split(coco(data)).take([1])
+    assert empty.keypoints is not None and empty.to_coco()["annotations"] == []

@@ -299,6 +299,10 @@ def test_the_list_of_changes_is_exact_and_warns_of_left_and_right() -> None:
     ]  # fmt: skip
     assert [line[: len(head)] for line, head in zip(lines, heads, strict=True)] == heads
     assert everything.mixes and not Augmentation().mixes
+    mixup = Augmentation(flip=0, mixup=0.5)
+    heads = [mixup.describe(mixing_until_epoch=until)[0].split(":")[0] for until in (None, 0, 1)]
+    whole = "mixup, probability 0.5"
+    assert heads == [whole, f"{whole}, in no epoch of this run", f"{whole}, in the first epoch"]
 
 
 @pytest.mark.parametrize(

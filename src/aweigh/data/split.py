@@ -255,7 +255,7 @@ class Split:
         )
         annotations = [coco_entry(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
         if self.keypoints is not None and self.num_keypoints is not None:
-            flat = self.keypoints.reshape(len(annotations), -1)
+            flat = self.keypoints.reshape(len(annotations), 3 * self.keypoints.shape[1])
             for entry, points, number in zip(annotations, decimals(flat), self.num_keypoints.tolist(), strict=True):
                 entry |= {"keypoints": points, "num_keypoints": number}
         if masks and self.masks is not None:

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as kernels
 
+from aweigh.data.images import reduction
 from aweigh.data.pairs import describe_pairs
 from aweigh.errors import UsageError
 from aweigh.structures import Classes, Targets
@@ -66,7 +67,9 @@ class Resize:
 
         full_hw: the size of the whole picture, where it was decoded at a reduced one.
         """
-        return resize_image(image, self.size_for(*full_hw or image.shape[-2:]), antialias=self.antialias)
+        before_hw = (image.shape[-2], image.shape[-1])
+        size_hw = self.size_for(*full_hw or before_hw)
+        return resize_image(image, size_hw, antialias=self.antialias, span_hw=span(before_hw, full_hw))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -158,7 +161,8 @@ class Augmentation:
         if self.color:
             reach = ", ".join(f"{name} +-{value * self.color:.0%}" for name, value in COLOR_REACH.items())
             lines.append(f"colour: {reach}")
-        until = "" if mixing_until_epoch is None else f", in the first {mixing_until_epoch} epochs"
+        few = {None: "", 0: ", in no epoch of this run", 1: ", in the first epoch"}
+        until = few.get(mixing_until_epoch, f", in the first {mixing_until_epoch} epochs")
         mixing = {
             "mosaic": f"four pictures in one; {ignored}",
             "copy_paste": f"objects of another picture pasted in; {ignored}",
@@ -194,8 +198,9 @@ class EvalTransform:
         """
         before_hw = (image.shape[1], image.shape[2])
         size_hw = self.resize.size_for(*full_hw or before_hw)
-        resized = resize_pixels(image, size_hw, antialias=self.resize.antialias)
-        return resized, resize_targets(targets, before_hw, size_hw)
+        span_hw = span(before_hw, full_hw)
+        resized = resize_pixels(image, size_hw, antialias=self.resize.antialias, span_hw=span_hw)
+        return resized, resize_targets(targets, span_hw, size_hw)
 
 
 @dataclass(frozen=True)
@@ -232,8 +237,9 @@ class TrainTransform:
             full_hw = None
         before_hw = (image.shape[1], image.shape[2])
         size_hw, limit_hw = self._draw_size(full_hw or before_hw, generator)
-        image = resize_pixels(image, size_hw, antialias=self.resize.antialias)
-        targets = resize_targets(targets, before_hw, size_hw)
+        span_hw = span(before_hw, full_hw)
+        image = resize_pixels(image, size_hw, antialias=self.resize.antialias, span_hw=span_hw)
+        targets = resize_targets(targets, span_hw, size_hw)
         if size_hw[0] > limit_hw[0] or size_hw[1] > limit_hw[1]:
             window = random_window(size_hw, limit_hw, generator)
             image, targets = cut_window(image, targets, window, min_visible=change.min_visible)
@@ -259,26 +265,54 @@ class TrainTransform:
         return (max(1, math.floor(limit_hw[0] * factor)), max(1, math.floor(limit_hw[1] * factor))), limit_hw
 
 
-def resize_image(image: Tensor, size_hw: tuple[int, int], *, antialias: bool) -> Tensor:
-    """uint8 or float `[3, H, W]` to float32 `[3, h, w]` in `[0, 1]`, bilinear."""
-    return to_float(resize_pixels(image, size_hw, antialias=antialias))
+def span(image_hw: tuple[int, int], full_hw: tuple[int, int] | None) -> tuple[float, float]:
+    """The part of a picture that its content fills: all, unless it was decoded at a size that is not exactly reduced.
+
+    full_hw: the size of the whole, of which the picture is the half (or a quarter, or an eighth), rounded up.
+    """
+    if full_hw is None or full_hw == image_hw:
+        return image_hw
+    factor = reduction(image_hw, full_hw)
+    return full_hw[0] / factor, full_hw[1] / factor
 
 
-def resize_pixels(image: Tensor, size_hw: tuple[int, int], *, antialias: bool) -> Tensor:
+def resize_image(
+    image: Tensor, size_hw: tuple[int, int], *, antialias: bool, span_hw: tuple[float, float] | None = None
+) -> Tensor:
+    """uint8 or float `[3, H, W]` to float32 `[3, h, w]` in `[0, 1]`, bilinear.
+
+    span_hw: the part of the picture, from its upper left corner, that becomes the whole result.
+    """
+    return to_float(resize_pixels(image, size_hw, antialias=antialias, span_hw=span_hw))
+
+
+def resize_pixels(
+    image: Tensor, size_hw: tuple[int, int], *, antialias: bool, span_hw: tuple[float, float] | None = None
+) -> Tensor:
     """As `resize_image`, but what goes through the 8-bit kernel, or through none, stays uint8."""
     if image.ndim != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
         raise UsageError(f"An image must be uint8 or float [3, H, W], got {image.dtype} {tuple(image.shape)}.")
     if tuple(image.shape[1:]) == tuple(size_hw):
         return image
     if antialias and size_hw[1] == 1 and image.dtype == torch.uint8:  # torch 2.15 fails, or gives other pixels
-        return (resize_pixels(to_float(image), size_hw, antialias=True) * 255).round().byte()
+        return (resize_pixels(to_float(image), size_hw, antialias=True, span_hw=span_hw) * 255).round().byte()
     pixels = image if antialias else to_float(image)
     # Strides by which torch sees that the memory is channels-last, where it is; image[None] has others. Twice as fast.
     batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    resized: Tensor = functional.interpolate(
-        batch, size=size_hw, mode="bilinear", align_corners=False, antialias=antialias
-    )
+    how = _sampling((image.shape[1], image.shape[2]), size_hw, span_hw)
+    resized: Tensor = functional.interpolate(batch, mode="bilinear", align_corners=False, antialias=antialias, **how)
     return resized[0]
+
+
+def _sampling(
+    image_hw: tuple[int, int], size_hw: tuple[int, int], span_hw: tuple[float, float] | None
+) -> dict[str, Any]:
+    """How `interpolate` is told that `span_hw` becomes `size_hw`: by the size, or by factors that give this size."""
+    if span_hw is None or span_hw == image_hw:
+        return {"size": size_hw}
+    factors = [size / side * (1 + 1e-9) for size, side in zip(size_hw, span_hw)]  # rounded down by torch, to the size
+    exact = all(math.floor(side * factor) == size for side, factor, size in zip(image_hw, factors, size_hw))
+    return {"scale_factor": factors} if exact else {"size": size_hw}
 
 
 def to_float(image: Tensor) -> Tensor:
@@ -286,14 +320,14 @@ def to_float(image: Tensor) -> Tensor:
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
-def resize_targets(targets: Targets, before_hw: tuple[int, int], after_hw: tuple[int, int]) -> Targets:
+def resize_targets(targets: Targets, before_hw: tuple[float, float], after_hw: tuple[int, int]) -> Targets:
     """Boxes and keypoints times the exact ratio of the sides, areas times their product, masks to the new size."""
     if before_hw == after_hw:
         return targets
     ratio_y, ratio_x = after_hw[0] / before_hw[0], after_hw[1] / before_hw[1]
     masks, keypoints = targets.masks, targets.keypoints
     if masks is not None:
-        masks = _resize_masks(masks, after_hw)
+        masks = _resize_masks(masks, after_hw, before_hw)
     if keypoints is not None:
         keypoints = keypoints * keypoints.new_tensor([ratio_x, ratio_y, 1.0])
     return replace(
@@ -423,11 +457,12 @@ def jitter_color(image: Tensor, strength: float, generator: Generator) -> Tensor
     return kernels.adjust_hue(image, uniform(generator, -reach["hue"], reach["hue"]))
 
 
-def _resize_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def _resize_masks(masks: Tensor, size_hw: tuple[int, int], span_hw: tuple[float, float]) -> Tensor:
     """`[N, H, W]` bool to `[N, h, w]` bool: each pixel is that of the source in which its centre lies."""
     if len(masks) == 0:
         return masks.new_zeros(0, *size_hw)
-    return functional.interpolate(masks[:, None].to(torch.uint8), size=size_hw, mode="nearest-exact")[:, 0].bool()
+    how = _sampling((masks.shape[1], masks.shape[2]), size_hw, span_hw)
+    return functional.interpolate(masks[:, None].to(torch.uint8), mode="nearest-exact", **how)[:, 0].bool()
 
 
 def _swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
