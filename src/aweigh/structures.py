@@ -9,7 +9,7 @@ Everything is validated when it is created; the error says what was expected and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
 
@@ -90,12 +90,13 @@ class Images:
         *,
         divisor: int = 32,
         fill: Sequence[float] = IMAGENET_MEAN,
-        memory_format: torch.memory_format = torch.contiguous_format,
+        allocate: Callable[[int], Tensor] | None = None,
     ) -> Images:
         """Pad images `[3, h, w]`, float in `[0, 1]` or uint8, at the right and bottom to a common size.
 
         The common size is a multiple of `divisor`; uint8 is divided by 255. fill: the colour of the padding, `[0, 1]`
-        RGB. With the model's own mean it is zero after normalisation.
+        RGB. With the model's own mean it is zero after normalisation. allocate: gives an empty float tensor of so many
+        elements to put the batch in, which then is in channels-last memory.
         """
         if not images:
             raise UsageError("Images.stack needs at least one image.")
@@ -105,18 +106,13 @@ class Images:
         sizes_hw = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         height, width = (math.ceil(max(sizes) / divisor) * divisor for sizes in zip(*sizes_hw))
         dtype = next((image.dtype for image in images if image.is_floating_point()), torch.float32)
-        pixels = torch.empty(
-            (len(images), len(fill), height, width), dtype=dtype, device=images[0].device, memory_format=memory_format
-        )
-        colour = pixels.new_tensor(fill).reshape(-1, 1, 1)
-        highest = torch.full((), 255.0, device=pixels.device)  # a tensor: a GPU would multiply by 1 / 255 of a number
-        for slot, image, (h, w) in zip(pixels, images, sizes_hw):
-            if image.dtype == torch.uint8:
-                torch.div(image, highest, out=slot[:, :h, :w])
-            else:
-                slot[:, :h, :w] = image
-            slot[:, h:] = colour
-            slot[:, :h, w:] = colour
+        shape = (len(images), len(fill), height, width)
+        if allocate is None:
+            pixels = torch.empty(shape, dtype=dtype, device=images[0].device)
+        else:
+            pixels = allocate(math.prod(shape)).view(len(images), height, width, len(fill)).permute(0, 3, 1, 2)
+        for slot, image in zip(pixels, images):
+            _place(slot, image, pixels.new_tensor(fill))
         return cls(pixels, sizes_hw)
 
     def __len__(self) -> int:
@@ -124,6 +120,22 @@ class Images:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Images:
         return Images(self.pixels.to(device, **kwargs), self.sizes_hw)
+
+
+def _place(slot: Tensor, image: Tensor, colour: Tensor) -> None:
+    """Write an image `[C, h, w]` into the corner of a slot `[C, H, W]` and the colour `[C]` into the rest."""
+    channels, height, width = image.shape
+    if slot.stride(0) == 1:  # channels last: whole rows `[H, W * C]`, which are much faster to write than triples
+        rows, content = slot.permute(1, 2, 0).flatten(1), image.permute(1, 2, 0).flatten(1)
+        padding, width = colour.repeat(slot.shape[2]), width * channels  # [W * C]
+    else:
+        rows, content, padding = slot, image, colour[:, None, None].expand(-1, 1, slot.shape[2])  # [C, 1, W]
+    inside = rows[..., :height, :width]
+    inside.copy_(content)
+    if image.dtype == torch.uint8:
+        inside.div_(torch.full((), 255.0, device=slot.device))  # by a number, a GPU would multiply by 1 / 255
+    rows[..., height:, :] = padding
+    rows[..., :height, width:] = padding[..., width:]
 
 
 _PER_INSTANCE = {"per_instance": True}  # marks the fields that have one entry per object
@@ -151,24 +163,20 @@ class Targets:
 
     def __post_init__(self) -> None:
         _check_boxes_and_labels(self, "Targets")
-        width, height = (self.boxes[:, 2:] - self.boxes[:, :2]).unbind(1)
-        flat = ~((width > 0) & (height > 0))
-        if flat.any():
-            index = int(flat.nonzero()[0, 0])
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        if not (sides > 0).all():
+            index = int((sides <= 0).any(dim=1).nonzero()[0, 0])
             which = f" (annotation {int(self.ids[index])})" if self.ids is not None else ""
             raise DataError(
                 f"Targets: box {index}{which} is {self.boxes[index].tolist()}; a box needs x1 > x0 and y1 > y0. "
                 "Remove or mend it; the data reader does so and lists it."
             )
-        count = len(self.boxes)
-        filled = {
-            "ignore": self.boxes.new_zeros(count, dtype=torch.bool),
-            "area": width * height,
-            "ids": torch.arange(count, device=self.boxes.device),
-        }
-        for name, value in filled.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        if self.ignore is None:
+            object.__setattr__(self, "ignore", self.boxes.new_zeros(len(self.boxes), dtype=torch.bool))
+        if self.area is None:
+            object.__setattr__(self, "area", sides.prod(dim=1))
+        if self.ids is None:
+            object.__setattr__(self, "ids", torch.arange(len(self.boxes), device=self.boxes.device))
         _check_instance_counts(self, "Targets")
 
     @classmethod
@@ -284,9 +292,9 @@ def _check_boxes_and_labels(instances: Targets | Detections, kind: str) -> None:
     if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
         got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         raise DataError(f"{kind}.labels must be an int64 tensor [N], got {got}.")
-    wrong = ~boxes.isfinite().all(dim=1)
-    if wrong.any():
-        index = int(wrong.nonzero()[0, 0])
+    finite = boxes.isfinite()
+    if not finite.all():
+        index = int((~finite.all(dim=1)).nonzero()[0, 0])
         raise DataError(f"{kind}: box {index} is {boxes[index].tolist()}; every coordinate must be finite.")
 
 

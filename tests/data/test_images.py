@@ -1,16 +1,20 @@
 """Every kind of picture becomes the same kind of tensor, and what is no picture is told in one line."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from aweigh.data import images
-from aweigh.data.images import read_image, read_size
+from aweigh.data.images import REDUCED_MARGIN, read_image, read_reduced, read_size, reduction
+from aweigh.data.transforms import EvalTransform, Resize
 from aweigh.errors import DataError, UsageError
+from aweigh.structures import Targets
 
 
 @pytest.fixture
@@ -190,3 +194,87 @@ def test_value_range_leaves_8_bits_alone(tmp_path: Path, color: np.ndarray) -> N
         assert torch.equal(read_image(source, value_range=(0, 100)), read_image(color))
     with pytest.raises(UsageError, match="lo < hi"):
         read_image(color, value_range=(5, 5))
+
+
+def scaled(height: int, width: int) -> Callable[[int, int], tuple[int, int]]:
+    return lambda full_height, full_width: (height, width)
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """Smooth shades with a white square whose corners lie at 3/4 and 7/8 of the sides."""
+    y, x = np.mgrid[:height, :width]
+    shades = np.stack([x * 120 // width, y * 120 // height, (x + y) * 60 // (width + height)], axis=2)
+    shades[height * 3 // 4 : height * 7 // 8, width * 3 // 4 : width * 7 // 8] = 255
+    return Image.fromarray(shades.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("needed", "factor"), [((120, 160), 2), ((60, 80), 4), ((30, 40), 8), ((5, 5), 8), ((121, 160), 1), ((480, 640), 1)]
+)
+def test_a_much_larger_photograph_is_decoded_at_reduced_size(
+    tmp_path: Path, needed: tuple[int, int], factor: int
+) -> None:
+    scene(640, 480).save(tmp_path / "large.jpg", quality=95)
+    reduced, full_hw = read_reduced(tmp_path / "large.jpg", scaled(*needed))
+    assert full_hw == (480, 640) and reduced.shape == (3, 480 // factor, 640 // factor)
+    assert reduction((480 // factor, 640 // factor), full_hw) == factor
+    assert all(side >= REDUCED_MARGIN * least for side, least in zip(reduced.shape[1:], needed)) or factor == 1
+    assert read_image(tmp_path / "large.jpg").shape == (3, 480, 640)
+
+
+def test_only_jpeg_files_are_reduced(tmp_path: Path) -> None:
+    for suffix in ("png", "tif", "webp"):
+        scene(64, 48).save(tmp_path / f"a.{suffix}")
+        assert read_reduced(tmp_path / f"a.{suffix}", scaled(4, 4))[0].shape == (3, 48, 64)
+    assert read_reduced(scene(64, 48), scaled(4, 4))[0].shape == (3, 48, 64)
+    assert read_reduced(torch.zeros(3, 48, 64, dtype=torch.uint8), None)[1] == (48, 64)
+    for mode in ("L", "CMYK"):
+        scene(64, 48).convert(mode).save(tmp_path / "b.jpg")
+        assert read_reduced(tmp_path / "b.jpg", scaled(6, 8))[0].shape == (3, 12, 16)
+
+
+def place_of_the_square(image: Tensor, full_hw: tuple[int, int]) -> list[float]:
+    """Left, top, right, bottom of the white square as shares of the sides, from where brightness crosses its middle."""
+    pixels, _ = EvalTransform(Resize(48, None))(image, Targets.empty(), full_hw=full_hw)
+    bright = (pixels.float().mean(dim=0) / 255 - 0.45).clamp(0, 0.5)
+    edges = []
+    for profile in (bright.amax(dim=0), bright.amax(dim=1)):
+        inside = (profile > 0.25).nonzero()[:, 0]
+        first, last = int(inside[0]), int(inside[-1])
+        lead, trail = (profile[index].item() / 0.5 for index in (first - 1, last + 1))
+        edges += [(first - lead) / len(profile), (last + 1 + trail) / len(profile)]
+    return [edges[0], edges[2], edges[1], edges[3]]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1001, 809), (1007, 801), (1003, 1015), (1000, 800)])
+@pytest.mark.parametrize("turn", [1, 3, 6])
+def test_what_is_in_a_reduced_picture_stays_where_it_was(tmp_path: Path, width: int, height: int, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    scene(width, height).save(tmp_path / "odd.jpg", quality=95, exif=exif)
+    whole = read_image(tmp_path / "odd.jpg")
+    reduced, full_hw = read_reduced(tmp_path / "odd.jpg", Resize(48, None).needed_size)
+    assert full_hw == tuple(whole.shape[1:])
+    assert reduced.shape[1] < whole.shape[1] or (turn != 1 and width % 2 == 1)
+    before, after = (place_of_the_square(image, full_hw) for image in (whole, reduced))
+    assert max(abs(a - b) for a, b in zip(before, after)) < 0.15 / 48  # an eighth of a pixel of 60; 1 would be 0.02
+
+
+def test_reduced_photographs_look_like_whole_ones(shared: Path) -> None:
+    """Grey levels beside the whole picture scaled down, on average over each photograph; see REDUCED_MARGIN."""
+    apart = []
+    for path in sorted((shared / "data" / "coco_person" / "images").glob("*.jpg"))[:24]:
+        resize = Resize(100, 104)
+        reduced, full_hw = read_reduced(path, resize.needed_size)
+        assert reduced.shape[1] < full_hw[0] and reduced.shape[2] < full_hw[1]
+        from_reduced, from_whole = resize(reduced, full_hw=full_hw), resize(read_image(path))
+        apart.append(float((from_reduced - from_whole).abs().mean() * 255))
+    assert max(apart) < 2 and sum(apart) / len(apart) < 1
+
+
+def test_a_reduced_picture_is_damaged_where_the_whole_is(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = save(tmp_path / "whole.jpg", noise).read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"half\.jpg.*cut short"):
+        read_reduced(tmp_path / "half.jpg", scaled(4, 4))

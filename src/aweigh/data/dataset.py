@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from aweigh.data.check import CHANGED, SKIPPED, Problem
-from aweigh.data.images import SizeRule, read_reduced
+from aweigh.data.images import SizeRule, read_reduced, reduction
 from aweigh.data.mixing import Pair, Plan, mix
 from aweigh.data.split import Split
 from aweigh.data.transforms import Augmentation, TrainTransform, resize_targets, uniform
@@ -190,7 +191,19 @@ def read_annotated(
             problem = Problem("another size than declared", str(path), None, f"{said}; boxes scaled", CHANGED)
         else:
             raise DataError(f"{path}: {said}, another shape; the boxes cannot be placed. Correct the annotations.")
-    return image, resize_targets(targets, declared_hw, (image.shape[1], image.shape[2])), full_hw, problem
+    targets = resize_targets(targets, declared_hw, full_hw)
+    image_hw = (image.shape[1], image.shape[2])
+    if image_hw != full_hw:
+        factor = reduction(image_hw, full_hw)
+        spanned_hw = (
+            image_hw[0] * factor,
+            image_hw[1] * factor,
+        )  # a little more than the whole, where it is rounded up
+        if targets.masks is not None:
+            beyond = (0, spanned_hw[1] - full_hw[1], 0, spanned_hw[0] - full_hw[0])
+            targets = replace(targets, masks=functional.pad(targets.masks, beyond))
+        targets = resize_targets(targets, spanned_hw, image_hw)
+    return image, targets, full_hw, problem
 
 
 def _reason(error: DataError, path: Any) -> str:

@@ -46,9 +46,9 @@ BROKEN = (  # what Pillow's decoders raise for bytes that are no picture
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its MAX_IMAGE_PIXELS
 BACKGROUND = (255, 255, 255)
 
-# A picture decoded at reduced size keeps at least so many times the sides that are needed. Scaled down from there it
-# is on average 0.1 to 0.5 grey levels (of 255) beside the whole picture scaled down; at 1 it would be 2, from the same
-# photographs. Pillow's own thumbnails use 2 as well.
+# A picture decoded at reduced size keeps at least so many times the sides that are needed. Scaled down from there, 200
+# photographs of COCO with detail down to the pixel are 0.7 grey levels (of 255) beside the whole picture scaled down,
+# 1.8 at most, each on average over its pixels; with a margin of 1 it is 2.8 and 6.6. Pillow's thumbnails use 2 as well.
 REDUCED_MARGIN = 2.0
 REDUCTIONS = (8, 4, 2)  # that libjpeg offers
 
@@ -93,10 +93,21 @@ def read_reduced(
     """A picture in no less than twice the size that is needed, and the height and width of the whole.
 
     needed: from the height and width of the whole (upright) picture to those it is going to be scaled to; None: every
-    pixel. The tensor is uint8 `[3, h, w]`, RGB, in any memory order. It spans exactly the whole, so that what is at x
-    in the whole is at `x * w / W` in it. Only JPEG files are ever reduced.
+    pixel. The tensor is uint8 `[3, h, w]`, RGB, in any memory order. What is at x in the whole is at `x / reduction`
+    in it, see `reduction`. Only JPEG files are ever reduced.
     """
     return _read(source, needed, exif, value_range, max_pixels)
+
+
+def reduction(image_hw: tuple[int, int], full_hw: tuple[int, int]) -> int:
+    """By how much a picture was reduced in decoding: 1, 2, 4 or 8.
+
+    Sides that it does not divide are rounded up: the last row or column then reaches beyond the whole.
+    """
+    for factor in (1, *reversed(REDUCTIONS)):
+        if image_hw == (-(-full_hw[0] // factor), -(-full_hw[1] // factor)):
+            return factor
+    raise UsageError(f"A picture of {full_hw} is not {image_hw} when it is decoded at a reduced size.")
 
 
 def _read(
@@ -142,31 +153,29 @@ def _from_file(
 ) -> tuple[Tensor, tuple[int, int]]:
     with _opened(path, max_pixels) as image:
         width, height = image.size
-        upright_hw = (width, height) if exif == "apply" and orientation(image) >= 5 else (height, width)
-        reduction = 1 if needed is None else _reduction(image, upright_hw, needed)
+        turn = orientation(image) if exif == "apply" else 1
+        upright_hw = (width, height) if turn >= 5 else (height, width)
+        factor = 1 if needed is None else _fitting(image, upright_hw, needed, turned=turn != 1)
         try:
-            if reduction > 1:
-                image.draft(None, (width // reduction, height // reduction))
+            if factor > 1:
+                image.draft(None, (width // factor, height // factor))
             image.load()
         except BROKEN as error:
             raise DataError(
                 f"{path}: the picture is damaged or cut short ({_line(error)}). Fetch or export it again, or remove it."
             ) from error
-        picture: Image.Image = image
-        if width % reduction or height % reduction:
-            # The last column or row reaches beyond the picture: resample so that both end together.
-            span = (0.0, 0.0, width / reduction, height / reduction)
-            picture = image.resize(image.size, Image.Resampling.BICUBIC, box=span)
-        return _from_pillow(picture, exif, value_range, str(path), turn=orientation(image)), upright_hw
+        return _from_pillow(image, exif, value_range, str(path)), upright_hw
 
 
-def _reduction(image: Image.Image, upright_hw: tuple[int, int], needed: SizeRule) -> int:
+def _fitting(image: Image.Image, upright_hw: tuple[int, int], needed: SizeRule, *, turned: bool) -> int:
     """By how much the picture can be reduced in decoding: 8, 4, 2 or 1."""
     if not isinstance(image, JpegImagePlugin.JpegImageFile):
         return 1
     sides = [math.ceil(side * REDUCED_MARGIN) for side in needed(*upright_hw)]
-    fitting = (r for r in REDUCTIONS if all(side // r >= least for side, least in zip(upright_hw, sides)))
-    return next(fitting, 1)
+    fitting = [r for r in REDUCTIONS if all(side // r >= least for side, least in zip(upright_hw, sides))]
+    if turned:  # what is rounded up has to stay at the right and at the bottom
+        fitting = [r for r in fitting if all(side % r == 0 for side in upright_hw)]
+    return max(fitting, default=1)
 
 
 def _opened(path: Path, max_pixels: int) -> Image.Image:
@@ -212,13 +221,9 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _from_pillow(
-    image: Image.Image, exif: str, value_range: ValueRange, name: str, *, turn: int | None = None
-) -> Tensor:
-    """turn: the EXIF orientation, where it is known already."""
-    how = _TRANSPOSITIONS.get(orientation(image) if turn is None else turn)
-    if exif == "apply" and how is not None:
-        image = image.transpose(how)
+def _from_pillow(image: Image.Image, exif: str, value_range: ValueRange, name: str) -> Tensor:
+    if exif == "apply" and (turn := _TRANSPOSITIONS.get(orientation(image))) is not None:
+        image = image.transpose(turn)
     mode = image.mode
     if mode.startswith(("I", "F")):
         return _from_array(np.asarray(image), value_range, name)

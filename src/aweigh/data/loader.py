@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -110,7 +111,13 @@ def make_loader(
         worker_init_fn=_one_thread if workers else None,
         generator=torch.Generator().manual_seed(seed),  # torch draws a number here for each pass, which nothing uses
         max_bad=max_bad,
-        unpack=partial(unpack, divisor=stride_divisor, fill=tuple(map(float, fill)), device=torch.device(device)),
+        unpack=partial(
+            unpack,
+            divisor=stride_divisor,
+            fill=tuple(map(float, fill)),
+            device=torch.device(device),
+            allocate=Rooms() if torch.device(device).type == "cpu" else partial(torch.empty, device=device),
+        ),
     )
 
 
@@ -253,8 +260,10 @@ def pack(samples: Sequence[Sample | Unreadable], *, eight_bits: bool) -> Packed:
     )
 
 
-def unpack(packed: Packed, *, divisor: int, fill: tuple[float, ...], device: torch.device) -> Batch:
-    """The batch on its device, pictures padded to one size with the colour `fill`."""
+def unpack(
+    packed: Packed, *, divisor: int, fill: tuple[float, ...], device: torch.device, allocate: Callable[[int], Tensor]
+) -> Batch:
+    """The batch on its device, pictures padded to one size with the colour `fill`, in memory from `allocate`."""
     flat = packed.pixels.to(device, non_blocking=True).split([3 * h * w for h, w in packed.sizes_hw])
     pictures = [row.view(h, w, 3).permute(2, 0, 1) for row, (h, w) in zip(flat, packed.sizes_hw)]  # [3, h, w] each
     if packed.blank:
@@ -266,7 +275,7 @@ def unpack(packed: Packed, *, divisor: int, fill: tuple[float, ...], device: tor
         parts = packed.masks.to(device, non_blocking=True).split([math.prod(shape) for shape in shapes])
         targets = [replace(entry, masks=part.view(shape)) for entry, part, shape in zip(targets, parts, shapes)]
     return Batch(
-        images=Images.stack(pictures, divisor=divisor, fill=fill, memory_format=torch.channels_last),
+        images=Images.stack(pictures, divisor=divisor, fill=fill, allocate=allocate),
         targets=targets,
         indices=packed.indices,
         image_ids=packed.image_ids,
@@ -274,6 +283,32 @@ def unpack(packed: Packed, *, divisor: int, fill: tuple[float, ...], device: tor
         problems=packed.problems,
         blank=packed.blank,
     )
+
+
+class Rooms:
+    """Memory for batches on the CPU, used again once nothing refers to the batch that was in it.
+
+    Memory fresh from the system is handed out page by page as it is touched, which takes several times as long as
+    writing a batch. A room is free again when torch lets go of the array behind the last tensor that lies in it.
+    """
+
+    def __init__(self, keep: int = AHEAD) -> None:
+        self._keep = keep
+        self._free: list[np.ndarray] = []
+
+    def __call__(self, count: int) -> Tensor:
+        """An empty float32 tensor of `count` elements."""
+        room = next((room for room in self._free if len(room) >= count), None)
+        if room is None:
+            room = np.empty(count, dtype=np.float32)
+        else:
+            self._free = [other for other in self._free if other is not room]
+        lent = room[:count]
+        weakref.finalize(lent, self._take_back, room).atexit = False
+        return torch.from_numpy(lent)
+
+    def _take_back(self, room: np.ndarray) -> None:
+        self._free = sorted([*self._free, room], key=len)[-self._keep :]
 
 
 _OBJECT_FIELDS = tuple(entry.name for entry in fields(Targets) if entry.name != "masks")
