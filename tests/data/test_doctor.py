@@ -12,6 +12,7 @@ from PIL import Image
 from tests.data.conftest import picture, voc_xml
 from tests.data.scenes import entry, scene, write_coco
 
+from aweigh.data import findings
 from aweigh.data.doctor import Examination, examine, quick
 from aweigh.data.findings import Finding
 from aweigh.data.formats import find_splits, load_split
@@ -315,6 +316,13 @@ def test_thousands_of_one_kind_are_one_finding(tmp_path: Path) -> None:
     assert tiny.count == 3000 and len(tiny.examples) == 1000
     assert len(examination.text().splitlines()) < 30
     assert len(quick(load_split(tmp_path), None)) < 4
+
+
+def test_every_kind_that_a_reader_reports_has_its_advice() -> None:
+    folder = Path(findings.__file__).parent
+    source = "".join((folder / f"{name}.py").read_text() for name in ("coco", "folders", "formats", "records", "check"))
+    reported = set(re.findall(r'Problem\(\s*"([^"]+)"', source)) | set(re.findall(r'kinds\[.*\] = "([^"]+)"', source))
+    assert len(reported) > 20 and reported - set(findings.KINDS) == set()
 
 
 def test_what_goes_into_json(tmp_path: Path) -> None:

@@ -138,6 +138,8 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "duplicate annotation id": (
             "Give every annotation an id of its own; tools that look up by id see only one of the two."
         ),
+        "mask cannot be used": "Its box is trained on without it. Draw the mask again.",
+        "keypoints cannot be used": "The box is trained on without them. Mark the keypoints again.",
         "annotation id is not a whole number": "Number the annotations 1, 2, 3, ...",
         "looks like corners (x0, y0, x1, y1) stored as sizes": (
             "Export the boxes as (x, y, width, height), as COCO has them."
@@ -157,6 +159,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "looks like x and y exchanged": "Export x before y, and the width before the height.",
     },
     ("warning", "boxes"): {
+        "rotated box": "Boxes here are upright: the one around it is used. It holds more than the object.",
         "box over the edge": "Training clips them to the image; --fix-to writes them clipped.",
         "corners that count from 0": (
             "VOC counts pixels from 1, these files from 0: every box is read one pixel too far left and up. Add 1 "
@@ -191,11 +194,17 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         ),
     },
     ("warning", "files"): {
+        "list without pictures": "None of its lines leads to a picture; write paths relative to the list.",
         "image ids are not whole numbers": "Number the images 1, 2, 3, ...; COCO's tools expect it.",
     },
     ("error", "files"): {
         "annotation file missing": "The list names a picture without annotations; export it again.",
         "annotation file unreadable": "Export the file again; its picture is left out.",
+        "label file unreadable": "Export the file again; its picture has lost its boxes.",
+        "folder or list missing": "The description names what is not there: fetch it, or correct the description.",
+        "unreadable skeleton": "Write pairs of numbers of keypoints, from 1.",
+        "unreadable label set": "Write a name and a list of category_ids; it counts as labelled for all classes.",
+        "keypoints named in two ways": "Name the keypoints of all categories alike.",
         "labels for a missing image": "Fetch the picture, or delete the label file.",
     },
     ("note", "files"): {
@@ -228,8 +237,8 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
     },
     ("warning", "pictures"): {
         "never labelled": (
-            "Training takes them as pictures without objects. Label them, mark them as looked at, or leave them "
-            "out with --empty drop."
+            "Training takes them as pictures without objects. Label them, mark them as looked at (an empty label "
+            'file; "reviewed": true in COCO), or leave them out with --empty drop.'
         ),
         "look-alike pictures in two splits": (
             "Frames of one scene, or one picture saved twice: the evaluation promises too much. Split by scene."
