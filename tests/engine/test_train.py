@@ -15,6 +15,7 @@ from rich.console import Console
 from aweigh.engine import train as loop
 from aweigh.engine.checkpoint import load_model, read_header
 from aweigh.engine.config import load_recipe, resolve
+from aweigh.engine.crash import read_bundle
 from aweigh.engine.log import read_log
 from aweigh.engine.prepare import builder_arguments, learning_rate_line, prepare, run_folder
 from aweigh.engine.train import groups, selected, train
@@ -184,8 +185,72 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_three_end_the_run(conf
     assert "3 steps in a row" in message and "classification nan" in message and "\n" not in message
     assert all(str(image_id) in message for image_id in batch.image_ids)
 
+    assert f"aweigh debug {tmp_path / 'crash-000004'}" in message
+    assert read_bundle(tmp_path / "crash-000004").record["batches"]
+
     run.bad_in_a_row, run.model.loss = 2, real
     assert loop.optimiser_step(run, loop.TrainingLosses(run), [batch])["skipped"] == 0.0 and run.bad_in_a_row == 0
+
+
+def test_an_exception_in_a_step_is_kept_too(configure, tmp_path):
+    run = prepare(configure(), tmp_path)
+    batch = next(iter(run.loader))
+
+    def broken(raw, targets):
+        raise IndexError("out of a table")
+
+    run.model.loss = broken
+    with pytest.raises(IndexError) as caught:
+        loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
+    assert caught.value.__notes__ == [
+        f"The failed step is kept; to look into it: aweigh debug {tmp_path / 'crash-000001'}"
+    ]
+    run.model.loss = lambda raw, targets: exec('raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory")')
+    with pytest.raises(AweighError, match="batch"):
+        loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
+
+
+def test_an_automatic_batch_is_found_said_and_kept(configure, quiet):
+    folder = train(configure(batch="auto", epochs=1), console=quiet)
+    assert "batch auto: 8" in quiet.file.getvalue()
+    assert load_recipe(folder / "config.toml")["batch"] == 8
+    assert "lr 0.005 = 0.01 x 8/16" in quiet.file.getvalue()
+
+
+def test_compilation_serves_all_image_sizes_at_once(configure, tmp_path, monkeypatch):
+    """One graph without a break for six shapes; the losses are those without compilation.
+
+    The shapes are those of real inputs: where the coarsest map is a single cell, torch makes a graph of its own.
+    """
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, **options: compiled(network, backend=count, **options))
+    run = prepare(configure(compile=True, batch=2, backbone_norm="frozen_bn"), tmp_path)
+    losses, targets = loop.TrainingLosses(run), next(iter(run.loader)).targets
+    for height, width in ((160, 192), (192, 160), (256, 192), (160, 320), (224, 288), (416, 416)):
+        pixels = torch.rand(2, 3, height, width).contiguous(memory_format=torch.channels_last)
+        found, expected = losses(pixels, targets), run.model.loss(run.model.network(pixels), targets)
+        assert all(torch.allclose(found[name], expected[name], rtol=1e-4) for name in expected)
+    assert len(graphs) == 1
+
+
+def test_what_is_drawn_mixed_and_mirrored_is_said(configure, quiet):
+    train(
+        configure(mosaic=0.5, mixup=0.1, copy_paste=0.2, sampler="repeat_factor", repeat_threshold=0.9, epochs=1),
+        console=quiet,
+    )
+    said = next(line for line in quiet.file.getvalue().splitlines() if line.startswith("while training"))
+    assert all(word in said for word in ("mosaic", "mixup", "copy-paste", "sampler repeat_factor", "horizontal flip"))
+
+
+def test_aug_none_is_none(configure, quiet):
+    train(configure(aug="none", mosaic=1.0, flip=1.0, color=1.0, epochs=1), console=quiet)
+    assert "while training: none: every picture is used as it is" in quiet.file.getvalue()
 
 
 def test_gradients_are_clipped_to_the_norm(configure, tmp_path):

@@ -35,6 +35,7 @@ COMMANDS = [
     ("predict", WORK, "Find objects in pictures: draw the boxes and write them to a file."),
     ("train", WORK, "Train a detector on a folder of labelled pictures (COCO, VOC or YOLO layout)."),
     ("resume", WORK, "Go on with a training run that was stopped, killed or finished."),
+    ("debug", LOOK, "Compute a training step that failed again, on the CPU, and say where and why."),
     ("eval", WORK, "Measure a trained detector on a labelled split."),
     ("config", LOOK, "Show the configuration a training run would have."),
     ("models", LOOK, "List the detectors that can be built, and what is known of each."),

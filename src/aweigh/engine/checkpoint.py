@@ -9,6 +9,7 @@ with the right name is always whole.
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,10 +185,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove what a process that was killed in the middle of `write_atomically` has left in a run folder."""
+    """Remove what a process that was killed in the middle of writing has left in a run folder."""
     for path in [*Path(folder).glob(".*"), *Path(folder).glob("last/.*")]:
         if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name):
             path.unlink(missing_ok=True)
+    for unfinished in Path(folder).glob(".crash-*-unfinished"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _save(

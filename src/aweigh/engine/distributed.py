@@ -48,7 +48,7 @@ def join(device_name: str) -> Iterator[str]:
     try:
         yield device_name
     except RuntimeError as error:
-        if not _lost_connection(error):
+        if not lost_connection(error):
             raise
         raise AweighError(
             f"Process {rank()} lost the connection to the others: one of them ended. Its own message says why."
@@ -133,7 +133,8 @@ def set_random_states(states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(mine["cuda"])
 
 
-def _lost_connection(error: RuntimeError) -> bool:
+def lost_connection(error: Exception) -> bool:
+    """Whether the exception only says that another process is gone."""
     words = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 

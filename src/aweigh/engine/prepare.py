@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from aweigh.data.sampling import Sampling
 from aweigh.data.split import Split, split_off
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
 from aweigh.engine import distributed
+from aweigh.engine.batch_size import find_batch
 from aweigh.engine.checkpoint import Model, start_from
 from aweigh.engine.config import TrainConfig
 from aweigh.engine.device import choose_device, choose_precision
 from aweigh.engine.ema import ModelEma
 from aweigh.engine.evaluate import mean_colour
 from aweigh.engine.optim import lr_factor, make_optimizer, milestones_in_steps
+from aweigh.engine.replay import How
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.models import create
 from aweigh.structures import Classes
@@ -56,6 +58,7 @@ class Run:
     workers: int
     start_note: str  # what the weights start from
     batch: int  # images per step of one process
+    batch_note: str  # how it was found, where it was
     lr: float  # the learning rate at factor 1
     epochs: int
     steps_per_epoch: int
@@ -140,7 +143,15 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     transform = TrainTransform(resize, augmentation(config, data.train))
     train_set = DetectionDataset(data.train, transform, seed=config.seed, draws=sampling.draws(data.train))
     workers = choose_workers(config.workers, device)
-    batch = choose_batch(config)
+    batch_note = ""
+    if config.batch == "auto":
+        how = How(device, precision, config.channels_last)
+        found, batch_note = find_batch(
+            model, optimizer, train_set, how, resize=resize, augmentation=transform.augmentation
+        )
+        config = replace(config, batch=-int(distributed.reduced([-found], largest=True)[0]))
+    assert config.batch != "auto"
+    batch = config.batch
     loader = make_loader(
         train_set,
         batch=min(batch, len(data.train)),
@@ -175,6 +186,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         workers=workers,
         start_note=start_note,
         batch=batch,
+        batch_note=batch_note,
         lr=config.lr * (images_per_step(config, batch) / config.lr_batch if config.lr_batch else 1),
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
@@ -297,12 +309,6 @@ def augmentation(config: TrainConfig, train: Split) -> Augmentation:
         class_pairs=pairs.classes,
         keypoint_pairs=pairs.keypoints,
     )
-
-
-def choose_batch(config: TrainConfig) -> int:
-    """The images per step of one process."""
-    assert config.batch != "auto"
-    return config.batch
 
 
 def images_per_step(config: TrainConfig, batch: int) -> int:

@@ -23,9 +23,11 @@ from aweigh.data.loader import Batch
 from aweigh.engine import distributed, state
 from aweigh.engine.checkpoint import load_model, remove_leftovers, save_model, write_atomically
 from aweigh.engine.config import COCO_NAMES, TrainConfig, load_recipe, resolve, to_dict, to_toml
+from aweigh.engine.crash import kept
 from aweigh.engine.device import determinism
 from aweigh.engine.evaluate import detect, to_device
 from aweigh.engine.log import Means, RunLog, Stopwatch, read_log, require_tensorboard
+from aweigh.engine.memory import is_out_of_memory, out_of_memory
 from aweigh.engine.optim import set_lr
 from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
 from aweigh.engine.report import save_evaluation, save_inputs, save_predictions, start_report
@@ -95,8 +97,9 @@ def _train(
         total_steps=run.total_steps,
         tensorboard=run.config.tensorboard,
     ) as log:
-        for line in [*start_report(run), learning_rate_line(run), *([remark] if remark else [])] if main else ():
-            log.say(line)
+        for line in [*start_report(run), run.batch_note, learning_rate_line(run), remark] if main else ():
+            if line:
+                log.say(line)
         if run.step == 0 and main:
             run.loader.set_epoch(0)
             save_inputs(run, folder / "inputs_train.png")
@@ -259,29 +262,34 @@ def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 def optimiser_step(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str, float]:
     """Forward and backward over the batches of `group`, then one update; skipped where the loss is not finite.
 
-    A skipped step leaves weights, buffers, optimiser and average as they were. All processes skip together.
+    A skipped step leaves weights, buffers, optimiser and average as they were. All processes skip together. The third
+    in a row ends the run, and so does an exception; either leaves a bundle that `aweigh debug` replays.
     """
+    random_state = torch.get_rng_state()
     buffers = [buffer.clone() for buffer in run.model.buffers()]
     factor = run.lr_factor(run.step)
     set_lr(run.optimizer, run.lr * factor)
     run.optimizer.zero_grad(set_to_none=True)
-    parts: dict[str, Tensor] = {}
-    for number, batch in enumerate(group, start=1):
-        alone = number < len(group) and distributed.world_size() > 1  # gradients are averaged with the last batch
-        with losses.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            found = batch_losses(run, losses, batch)
-            loss = torch.stack(list(found.values())).sum() / len(group)
-            run.scaler.scale(loss).backward()
-        for name, value in found.items():
-            parts[name] = parts.get(name, 0) + value.detach() / len(group)
+    try:
+        parts = gradients_of(run, losses, group)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, largest(group), accumulate=run.config.accumulate) from error
+        if not (distributed.lost_connection(error) or isinstance(error, AweighError)):
+            torch._foreach_copy_(list(run.model.buffers()), buffers)
+            reason, step = f"{type(error).__name__}: {error}", run.step + 1
+            error.add_note(
+                kept(run, group, reason=reason, losses={}, gradient_norm=math.nan, random_state=random_state, step=step)
+            )
+        raise
     run.scaler.unscale_(run.optimizer)
     gradients = [p.grad for entry in run.optimizer.param_groups for p in entry["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     *own, gradient_norm = torch.stack([*parts.values(), norm.to(run.device)]).tolist()
-    values = distributed.reduced(own)
+    values = dict(zip(parts, distributed.reduced(own), strict=True))
     run.step += 1
 
-    finite = all(map(math.isfinite, values)) and (math.isfinite(gradient_norm) or run.scaler.is_enabled())
+    finite = all(map(math.isfinite, values.values())) and (math.isfinite(gradient_norm) or run.scaler.is_enabled())
     if finite:
         if run.config.clip > 0 and gradient_norm > run.config.clip:
             torch._foreach_mul_(gradients, run.config.clip / (gradient_norm + 1e-6))
@@ -296,14 +304,40 @@ def optimiser_step(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str,
         run.skipped, run.bad_in_a_row = run.skipped + 1, run.bad_in_a_row + 1
         run.bad_images += [str(image_id) for batch in group for image_id in batch.image_ids]
         if run.bad_in_a_row >= BAD_STEPS:
-            raise not_finite(run, dict(zip(parts, values, strict=True)), gradient_norm)
+            remark = kept(
+                run,
+                group,
+                reason=f"{BAD_STEPS} steps in a row had no finite loss or gradient",
+                losses=values,
+                gradient_norm=gradient_norm,
+                random_state=random_state,
+            )
+            raise not_finite(run, values, gradient_norm, remark)
     return {
         "lr": run.lr * factor,
-        "loss": sum(values),
-        **{f"loss_{name}": value for name, value in zip(parts, values, strict=True)},
+        "loss": sum(values.values()),
+        **{f"loss_{name}": value for name, value in values.items()},
         "grad_norm": gradient_norm,
         "skipped": float(not finite),
     }
+
+
+def gradients_of(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str, Tensor]:
+    """Forward and backward over the batches of a step; the mean of each loss, without gradient."""
+    parts: dict[str, Tensor] = {}
+    for number, batch in enumerate(group, start=1):
+        alone = number < len(group) and distributed.world_size() > 1  # gradients are averaged with the last batch
+        with losses.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            found = batch_losses(run, losses, batch)
+            loss = torch.stack(list(found.values())).sum() / len(group)
+            run.scaler.scale(loss).backward()
+        for name, value in found.items():
+            parts[name] = parts.get(name, 0) + value.detach() / len(group)
+    return parts
+
+
+def largest(group: list[Batch]) -> Batch:
+    return max(group, key=lambda batch: batch.images.pixels.numel())
 
 
 def batch_losses(run: Run, losses: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -351,14 +385,14 @@ def selected(metrics: Mapping[str, Any], select: str) -> float:
     return float(metrics["per_class"][class_name][name] if class_name else metrics[name])
 
 
-def not_finite(run: Run, losses: Mapping[str, float], gradient_norm: float) -> AweighError:
+def not_finite(run: Run, losses: Mapping[str, float], gradient_norm: float, remark: str) -> AweighError:
     values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
     images = ", ".join(run.bad_images[-24:])
-    kept = f" {run.folder / 'last.safetensors'} holds epoch {run.epoch}." if run.epoch else ""
+    kept_weights = f" {run.folder / 'last.safetensors'} holds epoch {run.epoch}." if run.epoch else ""
     return AweighError(
         f"{BAD_STEPS} steps in a row had no finite loss or gradient; the run stopped at step {run.step} ({values}, "
         f"gradient norm {gradient_norm:g}). Images of these steps: {images}. Look at their boxes, lower lr "
-        f"({run.config.lr:g}), or set clip.{kept}"
+        f"({run.config.lr:g}), or set clip. {remark}{kept_weights}"
     )
 
 
