@@ -141,7 +141,7 @@ def quick(train: Split, val: Split | None) -> list[str]:
     rules = [
         *(one for split in splits.values() for one in box_rules(split)),
         *class_rules(splits),
-        *image_rules(splits),
+        *image_rules(splits, listing=False),
     ]
     findings = in_order(rules)
     grave = [one for one in findings if one.severity != "note"]

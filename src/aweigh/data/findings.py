@@ -113,7 +113,9 @@ def by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:
 def percent(share: float) -> str:
     """Never 0 % of something, nor 100 % of less than all."""
     value = 100 * share
-    return "< 0.1 %" if 0 < value < 0.1 else f"{value:.1f} %" if value < 10 else f"{min(value, 99.9):.0f} %"
+    if 0 < value < 0.1 or 99.9 < value < 100:
+        return "< 0.1 %" if value < 1 else "> 99.9 %"
+    return f"{value:.1f} %" if value < 10 or 99 < value < 100 else f"{value:.0f} %"
 
 
 _UNKNOWN = "Look at the records named and mend them in the source."

@@ -222,8 +222,9 @@ def unlisted(splits: Mapping[str, Split]) -> list[Finding]:
     stems = {Path(name).stem for name in known}
     forgotten = []
     for folder, names in listed.items():
+        names = names | known
         for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
-            if name.lower().endswith(SUFFIXES) and name not in names | known and Path(name).stem not in stems:
+            if name.lower().endswith(SUFFIXES) and name not in names and Path(name).stem not in stems:
                 forgotten.append(folder / name)
     kind, where = "not named by any annotation file", ", ".join(splits)
     cases = [Example(Problem(kind, path.name, None, f"in {path.parent}", KEPT), where) for path in forgotten]
@@ -238,6 +239,8 @@ def class_counts(split: Split) -> dict[str, int]:
 
 
 def _shared_files(splits: Mapping[str, Split]) -> list[Finding]:
+    if len(splits) < 2:
+        return []
     seen: dict[str, tuple[str, int]] = {}
     cases = []
     for split in splits.values():
