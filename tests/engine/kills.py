@@ -8,6 +8,7 @@ being written, in the validation. Prints one line of JSON; ends with 1 where any
 """
 
 import argparse
+import contextlib
 import hashlib
 import io
 import json
@@ -56,13 +57,15 @@ def start(data: Path, folder: Path, workers: int) -> None:
 def child(data: Path, folder: Path, workers: int) -> int:
     process = os.fork()
     if process == 0:
-        os.setsid()
+        os.setpgid(0, 0)  # with the processes that read images; the parent does the same, as either may be first
         try:
             start(data, folder, workers)
         except BaseException:
             sys.excepthook(*sys.exc_info())
             os._exit(1)
         os._exit(0)
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        os.setpgid(process, process)
     return process
 
 

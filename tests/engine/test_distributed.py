@@ -165,6 +165,16 @@ def test_synchronised_normalisation_equals_that_of_the_whole_batch(tmp_path):
         assert torch.allclose(found[rank][4], norm.running_var, atol=1e-6)
 
 
+def test_the_command_starts_the_processes_itself(data, tmp_path):
+    settings = flags({**ALIKE, "iterations": 1, "output": tmp_path / "run"})
+    command = [sys.executable, "-m", "aweigh", "train", str(data), "--processes", "2", *settings]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0 and "0.01 x 8/16" in result.stderr, result.stderr
+    command = [sys.executable, "-m", "aweigh", "train", str(data / "nothing"), "--processes=2"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 3 and "there is no such folder" in result.stderr, result.stderr
+
+
 def test_early_stopping_stops_all_processes_at_once(data, tmp_path):
     """Also batches in which one process, or both, have no objects, and batch normalisation over both."""
     settings = {**ALIKE, "backbone_norm": "sync_bn", "batch": 1, "epochs": 30, "patience": 2, "lr": 1e-30}

@@ -72,12 +72,12 @@ def check(
     _check_places(html, json, fix_to)
     names = find_splits(data, annotations=annotations, images=images)
     splits = {name: load_split(data, name, annotations=annotations, images=images) for name in names}
-    examination = _with_bar(splits, lambda tell: examine(splits, pictures=pictures, progress=tell))
     fit = None
-    if model != "none":
+    if model != "none":  # first, since a wrong name or size is told here
         from aweigh.engine.fit import measure_fit
 
         fit = measure_fit(splits, model, short=short, long=long)
+    examination = _with_bar(splits, lambda tell: examine(splits, pictures=pictures, progress=tell))
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
     print_report(console, data, examination, fit)
     if json is not None:
@@ -105,7 +105,7 @@ def print_report(console: "Console", data: Path, examination: "Examination", fit
             (str(data), "bold"),
             f": {', '.join(dict.fromkeys(split.layout for split in splits))}, ",
             f"{sum(split.pictures for split in splits):,} images, {sum(split.boxes for split in splits):,} boxes, ",
-            f"{len(examination.classes)} classes",
+            f"{len(examination.classes)} class{'es' * (len(examination.classes) != 1)}",
         )
     )
     _print_tables(console, examination)
@@ -188,7 +188,11 @@ def _print_fit(console: "Console", fit: "Fit") -> None:
 
 
 def _print_indented(console: "Console", line: str, indent: int, style: str | None = None) -> None:
-    """The line, broken between words, every part of it indented; names of files are not broken."""
+    """The line, broken between words, every part of it indented; names of files are not broken.
+
+    What cannot be printed, as a name of a file may hold it, is shown as "?".
+    """
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
     for part in textwrap.wrap(line, max(20, console.width - indent), break_long_words=False, break_on_hyphens=False):
         console.print(" " * indent + part, style=style, soft_wrap=True)
 

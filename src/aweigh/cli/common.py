@@ -1,5 +1,7 @@
 """What several commands share: one-line texts, the log console, recipes by name, a detector by file or name."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +80,28 @@ def find_detector(model: str, weights: str, device: str) -> "Predictor":
         )
     detector = create(model, weights=weights)
     return Predictor(detector, Resize(**detector.record.resize), device=chosen)
+
+
+def run_in_processes(count: int) -> int:
+    """Run this command line again in `count` processes, as `torchrun` does; the exit code."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    if "WORLD_SIZE" in os.environ:
+        raise UsageError("--processes starts processes, and torchrun has done so already; leave one of them out.")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        if word == "--processes":
+            next(words, None)
+        elif not word.startswith("--processes="):
+            kept.append(word)
+    try:
+        torchrun(["--standalone", "--nproc-per-node", str(count), "-m", "aweigh", *kept])
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 1
+    return 0
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from aweigh.cli.common import run_in_processes
+
 
 def command(
     run: Path,
@@ -18,7 +20,8 @@ def command(
     workers: Annotated[int | None, Parameter(show_default=False)] = None,
     device: Annotated[str | None, Parameter(show_default=False)] = None,
     data: Annotated[str | None, Parameter(show_default=False)] = None,
-) -> None:
+    processes: int = 1,
+) -> int:
     """Go on with a run, from the last state it saved.
 
     Everything is taken from the run folder. On a CPU the run ends with the very weights of one that never stopped.
@@ -44,7 +47,11 @@ def command(
         auto, cpu, cuda, cuda:1 or mps.
     data
         Where the data set lies now, when it has moved.
+    processes
+        Train in so many processes on this machine.
     """
+    if processes > 1:
+        return run_in_processes(processes)
     from aweigh.engine.config import resolve
     from aweigh.engine.train import train
 
@@ -59,3 +66,4 @@ def command(
         "data": data,
     }
     train(*resolve(None, given), extend=schedule)
+    return 0

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 from cyclopts import App, Group, Parameter
 
-from aweigh.cli.common import find_recipe
+from aweigh.cli.common import find_recipe, run_in_processes
 from aweigh.engine.config import TrainConfig, field_types, help_texts, load_recipe, resolve, to_toml
 from aweigh.errors import UsageError
 
@@ -69,12 +69,13 @@ def command(
     /,
     *,
     recipe: Annotated[str, Parameter(alias="-r", show_default=False)] = "",
+    processes: int = 1,
     flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
-) -> None:
+) -> int:
     """Train a detector on a folder of labelled pictures (COCO, VOC or YOLO layout).
 
     Nothing has to be said about the classes: they come from the data. What is wrong with the data is listed, mended or
-    left out. Every value comes from the flags, else the recipe, else the default. Ctrl-C stops; --resume goes on.
+    left out. Values come from the flags, else the recipe, else the defaults. Ctrl-C stops; `aweigh resume` goes on.
 
     Parameters
     ----------
@@ -82,15 +83,20 @@ def command(
         Folder of the data set, recognised by looking at it.
     recipe
         Start from these values: the path of a TOML file, or the name of a recipe that comes with aweigh.
+    processes
+        Train in so many processes on this machine, as torchrun starts them: one for each GPU.
     """
     config, origin = configuration(data, recipe, flags)
     if not (config.data or config.annotations):
         raise UsageError(
             "Name the folder of the data set: aweigh train DATA. `aweigh data synth OUT` makes one to try."
         )
+    if processes > 1:
+        return run_in_processes(processes)
     from aweigh.engine.train import train
 
     train(config, origin)
+    return 0
 
 
 @config_app.command(name="show")
