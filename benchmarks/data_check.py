@@ -35,7 +35,7 @@ ROWS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=int, default=100_000)
-    parser.add_argument("--widths", type=int, nargs="+", default=[640, 2560], help="of the pictures, 4 : 3")
+    parser.add_argument("--widths", type=int, nargs="+", default=[640, 1920], help="of the pictures, 4 : 3")
     parser.add_argument("--out", type=Path, help="write the table there as well")
     parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)  # in a process of its own, see `peak`
     arguments = parser.parse_args()

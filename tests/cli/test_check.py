@@ -66,3 +66,14 @@ def test_what_cannot_be_written_is_said_before_the_work(typed: Typed, tmp_path: 
     assert typed(root, "--model", "fcos_resnet18")[0] == 2
     assert typed(tmp_path / "nowhere")[0] == 3
     assert tree(root) == before
+
+
+def test_names_that_a_terminal_cannot_show(typed: Typed, tmp_path: Path) -> None:
+    root = sound(tmp_path / "set")
+    file = root / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = "a\x1b[31m\udc80.jpg"
+    file.write_text(json.dumps(content))
+    code, out, _ = typed(root, "--html", tmp_path / "r.html", "--json", tmp_path / "r.json", "--model", "none")
+    assert code == 0 and "a?[31m?.jpg" in out and "\x1b" not in out
+    assert "image file missing" in (tmp_path / "r.html").read_text() and (tmp_path / "r.json").stat().st_size
