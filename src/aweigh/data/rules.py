@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,10 @@ def reported(split: Split) -> list[Finding]:
             for problem in group[:EXAMPLES_KEPT]
         )
         of = max(len(group), totals.get(_unit(kind), len(group)))
-        found.append(finding(kind, split.name, len(group), of, examples, action=action))
+        one = finding(kind, split.name, len(group), of, examples, action=action)
+        if kind.startswith("looks like"):  # a remark on the whole file
+            one = replace(one, count=1, of=1, unit="files")
+        found.append(one)
     return found
 
 
