@@ -121,10 +121,10 @@ def report(text: str, annotations: int, load: float) -> str:
 
 {text}
 
-Seconds are those of the whole command, from start to end; those of the processor do not depend on what else the
-machine does. Peak memory is the largest resident size of its process;
-above the start is what is more than that of a process which has only loaded the libraries. Decoding holds the pixels
-of one picture per thread, those of a JPEG already reduced, so the memory does not grow with the size of the pictures.
+Seconds are those of the whole command, from start to end; those of the processor hardly depend on what else the machine
+does (the load is below). Peak memory is the largest resident size of its process; above the start is what is more than
+that of a process which has only loaded the libraries. Decoding holds the pixels of one picture per thread, those of a
+JPEG already reduced, so the memory does not grow with the size of the pictures.
 
 {datetime.date.today().isoformat()}, commit {commit}; {os.cpu_count()} CPU cores ({platform.machine()}), load before \
 the start {load:.1f}; Python {platform.python_version()}, torch {metadata.version("torch")}, Pillow \
