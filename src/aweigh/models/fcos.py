@@ -37,7 +37,7 @@ Legend: B images, A points over all levels, C classes, H x W cells of a level, N
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
@@ -126,7 +126,8 @@ class FCOS(nn.Module):
             "inclusive_ranges": inclusive_ranges,
             "center_radius": center_radius,
         }
-        self.assign, self.candidates = partial(assign, **rule), partial(candidates, **rule)
+        self.assign: Callable[..., Tensor] = partial(assign, **rule)
+        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
         self.normalise_distances, self.corner_points = normalise_distances, corner_points
         self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
         self.pixel_mean: Tensor
