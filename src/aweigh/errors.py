@@ -5,7 +5,11 @@ running, 2 wrong usage or configuration, 3 problems in the data, 4 a gate (parit
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and bytes that are no text
+LONGEST = 600  # characters of one problem
 
 
 class AweighError(Exception):
@@ -37,3 +41,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
+
+
+def printable(text: str) -> str:
+    """The text in one line of bounded length; what would move the cursor of a terminal is spelled out."""
+    shown = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], shown)

@@ -39,7 +39,7 @@ from aweigh.data.split import Split
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
 from aweigh.engine.config import TrainConfig
 from aweigh.engine.prepare import load_data
-from aweigh.errors import DataError, UsageError
+from aweigh.errors import DataError
 from aweigh.models import create
 
 pytestmark = [
@@ -241,9 +241,6 @@ def read_and_learn(folder: Path, mutation: Mutation, *, learn: bool) -> str:
         assert error.exit_code == 3
         assert Path(mutation.file).name in str(error) or not os.path.lexists(folder / mutation.file), error
         return "refused with exit code 3"
-    except UsageError as error:
-        assert "no class" in str(error)
-        return "exit 2"
     lost = len(train) < 3 or len(train.boxes) < 3 or any(problem.action == "image skipped" for problem in problems)
     assert problems or mutation.less or not lost, "something was lost without a word"
     assert all(problem.where and "\n" not in str(problem) for problem in problems)

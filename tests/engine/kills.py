@@ -78,7 +78,7 @@ def state_of(folder: Path) -> dict[str, str]:
         for key in sorted(tensors):
             digest.update(key.encode() + tensors[key].numpy().tobytes())
         found[name] = digest.hexdigest()
-    timed = ("seconds", "data_seconds", "step_seconds", "data_share")
+    timed = ("seconds", "data_seconds", "step_seconds", "data_share", "images_per_second")
     rows = [{key: value for key, value in row.items() if key not in timed} for row in read_log(folder / "log.jsonl")]
     found["log"] = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     found["files"] = " ".join(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aweigh.errors import UsageError, did_you_mean
+from aweigh.errors import UsageError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space, line ends included, as one space."""
-    return " ".join(text.split())
+    """The text with every run of white space, line ends included, as one space, and nothing that moves a cursor."""
+    return " ".join(printable(part) for part in text.split())
 
 
 def log() -> "Console":

@@ -6,13 +6,14 @@ a whole split for the usual mix-ups. `problem_report` puts it all into one line 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from aweigh.errors import printable
 
 if TYPE_CHECKING:
     from aweigh.data.split import Split
@@ -22,8 +23,6 @@ UNLEARNED = "not trained on"  # it has a size, so COCO's protocol still counts i
 
 SMALLEST_SIDE = 1 - 1e-6  # pixels: a thinner box is no object that a detector could learn
 OVERHANG_NOTED = 0.01  # pixels: below it an overhang is the rounding of two decimals; it is clipped without a word
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and bytes that are no text
-LONGEST = 600  # characters of one problem
 MIXED_UP_FROM = 0.05  # the share of boxes beyond the image from which a mix-up of formats is suspected
 
 
@@ -144,12 +143,6 @@ def remarks(split: Split) -> list[Problem]:
 def _example(problem: Problem) -> str:
     which = "" if problem.annotation is None else f" {_mark(problem.annotation)}"
     return printable(f"{problem.where}{which}: {problem.detail}")
-
-
-def printable(text: str) -> str:
-    """The text in one line of bounded length; what would move the cursor of a terminal is spelled out."""
-    shown = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], shown)
 
 
 def _mark(annotation: int | str) -> str:

@@ -38,7 +38,7 @@ from aweigh.data.records import (
     some_of,
 )
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
-from aweigh.errors import DataError
+from aweigh.errors import DataError, printable
 
 _VOC_KEYS = {"name", "difficult", "bndbox"}
 _VOC_DEFAULTS = {("pose", "Unspecified"), ("truncated", "0"), ("occluded", "0")}
@@ -426,7 +426,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _class_name(item: ElementTree.Element) -> str:
-    return check.printable(_text(item, "name"))
+    return printable(_text(item, "name"))
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

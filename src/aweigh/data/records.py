@@ -21,7 +21,7 @@ from aweigh.data.flat import PathList, TextList, offsets
 from aweigh.data.images import read_size
 from aweigh.data.masks import FARTHEST, NONE, Masks
 from aweigh.data.split import REVIEWED, LabelSets, Split, coco_entry, decimals
-from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.errors import UNPRINTABLE, DataError, UsageError, did_you_mean
 from aweigh.structures import Classes
 
 NOT_WANTED, UNKNOWN = -2, -1  # labels of annotations that are left out: by the user's choice, or because unknown
@@ -191,7 +191,7 @@ def choose_classes(
 def distinct_names(names: Sequence[str], where: Path) -> tuple[str, ...]:
     """Class names as they are, if each stands for one class and can be printed and written."""
     for name in names:
-        if check.UNPRINTABLE.search(name):
+        if UNPRINTABLE.search(name):
             raise DataError(f"{where}: the class name {name[:80]!a} holds characters that cannot be shown; rename it.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import aweigh
 from aweigh.data.transforms import Resize
+from aweigh.engine.header import check_header
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.models import DETECTORS, create
 from aweigh.structures import Classes
@@ -73,7 +74,10 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> tuple
             f"{path} holds a {header['builder']!r}, which is no detector of this version."
             + did_you_mean(header["builder"], DETECTORS)
         )
-    model = create(header["builder"], classes=_classes(header), **header["arguments"])
+    try:
+        model = create(header["builder"], classes=_classes(header), **header["arguments"])
+    except UsageError as error:
+        raise DataError(f"{path}: its Aweigh header builds no detector ({error}).") from error
     load_strict(model, _tensors(path), what=str(path))
     for name in SETTINGS:
         if name in header:
@@ -96,6 +100,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{path} has format {version}, this version reads up to {FORMAT}; update aweigh.")
     if missing:
         raise DataError(f"{path}: its Aweigh header lacks {', '.join(sorted(missing))}.")
+    check_header(header, path)
     return dict(header)
 
 

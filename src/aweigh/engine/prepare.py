@@ -256,7 +256,10 @@ def load_data(config: TrainConfig) -> Data:
             f"val_split = {name!r}: {source} has only {', '.join(known) or 'what was given by hand'}; give one of "
             f"these, auto or none.{did_you_mean(name, known)}"
         )
-    val = load_split(source, name, classes=list(train.classes.names), strict=config.strict)
+    try:
+        val = load_split(source, name, classes=list(train.classes.names), strict=config.strict)
+    except UsageError as error:
+        raise DataError(f"{error} The splits must name the same classes.") from error
     return Data(train, val, f"validation on {name}")
 
 

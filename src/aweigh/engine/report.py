@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from aweigh import visualise
 from aweigh.data.check import problem_report
 from aweigh.data.dataset import DetectionDataset, Sample
+from aweigh.data.doctor import quick
 from aweigh.data.split import Split
 from aweigh.data.transforms import EvalTransform, Resize, resize_targets
 from aweigh.engine.checkpoint import Model, write_atomically
@@ -48,6 +49,7 @@ def start_report(run: Run) -> list[str]:
     for split in (run.data.train, val):
         if split is not None:
             lines += split.summary().splitlines() + problem_report(split).splitlines()
+    lines += quick(run.data.train, val)
     model = run.model
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -80,7 +80,7 @@ def create(
 def _build(name: str, classes: Classes, arguments: dict[str, Any]) -> Any:
     try:
         model = DETECTORS[name](classes=classes, **arguments)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         message = re.sub(r"^\S+ got an unexpected keyword argument", "there is no option", str(error))
         raise UsageError(f"create({name!r}): {message}.") from error
     model.builder, model.arguments = name, dict(arguments)
