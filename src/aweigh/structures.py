@@ -171,12 +171,14 @@ class Targets:
                 f"Targets: box {index}{which} is {self.boxes[index].tolist()}; a box needs x1 > x0 and y1 > y0. "
                 "Remove or mend it; the data reader does so and lists it."
             )
-        if self.ignore is None:
-            object.__setattr__(self, "ignore", self.boxes.new_zeros(len(self.boxes), dtype=torch.bool))
-        if self.area is None:
-            object.__setattr__(self, "area", sides.prod(dim=1))
-        if self.ids is None:
-            object.__setattr__(self, "ids", torch.arange(len(self.boxes), device=self.boxes.device))
+        derived: dict[str, Callable[[], Tensor]] = {
+            "ignore": lambda: self.boxes.new_zeros(len(self.boxes), dtype=torch.bool),
+            "area": lambda: sides.prod(dim=1),
+            "ids": lambda: torch.arange(len(self.boxes), device=self.boxes.device),
+        }
+        for name, value in derived.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value())
         _check_instance_counts(self, "Targets")
 
     @classmethod
@@ -194,7 +196,7 @@ class Targets:
 
     def split(self, counts: Sequence[int]) -> list[Targets]:
         """The first `counts[0]` objects, the next `counts[1]`, and so on; they are valid, and not checked again."""
-        parts = {name: value.split(list(counts)) for name, value in _instance_fields(self).items()}
+        parts = {name: torch.split(value, list(counts)) for name, value in _instance_fields(self).items()}
         return [_unchecked(self, {name: value[index] for name, value in parts.items()}) for index in range(len(counts))]
 
 

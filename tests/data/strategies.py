@@ -55,8 +55,9 @@ def without_masks(scene: Scene) -> Scene:
 def check_inside(image: Tensor, targets: Targets) -> None:
     """All of the targets lies in the picture, and is of its size."""
     height, width = image.shape[1:]
-    limits = torch.tensor([width, height]) + 1e-3
-    assert bool((targets.boxes[:, :2] >= 0).all()) and bool((targets.boxes[:, 2:] <= limits).all())
+    rounding = 1e-3  # pixels
+    limits = torch.tensor([width, height]) + rounding
+    assert bool((targets.boxes[:, :2] >= -rounding).all()) and bool((targets.boxes[:, 2:] <= limits).all())
     assert bool((targets.area > 0).all()) and len(targets.ids) == len(targets)
     assert targets.masks is None or targets.masks.shape == (len(targets), height, width)
     if targets.keypoints is not None:

@@ -126,8 +126,9 @@ def _read(
     elif isinstance(source, Image.Image):
         pixels = _from_pillow(source, exif, value_range, "the image")
     else:
-        kind = type(source)
-        raise UsageError(f"An image is a path, a PIL image, an array (H, W, 3) or a tensor [3, H, W], got {kind}.")
+        raise UsageError(
+            f"An image is a path, a PIL image, an array (H, W, 3) or a tensor [3, H, W], got {type(source)}."
+        )
     return pixels, (pixels.shape[1], pixels.shape[2])
 
 

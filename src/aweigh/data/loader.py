@@ -340,7 +340,7 @@ def _in_one_row(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     counts = [part.numel() for part in parts]
     row = torch.empty(0, dtype=dtype)
     if get_worker_info() is not None:
-        row = row.set_(torch.UntypedStorage._new_shared(sum(counts) * dtype.itemsize))  # type: ignore[call-overload]
+        row = row.set_(torch.UntypedStorage._new_shared(sum(counts) * dtype.itemsize))
     row.resize_(sum(counts))
     for slot, part in zip(row.split(counts), parts):
         if part.is_floating_point() and dtype == torch.uint8:

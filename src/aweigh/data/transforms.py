@@ -322,9 +322,9 @@ def to_float(image: Tensor) -> Tensor:
 
 def resize_targets(targets: Targets, before_hw: tuple[float, float], after_hw: tuple[int, int]) -> Targets:
     """Boxes and keypoints times the exact ratio of the sides, areas times their product, masks to the new size."""
-    if before_hw == after_hw:
-        return targets
     ratio_y, ratio_x = after_hw[0] / before_hw[0], after_hw[1] / before_hw[1]
+    if ratio_y == ratio_x == 1:
+        return targets
     masks, keypoints = targets.masks, targets.keypoints
     if masks is not None:
         masks = _resize_masks(masks, after_hw, before_hw)
