@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,23 @@ def test_real_masks_equal_those_of_pycocotools(shared: Path) -> None:
         assert [reference.area(mask) for mask in ours] == [reference.area(mask) for mask in theirs]
         if ours:
             np.testing.assert_array_equal(np.diag(reference.iou(ours, theirs, [0] * len(ours))), 1.0)
+
+
+def test_masks_of_a_reduced_picture_are_those_of_its_pixels_in_the_middle():
+    """Also where the sides are no multiples, so that the last pixel reaches beyond the picture."""
+    masks, _ = Masks.read([[[2.0, 2.0, 30.0, 3.0, 28.0, 21.0, 4.0, 19.0]], None], np.array([[22, 33]] * 2))
+    whole = masks.pixels(range(2), (22, 33))
+    small = masks.pixels(range(2), (22, 33), out_hw=(6, 9), step_yx=(4.0, 4.0))
+    np.testing.assert_array_equal(small[:, :5, :8], whole[:, 2::4, 2::4][:, :5, :8])
+    assert small.shape == (2, 6, 9) and not small[:, 5].any() and not small[:, :, 8].any() and not small[1].any()
+
+
+def test_hundreds_of_objects_in_a_large_photograph_fit_into_a_few_pixels():
+    """300 masks of 12 megapixels would be 3.6 GB at once; read at an eighth they are never there together."""
+    corners = [[10.0, 10.0, 3900.0, 12.0, 3800.0, 2900.0, 20.0, 2800.0]]
+    masks, _ = Masks.read([corners] * 300, np.array([[3000, 4000]] * 300))
+    tracemalloc.start()
+    small = masks.pixels(range(300), (3000, 4000), out_hw=(375, 500), step_yx=(8.0, 8.0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert small.shape == (300, 375, 500) and peak < 300 * 375 * 500 + 4 * 3000 * 4000

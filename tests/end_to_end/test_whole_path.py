@@ -201,7 +201,9 @@ def test_resume_goes_on(aweigh: Aweigh, trained: Path, drawn: Path, tmp_path: Pa
     run = tmp_path / "run"
     words = ["--output", run, "--long", 64, "--workers", 0, "--device", "cpu", "--recipe", "synthetic"]
     assert aweigh("train", drawn, "--epochs", 1, *words).code == 0
-    ended = aweigh("train", "--resume", run, "--epochs", 2)
+    kept = aweigh("resume", run, "--epochs", 2)
+    assert kept.code == 2 and "ends at lr 0" in kept.err
+    ended = aweigh("resume", run, "--epochs", 2, "--schedule", "stretch")
     assert ended.code == 0, ended.err
     assert "Going on after epoch 1" in ended.err
     assert [row["epoch"] for row in read_log(run / "log.jsonl") if row["kind"] == "epoch"] == [1, 2]

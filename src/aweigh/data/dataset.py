@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 from torch.utils.data import Dataset
 
 from aweigh.data.check import CHANGED, SKIPPED, Problem
@@ -138,8 +137,10 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         declared_hw = (int(self.split.sizes_hw[row, 0]), int(self.split.sizes_hw[row, 1]))
         needed: SizeRule | None = getattr(self.transform, "needed_size", None)
         try:
-            whole = self.split.targets(row, masks=masks)
-            image, targets, full_hw, problem = read_annotated(path, whole, declared_hw, needed)
+            image, targets, full_hw, problem = read_annotated(path, self.split.targets(row), declared_hw, needed)
+            if masks:
+                pixels = self.split.mask_pixels(row, *_grid(declared_hw, full_hw, (image.shape[1], image.shape[2])))
+                targets = replace(targets, masks=pixels)
         except DataError as error:
             problem = Problem("unreadable picture", str(path), None, _reason(error, path), SKIPPED)
             raise _UnreadablePicture(problem) from error
@@ -173,10 +174,10 @@ def read_annotated(
 ) -> tuple[Tensor, Targets, tuple[int, int], Problem | None]:
     """A picture with its annotations in its own pixels, the size of the whole, and what had to be mended.
 
-    targets: in a picture of `declared_hw`. needed: in which size the picture is needed; a much larger JPEG is decoded
-    at a reduced size, see `read_reduced`. Where the declared size is that of the picture before its EXIF rotation, the
-    annotations were made on the unrotated pixels, and these are used. Where it is the same picture at another size,
-    the boxes are scaled to it.
+    targets: in a picture of `declared_hw`, without masks. needed: in which size the picture is needed; a much larger
+    JPEG is decoded at a reduced size, see `read_reduced`. Where the declared size is that of the picture before its
+    EXIF rotation, the annotations were made on the unrotated pixels, and these are used. Where it is the same picture
+    at another size, the boxes are scaled to it.
     """
     image, full_hw = read_reduced(path, needed)
     problem = None
@@ -195,15 +196,17 @@ def read_annotated(
     image_hw = (image.shape[1], image.shape[2])
     if image_hw != full_hw:
         factor = reduction(image_hw, full_hw)
-        spanned_hw = (
-            image_hw[0] * factor,
-            image_hw[1] * factor,
-        )  # a little more than the whole, where it is rounded up
-        if targets.masks is not None:
-            beyond = (0, spanned_hw[1] - full_hw[1], 0, spanned_hw[0] - full_hw[0])
-            targets = replace(targets, masks=functional.pad(targets.masks, beyond))
+        spanned_hw = (image_hw[0] * factor, image_hw[1] * factor)  # where rounded up, a little more than the whole
         targets = resize_targets(targets, spanned_hw, image_hw)
     return image, targets, full_hw, problem
+
+
+def _grid(
+    declared_hw: tuple[int, int], full_hw: tuple[int, int], image_hw: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """The size of a picture as it was read, and how many pixels of the annotated one its pixels are apart."""
+    factor = reduction(image_hw, full_hw)
+    return image_hw, (factor * declared_hw[0] / full_hw[0], factor * declared_hw[1] / full_hw[1])
 
 
 def _reason(error: DataError, path: Any) -> str:

@@ -132,21 +132,45 @@ class Masks:
         counts = text.decode("ascii") if kind == COUNTS else decode_counts(text).tolist()
         return {"size": list(size_hw), "counts": counts}
 
-    def pixels(self, rows: range, size_hw: tuple[int, int]) -> np.ndarray:
-        """`[R, H, W]` bool. An annotation without a mask has no pixel in it."""
-        from hotcoco import mask
+    def pixels(
+        self,
+        rows: range,
+        size_hw: tuple[int, int],
+        *,
+        out_hw: tuple[int, int] | None = None,
+        step_yx: tuple[float, float] = (1.0, 1.0),
+    ) -> np.ndarray:
+        """`[R, H, W]` bool. An annotation without a mask has no pixel in it.
 
-        height, width = size_hw
+        size_hw: of the picture that was annotated. out_hw, step_yx: a smaller picture of it, whose pixels are so many
+        of its pixels apart; of each the one in its middle is taken, none beyond the edge. Only one mask at a time is
+        ever there in full size, so that hundreds of objects in a large photograph need no more than is handed out.
+        """
+        height, width = out_hw or size_hw
         if len(rows) * height * width > MOST_PIXELS:
             raise DataError(f"{len(rows)} masks of {width} x {height} pixels do not fit into memory.")
         out = np.zeros((len(rows), height, width), dtype=bool)
+        if out_hw is None or (out_hw == size_hw and step_yx == (1.0, 1.0)):
+            for number, row in enumerate(rows):
+                if self.kinds[row] != NONE:
+                    out[number] = self._decoded(row, size_hw)
+            return out
+        ys, xs = (((np.arange(count) + 0.5) * step).astype(np.int64) for count, step in zip((height, width), step_yx))
+        ys, xs = ys[ys < size_hw[0]], xs[xs < size_hw[1]]
         for number, row in enumerate(rows):
-            if self.kinds[row] == POLYGONS:
-                shapes = [polygon.reshape(-1).tolist() for polygon in self.polygons(row)]
-                out[number] = mask.decode(mask.merge(mask.frPyObjects(shapes, height, width)))
-            elif self.kinds[row] != NONE:
-                out[number] = mask.decode({"size": [height, width], "counts": self._text(row)})
+            if self.kinds[row] != NONE:
+                out[number, : len(ys), : len(xs)] = self._decoded(row, size_hw)[ys[:, None], xs]
         return out
+
+    def _decoded(self, row: int, size_hw: tuple[int, int]) -> np.ndarray:
+        """`[H, W]` uint8."""
+        from hotcoco import mask
+
+        height, width = size_hw
+        if self.kinds[row] == POLYGONS:
+            shapes = [polygon.reshape(-1).tolist() for polygon in self.polygons(row)]
+            return mask.decode(mask.merge(mask.frPyObjects(shapes, height, width)))
+        return mask.decode({"size": [height, width], "counts": self._text(row)})
 
     def _text(self, row: int) -> bytes:
         return self.texts[self.first_byte[row] : self.first_byte[row + 1]].tobytes()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from aweigh.data.check import Problem
 from aweigh.data.flat import PathList, TextList, offsets, ranges
@@ -106,19 +107,25 @@ class Split:
         """
         index = range(len(self))[index]
         rows = slice(int(self.first[index]), int(self.first[index + 1]))
-        pixels = None
-        if masks and self.masks is not None:
-            height, width = self.sizes_hw[index].tolist()
-            pixels = torch.from_numpy(self.masks.pixels(range(rows.start, rows.stop), (height, width)))  # [n, H, W]
         return Targets(
             boxes=torch.tensor(self.boxes[rows]).reshape(-1, 4),
             labels=torch.tensor(self.labels[rows]),
             ignore=torch.tensor(self.ignore[rows]),
             area=torch.tensor(self.area[rows], dtype=torch.float32),
             ids=torch.tensor(self.annotation_ids[rows]),
-            masks=pixels,
+            masks=self.mask_pixels(index) if masks else None,
             keypoints=None if self.keypoints is None else torch.tensor(self.keypoints[rows]),
         )
+
+    def mask_pixels(
+        self, index: int, out_hw: tuple[int, int] | None = None, step_yx: tuple[float, float] = (1.0, 1.0)
+    ) -> Tensor | None:
+        """`[n, H, W]` bool: the masks of one image, None where the data have none; smaller ones as `Masks.pixels`."""
+        if self.masks is None:
+            return None
+        height, width = self.sizes_hw[index].tolist()
+        rows = range(int(self.first[index]), int(self.first[index + 1]))
+        return torch.from_numpy(self.masks.pixels(rows, (height, width), out_hw=out_hw, step_yx=step_yx))
 
     def labelled_for(self, index: int) -> np.ndarray:
         """`[C]` bool: the classes that were looked for in this image; of any other it may show unlabelled objects."""

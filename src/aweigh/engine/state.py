@@ -151,7 +151,8 @@ def _other_length(run: Run, values: dict[str, Any], extend: Extend) -> list[str]
     last = run.lr_factor(then)
     if last == 0:
         raise UsageError(
-            f"The schedule ({config.schedule}) of {run.folder} ends at lr 0 after step {then}: longer training with "
-            "--schedule keep would change nothing. Give --schedule stretch, by which lr falls over the new length."
+            f"The schedule ({config.schedule}) of {run.folder} ends at lr 0 after step {then}: longer training by "
+            f"it would change nothing. Lay it over the new length: aweigh resume {run.folder} --schedule stretch "
+            f"--epochs {run.epochs}"
         )
     return [f"The schedule stays laid out for {then} steps; after them lr stays at {run.lr * last:g}."]

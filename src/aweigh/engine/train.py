@@ -37,6 +37,7 @@ from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
 from aweigh.visualise import curves
 
 BAD_STEPS = 3  # so many steps in a row without a finite loss end the run
+DATA_BOUND = 0.3  # the share of waiting from which it is worth a word
 RESULTS = "best_val_results.json"  # what the best weights found on the validation split, as COCO results
 SAVE_SECONDS = 600  # between saved states, where `save_every` names no number of steps
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -193,6 +194,11 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
         write_atomically(run.folder / "curves.png", lambda path: curves(log.history(), path))
     state.save(run)
     log.say_epoch(epoch_line(run, row))
+    if run.epoch == 1 and row["data_share"] > DATA_BOUND:
+        log.say(
+            f"Data-bound {row['data_share']:.0%}: that part of each step waited for images. Use more workers (now "
+            f"{run.workers}), a smaller short, or photographs stored smaller."
+        )
     tell_problems(run, log)
 
 
