@@ -31,7 +31,7 @@ from tests.data import fuzz
 from tests.data.fuzz import LAYOUTS, MUTATIONS, Mutation
 
 from aweigh.cli.main import run
-from aweigh.data.check import UNPRINTABLE, Problem
+from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
 from aweigh.data.formats import load_split
 from aweigh.data.loader import make_loader
@@ -39,7 +39,7 @@ from aweigh.data.split import Split
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
 from aweigh.engine.config import TrainConfig
 from aweigh.engine.prepare import load_data
-from aweigh.errors import DataError
+from aweigh.errors import UNPRINTABLE, DataError
 from aweigh.models import create
 
 pytestmark = [

@@ -32,7 +32,7 @@ from aweigh.engine.optim import set_lr
 from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
 from aweigh.engine.report import save_evaluation, save_inputs, save_predictions, start_report
 from aweigh.engine.stop import Interrupts, Stopped
-from aweigh.errors import AweighError
+from aweigh.errors import AweighError, UsageError
 from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
 from aweigh.visualise import curves
 
@@ -83,7 +83,10 @@ def _train(
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
     if run.config.resume:
-        remark = state.restore(run, extend) if state.exists(folder) else "No state was saved yet: from the beginning."
+        there = distributed.gather(state.exists(folder))
+        if any(there) and not all(there):
+            raise UsageError(f"Not every process sees {folder}/last; put the folder on a disk that all of them share.")
+        remark = state.restore(run, extend) if all(there) else "No state was saved yet: from the beginning."
     if main:
         save_config(run, origin)
     if run.step == 0:
