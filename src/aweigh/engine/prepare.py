@@ -259,7 +259,11 @@ def load_data(config: TrainConfig) -> Data:
     try:
         val = load_split(source, name, classes=list(train.classes.names), strict=config.strict)
     except UsageError as error:
-        raise DataError(f"{error} The splits must name the same classes.") from error
+        named = find_splits(source)["train"].annotations
+        raise DataError(
+            f"{error} The splits must name the same classes; those of train come from {named}. `aweigh data check` "
+            "compares them."
+        ) from error
     return Data(train, val, f"validation on {name}")
 
 

@@ -1,7 +1,9 @@
 """Ending a run from outside: Ctrl-C, or the signal that a cluster sends before it takes a machine back."""
 
+import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -15,11 +17,14 @@ class Stopped(KeyboardInterrupt):
 class Interrupts:
     """Within the block the first SIGINT or SIGTERM sets `wanted`, for the loop to end after the step under way.
 
-    The second ends at once, as Ctrl-C does. Outside the main thread, where Python allows no handlers, nothing changes.
+    tell: called then, to let the user know. The second ends at once, as Ctrl-C does. Outside the main thread, where
+    Python allows no handlers, nothing changes. Processes that read images inherit the handler, and leave it to us.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], object]) -> None:
         self.wanted = False
+        self._tell = tell
+        self._process = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -32,6 +37,9 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
+        self._tell()

@@ -53,17 +53,17 @@ def train(
     """Train a detector and return the run folder.
 
     The folder holds `config.toml` (each value with its `origin`), `log.jsonl`, `best.safetensors` (by
-    `config.select`), `last.safetensors`, `last/` (the state to go on from), `inputs_train.png`, `curves.png` and
-    `val_predictions.png`. extend: how the learning-rate schedule of a resumed run follows another length (see
-    `state.restore`). console: where the progress is told; the error stream when not given.
+    `config.select`), `last.safetensors`, `last/` (the state to go on from), and what docs/logs.md lists. extend: how
+    the learning-rate schedule of a resumed run follows another length (see `state.restore`). console: where the
+    progress is told; the error stream when not given.
     """
     if config.tensorboard:
         require_tensorboard()
-    with distributed.join(config.device) as device_name, determinism(config.deterministic), Interrupts() as interrupts:
+    with distributed.join(config.device) as device_name, determinism(config.deterministic):
         folder = distributed.from_main(run_folder(config) if distributed.is_main() else Path())
         run = prepare(config, folder, device_name=device_name)
         try:
-            _train(run, origin, extend, interrupts, console or Console(stderr=True))
+            _train(run, origin, extend, console or Console(stderr=True))
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
@@ -74,9 +74,7 @@ def train(
     return folder
 
 
-def _train(
-    run: Run, origin: Mapping[str, str] | None, extend: state.Extend, interrupts: Interrupts, console: Console
-) -> None:
+def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, console: Console) -> None:
     folder, main = run.folder, distributed.is_main()
     remark = ""
     if main:
@@ -111,8 +109,9 @@ def _train(
                 save_inputs(run, folder / "inputs_val.png", split="val")
         losses = distributed.batches_of(TrainingLosses(run), run.device)
         try:
-            while not run.finished and not run.out_of_patience:
-                train_and_validate(run, losses, log, interrupts)
+            with Interrupts(lambda: log.say("Stopping after this step; once more stops at once.")) as interrupts:
+                while not run.finished and not run.out_of_patience:
+                    train_and_validate(run, losses, log, interrupts)
         except Stopped:
             if main:
                 save_checkpoint(run, "last", {})
@@ -203,6 +202,8 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
             f"{run.workers}), a smaller short, or photographs stored smaller."
         )
     tell_problems(run, log)
+    if distributed.reduced([interrupts.wanted], largest=True)[0] and not run.finished:
+        raise Stopped
 
 
 def train_epoch(run: Run, losses: nn.Module, log: RunLog, interrupts: Interrupts) -> dict[str, Any]:
