@@ -6,7 +6,8 @@
 Both get the same batches from our loader, the same weights, the same optimiser (SGD with momentum) and the same number
 format (bf16 on a GPU, float32 on the CPU). They run in turn, block by block, after a warm-up; images per second are
 those of the median block, with waiting for images left out and given on its own. The parts of a step are measured in
-another pass, with the device waited for between them. Without --data pictures are drawn, a few objects in each.
+another pass, step by step in turn, with the device waited for between them. Without --data pictures are drawn, with a
+few objects in each.
 """
 
 import argparse
@@ -87,8 +88,9 @@ def report(options: argparse.Namespace, data: Path) -> str:
             synchronise(device)
             if block:
                 speeds[name].append(sum(map(len, batches)) / (time.perf_counter() - begin))
-    memory = {name: step_memory(contestant, feed.next().to(device), device) for name, contestant in contestants.items()}
-    parts = {name: parts_of_step(contestant, feed, options.steps, device) for name, contestant in contestants.items()}
+    parts = parts_of_steps(contestants, feed, options.steps * options.blocks, device)
+    largest = max((feed.next() for _ in range(options.steps)), key=lambda batch: batch.images.pixels.numel()).to(device)
+    memory = {name: step_memory(contestant, largest, device) for name, contestant in contestants.items()}
 
     speed = {name: statistics.median(values) for name, values in speeds.items()}
     theirs = "torchvision"
@@ -228,32 +230,45 @@ def no_span(name: str) -> Iterator[None]:
     yield
 
 
-def parts_of_step(contestant: Contestant, feed: Feed, steps: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each part of a step; the inner one of two nested parts is taken out of the outer."""
-    seconds: dict[str, list[float]] = {name: [] for name in PARTS}
-    inner: list[float] = []
+def parts_of_steps(
+    contestants: dict[str, Contestant], feed: Feed, steps: int, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Median seconds of each part of a step; the inner one of two nested parts is taken out of the outer.
 
-    @contextmanager
-    def span(name: str) -> Iterator[None]:
-        synchronise(device)
-        begin = time.perf_counter()
-        inner.append(0.0)
-        yield
-        synchronise(device)
-        elapsed = time.perf_counter() - begin
-        seconds[name].append(elapsed - inner.pop())
-        if inner:
-            inner[-1] += elapsed
+    All contestants take a step with one batch before the next batch comes.
+    """
+    seconds: dict[str, dict[str, list[float]]] = {name: {part: [] for part in PARTS} for name in contestants}
 
-    contestant.span = span
+    def spans(own: dict[str, list[float]]) -> Callable[[str], Any]:
+        inner: list[float] = []
+
+        @contextmanager
+        def span(part: str) -> Iterator[None]:
+            synchronise(device)
+            begin = time.perf_counter()
+            inner.append(0.0)
+            yield
+            synchronise(device)
+            elapsed = time.perf_counter() - begin
+            own[part].append(elapsed - inner.pop())
+            if inner:
+                inner[-1] += elapsed
+
+        return span
+
+    for name, contestant in contestants.items():
+        contestant.span = spans(seconds[name])
     for _ in range(steps):
         begin = time.perf_counter()
         batch = feed.next().to(device)
         synchronise(device)
-        seconds["feed"].append(time.perf_counter() - begin)
-        contestant.step(batch)
-    contestant.span = no_span
-    return {name: statistics.median(values) for name, values in seconds.items()}
+        waited = time.perf_counter() - begin
+        for name, contestant in contestants.items():
+            seconds[name]["feed"].append(waited)
+            contestant.step(batch)
+    for contestant in contestants.values():
+        contestant.span = no_span
+    return {name: {part: statistics.median(values) for part, values in own.items()} for name, own in seconds.items()}
 
 
 def step_memory(contestant: Contestant, batch: Batch, device: torch.device) -> float:
