@@ -14,6 +14,7 @@ import math
 import shutil
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -148,7 +149,9 @@ class Loader(DataLoader[Batch]):
             for problem in packed.problems:
                 self._met[problem.where] = problem
             self._refuse_too_many()
-            yield self._unpack(packed)
+            with _one_thread_here():
+                batch = self._unpack(packed)
+            yield batch
 
     def _refuse_too_many(self) -> None:
         bad = [problem for problem in self._met.values() if problem.action == SKIPPED]
@@ -354,6 +357,17 @@ def _in_one_row(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
 def _travels_in_8_bits(dataset: DetectionDataset) -> bool:
     """Pixels that went through the 8-bit kernel are 255ths; only without antialias are there others to be kept."""
     return bool(getattr(getattr(dataset.transform, "resize", None), "antialias", False))
+
+
+@contextmanager
+def _one_thread_here() -> Iterator[None]:
+    """Threads that share out a copy of a millisecond then wait busily, on the cores that the workers need."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _one_thread(worker: int) -> None:
