@@ -124,7 +124,11 @@ def main() -> int:
                     return 1
                 break
         found = state_of(folder)
-        differences += [f"{folder.name}: {name}" for name in expected if found[name] != expected[name]]
+        differences += [
+            f"{folder.name}: {name}: {' '.join(sorted(set(found[name].split()) ^ set(expected[name].split())))}"
+            for name in expected
+            if found[name] != expected[name]
+        ]
     print(json.dumps({"kills": kills, "runs": runs, "attempts": len(steps), "differences": differences}))
     return bool(differences)
 

@@ -84,6 +84,7 @@ def test_a_run_killed_before_its_first_state_begins_again(stopped, quiet, config
         path.unlink()
     (stopped / "last" / ".state.4711.safetensors").write_bytes(b"half")  # what a kill leaves
     (stopped / ".best.4711.safetensors").write_bytes(b"half")
+    (stopped / "last" / ".tmpDXDAYP").write_bytes(b"half")
     train(again(stopped), console=quiet)
     assert "No state was saved yet: from the beginning." in quiet.file.getvalue()
     assert [row["step"] for row in rows(stopped, "step")] == [1, 2, 3, 4]

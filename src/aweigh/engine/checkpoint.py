@@ -192,7 +192,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 def remove_leftovers(folder: str | Path) -> None:
     """Remove what a process that was killed in the middle of writing has left in a run folder."""
     for path in [*Path(folder).glob(".*"), *Path(folder).glob("last/.*")]:
-        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name):
+        if re.fullmatch(r"\..+\.\d+(\.\w+)?|\.tmp\w{6}", path.name):  # ours, and those of safetensors
             path.unlink(missing_ok=True)
     for unfinished in Path(folder).glob(".crash-*-unfinished"):
         shutil.rmtree(unfinished, ignore_errors=True)
