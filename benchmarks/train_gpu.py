@@ -143,6 +143,7 @@ class Contestant:
 
     model: nn.Module
     span: Callable[[str], Any]
+    losses: Callable[[Batch], dict[str, Tensor]]  # of each contestant
 
     def to(self, device: torch.device, precision: torch.dtype) -> None:
         self.model.to(device).train()
@@ -161,9 +162,6 @@ class Contestant:
             loss.backward()
         with self.span("optimiser"):
             self.optimizer.step()
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        raise NotImplementedError
 
 
 class Torchvision(Contestant):

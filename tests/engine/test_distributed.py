@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from aweigh.data.loader import EpochSampler
 from aweigh.engine.checkpoint import load_model
 from aweigh.engine.config import resolve
 from aweigh.engine.log import read_log
@@ -183,6 +184,18 @@ def test_early_stopping_stops_all_processes_at_once(data, tmp_path):
     assert "No better AP for 2 epochs: the run ends here." in result.stderr
     epochs = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["kind"] == "epoch"]
     assert len(epochs) == 3 and all(row["skipped_steps"] == 0 for row in epochs)
+
+
+def test_what_another_process_could_not_read_is_told_too(tmp_path):
+    """The picture is damaged that process 1 alone reads, in the first epoch."""
+    data = write_coco(tmp_path / "data", {"train": 6, "val": 1}, sizes=[(96, 80)])
+    ((_, row, _),) = next(iter(EpochSampler(6, 1, shuffle=True, seed=0, drop_last=False, rank=1, world=2)))
+    (data / "images" / "train" / f"{row}.png").write_bytes(b"no picture")
+    words = flags({**ALIKE, "epochs": 1, "batch": 1, "max_bad": 0.5, "output": tmp_path / "run"})
+    codes, outputs = outcome(start(2, "-m", "aweigh", "train", data, *words))
+    assert codes == [0, 0] and "unreadable picture" in outputs[0] and f"{row}.png" in outputs[0], outputs
+    (problem,) = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["kind"] == "problem"]
+    assert f"{row}.png" in problem["problem"]
 
 
 FAILING = """

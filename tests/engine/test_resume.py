@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from aweigh.engine import checkpoint
-from aweigh.engine.checkpoint import load_model, load_state, read_header
+from aweigh.engine.checkpoint import load_model, load_state, read_header, save_state
 from aweigh.engine.config import load_recipe, resolve
 from aweigh.engine.log import read_log
 from aweigh.engine.train import train
@@ -124,6 +125,23 @@ def test_a_longer_run_keeps_or_stretches_the_schedule(configure, quiet, tmp_path
     train(again(stretched, epochs=4), extend="stretch", console=quiet)
     assert [row["lr"] for row in rows(stretched, "step")] == pytest.approx([0.01] * 2 + [0.001] * 2 + [0.001] * 4)
     assert "The schedule of 4 steps is now laid over 8." in quiet.file.getvalue()
+
+
+def test_a_run_that_kept_its_schedule_can_be_stretched_later(configure, quiet):
+    folder = train(configure(epochs=1, schedule="cosine", final_lr=0.5, warmup=0, lr=0.01, lr_batch=0), console=quiet)
+    train(again(folder, epochs=2), extend="keep", console=quiet)
+    train(again(folder, epochs=4), extend="stretch", console=quiet)
+    assert "The schedule of 2 steps is now laid over 8." in quiet.file.getvalue()
+    assert load_recipe(folder / "config.toml")["schedule_steps"] == 0
+    curve = [0.01 * (0.5 + 0.25 * (1 + math.cos(math.pi * step / 8))) for step in range(4, 8)]
+    assert [row["lr"] for row in rows(folder, "step")] == pytest.approx([0.01, 0.0075, 0.005, 0.005, *curve])
+
+
+def test_a_state_of_another_version_is_refused_by_name(stopped, quiet):
+    tensors, values, _ = load_state(stopped / "last")
+    save_state(stopped / "last", tensors, {name: value for name, value in values.items() if name != "batches"})
+    with pytest.raises(UsageError, match="saved by another version: its state lacks batches"):
+        train(again(stopped), console=quiet)
 
 
 def test_a_schedule_that_ends_at_zero_cannot_be_kept(configure, quiet):

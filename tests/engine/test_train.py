@@ -192,6 +192,29 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_three_end_the_run(conf
     assert loop.optimiser_step(run, loop.TrainingLosses(run), [batch])["skipped"] == 0.0 and run.bad_in_a_row == 0
 
 
+def test_a_scaled_loss_that_is_not_finite_does_not_stop_the_steps_after_it(configure, tmp_path):
+    """With fp16's scaler: the scale falls, the step is left out, and the next one is as any other."""
+    run = prepare(configure(), tmp_path)
+    run.model.train()
+    run.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=64.0)
+    batch, real = next(iter(run.loader)), run.model.loss
+    run.model.loss = lambda raw, targets: {name: value * math.nan for name, value in real(raw, targets).items()}
+    assert loop.optimiser_step(run, loop.TrainingLosses(run), [batch])["skipped"] == 1.0
+    assert run.scaler.get_scale() == 32.0
+    run.model.loss = real
+    assert loop.optimiser_step(run, loop.TrainingLosses(run), [batch])["skipped"] == 0.0
+
+
+def test_unreadable_pictures_of_the_validation_are_let_pass_by_the_same_share(tmp_path, configure, quiet):
+    data = write_coco(tmp_path / "data", {"train": 4, "val": 4})
+    for number in (0, 1):
+        (data / "images" / "val" / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="2 of 4 pictures cannot be read"):
+        train(configure(data=str(data), epochs=1), console=quiet)
+    folder = train(configure(data=str(data), epochs=1, max_bad=0.5, output=str(tmp_path / "b")), console=quiet)
+    assert len(rows(folder, "problem")) == 2
+
+
 def test_an_exception_in_a_step_is_kept_too(configure, tmp_path):
     run = prepare(configure(), tmp_path)
     batch = next(iter(run.loader))

@@ -51,7 +51,8 @@ def join(device_name: str) -> Iterator[str]:
         if not lost_connection(error):
             raise
         raise AweighError(
-            f"Process {rank()} lost the connection to the others: one of them ended. Its own message says why."
+            f"Process {rank()} lost the connection to the others, most likely because one of them ended; its own "
+            f"message says why ({str(error).splitlines()[0]})."
         ) from None
     finally:
         if sys.exc_info()[0] is None:  # after an exception the others are not there to say goodbye to

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
-from aweigh.data.loader import make_loader
+from aweigh.data.loader import MAX_BAD, make_loader
 from aweigh.data.split import Split
 from aweigh.data.transforms import EvalTransform, Resize
 from aweigh.engine import distributed
@@ -71,6 +71,7 @@ def detect(
     losses: bool = False,
     channels_last: bool = True,
     precision: torch.dtype = torch.float32,
+    max_bad: float = MAX_BAD,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> SplitDetections:
     """Detections of every image of the split, with the validation losses from the same pass if `losses`.
@@ -90,6 +91,7 @@ def detect(
         rank=rank,
         world=world,
         device=device,
+        max_bad=max_bad,
     )
     parts: list[_Part] = []
     watch, done = Stopwatch(), 0

@@ -43,6 +43,9 @@ def restore(run: Run, extend: Extend) -> str:
     (after its end the rate stays as it is), `"stretch"` lays it over the new length.
     """
     tensors, values, remark = load_state(run.folder / "last")
+    lacking = {*COUNTERS, "data", "processes", "batch", "threads", "schedule_steps"} - values.keys()
+    if lacking:
+        raise UsageError(f"{run.folder} was saved by another version: its state lacks {', '.join(sorted(lacking))}.")
     _restore_tensors(run, tensors, values)
     for name in COUNTERS:
         setattr(run, name, values[name])
@@ -140,12 +143,13 @@ def _data_facts(run: Run) -> dict[str, Any]:
 def _other_length(run: Run, values: dict[str, Any], extend: Extend) -> list[str]:
     """The schedule of a run whose length has changed since it was saved."""
     then, config = values["schedule_steps"], run.config
-    if then == run.schedule_steps:
+    if extend == "stretch":
+        _lay_out(run, 0)
+        stretched = run.schedule_steps != then
+        return [f"The schedule of {then} steps is now laid over {run.schedule_steps}."] if stretched else []
+    if config.schedule_steps or run.schedule_steps == then:
         return []
-    if extend == "stretch" or config.schedule_steps:
-        return [f"The schedule of {then} steps is now laid over {run.schedule_steps}."]
-    run.config = replace(config, schedule_steps=then)
-    run.schedule_steps, run.warmup, run.milestones = schedule_of(run.config, run.total_steps, run.steps_per_epoch)
+    _lay_out(run, then)
     if run.total_steps <= then:
         return [f"The schedule stays laid out for {then} steps."]
     last = run.lr_factor(then)
@@ -156,3 +160,9 @@ def _other_length(run: Run, values: dict[str, Any], extend: Extend) -> list[str]
             f"--epochs {run.epochs}"
         )
     return [f"The schedule stays laid out for {then} steps; after them lr stays at {run.lr * last:g}."]
+
+
+def _lay_out(run: Run, schedule_steps: int) -> None:
+    """Change the length of the schedule; 0 is that of the run."""
+    run.config = replace(run.config, schedule_steps=schedule_steps)
+    run.schedule_steps, run.warmup, run.milestones = schedule_of(run.config, run.total_steps, run.steps_per_epoch)

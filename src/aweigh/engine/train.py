@@ -309,6 +309,7 @@ def optimiser_step(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str,
             run.ema.update(run.model)
         run.bad_in_a_row = 0
     else:
+        run.scaler.update()  # which expects one for each time it was asked to unscale
         torch._foreach_copy_(list(run.model.buffers()), buffers)
         run.optimizer.zero_grad(set_to_none=True)
         run.skipped, run.bad_in_a_row = run.skipped + 1, run.bad_in_a_row + 1
@@ -376,6 +377,7 @@ def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]
             losses=True,
             channels_last=run.config.channels_last,
             precision=run.precision,
+            max_bad=run.config.max_bad,
             progress=bar.to,
         )
     run.val_problems = found.problems
@@ -422,8 +424,9 @@ def save_checkpoint(run: Run, name: str, metrics: Mapping[str, Any]) -> None:
 
 
 def tell_problems(run: Run, log: RunLog) -> None:
-    """Each picture that was skipped or mended while reading, once."""
-    for problem in [*run.loader.problems, *run.val_problems]:
+    """Each picture that was skipped or mended while reading, in any process, once."""
+    training = [problem for own in distributed.gather(run.loader.problems) for problem in own]
+    for problem in [*training, *run.val_problems]:
         if str(problem) not in run.told:
             run.told.add(str(problem))
             log.say(f"  {problem}")
