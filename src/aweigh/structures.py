@@ -150,6 +150,10 @@ class Targets:
     ignore: `[N]` bool; a region (COCO crowd, VOC difficult) inside which nothing is a mistake: it gives no loss.
     area: `[N]` float32, the object's area in pixels (of its mask where there is one). ids: `[N]` int64, the
     annotation ids. masks: `[N, H, W]` bool. keypoints: `[N, K, 3]` float32 `(x, y, visibility 0 | 1 | 2)`.
+    uncertain: `[N]` bool; an object that may or may not be there, another detector's guess, not `ignore`: it is
+    nobody's target, and inside its box its own class gives no negative loss.
+    known: `[C]` bool, of the image: the classes it was labelled for, None for all; of any other it may show objects
+    that have no box, so that such a class gives no negative loss anywhere in it.
     Indexing with a slice, a mask or an index tensor carries all of them together.
     """
 
@@ -160,6 +164,8 @@ class Targets:
     ids: Tensor = field(default=_DERIVED, metadata=_PER_INSTANCE)
     masks: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
     keypoints: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
+    uncertain: Tensor = field(default=_DERIVED, metadata=_PER_INSTANCE)
+    known: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_boxes_and_labels(self, "Targets")
@@ -175,11 +181,23 @@ class Targets:
             "ignore": lambda: self.boxes.new_zeros(len(self.boxes), dtype=torch.bool),
             "area": lambda: sides.prod(dim=1),
             "ids": lambda: torch.arange(len(self.boxes), device=self.boxes.device),
+            "uncertain": lambda: self.boxes.new_zeros(len(self.boxes), dtype=torch.bool),
         }
         for name, value in derived.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value())
         _check_instance_counts(self, "Targets")
+        for name in ("uncertain", "known"):
+            value = getattr(self, name)
+            if value is not None and (value.ndim != 1 or value.dtype != torch.bool):
+                raise DataError(
+                    f"Targets.{name} must be a bool tensor of one dimension, got {value.dtype} {tuple(value.shape)}."
+                )
+
+    @property
+    def learned(self) -> Tensor:
+        """`[N]` bool: the objects to find, which are neither `ignore` nor `uncertain`."""
+        return ~(self.ignore | self.uncertain)
 
     @classmethod
     def empty(cls, device: torch.device | str = "cpu") -> Targets:
@@ -276,7 +294,8 @@ def _select(instances: _Instances, index: slice | Tensor) -> _Instances:
 
 
 def _move(instances: _Instances, device: torch.device | str) -> _Instances:
-    changed: dict[str, Any] = {name: value.to(device) for name, value in _instance_fields(instances).items()}
+    values = {entry.name: getattr(instances, entry.name) for entry in fields(instances)}
+    changed: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
     return replace(instances, **changed)
 
 

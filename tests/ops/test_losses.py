@@ -74,3 +74,22 @@ def test_no_boxes_no_loss() -> None:
 
 def test_world_mean_of_one_process_is_the_value() -> None:
     assert losses.world_mean(torch.tensor(3.0)) == 3
+
+
+def test_entries_of_which_nobody_knows_give_no_negative_loss() -> None:
+    torch.manual_seed(0)
+    labels, no_loss = torch.randint(-2, 7, (200,)), torch.rand(200, 7) < 0.5
+    one_hot = torch.nn.functional.one_hot(labels.clamp(min=0), 7).float() * (labels >= 0)[:, None]
+    counted = (~no_loss | (one_hot > 0)) & (labels != -2)[:, None]
+    assert bool((no_loss & (one_hot > 0)).any())  # an object of a class that the image was not labelled for
+    first = (torch.randn(200, 7) * 3).requires_grad_()
+    second = first.detach().clone().requires_grad_()
+    ours = losses.sigmoid_focal_loss_sum(first, labels, no_loss=no_loss)
+    reference = torchvision.ops.sigmoid_focal_loss(second, one_hot)[counted].sum()
+    torch.testing.assert_close(ours, reference)
+    ours.backward()
+    reference.backward()
+    torch.testing.assert_close(first.grad, second.grad, atol=1e-6, rtol=1e-4)
+    assert first.grad[~counted].eq(0).all() and first.grad[counted].ne(0).all()
+    whole = losses.sigmoid_focal_loss_sum(first.detach(), labels)
+    assert torch.equal(losses.sigmoid_focal_loss_sum(first.detach(), labels, no_loss=torch.zeros(200, 7).bool()), whole)

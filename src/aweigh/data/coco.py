@@ -3,10 +3,11 @@
 `area`, `iscrowd`, `info`, ids of annotations, sizes of images and even the categories may be missing. What is marked
 `ignore` or `difficult` is treated as VOC treats it: neither found nor missed.
 
-Two fields are ours. An image may say `"reviewed": true` or `false` (also `labeled`, `labelled`): whether somebody
+Three fields are ours. An image may say `"reviewed": true` or `false` (also `labeled`, `labelled`): whether somebody
 looked at it, which tells an image without objects from one nobody labelled. `"label_sets": [{"name": ...,
 "category_ids": [...]}]` beside the categories, with `"label_set": 0` in an image, says which classes the image was
-labelled for.
+labelled for. An annotation with `"uncertain": true` may or may not be an object, such as the guess of another detector
+(see `Targets`); it has `"iscrowd": 1` beside it, by which other readers count it neither as found nor as missed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _LOOKED_AT = ("reviewed", "labeled", "labelled")
 _IMAGE_KEYS = {"id", "file_name", "width", "height", "label_set", *_LOOKED_AT}
 _ANNOTATION_KEYS = {
     "id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "difficult", "segmentation", "keypoints",
-    "num_keypoints",
+    "num_keypoints", "uncertain",
 }  # fmt: skip
 _HEADER_KEYS = {"images", "annotations", "categories", "label_sets"}
 
@@ -86,6 +87,7 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
     said[listed[listed >= 0]] = REVIEWED
     marks = [_mark(annotations[row], ids[row]) for row in kept]
     names = [str(images[row].get("file_name")) for row in listed[kept]]
+    uncertain = np.array([_flag(entry, "uncertain") for entry in used], dtype=bool)
     keypoint_names, skeleton = _keypoint_names(data, used, classes, file, problems)
     keypoints, num_keypoints = place_keypoints(
         [entry.get("keypoints") for entry in used], len(keypoint_names), names, marks, problems
@@ -98,7 +100,7 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
         boxes=boxes,
         boxes_xywh=boxes_xywh,
         labels=labels[kept],
-        crowd=np.array([_flag(entry, "iscrowd") for entry in used], dtype=bool),
+        crowd=np.array([_flag(entry, "iscrowd") for entry in used], dtype=bool) & ~uncertain,
         difficult=np.array([_flag(entry, "ignore") or _flag(entry, "difficult") for entry in used], dtype=bool),
         area=np.array([as_number(entry.get("area")) for entry in used], dtype=np.float64),
         annotation_ids=ids[kept],
@@ -114,6 +116,7 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
         image_extras=_extras([images[int(row)] for row in usable], _IMAGE_KEYS),
         extras=_extras(used, _ANNOTATION_KEYS),
         header=_header(data),
+        uncertain=uncertain,
     )
     return build_split(records, name=name, layout="coco", root=folder, classes=classes, problems=problems)
 

@@ -182,7 +182,7 @@ def count_split(split: Split) -> SplitCounts:
         root=str(split.root),
         pictures=len(split),
         boxes=len(split.boxes),
-        ignored=int(split.ignore.sum()),
+        ignored=int((split.ignore & ~split.uncertain).sum()),
         empty=int(empty.sum()),
         looked_at=int((split.reviewed[empty] == REVIEWED).sum()),
         never_labelled=int((split.reviewed[empty] == NEVER_LABELLED).sum()),

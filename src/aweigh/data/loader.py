@@ -222,7 +222,8 @@ class Packed:
 
     pixels: of all pictures, `[sum of h * w * 3]`, uint8 or float32, row by row, red, green and blue together.
     counts: objects in each picture. objects: what `Targets` holds of them, all pictures together. masks:
-    `[sum of n * h * w]` bool. The rest as in `Batch`.
+    `[sum of n * h * w]` bool. known: `[B, C]` bool, the classes each picture was labelled for, None when that is every
+    class in all. The rest as in `Batch`.
     """
 
     pixels: Tensor
@@ -230,6 +231,7 @@ class Packed:
     counts: list[int]
     objects: dict[str, np.ndarray]
     masks: Tensor | None
+    known: np.ndarray | None
     indices: list[int]
     image_ids: list[int]
     original_sizes_hw: list[tuple[int, int]]
@@ -255,6 +257,7 @@ def pack(samples: Sequence[Sample | Unreadable], *, eight_bits: bool) -> Packed:
         counts=[len(entry) for entry in targets],
         objects={name: _joined(name, targets) for name in _OBJECT_FIELDS if _given(name, targets)},
         masks=_in_one_row([_masks(entry) for entry in targets], torch.bool) if _given("masks", targets) else None,
+        known=_known(targets),
         indices=[sample.index for sample in used],
         image_ids=[sample.image_id for sample in used],
         original_sizes_hw=[sample.original_hw for sample in used],
@@ -277,6 +280,9 @@ def unpack(
         shapes = [(count, h, w) for count, (h, w) in zip(packed.counts, packed.sizes_hw)]
         parts = packed.masks.to(device, non_blocking=True).split([math.prod(shape) for shape in shapes])
         targets = [replace(entry, masks=part.view(shape)) for entry, part, shape in zip(targets, parts, shapes)]
+    if packed.known is not None:
+        known = torch.from_numpy(packed.known).to(device)
+        targets = [replace(entry, known=row) for entry, row in zip(targets, known)]
     return Batch(
         images=Images.stack(pictures, divisor=divisor, fill=fill, allocate=allocate),
         targets=targets,
@@ -314,7 +320,7 @@ class Rooms:
         self._free = sorted([*self._free, room], key=len)[-self._keep :]
 
 
-_OBJECT_FIELDS = tuple(entry.name for entry in fields(Targets) if entry.name != "masks")
+_OBJECT_FIELDS = tuple(entry.name for entry in fields(Targets) if entry.name not in ("masks", "known"))
 
 
 def _given(name: str, targets: Sequence[Targets]) -> bool:
@@ -331,6 +337,15 @@ def _joined(name: str, targets: Sequence[Targets]) -> np.ndarray:
 
 def _masks(targets: Targets) -> Tensor:
     return torch.zeros(0, dtype=torch.bool) if targets.masks is None else targets.masks
+
+
+def _known(targets: Sequence[Targets]) -> np.ndarray | None:
+    """`[B, C]` bool, None where every picture was labelled for all classes."""
+    count = max((len(entry.known) for entry in targets if entry.known is not None), default=None)
+    if count is None:
+        return None
+    rows = [torch.ones(count, dtype=torch.bool) if entry.known is None else entry.known for entry in targets]
+    return torch.stack(rows).numpy()
 
 
 def _ignored_everywhere() -> Targets:

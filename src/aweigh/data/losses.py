@@ -36,6 +36,7 @@ def not_held(splits: Mapping[str, Split], layout: Layout) -> list[str]:
         "boxes over the edge": "are clipped to their image",
         "boxes too small or outside the image": "are left out",
         "unlabelled or empty": "images without objects do not say whether somebody looked; they become reviewed ones",
+        "uncertain": "annotations, which may be no objects, are left out",
         "label sets": "images are labelled for a part of the classes; which ones is lost",
     }
     if layout == "voc":
@@ -55,13 +56,13 @@ def yolo_kind(splits: Mapping[str, Split]) -> Literal["keypoints", "polygons", "
     """How the objects of a data set are written to YOLO: all in one way, as its readers want it.
 
     Keypoints where there are any. Polygons where every object has one whose extent is its box, to half a pixel. Else
-    boxes. Crowd regions are not written.
+    boxes. Crowd regions and what is uncertain are not written.
     """
     if any(split.keypoints is not None for split in splits.values()):
         return "keypoints"
     objects = 0
     for split in splits.values():
-        written = ~split.crowd
+        written = ~(split.crowd | split.uncertain)
         if not written.any():
             continue
         if split.masks is None or (split.masks.kinds[written] != POLYGONS).any():
@@ -92,7 +93,8 @@ def _counts(splits: Mapping[str, Split]) -> Counter[str]:
         wh = split.boxes[:, 2:].astype(np.float64) - split.boxes[:, :2]
         box_area = wh.prod(axis=1)
         counts["crowd"] += int(split.crowd.sum())
-        counts["difficult"] += int((split.ignore & ~split.crowd).sum())
+        counts["difficult"] += int((split.ignore & ~split.crowd & ~split.uncertain).sum())
+        counts["uncertain"] += int(split.uncertain.sum())
         counts["boxes over the edge"] += int((np.abs(wh - split.source_boxes_xywh[:, 2:]).max(axis=1) > 0.01).sum())
         counts["boxes too small or outside the image"] += len(split.evaluation_only)
         counts["unlabelled or empty"] += int((split.reviewed == NOT_SAID).sum())

@@ -82,7 +82,7 @@ def _merge_splits(name: str, parts: Mapping[str, Split], classes: Classes, renam
         key: np.concatenate([getattr(split, key) for split in moved])
         for key in (
             "image_ids", "sizes_hw", "reviewed", "boxes", "labels", "ignore", "crowd", "area", "annotation_ids",
-            "source_boxes_xywh",
+            "source_boxes_xywh", "uncertain",
         )
     }  # fmt: skip
     return Split(

@@ -131,7 +131,7 @@ def copy_paste(base: Pair, donor: Pair, generator: Generator, *, min_visible: fl
     size_hw = (image.shape[1], image.shape[2])
     window, (x0, y0) = _overlap(size_hw, (other.shape[1], other.shape[2]), generator)
     pasted, objects = cut_window(other, donor[1], window, min_visible=min_visible)
-    chosen = _random_subset(~objects.ignore, generator)
+    chosen = _random_subset(objects.learned, generator)
     if not bool(chosen.any()):
         return image, targets
     shown = torch.zeros(pasted.shape[1:], dtype=torch.bool)  # [h, w], what is pasted
@@ -169,21 +169,24 @@ def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
 
 
 def join(parts: Sequence[Targets]) -> Targets:
-    """The objects of all; masks and keypoints where all parts have them."""
+    """The objects of all; masks and keypoints where all parts have them, labelled for what all were labelled for."""
 
     def joined(name: str) -> Tensor | None:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else torch.cat(values)
 
-    names = ("boxes", "labels", "ignore", "area", "ids", "masks", "keypoints")
-    return Targets(**{name: joined(name) for name in names})  # type: ignore[arg-type]
+    names = ("boxes", "labels", "ignore", "area", "ids", "masks", "keypoints", "uncertain")
+    known = [part.known for part in parts if part.known is not None]
+    everywhere = torch.stack(known).all(dim=0) if known else None
+    return Targets(**{name: joined(name) for name in names}, known=everywhere)  # type: ignore[arg-type]
 
 
 def in_sight(targets: Targets, shown: Tensor, *, min_visible: float, hidden_keypoints: int) -> Targets:
     """What is left of objects of which only the pixels `shown`, `[H, W]` bool, can be seen.
 
     An object is its mask, or its whole box where it has none. Boxes are drawn in to what is left, areas shrink with it;
-    an object of which nothing is left is dropped, one of which less than `min_visible` is left is to be ignored.
+    an object of which nothing is left is dropped, one of which less than `min_visible` is left is to be ignored, unless
+    it is uncertain.
     hidden_keypoints: the visibility of keypoints of cut objects that are not shown; 0 is "not given".
     """
     changed = {name: getattr(targets, name).clone() for name in ("boxes", "ignore", "area")}
@@ -202,7 +205,7 @@ def in_sight(targets: Targets, shown: Tensor, *, min_visible: float, hidden_keyp
             continue
         changed["boxes"][index] = box
         changed["area"][index] *= after / before
-        changed["ignore"][index] |= after / before < min_visible
+        changed["ignore"][index] |= after / before < min_visible and not bool(targets.uncertain[index])
         if keypoints is not None:
             keypoints[index] = _hidden(keypoints[index], shown, hidden_keypoints)
     masks = None if targets.masks is None else targets.masks & shown

@@ -39,7 +39,7 @@ class Records:
 
     said: `[I]` int8, whether an image was looked at, where the source says so (`NOT_SAID` otherwise). segmentations:
     masks as COCO writes them. keypoints: `[M, K, 3]` float32; num_keypoints: `[M]`. image_extras, extras: what else the
-    source says, as JSON.
+    source says, as JSON. uncertain: `[M]` bool, none when None.
     """
 
     paths: Sequence[Path]
@@ -65,6 +65,7 @@ class Records:
     image_extras: Sequence[str] | None = None
     extras: Sequence[str] | None = None
     header: dict[str, Any] = field(default_factory=dict)
+    uncertain: np.ndarray | None = None
 
 
 def build_split(
@@ -96,7 +97,8 @@ def build_split(
         sides = np.clip(records.boxes_xywh[:, 2:], -FARTHEST, FARTHEST)  # so that their product stays a number
         given = (records.area > 0) & np.isfinite(records.area)
         area = np.where(given, records.area, sides.prod(axis=1))  # [M]
-    ignore = records.crowd | records.difficult
+    uncertain = np.zeros(len(records.boxes), dtype=bool) if records.uncertain is None else records.uncertain
+    ignore = records.crowd | records.difficult | uncertain
     masks = _masks(records, sizes, problems)
     extras = records.extras and [records.extras[row] for row in kept.tolist()]
     looked_at = np.bincount(records.image_of, minlength=len(counts)) > 0  # it has an annotation, of whatever kind
@@ -118,7 +120,9 @@ def build_split(
         source_boxes_xywh=records.boxes_xywh[kept],
         problems=problems,
         evaluation_only=[
-            _unlearned(records, row, classes, area, ignore, masks) for row, _, act in found if act == check.UNLEARNED
+            _unlearned(records, row, classes, area, ignore, uncertain, masks)
+            for row, _, act in found
+            if act == check.UNLEARNED
         ],
         reviewed=np.where(looked_at, REVIEWED, records.said).astype(np.int8),
         masks=None if masks is None else masks.take(kept),
@@ -130,11 +134,18 @@ def build_split(
         image_extras=TextList.of(records.image_extras) if records.image_extras and any(records.image_extras) else None,
         extras=TextList.of(extras) if extras and any(extras) else None,
         header=records.header,
+        uncertain=uncertain[kept],
     )
 
 
 def _unlearned(
-    records: Records, row: int, classes: Classes, area: np.ndarray, ignore: np.ndarray, masks: Masks | None
+    records: Records,
+    row: int,
+    classes: Classes,
+    area: np.ndarray,
+    ignore: np.ndarray,
+    uncertain: np.ndarray,
+    masks: Masks | None,
 ) -> dict[str, Any]:
     """A record that counts in evaluation alone, as a COCO entry with all that is known of it."""
     entry = coco_entry(
@@ -145,6 +156,7 @@ def _unlearned(
         float(area[row]),
         bool(ignore[row]),
         bool(records.crowd[row]),
+        bool(uncertain[row]),
     )
     said = json.loads(records.extras[row] or "{}") if records.extras is not None else {}
     return said | entry | _shapes(records, masks, row)

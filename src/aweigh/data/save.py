@@ -137,7 +137,7 @@ def _write_coco(splits: Mapping[str, Split], names: Mapping[str, TextList], out:
 
 
 def coco_document(split: Split, file_names: Sequence[str]) -> dict[str, Any]:
-    """The split as a COCO file: as the source has it, with `reviewed` and `label_sets` (see `aweigh.data.coco`)."""
+    """The split as a COCO file: as the source has it, with `reviewed`, `uncertain` and `label_sets`, see `coco.py`."""
     annotations = split.coco_annotations()
     for row, entry in enumerate(annotations):
         crowd, ignored = entry["iscrowd"] and not entry["difficult"], entry.pop("ignore")
@@ -205,6 +205,8 @@ def _voc_text(split: Split, row: int, name: str) -> str:
         _add(size, side, value)
     _add(root, "segmented", 0)
     for number in range(int(split.first[row]), int(split.first[row + 1])):
+        if split.uncertain[number]:
+            continue
         item = ElementTree.SubElement(root, "object")
         _add(item, "name", split.classes.names[int(split.labels[number])])
         extras = {key: value for key, value in _extras(split.extras, number).items() if voc_can_hold(key, value)}
@@ -271,7 +273,7 @@ def _yolo_text(split: Split, row: int, kind: str, number_of: list[int], turn: tu
     size_wh = split.sizes_hw[row, ::-1].astype(np.float64)
     lines = []
     for number in range(int(split.first[row]), int(split.first[row + 1])):
-        if split.crowd[number]:
+        if split.crowd[number] or split.uncertain[number]:
             continue
         corners = _upright(split.boxes[number].astype(np.float64).reshape(2, 2) / size_wh, turn)
         low, high = corners.min(axis=0), corners.max(axis=0)

@@ -28,6 +28,7 @@ from aweigh.structures import Classes, Targets
 REVIEWED, NEVER_LABELLED, NOT_SAID = 1, 0, -1  # values of `Split.reviewed`
 _PER_ANNOTATION = (
     "boxes", "labels", "ignore", "crowd", "area", "annotation_ids", "source_boxes_xywh", "keypoints", "num_keypoints",
+    "uncertain",
 )  # fmt: skip
 
 
@@ -50,10 +51,11 @@ class Split:
 
     layout: "coco", "voc" or "yolo". root: the folder of the pictures. image_ids: `[I]` int64. sizes_hw: `[I, 2]`.
     first: `[I + 1]`, the annotations of image i are rows `first[i]` to `first[i + 1]` of: boxes `[N, 4]` float32
-    xyxy inside the image, labels `[N]` int64, ignore `[N]` bool (crowd, difficult), crowd `[N]` bool, area `[N]`
-    float64 (of the mask where the source gives it), annotation_ids `[N]` int64, source_boxes_xywh `[N, 4]` float64,
-    as the source has them before clipping. evaluation_only: annotations that have a size and so count as objects to
-    be found, but cannot be learned (under one pixel, outside the image); entries as `to_coco` has them.
+    xyxy inside the image, labels `[N]` int64, ignore `[N]` bool (no object to find: crowd, difficult, uncertain), crowd
+    `[N]` bool, area `[N]` float64 (of the mask where the source gives it), annotation_ids `[N]` int64,
+    source_boxes_xywh `[N, 4]` float64, as the source has them before clipping, uncertain `[N]` bool (may or may not be
+    an object, see `Targets`; none when not given). evaluation_only: annotations that have a size and so count as
+    objects to be found, but cannot be learned (under one pixel, outside the image); entries as `to_coco` has them.
 
     reviewed: `[I]` int8, `REVIEWED` when somebody looked at the image or it has annotations, `NEVER_LABELLED`, or
     `NOT_SAID`. masks: of the N annotations, None when none has one. keypoints: `[N, K, 3]` float32 (x, y, visibility 0,
@@ -90,8 +92,11 @@ class Split:
     image_extras: TextList | None = None
     extras: TextList | None = None
     header: dict[str, Any] = field(default_factory=dict)
+    uncertain: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def __post_init__(self) -> None:
+        if len(self.uncertain) != len(self.boxes):  # not given
+            object.__setattr__(self, "uncertain", np.zeros(len(self.boxes), dtype=bool))
         if len(self.reviewed) != len(self.image_ids):  # not given: images with annotations were looked at
             found = np.where(np.diff(self.first) > 0, REVIEWED, NOT_SAID).astype(np.int8)
             object.__setattr__(self, "reviewed", found)
@@ -103,18 +108,22 @@ class Split:
         """The annotations of one image as tensors that own their memory, in the pixels of the original image.
 
         Keypoints come whenever the data have them, masks when asked for; an object without a mask, in data that have
-        some, has one without a pixel.
+        some, has one without a pixel. Without label sets every image counts as labelled for all classes: one that
+        nobody labelled is then background.
         """
         index = range(len(self))[index]
         rows = slice(int(self.first[index]), int(self.first[index + 1]))
+        known = None if self.label_sets is None else self.labelled_for(index)
         return Targets(
             boxes=torch.tensor(self.boxes[rows]).reshape(-1, 4),
             labels=torch.tensor(self.labels[rows]),
-            ignore=torch.tensor(self.ignore[rows]),
+            ignore=torch.tensor(self.ignore[rows] & ~self.uncertain[rows]),
             area=torch.tensor(self.area[rows], dtype=torch.float32),
             ids=torch.tensor(self.annotation_ids[rows]),
             masks=self.mask_pixels(index) if masks else None,
             keypoints=None if self.keypoints is None else torch.tensor(self.keypoints[rows]),
+            uncertain=torch.tensor(self.uncertain[rows]),
+            known=None if known is None or known.all() else torch.tensor(known),
         )
 
     def mask_pixels(
@@ -142,7 +151,9 @@ class Split:
         Empty images are told apart: looked at without finding anything, never labelled, or not said.
         """
         counts = np.bincount(self.labels[~self.ignore], minlength=len(self.classes))
-        ignored = f", {int(self.ignore.sum())} of them to be ignored (crowd, difficult)" if self.ignore.any() else ""
+        ignore, uncertain = int((self.ignore & ~self.uncertain).sum()), int(self.uncertain.sum())
+        ignored = f", {ignore} of them to be ignored (crowd, difficult)" if ignore else ""
+        ignored += f", {uncertain:,} uncertain" if uncertain else ""
         shapes = ""
         if self.masks is not None:
             shapes += f", {int((self.masks.kinds != NONE).sum())} with masks"
@@ -225,7 +236,8 @@ class Split:
         """Ground truth for evaluation: original category ids, areas, boxes and shapes as the source gives them.
 
         What is to be ignored is marked as crowd, by which COCO's evaluation counts nothing inside it as a mistake;
-        "difficult" tells VOC's flag from COCO's. Annotation ids are moved above 0, which the protocol reads as "none".
+        "difficult" tells VOC's flag from COCO's, "uncertain" a guess, which is neither found nor missed. Annotation ids
+        are moved above 0, which the protocol reads as "none".
         masks: with the segmentations.
         """
         annotations = self.coco_annotations(masks=masks)
@@ -259,6 +271,7 @@ class Split:
             self.area,
             self.ignore,
             self.crowd,
+            self.uncertain,
         )
         annotations = [coco_entry(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
         if self.keypoints is not None and self.num_keypoints is not None:
@@ -284,6 +297,7 @@ class Split:
         arrays.append(self.reviewed)
         arrays += [] if self.masks is None else self.masks.arrays()
         arrays += [] if self.keypoints is None else [self.keypoints]
+        arrays += [self.uncertain] if self.uncertain.any() else []
         arrays += [] if self.label_sets is None else [self.label_sets.known, self.label_sets.of_image]
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -293,10 +307,17 @@ class Split:
 
 
 def coco_entry(
-    number: int, image_id: int, category_id: int, box_xywh: list[float], area: float, ignore: bool, crowd: bool
+    number: int,
+    image_id: int,
+    category_id: int,
+    box_xywh: list[float],
+    area: float,
+    ignore: bool,
+    crowd: bool,
+    uncertain: bool = False,
 ) -> dict[str, Any]:
     """One annotation of ground truth."""
-    return {
+    entry = {
         "id": number,
         "image_id": image_id,
         "category_id": category_id,
@@ -304,8 +325,9 @@ def coco_entry(
         "area": area,
         "iscrowd": int(ignore),
         "ignore": int(ignore),
-        "difficult": int(ignore and not crowd),
+        "difficult": int(ignore and not crowd and not uncertain),
     }
+    return entry | ({"uncertain": True} if uncertain else {})
 
 
 def split_off(split: Split, fraction: float, seed: int = 0, *, name: str = "val") -> tuple[Split, Split]:

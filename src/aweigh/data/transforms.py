@@ -348,10 +348,11 @@ def flip_horizontally(
     """Mirror a picture `[3, H, W]`; keypoints and classes of a pair change places."""
     width = image.shape[2]
     x0, y0, x1, y1 = targets.boxes.unbind(1)
-    labels, keypoints = targets.labels, targets.keypoints
+    labels, keypoints, known = targets.labels, targets.keypoints, targets.known
     if class_pairs:
         count = 1 + max([*labels.tolist(), *(index for pair in class_pairs for index in pair)])
         labels = _swapped(count, class_pairs)[labels]
+        known = None if known is None else known[_swapped(len(known), class_pairs)]
     if keypoints is not None:
         seen = keypoints[:, :, 2:] > 0
         mirrored = torch.cat([width - keypoints[:, :, :1], keypoints[:, :, 1:]], dim=2)
@@ -363,6 +364,7 @@ def flip_horizontally(
         labels=labels,
         masks=None if targets.masks is None else kernels.horizontal_flip(targets.masks),
         keypoints=keypoints,
+        known=known,
     )
     return kernels.horizontal_flip(image), flipped
 
@@ -372,12 +374,12 @@ def random_crop(
 ) -> tuple[Tensor, Targets]:
     """A random window that leaves at least one object to learn from, when there was one; else the whole picture."""
     height, width = image.shape[1:]
-    has_objects = bool((~targets.ignore).any())
+    has_objects = bool(targets.learned.any())
     for _ in range(CROP_TRIES):
         sides = [max(1, round(side * uniform(generator, *CROP_SIDE))) for side in (height, width)]
         window = random_window((height, width), (sides[0], sides[1]), generator)
         cut_image, cut_targets = cut_window(image, targets, window, min_visible=min_visible)
-        if not has_objects or bool((~cut_targets.ignore).any()):
+        if not has_objects or bool(cut_targets.learned.any()):
             return cut_image, cut_targets
     return image, targets
 
@@ -388,8 +390,8 @@ def cut_window(
     """The part `(x0, y0, x1, y1)`, whole pixels, of a picture `[3, H, W]`.
 
     Boxes are moved and clipped, to what is left of the mask where there is one; those with no pixel left are dropped,
-    those with less than `min_visible` of their area left become regions to ignore. Areas shrink with the visible share;
-    keypoints outside become "not given".
+    those with less than `min_visible` of their area left become regions to ignore, or stay uncertain. Areas shrink with
+    the visible share; keypoints outside become "not given".
     """
     x0, y0, x1, y1 = window
     moved = targets.boxes - targets.boxes.new_tensor([x0, y0, x0, y0])
@@ -409,12 +411,11 @@ def cut_window(
         shifted = keypoints - keypoints.new_tensor([x0, y0, 0])
         inside = ((shifted[:, :, :2] >= 0) & (shifted[:, :, :2] <= limits[:2])).all(dim=2, keepdim=True)
         keypoints = torch.where(inside & (keypoints[:, :, 2:] > 0), shifted, 0.0)
-    cut = Targets(
+    cut = replace(
+        targets,
         boxes=torch.where(keep[:, None], boxes, targets.boxes),  # valid until the rows are dropped below
-        labels=targets.labels,
-        ignore=targets.ignore | (visible < min_visible),
+        ignore=targets.ignore | ((visible < min_visible) & ~targets.uncertain),
         area=torch.where(untouched, targets.area, targets.area * visible),
-        ids=targets.ids,
         masks=masks,
         keypoints=keypoints,
     )

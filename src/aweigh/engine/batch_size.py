@@ -19,6 +19,7 @@ from torch import nn
 
 from aweigh.data.dataset import DetectionDataset
 from aweigh.data.loader import Batch
+from aweigh.data.mixing import join
 from aweigh.data.split import Split
 from aweigh.data.transforms import Augmentation, Resize, resize_targets
 from aweigh.engine import distributed, memory
@@ -117,7 +118,7 @@ def worst_batch(
             before_hw = (int(split.sizes_hw[row, 0]), int(split.sizes_hw[row, 1]))
             objects = split.targets(row, masks=train_set.masks)
             parts.append(_on_canvas(resize_targets(objects, before_hw, resize.size_for(*before_hw)), worst.size_hw))
-        targets.append(_joined(parts))
+        targets.append(join(parts))
         rows.append(own[0])
     pixels = torch.rand(count, 3, *worst.size_hw, generator=generator)
     return Batch(
@@ -253,9 +254,3 @@ def _on_canvas(targets: Targets, size_hw: tuple[int, int]) -> Targets:
     masks = targets.masks.new_zeros(count, *size_hw)
     masks[:, :height, :width] = targets.masks
     return replace(targets, masks=masks)
-
-
-def _joined(parts: list[Targets]) -> Targets:
-    names = ("boxes", "labels", "ignore", "area", "ids", "masks", "keypoints")
-    values = {name: [getattr(part, name) for part in parts] for name in names}
-    return Targets(**{name: torch.cat(found) for name, found in values.items() if found[0] is not None})

@@ -215,10 +215,10 @@ def _assigned(
         table = torch.zeros(len(targets), len(points), dtype=torch.int64)
         table.index_put_((matched[learned], level[learned]), torch.tensor(1), accumulate=True)  # [n, L]
         owned = table.sum(dim=1) > 0
-        owner = torch.where(owned, table.argmax(dim=1), count)[~targets.ignore]
-        size = (targets.boxes[:, 2:] - targets.boxes[:, :2]).prod(dim=1).sqrt()[~targets.ignore]
+        owner = torch.where(owned, table.argmax(dim=1), count)[targets.learned]
+        size = (targets.boxes[:, 2:] - targets.boxes[:, :2]).prod(dim=1).sqrt()[targets.learned]
         np.add.at(owners, (np.searchsorted(SIZE_EDGES, size.numpy(), side="right") - 1, owner.numpy()), 1)
-        lost = torch.nonzero(~owned & ~targets.ignore)[:, 0]
+        lost = torch.nonzero(~owned & targets.learned)[:, 0]
         if len(lost):
             could = torch.stack([part.any(dim=0) for _, part in detector.candidates(points, targets.boxes[lost])])
             for index, crowded in zip(lost.tolist(), could.any(dim=0).tolist(), strict=True):

@@ -47,7 +47,7 @@ def measure_coverage(
     """
     boxes = found = positives = ambiguous = ambiguous_classes = 0
     for size_hw, targets in images:
-        kept = torch.nonzero(~targets.ignore)[:, 0]
+        kept = torch.nonzero(targets.learned)[:, 0]
         boxes += len(kept)
         if not len(kept):
             continue

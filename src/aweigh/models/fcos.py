@@ -28,6 +28,7 @@ How ours differs:
   area the GIoU has almost no gradient (blood cells, 26 steps: its loss stayed at 1.000 from 0).
 - exp(s_i x) is cut off at 16,384 px so that it cannot overflow.
 - Regions marked `ignore` (crowd, difficult) give no classification loss inside; the authors drop such annotations.
+  What is uncertain, and classes an image was not labelled for, give no negative loss.
 - Equal areas go to the first box; torchvision compares 1e8 - area in float32, which cannot tell areas apart that
   differ by less than about 8 square pixels.
 
@@ -52,6 +53,7 @@ from aweigh.layers import DeformableConv2d, Norm, make_norm
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, sigmoid_focal_loss_sum, world_mean
+from aweigh.ops.matching import unknown_entries
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
@@ -186,6 +188,7 @@ class FCOS(nn.Module):
         units = self._units(raw.points)  # [A, 1]
 
         labels, positive, target_boxes = self._targets(raw.points, targets)  # [B, A], [B, A] bool, [P, 4]
+        unknown = self._unknown(points, targets)  # [B * A, C] bool, or None
         point_index = positive.nonzero()[:, 1]
         points, units = points[point_index], units[point_index]  # [P, 2], [P, 1]
         boxes = box_ops.decode_distances(points, distances[positive] * units)  # [P, 4]
@@ -200,8 +203,9 @@ class FCOS(nn.Module):
             box = per_box.sum() / positives
         goal = centerness if self.quality == "centerness" else box_ops.aligned_iou(boxes.detach(), target_boxes)
         quality_loss = F.binary_cross_entropy_with_logits(quality[positive], goal, reduction="sum")
+        classification = sigmoid_focal_loss_sum(logits.flatten(0, 1), labels.flatten(), no_loss=unknown)
         return {
-            "classification": sigmoid_focal_loss_sum(logits.flatten(0, 1), labels.flatten()) / positives,
+            "classification": classification / positives,
             "box": box,
             self.quality: quality_loss / positives,
         }
@@ -211,6 +215,11 @@ class FCOS(nn.Module):
         """Labels `[B, A]` (-1 background, -2 ignored), positive `[B, A]` bool, and the boxes `[P, 4]` of positives."""
         labels, boxes = [], []
         for index, target in enumerate(targets):
+            if target.known is not None and len(target.known) != self.head.logits.out_channels:
+                raise UsageError(
+                    f"FCOS.loss: image {index} says of {len(target.known)} classes whether it was labelled for them, "
+                    f"but the model knows {len(self.classes)}; train with the classes of the data."
+                )
             if len(target.boxes) and int(target.labels.max()) >= self.head.logits.out_channels:
                 raise UsageError(
                     f"FCOS.loss: image {index} has label {int(target.labels.max())}, but the model knows "
@@ -223,6 +232,15 @@ class FCOS(nn.Module):
             boxes.append(target.boxes[matched[inside]])
         all_labels = torch.stack(labels)
         return all_labels, all_labels >= 0, torch.cat(boxes)
+
+    def _unknown(self, points: Tensor, targets: Sequence[Targets]) -> Tensor | None:
+        """Which entries of the logits give no negative loss, `[B * A, C]` bool; None where all give it."""
+        if all(t.known is None and not t.uncertain.any() for t in targets):
+            return None
+        count = self.head.logits.out_channels
+        entries = [unknown_entries(points, t.boxes, t.labels, t.uncertain, t.known, count) for t in targets]
+        nowhere = points.new_zeros(1, count, dtype=torch.bool).expand(len(points), -1)  # [A, C]
+        return torch.cat([nowhere if entry is None else entry for entry in entries])
 
     def _units(self, points: list[Tensor]) -> Tensor:
         """Pixels per unit of distance at each point, `[A, 1]`."""
@@ -384,15 +402,16 @@ def assign(
     """The box each point learns: index into `targets`, -1 for background, -2 inside an ignored region: `[A]` int64.
 
     points: per level `[H*W, 2]`. A point is a candidate of a box if it lies inside it (and near its centre), and the
-    largest of its four distances is in the level's range; among several boxes the smallest wins. Memory is bounded:
-    points are taken in portions of about `byte_budget` bytes, with the same result.
+    largest of its four distances is in the level's range; among several boxes the smallest wins. What is uncertain is
+    nobody's target. Memory is bounded: points are taken in portions of about `byte_budget` bytes, with the same result.
     """
-    if len(targets.boxes) == 0:
+    rows = (~targets.uncertain).nonzero().squeeze(1)
+    if len(rows) == 0:
         return points[0].new_full((sum(map(len, points)),), BACKGROUND, dtype=torch.int64)
-    boxes = targets.boxes
+    boxes, ignore = targets.boxes[rows], targets.ignore[rows]
     # Ignored regions are nobody's target: infinitely large.
-    areas = torch.where(targets.ignore, math.inf, box_ops.areas(boxes))
-    ignored = boxes[targets.ignore]
+    areas = torch.where(ignore, math.inf, box_ops.areas(boxes))
+    ignored = boxes[ignore]
     portions = []
     for portion, mask in candidates(
         points,
@@ -404,7 +423,7 @@ def assign(
         byte_budget=byte_budget,
     ):
         smallest, index = torch.where(mask, areas, math.inf).min(dim=1)
-        matched = torch.where(smallest.isfinite(), index, BACKGROUND)
+        matched = torch.where(smallest.isfinite(), rows[index], BACKGROUND)
         if len(ignored):
             covered = (box_ops.encode_distances(portion[:, None], ignored[None]).amin(dim=-1) > 0).any(dim=1)
             matched = torch.where(covered & (matched == BACKGROUND), IGNORED, matched)

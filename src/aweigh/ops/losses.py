@@ -27,19 +27,27 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, 
     return balance * (1 - agreement) ** gamma * cross_entropy
 
 
-def sigmoid_focal_loss_sum(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def sigmoid_focal_loss_sum(
+    logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, no_loss: Tensor | None = None
+) -> Tensor:
     """The sum of `sigmoid_focal_loss` over locations and classes, without building one-hot targets.
 
     logits: `[A, C]`. labels: `[A]` int64; `0..C-1` for an object, -1 for background, -2 for "no loss here".
+    no_loss: `[A, C]` bool, entries that are no background, since nobody knows; an object's own entry counts in full.
     The background form is summed over everything, then exchanged at the (few) positive entries: half the memory
     of the one-hot form.
     """
-    background = _background_focal(logits, alpha, gamma).sum(dim=-1)  # [A]
-    total = torch.where(labels == -2, 0, background).sum()
+    background = _background_focal(logits, alpha, gamma)  # [A, C]
+    if no_loss is not None:
+        background = torch.where(no_loss, 0, background)
+    total = torch.where(labels == -2, 0, background.sum(dim=-1)).sum()
     rows = (labels >= 0).nonzero().squeeze(1)  # [P]
     positive = logits[rows, labels[rows]]  # [P]
     foreground = alpha * (-positive).sigmoid() ** gamma * F.softplus(-positive)
-    return total + (foreground - _background_focal(positive, alpha, gamma)).sum()
+    exchanged = _background_focal(positive, alpha, gamma)
+    if no_loss is not None:  # what was not counted is not taken back
+        exchanged = torch.where(no_loss[rows, labels[rows]], 0, exchanged)
+    return total + (foreground - exchanged).sum()
 
 
 def _background_focal(logits: Tensor, alpha: float, gamma: float) -> Tensor:

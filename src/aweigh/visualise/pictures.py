@@ -68,14 +68,15 @@ def draw_targets(
     *,
     skeleton: Sequence[tuple[int, int]] | None = None,
 ) -> Image.Image:
-    """The image with every annotated object; regions to ignore are hatched and dashed.
+    """The image with every annotated object; regions to ignore and what is uncertain are hatched and dashed.
 
     image, skeleton: as for `draw_detections`. classes: for the names; label numbers stand in when not given.
     """
     targets = targets.to("cpu")
-    ignored = targets.ignore.tolist()
+    ignored, uncertain = (~targets.learned).tolist(), targets.uncertain.tolist()
     names = [classes.names[label] if classes is not None else str(label) for label in targets.labels.tolist()]
-    captions = [f"{name} (ignored)" if skip else name for name, skip in zip(names, ignored)]
+    reasons = [" (uncertain)" if guess else " (ignored)" if skip else "" for guess, skip in zip(uncertain, ignored)]
+    captions = [name + reason for name, reason in zip(names, reasons)]
     colours = [
         IGNORED if skip else PALETTE[label % len(PALETTE)] for label, skip in zip(targets.labels.tolist(), ignored)
     ]
