@@ -12,7 +12,7 @@ from PIL import Image
 
 from aweigh.errors import UsageError
 from aweigh.structures import Classes, Detections, Targets
-from aweigh.visualise import confusion, curves, draw_boxes, precision_recall
+from aweigh.visualise import confusion, curves, draw_boxes, feature_reuse, precision_recall
 from aweigh.visualise.pictures import (
     INK,
     PALETTE,
@@ -312,3 +312,13 @@ def test_confusion_chart(tmp_path: Path) -> None:
         assert max(picture.size) < 3000
     with pytest.raises(UsageError, match=r"need a matrix \[3, 3\]"):
         confusion(big, ["cat", "dog"], tmp_path / "no.png", min_score=0.5, iou=0.5)
+
+
+def test_feature_reuse_chart(tmp_path: Path) -> None:
+    weights, channels = np.array([[0.5, np.nan], [0.2, 0.1]]), np.array([[24, 0], [12, 6]])
+    feature_reuse(weights, channels, ["conv1", "stage2.0"], ["stage2.0", "stage2.1"], tmp_path / "reuse.svg")
+    text = (tmp_path / "reuse.svg").read_text()
+    for part in ("conv1", "stage2.1", "Mean absolute weight", "Channels read directly", "block that reads"):
+        assert part in text
+    with pytest.raises(UsageError, match=r"two matrices \(3, 2\)"):
+        feature_reuse(weights, channels, ["a", "b", "c"], ["d", "e"], tmp_path / "no.png")

@@ -40,11 +40,13 @@ COMMANDS = [
     ("config", LOOK, "Show the configuration a training run would have."),
     ("models", LOOK, "List the detectors that can be built, and what is known of each."),
     ("info", LOOK, "Show what a checkpoint says about itself."),
+    ("profile", LOOK, "Count what a network costs, and see how it uses its features."),
     ("doctor", LOOK, "Check that torch, torchvision and every device of this machine work."),
     ("demo", TRY, "Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing."),
     ("data", TRY, "Make and inspect data sets."),
 ]
-PLACES = {"eval": "evaluate:command", "data": "data:app", "config": "train:config_app"}  # the others: NAME:command
+# Where a command is defined that is not NAME:command.
+PLACES = {"eval": "evaluate:command", "data": "data:app", "config": "train:config_app", "profile": "profile:app"}
 
 for _sort, (_name, _group, _help) in enumerate(COMMANDS):
     _place = f"aweigh.cli.{PLACES.get(_name, f'{_name}:command')}"

@@ -1,6 +1,6 @@
 """What one looks at: boxes, masks and keypoints on pictures (`pictures.py`), curves and matrices (`charts.py`)."""
 
-from aweigh.visualise.charts import confusion, curves, precision_recall
+from aweigh.visualise.charts import confusion, curves, feature_reuse, precision_recall
 from aweigh.visualise.pictures import (
     IGNORED,
     INK,
@@ -28,6 +28,7 @@ __all__ = [
     "draw_detections",
     "draw_heat_map",
     "draw_targets",
+    "feature_reuse",
     "grid",
     "precision_recall",
 ]

@@ -1,4 +1,4 @@
-"""Charts as files: training curves, precision over recall, the confusion matrix.
+"""Charts as files: training curves, precision over recall, the confusion matrix, feature reuse.
 
 Each is drawn on a figure of its own (no pyplot), so a program's other figures and settings stay as they are. The ending
 of the path says the format (.png, .pdf, .svg).
@@ -170,6 +170,38 @@ def confusion(counts: np.ndarray, names: Sequence[str], path: str | Path, *, min
     axes.set_title(f"Detections with a score from {min_score:.2f}, IoU from {iou:g}", loc="left", fontsize=10)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    return _save(figure, path)
+
+
+def feature_reuse(
+    weights: np.ndarray, channels: np.ndarray, sources: Sequence[str], blocks: Sequence[str], path: str | Path
+) -> Path:
+    """Write a picture of feature reuse: how strongly each block reads each earlier one, and over how many channels.
+
+    weights: `[S, L]`, mean absolute weight of what block l reads of source s, NaN where it reads nothing. channels:
+    `[S, L]`, how many channels that is. sources, blocks: their names. Each column is divided by its largest value: the
+    normalisation behind a layer takes away the scale of its weights.
+    """
+    wanted = (len(sources), len(blocks))
+    if weights.shape != wanted or channels.shape != wanted:
+        raise UsageError(f"feature_reuse: expected two matrices {wanted}, got {weights.shape} and {channels.shape}.")
+    side = min(14.0, max(3.6, 0.34 * max(wanted)))
+    figure, panels = _figure(2, (side + 1.2, side + 1.4))
+    letters = max(4.0, min(8.0, 20 * side / max(wanted)))
+    titles = ("Mean absolute weight of a channel", "Channels read directly")
+    for axes, values, title in zip(panels, (weights, np.where(channels > 0, channels, np.nan)), titles):
+        image = axes.imshow(values / np.nanmax(values, axis=0, keepdims=True), cmap="viridis", vmin=0, vmax=1)
+        axes.set_xticks(range(len(blocks)), blocks, rotation=90, fontsize=letters)
+        axes.set_yticks(range(len(sources)), sources, fontsize=letters)
+        axes.tick_params(length=0)
+        axes.set_xlabel("block that reads", fontsize=9)
+        axes.set_ylabel("block that made the channels", fontsize=9)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.02)
+    bar.ax.tick_params(labelsize=8, length=0)
+    bar.set_label("share of the largest in its column", fontsize=9)
     return _save(figure, path)
 
 

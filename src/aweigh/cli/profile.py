@@ -1,0 +1,122 @@
+"""`aweigh profile ...`: what a network costs, and how ShuffleNet V2 uses its features."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Group, Parameter
+
+from aweigh.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from aweigh.profiling.cost import Cost
+
+app = App(
+    name="profile",
+    help="Count what a network costs, and see how it uses its features.",
+    help_format="plaintext",
+    group_commands=Group("Commands"),
+)
+
+
+@app.command
+def cost(
+    model: str,
+    /,
+    *,
+    size: int = 416,
+    layers: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+) -> None:
+    """Count parameters, multiply-adds (FLOPs) and memory access of a network, part by part.
+
+    Those of convolutions and linear layers, for one square picture; memory access is the number of values that they
+    read and write. Nothing is computed, so it takes no time.
+
+    Parameters
+    ----------
+    model
+        A detector of aweigh models, a checkpoint, a network of the ShuffleNet V2 paper (as shufflenet_v2_x1_0, with
+        its classifier), or a timm backbone.
+    size
+        Side of the picture in pixels.
+    layers
+        List every layer.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from aweigh.profiling.cost import shortened
+
+    if size < 1:
+        raise UsageError(f"size = {size}: expected a number above 0.")
+    found = costs(model, size)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer" if layers else "part", no_wrap=True)
+    for title in ("parameters", "multiply-adds", "memory access"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in (*(found.layers if layers else found.parts), found.total):
+        numbers = (row.parameters, row.multiply_adds, row.memory_access)
+        table.add_row(row.name, *map(shortened, numbers), style="bold" if row is found.total else None)
+    screen = Console(highlight=False)
+    screen.print(f"{model}, one picture of {size} x {size}", markup=False)
+    screen.print(table)
+
+
+@app.command
+def reuse(
+    model: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")] = Path("reuse.png"),
+) -> None:
+    """Draw which earlier units each unit of a ShuffleNet V2 reads, and how strongly (figure 4 of the paper).
+
+    Parameters
+    ----------
+    model
+        A file with the weights of a body, a classifier, or a detector on it; or a name, as shufflenet_v2_x1_0, for its
+        published weights.
+    output
+        The picture to write (.png, .pdf, .svg).
+    """
+    from aweigh.backbones.shufflenet_v2 import BUILDERS
+    from aweigh.profiling.reuse import body_of, feature_reuse
+    from aweigh.visualise import feature_reuse as draw
+    from aweigh.weights.load import load_backbone, read_state
+
+    if model in BUILDERS:
+        body = BUILDERS[model]()
+        load_backbone(body, "imagenet")
+    elif Path(model).suffix or Path(model).exists():
+        body = body_of(read_state(model), what=model)
+    else:
+        raise UsageError(f"{model!r} is neither a file nor a ShuffleNet V2.{did_you_mean(model, BUILDERS)}")
+    found = feature_reuse(body)
+    draw(found.weights.numpy(), found.channels.numpy(), found.sources, found.units, output)
+    print(f"Feature reuse of {body.name}, {len(found.units)} units: {output}")
+
+
+def costs(model: str, size: int) -> "Cost":
+    """The cost of a network by its name or file."""
+    import timm
+    import torch
+
+    from aweigh.backbones.shufflenet_v2 import BUILDERS, classifier
+    from aweigh.backbones.timm import TimmBackbone
+    from aweigh.engine.checkpoint import load_model
+    from aweigh.models import DETECTORS, create
+    from aweigh.profiling.cost import count
+
+    size_hw = (size, size)
+    if Path(model).suffix == ".safetensors":
+        return count(load_model(model)[0], size_hw, run=lambda detector, x: detector.network(x))
+    with torch.device("meta"):
+        if model in DETECTORS:
+            return count(create(model), size_hw, run=lambda detector, x: detector.network(x))
+        if model in BUILDERS:
+            return count(classifier(BUILDERS[model]()), size_hw)
+    if timm.is_model(model):
+        return count(TimmBackbone(model).body, size_hw)
+    raise UsageError(
+        f"{model!r} is neither a checkpoint, nor a detector, nor a backbone."
+        f"{did_you_mean(model, [*DETECTORS, *BUILDERS, *timm.list_models()])} `aweigh models` lists the detectors."
+    )

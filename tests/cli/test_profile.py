@@ -1,0 +1,61 @@
+"""`aweigh profile cost` and `aweigh profile reuse`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.cli.main import run
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines()[2:]}
+
+
+def test_cost_of_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", "cost", "fcos_shufflenet_v2_x0_5_fpn", "--size", "256"]) == 0
+    out = capsys.readouterr().out
+    assert "256 x 256" in out
+    assert list(rows(out)) == ["backbone", "neck", "head", "total"]
+
+
+def test_cost_of_a_network_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", "cost", "shufflenet_v2_x1_0", "--size", "224"]) == 0
+    found = rows(capsys.readouterr().out)
+    assert list(found) == ["conv1", "stage2", "stage3", "stage4", "conv5", "fc", "total"]
+    assert found["total"][:4] == ["2.28", "M", "145", "M"]  # torchvision's form: 144.9M
+
+
+def test_cost_of_a_timm_backbone_layer_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", "cost", "resnet18", "--size", "224", "--layers"]) == 0
+    found = rows(capsys.readouterr().out)
+    assert len(found) == 21 and found["conv1"][2:4] == ["118", "M"]  # 112 x 112 x 64 x 3 x 49
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cost", "shufflenet_v2_x1_00"], "Did you mean 'shufflenet_v2_x1_0'?"),
+        (["cost", "resnet18", "--size", "0"], "expected a number above 0"),
+        (["cost", "missing.safetensors"], "missing.safetensors"),
+        (["reuse", "resnet18"], "neither a file nor a ShuffleNet V2"),
+        (["reuse", "missing.safetensors"], "no file of weights"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and said in err and err.count("\n") == 1
+
+
+def test_reuse_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, picture = tmp_path / "body.safetensors", tmp_path / "out" / "reuse.png"
+    save_file(ShuffleNetV2(0.5).state_dict(), file)
+    assert run(["profile", "reuse", str(file), "-o", str(picture)]) == 0
+    assert "shufflenet_v2_x0_5, 16 units" in capsys.readouterr().out
+    with Image.open(picture) as drawn:
+        assert np.asarray(drawn.convert("L")).std() > 20
