@@ -64,3 +64,46 @@ def test_merge(tmp_path: Path, capsys: Capture) -> None:
     assert code == 0 and "set-2 was not labelled for person" in out, err
     split = load_split(tmp_path / "out")
     assert split.classes.names == ("car", "person") and split.labelled_for(1).tolist() == [True, False]
+
+
+def test_merge_without_what_is_held_out(tmp_path: Path, capsys: Capture) -> None:
+    sets = [make(tmp_path / "one", "car"), make(tmp_path / "two", "car")]
+    other = make(tmp_path / "other", "car")
+    command = ("merge", *sets, "--out", tmp_path / "out", "--hold-out", other)
+    code, _, err = aweigh(capsys, *command)
+    assert code == 2 and "has no split but train" in err and not (tmp_path / "out").exists()
+    (other / "annotations" / "instances_train.json").rename(other / "annotations" / "instances_val.json")
+    Image.new("RGB", (40, 30), (9, 9, 9)).save(sets[1] / "images" / "1.png")  # the only one with other bytes
+    code, out, err = aweigh(capsys, *command)
+    assert code == 0 and "train: 1 picture left out: in other val too (1.png)" in out, err
+    assert "train: 1 images, 1 boxes of 1 classes" in out and len(load_split(tmp_path / "out")) == 1
+
+
+def test_complete(tmp_path: Path, capsys: Capture) -> None:
+    source, results = make(tmp_path / "set", "car"), tmp_path / "results.json"
+    (source / "annotations" / "instances_val.json").write_text(
+        (source / "annotations" / "instances_train.json").read_text().replace('"id": 1, "file', '"id": 5, "file')
+    )
+    box = {"image_id": 1, "bbox": [15, 5, 10, 10]}
+    results.write_text(json.dumps([{**box, "category_id": 1, "score": 0.5}, {**box, "category_id": 18, "score": 0.2}]))
+    command = ("complete", source, "--with", results, "--out", tmp_path / "out")
+    code, out, err = aweigh(capsys, *command, "--link")
+    assert code == 0 and "added: 1 objects and 1 uncertain boxes" in out, err
+    assert "person         1 objects         0 uncertain" in out and "evaluate" not in out
+    assert "train: 1 images, 3 boxes of 80 classes, 1 uncertain" in out
+    assert not (tmp_path / "out" / "annotations" / "instances_val.json").exists()
+    split = load_split(tmp_path / "out")
+    assert split.classes.names[:2] == ("person", "bicycle") and split.classes.ids[-1] == 90
+    assert (tmp_path / "out" / "images" / "train" / "1.png").is_symlink()
+
+    classes = tmp_path / "classes.json"
+    classes.write_text(json.dumps({"categories": [{"id": 1, "name": "boat"}]}))
+    more = ("--categories", classes, "--uncertain", "0.5", "--score", "0.6", "--split", "train", "--split", "val")
+    code, out, err = aweigh(capsys, *command[:-1], tmp_path / "more", *more)
+    assert code == 0 and "unknown category ids: left out (18)" in out, err
+    assert "val: holds guesses of a detector now; do not evaluate on it" in out
+    assert "added: 0 objects and 1 uncertain boxes" in out
+    assert load_split(tmp_path / "more", "train").classes.names == ("boat", "car")
+    results.write_text(json.dumps([{**box, "image_id": 77, "category_id": 1, "score": 0.5}]))
+    code, _, err = aweigh(capsys, *command[:-1], tmp_path / "none")
+    assert code == 3 and "No box is of an image of train" in err and not (tmp_path / "none").exists()

@@ -1,6 +1,7 @@
 """FCOS's own rules: which point learns which box, checked against a slow implementation written out from the paper."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -187,3 +188,84 @@ def test_names_and_arguments_are_checked() -> None:
         create("fcos_resnet18_fpn", num_classes=0)
     with pytest.raises(UsageError, match="bring their own classes"):
         create("fcos_resnet50_fpn", weights="torchvision", num_classes=3)
+
+
+# --- partial labels -----------------------------------------------------------------------------------------------
+
+
+def logit_gradient(model: torch.nn.Module, targets: list[Targets]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of the classification loss, `[B, A, C]`, and the points `[A, 2]`."""
+    pixels = torch.rand(len(targets), 3, 128, 192, generator=torch.Generator().manual_seed(0))
+    raw = model.network(pixels)
+    model.loss(raw, targets)["classification"].backward(inputs=raw.logits)
+    gradients = [level.grad.flatten(2).transpose(1, 2) for level in raw.logits]
+    return torch.cat(gradients, dim=1), torch.cat(raw.points)
+
+
+@pytest.fixture
+def detector() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create("fcos_shufflenet_v2_x0_5_fpn", num_classes=4, channels=32, head_convs=1)
+
+
+def keep_gradients(model: torch.nn.Module) -> None:
+    network = model.network
+
+    def kept(pixels: torch.Tensor) -> fcos.FCOSOutput:
+        raw = network(pixels)
+        for level in raw.logits:
+            level.retain_grad()
+        return raw
+
+    model.network = kept
+
+
+def test_what_an_image_was_not_labelled_for_gives_no_negative_loss(detector: torch.nn.Module) -> None:
+    keep_gradients(detector)
+    objects = Targets(torch.tensor([[20.0, 20, 60, 70], [90, 30, 150, 100]]), torch.tensor([0, 2]))
+    known = torch.tensor([True, False, False, True])
+    gradient, points = logit_gradient(detector, [replace(objects, known=known), objects])
+    whole, _ = logit_gradient(detector, [objects, objects])
+    assert torch.equal(gradient[1], whole[1])  # the other image is not touched
+    assert torch.equal(gradient[0][:, known], whole[0][:, known]) and whole.ne(0).all()
+    assert gradient[0][:, 1].eq(0).all()
+    positive = detector.assign([points[: 16 * 24], *points[16 * 24 :].split([8 * 12, 24, 6, 2])], objects) == 1
+    assert positive.any()
+    torch.testing.assert_close(gradient[0][positive, 2], whole[0][positive, 2])  # its own box still counts
+    assert gradient[0][~positive, 2].eq(0).all()
+
+
+def test_a_guess_is_nobodys_target_and_gives_its_class_no_negative_loss(detector: torch.nn.Module) -> None:
+    keep_gradients(detector)
+    guess, other = torch.tensor([[10.0, 10, 90, 90]]), torch.tensor([[40.0, 40, 60, 60]])
+    objects = Targets(torch.cat([guess, other]), torch.tensor([1, 3]), uncertain=torch.tensor([True, False]))
+    gradient, points = logit_gradient(detector, [objects])
+    without, _ = logit_gradient(detector, [objects[1:]])
+    inside = ((points > 10) & (points < 90)).all(dim=1)
+    assert inside.any() and gradient[0][inside, 1].eq(0).all()
+    expected = without.clone()
+    expected[0, inside, 1] = 0
+    assert torch.equal(gradient, expected) and without.ne(0).all()
+    raw = detector.network(torch.rand(1, 3, 128, 192))
+    with_guess, alone = detector.loss(raw, [objects]), detector.loss(raw, [objects[1:]])
+    assert with_guess["box"] == alone["box"] and with_guess["classification"] < alone["classification"]
+    assert with_guess["centerness"] == alone["centerness"]
+    only = detector.loss(raw, [objects[:1]])
+    assert all(value.isfinite() for value in only.values()) and only["box"] == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_assignment_is_that_without_the_guesses(seed: int) -> None:
+    points, targets = pyramid_points(), random_targets(12, seed)
+    uncertain = torch.rand(12, generator=torch.Generator().manual_seed(seed)) < 0.4
+    options = {"strides": STRIDES, "level_ranges": fcos.LEVEL_RANGES}
+    alone = fcos.assign(points, targets[~uncertain], **options)
+    matched = fcos.assign(points, replace(targets, uncertain=uncertain), **options)
+    back = torch.where(alone >= 0, (~uncertain).nonzero().squeeze(1)[alone.clamp(min=0)], alone)
+    assert uncertain.any() and torch.equal(matched, back) and (alone >= 0).any()
+
+
+def test_known_classes_must_be_those_of_the_model(detector: torch.nn.Module) -> None:
+    raw = detector.network(torch.rand(1, 3, 128, 192))
+    with pytest.raises(UsageError, match=r"image 0 says of 3 classes .* but the model knows 4"):
+        detector.loss(raw, [replace(Targets.empty(), known=torch.ones(3, dtype=torch.bool))])

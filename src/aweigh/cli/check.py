@@ -124,13 +124,15 @@ def _print_tables(console: "Console", examination: "Examination") -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("split", no_wrap=True)
-    for title in ("images", "boxes", "ignored", "empty"):
+    guesses = ["uncertain"] * any(split.uncertain for split in examination.splits)  # in few data sets
+    for title in ("images", "boxes", "ignored", *guesses, "empty"):
         table.add_column(title, justify="right")
     table.add_column("most pictures", overflow="fold")
     for split in examination.splits:
         width, height, times = split.picture_sizes[0] if split.picture_sizes else (0, 0, 0)
         share = f" ({times / split.pictures:.0%})" if times < split.pictures else ""
-        numbers = [f"{count:,}" for count in (split.pictures, split.boxes, split.ignored, split.empty)]
+        counts = (split.pictures, split.boxes, split.ignored, *[split.uncertain] * len(guesses), split.empty)
+        numbers = [f"{count:,}" for count in counts]
         table.add_row(split.name, *numbers, f"{width} x {height}{share}")
     console.print()
     console.print(table)

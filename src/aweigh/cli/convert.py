@@ -1,14 +1,18 @@
-"""`aweigh data convert` and `aweigh data merge`: a data set in another layout, several as one."""
+"""`aweigh data convert`, `merge` and `complete`: a data set in another layout, several as one, with proposed boxes."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from aweigh.errors import UsageError
 
 if TYPE_CHECKING:
+    from aweigh.data.complete import Completed
     from aweigh.data.split import Split
+    from aweigh.structures import Classes
 
 
 def convert(
@@ -67,11 +71,12 @@ def merge(
     map: tuple[str, ...] = (),
     to: Literal["coco", "voc", "yolo"] = "coco",
     link: bool = False,
+    hold_out: tuple[Path, ...] = (),
 ) -> int:
     """Unite data sets by class name, keeping which classes each of them was labelled for.
 
-    What a set was never labelled for is neither object nor background in its images. COCO files hold that; the other
-    layouts do not.
+    What a set was never labelled for is neither object nor background in its images, and training leaves it so. COCO
+    files hold that; the other layouts do not.
 
     Parameters
     ----------
@@ -85,8 +90,12 @@ def merge(
         The layout to write.
     link
         Link to the pictures instead of copying them.
+    hold_out
+        Data sets that will be used for evaluation, may be given several times: pictures of their val and test splits,
+        and of those that are written, are left out of train. They are recognised by their bytes or their look.
     """
     from aweigh.data import merge as merging
+    from aweigh.data.clean import hold_out as leave_out
     from aweigh.data.save import save_dataset
 
     if len(data) < 2:
@@ -101,12 +110,102 @@ def merge(
         rename[old] = new
     sources = {name: _read(folder) for name, folder in _distinct_names(data).items()}
     merged = merging.merge(sources, rename)
+    if hold_out:
+        if "train" not in merged.splits:
+            raise UsageError("--hold-out takes pictures out of train, but no set has such a split.")
+        held = {name: split for name, split in merged.splits.items() if name != "train"}
+        for name, folder in _distinct_names(hold_out).items():
+            others = {f"{name} {key}": split for key, split in _read(folder).items() if key != "train"}
+            if not others:
+                raise UsageError(f"--hold-out {folder} has no split but train; name a set that is evaluated on.")
+            held |= others
+        merged.splits["train"], lines = leave_out(merged.splits["train"], held)
+        merged.remarks.extend(lines)
     problems = [line for name, splits in sources.items() for line in _report_problems(splits, name)]
     lost = save_dataset(merged.splits, out, to, pictures="link" if link else "copy")
     lines = [*problems, *merged.remarks, *lost]
     print(*lines, sep="\n", end="\n" * bool(lines))
     _report_written(merged.splits, out)
     return 0
+
+
+def complete(
+    data: Path,
+    /,
+    *,
+    results: Annotated[Path, Parameter(name="--with")],
+    out: Path,
+    split: tuple[str, ...] = ("train",),
+    score: float = 0.4,
+    uncertain: float = 0.15,
+    categories: Path | None = None,
+    link: bool = False,
+) -> int:
+    """Add what a detector proposes for the classes that people did not label, and write it as COCO.
+
+    Of a class that an image was labelled for, nothing is taken from the detector. Of the others, sure boxes become
+    annotations with their score, less sure ones are marked as uncertain: training takes them neither for objects nor
+    for background. Proposals are guesses; never evaluate on them. So only train is written unless --split says more.
+
+    Parameters
+    ----------
+    data
+        Folder of the data set: COCO, VOC or YOLO layout.
+    results
+        Boxes in COCO's results format, as `aweigh predict --format coco` writes them: image_id, category_id, bbox
+        (x, y, width, height in pixels) and score.
+    out
+        The folder to write; it must not hold anything yet.
+    split
+        Splits to complete and write.
+    score
+        A box of this score or more becomes an object.
+    uncertain
+        A box of this score or more, and less than --score, may be an object or not.
+    categories
+        What the category ids mean: a COCO file with categories, or the detector's checkpoint; COCO's own 80 ids when
+        not given.
+    link
+        Link to the pictures instead of copying them.
+    """
+    from aweigh.data import complete as completing
+    from aweigh.data.save import save_dataset
+
+    splits = _read(data, split)
+    proposals = completing.read_proposals(results, _detector_classes(categories))
+    completed = completing.complete(splits, proposals, score=score, uncertain=uncertain)
+    problems = _report_problems(splits, data)
+    held = [name for name in completed.splits if name != "train"]
+    warning = [f"{', '.join(held)}: holds guesses of a detector now; do not evaluate on it"] * bool(held)
+    save_dataset(completed.splits, out, "coco", pictures="link" if link else "copy")
+    lines = [*problems, *completed.remarks, *warning]
+    print(*lines, sep="\n", end="\n" * bool(lines))
+    _report_completed(completed)
+    _report_written(completed.splits, out)
+    return 0
+
+
+def _detector_classes(file: Path | None) -> "Classes":
+    from aweigh.data.coco import read_categories
+    from aweigh.engine.checkpoint import read_header
+    from aweigh.structures import Classes
+    from aweigh.weights.coco import COCO_CLASSES
+
+    if file is None:
+        return COCO_CLASSES
+    if file.suffix == ".safetensors":
+        classes = read_header(file)["classes"]
+        return Classes(tuple(classes["names"]), tuple(classes["ids"]))
+    return read_categories(file)
+
+
+def _report_completed(completed: "Completed") -> None:
+    """How many were added of each class, the commonest first."""
+    both = completed.objects + completed.uncertain
+    width = max(map(len, both), default=0)
+    for name, _ in both.most_common():
+        print(f"  {name:<{width}}  {completed.objects[name]:>8,} objects  {completed.uncertain[name]:>8,} uncertain")
+    print(f"added: {completed.objects.total():,} objects and {completed.uncertain.total():,} uncertain boxes")
 
 
 def _read(
@@ -143,5 +242,6 @@ def _report_problems(splits: dict[str, "Split"], source: object) -> list[str]:
 
 def _report_written(splits: dict[str, "Split"], out: Path) -> None:
     for name, split in splits.items():
-        print(f"{name}: {len(split)} images, {len(split.boxes)} boxes of {len(split.classes)} classes")
+        uncertain = f", {int(split.uncertain.sum()):,} uncertain" if split.uncertain.any() else ""
+        print(f"{name}: {len(split)} images, {len(split.boxes)} boxes of {len(split.classes)} classes{uncertain}")
     print(f"Written to {out}")

@@ -1,16 +1,17 @@
-"""`aweigh data ...`: draw a data set to try things on, look at one before training, convert and merge."""
+"""`aweigh data ...`: draw a data set to try things on, look at one before training, convert, merge and complete."""
 
 from pathlib import Path
 
 from cyclopts import App, Group
 
 from aweigh.cli.check import check
-from aweigh.cli.convert import convert, merge
+from aweigh.cli.convert import complete, convert, merge
 
 app = App(name="data", help="Make and inspect data sets.", help_format="plaintext", group_commands=Group("Commands"))
 app.command(check)
 app.command(convert)
 app.command(merge)
+app.command(complete)
 
 
 @app.command

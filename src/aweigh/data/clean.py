@@ -9,7 +9,7 @@ left as it is. The splits given are not changed; `aweigh.data.save` writes the n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from aweigh.data.check import CHANGED, CLIPPED, KEPT, OVERHANG_NOTED, SKIPPED
 from aweigh.data.doctor import Examination
 from aweigh.data.duplicates import groups_of, look_alikes, same_bytes
-from aweigh.data.pictures import Pictures
+from aweigh.data.pictures import Pictures, look_at_pictures
 from aweigh.data.split import NEVER_LABELLED, Split
 
 # One picture saved twice: ours; 797 of 800 photographs, scaled to 70 % and compressed anew, are this close.
@@ -85,13 +85,7 @@ def _leaks(
         return
     names = np.repeat(list(splits), [len(split) for split in splits.values()])
     rows = np.concatenate([np.arange(len(split)) for split in splits.values()])
-    equal = [np.array(group) for group in same_bytes([digest for name in splits for digest in looked[name].hashes])]
-    usable = np.flatnonzero(np.concatenate([looked[name].decoded for name in splits]))
-    look = np.concatenate([looked[name].look for name in splits])[usable]
-    thumbs = np.concatenate([looked[name].thumbs for name in splits])[usable]
-    sure = look_alikes(look, thumbs, max_bits=SURE_BITS, max_difference=SURE_DIFFERENCE)
-    near = [usable[group] for group in groups_of(sure, len(usable))]
-    for what, groups in (("the same bytes", equal), ("the same picture, saved anew", near)):
+    for what, groups in _same_pictures([looked[name] for name in splits]).items():
         count = 0
         for group in groups:
             group = group[[not leave_out[names[index]][rows[index]] for index in group]]
@@ -101,6 +95,37 @@ def _leaks(
                 count += len(trained)
         if count:
             changes.append(f"train: {_pictures(count)} left out: in another split too ({what})")
+
+
+def hold_out(train: Split, others: Mapping[str, Split]) -> tuple[Split, list[str]]:
+    """The training split without pictures that one of the others shows too, and a line for each of these others.
+
+    A picture is the same by its bytes or, past doubt, by its look, whatever its file or its image is called.
+    """
+    looked = [look_at_pictures(split) for split in (train, *others.values())]
+    owner = np.repeat(np.arange(len(looked)), [len(found.readable) for found in looked])
+    out = np.zeros(len(train), dtype=bool)
+    lines = []
+    groups = [group for found in _same_pictures(looked).values() for group in found]
+    for number, name in enumerate(others, start=1):
+        shared = [group[owner[group] == 0] for group in groups if (owner[group] == number).any()]
+        rows = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *shared]))
+        if len(rows):
+            names = ", ".join(train.paths[int(row)].name for row in rows[:4]) + (", ..." if len(rows) > 4 else "")
+            lines.append(f"{train.name}: {_pictures(len(rows))} left out: in {name} too ({names})")
+        out[rows] = True
+    return replace(train.take(np.flatnonzero(~out)), problems=train.problems), lines
+
+
+def _same_pictures(looked: Sequence[Pictures]) -> dict[str, list[np.ndarray]]:
+    """Groups of pictures that are the same, by what makes them so; numbered through all splits."""
+    equal = [np.array(group) for group in same_bytes([digest for found in looked for digest in found.hashes])]
+    usable = np.flatnonzero(np.concatenate([found.decoded for found in looked]))
+    look = np.concatenate([found.look for found in looked])[usable]
+    thumbs = np.concatenate([found.thumbs for found in looked])[usable]
+    sure = look_alikes(look, thumbs, max_bits=SURE_BITS, max_difference=SURE_DIFFERENCE)
+    near = [usable[group] for group in groups_of(sure, len(usable))]
+    return {"the same bytes": equal, "the same picture, saved anew": near}
 
 
 def _copies(

@@ -121,12 +121,18 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
     return build_split(records, name=name, layout="coco", root=folder, classes=classes, problems=problems)
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_categories(file: Path) -> Classes:
+    """The classes that a COCO file lists, with their ids; its images need not be there."""
+    data = _json(file, "categories")
+    return _coco_classes(data, [], file, None)[0]
+
+
+def _json(file: Path, needed: str = "images") -> dict[str, Any]:
     try:
         data = json.loads(read_bytes(file))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Export it again.") from error
-    if not isinstance(data, dict) or "images" not in data:
+    if not isinstance(data, dict) or needed not in data:
         got = f"the keys {some_of(list(data))}" if isinstance(data, dict) else f"a {type(data).__name__}"
         raise DataError(f"{file}: a COCO file is an object with images, annotations and categories, this has {got}.")
     return data

@@ -36,6 +36,7 @@ class SplitCounts:
     pictures: int
     boxes: int
     ignored: int
+    uncertain: int
     empty: int
     looked_at: int
     never_labelled: int
@@ -183,6 +184,7 @@ def count_split(split: Split) -> SplitCounts:
         pictures=len(split),
         boxes=len(split.boxes),
         ignored=int((split.ignore & ~split.uncertain).sum()),
+        uncertain=int(split.uncertain.sum()),
         empty=int(empty.sum()),
         looked_at=int((split.reviewed[empty] == REVIEWED).sum()),
         never_labelled=int((split.reviewed[empty] == NEVER_LABELLED).sum()),

@@ -74,7 +74,7 @@ def _united_classes(splits: Sequence[Split], rename: Mapping[str, str]) -> Class
 
 def _merge_splits(name: str, parts: Mapping[str, Split], classes: Classes, rename: Mapping[str, str]) -> Split:
     points = list(dict.fromkeys(point for split in parts.values() for point in split.keypoint_names))
-    moved = [_moved(part, classes, rename, points) for part in parts.values()]
+    moved = [recast(part, classes, rename, points) for part in parts.values()]
     moved = _distinct_ids(moved)
     masked = any(split.masks is not None for split in moved)
     pointed = any(split.keypoints is not None for split in moved)
@@ -107,8 +107,8 @@ def _merge_splits(name: str, parts: Mapping[str, Split], classes: Classes, renam
     )
 
 
-def _moved(split: Split, classes: Classes, rename: Mapping[str, str], points: list[str]) -> Split:
-    """The split with the united labels, category ids and keypoints."""
+def recast(split: Split, classes: Classes, rename: Mapping[str, str], points: list[str]) -> Split:
+    """The split with the labels, category ids and keypoints of `classes` and `points`; label sets are left to do."""
     united = [classes.names.index(rename.get(name, name)) for name in split.classes.names]
     id_of = {number: classes.ids[label] for number, label in zip(split.classes.ids, united, strict=True)}
     place = [points.index(name) for name in split.keypoint_names]

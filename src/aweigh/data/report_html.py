@@ -70,7 +70,8 @@ def _head(title: str, examination: Examination) -> str:
         if split.looked_at or split.never_labelled:
             empty += f" ({split.looked_at:,} looked at, {split.never_labelled:,} never labelled)"
         sizes = ", ".join(f"{width} x {height} ({times:,})" for width, height, times in split.picture_sizes[:3])
-        cells = [split.layout, f"{split.pictures:,}", f"{split.boxes:,}", f"{split.ignored:,}", empty, sizes]
+        ignored = f"{split.ignored:,}" + (f" and {split.uncertain:,} uncertain" if split.uncertain else "")
+        cells = [split.layout, f"{split.pictures:,}", f"{split.boxes:,}", ignored, empty, sizes]
         rows.append([split.name, *cells])
     table = _table(
         ["split", "layout", "images", "boxes", "ignored", "empty", "commonest sizes"], rows, numbers={2, 3, 4}

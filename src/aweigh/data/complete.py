@@ -1,0 +1,287 @@
+"""Adding what a detector proposes for the classes that people did not label, to train on.
+
+People come first: of a class that an image was labelled for, nothing is taken from the detector. Of any other class a
+sure proposal becomes an object and a less sure one is `uncertain` (see `aweigh.structures.Targets`); then the image
+counts as labelled for the detector's classes too. Every added annotation keeps its `score`. Proposals are guesses, and
+what is measured on them tells nothing: complete what is trained on alone.
+Legend: I images, P proposals, C classes of people and detector together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aweigh.data.files import read_bytes
+from aweigh.data.flat import TextList, offsets
+from aweigh.data.masks import Masks
+from aweigh.data.merge import recast
+from aweigh.data.records import as_number, some_of
+from aweigh.data.split import NEVER_LABELLED, REVIEWED, LabelSets, Split
+from aweigh.errors import DataError, UsageError
+from aweigh.ops.boxes import pairwise_iou
+from aweigh.structures import Classes
+
+SCORE, UNCERTAIN = 0.4, 0.15  # ours: from where on a proposal is an object, and from where on it is taken at all
+SAME_PLACE = 0.7  # IoU, ours: above it a proposal and a box of people's are about one thing
+LEAST_SIDE = 1.0  # pixels, as the readers want it
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """What a detector found.
+
+    image_ids: `[P]` int64. labels: `[P]` int64, of `classes`. boxes: `[P, 4]` float64 xyxy, as the file has them.
+    scores: `[P]` float64. remarks: what could not be used, one line each.
+    """
+
+    classes: Classes
+    image_ids: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Completed:
+    """splits: the new ones. objects, uncertain: how many were added, by class name. remarks: one line each."""
+
+    splits: dict[str, Split]
+    objects: Counter[str]
+    uncertain: Counter[str]
+    remarks: list[str]
+
+
+def read_proposals(file: Path, classes: Classes) -> Proposals:
+    """A file in COCO's results format: a list of `image_id`, `category_id`, `bbox` (xywh in pixels) and `score`.
+
+    classes: the detector's, by whose ids the categories are named.
+    """
+    try:
+        entries = json.loads(read_bytes(file))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Write it again.") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{file}: COCO results are a list of boxes with scores, this is a {type(entries).__name__}.")
+    label_of = {number: label for label, number in enumerate(classes.ids)}
+    rows: list[tuple[int, int]] = []
+    numbers: list[list[float]] = []
+    unknown: Counter[Any] = Counter()
+    broken: list[int] = []
+    for index, entry in enumerate(entries):
+        values = _numbers(entry)
+        if values is None:
+            broken.append(index)
+        elif entry["category_id"] not in label_of:
+            unknown[entry["category_id"]] += 1
+        else:
+            rows.append((int(entry["image_id"]), label_of[entry["category_id"]]))
+            numbers.append(values)
+    remarks = []
+    if broken:
+        what = "without image_id, category_id, four numbers as bbox and a score from 0 to 1"
+        remarks.append(f"{file.name}: {len(broken)} entries {what}: left out ({some_of(broken, 4)} from 0)")
+    if unknown:
+        ids = some_of(sorted(unknown, key=str), 6)
+        remarks.append(f"{file.name}: {unknown.total()} boxes of unknown category ids: left out ({ids})")
+    ids_and_labels = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    x, y, width, height, scores = np.array(numbers, dtype=np.float64).reshape(-1, 5).T
+    boxes = np.column_stack([x, y, x + width, y + height])
+    return Proposals(classes, ids_and_labels[:, 0], ids_and_labels[:, 1], boxes, scores, remarks)
+
+
+def complete(
+    splits: Mapping[str, Split], proposals: Proposals, *, score: float = SCORE, uncertain: float = UNCERTAIN
+) -> Completed:
+    """The splits with the proposals for what was not labelled. Classes: the detector's, then what people have besides.
+
+    score: from this on a proposal becomes an object, and from `uncertain` on an uncertain one. One that lies where
+    people have a box (IoU above 0.7) is at most uncertain, since a wrong name is likelier there than two things of one
+    outline, and nothing at all where the class is the same. An image that no entry names stays as it is: nobody
+    knows whether the detector saw it.
+    """
+    if not 0 <= uncertain <= score <= 1:
+        raise UsageError(f"The scores must be 0 <= uncertain <= score <= 1, got uncertain {uncertain}, score {score}.")
+    _check_ids(splits, proposals)
+    own = [split.classes for split in splits.values()]
+    classes = _united(proposals.classes, own)
+    objects: Counter[str] = Counter()
+    guesses: Counter[str] = Counter()
+    remarks = list(proposals.remarks)
+    every = np.concatenate([split.image_ids for split in splits.values()])
+    if strange := int((~np.isin(proposals.image_ids, every)).sum()):
+        ids = some_of(np.setdiff1d(proposals.image_ids, every).tolist(), 6)
+        remarks.append(f"{strange} boxes of images that are not in {', '.join(splits)}: left out (image ids {ids})")
+    if only := [name for name in classes.names if name not in proposals.classes.names]:
+        remarks.append(f"the detector does not know {some_of(only, 8)}; nothing was added of these")
+    completed = {}
+    for name, split in splits.items():
+        completed[name], added = _complete(split, proposals, classes, score, uncertain, remarks)
+        for label in added.labels[~added.uncertain].tolist():
+            objects[classes.names[label]] += 1
+        for label in added.labels[added.uncertain].tolist():
+            guesses[classes.names[label]] += 1
+    return Completed(completed, objects, guesses, remarks)
+
+
+def _numbers(entry: Any) -> list[float] | None:
+    """x, y, width, height and score of an entry; None where it cannot be used."""
+    if not isinstance(entry, dict) or not all(
+        isinstance(entry.get(key), int) and abs(entry[key]) < 2**62 for key in ("image_id", "category_id")
+    ):
+        return None
+    box = entry.get("bbox")
+    values = [as_number(value) for value in (*box, entry.get("score"))] if isinstance(box, list) else []
+    usable = len(values) == 5 and np.isfinite(values).all() and min(values[2:4]) > 0 and 0 <= values[4] <= 1
+    return values if usable else None
+
+
+def _check_ids(splits: Mapping[str, Split], proposals: Proposals) -> None:
+    seen: dict[int, str] = {}
+    for name, split in splits.items():
+        for number in split.image_ids.tolist():
+            if number in seen:
+                raise DataError(
+                    f"The image id {number} is in {seen[number]} and in {name}, so a box cannot be placed; "
+                    "complete one split at a time."
+                )
+            seen[number] = name
+    if not any(number in seen for number in proposals.image_ids.tolist()):
+        raise DataError(
+            f"No box is of an image of {', '.join(splits)}: the image ids there are {some_of(list(seen), 4)}, those of "
+            f"the results {some_of(np.unique(proposals.image_ids).tolist(), 4)}. Predict on these images."
+        )
+
+
+def _united(detector: Classes, others: list[Classes]) -> Classes:
+    """The detector's classes, then the others' by name, with their ids where these are free."""
+    id_of = dict(zip(detector.names, detector.ids, strict=True))
+    for classes in others:
+        for name, number in zip(classes.names, classes.ids, strict=True):
+            if name not in id_of:
+                id_of[name] = number if number not in id_of.values() else max([*id_of.values(), *classes.ids]) + 1
+    return Classes(tuple(id_of), tuple(id_of.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Added:
+    """Annotations to add, `[K]` each: image_of (rows), labels, boxes `[K, 4]`, scores, uncertain."""
+
+    image_of: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    uncertain: np.ndarray
+
+    def take(self, rows: np.ndarray) -> _Added:
+        return _Added(*(value[rows] for value in vars(self).values()))
+
+
+def _complete(
+    split: Split, proposals: Proposals, classes: Classes, score: float, uncertain: float, remarks: list[str]
+) -> tuple[Split, _Added]:
+    split, own = recast(split, classes, {}, list(split.keypoint_names)), split
+    known = np.zeros((len(split), len(classes)), dtype=bool)  # [I, C]
+    columns = [classes.names.index(name) for name in own.classes.names]
+    for image in range(len(split)):
+        known[image, columns] = own.labelled_for(image)
+    order = np.argsort(split.image_ids, kind="stable")
+    place = np.searchsorted(split.image_ids, proposals.image_ids, sorter=order).clip(max=max(0, len(split) - 1))
+    rows = order[place] if len(split) else place
+    here = split.image_ids[rows] == proposals.image_ids if len(split) else np.zeros(len(rows), dtype=bool)
+    seen = np.zeros(len(split), dtype=bool)
+    seen[rows[here]] = True
+    if unseen := int((~seen).sum()):
+        remarks.append(f"{split.name}: {unseen} images have no proposal at all and stay as they are")
+
+    wanted = here & (proposals.scores >= uncertain)
+    added = _Added(rows, proposals.labels, proposals.boxes, proposals.scores, proposals.scores < score).take(wanted)
+    added = added.take(~known[added.image_of, added.labels])
+    limits = np.tile(split.sizes_hw[added.image_of][:, ::-1], (1, 2))  # [K, 4]
+    clipped = np.clip(added.boxes, 0, limits)
+    added, inside = replace(added, boxes=clipped), (clipped[:, 2:] - clipped[:, :2] >= LEAST_SIDE).all(axis=1)
+    if outside := int((~inside).sum()):
+        remarks.append(f"{split.name}: {outside} boxes outside their image, or under one pixel of it: left out")
+    added = _beside_people(split, added.take(inside), remarks)
+    detector = np.isin(classes.names, proposals.classes.names)
+    return _with(split, added, _label_sets(own, known, seen, detector), seen), added
+
+
+def _beside_people(split: Split, added: _Added, remarks: list[str]) -> _Added:
+    """Where people have a box, a proposal of its class is left out and one of another class is at most uncertain."""
+    keep, doubted = np.ones(len(added.labels), dtype=bool), np.zeros(len(added.labels), dtype=bool)
+    of_image = np.argsort(added.image_of, kind="stable")
+    groups = np.split(of_image, np.flatnonzero(np.diff(added.image_of[of_image])) + 1) if len(of_image) else []
+    for group in groups:
+        image = int(added.image_of[group[0]])
+        own = np.arange(split.first[image], split.first[image + 1])
+        own = own[~split.ignore[own]]
+        if not len(own):
+            continue
+        ious = pairwise_iou(torch.from_numpy(added.boxes[group]), torch.from_numpy(split.boxes[own]).double()).numpy()
+        alike = added.labels[group][:, None] == split.labels[own][None]
+        keep[group] = ~((ious > SAME_PLACE) & alike).any(axis=1)
+        doubted[group] = (ious > SAME_PLACE).any(axis=1)
+    demoted = keep & doubted & ~added.uncertain
+    if demoted.any():
+        remarks.append(f"{split.name}: {int(demoted.sum())} sure boxes lie where people have one: uncertain")
+    return replace(added, uncertain=added.uncertain | doubted).take(keep)
+
+
+def _label_sets(own: Split, known: np.ndarray, seen: np.ndarray, detector: np.ndarray) -> LabelSets | None:
+    """What each image is labelled for now; None when that is every class everywhere.
+
+    known: `[I, C]`, by people. seen: `[I]`, by the detector, whose classes are `detector` `[C]`.
+    """
+    completed = known | (seen[:, None] & detector[None])
+    if completed.all():
+        return None
+    sets = np.zeros(len(own), dtype=np.int64) if own.label_sets is None else own.label_sets.of_image.astype(np.int64)
+    names = ("people",) if own.label_sets is None else own.label_sets.names
+    sets = np.where(own.reviewed == NEVER_LABELLED, len(names), sets)
+    keys, first, of_image = np.unique(2 * sets + seen, return_index=True, return_inverse=True)
+    called = [(*names, "nobody")[key // 2] + " and a detector" * int(key % 2) for key in keys.tolist()]
+    return LabelSets(completed[first], of_image.reshape(-1).astype(np.int32), tuple(called))
+
+
+def _with(split: Split, added: _Added, label_sets: LabelSets | None, seen: np.ndarray) -> Split:
+    """The split with more annotations, behind those that each image has."""
+    count, before = len(added.labels), len(split.boxes)
+    image_of = np.concatenate([np.repeat(np.arange(len(split)), np.diff(split.first)), added.image_of])
+    order = np.argsort(image_of, kind="stable")
+    boxes_xywh = np.column_stack([added.boxes[:, :2], added.boxes[:, 2:] - added.boxes[:, :2]])
+    used = [*split.annotation_ids.tolist(), *(entry["id"] for entry in split.evaluation_only)]
+    more: dict[str, np.ndarray] = {
+        "boxes": added.boxes.astype(np.float32),
+        "labels": added.labels,
+        "ignore": added.uncertain,
+        "crowd": np.zeros(count, dtype=bool),
+        "area": boxes_xywh[:, 2:].prod(axis=1),
+        "annotation_ids": max(used, default=0) + 1 + np.arange(count),
+        "source_boxes_xywh": boxes_xywh,
+        "uncertain": added.uncertain,
+    }
+    if split.keypoints is not None and split.num_keypoints is not None:
+        more |= {"keypoints": np.zeros((count, *split.keypoints.shape[1:]), dtype=np.float32)}
+        more |= {"num_keypoints": np.zeros(count, dtype=np.int64)}
+    arrays = {key: np.concatenate([getattr(split, key), value])[order] for key, value in more.items()}
+    texts = list(split.extras) if split.extras is not None else [""] * before
+    texts += [json.dumps({"score": value}) for value in added.scores.tolist()]
+    reviewed = np.where(seen, REVIEWED, split.reviewed).astype(np.int8)
+    return replace(
+        split,
+        first=offsets(np.bincount(image_of, minlength=len(split))),
+        masks=None if split.masks is None else Masks.join([split.masks, Masks.none(count)]).take(order),
+        extras=TextList.of(texts).take(order),
+        label_sets=label_sets,
+        reviewed=reviewed,
+        **arrays,  # type: ignore[arg-type]
+    )
