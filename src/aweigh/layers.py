@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from aweigh.errors import UsageError
 
 Norm = Literal["bn", "sync_bn", "frozen_bn", "gn"]
+Activation = Literal["relu", "leaky_relu", "hardswish"]
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -82,6 +83,43 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
     if norm == "gn":
         return nn.GroupNorm(max(g for g in range(1, max(1, min(32, channels // 4)) + 1) if channels % g == 0), channels)
     raise UsageError(f"Unknown normalisation {norm!r}; known: bn, sync_bn, frozen_bn, gn.")
+
+
+def make_activation(name: Activation) -> nn.Module:
+    """An activation, in place; `"leaky_relu"` has slope 0.1. `UsageError` for an unknown name."""
+    if name == "relu":
+        return nn.ReLU(inplace=True)
+    if name == "leaky_relu":
+        return nn.LeakyReLU(0.1, inplace=True)
+    if name == "hardswish":
+        return nn.Hardswish(inplace=True)
+    raise UsageError(f"Unknown activation {name!r}; known: relu, leaky_relu, hardswish.")
+
+
+class SeparableConv2d(nn.Sequential):
+    """A depthwise convolution, then a 1x1 convolution with normalisation and activation (none between the two).
+
+    norm: None for a bias in its place.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        norm: Norm | None = "bn",
+        activation: Activation = "leaky_relu",
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(
+                in_channels, in_channels, kernel, stride=stride, padding=kernel // 2, groups=in_channels, bias=False
+            ),
+            nn.Conv2d(in_channels, out_channels, 1, bias=norm is None),
+            nn.Identity() if norm is None else make_norm(norm, out_channels),
+            make_activation(activation),
+        )
 
 
 class DeformableConv2d(nn.Module):

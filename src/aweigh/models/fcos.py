@@ -268,19 +268,14 @@ class FCOS(nn.Module):
         levels = [self._candidates(raw, level) for level in range(len(raw.points))]
         boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         boxes = box_ops.clip(boxes, sizes_hw)  # [B, K', 4]
-        selected = []
-        for image in range(len(boxes)):
-            index, kept, count = box_ops.non_maximum_suppression(
-                boxes[image],
-                scores[image],
-                labels[image],
-                iou_threshold=self.nms_threshold,
-                max_detections=self.max_detections,
-                method=self.nms,
-            )
-            selected.append((boxes[image][index], kept, labels[image][index], count))
-        boxes, scores, labels, count = (torch.stack(parts) for parts in zip(*selected, strict=True))
-        return boxes, scores, labels, count
+        return box_ops.select_detections(
+            boxes,
+            scores,
+            labels,
+            iou_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
+            method=self.nms,
+        )
 
     def _candidates(self, raw: FCOSOutput, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best (point, class) pairs of one level: boxes `[B, k, 4]`, scores `[B, k]` (0: none), labels `[B, k]`.

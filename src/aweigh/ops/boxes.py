@@ -151,6 +151,29 @@ def non_maximum_suppression(
     return index, kept, (kept > 0).sum()
 
 
+def select_detections(
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, max_detections: int, method: NMS
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`non_maximum_suppression` image by image: boxes `[B, N, 4]`, scores and labels `[B, N]`.
+
+    Returns boxes `[B, K, 4]`, scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with
+    score 0.
+    """
+    selected = []
+    for image in range(len(boxes)):
+        index, kept, count = non_maximum_suppression(
+            boxes[image],
+            scores[image],
+            labels[image],
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+            method=method,
+        )
+        selected.append((boxes[image][index], kept, labels[image][index], count))
+    boxes, scores, labels, counts = (torch.stack(parts) for parts in zip(*selected, strict=True))
+    return boxes, scores, labels, counts
+
+
 def _best_of_hard_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_detections: int
 ) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses: sigmoid focal loss, the IoU family for boxes, and the normaliser that all processes share.
+"""Losses: the focal losses, the IoU family for boxes, and the normaliser that all processes share.
 
 Every function returns values that are not reduced, except where it says `sum`; the model divides by its normaliser.
 """
@@ -52,6 +52,44 @@ def sigmoid_focal_loss_sum(
 
 def _background_focal(logits: Tensor, alpha: float, gamma: float) -> Tensor:
     return (1 - alpha) * logits.sigmoid() ** gamma * F.softplus(logits)
+
+
+def quality_focal_loss_sum(
+    logits: Tensor, labels: Tensor, goals: Tensor, *, beta: float = 2.0, no_loss: Tensor | None = None
+) -> Tensor:
+    """The sum of the quality focal loss (Li et al. 2020, "Generalized Focal Loss", equation 2).
+
+    logits: `[A, C]`. labels: `[A]` int64; `0..C-1` for an object, -1 for background, -2 for "no loss here". goals:
+    `[A]` in `[0, 1]`, what the object's class should score. no_loss: as in `sigmoid_focal_loss_sum`.
+    """
+    background = _background_quality(logits, beta)  # [A, C]
+    if no_loss is not None:
+        background = torch.where(no_loss, 0, background)
+    counted = labels >= -1
+    rows = (labels >= 0).nonzero().squeeze(1)  # [P]
+    at = (rows, labels[rows])
+    positive, goal = logits[at], goals[rows]  # [P]
+    cross_entropy = F.binary_cross_entropy_with_logits(positive, goal, reduction="none")
+    foreground = (goal - positive.sigmoid()).abs() ** beta * cross_entropy
+    return torch.where(counted, background.sum(dim=-1), 0).sum() + (foreground - background[at]).sum()
+
+
+def _background_quality(logits: Tensor, beta: float) -> Tensor:
+    return logits.sigmoid() ** beta * F.softplus(logits)
+
+
+def distribution_focal_loss(logits: Tensor, values: Tensor) -> Tensor:
+    """Cross-entropy with the two bins next to each value, by nearness (Li et al. 2020, equation 6).
+
+    logits: `[..., K]` of bins at 0, 1, ..., K - 1. values: `[...]`, cut off at the last bin. Returns `[...]`.
+    """
+    last = logits.shape[-1] - 1
+    values = values.clamp(0, last)
+    lower = values.floor().clamp(max=last - 1).long()
+    share = values - lower  # of the upper bin
+    nearby = torch.stack([lower, lower + 1], dim=-1)
+    below, above = logits.log_softmax(dim=-1).gather(-1, nearby).unbind(-1)
+    return -(below * (1 - share) + above * share)
 
 
 def box_loss(boxes: Tensor, targets: Tensor, kind: BoxLoss, *, smoothing: float = 0.0) -> Tensor:

@@ -1,0 +1,329 @@
+"""FCOS lite: FCOS made for direct speed on a CPU, on ShuffleNet V2.
+
+Every pixel is still a training sample and no anchor boxes are laid out (Tian et al., FCOS, ICCV 2019). Backbone, neck
+and head obey the guidelines of ShuffleNet V2 (Ma et al. 2018, section 2): one width everywhere, depthwise-separable
+convolutions, one tower and one prediction layer for all tasks and levels, one normalisation and activation for each
+separable convolution. Four levels of strides 8 to 64, for inputs of 416 px.
+
+How it differs from FCOS (`models/fcos.py`), each with its measured gain in docs/papers/lite.md:
+
+===================  ============================================  ==================================================
+                     FCOS, improved form                           lite
+===================  ============================================  ==================================================
+quality of a box     centre-ness, a branch of its own              in the class score: it learns the IoU (quality focal
+                                                                   loss, Li et al. 2020, equation 2)
+distances            one number each                               the mean of a distribution over bins (Li et al. 2020,
+                                                                   equations 4 to 6)
+which point learns   size ranges of levels, near the centre        the points that do best already (task alignment,
+                                                                   Feng et al. 2021), on any level
+normalisation        groups                                        batch: at prediction it is part of the convolution
+neck                 feature pyramid, 3x3 convolutions             down and up the pyramid, separable 5x5 (LitePAN)
+===================  ============================================  ==================================================
+
+How ours differs from those papers: the cells of all levels go through the 1x1 convolutions of the head as one row, so
+that their normalisation has one set of statistics over all levels (and there are fewer, larger operations); a point
+whose bins do not reach the sides of a box cannot learn it.
+
+Legend: B images, A points over all levels, C classes, H x W cells of a level, N boxes of one image, P positive points,
+K bins of a distance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.errors import UsageError
+from aweigh.layers import Activation, Norm, make_activation, make_norm
+from aweigh.necks.pan import LitePAN
+from aweigh.ops import boxes as box_ops
+from aweigh.ops.losses import box_loss, distribution_focal_loss, quality_focal_loss_sum, world_mean
+from aweigh.ops.matching import task_aligned, unknown_entries
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
+from aweigh.weights.coco import COCO_CLASSES
+
+BACKGROUND, IGNORED = -1, -2  # labels of points that learn no object
+
+# Weights of the losses: Li et al. 2020, section 4 (the distribution's counts each of the four sides).
+BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.25
+
+
+class FCOSLiteOutput(NamedTuple):
+    """What the network says, before any decision; levels one after the other, cells row by row."""
+
+    logits: Tensor  # [B, A, C]
+    bins: Tensor  # [B, A, 4, K] logits of the distributions of left, top, right, bottom, in strides of the level
+    points: Tensor  # [A, 2] x, y of each cell in the padded image, pixels
+    strides: Tensor  # [A, 1] of its level, pixels
+
+
+class FCOSLite(nn.Module):
+    """The detector.
+
+    Args:
+        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`.
+        head: shared by all levels.
+        classes: names and original ids; their number must be the head's.
+    """
+
+    stride_divisor = 32
+
+    def __init__(self, backbone: ShuffleNetV2, neck: LitePAN, head: LiteHead, *, classes: Classes) -> None:
+        super().__init__()
+        if head.num_classes != len(classes):
+            raise UsageError(f"FCOSLite: the head predicts {head.num_classes} classes, but {len(classes)} are named.")
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.classes = classes
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD), persistent=False)
+
+        # Inference settings; plain values that may be set at any time.
+        self.score_threshold = 0.02  # of the class probability, whose root is the score
+        self.nms: box_ops.NMS = "class"
+        self.nms_threshold = 0.6
+        self.candidates_per_image = 1000
+        self.max_detections = 100
+
+    def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
+        """Losses if `targets` are given (whether training or not), else the detections of each image.
+
+        Boxes are in the pixels of `images`, and inside each image.
+        """
+        raw = self.network(images.pixels)
+        if targets is not None:
+            return self.loss(raw, targets)
+        return self.decode(raw, images.sizes_hw)
+
+    def network(self, pixels: Tensor) -> FCOSLiteOutput:
+        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
+        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        features = self.neck(self.backbone(pixels))
+        logits, bins = self.head(features)
+        points, strides = [], []
+        for feature, stride in zip(features, self.neck.strides, strict=True):
+            height, width = feature.shape[-2:]
+            half = stride // 2
+            points.append(box_ops.grid_points(height, width, (stride, stride), (half, half), like=feature))
+            strides.append(torch.full_like(points[-1][:, :1], stride))
+        return FCOSLiteOutput(logits, bins, torch.cat(points), torch.cat(strides))
+
+    # Training
+
+    def loss(self, raw: FCOSLiteOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Three losses, each a scalar, float32, divided by the sum of the positive points' goals.
+
+        `classification`: quality focal loss over all points and classes. `box`: 1 - GIoU, and `distribution`: the
+        distribution focal loss, over positive points, each weighted by its goal. The sum of goals is averaged over all
+        processes and never less than one, so a batch without objects is finite.
+        """
+        if len(targets) != len(raw.logits):
+            raise UsageError(f"FCOSLite.loss: {len(raw.logits)} images, but {len(targets)} targets.")
+        logits, bins = raw.logits.float(), raw.bins.float()
+        boxes = box_ops.decode_distances(raw.points, expectation(bins) * raw.strides)  # [B, A, 4]
+        found = [
+            self._assign(raw, target, logits[index], boxes[index], f"image {index}")
+            for index, target in enumerate(targets)
+        ]
+        labels, goals = (torch.stack(parts) for parts in list(zip(*found, strict=True))[:2])  # [B, A] each
+        target_boxes = torch.cat([part for _, _, part in found])  # [P, 4]
+
+        positive = labels >= 0  # [B, A]
+        at, weight = positive.nonzero()[:, 1], goals[positive]  # [P]
+        total = world_mean(weight.sum()).clamp(min=1)
+        sides = box_ops.encode_distances(raw.points[at], target_boxes) / raw.strides[at]  # [P, 4]
+        distribution = distribution_focal_loss(bins[positive], sides).sum(dim=-1)  # [P]
+        classification = quality_focal_loss_sum(
+            logits.flatten(0, 1), labels.flatten(), goals.flatten(), no_loss=self._unknown(raw.points, targets)
+        )
+        return {
+            "classification": classification / total,
+            "box": BOX_WEIGHT * (box_loss(boxes[positive], target_boxes, "giou") * weight).sum() / total,
+            "distribution": DISTRIBUTION_WEIGHT * (distribution * weight).sum() / total,
+        }
+
+    @torch.no_grad()
+    def _assign(
+        self, raw: FCOSLiteOutput, target: Targets, logits: Tensor, boxes: Tensor, where: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels `[A]` (-1 background, -2 ignored) and goals `[A]` of one image, and the boxes `[P, 4]` of positives.
+
+        logits: `[A, C]` and boxes: `[A, 4]`, what the network says of it.
+        """
+        if len(target.boxes) and int(target.labels.max()) >= len(self.classes):
+            raise UsageError(
+                f"FCOSLite.loss: {where} has label {int(target.labels.max())}, but the model knows "
+                f"{len(self.classes)} classes (labels 0 to {len(self.classes) - 1})."
+            )
+        objects = target[target.learned]
+        reach = (self.head.bins - 1) * raw.strides  # [A, 1]
+        index, goals = task_aligned(raw.points, reach, objects.boxes, objects.labels, logits.sigmoid(), boxes)
+        learns = index >= 0
+        labels = torch.full_like(index, BACKGROUND)
+        ignored = target.boxes[target.ignore]
+        if len(ignored):
+            inside = box_ops.encode_distances(raw.points[:, None], ignored).amin(dim=-1) > 0  # [A, n]
+            labels[inside.any(dim=1)] = IGNORED
+        labels[learns] = objects.labels[index[learns]]
+        return labels, goals, objects.boxes[index[learns]]
+
+    def _unknown(self, points: Tensor, targets: Sequence[Targets]) -> Tensor | None:
+        """Which entries of the logits give no negative loss, `[B * A, C]` bool; None where all give it."""
+        count = len(self.classes)
+        entries = [unknown_entries(points, t.boxes, t.labels, t.uncertain, t.known, count) for t in targets]
+        if all(entry is None for entry in entries):
+            return None
+        nowhere = points.new_zeros(1, count, dtype=torch.bool).expand(len(points), -1)  # [A, C]
+        return torch.cat([nowhere if entry is None else entry for entry in entries])
+
+    # Prediction
+
+    @torch.no_grad()
+    def decode(self, raw: FCOSLiteOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+        """`select`, cut to the number found: one `Detections` per image, best first."""
+        boxes, scores, labels, count = self.select(raw, torch.tensor(sizes_hw, device=raw.logits.device))
+        return [
+            Detections(boxes[i, :n], scores[i, :n], labels[i, :n], classes=self.classes, size_hw=sizes_hw[i])
+            for i, n in enumerate(count.tolist())
+        ]
+
+    def select(self, raw: FCOSLiteOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Raw outputs to a fixed number of detections, without a branch on the data.
+
+        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
+        image), scores `[B, K]` (the root of the class probability), labels `[B, K]` and count `[B]`; rows from `count`
+        on are padding with score 0. The best pairs of a point and a class lie at the points whose best class scores
+        highest, so only those points are looked into, and only their distances decoded.
+        """
+        logits = raw.logits.float()
+        num_points, num_classes = logits.shape[1:]
+        top = logits.amax(dim=-1).topk(min(self.candidates_per_image, num_points), dim=1).indices  # [B, k']
+        probability = logits.gather(1, top[..., None].expand(-1, -1, num_classes)).sigmoid()  # [B, k', C]
+        scores = torch.where(probability > self.score_threshold, probability.sqrt(), 0).flatten(1)  # [B, k' * C]
+        scores, pairs = scores.topk(min(self.candidates_per_image, scores.shape[1]), dim=1)  # [B, k]
+        rows = top.gather(1, pairs // num_classes)  # [B, k]
+        bins = raw.bins.float().gather(1, rows[..., None, None].expand(-1, -1, *raw.bins.shape[2:]))  # [B, k, 4, K]
+        boxes = box_ops.decode_distances(raw.points[rows], expectation(bins) * raw.strides[rows])  # [B, k, 4]
+        return box_ops.select_detections(
+            box_ops.clip(boxes, sizes_hw),
+            scores,
+            pairs % num_classes,
+            iou_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
+            method=self.nms,
+        )
+
+
+def expectation(bins: Tensor) -> Tensor:
+    """The mean of distributions given by logits `[..., K]` of bins at 0, 1, ..., K - 1: `[...]` (Li 2020, eq. 5)."""
+    return bins.softmax(dim=-1) @ torch.arange(bins.shape[-1], dtype=bins.dtype, device=bins.device)
+
+
+class LiteHead(nn.Module):
+    """One tower of separable convolutions and one 1x1 prediction, shared by all levels.
+
+    Args:
+        channels: of every level; num_classes: C.
+        convs: separable convolutions of the tower. kernel: of their depthwise part.
+        bins: K, for distances of up to K - 1 strides.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        convs: int = 2,
+        kernel: int = 5,
+        bins: int = 9,
+        norm: Norm = "bn",
+        activation: Activation = "leaky_relu",
+    ) -> None:
+        super().__init__()
+        self.depthwise = nn.ModuleList(
+            nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False)
+            for _ in range(convs)
+        )
+        self.pointwise = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 1, bias=False), make_norm(norm, channels), make_activation(activation)
+            )
+            for _ in range(convs)
+        )
+        self.logits = nn.Conv2d(channels, num_classes, 1)
+        self.distances = nn.Conv2d(channels, 4 * bins, 1)
+        self.num_classes, self.bins = num_classes, bins
+        for prediction in (self.logits, self.distances):
+            nn.init.normal_(prediction.weight, std=0.01)
+            assert prediction.bias is not None
+            nn.init.zeros_(prediction.bias)
+        # RetinaNet's prior: every class starts at a probability of 0.01 (Lin et al. 2017, section 4.1).
+        assert self.logits.bias is not None
+        nn.init.constant_(self.logits.bias, -math.log((1 - 0.01) / 0.01))
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Per level `[B, channels, H, W]` to logits `[B, A, C]` and bins `[B, A, 4, K]`."""
+        maps = list(features)
+        shapes = [level.shape[-2:] for level in maps]
+        for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
+            row = pointwise(_as_row([depthwise(level) for level in maps]))  # [B, channels, 1, A]
+            cells = row.squeeze(2).split([height * width for height, width in shapes], dim=2)
+            maps = [part.unflatten(2, shape) for part, shape in zip(cells, shapes, strict=True)]
+        row = _as_row(maps)
+        logits = self.logits(row).squeeze(2).transpose(1, 2)  # [B, A, C]
+        bins = self.distances(row).squeeze(2).transpose(1, 2).unflatten(2, (4, self.bins))  # [B, A, 4, K]
+        return logits, bins
+
+
+def _as_row(maps: Sequence[Tensor]) -> Tensor:
+    """Maps `[B, channels, H, W]` as one row of cells, `[B, channels, 1, A]`."""
+    return torch.cat([level.flatten(2) for level in maps], dim=2).unsqueeze(2)
+
+
+# Builders
+
+
+def _build(
+    width: float,
+    classes: Classes,
+    *,
+    channels: int,
+    activation: Activation = "leaky_relu",
+    backbone_norm: Norm = "bn",
+    frozen_stages: int = 0,
+) -> FCOSLite:
+    backbone = ShuffleNetV2(width, norm=backbone_norm, frozen_stages=frozen_stages, activation=activation)
+    neck = LitePAN(backbone.channels, backbone.strides, channels=channels, activation=activation)
+    head = LiteHead(channels, len(classes), activation=activation)
+    return FCOSLite(backbone, neck, head, classes=classes)
+
+
+def fcos_shufflenet_v2_x0_5_lite(*, classes: Classes = COCO_CLASSES, channels: int = 96, **options: Any) -> FCOSLite:
+    """FCOS lite on ShuffleNet V2 0.5x. Options as `fcos_shufflenet_v2_x1_0_lite`."""
+    return _build(0.5, classes, channels=channels, **options)
+
+
+def fcos_shufflenet_v2_x1_0_lite(*, classes: Classes = COCO_CLASSES, channels: int = 128, **options: Any) -> FCOSLite:
+    """FCOS lite on ShuffleNet V2 1.0x, the detector whose weights come with the package.
+
+    Options: `channels` of neck and head, `activation` (`"relu"` where the backbone's weights were trained with it),
+    `backbone_norm`, `frozen_stages`.
+    """
+    return _build(1.0, classes, channels=channels, **options)
+
+
+def fcos_shufflenet_v2_x1_5_lite(*, classes: Classes = COCO_CLASSES, channels: int = 128, **options: Any) -> FCOSLite:
+    """FCOS lite on ShuffleNet V2 1.5x. Options as `fcos_shufflenet_v2_x1_0_lite`."""
+    return _build(1.5, classes, channels=channels, **options)
+
+
+BUILDERS = {
+    build.__name__: build
+    for build in (fcos_shufflenet_v2_x0_5_lite, fcos_shufflenet_v2_x1_0_lite, fcos_shufflenet_v2_x1_5_lite)
+}

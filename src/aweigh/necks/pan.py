@@ -1,0 +1,74 @@
+"""A light path aggregation neck: down and up the pyramid once, in depthwise-separable convolutions.
+
+After Liu et al., "Path Aggregation Network for Instance Segmentation", CVPR 2018 (section 3.1), cut to what pays on a
+CPU by the guidelines of ShuffleNet V2 (Ma et al. 2018, section 2): every map has the same width (G1), no convolution
+has groups but the depthwise ones (G2), maps are added and not concatenated, so that there is one convolution per map
+and direction (G3), and normalisation and activation come once per separable convolution (G4).
+
+Legend: C3..C5 are the backbone's maps at strides 8..32, P3..P6 the pyramid's at strides 8..64.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aweigh.errors import UsageError
+from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
+
+
+class LitePAN(nn.Module):
+    """Maps of a backbone, fine to coarse, in; one map more, all of `channels` channels, fine to coarse, out.
+
+    in_channels, in_strides: the backbone's `.channels` and `.strides`; each stride doubles the one before.
+    kernel: of the depthwise convolutions.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        in_strides: Sequence[int],
+        *,
+        channels: int = 128,
+        kernel: int = 5,
+        norm: Norm = "bn",
+        activation: Activation = "leaky_relu",
+    ) -> None:
+        super().__init__()
+        if not in_channels or len(in_channels) != len(in_strides):
+            raise UsageError(
+                f"LitePAN needs one stride per map, got channels {list(in_channels)}, strides {list(in_strides)}."
+            )
+        if any(coarse != 2 * fine for fine, coarse in pairwise(in_strides)):
+            raise UsageError(f"LitePAN needs input strides that double from map to map, got {list(in_strides)}.")
+
+        def separable(stride: int = 1, norm: Norm | None = norm) -> SeparableConv2d:
+            return SeparableConv2d(channels, channels, kernel, stride=stride, norm=norm, activation=activation)
+
+        self.lateral = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, channels, 1, bias=False), make_norm(norm, channels), make_activation(activation)
+            )
+            for width in in_channels
+        )
+        steps = range(len(in_channels) - 1)
+        self.top_down = nn.ModuleList(separable() for _ in steps)
+        self.down = nn.ModuleList(separable(stride=2) for _ in steps)
+        self.bottom_up = nn.ModuleList(separable() for _ in steps)
+        self.extra = separable(stride=2, norm=None)  # of a small image it is one cell, which has no statistics
+        self.strides = (*in_strides, 2 * in_strides[-1])
+        self.channels = (channels,) * len(self.strides)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """features: `[B, in_channels[i], H_i, W_i]`, fine to coarse. Returns `[B, channels, H_i, W_i]`, fine to coarse.
+
+        The additional map has ceil(H / 2) rows of the coarsest one; columns likewise.
+        """
+        pyramid = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
+        for level in range(len(pyramid) - 2, -1, -1):
+            coarse = F.interpolate(pyramid[level + 1], size=pyramid[level].shape[-2:], mode="nearest")
+            pyramid[level] = self.top_down[level](pyramid[level] + coarse)
+        for level in range(len(pyramid) - 1):
+            pyramid[level + 1] = self.bottom_up[level](pyramid[level + 1] + self.down[level](pyramid[level]))
+        return [*pyramid, self.extra(pyramid[-1])]
