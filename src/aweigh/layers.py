@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aweigh.errors import UsageError
 
 Norm = Literal["bn", "sync_bn", "frozen_bn", "gn"]
-Activation = Literal["relu", "leaky_relu", "hardswish"]
+Activation = Literal["relu", "leaky_relu"]
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -91,9 +91,7 @@ def make_activation(name: Activation) -> nn.Module:
         return nn.ReLU(inplace=True)
     if name == "leaky_relu":
         return nn.LeakyReLU(0.1, inplace=True)
-    if name == "hardswish":
-        return nn.Hardswish(inplace=True)
-    raise UsageError(f"Unknown activation {name!r}; known: relu, leaky_relu, hardswish.")
+    raise UsageError(f"Unknown activation {name!r}; known: relu, leaky_relu.")
 
 
 class SeparableConv2d(nn.Sequential):

@@ -31,10 +31,9 @@ from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from aweigh.errors import UsageError
-from aweigh.layers import Norm, make_norm
+from aweigh.layers import Activation, Norm, make_activation, make_norm
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 
-Activation = Literal["relu", "leaky_relu"]
 Form = Literal["torchvision", "authors"]
 
 
@@ -97,8 +96,6 @@ class ShuffleNetV2(nn.Module):
             raise UsageError(
                 f"ShuffleNet V2: levels must be of {', '.join(map(str, known))}, fine to coarse, got {list(levels)}."
             )
-        if activation not in ("relu", "leaky_relu"):
-            raise UsageError(f"ShuffleNet V2: unknown activation {activation!r}; known: relu, leaky_relu.")
         if form not in ("torchvision", "authors"):
             raise UsageError(f"ShuffleNet V2: unknown form {form!r}; known: torchvision, authors.")
         stages = max(levels) + 1 - known[0]
@@ -259,22 +256,18 @@ def _stem(channels: Sequence[int], norm: Norm, activation: Activation, padding: 
     for index, (before, after) in enumerate(zip((3, *channels), channels)):
         first = index == 0
         convolution = nn.Conv2d(before, after, 3, stride=2 if first else 1, padding=padding if first else 1, bias=False)
-        layers += [convolution, make_norm(norm, after), _activation(activation)]
+        layers += [convolution, make_norm(norm, after), make_activation(activation)]
     return nn.Sequential(*layers)
 
 
 def _pointwise(in_channels: int, out_channels: int, norm: Norm, activation: Activation) -> list[nn.Module]:
     convolution = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-    return [convolution, make_norm(norm, out_channels), _activation(activation)]
+    return [convolution, make_norm(norm, out_channels), make_activation(activation)]
 
 
 def _depthwise(channels: int, stride: int, norm: Norm) -> list[nn.Module]:
     convolution = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False)
     return [convolution, make_norm(norm, channels)]
-
-
-def _activation(name: Activation) -> nn.Module:
-    return nn.ReLU(inplace=True) if name == "relu" else nn.LeakyReLU(0.1, inplace=True)
 
 
 # Every network of the paper by name; a body, round which `classifier` puts the rest. Options as `ShuffleNetV2`.
