@@ -34,6 +34,7 @@ app = App(
 COMMANDS = [
     ("predict", WORK, "Find objects in pictures: draw the boxes and write them to a file."),
     ("train", WORK, "Train a detector on a folder of labelled pictures (COCO, VOC or YOLO layout)."),
+    ("train-backbone", WORK, "Train a ShuffleNet V2 on pictures sorted into folders by class."),
     ("resume", WORK, "Go on with a training run that was stopped, killed or finished."),
     ("debug", LOOK, "Compute a training step that failed again, on the CPU, and say where and why."),
     ("eval", WORK, "Measure a trained detector on a labelled split."),
@@ -49,7 +50,7 @@ COMMANDS = [
 PLACES = {"eval": "evaluate:command", "data": "data:app", "config": "train:config_app", "profile": "profile:app"}
 
 for _sort, (_name, _group, _help) in enumerate(COMMANDS):
-    _place = f"aweigh.cli.{PLACES.get(_name, f'{_name}:command')}"
+    _place = "aweigh.cli." + PLACES.get(_name, f"{_name.replace('-', '_')}:command")
     app.command(_place, name=_name, group=_group, help=_help, sort_key=_sort)
 
 
