@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from aweigh.predictor import Predictor
 
+DEFAULT_MODEL = "fcos_shufflenet_v2_x1_0_lite"  # its weights come with the package
+
 
 def one_line(text: str) -> str:
     """The text with every run of white space, line ends included, as one space, and nothing that moves a cursor."""
@@ -50,15 +52,25 @@ def packaged_recipes() -> dict[str, Path]:
     return {}
 
 
+def sample_photograph() -> Path:
+    """A photograph of a person that comes with matplotlib, one of our dependencies."""
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    if not path.is_file():
+        raise UsageError(f"This matplotlib came without its sample data ({path}); name a picture of your own.")
+    return path
+
+
 def find_detector(model: str, weights: str, device: str) -> "Predictor":
     """The detector of a checkpoint, or of published weights by the detector's name.
 
     model: a checkpoint that training wrote, or a name that `aweigh models` lists; the latter needs `weights`, the name
-    of published weights or a file of them.
+    of published weights or a file of them, unless its weights come with the package.
     """
     from aweigh.data.transforms import Resize
     from aweigh.engine.device import choose_device
-    from aweigh.models import DETECTORS, create
+    from aweigh.models import DETECTORS, PUBLISHED, create
     from aweigh.predictor import Predictor, load
 
     chosen = choose_device(device)
@@ -73,12 +85,12 @@ def find_detector(model: str, weights: str, device: str) -> "Predictor":
                 "`aweigh models` lists the detectors."
             )
         return load(model, device=chosen)
-    if not weights:
+    if not weights and "box" not in PUBLISHED.get(model, {}):
         raise UsageError(
             f"{model} has no weights yet: add --weights NAME or FILE (`aweigh models` lists the published ones), "
             "or give a checkpoint that `aweigh train` wrote."
         )
-    detector = create(model, weights=weights)
+    detector = create(model, weights=weights or "box")
     return Predictor(detector, Resize(**detector.record.resize), device=chosen)
 
 

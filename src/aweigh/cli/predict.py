@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import bar, find_detector, log, one_line
+from aweigh.cli.common import DEFAULT_MODEL, bar, find_detector, log, one_line, sample_photograph
 from aweigh.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,11 +26,6 @@ class Reading(TypedDict):
     value_range: "ValueRange"
 
 
-NO_DETECTOR = (
-    "Which detector? Give one of three: --model FILE, a checkpoint that `aweigh train` wrote; "
-    "--model fcos_resnet50_fpn --weights torchvision, which fetches a published one; "
-    "or run `aweigh demo out/`, which trains a small one without a download."
-)
 FILES = {
     "jsonl": "detections.jsonl",
     "coco": "detections.json",
@@ -43,7 +38,7 @@ FILES = {
 def command(
     *pictures: str,
     output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = "out",
-    model: Annotated[str, Parameter(alias="-m", show_default=False)] = "",
+    model: Annotated[str, Parameter(alias="-m")] = DEFAULT_MODEL,
     weights: Annotated[str, Parameter(show_default=False)] = "",
     score: float = 0.5,
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
@@ -53,6 +48,7 @@ def command(
     device: str = "auto",
     exif: Literal["apply", "ignore"] = "apply",
     value_range: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
+    sample: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Find objects in pictures: draw the boxes and write them to a file.
 
@@ -66,9 +62,10 @@ def command(
     output
         Folder for pictures with boxes and the file of detections; - writes the latter to the output stream.
     model
-        A checkpoint that training wrote, or the name of a detector with --weights.
+        A checkpoint that training wrote, or the name of a detector. The default comes with aweigh and finds COCO's 80
+        classes.
     weights
-        Published weights by name (torchvision), or a file of them.
+        Published weights by name (box, which come with aweigh, or torchvision), or a file of them.
     score
         Leave out detections below this score.
     classes
@@ -85,17 +82,22 @@ def command(
         Whether the rotation in a photograph's EXIF data is applied.
     value_range
         For pictures of more than 8 bits: which values are black and white, as 0 4095.
+    sample
+        A photograph to try things on, which matplotlib brings along.
     """
+    if sample:
+        pictures = (*pictures, str(sample_photograph()))
     if not pictures:
-        raise UsageError("Name the pictures: files, folders or patterns such as 'photos/**/*.jpg'.")
+        raise UsageError(
+            "Name the pictures: files, folders or patterns such as 'photos/**/*.jpg'; or try --sample, a photograph "
+            "that is on this machine already."
+        )
     if not 0 <= score <= 1:  # nor NaN, which no score reaches
         raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
     from aweigh.data.writers import write_detections
     from aweigh.predictor import sources
 
     paths = list(dict.fromkeys(Path(str(path)) for picture in pictures for path in sources(picture)))
-    if not model:
-        raise UsageError(NO_DETECTOR)
     predictor = find_detector(model, weights, device)
     labels = [predictor.classes.label(name) for name in classes] or list(range(len(predictor.classes)))
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}

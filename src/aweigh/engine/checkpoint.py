@@ -31,7 +31,11 @@ Model = Any  # an nn.Module that is a Detector; torch's stubs call every attribu
 
 FORMAT = 1  # raised when a reader of this version could not understand the header
 METADATA_KEY = "aweigh"
-SETTINGS = ("score_threshold", "threshold_product", "nms", "nms_threshold", "candidates_per_level", "max_detections")
+PATHS = ("data", "annotations", "images", "init", "backbone_weights", "output", "resume")  # in a configuration
+SETTINGS = (
+    *("score_threshold", "threshold_product", "nms", "nms_threshold"),
+    *("candidates_per_level", "candidates_per_image", "max_detections"),
+)
 
 
 def save_model(
@@ -102,6 +106,25 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise DataError(f"{path}: its Aweigh header lacks {', '.join(sorted(missing))}.")
     check_header(header, path)
     return dict(header)
+
+
+def shrink(source: str | Path, target: str | Path, *, licence: str = "") -> None:
+    """Write a model file again with weights in float16 and without the paths of the machine it was trained on.
+
+    licence: takes the place of what the header says. A weight that float16 cannot hold is a `DataError`.
+    """
+    header = read_header(source)
+    state = {name: value.half() if value.is_floating_point() else value for name, value in _tensors(source).items()}
+    lost = [name for name, value in state.items() if not value.isfinite().all()]
+    if lost:
+        raise DataError(f"{source}: {lost[0]} has values that half precision cannot hold; ship the file as it is.")
+    config = header.get("training", {}).get("config", {})
+    header["training"] = {
+        **header.get("training", {}),
+        "config": {name: value for name, value in config.items() if name not in PATHS},
+    }
+    header["licence"] = licence or header.get("licence", "")
+    _save(Path(target), state, json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
 def start_from(model: Model, path: str | Path) -> str:

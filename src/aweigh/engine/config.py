@@ -43,7 +43,8 @@ class TrainConfig:
     arguments: tuple[str, ...] = ()
     """Options of the detector's builder, each as name=value, for example channels=128."""
     init: str = ""
-    """Checkpoint of the same detector to start from; class rows are taken over by class name."""
+    """Weights of the same detector to start from: a checkpoint, box (those that come with aweigh, the default where
+    the detector has any and no backbone_weights are given) or none; class rows are taken over by class name."""
     backbone_weights: str = "none"
     """Start of the backbone: a weight file, imagenet (downloads the published file) or none."""
     frozen_stages: int = -1

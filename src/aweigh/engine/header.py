@@ -19,6 +19,7 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     "nms": (str,),
     "nms_threshold": (int, float),
     "candidates_per_level": (int,),
+    "candidates_per_image": (int,),
     "max_detections": (int,),
 }
 

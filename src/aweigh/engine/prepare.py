@@ -28,8 +28,9 @@ from aweigh.engine.evaluate import mean_colour
 from aweigh.engine.optim import lr_factor, make_optimizer, milestones_in_steps
 from aweigh.engine.replay import How
 from aweigh.errors import DataError, UsageError, did_you_mean
-from aweigh.models import create
+from aweigh.models import PUBLISHED, create
 from aweigh.structures import Classes
+from aweigh.weights.load import locate
 
 
 @dataclass(frozen=True)
@@ -270,15 +271,22 @@ def load_data(config: TrainConfig) -> Data:
 def build_model(config: TrainConfig, classes: Classes) -> tuple[Model, str]:
     """The detector with its start weights, and one line on what those are."""
     arguments = builder_arguments(config)
-    start = config.backbone_weights if config.backbone_weights not in ("", "none") else None
-    if config.init and start:
+    backbone = config.backbone_weights if config.backbone_weights not in ("", "none") else None
+    init = config.init or (packaged(config.model) if backbone is None else "none")
+    if init != "none" and backbone:
         raise UsageError("init and backbone_weights are both given; a checkpoint brings its own backbone.")
-    model: Model = create(config.model, classes=classes, backbone_weights=start, **arguments)
-    if config.init:
-        return model, f"start: {config.init}: {start_from(model, config.init)}"
-    if start:
-        return model, f"start: backbone from {start}: {model.backbone_report}"
+    model: Model = create(config.model, classes=classes, backbone_weights=backbone, **arguments)
+    if init != "none":
+        record = PUBLISHED.get(config.model, {}).get(init)
+        return model, f"start: {init}: {start_from(model, init if record is None else locate(record))}"
+    if backbone:
+        return model, f"start: backbone from {backbone}: {model.backbone_report}"
     return model, "start: random weights"
+
+
+def packaged(model: str) -> str:
+    """`box`, the weights that come with the package, where there are any of this detector, else `none`."""
+    return "box" if "box" in PUBLISHED.get(model, {}) else "none"
 
 
 def builder_arguments(config: TrainConfig) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from aweigh.weights.record import PublishedWeights, State
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that have arrived and the bytes there will be (None where the server does not say)."""
 
+BOX = Path(__file__).parent / "box"  # the weights that come with the package
 TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 18
 
@@ -156,19 +157,22 @@ def read_state(path: str | Path) -> State:
 
 
 def locate(record: PublishedWeights, *, progress: Progress | None = None) -> Path:
-    """The record's file in the cache, verified; downloaded first where it is not there.
+    """The record's file in the package or in the cache, verified; downloaded first where it is not there.
 
     The cache is the folder `AWEIGH_CACHE`, by default `~/.cache/aweigh`. `AWEIGH_OFFLINE=1` never downloads.
     """
-    path = cache_folder() / record.file
+    path = (cache_folder() if record.url else BOX) / record.file
     if path.is_file():
         digest = _sha256(path)
         if not digest.startswith(record.sha256):
+            remedy = f"Delete it, or put the file from {record.url} there." if record.url else "Install aweigh again."
             raise AweighError(
                 f"{path} is not the published file: its SHA-256 begins {digest[: len(record.sha256)]}, expected "
-                f"{record.sha256}. Delete it, or put the file from {record.url} there."
+                f"{record.sha256}. {remedy}"
             )
         return path
+    if not record.url:
+        raise AweighError(f"{path}, which comes with aweigh, is not there. Install aweigh again.")
     if os.environ.get("AWEIGH_OFFLINE", "0") not in ("", "0"):
         raise AweighError(
             f"AWEIGH_OFFLINE is set and the weights {record.name!r} are not here: put {record.file} (from "

@@ -20,7 +20,8 @@ def as_it_is(state: State) -> State:
 class PublishedWeights:
     """One published file: where it is, how to know it, who may use it, and how it becomes ours.
 
-    file: its name in the cache. sha256: the digest in hexadecimal, or as much of its beginning as was published.
+    url: empty for a file that comes with the package, in `weights/box`. file: its name there or in the cache. sha256:
+    the digest in hexadecimal, or as much of its beginning as was published.
     source: one line, who trained it on what. metrics: as stated by the source, by name.
     builder, arguments, classes, resize: the model that loads it, and the arguments of the resize step that belongs to
     it; empty for a backbone. convert: the file's tensors under our names.
