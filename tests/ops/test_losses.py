@@ -1,5 +1,7 @@
 """Losses against torchvision, against written-out formulas, and in the corners where others give NaN."""
 
+import math
+
 import pytest
 import torch
 import torchvision
@@ -93,3 +95,49 @@ def test_entries_of_which_nobody_knows_give_no_negative_loss() -> None:
     assert first.grad[~counted].eq(0).all() and first.grad[counted].ne(0).all()
     whole = losses.sigmoid_focal_loss_sum(first.detach(), labels)
     assert torch.equal(losses.sigmoid_focal_loss_sum(first.detach(), labels, no_loss=torch.zeros(200, 7).bool()), whole)
+
+
+def slow_quality_focal(logits: torch.Tensor, labels: torch.Tensor, goals: torch.Tensor) -> float:
+    """Entry by entry, as equation 2 of Li et al. 2020 says it; rows of label -2 do not count."""
+    total = 0.0
+    for row, (label, goal) in enumerate(zip(labels.tolist(), goals.tolist(), strict=True)):
+        for column in range(logits.shape[1]) if label != -2 else ():
+            y = goal if column == label else 0.0
+            p = 1 / (1 + math.exp(-float(logits[row, column])))
+            total -= abs(y - p) ** 2 * ((1 - y) * math.log(1 - p) + y * math.log(p))
+    return total
+
+
+def test_quality_focal_loss_equals_the_equation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 5, generator=generator, dtype=torch.float64) * 3
+    labels = torch.randint(-2, 5, (40,), generator=generator)
+    goals = torch.rand(40, generator=generator, dtype=torch.float64)
+    assert float(losses.quality_focal_loss_sum(logits, labels, goals)) == pytest.approx(
+        slow_quality_focal(logits, labels, goals), rel=1e-9
+    )
+
+
+def test_quality_focal_loss_leaves_out_what_nobody_knows_and_keeps_objects() -> None:
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    labels = torch.tensor([0, -1, -1, 2, -2, 1])
+    unknown = torch.zeros(6, 3, dtype=torch.bool)
+    unknown[:, 1] = True
+    loss = losses.quality_focal_loss_sum(logits, labels, torch.full((6,), 0.7), no_loss=unknown)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient[:4, 1] == 0).all() and (gradient[4] == 0).all()
+    assert gradient[5, 1] != 0 and gradient[0, 0] != 0 and gradient[1, 0] != 0
+
+
+def test_distribution_focal_loss_is_smallest_at_the_two_bins_next_to_the_value() -> None:
+    values = torch.tensor([0.0, 2.25, 4.0, 9.0])  # the last one beyond the last bin
+    share = torch.tensor([0.0, 0.25, 1.0, 1.0])
+    lower = torch.tensor([0, 2, 3, 3])
+    best = torch.full((4, 5), -30.0)
+    rows = torch.arange(4)
+    best[rows, lower] = (1 - share).clamp(min=1e-9).log()
+    best[rows, lower + 1] = share.clamp(min=1e-9).log()
+    entropy = torch.special.entr(share) + torch.special.entr(1 - share)
+    torch.testing.assert_close(losses.distribution_focal_loss(best, values), entropy, atol=1e-5, rtol=1e-5)
+    other = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    assert (losses.distribution_focal_loss(other, values) > entropy).all()

@@ -44,3 +44,5 @@ def test_nothing_partial_is_none_and_a_border_is_outside() -> None:
         [True, True, False],
     ]
     assert unknown_entries(points[:0], boxes, labels, guess, known, 3).shape == (0, 3)
+    border = torch.tensor([[4.0, 5.0], [5.0, 4.0], [8.0, 5.0], [5.0, 8.0]])
+    assert not unknown_entries(border, boxes, labels, guess, None, 3).any()

@@ -157,6 +157,11 @@ class FCOSLite(nn.Module):
 
         logits: `[A, C]` and boxes: `[A, 4]`, what the network says of it.
         """
+        if target.known is not None and len(target.known) != len(self.classes):
+            raise UsageError(
+                f"FCOSLite.loss: {where} says of {len(target.known)} classes whether it was labelled for them, but the "
+                f"model knows {len(self.classes)}; train with the classes of the data."
+            )
         if len(target.boxes) and int(target.labels.max()) >= len(self.classes):
             raise UsageError(
                 f"FCOSLite.loss: {where} has label {int(target.labels.max())}, but the model knows "
