@@ -159,8 +159,7 @@ def _contents(split: Split, image: int) -> list[tuple[float, ...]]:
 def _clean_boxes(kept: Split, source: Split, changes: list[str]) -> Split:
     """Without second copies of a box; with the boxes as they were clipped; images that lost all of them marked."""
     image_of = np.repeat(np.arange(len(kept)), np.diff(kept.first))
-    columns = (kept.boxes.astype(np.float64), kept.labels, image_of, kept.ignore, kept.uncertain)
-    keys = np.column_stack(columns)  # [N, 8]
+    keys = np.column_stack([kept.boxes.astype(np.float64), kept.labels, image_of, kept.ignore])  # [N, 7]
     first = np.unique(keys, axis=0, return_index=True)[1] if len(keys) else np.empty(0, dtype=np.int64)
     if len(first) < len(keys):
         changes.append(f"{kept.name}: {len(keys) - len(first)} of 'same box twice': left out")
