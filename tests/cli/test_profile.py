@@ -7,8 +7,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+import aweigh
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.cli.main import run
+from aweigh.data.transforms import Resize
+from aweigh.engine.checkpoint import save_model
+from aweigh.profiling.cost import count, shortened
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -20,6 +24,15 @@ def test_cost_of_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "256 x 256" in out
     assert list(rows(out)) == ["backbone", "neck", "head", "total"]
+
+
+def test_cost_of_a_checkpoint_is_that_of_its_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    detector = aweigh.create("fcos_shufflenet_v2_x0_5_fpn", channels=32, num_classes=2)
+    save_model(tmp_path / "best.safetensors", detector, resize=Resize(short=64, long=96))
+    assert run(["profile", "cost", str(tmp_path / "best.safetensors"), "--size", "64"]) == 0
+    found = rows(capsys.readouterr().out)
+    expected = count(detector, (64, 64), run=lambda model, x: model.network(x)).total
+    assert " ".join(found["total"][2:4]) == shortened(expected.multiply_adds)
 
 
 def test_cost_of_a_network_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
