@@ -1,7 +1,7 @@
 """Aweigh: object detection without anchors.
 
     import aweigh
-    detector = aweigh.load("run/best.safetensors")
+    detector = aweigh.load()  # the one that comes along; or load("run/best.safetensors")
     detections = detector("photo.jpg")
 
 The names below are imported when they are first used, so that `import aweigh` takes no time and needs no torch.

@@ -1,6 +1,6 @@
 """From a picture as the user has it to detections in its own pixels, for any detector.
 
-    detector = aweigh.load("run/best.safetensors")
+    detector = aweigh.load()  # the one that comes with the package; or load("run/best.safetensors")
     detections = detector("photo.jpg")
     for result in detector.stream("photos/", batch=8): ...
 
@@ -25,19 +25,25 @@ from torch import Tensor, nn
 from aweigh.data.images import SUFFIXES, ImageSource, ValueRange, read_reduced
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import load_model
+from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.engine.device import choose_device
 from aweigh.engine.evaluate import to_original
 from aweigh.errors import DataError, UsageError
 from aweigh.layers import fold_batch_norm, pack_convolutions
+from aweigh.models import PUBLISHED
 from aweigh.structures import Classes, Detections, Images
+from aweigh.weights.load import locate
 
 if TYPE_CHECKING:
     from aweigh.models import Detector
 
 
-def load(path: str | Path, *, device: torch.device | str | None = None) -> Predictor:
-    """The detector of a checkpoint, ready to be called; needs nothing but the file, and runs no code from it."""
-    model, header = load_model(path)
+def load(path: str | Path = "box", *, device: torch.device | str | None = None) -> Predictor:
+    """The detector of a checkpoint, ready to be called; needs nothing but the file, and runs no code from it.
+
+    `"box"` is the detector that comes with the package, for the 80 classes of COCO.
+    """
+    model, header = load_model(locate(PUBLISHED[DEFAULT_MODEL]["box"]) if path == "box" else path)
     return Predictor(model, Resize.from_dict(header["resize"]), device=device)
 
 

@@ -16,6 +16,7 @@ from aweigh.engine.checkpoint import (
     read_header,
     save_model,
     save_state,
+    shrink,
     start_from,
     write_atomically,
 )
@@ -164,3 +165,27 @@ def test_a_checkpoint_can_be_read_by_those_who_can_read_other_files(tmp_path: Pa
     path = tmp_path / "model.safetensors"
     write_atomically(path, lambda beside: save_file({"a": torch.zeros(1)}, beside))
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_shrunk_file_is_half_as_large_names_no_places_and_is_used_alike(saved, tmp_path):
+    path, model = saved
+    rewritten(path, training={"epoch": 3, "config": {"lr": 0.1, "data": "/a/place", "init": "b", "output": "c"}})
+    small = tmp_path / "small.safetensors"
+    shrink(path, small, licence="Apache-2.0")
+    assert 2 * small.stat().st_size < 1.1 * path.stat().st_size
+    loaded, header = load_model(small)
+    assert header["licence"] == "Apache-2.0" and header["training"] == {"epoch": 3, "config": {"lr": 0.1}}
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    other = tiny()
+    assert "loaded" in start_from(other, small)
+
+
+def test_what_half_precision_cannot_hold_is_not_shrunk(saved, tmp_path):
+    path, model = saved
+    with torch.no_grad():
+        model.head.scales[0] = 1e6
+    save_model(path, model, resize=Resize())
+    with pytest.raises(DataError, match=r"head\.scales has values that half precision cannot hold"):
+        shrink(path, tmp_path / "small.safetensors")
+    assert not (tmp_path / "small.safetensors").exists()

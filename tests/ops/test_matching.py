@@ -1,48 +1,104 @@
-"""Entries of which nobody knows, against a loop over points, boxes and classes."""
+"""Task-aligned assignment against a slow one written from the paper, and what it must do at the edges."""
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from aweigh.ops.matching import unknown_entries
-
-
-def slow(points, boxes, labels, uncertain, known, num_classes) -> list[list[bool]]:
-    table = [[known is not None and not known[label] for label in range(num_classes)] for _ in points]
-    for row, (x, y) in enumerate(points.tolist()):
-        for (x0, y0, x1, y1), label, guess in zip(boxes.tolist(), labels.tolist(), uncertain.tolist()):
-            table[row][label] |= guess and x0 < x < x1 and y0 < y < y1
-    return table
+from aweigh.ops.boxes import grid_points, pairwise_iou
+from aweigh.ops.matching import task_aligned
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("budget", [16 * 2**20, 500, 1])
-def test_unknown_entries_equal_the_loop(random_boxes, seed: int, budget: int) -> None:
+def slow(
+    points: Tensor, reach: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor, predicted: Tensor, topk: int
+) -> tuple[list[int], list[float]]:
+    """Box by box and point by point, as section 3.3 of TOOD says it."""
+    overlap = pairwise_iou(predicted, boxes)
+    chosen: dict[int, tuple[float, int, float]] = {}  # point -> (IoU, box, alignment)
+    for n, (box, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True)):
+        found = []
+        for a, (x, y) in enumerate(points.tolist()):
+            sides = (x - box[0], y - box[1], box[2] - x, box[3] - y)
+            if min(sides) > 0 and max(sides) <= float(reach[a]):
+                t = float(scores[a, label]) * float(overlap[a, n]) ** 6
+                if t > 0:
+                    found.append((t, a))
+        for t, a in sorted(found, key=lambda pair: -pair[0])[:topk]:
+            if a not in chosen or float(overlap[a, n]) > chosen[a][0]:
+                chosen[a] = (float(overlap[a, n]), n, t)
+    index, goal = [-1] * len(points), [0.0] * len(points)
+    for a, (_, n, t) in chosen.items():
+        mine = [pair for pair in chosen.values() if pair[1] == n]
+        index[a] = n
+        goal[a] = t / max(pair[2] for pair in mine) * max(pair[0] for pair in mine)
+    return index, goal
+
+
+def scene(seed: int, count: int, classes: int = 3) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    points, boxes = torch.rand(60, 2, generator=generator) * 100, random_boxes(20, seed=seed)
-    labels = torch.randint(5, (20,), generator=generator)
-    uncertain = torch.rand(20, generator=generator) < 0.6
-    for known in (None, torch.rand(5, generator=generator) < 0.5):
-        found = unknown_entries(points, boxes, labels, uncertain, known, 5, byte_budget=budget)
-        assert found.tolist() == slow(points, boxes, labels, uncertain, known, 5)
-        assert known is not None or 0 < int(found.sum()) < found.numel()
-
-
-def test_nothing_partial_is_none_and_a_border_is_outside() -> None:
-    points, boxes, labels = (
-        torch.tensor([[4.0, 4.0], [5.0, 5.0]]),
-        torch.tensor([[4.0, 4.0, 8.0, 8.0]]),
-        torch.tensor([1]),
+    points = torch.cat(
+        [grid_points(96 // s, 96 // s, (s, s), (s // 2, s // 2), like=torch.zeros(())) for s in (8, 16, 32)]
     )
-    certain, guess = torch.tensor([False]), torch.tensor([True])
-    assert unknown_entries(points, boxes, labels, certain, None, 3) is None
-    assert unknown_entries(points, boxes[:0], labels[:0], certain[:0], None, 3) is None
-    assert unknown_entries(points, boxes, labels, guess, None, 3).tolist() == [[False] * 3, [False, True, False]]
-    known = torch.tensor([False, True, True])
-    assert unknown_entries(points, boxes, labels, certain, known, 3).tolist() == [[True, False, False]] * 2
-    assert unknown_entries(points, boxes, labels, guess, known, 3).tolist() == [
-        [True, False, False],
-        [True, True, False],
-    ]
-    assert unknown_entries(points[:0], boxes, labels, guess, known, 3).shape == (0, 3)
-    border = torch.tensor([[4.0, 5.0], [5.0, 4.0], [8.0, 5.0], [5.0, 8.0]])
-    assert not unknown_entries(border, boxes, labels, guess, None, 3).any()
+    strides = torch.cat([torch.full(((96 // s) ** 2, 1), float(s)) for s in (8, 16, 32)])
+    corner = torch.rand(count, 2, generator=generator) * 70
+    boxes = torch.cat([corner, corner + 4 + torch.rand(count, 2, generator=generator) * 60], dim=1).clamp(max=96)
+    distances = torch.rand(len(points), 4, generator=generator) * 4 * strides
+    return {
+        "points": points,
+        "reach": 4 * strides,
+        "boxes": boxes,
+        "labels": torch.randint(classes, (count,), generator=generator),
+        "scores": torch.rand(len(points), classes, generator=generator),
+        "predicted": torch.cat([points - distances[:, :2], points + distances[:, 2:]], dim=1),
+    }
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 12), topk=st.sampled_from([1, 5, 13]))
+def test_equals_the_slow_form(seed: int, count: int, topk: int) -> None:
+    values = scene(seed, count)
+    index, goal = task_aligned(**values, topk=topk)
+    slow_index, slow_goal = slow(**values, topk=topk)
+    assert index.tolist() == slow_index
+    torch.testing.assert_close(goal, torch.tensor(slow_goal), rtol=1e-4, atol=1e-6)
+
+
+def test_portions_change_nothing() -> None:
+    values = scene(3, 40)
+    whole, portions = task_aligned(**values), task_aligned(**values, byte_budget=1)
+    assert torch.equal(whole[0], portions[0]) and torch.equal(whole[1], portions[1])
+    assert (whole[0] >= 0).any()
+
+
+def test_no_boxes_and_no_overlap_are_nobodys() -> None:
+    values = scene(0, 0)
+    index, goal = task_aligned(**values)
+    assert (index == -1).all() and (goal == 0).all()
+    values = scene(0, 5)
+    values["predicted"] = torch.full_like(values["predicted"], 1e4)
+    index, goal = task_aligned(**values)
+    assert (index == -1).all() and (goal == 0).all()
+
+
+def test_a_point_that_does_not_reach_the_sides_learns_nothing() -> None:
+    values = scene(1, 8)
+    index, _ = task_aligned(**values)
+    learns = index >= 0
+    assert learns.any()
+    boxes = values["boxes"][index[learns]]
+    points = values["points"][learns]
+    sides = torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], dim=1)
+    assert (sides > 0).all() and (sides.amax(dim=1) <= values["reach"][learns, 0]).all()
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_the_best_point_of_a_box_is_to_score_its_highest_overlap(count: int) -> None:
+    values = scene(5, count)
+    index, goal = task_aligned(**values)
+    overlap = pairwise_iou(values["predicted"], values["boxes"])
+    for n in range(count):
+        mine = index == n
+        if mine.any():
+            assert float(goal[mine].max()) == pytest.approx(float(overlap[mine, n].max()))
+            assert (goal[mine] <= 1).all()

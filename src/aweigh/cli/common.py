@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from aweigh.predictor import Predictor
 
-DEFAULT_MODEL = "fcos_shufflenet_v2_x1_0_lite"  # its weights come with the package
-
 
 def one_line(text: str) -> str:
     """The text with every run of white space, line ends included, as one space, and nothing that moves a cursor."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import DEFAULT_MODEL, bar, find_detector, log, one_line, sample_photograph
+from aweigh.cli.common import bar, find_detector, log, one_line, sample_photograph
+from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.errors import UsageError
 
 if TYPE_CHECKING:

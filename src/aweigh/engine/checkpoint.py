@@ -141,7 +141,7 @@ def start_from(model: Model, path: str | Path) -> str:
     state, own = _tensors(path), model.state_dict()
     class_rows = _class_rows(model)
     fresh = {}
-    for name in class_rows & state.keys() if old.names != new.names else ():
+    for name in sorted(class_rows & state.keys()) if old.names != new.names else ():
         rows = own[name].clone()
         if state[name].shape == (len(old), *rows.shape[1:]) and len(rows) == len(new):
             for label, class_name in enumerate(new.names):

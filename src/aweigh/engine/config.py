@@ -21,6 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from aweigh.errors import UsageError, did_you_mean
 
+DEFAULT_MODEL = "fcos_shufflenet_v2_x1_0_lite"  # small enough for a CPU; its weights come with the package
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -38,13 +39,12 @@ class TrainConfig:
     """Names of the classes to learn; all classes of the data when not given."""
     val_split: str = "auto"
     """Split to validate on: a name, none, or auto (val, else valid, else a tenth of the training images)."""
-    model: str = "fcos_resnet18_fpn"
-    """Name of the detector; `aweigh models` lists them."""
+    model: str = DEFAULT_MODEL
+    """Name of the detector; `aweigh models` lists them. The default starts from weights that come with aweigh."""
     arguments: tuple[str, ...] = ()
     """Options of the detector's builder, each as name=value, for example channels=128."""
     init: str = ""
-    """Weights of the same detector to start from: a checkpoint, box (those that come with aweigh, the default where
-    the detector has any and no backbone_weights are given) or none; class rows are taken over by class name."""
+    """Start of the same detector: a checkpoint, box (comes with aweigh; the default where there is one) or none."""
     backbone_weights: str = "none"
     """Start of the backbone: a weight file, imagenet (downloads the published file) or none."""
     frozen_stages: int = -1
@@ -128,10 +128,10 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of the moving average of the weights that is evaluated and saved (0.999 for short runs); 0 is off."""
 
-    short: int = 640
+    short: int = 0
     """Short side of the resized image in pixels; 0 makes the long side `long` exactly."""
-    long: int = 1066
-    """Limit of the long side of the resized image; 0 is no limit."""
+    long: int = 416
+    """Limit of the long side of the resized image (its size where short is 0); 0 is no limit."""
     aug: Literal["on", "none"] = "on"
     """none turns every random change of the images off, whatever the settings below say."""
     multi_scale: tuple[int, ...] = ()

@@ -278,7 +278,10 @@ def build_model(config: TrainConfig, classes: Classes) -> tuple[Model, str]:
     model: Model = create(config.model, classes=classes, backbone_weights=backbone, **arguments)
     if init != "none":
         record = PUBLISHED.get(config.model, {}).get(init)
-        return model, f"start: {init}: {start_from(model, init if record is None else locate(record))}"
+        try:
+            return model, f"start: {init}: {start_from(model, init if record is None else locate(record))}"
+        except UsageError as error:
+            raise UsageError(f"{error} init = none starts from random weights.") from error
     if backbone:
         return model, f"start: backbone from {backbone}: {model.backbone_report}"
     return model, "start: random weights"

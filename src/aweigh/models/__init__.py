@@ -17,7 +17,7 @@ from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, lo
 
 # A new detector is one file and one line in each table.
 DETECTORS: dict[str, Callable[..., Any]] = {**fcos.BUILDERS, **fcos_lite.BUILDERS}
-PUBLISHED: dict[str, dict[str, PublishedWeights]] = {**fcos.PUBLISHED}
+PUBLISHED: dict[str, dict[str, PublishedWeights]] = {**fcos.PUBLISHED, **fcos_lite.PUBLISHED}
 
 
 class Detector(Protocol):

@@ -52,8 +52,7 @@ from aweigh.errors import UsageError
 from aweigh.layers import DeformableConv2d, Norm, make_norm
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.losses import BoxLoss, box_loss, sigmoid_focal_loss_sum, world_mean
-from aweigh.ops.matching import unknown_entries
+from aweigh.ops.losses import BoxLoss, box_loss, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
@@ -179,8 +178,8 @@ class FCOS(nn.Module):
         `centerness` (or `iou`): binary cross-entropy over positive points. The number of positives and the sum of
         centre-ness are averaged over all processes and never less than one, so a batch without objects is finite.
         """
-        if len(targets) != len(raw.logits[0]):
-            raise UsageError(f"FCOS.loss: {len(raw.logits[0])} images, but {len(targets)} targets.")
+        classes = self.head.logits.out_channels
+        check_targets(targets, images=len(raw.logits[0]), classes=classes)
         logits = _flatten(raw.logits)  # [B, A, C]
         distances = _flatten(raw.distances)  # [B, A, 4]
         quality = _flatten(raw.quality).squeeze(-1)  # [B, A]
@@ -188,7 +187,8 @@ class FCOS(nn.Module):
         units = self._units(raw.points)  # [A, 1]
 
         labels, positive, target_boxes = self._targets(raw.points, targets)  # [B, A], [B, A] bool, [P, 4]
-        unknown = self._unknown(points, targets)  # [B * A, C] bool, or None
+        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
+        unknown = unknown_in_batch(points, known, classes)  # [B * A, C] bool, or None
         point_index = positive.nonzero()[:, 1]
         points, units = points[point_index], units[point_index]  # [P, 2], [P, 1]
         boxes = box_ops.decode_distances(points, distances[positive] * units)  # [P, 4]
@@ -214,17 +214,7 @@ class FCOS(nn.Module):
     def _targets(self, points: list[Tensor], targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:
         """Labels `[B, A]` (-1 background, -2 ignored), positive `[B, A]` bool, and the boxes `[P, 4]` of positives."""
         labels, boxes = [], []
-        for index, target in enumerate(targets):
-            if target.known is not None and len(target.known) != self.head.logits.out_channels:
-                raise UsageError(
-                    f"FCOS.loss: image {index} says of {len(target.known)} classes whether it was labelled for them, "
-                    f"but the model knows {len(self.classes)}; train with the classes of the data."
-                )
-            if len(target.boxes) and int(target.labels.max()) >= self.head.logits.out_channels:
-                raise UsageError(
-                    f"FCOS.loss: image {index} has label {int(target.labels.max())}, but the model knows "
-                    f"{len(self.classes)} classes (labels 0 to {len(self.classes) - 1})."
-                )
+        for target in targets:
             matched = self.assign(points, target)  # [A]
             inside = matched >= 0
             labels.append(matched.clone())
@@ -232,15 +222,6 @@ class FCOS(nn.Module):
             boxes.append(target.boxes[matched[inside]])
         all_labels = torch.stack(labels)
         return all_labels, all_labels >= 0, torch.cat(boxes)
-
-    def _unknown(self, points: Tensor, targets: Sequence[Targets]) -> Tensor | None:
-        """Which entries of the logits give no negative loss, `[B * A, C]` bool; None where all give it."""
-        if all(t.known is None and not t.uncertain.any() for t in targets):
-            return None
-        count = self.head.logits.out_channels
-        entries = [unknown_entries(points, t.boxes, t.labels, t.uncertain, t.known, count) for t in targets]
-        nowhere = points.new_zeros(1, count, dtype=torch.bool).expand(len(points), -1)  # [A, C]
-        return torch.cat([nowhere if entry is None else entry for entry in entries])
 
     def _units(self, points: list[Tensor]) -> Tensor:
         """Pixels per unit of distance at each point, `[A, 1]`."""
@@ -371,6 +352,26 @@ def _tower(channels: int, convs: int, norm: Norm | None, deformable: bool) -> nn
         layers.append(make_norm(norm, channels) if norm else nn.Identity())
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def check_targets(targets: Sequence[Targets], *, images: int, classes: int, what: str = "FCOS.loss") -> None:
+    """`UsageError`, unless there is one target for each image and a detector of so many classes can learn them all.
+
+    what: who asks, for the message.
+    """
+    if len(targets) != images:
+        raise UsageError(f"{what}: {images} images, but {len(targets)} targets.")
+    for index, target in enumerate(targets):
+        if target.known is not None and len(target.known) != classes:
+            raise UsageError(
+                f"{what}: image {index} says of {len(target.known)} classes whether it was labelled for them, but the "
+                f"model knows {classes}; train with the classes of the data."
+            )
+        if len(target.boxes) and int(target.labels.max()) >= classes:
+            raise UsageError(
+                f"{what}: image {index} has label {int(target.labels.max())}, but the model knows {classes} classes "
+                f"(labels 0 to {classes - 1})."
+            )
 
 
 def centerness_targets(distances: Tensor) -> Tensor:

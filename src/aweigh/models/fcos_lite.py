@@ -40,14 +40,20 @@ from torch import Tensor, nn
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm, make_activation, make_norm
+from aweigh.models.fcos import BACKGROUND, IGNORED, check_targets
 from aweigh.necks.pan import LitePAN
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.losses import box_loss, distribution_focal_loss, quality_focal_loss_sum, world_mean
-from aweigh.ops.matching import task_aligned, unknown_entries
+from aweigh.ops.losses import (
+    box_loss,
+    distribution_focal_loss,
+    quality_focal_loss_sum,
+    unknown_in_batch,
+    world_mean,
+)
+from aweigh.ops.matching import task_aligned
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
-
-BACKGROUND, IGNORED = -1, -2  # labels of points that learn no object
+from aweigh.weights.record import PublishedWeights
 
 # Half the weights of Li et al. 2020, section 4 (the distribution's counts each of the four sides): ours, because from a
 # few thousand pictures the classes are learned last, and box losses at full weight hold them back.
@@ -124,14 +130,10 @@ class FCOSLite(nn.Module):
         distribution focal loss, over positive points, each weighted by its goal. The sum of goals is averaged over all
         processes and never less than one, so a batch without objects is finite.
         """
-        if len(targets) != len(raw.logits):
-            raise UsageError(f"FCOSLite.loss: {len(raw.logits)} images, but {len(targets)} targets.")
+        check_targets(targets, images=len(raw.logits), classes=len(self.classes), what="FCOSLite.loss")
         logits, bins = raw.logits.float(), raw.bins.float()
         boxes = box_ops.decode_distances(raw.points, expectation(bins) * raw.strides)  # [B, A, 4]
-        found = [
-            self._assign(raw, target, logits[index], boxes[index], f"image {index}")
-            for index, target in enumerate(targets)
-        ]
+        found = [self._assign(raw, target, logits[index], boxes[index]) for index, target in enumerate(targets)]
         labels, goals = (torch.stack(parts) for parts in list(zip(*found, strict=True))[:2])  # [B, A] each
         target_boxes = torch.cat([part for _, _, part in found])  # [P, 4]
 
@@ -140,8 +142,10 @@ class FCOSLite(nn.Module):
         total = world_mean(weight.sum()).clamp(min=1)
         sides = box_ops.encode_distances(raw.points[at], target_boxes) / raw.strides[at]  # [P, 4]
         distribution = distribution_focal_loss(bins[positive], sides).sum(dim=-1)  # [P]
+        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
+        unknown = unknown_in_batch(raw.points, known, len(self.classes))
         classification = quality_focal_loss_sum(
-            logits.flatten(0, 1), labels.flatten(), goals.flatten(), no_loss=self._unknown(raw.points, targets)
+            logits.flatten(0, 1), labels.flatten(), goals.flatten(), no_loss=unknown
         )
         return {
             "classification": classification / total,
@@ -151,22 +155,12 @@ class FCOSLite(nn.Module):
 
     @torch.no_grad()
     def _assign(
-        self, raw: FCOSLiteOutput, target: Targets, logits: Tensor, boxes: Tensor, where: str
+        self, raw: FCOSLiteOutput, target: Targets, logits: Tensor, boxes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Labels `[A]` (-1 background, -2 ignored) and goals `[A]` of one image, and the boxes `[P, 4]` of positives.
 
         logits: `[A, C]` and boxes: `[A, 4]`, what the network says of it.
         """
-        if target.known is not None and len(target.known) != len(self.classes):
-            raise UsageError(
-                f"FCOSLite.loss: {where} says of {len(target.known)} classes whether it was labelled for them, but the "
-                f"model knows {len(self.classes)}; train with the classes of the data."
-            )
-        if len(target.boxes) and int(target.labels.max()) >= len(self.classes):
-            raise UsageError(
-                f"FCOSLite.loss: {where} has label {int(target.labels.max())}, but the model knows "
-                f"{len(self.classes)} classes (labels 0 to {len(self.classes) - 1})."
-            )
         objects = target[target.learned]
         reach = (self.head.bins - 1) * raw.strides  # [A, 1]
         index, goals = task_aligned(raw.points, reach, objects.boxes, objects.labels, logits.sigmoid(), boxes)
@@ -178,15 +172,6 @@ class FCOSLite(nn.Module):
             labels[inside.any(dim=1)] = IGNORED
         labels[learns] = objects.labels[index[learns]]
         return labels, goals, objects.boxes[index[learns]]
-
-    def _unknown(self, points: Tensor, targets: Sequence[Targets]) -> Tensor | None:
-        """Which entries of the logits give no negative loss, `[B * A, C]` bool; None where all give it."""
-        count = len(self.classes)
-        entries = [unknown_entries(points, t.boxes, t.labels, t.uncertain, t.known, count) for t in targets]
-        if all(entry is None for entry in entries):
-            return None
-        nowhere = points.new_zeros(1, count, dtype=torch.bool).expand(len(points), -1)  # [A, C]
-        return torch.cat([nowhere if entry is None else entry for entry in entries])
 
     # Prediction
 
@@ -332,4 +317,22 @@ def fcos_shufflenet_v2_x1_5_lite(*, classes: Classes = COCO_CLASSES, channels: i
 BUILDERS = {
     build.__name__: build
     for build in (fcos_shufflenet_v2_x0_5_lite, fcos_shufflenet_v2_x1_0_lite, fcos_shufflenet_v2_x1_5_lite)
+}
+
+PUBLISHED = {
+    "fcos_shufflenet_v2_x1_0_lite": {
+        "box": PublishedWeights(
+            name="box",
+            url="",
+            file="fcos_shufflenet_v2_x1_0_lite.safetensors",
+            sha256="ac1a6ba668a13a4c967e03e23efc2d06b56fd8005eb21094d61b1400edc1fc09",
+            licence="Apache-2.0",
+            source="comes with aweigh; its card is weights/box/README.md",
+            metrics={"AP": 14.6, "AP50": 25.6},
+            builder="fcos_shufflenet_v2_x1_0_lite",
+            arguments={"backbone_norm": "frozen_bn"},
+            classes=COCO_CLASSES,
+            resize={"short": None, "long": 320},
+        )
+    },
 }

@@ -69,6 +69,6 @@ class LitePAN(nn.Module):
         for level in range(len(pyramid) - 2, -1, -1):
             coarse = F.interpolate(pyramid[level + 1], size=pyramid[level].shape[-2:], mode="nearest")
             pyramid[level] = self.top_down[level](pyramid[level] + coarse)
-        for level in range(len(pyramid) - 1):
-            pyramid[level + 1] = self.bottom_up[level](pyramid[level + 1] + self.down[level](pyramid[level]))
+        for level, (down, merge) in enumerate(zip(self.down, self.bottom_up, strict=True)):
+            pyramid[level + 1] = merge(pyramid[level + 1] + down(pyramid[level]))
         return [*pyramid, self.extra(pyramid[-1])]

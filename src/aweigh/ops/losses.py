@@ -1,8 +1,9 @@
-"""Losses: the focal losses, the IoU family for boxes, and the normaliser that all processes share.
+"""Losses: the focal losses and what they leave out, the IoU family for boxes, the normaliser that all processes share.
 
 Every function returns values that are not reduced, except where it says `sum`; the model divides by its normaliser.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from aweigh.ops import boxes as box_ops
 
+BYTES_PER_PAIR = 8  # of a point and a box at the peak: bool values, and one of float32
 BoxLoss = Literal["iou", "linear_iou", "giou", "diou", "ciou"]
 
 
@@ -90,6 +92,54 @@ def distribution_focal_loss(logits: Tensor, values: Tensor) -> Tensor:
     nearby = torch.stack([lower, lower + 1], dim=-1)
     below, above = logits.log_softmax(dim=-1).gather(-1, nearby).unbind(-1)
     return -(below * (1 - share) + above * share)
+
+
+def unknown_in_batch(
+    points: Tensor, images: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | None]], num_classes: int
+) -> Tensor | None:
+    """`unknown_entries` of several images one after the other, `[B * A, C]` bool; None when there are none in any.
+
+    images: boxes, labels, uncertain and known of each.
+    """
+    entries = [unknown_entries(points, *image, num_classes) for image in images]
+    if all(entry is None for entry in entries):
+        return None
+    nowhere = points.new_zeros(1, num_classes, dtype=torch.bool).expand(len(points), -1)  # [A, C]
+    return torch.cat([nowhere if entry is None else entry for entry in entries])
+
+
+@torch.no_grad()
+def unknown_entries(
+    points: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    uncertain: Tensor,
+    known: Tensor | None,
+    num_classes: int,
+    *,
+    byte_budget: int = 16 * 2**20,
+) -> Tensor | None:
+    """Which classes cannot be called background at which points: `[A, C]` bool, None when all can everywhere.
+
+    points: `[A, 2]` x, y in pixels. boxes: `[N, 4]` xyxy, labels: `[N]` int64, uncertain: `[N]` bool, known: `[C]` bool
+    or None, as in `Targets` of one image. True where the image was not labelled for the class, and where the point lies
+    inside an uncertain box of the class. Memory beside the result is bounded: points are taken in portions of about
+    `byte_budget` bytes. The result may be a view that repeats one row; it is not to be written to.
+    """
+    everywhere = None if known is None else (~known).expand(len(points), -1)  # [A, C]
+    guesses = uncertain.nonzero().squeeze(1)  # [U]
+    if len(guesses) == 0:
+        return everywhere
+    x0, y0, x1, y1 = boxes[guesses].unbind(1)
+    of_class = F.one_hot(labels[guesses], num_classes).float()  # [U, C]
+    size = max(1, byte_budget // (BYTES_PER_PAIR * len(guesses)))
+    portions = []
+    for portion in torch.split(points, size):
+        x, y = portion[:, :1], portion[:, 1:]  # [p, 1]
+        inside = (x > x0) & (x < x1) & (y > y0) & (y < y1)  # [p, U]
+        portions.append(inside.float() @ of_class > 0)  # [p, C], in how many guesses of each class the point lies
+    covered = torch.cat(portions)
+    return covered if everywhere is None else covered | everywhere
 
 
 def box_loss(boxes: Tensor, targets: Tensor, kind: BoxLoss, *, smoothing: float = 0.0) -> Tensor:

@@ -1,17 +1,14 @@
-"""Which point learns which box, decided by what the network says already; and which entries nobody knows.
+"""Which point learns which box.
 
-Legend: A points over all levels, p of a portion, C classes, N boxes of one image, U of them uncertain, M candidate
-pairs of a point and a box.
+Legend: A points over all levels, C classes, N boxes of one image, n of a portion, M pairs of a point and a box.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from aweigh.ops import boxes as box_ops
 
-BYTES_PER_PAIR = 8  # of a point and a box at the peak: bool values, and one of float32
-BYTES_PER_ALIGNED_PAIR = 80  # likewise in `task_aligned`: some twenty values of float32
+BYTES_PER_PAIR = 80  # of a point and a box at the peak: some twenty values of float32
 
 
 @torch.no_grad()
@@ -43,7 +40,7 @@ def task_aligned(
     goal = points.new_zeros(len(points))
     if len(boxes) == 0:
         return index, goal
-    portion = max(1, byte_budget // (BYTES_PER_ALIGNED_PAIR * len(points)))
+    portion = max(1, byte_budget // (BYTES_PER_PAIR * len(points)))
     parts = []
     for start in range(0, len(boxes), portion):
         some = boxes[start : start + portion]  # [n, 4]
@@ -68,37 +65,3 @@ def task_aligned(
     top_overlap = zero.scatter_reduce(0, box[pair], overlap[pair], "amax")
     goal[taken] = alignment[pair] / top_alignment[box[pair]] * top_overlap[box[pair]]
     return index, goal
-
-
-@torch.no_grad()
-def unknown_entries(
-    points: Tensor,
-    boxes: Tensor,
-    labels: Tensor,
-    uncertain: Tensor,
-    known: Tensor | None,
-    num_classes: int,
-    *,
-    byte_budget: int = 16 * 2**20,
-) -> Tensor | None:
-    """Which classes cannot be called background at which points: `[A, C]` bool, None when all can everywhere.
-
-    points: `[A, 2]` x, y in pixels. boxes: `[N, 4]` xyxy, labels: `[N]` int64, uncertain: `[N]` bool, known: `[C]` bool
-    or None, as in `Targets` of one image. True where the image was not labelled for the class, and where the point lies
-    inside an uncertain box of the class. Memory beside the result is bounded: points are taken in portions of about
-    `byte_budget` bytes. The result may be a view that repeats one row; it is not to be written to.
-    """
-    everywhere = None if known is None else (~known).expand(len(points), -1)  # [A, C]
-    guesses = uncertain.nonzero().squeeze(1)  # [U]
-    if len(guesses) == 0:
-        return everywhere
-    x0, y0, x1, y1 = boxes[guesses].unbind(1)
-    of_class = F.one_hot(labels[guesses], num_classes).float()  # [U, C]
-    size = max(1, byte_budget // (BYTES_PER_PAIR * len(guesses)))
-    portions = []
-    for portion in torch.split(points, size):
-        x, y = portion[:, :1], portion[:, 1:]  # [p, 1]
-        inside = (x > x0) & (x < x1) & (y > y0) & (y < y1)  # [p, U]
-        portions.append(inside.float() @ of_class > 0)  # [p, C], in how many guesses of each class the point lies
-    covered = torch.cat(portions)
-    return covered if everywhere is None else covered | everywhere
