@@ -496,6 +496,15 @@ def _timm(name: str, options: dict[str, Any]) -> TimmBackbone:
     return TimmBackbone(name, norm=options.pop("backbone_norm", None), frozen_stages=options.pop("frozen_stages", 0))
 
 
+def _shufflenet(width: float, options: dict[str, Any]) -> ShuffleNetV2:
+    return ShuffleNetV2(
+        width,
+        norm=options.pop("backbone_norm", None) or "bn",
+        frozen_stages=options.pop("frozen_stages", 0),
+        activation=options.pop("activation", "relu"),
+    )
+
+
 def fcos_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNet-18. Options: those of `_build`, `backbone_norm`, `frozen_stages`."""
     return _build(_timm("resnet18", options), classes, **options)
@@ -521,21 +530,16 @@ def fcos_resnext101_64x4d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any
     return _build(_timm("resnext101_64x4d", options), classes, **options)
 
 
-def fcos_shufflenet_v2_x1_0_fpn(
-    *, classes: Classes = COCO_CLASSES, channels: int = 128, frozen_stages: int = 0, **options: Any
-) -> FCOS:
+def fcos_shufflenet_v2_x1_0_fpn(*, classes: Classes = COCO_CLASSES, channels: int = 128, **options: Any) -> FCOS:
     """FCOS, improved form, on ShuffleNet V2 1.0x. Neck and head have 128 channels: with 256 they would cost
-    more than ten times the backbone (ours). Options as `_build`."""
-    backbone = ShuffleNetV2(1.0, norm=options.pop("backbone_norm", None) or "bn", frozen_stages=frozen_stages)
-    return _build(backbone, classes, channels=channels, **options)
+    more than ten times the backbone (ours). Options: those of `_build`, `backbone_norm`, `frozen_stages`,
+    `activation` (the backbone's)."""
+    return _build(_shufflenet(1.0, options), classes, channels=channels, **options)
 
 
-def fcos_shufflenet_v2_x0_5_fpn(
-    *, classes: Classes = COCO_CLASSES, channels: int = 96, frozen_stages: int = 0, **options: Any
-) -> FCOS:
-    """FCOS, improved form, on ShuffleNet V2 0.5x, neck and head with 96 channels (ours). Options as `_build`."""
-    backbone = ShuffleNetV2(0.5, norm=options.pop("backbone_norm", None) or "bn", frozen_stages=frozen_stages)
-    return _build(backbone, classes, channels=channels, **options)
+def fcos_shufflenet_v2_x0_5_fpn(*, classes: Classes = COCO_CLASSES, channels: int = 96, **options: Any) -> FCOS:
+    """FCOS, improved form, on ShuffleNet V2 0.5x, neck and head with 96 channels (ours). Options as the 1.0x."""
+    return _build(_shufflenet(0.5, options), classes, channels=channels, **options)
 
 
 def fcos_resnet50_fpn_base(

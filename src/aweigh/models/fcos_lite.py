@@ -268,7 +268,7 @@ class LiteHead(nn.Module):
             maps = [part.unflatten(2, shape) for part, shape in zip(cells, shapes, strict=True)]
         row = _as_row(maps)
         logits = self.logits(row).squeeze(2).transpose(1, 2)  # [B, A, C]
-        bins = self.distances(row).squeeze(2).transpose(1, 2).unflatten(2, (4, self.bins))  # [B, A, 4, K]
+        bins = self.distances(row).squeeze(2).transpose(1, 2).unflatten(2, (4, -1))  # [B, A, 4, K]
         return logits, bins
 
 
