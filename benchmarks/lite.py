@@ -66,7 +66,7 @@ def main() -> None:
         predict = system(options.memory_of, options.size, options.threads)
         for _ in range(3):
             predict((files * options.batch)[: options.batch])
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        print(json.dumps(largest_resident_size()))
         return
     text = report(files, options)
     print(text)
@@ -133,6 +133,15 @@ def peak_memory(name: str, batch: int, options: argparse.Namespace) -> float:
     command += ["--size", str(options.size), "--threads", str(options.threads)]
     command += ["--memory-of", name, "--batch", str(batch)]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)) / 1024
+
+
+def largest_resident_size() -> int:
+    """KiB of this process. Not that of `getrusage`, which on Linux begins at the size of the process that started it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1])
 
 
 def system(name: str, size: int, threads: int) -> Predict:
