@@ -136,7 +136,7 @@ def peak_memory(name: str, batch: int, options: argparse.Namespace) -> float:
 
 
 def largest_resident_size() -> int:
-    """KiB of this process. Not that of `getrusage`, which on Linux begins at the size of the process that started it."""
+    """KiB of this process; on Linux not from `getrusage`, where it begins at that of the process that started it."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
