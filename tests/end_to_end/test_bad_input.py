@@ -117,10 +117,10 @@ def test_the_folder_of_the_pictures_as_output(aweigh: Aweigh, trained: Path, tmp
     assert (folder / "a.jpg").read_bytes() == before and files(folder) == ["a.jpg"]
 
 
-def test_no_detector_named(aweigh: Aweigh, tmp_path: Path) -> None:
-    ended = aweigh("predict", photo(tmp_path / "a.png"))
+def test_a_detector_without_weights(aweigh: Aweigh, tmp_path: Path) -> None:
+    ended = aweigh("predict", photo(tmp_path / "a.png"), "--model", "fcos_resnet18_fpn")
     assert ended.code == 2
-    for way in ("--model FILE", "--weights torchvision", "aweigh demo"):
+    for way in ("--weights NAME or FILE", "aweigh models", "aweigh train"):
         assert way in ended.mistake
 
 

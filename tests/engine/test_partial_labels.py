@@ -13,7 +13,7 @@ from aweigh.engine import prepare as preparing
 from aweigh.engine.batch_size import worst_batch, worst_of
 from aweigh.engine.crash import read_bundle, write_bundle
 from aweigh.engine.train import train
-from aweigh.models import fcos
+from aweigh.ops import losses
 
 from .conftest import write_coco
 
@@ -45,8 +45,8 @@ def test_what_is_known_reaches_the_loss_of_twenty_steps(united, configure, tmp_p
         asked.append((known.tolist(), labels.tolist(), int(uncertain.sum())))
         return unknown_entries(points, boxes, labels, uncertain, known, num_classes)
 
-    unknown_entries = fcos.unknown_entries
-    monkeypatch.setattr(fcos, "unknown_entries", noted)
+    unknown_entries = losses.unknown_entries
+    monkeypatch.setattr(losses, "unknown_entries", noted)
     train(configure(data=str(united), batch=4, epochs=5), console=quiet)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row for row in log if row["kind"] == "step"][-1]["step"] == 20
