@@ -5,7 +5,7 @@ and head obey the guidelines of ShuffleNet V2 (Ma et al. 2018, section 2): one w
 convolutions, one tower and one prediction layer for all tasks and levels, one normalisation and activation for each
 separable convolution. Four levels of strides 8 to 64, for inputs of 416 px.
 
-How it differs from FCOS (`models/fcos.py`), each with its measured gain in docs/papers/lite.md:
+How it differs from FCOS (`models/fcos.py`); docs/papers/lite.md says which of it was measured, and with what gain:
 
 ===================  ============================================  ==================================================
                      FCOS, improved form                           lite
