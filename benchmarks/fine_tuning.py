@@ -1,11 +1,13 @@
 """What a start is worth: the light detector trained on a folder from several starts, for one, five and fifteen minutes.
 
-    python benchmarks/fine_tuning.py DATA OUT [--minutes 1 5 15] [--backbone FILE] [--size 416] [--markdown FILE]
+    python benchmarks/fine_tuning.py DATA OUT [--minutes 1 5 15] [--backbone FILE] [--only START ...] [--size 416]
+        [--markdown FILE]
 
-The starts: the weights in the box; the body alone, from FILE; random weights. Every run has its own cosine schedule, as
-long as its budget: the number of steps is what fits into the time, found by timing the same steps before. Time is that
-of training steps, reading included; validation and starting up are not counted. Measured on the test split, which is
-used for nothing else. A run that is there already is not run again, so the whole can be stopped and gone on with.
+The starts: the weights in the box; a trained body alone, from FILE; random weights. Every run has its own cosine
+schedule, as long as its budget: the number of steps is what fits into the time, found by timing the same steps before.
+Time is that of training steps, reading included; validation and starting up are not counted. Measured on the test
+split, which is used for nothing else. A run that is there already is not run again: the whole can be stopped and gone
+on with, or shared out: `--only` some starts, each in a process of its own, and then once more for the table of all.
 """
 
 import argparse
@@ -36,19 +38,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 15])
     parser.add_argument("--backbone", type=Path, help="weights of the body alone")
+    parser.add_argument("--only", nargs="+", metavar="START", help="box, body, random")
     parser.add_argument("--size", type=int, default=416)
     parser.add_argument("--recipe", default="lite")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    starts = {"in the box": ["--init", "box"]}
+    starts = {"box": ["--init", "box", "--backbone-norm", "frozen_bn"]}
     if options.backbone:
-        starts["body alone"] = ["--init", "none", "--backbone-weights", str(options.backbone)]
-    starts["random"] = ["--init", "none"]
+        body = ["--backbone-weights", str(options.backbone)]
+        starts["body"] = ["--init", "none", *body, "--backbone-norm", "frozen_bn"]
     # From random weights the body needs batch statistics of its own; fixed ones would be those of nothing.
-    starts = {
-        name: [*words, "--backbone-norm", "bn" if name == "random" else "frozen_bn"] for name, words in starts.items()
-    }
+    starts["random"] = ["--init", "none", "--backbone-norm", "bn"]
+    if options.only:
+        starts = {name: starts[name] for name in options.only}
     rows = [
         {"start": name, "minutes": minutes, **result(options, name, words, minutes)}
         for minutes in options.minutes
@@ -63,10 +66,10 @@ def main() -> None:
 
 def result(options: argparse.Namespace, name: str, words: list[str], minutes: float) -> dict[str, float]:
     """AP and AP50 on the test split of a run from this start, of this many minutes of training steps."""
-    folder = options.out / f"{name.replace(' ', '_')}_{minutes:g}min"
+    folder = options.out / f"{name}_{minutes:g}min"
     kept = folder / "test.json"
     if not kept.exists():
-        probe = options.out / f"{name.replace(' ', '_')}_timed"
+        probe = options.out / f"{name}_timed"
         if not (probe / "log.jsonl").exists():
             train(options, probe, words, TIMED_STEPS)
         seconds = step_seconds(probe)[SKIPPED_STEPS:]
@@ -108,10 +111,11 @@ def text(options: argparse.Namespace, rows: list[dict[str, float]]) -> str:
 
 def plot(rows: list[dict[str, float]], file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 4))
+    labels = {"box": "the weights in the box", "body": "a trained body", "random": "random weights"}
     for start in dict.fromkeys(row["start"] for row in rows):
         own = [row for row in rows if row["start"] == start]
-        axes.plot([row["minutes"] for row in own], [row["AP50"] for row in own], marker="o", label=start)
-    axes.set(xlabel="minutes of training on this CPU", ylabel="AP50, test split", ylim=(0, 1))
+        axes.plot([row["minutes"] for row in own], [row["AP50"] for row in own], marker="o", label=labels[start])
+    axes.set(xlabel="minutes of training", ylabel="AP50, test split", ylim=(0, 1))
     axes.legend(title="start")
     axes.grid(alpha=0.3)
     figure.tight_layout()
