@@ -1,4 +1,4 @@
-"""The few modules that backbones, necks, heads and models all use: normalisation by name, and its removal.
+"""The few modules that backbones, necks, heads and models all use: normalisation by name and its removal, towers.
 
 Names of normalisations, the same everywhere: `"bn"` (batch), `"sync_bn"` (batch, over all processes),
 `"frozen_bn"` (batch, with fixed statistics and affine values), `"gn"` (group).
@@ -140,6 +140,28 @@ class DeformableConv2d(nn.Module):
         offsets, mask = self.offsets(x).split([2 * places, places], dim=1)
         result: Tensor = self.conv(x, offsets, mask.sigmoid())
         return result
+
+
+def conv_tower(
+    channels: int, convs: int, norm: Norm | None, *, deformable: bool = False, bias: bool = True
+) -> nn.Sequential:
+    """3x3 convolutions of equal width, each with a normalisation (or none) and ReLU: three modules a convolution.
+
+    deformable: the last one is a modulated deformable convolution. Weights start at a deviation of 0.01, biases at 0
+    (Lin et al. 2017, RetinaNet, section 4.1).
+    """
+    layers: list[nn.Module] = []
+    for index in range(convs):
+        if deformable and index == convs - 1:
+            layers.append(DeformableConv2d(channels, channels, 3, padding=1))
+        else:
+            conv = nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
+            nn.init.normal_(conv.weight, std=0.01)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+            layers.append(conv)
+        layers += [make_norm(norm, channels) if norm else nn.Identity(), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ ROWS = {
 }
 # What the rows alone would not say. None: everything below.
 ONLY = {
-    "ops": set(),
+    "ops": {"errors"},
     "errors": set(),
     "structures": {"ops", "errors"},
     "weights": {"ops", "errors", "structures"},
@@ -45,9 +45,9 @@ ONLY = {
     "runtime": set(),
 }
 # Within one row: `aweigh.load` reads a checkpoint, which is the engine's file.
-WITHIN_A_ROW = {("predictor", "engine"), ("weights", "structures")}
+WITHIN_A_ROW = {("predictor", "engine"), ("weights", "structures"), ("ops", "errors")}
 # A model may import another where it is an extension of it.
-EXTENSIONS: set[tuple[str, str]] = {("fcos_lite", "fcos")}
+EXTENSIONS: set[tuple[str, str]] = set()
 # The package itself (its version, its lazily found names) belongs to every part but the free-standing runtime.
 
 

@@ -49,18 +49,17 @@ from torch.nn import functional as F
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
 from aweigh.errors import UsageError
-from aweigh.layers import DeformableConv2d, Norm, make_norm
+from aweigh.layers import Norm, conv_tower
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.losses import BoxLoss, box_loss, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
+from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
+from aweigh.ops.matching import BACKGROUND, IGNORED
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
 from aweigh.weights.load import PublishedWeights
 
 Backbone = TimmBackbone | ShuffleNetV2
-
-BACKGROUND, IGNORED = -1, -2  # in assignments, where a box index is expected
 
 # Section 3.2: the range of max(l, t, r, b) that each of the levels P3 to P7 is responsible for, in pixels.
 LEVEL_RANGES = ((0.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, math.inf))
@@ -179,7 +178,8 @@ class FCOS(nn.Module):
         centre-ness are averaged over all processes and never less than one, so a batch without objects is finite.
         """
         classes = self.head.logits.out_channels
-        check_targets(targets, images=len(raw.logits[0]), classes=classes)
+        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
+        check_labels(*labels_and_known, images=len(raw.logits[0]), classes=classes, what="FCOS.loss")
         logits = _flatten(raw.logits)  # [B, A, C]
         distances = _flatten(raw.distances)  # [B, A, 4]
         quality = _flatten(raw.quality).squeeze(-1)  # [B, A]
@@ -313,17 +313,16 @@ class FCOSHead(nn.Module):
         centerness_on_boxes: bool = True,
     ) -> None:
         super().__init__()
-        self.classification_tower = _tower(channels, convs, norm, deformable)
-        self.box_tower = _tower(channels, convs, norm, deformable)
+        self.classification_tower = conv_tower(channels, convs, norm, deformable=deformable)
+        self.box_tower = conv_tower(channels, convs, norm, deformable=deformable)
         self.logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.distances = nn.Conv2d(channels, 4, 3, padding=1)
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(num_levels)) if scales else None
         self.exponential, self.centerness_on_boxes = exponential, centerness_on_boxes
-        for module in [*self.classification_tower, *self.box_tower, self.logits, self.distances, self.centerness]:
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+        for prediction in (self.logits, self.distances, self.centerness):
+            nn.init.normal_(prediction.weight, std=0.01)
+            nn.init.zeros_(cast(Tensor, prediction.bias))
         nn.init.constant_(cast(Tensor, self.distances.bias), initial_distance)
         # RetinaNet's prior: every class starts at a probability of 0.01 (Lin et al. 2017, section 4.1).
         nn.init.constant_(cast(Tensor, self.logits.bias), -math.log((1 - 0.01) / 0.01))
@@ -341,37 +340,6 @@ class FCOSHead(nn.Module):
                 distance = distance * self.scales[level]
             distances.append(distance.clamp(max=math.log(16384)).exp() if self.exponential else distance.relu())
         return logits, distances, quality
-
-
-def _tower(channels: int, convs: int, norm: Norm | None, deformable: bool) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for index in range(convs):
-        last = index == convs - 1
-        conv = DeformableConv2d if deformable and last else nn.Conv2d
-        layers.append(conv(channels, channels, 3, padding=1))
-        layers.append(make_norm(norm, channels) if norm else nn.Identity())
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
-
-
-def check_targets(targets: Sequence[Targets], *, images: int, classes: int, what: str = "FCOS.loss") -> None:
-    """`UsageError`, unless there is one target for each image and a detector of so many classes can learn them all.
-
-    what: who asks, for the message.
-    """
-    if len(targets) != images:
-        raise UsageError(f"{what}: {images} images, but {len(targets)} targets.")
-    for index, target in enumerate(targets):
-        if target.known is not None and len(target.known) != classes:
-            raise UsageError(
-                f"{what}: image {index} says of {len(target.known)} classes whether it was labelled for them, but the "
-                f"model knows {classes}; train with the classes of the data."
-            )
-        if len(target.boxes) and int(target.labels.max()) >= classes:
-            raise UsageError(
-                f"{what}: image {index} has label {int(target.labels.max())}, but the model knows {classes} classes "
-                f"(labels 0 to {classes - 1})."
-            )
 
 
 def centerness_targets(distances: Tensor) -> Tensor:

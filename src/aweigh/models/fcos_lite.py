@@ -40,17 +40,17 @@ from torch import Tensor, nn
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm, make_activation, make_norm
-from aweigh.models.fcos import BACKGROUND, IGNORED, check_targets
 from aweigh.necks.pan import LitePAN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import (
     box_loss,
+    check_labels,
     distribution_focal_loss,
     quality_focal_loss_sum,
     unknown_in_batch,
     world_mean,
 )
-from aweigh.ops.matching import task_aligned
+from aweigh.ops.matching import BACKGROUND, IGNORED, task_aligned
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import PublishedWeights
@@ -130,7 +130,8 @@ class FCOSLite(nn.Module):
         distribution focal loss, over positive points, each weighted by its goal. The sum of goals is averaged over all
         processes and never less than one, so a batch without objects is finite.
         """
-        check_targets(targets, images=len(raw.logits), classes=len(self.classes), what="FCOSLite.loss")
+        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
+        check_labels(*labels_and_known, images=len(raw.logits), classes=len(self.classes), what="FCOSLite.loss")
         logits, bins = raw.logits.float(), raw.bins.float()
         boxes = box_ops.decode_distances(raw.points, expectation(bins) * raw.strides)  # [B, A, 4]
         found = [self._assign(raw, target, logits[index], boxes[index]) for index, target in enumerate(targets)]
@@ -189,22 +190,17 @@ class FCOSLite(nn.Module):
 
         sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
         image), scores `[B, K]` (the root of the class probability), labels `[B, K]` and count `[B]`; rows from `count`
-        on are padding with score 0. The best pairs of a point and a class lie at the points whose best class scores
-        highest, so only those points are looked into, and only their distances decoded.
+        on are padding with score 0. Only the distances of the best pairs of a point and a class are decoded.
         """
-        logits = raw.logits.float()
-        num_points, num_classes = logits.shape[1:]
-        top = logits.amax(dim=-1).topk(min(self.candidates_per_image, num_points), dim=1).indices  # [B, k']
-        probability = logits.gather(1, top[..., None].expand(-1, -1, num_classes)).sigmoid()  # [B, k', C]
-        scores = torch.where(probability > self.score_threshold, probability.sqrt(), 0).flatten(1)  # [B, k' * C]
-        scores, pairs = scores.topk(min(self.candidates_per_image, scores.shape[1]), dim=1)  # [B, k]
-        rows = top.gather(1, pairs // num_classes)  # [B, k]
+        probability, rows, labels = box_ops.best_pairs(
+            raw.logits, count=self.candidates_per_image, threshold=self.score_threshold
+        )
         bins = raw.bins.float().gather(1, rows[..., None, None].expand(-1, -1, *raw.bins.shape[2:]))  # [B, k, 4, K]
         boxes = box_ops.decode_distances(raw.points[rows], expectation(bins) * raw.strides[rows])  # [B, k, 4]
         return box_ops.select_detections(
             box_ops.clip(boxes, sizes_hw),
-            scores,
-            pairs % num_classes,
+            probability.sqrt(),
+            labels,
             iou_threshold=self.nms_threshold,
             max_detections=self.max_detections,
             method=self.nms,

@@ -1,10 +1,13 @@
-"""Boxes: areas, overlaps, the ltrb coding of FCOS, the points of a feature map, non-maximum suppression.
+"""Boxes: areas, overlaps, coding by distances and by deltas, the points of a feature map, non-maximum suppression.
 
 Legend: boxes are `[..., 4]` float `(x0, y0, x1, y1)` in pixels, right and bottom exclusive. Distances are
 `[..., 4]` `(left, top, right, bottom)` from a point to the sides of a box, positive inside. Points are `[..., 2]`
-`(x, y)`. Pairwise functions take `[N, 4]` and `[M, 4]` and give `[N, M]`; aligned ones take equal shapes.
+`(x, y)`. Deltas are `[..., 4]` `(x, y, log width, log height)`, a box as seen from an anchor. Pairwise functions take
+`[N, 4]` and `[M, 4]` and give `[N, M]`; aligned ones take equal shapes.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +15,7 @@ import torchvision
 from torch import Tensor
 
 NMS = Literal["class", "agnostic", "soft", "none"]
+MAX_LOG_SCALE = math.log(1000 / 16)  # the largest enlargement of an anchor (torchvision and detectron2)
 
 
 def areas(boxes: Tensor) -> Tensor:
@@ -99,6 +103,27 @@ def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
+def encode_deltas(anchors: Tensor, boxes: Tensor, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Boxes `[..., 4]` as seen from anchors `[..., 4]` (Girshick et al. 2014, R-CNN, appendix C): deltas `[..., 4]`.
+
+    Offsets of the centre in widths and heights of the anchor, and logarithms of the ratios of the sides; each times
+    its weight. Both need positive sides.
+    """
+    sides, centers = anchors[..., 2:] - anchors[..., :2], (anchors[..., :2] + anchors[..., 2:]) / 2
+    box_sides, box_centers = boxes[..., 2:] - boxes[..., :2], (boxes[..., :2] + boxes[..., 2:]) / 2
+    deltas = torch.cat([(box_centers - centers) / sides, (box_sides / sides).log()], dim=-1)
+    return deltas * deltas.new_tensor(weights)
+
+
+def decode_deltas(anchors: Tensor, deltas: Tensor, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """The boxes `[..., 4]` that `deltas` describe: the inverse of `encode_deltas`; an enlargement ends at 1000 / 16."""
+    deltas = deltas / deltas.new_tensor(weights)
+    sides, centers = anchors[..., 2:] - anchors[..., :2], (anchors[..., :2] + anchors[..., 2:]) / 2
+    half = deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * sides / 2
+    middle = deltas[..., :2] * sides + centers
+    return torch.cat([middle - half, middle + half], dim=-1)
+
+
 def grid_points(
     height: int, width: int, stride: tuple[float, float], offset: tuple[float, float], *, like: Tensor
 ) -> Tensor:
@@ -111,6 +136,20 @@ def grid_points(
     columns = torch.arange(width, device=like.device, dtype=torch.float32) * stride[1] + offset[1]
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y], dim=-1).reshape(-1, 2)  # [H*W, 2]
+
+
+def best_pairs(logits: Tensor, *, count: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The best pairs of a row and a class: probabilities `[B, k]` (0: none), rows `[B, k]` and classes `[B, k]`.
+
+    logits: `[B, A, C]`; k is `count`, or `A * C` where there are fewer. Only probabilities above `threshold` count. The
+    best k pairs lie at the k rows whose best class scores highest, so only those rows are looked into.
+    """
+    num_rows, num_classes = logits.shape[1:]
+    top = logits.amax(dim=-1).topk(min(count, num_rows), dim=1).indices  # [B, k']
+    probability = logits.gather(1, top[..., None].expand(-1, -1, num_classes)).float().sigmoid()  # [B, k', C]
+    probability = torch.where(probability > threshold, probability, 0).flatten(1)  # [B, k' * C]
+    probability, pairs = probability.topk(min(count, probability.shape[1]), dim=1)  # [B, k]
+    return probability, top.gather(1, pairs // num_classes), pairs % num_classes
 
 
 def non_maximum_suppression(

@@ -1,4 +1,4 @@
-"""Losses: the focal losses and what they leave out, the IoU family for boxes, the normaliser that all processes share.
+"""Losses: what can be learned and what is left out, the focal losses, the IoU family, the normaliser of all processes.
 
 Every function returns values that are not reduced, except where it says `sum`; the model divides by its normaliser.
 """
@@ -11,6 +11,7 @@ import torch.distributed
 from torch import Tensor
 from torch.nn import functional as F
 
+from aweigh.errors import UsageError
 from aweigh.ops import boxes as box_ops
 
 BYTES_PER_PAIR = 8  # of a point and a box at the peak: bool values, and one of float32
@@ -92,6 +93,28 @@ def distribution_focal_loss(logits: Tensor, values: Tensor) -> Tensor:
     nearby = torch.stack([lower, lower + 1], dim=-1)
     below, above = logits.log_softmax(dim=-1).gather(-1, nearby).unbind(-1)
     return -(below * (1 - share) + above * share)
+
+
+def check_labels(
+    labels: Sequence[Tensor], known: Sequence[Tensor | None], *, images: int, classes: int, what: str
+) -> None:
+    """`UsageError`, unless there are labels for each image and a detector of so many classes can learn them all.
+
+    labels: `[N]` and known: `[C]` or None, as in `Targets`, of each image. what: who asks, for the message.
+    """
+    if len(labels) != images:
+        raise UsageError(f"{what}: {images} images, but {len(labels)} targets.")
+    for index, (of_image, learned) in enumerate(zip(labels, known, strict=True)):
+        if learned is not None and len(learned) != classes:
+            raise UsageError(
+                f"{what}: image {index} says of {len(learned)} classes whether it was labelled for them, but the "
+                f"model knows {classes}; train with the classes of the data."
+            )
+        if len(of_image) and int(of_image.max()) >= classes:
+            raise UsageError(
+                f"{what}: image {index} has label {int(of_image.max())}, but the model knows {classes} classes "
+                f"(labels 0 to {classes - 1})."
+            )
 
 
 def unknown_in_batch(

@@ -1,14 +1,110 @@
-"""Which point learns which box.
+"""Which point, or which anchor, learns which box: by overlap, by adaptive samples (ATSS), by task alignment.
 
-Legend: A points over all levels, C classes, N boxes of one image, n of a portion, M pairs of a point and a box.
+Legend: A points or anchors over all levels, C classes, N boxes of one image, n of a portion, M pairs of a point and a
+box, L levels.
 """
+
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from aweigh.ops import boxes as box_ops
 
+BACKGROUND, IGNORED = -1, -2  # in assignments, where the index of a box is expected
 BYTES_PER_PAIR = 80  # of a point and a box at the peak: some twenty values of float32
+
+
+@torch.no_grad()
+def by_overlap(
+    anchors: Tensor,
+    boxes: Tensor,
+    *,
+    positive: float,
+    negative: float,
+    rescue: Literal["ties", "one", "none"] = "ties",
+    byte_budget: int = 64 * 2**20,
+) -> Tensor:
+    """The box each anchor learns: index into `boxes`, -1 for background, -2 for neither: `[A]` int64.
+
+    anchors: `[A, 4]` and boxes: `[N, 4]`, xyxy. An anchor learns the box it overlaps most where the IoU is `positive`
+    or more (Lin et al. 2017, RetinaNet, section 4), is background where it is below `negative`, and neither between.
+    rescue: what happens for a box that is no anchor's. `"ties"`: the anchors that overlap it most learn, each the box
+    it overlaps most itself (torchvision and detectron2). `"one"`: the first anchor that overlaps it most learns it, and
+    of several such boxes the first (TensorFlow, EfficientDet). A box that no anchor touches is rescued by none.
+    Memory is bounded: anchors are taken in portions of about `byte_budget` bytes, with the same result.
+    """
+    if len(boxes) == 0 or len(anchors) == 0:
+        return torch.full((len(anchors),), BACKGROUND, device=anchors.device)
+    portions = anchors.split(max(1, byte_budget // (BYTES_PER_PAIR * len(boxes))))
+    own, most, best, best_anchor = [], [], boxes.new_zeros(len(boxes)), torch.zeros_like(boxes[:, 0], dtype=torch.int64)
+    start = 0
+    for portion in portions:
+        overlap = box_ops.pairwise_iou(portion, boxes)  # [p, N]
+        highest, index = overlap.max(dim=1)
+        own.append(index)
+        most.append(highest)
+        column, row = overlap.max(dim=0)  # [N] each
+        best_anchor = torch.where(column > best, row + start, best_anchor)
+        best = torch.maximum(best, column)
+        start += len(portion)
+    nearest, overlaps = torch.cat(own), torch.cat(most)  # [A] each
+    index = torch.where(overlaps >= positive, nearest, IGNORED).masked_fill(overlaps < negative, BACKGROUND)
+    if rescue == "ties":
+        touched = torch.where(best > 0, best, torch.inf)  # no overlap equals infinity
+        tied = [(box_ops.pairwise_iou(portion, boxes) == touched).any(dim=1) for portion in portions]
+        index = torch.where(torch.cat(tied), nearest, index)
+    elif rescue == "one":
+        rows = (best > 0).nonzero().squeeze(1)
+        first = index.new_full((len(anchors),), len(boxes)).scatter_reduce(0, best_anchor[rows], rows, "amin")
+        index = torch.where(first < len(boxes), first, index)
+    return index
+
+
+@torch.no_grad()
+def by_adaptive_samples(
+    anchors: Sequence[Tensor],
+    boxes: Tensor,
+    *,
+    per_level: int = 9,
+    byte_budget: int = 64 * 2**20,
+) -> Tensor:
+    """The box each anchor learns, by adaptive training sample selection (Zhang et al., ATSS, CVPR 2020, algorithm 1).
+
+    anchors: per level `[A_l, 4]`, boxes: `[N, 4]`, xyxy. On each level the `per_level` anchors whose centres lie
+    nearest to that of a box are its candidates; those learn it whose centre lies in it and whose IoU reaches the mean
+    plus the standard deviation of all its candidates' IoUs. Of several boxes an anchor learns the one it overlaps most.
+    Returns the index into `boxes`, -1 for background: `[A]` int64. Memory is bounded: boxes are taken in portions of
+    about `byte_budget` bytes, with the same result.
+    """
+    together = torch.cat(list(anchors))
+    index = torch.full((len(together),), BACKGROUND, device=together.device)
+    if len(boxes) == 0:
+        return index
+    highest = together.new_zeros(len(together))
+    centers = [(level[:, :2] + level[:, 2:]) / 2 for level in anchors]
+    all_centers = torch.cat(centers)
+    portion = max(1, byte_budget // (BYTES_PER_PAIR * max(map(len, anchors))))
+    for start in range(0, len(boxes), portion):
+        some = boxes[start : start + portion]  # [n, 4]
+        middle, first, chosen = (some[:, :2] + some[:, 2:]) / 2, 0, []
+        for level in centers:
+            distance = (level[:, None] - middle).square().sum(dim=-1)  # [A_l, n]
+            chosen.append(distance.topk(min(per_level, len(level)), dim=0, largest=False).indices + first)
+            first += len(level)
+        candidates = torch.cat(chosen)  # [M / n, n]
+        overlap = box_ops.aligned_iou(together[candidates], some.expand(len(candidates), -1, -1))
+        # One candidate alone, in the smallest of images, has no deviation.
+        enough = overlap.mean(dim=0) + (overlap.std(dim=0) if len(candidates) > 1 else 0)  # [n]
+        inside = box_ops.encode_distances(all_centers[candidates], some.expand(len(candidates), -1, -1)).amin(-1) > 0.01
+        row, column = ((overlap >= enough) & inside).nonzero(as_tuple=True)
+        anchor, value = candidates[row, column], overlap[row, column]
+        best = highest.scatter_reduce(0, anchor, value, "amax")
+        wins = (value == best[anchor]) & (value > highest[anchor])
+        index[anchor[wins]] = column[wins] + start
+        highest = best
+    return index
 
 
 @torch.no_grad()

@@ -1,0 +1,28 @@
+"""Anchor boxes: their shapes, and their places on a feature map.
+
+Legend: K anchors in each cell, P cells of a level.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def anchor_shapes(sizes: Sequence[float], ratios: Sequence[float], *, rounded: bool = False) -> Tensor:
+    """Every size in every ratio, round the origin: `[K, 4]` xyxy in pixels, all sizes of the first ratio first.
+
+    sizes: the root of an anchor's area, pixels. ratios: height over width (Lin et al. 2017, RetinaNet, section 4).
+    rounded: corners at whole pixels, as in torchvision.
+    """
+    height = torch.tensor(ratios, dtype=torch.float32).sqrt()  # at size 1
+    sides = torch.stack([1 / height, height], dim=1)  # [R, 2]
+    half = (sides[:, None] * torch.tensor(sizes, dtype=torch.float32)[:, None]).flatten(0, 1) / 2  # [R * S, 2]
+    shapes = torch.cat([-half, half], dim=1)
+    return shapes.round() if rounded else shapes
+
+
+def place_anchors(shapes: Tensor, points: Tensor) -> Tensor:
+    """Shapes `[K, 4]` round each of the points `[P, 2]`: `[P * K, 4]` xyxy, the K of the first point first."""
+    shapes = shapes.to(points.device)
+    return (points.repeat(1, 2)[:, None] + shapes).flatten(0, 1)  # [P * K, 4]
