@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers.norm_act import BatchNormAct2d, GroupNormAct, SyncBatchNormAct
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from aweigh.errors import UsageError, did_you_mean
@@ -23,6 +24,9 @@ class TimmBackbone(nn.Module):
 
     name: a timm model. levels: the maps wanted; level l has stride 2^l.
     norm: None keeps the model's own normalisation; a name replaces every batch normalisation and carries its weights.
+    norm_eps: of every batch normalisation, where weights were trained with another than the model's own.
+    stride_in_1x1: a ResNet's bottlenecks halve the map in their first convolution, as MSRA's first ones did, not in
+    the 3x3 one.
     frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics. The stem is
     stage 1, for a ResNet `layer1` is stage 2; other bodies are cut where timm names a feature map.
     pretrained: start from ImageNet weights with a published record (`weights/imagenet.py`).
@@ -34,6 +38,8 @@ class TimmBackbone(nn.Module):
         *,
         levels: Sequence[int] = (3, 4, 5),
         norm: Norm | None = None,
+        norm_eps: float | None = None,
+        stride_in_1x1: bool = False,
         frozen_stages: int = 0,
         pretrained: bool = False,
     ) -> None:
@@ -46,6 +52,12 @@ class TimmBackbone(nn.Module):
             load_backbone(self, "imagenet")
         if norm is not None:
             _replace_batch_norms(self.body, norm, name)
+        if norm_eps is not None:
+            for module in self.body.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eps = norm_eps
+        if stride_in_1x1:
+            _move_strides(self.body, name)
         self._frozen_modules = _modules_of_stages(self.body, frozen_stages, name)
         for module_name in self._frozen_modules:
             self.body.get_submodule(module_name).requires_grad_(False)
@@ -101,6 +113,14 @@ def _features(name: str, levels: Sequence[int]) -> nn.Module:
 def _info(body: nn.Module) -> Any:
     """timm's description of the feature maps: `info` of all, `channels()` and so on of those asked for."""
     return body.feature_info
+
+
+def _move_strides(body: nn.Module, name: str) -> None:
+    blocks = [module for module in body.modules() if isinstance(module, Bottleneck)]
+    if not blocks:
+        raise UsageError(f"{name} has no bottlenecks whose stride could move; leave stride_in_1x1 off.")
+    for block in blocks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _replace_batch_norms(body: nn.Module, norm: Norm, name: str) -> None:

@@ -10,14 +10,24 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.models import fcos, fcos_lite
+from aweigh.models import efficientdet, fcos, fcos_lite, retinanet
 from aweigh.structures import Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
 
 # A new detector is one file and one line in each table.
-DETECTORS: dict[str, Callable[..., Any]] = {**fcos.BUILDERS, **fcos_lite.BUILDERS}
-PUBLISHED: dict[str, dict[str, PublishedWeights]] = {**fcos.PUBLISHED, **fcos_lite.PUBLISHED}
+DETECTORS: dict[str, Callable[..., Any]] = {
+    **fcos.BUILDERS,
+    **fcos_lite.BUILDERS,
+    **retinanet.BUILDERS,
+    **efficientdet.BUILDERS,
+}
+PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
+    **fcos.PUBLISHED,
+    **fcos_lite.PUBLISHED,
+    **retinanet.PUBLISHED,
+    **efficientdet.PUBLISHED,
+}
 
 
 class Detector(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torchvision
 from torch import Tensor
 
 from aweigh.ops import boxes as box_ops
@@ -161,3 +162,32 @@ def task_aligned(
     top_overlap = zero.scatter_reduce(0, box[pair], overlap[pair], "amax")
     goal[taken] = alignment[pair] / top_alignment[box[pair]] * top_overlap[box[pair]]
     return index, goal
+
+
+@torch.no_grad()
+def hard_examples(
+    losses: Tensor,
+    boxes: Tensor,
+    positive: Tensor,
+    *,
+    count: int,
+    nms_threshold: float,
+    negatives_per_positive: int | None = None,
+) -> Tensor:
+    """The rows that learn in online hard example mining: at most `count`, those of the highest loss: int64.
+
+    losses: `[A]`, 0 where nothing is to be learned. boxes: `[A, 4]` xyxy. positive: `[A]` bool. Of overlapping boxes
+    (IoU above `nms_threshold`) the one of the highest loss is kept (Shrivastava et al. 2016, section 4.2). Where
+    `negatives_per_positive` is given, there are at most so many background rows for each positive one, and at least so
+    many in all (Lin et al. 2017, table 1d, "1:3"). Of the background 8 x `count` rows are compared (ours).
+    """
+    candidates = losses > 0
+    hardest = torch.where(candidates & ~positive, losses, 0).topk(min(8 * count, len(losses)))
+    rows = torch.cat([(candidates & positive).nonzero().squeeze(1), hardest.indices[hardest.values > 0]])
+    kept = rows[torchvision.ops.nms(boxes[rows], losses[rows], nms_threshold)]  # the highest loss first
+    if negatives_per_positive is not None:
+        objects = kept[positive[kept]]
+        objects = objects[: max(1, count // (1 + negatives_per_positive))]
+        background = kept[~positive[kept]][: negatives_per_positive * max(1, len(objects))]
+        kept = torch.cat([objects, background])
+    return kept[:count]

@@ -173,6 +173,17 @@ def locate(record: PublishedWeights, *, progress: Progress | None = None) -> Pat
         return path
     if not record.url:
         raise AweighError(f"{path}, which comes with aweigh, is not there. Install aweigh again.")
+    if path.suffix == ".pkl":
+        code = (
+            "import pickle, torch; from safetensors.torch import save_file; "
+            f"state = pickle.load(open('{record.file}', 'rb'), encoding='latin1')['model']; "
+            "save_file({key: torch.as_tensor(value).contiguous() for key, value in state.items()}, "
+            f"'{path.with_suffix('.safetensors').name}')"
+        )
+        raise AweighError(
+            f"{record.url} is a pickle, which can run code when it is read, so aweigh does not. Where you trust it: "
+            f'python -c "{code}", and give that file as the weights. Licence: {record.licence}.'
+        )
     if os.environ.get("AWEIGH_OFFLINE", "0") not in ("", "0"):
         raise AweighError(
             f"AWEIGH_OFFLINE is set and the weights {record.name!r} are not here: put {record.file} (from "

@@ -1,9 +1,10 @@
 """Torchvision's parameter names and ours.
 
-One table holds FCOS, in both directions; MobileNet V2, whose body timm names in another way, has a function of its
-own. ResNet, ResNeXt and ShuffleNet V2 have torchvision's names already.
+Tables hold FCOS, in both directions, and RetinaNet; MobileNet V2, whose body timm names in another way, has a function
+of its own. ResNet, ResNeXt and ShuffleNet V2 have torchvision's names already.
 """
 
+import re
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -12,18 +13,26 @@ from aweigh.errors import UsageError
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import State
 
-# Beginnings of names, torchvision's fcos_resnet50_fpn -> ours.
-FCOS_NAMES = {
+# Beginnings of names, torchvision's -> ours.
+PYRAMID_NAMES = {
     "backbone.body.": "backbone.body.",
     **{f"backbone.fpn.inner_blocks.{level}.0.": f"neck.lateral.{level}." for level in range(3)},
     **{f"backbone.fpn.layer_blocks.{level}.0.": f"neck.output.{level}." for level in range(3)},
     "backbone.fpn.extra_blocks.p6.": "neck.p6.",
     "backbone.fpn.extra_blocks.p7.": "neck.p7.",
+}
+FCOS_NAMES = {
+    **PYRAMID_NAMES,
     "head.classification_head.conv.": "head.classification_tower.",
     "head.classification_head.cls_logits.": "head.logits.",
     "head.regression_head.conv.": "head.box_tower.",
     "head.regression_head.bbox_reg.": "head.distances.",
     "head.regression_head.bbox_ctrness.": "head.centerness.",
+}
+RETINANET_NAMES = {
+    **PYRAMID_NAMES,
+    "head.classification_head.cls_logits.": "head.logits.",
+    "head.regression_head.bbox_reg.": "head.deltas.",
 }
 
 
@@ -35,11 +44,7 @@ def fcos_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COC
     """
     converted = {}
     for key, value in state.items():
-        # Files from before torchvision 0.13 write the pyramid's blocks without the `.0`.
-        spelled = key
-        if key.count(".") == 4 and key.startswith(("backbone.fpn.inner_blocks.", "backbone.fpn.layer_blocks.")):
-            spelled = ".0.".join(key.rsplit(".", 1))
-        converted[_renamed(spelled, FCOS_NAMES, "torchvision's fcos_resnet50_fpn")] = value
+        converted[_renamed(_spelled_out(key), FCOS_NAMES, "torchvision's fcos_resnet50_fpn")] = value
     if keep_rows is not None:
         for key in ("head.logits.weight", "head.logits.bias"):
             if key in converted:
@@ -51,6 +56,39 @@ def fcos_to_torchvision(state: State) -> State:
     """Our weights under torchvision's names, with as many classifier rows as ours have."""
     names = {ours: theirs for theirs, ours in FCOS_NAMES.items()}
     return {_renamed(key, names, "a model that torchvision has"): value for key, value in state.items()}
+
+
+def retinanet_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COCO_CLASSES.ids) -> State:
+    """The weights of torchvision's `retinanet_resnet50_fpn` and `_v2` under our names.
+
+    keep_rows: of each anchor, the rows of the classifier that become our labels 0, 1, ..., as for FCOS. None keeps all.
+    """
+    converted = {}
+    for key, value in state.items():
+        spelled = _spelled_out(key)
+        tower = re.fullmatch(r"head\.(classification|regression)_head\.conv\.(\d+)\.(?:(\d)\.)?(weight|bias)", spelled)
+        if tower:
+            kind, number, part, what = tower.groups()
+            # Files from before torchvision 0.13 number convolutions and activations in one row.
+            place = 3 * int(number) + int(part) if part else 3 * int(number) // 2
+            side = "classification" if kind == "classification" else "box"
+            converted[f"head.{side}_tower.{place}.{what}"] = value
+        else:
+            converted[_renamed(spelled, RETINANET_NAMES, "torchvision's retinanet_resnet50_fpn")] = value
+    if keep_rows is not None:
+        anchors = len(converted["head.deltas.bias"]) // 4 if "head.deltas.bias" in converted else 1
+        for key in ("head.logits.weight", "head.logits.bias"):
+            if key in converted:
+                each = converted[key].unflatten(0, (anchors, -1))  # [K, classes, ...]
+                converted[key] = _rows(each.transpose(0, 1), keep_rows).transpose(0, 1).flatten(0, 1)
+    return converted
+
+
+def _spelled_out(key: str) -> str:
+    """Files from before torchvision 0.13 write the pyramid's blocks without the `.0`."""
+    if key.count(".") == 4 and key.startswith(("backbone.fpn.inner_blocks.", "backbone.fpn.layer_blocks.")):
+        return ".0.".join(key.rsplit(".", 1))
+    return key
 
 
 def _renamed(key: str, names: dict[str, str], expected: str) -> str:

@@ -1,0 +1,546 @@
+"""RetinaNet: anchor boxes on a feature pyramid, and the focal loss that lets all of them learn.
+
+Paper: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017. In each cell of five levels lie nine anchors,
+three sizes an octave apart by thirds and three ratios. An anchor that overlaps an object by 0.5 or more says which
+class it is and how the box differs from it; below 0.4 it is background. The focal loss (equation 5) turns down what is
+easy, so that the hundred thousand background anchors need no sampling.
+
+Four forms, each a set of plain values:
+
+===============  =================  =================  ==================  ===========================
+value            default            torchvision v1     torchvision v2      detectron2
+===============  =================  =================  ==================  ===========================
+P6 from          C5                 P5                 C5                  C5
+towers           group norm.        no normalisation   group norm.         no normalisation
+box loss         GIoU               L1 of deltas       GIoU                L1 of deltas
+divided by       objects' anchors   the same           the same            a moving mean over batches
+                 of each image
+anchors          exact              whole pixels       whole pixels        exact
+step of a cell   its stride         padded // grid     padded // grid      its stride
+body             ImageNet           ImageNet           ImageNet            stride in the 1x1, BGR 0-255
+detections       100                300                300                 100
+===============  =================  =================  ==================  ===========================
+
+How ours differs:
+- A box that no anchor touches (outside the picture) teaches none; torchvision then takes every anchor that overlaps
+  nothing for an object.
+- Regions marked `ignore` (crowd, difficult) give no classification loss at anchors whose centre lies inside. What is
+  uncertain, and classes an image was not labelled for, give no negative loss.
+- The moving mean of detectron2's form counts the anchors of all processes, and is kept in the checkpoint.
+- OHEM compares, by NMS, eight times as many of the hardest anchors as it keeps; the paper does not say how many.
+
+Legend: B images, L levels, K anchors of a cell, A anchors over all levels, C classes, H x W cells of a level, N boxes
+of one image, P positive anchors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.backbones.timm import TimmBackbone
+from aweigh.errors import UsageError
+from aweigh.layers import Norm, conv_tower
+from aweigh.necks.fpn import FPN
+from aweigh.ops import boxes as box_ops
+from aweigh.ops.anchors import anchor_shapes, place_anchors
+from aweigh.ops.losses import box_loss, check_labels, sigmoid_focal_loss_sum, unknown_entries, world_mean
+from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, by_overlap, hard_examples, task_aligned
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
+from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.convert.detectron2 import retinanet_from_detectron2
+from aweigh.weights.convert.torchvision import retinanet_from_torchvision
+from aweigh.weights.record import PublishedWeights
+
+Backbone = TimmBackbone | ShuffleNetV2
+Assignment = Literal["overlap", "adaptive", "aligned"]
+
+POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4  # section 4
+RATIOS = (0.5, 1.0, 2.0)  # height over width, section 4
+# detectron2's input: BGR, 0 to 255, means of its MSRA body, no deviation; here as RGB in [0, 1].
+DETECTRON2_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+DETECTRON2_STD = (1 / 255, 1 / 255, 1 / 255)
+
+
+class RetinaNetOutput(NamedTuple):
+    """What the network says, level by level, before any decision; anchors cell by cell, row by row."""
+
+    logits: list[Tensor]  # [B, H*W*K, C]
+    deltas: list[Tensor]  # [B, H*W*K, 4], a box as seen from its anchor
+    anchors: list[Tensor]  # [H*W*K, 4] xyxy in the padded image, pixels
+
+
+class RetinaNet(nn.Module):
+    """The detector.
+
+    Args:
+        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`.
+        head: shared by all levels.
+        classes: names and original ids; their number must be the head's.
+        shapes: per level, the anchors of a cell round its point, `[K, 4]` xyxy in pixels.
+        fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
+        assignment: which anchor learns which box: `"overlap"` (the paper), `"adaptive"` (ATSS) or `"aligned"` (the
+            points of TOOD, by what the network says now).
+        box_loss: L1 of the deltas, or 1 - GIoU of the boxes.
+        normaliser: what losses are divided by: the positive anchors of each image, or detectron2's moving mean.
+        alpha, gamma: of the focal loss; gamma 0 is the balanced cross-entropy.
+        hard_examples: above 0, OHEM instead of the focal loss: so many anchors of each image, those of the highest
+            loss after NMS at `hard_nms`; `hard_ratio`: so many background anchors for each object's (None: any).
+        pixel_mean, pixel_std: of RGB in `[0, 1]`.
+    """
+
+    stride_divisor = 32
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: FPN,
+        head: RetinaNetHead,
+        *,
+        classes: Classes,
+        shapes: Sequence[Tensor],
+        fitted_steps: bool = False,
+        assignment: Assignment = "overlap",
+        box_loss: Literal["l1", "giou"] = "giou",
+        normaliser: Literal["image", "moving"] = "image",
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        hard_examples: int = 0,
+        hard_nms: float = 0.5,
+        hard_ratio: int | None = None,
+        max_detections: int = 100,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        if len(shapes) != len(neck.strides):
+            raise UsageError(f"RetinaNet: {len(neck.strides)} feature levels, but anchors of {len(shapes)}.")
+        if head.num_classes != len(classes):
+            raise UsageError(f"RetinaNet: the head predicts {head.num_classes} classes, but {len(classes)} are named.")
+        if any(len(shape) != head.num_anchors for shape in shapes):
+            raise UsageError(
+                f"RetinaNet: the head predicts {head.num_anchors} anchors of a cell, but the levels have "
+                f"{[len(shape) for shape in shapes]}."
+            )
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.classes = classes
+        self.strides: tuple[int, ...] = tuple(neck.strides)
+        self.shapes, self.fitted_steps = [shape.clone() for shape in shapes], fitted_steps
+        self.assignment, self.box_loss = assignment, box_loss
+        self.alpha, self.gamma = alpha, gamma
+        self.hard_examples, self.hard_nms, self.hard_ratio = hard_examples, hard_nms, hard_ratio
+        self.moving_positives: Tensor | None
+        # detectron2: begins at 100, and each batch counts a tenth.
+        self.register_buffer("moving_positives", torch.tensor(100.0) if normaliser == "moving" else None)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
+
+        # Inference settings (section 4.1); plain values that may be set at any time.
+        self.score_threshold = 0.05
+        self.nms: box_ops.NMS = "class"
+        self.nms_threshold = 0.5
+        self.candidates_per_level = 1000
+        self.max_detections = max_detections
+
+    def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
+        """Losses if `targets` are given (whether training or not), else the detections of each image.
+
+        Boxes are in the pixels of `images`, and inside each image.
+        """
+        raw = self.network(images.pixels)
+        if targets is not None:
+            return self.loss(raw, targets)
+        return self.decode(raw, images.sizes_hw)
+
+    def network(self, pixels: Tensor) -> RetinaNetOutput:
+        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
+        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        features = self.neck(self.backbone(pixels))
+        logits, deltas = self.head(features)
+        anchors = [self._anchors(level, feature, pixels) for level, feature in enumerate(features)]
+        return RetinaNetOutput(logits, deltas, anchors)
+
+    def _anchors(self, level: int, feature: Tensor, pixels: Tensor) -> Tensor:
+        """Those of one level, round the upper left corner of each cell: `[H*W*K, 4]`."""
+        height, width = feature.shape[-2:]
+        steps = (self.strides[level],) * 2
+        if self.fitted_steps:
+            steps = (pixels.shape[-2] // height, pixels.shape[-1] // width)
+        return place_anchors(self.shapes[level], box_ops.grid_points(height, width, steps, (0, 0), like=feature))
+
+    # Training
+
+    def loss(self, raw: RetinaNetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Two losses, each a scalar, float32.
+
+        `classification`: focal loss over all anchors but those between the thresholds (equation 5), or the binary
+        cross-entropy of the hardest. `box`: over positive anchors. Both are divided by the number of positive anchors,
+        which is never less than one, so a batch without objects is finite.
+        """
+        classes = len(self.classes)
+        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
+        check_labels(*labels_and_known, images=len(raw.logits[0]), classes=classes, what="RetinaNet.loss")
+        logits, deltas = (torch.cat(part, dim=1).float() for part in (raw.logits, raw.deltas))  # [B, A, C], [B, A, 4]
+        anchors = torch.cat(raw.anchors)  # [A, 4]
+        centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+        matched = [self._assign(raw, t, logits[i], deltas[i]) for i, t in enumerate(targets)]  # [A] each
+        divisors = self._divisors(torch.stack([(index >= 0).sum() for index in matched]))  # [B]
+        classification, box = [], []
+        for image, (index, target) in enumerate(zip(matched, targets, strict=True)):
+            positive = index >= 0
+            labels = index.clone()
+            labels[positive] = target.labels[index[positive]]
+            unknown = unknown_entries(centers, target.boxes, target.labels, target.uncertain, target.known, classes)
+            classification.append(self._classification(logits[image], labels, anchors, unknown, divisors[image]))
+            per_box = self._box_loss(anchors[positive], deltas[image][positive], target.boxes[index[positive]])
+            box.append(per_box.sum() / divisors[image])
+        return {"classification": torch.stack(classification).mean(), "box": torch.stack(box).mean()}
+
+    def _divisors(self, positives: Tensor) -> Tensor:
+        """What the losses of each image are divided by, before their mean over images: `[B]` from counts `[B]`."""
+        if self.moving_positives is None:
+            return positives.clamp(min=1).float()
+        if self.training:
+            self.moving_positives.lerp_(world_mean(positives.sum().float()).clamp(min=1), 0.1)
+        return (self.moving_positives / len(positives)).expand(len(positives))
+
+    @torch.no_grad()
+    def _assign(self, raw: RetinaNetOutput, target: Targets, logits: Tensor, deltas: Tensor) -> Tensor:
+        """The box each anchor of one image learns: index into `target`, -1 background, -2 no loss: `[A]` int64.
+
+        logits: `[A, C]` and deltas: `[A, 4]`, what the network says of it.
+        """
+        rows = target.learned.nonzero().squeeze(1)
+        boxes, labels = target.boxes[rows], target.labels[rows]
+        anchors = torch.cat(raw.anchors)
+        centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+        if self.assignment == "overlap":
+            index = by_overlap(anchors, boxes, positive=POSITIVE_IOU, negative=NEGATIVE_IOU)
+        elif self.assignment == "adaptive":
+            index = by_adaptive_samples(raw.anchors, boxes, per_level=9 * self.head.num_anchors)
+        else:
+            far = centers.new_full((1, 1), math.inf)
+            index, _ = task_aligned(
+                centers, far, boxes, labels, logits.sigmoid(), box_ops.decode_deltas(anchors, deltas)
+            )
+        index[index >= 0] = rows[index[index >= 0]]
+        ignored = target.boxes[target.ignore]
+        if len(ignored):
+            inside = box_ops.encode_distances(centers[:, None], ignored).amin(dim=-1) > 0  # [A, n]
+            index[inside.any(dim=1) & (index == BACKGROUND)] = IGNORED
+        return index
+
+    def _classification(
+        self, logits: Tensor, labels: Tensor, anchors: Tensor, unknown: Tensor | None, positives: Tensor
+    ) -> Tensor:
+        """Of one image: logits `[A, C]`, labels `[A]` (-1 background, -2 no loss) -> a scalar, divided already."""
+        if not self.hard_examples:
+            total = sigmoid_focal_loss_sum(logits, labels, alpha=self.alpha, gamma=self.gamma, no_loss=unknown)
+            return total / positives
+        goals = torch.zeros_like(logits)
+        rows = (labels >= 0).nonzero().squeeze(1)
+        goals[rows, labels[rows]] = 1
+        losses = F.binary_cross_entropy_with_logits(logits, goals, reduction="none")  # [A, C]
+        if unknown is not None:
+            losses = torch.where(unknown & (goals == 0), 0, losses)
+        per_anchor = torch.where(labels == IGNORED, 0, losses.sum(dim=1))  # [A]
+        chosen = hard_examples(
+            per_anchor.detach(),
+            anchors,
+            labels >= 0,
+            count=self.hard_examples,
+            nms_threshold=self.hard_nms,
+            negatives_per_positive=self.hard_ratio,
+        )
+        return per_anchor[chosen].sum() / max(1, len(chosen))
+
+    def _box_loss(self, anchors: Tensor, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """`[P, 4]` each -> `[P]`."""
+        if self.box_loss == "l1":
+            return (deltas - box_ops.encode_deltas(anchors, boxes)).abs().sum(dim=1)
+        return box_loss(box_ops.decode_deltas(anchors, deltas), boxes, "giou")
+
+    # Prediction
+
+    @torch.no_grad()
+    def decode(self, raw: RetinaNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+        """`select`, cut to the number found: one `Detections` per image, best first."""
+        boxes, scores, labels, count = self.select(raw, torch.tensor(sizes_hw, device=raw.logits[0].device))
+        return [
+            Detections(boxes[i, :n], scores[i, :n], labels[i, :n], classes=self.classes, size_hw=sizes_hw[i])
+            for i, n in enumerate(count.tolist())
+        ]
+
+    def select(self, raw: RetinaNetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Raw outputs to a fixed number of detections, without a branch on the data.
+
+        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
+        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
+        """
+        levels = [self._candidates(*level) for level in zip(*raw, strict=True)]
+        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        return box_ops.select_detections(
+            box_ops.clip(boxes, sizes_hw),
+            scores,
+            labels,
+            iou_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
+            method=self.nms,
+        )
+
+    def _candidates(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pairs of an anchor and a class of one level: boxes `[B, k, 4]`, scores, labels `[B, k]`."""
+        scores, rows, labels = box_ops.best_pairs(
+            logits, count=self.candidates_per_level, threshold=self.score_threshold
+        )
+        chosen = deltas.float().gather(1, rows[..., None].expand(-1, -1, 4))  # [B, k, 4]
+        return box_ops.decode_deltas(anchors[rows], chosen), scores, labels
+
+
+class RetinaNetHead(nn.Module):
+    """Two towers of convolutions, shared by all levels, and a prediction of each (figure 3).
+
+    Args:
+        channels: of every level; num_classes, num_anchors: C and K.
+        convs: 3x3 convolutions per tower. norm: after each of them, which then have no bias.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        num_anchors: int,
+        *,
+        convs: int = 4,
+        norm: Norm | None = "gn",
+    ) -> None:
+        super().__init__()
+        self.classification_tower = conv_tower(channels, convs, norm, bias=norm is None)
+        self.box_tower = conv_tower(channels, convs, norm, bias=norm is None)
+        self.logits = nn.Conv2d(channels, num_anchors * num_classes, 3, padding=1)
+        self.deltas = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
+        self.num_classes, self.num_anchors = num_classes, num_anchors
+        for prediction in (self.logits, self.deltas):
+            nn.init.normal_(prediction.weight, std=0.01)
+            nn.init.zeros_(cast(Tensor, prediction.bias))
+        # Every class starts at a probability of 0.01 (section 4.1).
+        nn.init.constant_(cast(Tensor, self.logits.bias), -math.log((1 - 0.01) / 0.01))
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level `[B, channels, H, W]` to logits `[B, H*W*K, C]` and deltas `[B, H*W*K, 4]`."""
+        logits = [_rows(self.logits(self.classification_tower(level)), self.num_classes) for level in features]
+        deltas = [_rows(self.deltas(self.box_tower(level)), 4) for level in features]
+        return logits, deltas
+
+
+def _rows(cells: Tensor, width: int) -> Tensor:
+    """`[B, K * width, H, W]` -> `[B, H*W*K, width]`."""
+    return cells.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, width))
+
+
+# Builders: each architecture with its numbers, and the weights others have published for it
+
+
+def octave_anchors(
+    strides: Sequence[int], *, scale: float = 4.0, per_octave: int = 3, ratios: Sequence[float] = RATIOS
+) -> list[Tensor]:
+    """Per level, sizes of `scale` strides times 2^(i / per_octave), in every ratio (section 4): `[K, 4]` each."""
+    sizes = [[scale * stride * 2 ** (i / per_octave) for i in range(per_octave)] for stride in strides]
+    return [anchor_shapes(level, ratios) for level in sizes]
+
+
+def whole_pixel_anchors(strides: Sequence[int]) -> list[Tensor]:
+    """Torchvision's: the same nine, their sizes cut to whole pixels and their corners rounded."""
+    sizes = [[4 * stride, int(4 * stride * 2 ** (1 / 3)), int(4 * stride * 2 ** (2 / 3))] for stride in strides]
+    return [anchor_shapes(level, RATIOS, rounded=True) for level in sizes]
+
+
+def _build(
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    channels: int = 256,
+    convs: int = 4,
+    neck_norm: Norm | None = None,
+    head_norm: Norm | None = "gn",
+    top: Literal["p5", "c5"] = "c5",
+    scale: float = 4.0,
+    per_octave: int = 3,
+    ratios: Sequence[float] = RATIOS,
+    **options: Any,
+) -> RetinaNet:
+    """On any backbone with three levels at strides 8, 16, 32. Options: those of `RetinaNet`."""
+    neck = FPN(backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
+    shapes = octave_anchors(neck.strides, scale=scale, per_octave=per_octave, ratios=ratios)
+    head = RetinaNetHead(channels, len(classes), len(shapes[0]), convs=convs, norm=head_norm)
+    return RetinaNet(backbone, neck, head, classes=classes, shapes=shapes, **options)
+
+
+def _timm(name: str, options: dict[str, Any], **fixed: Any) -> TimmBackbone:
+    names = {"backbone_norm": "norm", "backbone_norm_eps": "norm_eps", "frozen_stages": "frozen_stages"}
+    given = {ours: options.pop(name) for name, ours in names.items() if name in options}
+    return TimmBackbone(name, **given, **fixed)
+
+
+def retinanet_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """RetinaNet on ResNet-18. Options: those of `_build` and `RetinaNet`, `backbone_norm`, `frozen_stages`."""
+    return _build(_timm("resnet18", options), classes, **options)
+
+
+def retinanet_resnet34_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """RetinaNet on ResNet-34. Options as `retinanet_resnet18_fpn`."""
+    return _build(_timm("resnet34", options), classes, **options)
+
+
+def retinanet_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """RetinaNet on ResNet-50. Options as `retinanet_resnet18_fpn`."""
+    return _build(_timm("resnet50", options), classes, **options)
+
+
+def retinanet_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """RetinaNet on ResNet-101. Options as `retinanet_resnet18_fpn`."""
+    return _build(_timm("resnet101", options), classes, **options)
+
+
+def retinanet_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """RetinaNet on ResNeXt-101 32x8d. Options as `retinanet_resnet18_fpn`."""
+    return _build(_timm("resnext101_32x8d", options), classes, **options)
+
+
+def retinanet_shufflenet_v2_x1_0_fpn(
+    *, classes: Classes = COCO_CLASSES, channels: int = 128, **options: Any
+) -> RetinaNet:
+    """RetinaNet on ShuffleNet V2 1.0x, neck and head with 128 channels (ours). Options as `retinanet_resnet18_fpn`,
+    and `activation` (the backbone's)."""
+    backbone = ShuffleNetV2(
+        1.0,
+        norm=options.pop("backbone_norm", None) or "bn",
+        frozen_stages=options.pop("frozen_stages", 0),
+        activation=options.pop("activation", "relu"),
+    )
+    return _build(backbone, classes, channels=channels, **options)
+
+
+def retinanet_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """One square anchor of 8 strides in each cell, assigned by ATSS (Zhang et al. 2020, section 3.2 and 4): with the
+    same assignment as `fcos_resnet50_fpn_atss` the two come out alike in the paper. Options as the others."""
+    one = {"scale": 8.0, "per_octave": 1, "ratios": (1.0,), "assignment": "adaptive"}
+    return _build(_timm("resnet50", options), classes, **{**one, **options})
+
+
+def _torchvision(
+    classes: Classes, options: dict[str, Any], *, top: Literal["p5", "c5"], norm: Norm | None
+) -> RetinaNet:
+    backbone = _timm("resnet50", options)
+    neck = FPN(backbone.channels, backbone.strides, top=top)
+    shapes = whole_pixel_anchors(neck.strides)
+    head = RetinaNetHead(256, len(classes), len(shapes[0]), norm=norm)
+    fixed: dict[str, Any] = {"fitted_steps": True, "max_detections": 300, **options}
+    return RetinaNet(backbone, neck, head, classes=classes, shapes=shapes, **fixed)
+
+
+def retinanet_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """Torchvision's `retinanet_resnet50_fpn`: AP 36.4 with its weights. Options as `RetinaNet`, `backbone_norm` ..."""
+    return _torchvision(classes, {"box_loss": "l1", **options}, top="p5", norm=None)
+
+
+def retinanet_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """Torchvision's `retinanet_resnet50_fpn_v2`: AP 41.5 with its weights. Options as the first form's."""
+    return _torchvision(classes, options, top="c5", norm="gn")
+
+
+def _detectron2(name: str, classes: Classes, options: dict[str, Any]) -> RetinaNet:
+    form: dict[str, Any] = {"head_norm": None, "box_loss": "l1", "normaliser": "moving"}
+    form |= {"pixel_mean": DETECTRON2_MEAN, "pixel_std": DETECTRON2_STD}
+    return _build(_timm(name, options, stride_in_1x1=True), classes, **{**form, **options})
+
+
+def retinanet_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """Detectron2's RetinaNet on MSRA's ResNet-50: AP 37.4 after its 1x schedule, 38.7 after 3x. Options as above."""
+    return _detectron2("resnet50", classes, options)
+
+
+def retinanet_resnet101_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
+    """Detectron2's RetinaNet on MSRA's ResNet-101: AP 40.4 after its 3x schedule. Options as above."""
+    return _detectron2("resnet101", classes, options)
+
+
+BUILDERS = {
+    build.__name__: build
+    for build in (
+        retinanet_resnet18_fpn,
+        retinanet_resnet34_fpn,
+        retinanet_resnet50_fpn,
+        retinanet_resnet101_fpn,
+        retinanet_resnext101_32x8d_fpn,
+        retinanet_shufflenet_v2_x1_0_fpn,
+        retinanet_resnet50_fpn_atss,
+        retinanet_resnet50_fpn_torchvision,
+        retinanet_resnet50_fpn_v2_torchvision,
+        retinanet_resnet50_fpn_detectron2,
+        retinanet_resnet101_fpn_detectron2,
+    )
+}
+
+
+def _torchvision_record(version: str, file: str, average_precision: float, **arguments: Any) -> PublishedWeights:
+    form = "retinanet_resnet50_fpn" + ("_v2" if version == "V2" else "")
+    return PublishedWeights(
+        name="torchvision" + ("_v2" if version == "V2" else ""),
+        url=f"https://download.pytorch.org/models/{file}",
+        file=file,
+        sha256=file.removesuffix(".pth").rsplit("-", 1)[1],
+        licence="BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0",
+        source=f"torchvision, {form}, COCO_V1, trained on COCO train2017",
+        metrics={"AP": average_precision},
+        builder=f"{form}_torchvision",
+        arguments=arguments,
+        classes=COCO_CLASSES,
+        resize={"short": 800, "long": 1333, "antialias": False},
+        convert=retinanet_from_torchvision,
+    )
+
+
+# Torchvision reads its first COCO weights with an epsilon of 0, as they were trained.
+_V1 = _torchvision_record(
+    "V1", "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4, backbone_norm="frozen_bn", backbone_norm_eps=0.0
+)
+_V2 = _torchvision_record("V2", "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", 41.5)
+
+
+def _detectron2_record(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
+    return PublishedWeights(
+        name=name,
+        url=f"https://dl.fbaipublicfiles.com/detectron2/COCO-Detection/{run}",
+        file=run.replace("/", "_"),
+        sha256="",
+        licence="CC BY-SA 3.0 (detectron2's model zoo); trained on COCO, whose annotations are CC BY 4.0",
+        source=f"detectron2, {run.split('/')[0]}, trained on COCO train2017",
+        metrics={"AP": average_precision},
+        builder=builder,
+        arguments={"backbone_norm": "frozen_bn"},
+        classes=COCO_CLASSES,
+        resize={"short": 800, "long": 1333},
+        convert=retinanet_from_detectron2,
+    )
+
+
+_R50, _R101 = "retinanet_resnet50_fpn_detectron2", "retinanet_resnet101_fpn_detectron2"
+PUBLISHED = {
+    "retinanet_resnet50_fpn": {"torchvision_v2": _V2, "torchvision": _V1},
+    "retinanet_resnet50_fpn_torchvision": {"torchvision": _V1},
+    "retinanet_resnet50_fpn_v2_torchvision": {"torchvision_v2": _V2},
+    _R50: {
+        "3x": _detectron2_record("3x", _R50, "retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl", 38.7),
+        "1x": _detectron2_record("1x", _R50, "retinanet_R_50_FPN_1x/190397773/model_final_bfca0b.pkl", 37.4),
+    },
+    _R101: {"3x": _detectron2_record("3x", _R101, "retinanet_R_101_FPN_3x/190397697/model_final_971ab9.pkl", 40.4)},
+}
