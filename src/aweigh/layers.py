@@ -13,11 +13,24 @@ import torch
 import torch.distributed as dist
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aweigh.errors import UsageError
 
 Norm = Literal["bn", "sync_bn", "frozen_bn", "gn"]
-Activation = Literal["relu", "leaky_relu"]
+Activation = Literal["relu", "leaky_relu", "silu", "relu6"]
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that can be trained on a single value of each channel, such as one cell of one image.
+
+    One value has no variance, and torch's own refuses it; here the running statistics serve, and stay as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == self.num_features:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -36,7 +49,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return super().train(False)
 
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
+class SyncBatchNorm2d(BatchNorm2d):
     """Batch normalisation over the batches of all processes, on any device (torch's own works on GPUs only).
 
     Statistics count every pixel alike, also where the processes hold different numbers of them. With one process it is
@@ -67,21 +80,24 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return out.to(x.dtype)
 
 
-def make_norm(norm: Norm, channels: int) -> nn.Module:
+def make_norm(norm: Norm, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> nn.Module:
     """A normalisation layer over `channels`; `UsageError` for an unknown name.
+
+    eps: added to the variance. momentum: share of the newest batch in the running statistics of a batch normalisation.
 
     Group normalisation has 32 groups (Wu and He 2018, section 4), or the next smaller number that divides the channels
     and leaves at least four of them in a group (ours: with one channel a group, the 1 x 1 map of a small image would
     be normalised to nothing).
     """
     if norm == "bn":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm2d(channels, eps=eps, momentum=momentum)
     if norm == "sync_bn":
-        return SyncBatchNorm2d(channels)
+        return SyncBatchNorm2d(channels, eps=eps, momentum=momentum)
     if norm == "frozen_bn":
-        return FrozenBatchNorm2d(channels)
+        return FrozenBatchNorm2d(channels, eps=eps)
     if norm == "gn":
-        return nn.GroupNorm(max(g for g in range(1, max(1, min(32, channels // 4)) + 1) if channels % g == 0), channels)
+        groups = max(g for g in range(1, max(1, min(32, channels // 4)) + 1) if channels % g == 0)
+        return nn.GroupNorm(groups, channels, eps=eps)
     raise UsageError(f"Unknown normalisation {norm!r}; known: bn, sync_bn, frozen_bn, gn.")
 
 
@@ -91,13 +107,17 @@ def make_activation(name: Activation) -> nn.Module:
         return nn.ReLU(inplace=True)
     if name == "leaky_relu":
         return nn.LeakyReLU(0.1, inplace=True)
-    raise UsageError(f"Unknown activation {name!r}; known: relu, leaky_relu.")
+    if name == "silu":
+        return nn.SiLU(inplace=True)
+    if name == "relu6":
+        return nn.ReLU6(inplace=True)
+    raise UsageError(f"Unknown activation {name!r}; known: relu, leaky_relu, silu, relu6.")
 
 
 class SeparableConv2d(nn.Sequential):
     """A depthwise convolution, then a 1x1 convolution with normalisation and activation (none between the two).
 
-    norm: None for a bias in its place.
+    norm, activation: None for none. bias: of the 1x1 convolution; None: where there is no normalisation.
     """
 
     def __init__(
@@ -108,15 +128,16 @@ class SeparableConv2d(nn.Sequential):
         *,
         stride: int = 1,
         norm: Norm | None = "bn",
-        activation: Activation = "leaky_relu",
+        activation: Activation | None = "leaky_relu",
+        bias: bool | None = None,
     ) -> None:
         super().__init__(
             nn.Conv2d(
                 in_channels, in_channels, kernel, stride=stride, padding=kernel // 2, groups=in_channels, bias=False
             ),
-            nn.Conv2d(in_channels, out_channels, 1, bias=norm is None),
+            nn.Conv2d(in_channels, out_channels, 1, bias=norm is None if bias is None else bias),
             nn.Identity() if norm is None else make_norm(norm, out_channels),
-            make_activation(activation),
+            nn.Identity() if activation is None else make_activation(activation),
         )
 
 

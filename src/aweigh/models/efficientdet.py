@@ -1,0 +1,527 @@
+"""EfficientDet: anchors on a weighted bi-directional feature pyramid, scaled as a whole from D0 to D7x.
+
+Paper: Tan, Pang and Le, "EfficientDet: Scalable and Efficient Object Detection", CVPR 2020 (arXiv 1911.09070). Nine
+anchors stand in every cell of five levels; one network of separable convolutions says which class each is, a second
+one where the box lies as seen from it. Both are shared by all levels but for their normalisation.
+
+Compound scaling (section 4, equations 1 to 3), for phi = 0 to 6: width W = 64 * 1.35^phi, depth D = 3 + phi, head
+3 + floor(phi / 3), size R = 512 + 128 phi. The released networks, in the table `SCALING` below, round W in steps of
+their own and end D, the head and R where training no longer held. Size is no part of the network: it is the `long` of
+the resize step. D2 to D6 were released for 640 px as well (AP 41.7, 44.0, 45.7, 46.6, 47.9): the same builders.
+
+How ours differs from the authors' code and from effdet, to which it is equal for the same weights:
+- Boxes are xyxy everywhere; conversion of weights exchanges the rows of y and x.
+- Any size that the body takes will do. Batches are padded to multiples of the coarsest stride, not to a square;
+  published weights are built with their own square (`stride_divisor`), as the body's squeeze and excitation sees it.
+- Regions marked `ignore` (crowd, difficult) give no classification loss at anchors centred inside; the authors drop
+  such annotations. What is uncertain, and classes an image was not labelled for, give no negative loss.
+- A box that overlaps no anchor is learned by none (theirs: by the very first). The number of positives is the mean over
+  all processes. An enlargement ends at 1000 / 16, as in torchvision, so that it cannot overflow.
+- No stochastic depth in the body, so that a loss does not depend on the mode.
+
+Legend: B images, A anchors over all levels, K anchors in each cell, C classes, H x W cells of a level, N boxes of one
+image, P positive anchors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.backbones.timm import TimmBackbone
+from aweigh.errors import UsageError
+from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, BiFPN, Fusion
+from aweigh.necks.fpn import FPN
+from aweigh.ops import boxes as box_ops
+from aweigh.ops.anchors import place_anchors
+from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
+from aweigh.ops.matching import BACKGROUND, IGNORED, by_overlap
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
+from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.convert.effdet import efficientdet_from_effdet
+from aweigh.weights.load import PublishedWeights
+
+OCTAVES = 3  # sizes of anchors on each level: 2^0, 2^(1/3), 2^(2/3) (hparams_config.py, num_scales)
+# Width and height of anchors in sizes: rounded roots of two, as the published weights were trained with.
+ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
+# What the authors' code turned to later (tf2/anchors.py): all anchors of one size have one area.
+EQUAL_AREA_ASPECTS = ((1.0, 1.0), (math.sqrt(2), math.sqrt(0.5)), (math.sqrt(0.5), math.sqrt(2)))
+POSITIVE_IOU = 0.5  # an anchor learns a box from here on, and is background below
+ALPHA, GAMMA = 0.25, 1.5  # of the focal loss (section 5.1)
+DELTA, BOX_WEIGHT = 0.1, 50.0  # of the Huber loss (hparams_config.py, delta and box_loss_weight)
+HALF = (0.5, 0.5, 0.5)  # mean and deviation of pixels for the lite networks, and for those trained with AdvProp
+
+
+class EfficientDetOutput(NamedTuple):
+    """What the network says, before any decision; levels one after the other, cells row by row, then the K anchors."""
+
+    logits: Tensor  # [B, A, C]
+    deltas: Tensor  # [B, A, 4] the boxes as seen from the anchors: x, y, log width, log height
+    anchors: Tensor  # [A, 4] xyxy in the padded image, pixels
+
+
+class EfficientDet(nn.Module):
+    """The detector.
+
+    Args:
+        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`.
+        class_net, box_net: predict K * C logits and K * 4 deltas in each cell.
+        classes: names and original ids; their number must be that of `class_net`.
+        anchor_scale: the smallest anchor of a level in strides. aspects: width and height of each kind, in sizes.
+        pixel_mean, pixel_std: RGB in `[0, 1]`. stride_divisor: what the sides of a batch are multiples of; None: the
+            coarsest stride.
+    """
+
+    def __init__(
+        self,
+        backbone: TimmBackbone | ShuffleNetV2,
+        neck: BiFPN | FPN,
+        class_net: PredictionNet,
+        box_net: PredictionNet,
+        *,
+        classes: Classes,
+        anchor_scale: float = 4.0,
+        aspects: Sequence[Sequence[float]] = ASPECTS,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+        stride_divisor: int | None = None,
+    ) -> None:
+        super().__init__()
+        per_cell = OCTAVES * len(aspects)
+        for what, net, each in (("class_net", class_net, len(classes)), ("box_net", box_net, 4)):
+            if net.outputs != per_cell * each:
+                raise UsageError(
+                    f"EfficientDet: {what} has {net.outputs} outputs a cell; {per_cell} anchors need {per_cell * each}."
+                )
+        self.backbone, self.neck, self.class_net, self.box_net = backbone, neck, class_net, box_net
+        self.classes = classes
+        self.stride_divisor = stride_divisor or neck.strides[-1]
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.anchor_sides: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
+        self.register_buffer("anchor_sides", anchor_sides(anchor_scale, aspects), persistent=False)
+
+        # Inference settings (effdet's; it has no threshold); plain values that may be set at any time.
+        self.score_threshold = 0.0
+        self.nms: box_ops.NMS = "class"  # the authors' own numbers are with "soft"
+        self.nms_threshold = 0.5
+        self.candidates_per_image = 5000
+        self.max_detections = 100
+
+    def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
+        """Losses if `targets` are given (whether training or not), else the detections of each image.
+
+        Boxes are in the pixels of `images`, and inside each image.
+        """
+        raw = self.network(images.pixels)
+        if targets is not None:
+            return self.loss(raw, targets)
+        return self.decode(raw, images.sizes_hw)
+
+    def network(self, pixels: Tensor) -> EfficientDetOutput:
+        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
+        size_hw = pixels.shape[-2:]
+        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        features = self.neck(self.backbone(pixels))
+        logits = _rows(self.class_net(features), len(self.classes))  # [B, A, C]
+        deltas = _rows(self.box_net(features), 4)  # [B, A, 4]
+        anchors = torch.cat([self._anchors(feature, size_hw[0], size_hw[1]) for feature in features])
+        return EfficientDetOutput(logits, deltas, anchors)
+
+    def _anchors(self, feature: Tensor, image_height: int, image_width: int) -> Tensor:
+        """The anchors `[H * W * K, 4]` of a level: centred in its cells, as large as these are in the image."""
+        height, width = feature.shape[-2:]
+        step_y, step_x = image_height / height, image_width / width
+        points = box_ops.grid_points(height, width, (step_y, step_x), (step_y / 2, step_x / 2), like=feature)
+        half = torch.stack([self.anchor_sides[:, 0] * step_x, self.anchor_sides[:, 1] * step_y], dim=1) / 2  # [K, 2]
+        return place_anchors(torch.cat([-half, half], dim=1), points)
+
+    # Training
+
+    def loss(self, raw: EfficientDetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Two losses, each a scalar, float32, divided by the positive anchors of the whole batch and one more.
+
+        `classification`: focal loss over all anchors and classes. `box`: Huber loss over the deltas of positive
+        anchors, but for those whose target is exactly zero, as in the authors' code. The number of positives is
+        averaged over all processes; the one more keeps a batch without objects finite.
+        """
+        classes = len(self.classes)
+        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
+        check_labels(*labels_and_known, images=len(raw.logits), classes=classes, what="EfficientDet.loss")
+        found = [self._assign(raw.anchors, target) for target in targets]
+        labels = torch.stack([part for part, _ in found])  # [B, A]
+        target_boxes = torch.cat([part for _, part in found])  # [P, 4]
+        positive = labels >= 0
+        total = world_mean(positive.sum().float()) + 1
+
+        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
+        unknown = unknown_in_batch(_centers(raw.anchors), known, classes)  # [B * A, C] bool, or None
+        classification = sigmoid_focal_loss_sum(
+            raw.logits.float().flatten(0, 1), labels.flatten(), alpha=ALPHA, gamma=GAMMA, no_loss=unknown
+        )
+        goal = box_ops.encode_deltas(raw.anchors[positive.nonzero()[:, 1]], target_boxes)  # [P, 4]
+        box = F.huber_loss(raw.deltas[positive].float(), goal, delta=DELTA, reduction="none") * (goal != 0)
+        return {"classification": classification / total, "box": BOX_WEIGHT * box.sum() / (4 * total)}
+
+    @torch.no_grad()
+    def _assign(self, anchors: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
+        """Labels `[A]` (-1 background, -2 ignored) of one image, and the boxes `[P, 4]` of its positive anchors."""
+        objects = target[target.learned]
+        index = by_overlap(anchors, objects.boxes, positive=POSITIVE_IOU, negative=POSITIVE_IOU, rescue="one")
+        learns = index >= 0
+        labels = torch.full_like(index, BACKGROUND)
+        ignored = target.boxes[target.ignore]
+        if len(ignored):
+            per_cell = len(self.anchor_sides)
+            inside = box_ops.encode_distances(_centers(anchors[::per_cell])[:, None], ignored).amin(dim=-1) > 0
+            labels[inside.any(dim=1).repeat_interleave(per_cell)] = IGNORED
+        labels[learns] = objects.labels[index[learns]]
+        return labels, objects.boxes[index[learns]]
+
+    # Prediction
+
+    @torch.no_grad()
+    def decode(self, raw: EfficientDetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+        """`select`, cut to the number found: one `Detections` per image, best first."""
+        boxes, scores, labels, count = self.select(raw, torch.tensor(sizes_hw, device=raw.logits.device))
+        return [
+            Detections(boxes[i, :n], scores[i, :n], labels[i, :n], classes=self.classes, size_hw=sizes_hw[i])
+            for i, n in enumerate(count.tolist())
+        ]
+
+    def select(self, raw: EfficientDetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Raw outputs to a fixed number of detections, without a branch on the data.
+
+        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
+        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
+        """
+        scores, rows, labels = box_ops.best_pairs(
+            raw.logits, count=self.candidates_per_image, threshold=self.score_threshold
+        )
+        deltas = raw.deltas.float().gather(1, rows[..., None].expand(-1, -1, 4))  # [B, k, 4]
+        boxes = box_ops.decode_deltas(raw.anchors[rows], deltas)
+        return box_ops.select_detections(
+            box_ops.clip(boxes, sizes_hw),
+            scores,
+            labels,
+            iou_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
+            method=self.nms,
+        )
+
+
+class PredictionNet(nn.Module):
+    """Separable convolutions shared by all levels, each with a normalisation of its own for each level (figure 3).
+
+    Args:
+        channels, levels: of the pyramid. outputs: channels predicted in each cell.
+        convs: convolutions before the prediction. prior: probability that every output starts at; None: biases of 0.
+        redundant_bias: convolutions in front of a normalisation have a bias too.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        *,
+        levels: int = 5,
+        convs: int = 3,
+        norm: Norm = "bn",
+        activation: Activation = "silu",
+        redundant_bias: bool = False,
+        prior: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.convolutions = nn.ModuleList(
+            SeparableConv2d(channels, channels, 3, norm=None, activation=None, bias=redundant_bias)
+            for _ in range(convs)
+        )
+        self.norms = nn.ModuleList(
+            nn.ModuleList(make_norm(norm, channels, eps=NORM_EPS, momentum=NORM_MOMENTUM) for _ in range(levels))
+            for _ in range(convs)
+        )
+        self.activation = make_activation(activation)
+        self.prediction = SeparableConv2d(channels, outputs, 3, norm=None, activation=None)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # Keras' variance scaling by the inputs, the authors' start of the head.
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        bias = self.prediction[1].bias
+        if prior is not None and isinstance(bias, Tensor):
+            nn.init.constant_(bias, -math.log((1 - prior) / prior))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Per level `[B, channels, H, W]` to `[B, outputs, H, W]`."""
+        predictions = []
+        for level, feature in enumerate(features):
+            for convolution, norms in zip(self.convolutions, self.norms, strict=True):
+                assert isinstance(norms, nn.ModuleList)
+                feature = self.activation(norms[level](convolution(feature)))
+            predictions.append(self.prediction(feature))
+        return predictions
+
+
+def anchor_sides(scale: float, aspects: Sequence[Sequence[float]]) -> Tensor:
+    """Width and height of the anchors of a cell, in strides: `[K, 2]`, all aspects of the smallest size first."""
+    sizes = [scale * 2 ** (octave / OCTAVES) for octave in range(OCTAVES)]
+    return torch.tensor([(size * width, size * height) for size in sizes for width, height in aspects])
+
+
+def _centers(boxes: Tensor) -> Tensor:
+    """The middle points `[..., 2]` of boxes `[..., 4]`."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def _rows(levels: Sequence[Tensor], width: int) -> Tensor:
+    """Per level `[B, K * width, H, W]` to `[B, A, width]`: cells row by row, levels in order."""
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, width) for level in levels], dim=1)
+
+
+# Builders: compound scaling as it was released
+
+
+class Scaling(NamedTuple):
+    """One row of table 1 of the paper, as released in hparams_config.py."""
+
+    backbone: str
+    size: int  # R, pixels of a side
+    channels: int  # W
+    repeats: int  # D, of the BiFPN's cell
+    convs: int  # of each head
+    anchor_scale: float = 4.0
+    levels: int = 5
+    fusion: Fusion = "fast"
+    lite: bool = False  # ReLU6 for swish, pixels from -1 to 1
+
+
+# "sum" from D6 on, since training with weights was not stable (hparams_config.py). AP: README of google/automl.
+# Behind each row, what equations 1 to 3 give: W = 64 * 1.35^phi, D = 3 + phi, head = 3 + phi // 3, R = 512 + 128 phi.
+SCALING = {
+    "d0": Scaling("tf_efficientnet_b0", 512, 64, 3, 3),  # phi 0: 64.0, 3, 3, 512
+    "d1": Scaling("tf_efficientnet_b1", 640, 88, 4, 3),  # phi 1: 86.4, 4, 3, 640
+    "d2": Scaling("tf_efficientnet_b2", 768, 112, 5, 3),  # phi 2: 116.6, 5, 3, 768
+    "d3": Scaling("tf_efficientnet_b3", 896, 160, 6, 4),  # phi 3: 157.5, 6, 4, 896
+    "d4": Scaling("tf_efficientnet_b4", 1024, 224, 7, 4),  # phi 4: 212.6, 7, 4, 1024
+    "d5": Scaling("tf_efficientnet_b5", 1280, 288, 7, 4),  # phi 5: 287.0, 8, 4, 1152
+    "d6": Scaling("tf_efficientnet_b6", 1280, 384, 8, 5, fusion="sum"),  # phi 6: 387.4, 9, 5, 1280
+    "d7": Scaling("tf_efficientnet_b6", 1536, 384, 8, 5, anchor_scale=5.0, fusion="sum"),
+    "d7x": Scaling("tf_efficientnet_b7", 1536, 384, 8, 5, levels=6, fusion="sum"),
+    # For phones: no squeeze and excitation, W and D of D0 to D4 but for lite3x.
+    "lite0": Scaling("tf_efficientnet_lite0", 320, 64, 3, 3, anchor_scale=3.0, fusion="sum", lite=True),
+    "lite1": Scaling("tf_efficientnet_lite1", 384, 88, 4, 3, anchor_scale=3.0, fusion="sum", lite=True),
+    "lite2": Scaling("tf_efficientnet_lite2", 448, 112, 5, 3, anchor_scale=3.0, fusion="sum", lite=True),
+    "lite3": Scaling("tf_efficientnet_lite3", 512, 160, 6, 4, fusion="sum", lite=True),
+    "lite3x": Scaling("tf_efficientnet_lite3", 640, 200, 6, 4, anchor_scale=3.0, fusion="sum", lite=True),
+    "lite4": Scaling("tf_efficientnet_lite4", 640, 224, 7, 4, fusion="sum", lite=True),
+}
+
+
+def _build(
+    scaling: Scaling,
+    classes: Classes,
+    *,
+    form: Literal["tensorflow", "torch"] = "tensorflow",
+    norm: Norm = "bn",
+    backbone_norm: Norm | None = None,
+    frozen_stages: int = 0,
+    **options: Any,
+) -> EfficientDet:
+    """One row of the table.
+
+    form: the authors' (padding as TensorFlow's "SAME", biases in front of normalisations), or effdet's own, without
+    either. norm: of neck and head. options: those of `EfficientDet`.
+    """
+    if form not in ("tensorflow", "torch"):
+        raise UsageError(f"EfficientDet: unknown form {form!r}; known: tensorflow, torch.")
+    name = scaling.backbone if form == "tensorflow" else scaling.backbone.removeprefix("tf_")
+    activation: Activation = "relu6" if scaling.lite else "silu"
+    shared: dict[str, Any] = {"norm": norm, "activation": activation, "redundant_bias": form == "tensorflow"}
+    backbone = TimmBackbone(name, norm=backbone_norm, frozen_stages=frozen_stages)
+    neck = BiFPN(
+        backbone.channels,
+        backbone.strides,
+        channels=scaling.channels,
+        repeats=scaling.repeats,
+        levels=scaling.levels,
+        fusion=scaling.fusion,
+        same_padding=form == "tensorflow",
+        **shared,
+    )
+    per_cell = OCTAVES * len(options.get("aspects", ASPECTS))
+    shared |= {"levels": scaling.levels, "convs": scaling.convs}
+    # RetinaNet's prior: every class starts at a probability of 0.01 (Lin et al. 2017, section 4.1).
+    class_net = PredictionNet(scaling.channels, per_cell * len(classes), prior=0.01, **shared)
+    box_net = PredictionNet(scaling.channels, per_cell * 4, **shared)
+    options = {"anchor_scale": scaling.anchor_scale} | options
+    if scaling.lite:
+        options = {"pixel_mean": HALF, "pixel_std": HALF} | options
+    return EfficientDet(backbone, neck, class_net, box_net, classes=classes, **options)
+
+
+def efficientdet_d0(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-D0, 512 px: AP 34.6 on test-dev. Options: those of `_build` and of `EfficientDet`."""
+    return _build(SCALING["d0"], classes, **options)
+
+
+def efficientdet_d1(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-D1, 640 px: AP 40.5 on test-dev. Options as `efficientdet_d0`."""
+    return _build(SCALING["d1"], classes, **options)
+
+
+def efficientdet_d2(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-D2, 768 px: AP 43.9 on test-dev, 41.7 of the release for 640 px. Options as `efficientdet_d0`."""
+    return _build(SCALING["d2"], classes, **options)
+
+
+def efficientdet_d3(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-D3, 896 px: AP 47.2 on test-dev, 44.0 of the release for 640 px. Options as `efficientdet_d0`."""
+    return _build(SCALING["d3"], classes, **options)
+
+
+def efficientdet_d4(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-D4, 1024 px: AP 49.7 on test-dev, 45.7 of the release for 640 px. Options as `efficientdet_d0`."""
+    return _build(SCALING["d4"], classes, **options)
+
+
+def efficientdet_d5(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-D5, 1280 px: AP 51.5 on test-dev, 46.6 of the release for 640 px. Options as `efficientdet_d0`."""
+    return _build(SCALING["d5"], classes, **options)
+
+
+def efficientdet_d6(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-D6, 1280 px: AP 52.6 on test-dev, 47.9 of the release for 640 px. Options as `efficientdet_d0`."""
+    return _build(SCALING["d6"], classes, **options)
+
+
+def efficientdet_d7(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-D7, 1536 px: AP 53.7 on test-dev. D6 with larger anchors. Options as `efficientdet_d0`."""
+    return _build(SCALING["d7"], classes, **options)
+
+
+def efficientdet_d7x(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-D7x, 1536 px: AP 55.1 on test-dev. A level more. Options as `efficientdet_d0`."""
+    return _build(SCALING["d7x"], classes, **options)
+
+
+def efficientdet_lite0(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-lite0, 320 px: AP 26.4 on val2017. Options as `efficientdet_d0`."""
+    return _build(SCALING["lite0"], classes, **options)
+
+
+def efficientdet_lite1(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-lite1, 384 px: AP 31.5 on val2017. Options as `efficientdet_d0`."""
+    return _build(SCALING["lite1"], classes, **options)
+
+
+def efficientdet_lite2(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-lite2, 448 px: AP 35.1 on val2017. Options as `efficientdet_d0`."""
+    return _build(SCALING["lite2"], classes, **options)
+
+
+def efficientdet_lite3(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-lite3, 512 px: AP 38.8 on val2017. Options as `efficientdet_d0`."""
+    return _build(SCALING["lite3"], classes, **options)
+
+
+def efficientdet_lite3x(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-lite3x, 640 px: AP 42.6 on val2017. Options as `efficientdet_d0`."""
+    return _build(SCALING["lite3x"], classes, **options)
+
+
+def efficientdet_lite4(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
+    """EfficientDet-lite4, 640 px: AP 43.2 on val2017. Options as `efficientdet_d0`."""
+    return _build(SCALING["lite4"], classes, **options)
+
+
+BUILDERS = {
+    build.__name__: build
+    for build in (
+        efficientdet_d0,
+        efficientdet_d1,
+        efficientdet_d2,
+        efficientdet_d3,
+        efficientdet_d4,
+        efficientdet_d5,
+        efficientdet_d6,
+        efficientdet_d7,
+        efficientdet_d7x,
+        efficientdet_lite0,
+        efficientdet_lite1,
+        efficientdet_lite2,
+        efficientdet_lite3,
+        efficientdet_lite3x,
+        efficientdet_lite4,
+    )
+}
+
+
+def _published(name: str, row: str, file: str, average_precision: float, **arguments: Any) -> PublishedWeights:
+    """A file of effdet's release; its boxes are those of the square that the network was trained on."""
+    size = SCALING[row].size
+    return PublishedWeights(
+        name=name,
+        url=f"https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1/{file}",
+        file=file,
+        sha256=file.removesuffix(".pth").rsplit("-", 1)[1],
+        licence="Apache-2.0 (effdet, google/automl); trained on COCO, whose annotations are CC BY 4.0",
+        source=f"effdet, {file.rsplit('-', 1)[0]}, trained on COCO train2017",
+        metrics={"AP": average_precision},
+        builder=f"efficientdet_{row}",
+        arguments={"stride_divisor": size, **arguments},
+        classes=COCO_CLASSES,
+        resize={"short": None, "long": size},
+        convert=efficientdet_from_effdet,
+    )
+
+
+# Files and AP on val2017 with hard suppression as effdet states them (README of version 0.4.1).
+_TENSORFLOW = {
+    "d0": ("tf_efficientdet_d0_34-f153e0cf.pth", 34.2),
+    "d1": ("tf_efficientdet_d1_40-a30f94af.pth", 40.1),
+    "d2": ("tf_efficientdet_d2_43-8107aa99.pth", 43.4),
+    "d3": ("tf_efficientdet_d3_47-0b525f35.pth", 47.1),
+    "d4": ("tf_efficientdet_d4_49-f56376d9.pth", 49.2),
+    "d5": ("tf_efficientdet_d5_51-c79f9be6.pth", 51.2),
+    "d6": ("tf_efficientdet_d6_52-4eda3773.pth", 52.0),
+    "d7": ("tf_efficientdet_d7_53-6d1d7a95.pth", 53.1),
+    "d7x": ("tf_efficientdet_d7x-f390b87c.pth", 54.3),
+    "lite0": ("tf_efficientdet_lite0-dfacfc78.pth", 27.1),
+    "lite1": ("tf_efficientdet_lite1-6dc7ab30.pth", 32.2),
+    "lite2": ("tf_efficientdet_lite2-86c5d55b.pth", 35.9),
+    "lite3": ("tf_efficientdet_lite3-506852cb.pth", 39.6),
+    "lite3x": ("tf_efficientdet_lite3x-8404c57b.pth", 43.6),
+    "lite4": ("tf_efficientdet_lite4-391ddabc.pth", 44.2),
+}
+# Trained with AdvProp and AutoAugment (Det-AdvProp.md). Their pictures were padded with black, ours are with grey.
+_ADVPROP = {
+    "d0": ("tf_efficientdet_d0_ap-d0cdbd0a.pth", 34.8),
+    "d1": ("tf_efficientdet_d1_ap-7721d075.pth", 40.8),
+    "d2": ("tf_efficientdet_d2_ap-a2995c19.pth", 44.2),
+    "d3": ("tf_efficientdet_d3_ap-e4a2feab.pth", 47.7),
+    "d4": ("tf_efficientdet_d4_ap-f601a5fc.pth", 50.2),
+    "d5": ("tf_efficientdet_d5_ap-3673ae5d.pth", 52.1),
+}
+_TORCH = {
+    "d0": ("efficientdet_d0-f3276ba8.pth", 33.6),
+    "d1": ("efficientdet_d1-bb7e98fe.pth", 39.4),
+}
+
+PUBLISHED = {
+    f"efficientdet_{row}": {"tensorflow": _published("tensorflow", row, *file)} for row, file in _TENSORFLOW.items()
+}
+for _row, _file in _ADVPROP.items():
+    PUBLISHED[f"efficientdet_{_row}"]["advprop"] = _published("advprop", _row, *_file, pixel_mean=HALF, pixel_std=HALF)
+for _row, _file in _TORCH.items():
+    PUBLISHED[f"efficientdet_{_row}"]["torch"] = _published("torch", _row, *_file, form="torch")
