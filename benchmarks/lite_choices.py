@@ -1,7 +1,7 @@
 """What each choice of FCOS lite gains: the same training for the detector as it is, and with one choice undone.
 
-    python benchmarks/lite_choices.py DATA OUT --backbone FILE [--epochs 4] [--size 320] [--only NAME ...]
-        [--markdown FILE]
+    python benchmarks/lite_choices.py DATA OUT --backbone FILE [--epochs 4] [--size 320] [--seed 0]
+        [--only NAME ...] [--markdown FILE]
 
 Every row starts from the same body (FILE, frozen) with neck and head from nothing, and sees the same pictures in the
 same order. AP is that of the averaged weights on the validation split at the end. The control is FCOS's own neck and
@@ -9,7 +9,6 @@ head of 128 channels on this body. A run that is there already is not run again.
 """
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,41 +25,45 @@ from aweigh.engine.config import resolve
 from aweigh.engine.log import read_log
 from aweigh.engine.train import train
 from aweigh.models import DETECTORS, fcos_lite
-from aweigh.models.fcos import assign, centerness_targets, fcos_shufflenet_v2_x1_0_fpn
+from aweigh.models.fcos import centerness_targets, fcos_shufflenet_v2_x1_0_fpn
 from aweigh.models.fcos_lite import BOX_WEIGHT, FCOSLite, FCOSLiteOutput, LiteHead, expectation
 from aweigh.necks.pan import LitePAN
-from aweigh.ops.boxes import aligned_iou, decode_distances, encode_distances
+from aweigh.ops.boxes import decode_distances, encode_distances
 from aweigh.ops.losses import box_loss, sigmoid_focal_loss_sum, unknown_in_batch
+from aweigh.ops.matching import BACKGROUND, IGNORED, task_aligned
 from aweigh.structures import Classes, Targets
 
-RANGES = ((0.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, math.inf))  # FCOS's, the last two levels one
+
+class TaskAligned(FCOSLite):
+    """Assignment by what the network says already (Feng et al. 2021): the points that do best, on any level."""
+
+    def loss(self, raw: FCOSLiteOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        self.said = zip([raw] * len(raw.logits), raw.logits.detach().sigmoid(), strict=True)
+        return super().loss(raw, targets)
+
+    def _targets(self, points: list[Tensor], target: Targets, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raw, scores = next(self.said)
+        objects = target[target.learned]
+        reach = (self.head.bins - 1) * raw.strides  # [A, 1]
+        index, goals = task_aligned(raw.points, reach, objects.boxes, objects.labels, scores, boxes.detach())
+        learns = index >= 0
+        labels = torch.full_like(index, BACKGROUND)
+        ignored = target.boxes[target.ignore]
+        if len(ignored):
+            inside = encode_distances(raw.points[:, None], ignored).amin(dim=-1) > 0  # [A, n]
+            labels[inside.any(dim=1)] = IGNORED
+        labels[learns] = objects.labels[index[learns]]
+        return labels, goals, objects.boxes[index[learns]]
 
 
-class ByRanges(FCOSLite):
-    """FCOS's assignment: by size ranges of the levels, within 1.5 strides of the centre. Goals are the IoU."""
-
-    def _assign(
-        self, raw: FCOSLiteOutput, target: Targets, logits: Tensor, boxes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        strides = self.neck.strides
-        points = [raw.points[raw.strides[:, 0] == stride] for stride in strides]
-        with torch.no_grad():
-            index = assign(points, target, strides=strides, level_ranges=RANGES)
-            learns = index >= 0
-            matched = target.boxes[index[learns]]
-            goals, labels = torch.zeros(len(index)), index.clone()
-            goals[learns] = aligned_iou(boxes[learns], matched)
-            labels[learns] = target.labels[index[learns]]
-        return labels, goals, matched
-
-
-class WithCenterness(ByRanges):
+class WithCenterness(FCOSLite):
     """FCOS's quality: focal loss for the classes, and the centre-ness as one more output of the prediction layer."""
 
     def loss(self, raw: FCOSLiteOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
         classes, quality = raw.logits[..., :-1], raw.logits[..., -1]
+        levels = [raw.points[raw.strides[:, 0] == stride] for stride in self.strides]
         boxes = decode_distances(raw.points, expectation(raw.bins) * raw.strides)
-        found = [self._assign(raw, t, classes[i], boxes[i]) for i, t in enumerate(targets)]
+        found = [self._targets(levels, target, boxes[i]) for i, target in enumerate(targets)]
         labels = torch.stack([part[0] for part in found])
         matched, positive = torch.cat([part[2] for part in found]), labels >= 0
         centerness = centerness_targets(encode_distances(raw.points[positive.nonzero()[:, 1]], matched))
@@ -137,8 +140,8 @@ def control(**options: Any) -> nn.Module:
 
 CHOICES: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "lite": (lite(), "as it is"),
-    "lite_ranges": (lite(ByRanges), "assignment by size ranges and centre sampling"),
-    "lite_centerness": (lite(WithCenterness, extra=1), "the same, and centre-ness with focal loss"),
+    "lite_task_aligned": (lite(TaskAligned), "assignment by task alignment"),
+    "lite_centerness": (lite(WithCenterness, extra=1), "centre-ness and focal loss"),
     "lite_direct": (lite(Direct, DirectHead), "distances as one number each"),
     "lite_relu": (lite(activation="relu"), "ReLU in neck and head"),
     "lite_kernel3": (lite(kernel=3), "3x3 instead of 5x5 depthwise convolutions"),
@@ -153,13 +156,14 @@ def main() -> None:
     parser.add_argument("--backbone", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=list(CHOICES), default=list(CHOICES))
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     lines = [
         f"aweigh {aweigh.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}; "
         f"{time.strftime('%Y-%m-%d')}; {options.data.name}, {options.epochs} epochs, 8 images a step, "
-        f"{options.size} px",
+        f"{options.size} px, seed {options.seed}",
         "",
         "| | AP | AP50 | small | medium | large | seconds |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -191,6 +195,7 @@ def trained(name: str, options: argparse.Namespace) -> dict[str, float]:
         "color": 0.2,
         "sampler": "repeat_factor",
         "repeat_threshold": 0.02,
+        "seed": options.seed,
         "epochs": options.epochs,
         "eval_every": options.epochs,
         "batch": 8,

@@ -50,7 +50,7 @@ def test_the_files_it_writes(typed: Typed, tmp_path: Path) -> None:
     assert code == 0 and tree(root) == before
     content = json.loads((tmp_path / "report.json").read_text())
     assert {"zero-size box", "unreadable picture"} <= {one["kind"] for one in content["findings"]}
-    assert content["fit"]["model"] == "fcos_resnet18_fpn" and content["fit"]["levels"]
+    assert content["fit"]["model"] == "fcos_shufflenet_v2_x1_0_lite" and content["fit"]["levels"]
     assert "zero-size box" in (tmp_path / "report.html").read_text()
     assert "train: 1 of 'box over the edge': clipped" in out and "for you to decide" in out
     code, out, _ = typed(tmp_path / "clean", "--model", "none")

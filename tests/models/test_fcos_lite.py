@@ -31,15 +31,19 @@ def spread(distances: torch.Tensor, bins: int) -> torch.Tensor:
 
 
 def said(model: FCOSLite, size: int, boxes: list[list[float]], labels: list[int]) -> FCOSLiteOutput:
-    """The raw output of a network that knows the answer: points inside a box, as many as are to learn it, say it."""
+    """The raw output of a network that knows the answer: the points that learn a box say it."""
     raw = model.network(torch.zeros(1, 3, size, size))
     logits, distances = torch.full_like(raw.logits, -9.0), torch.ones(*raw.logits.shape[:2], 4)
-    for box, label in zip(boxes, labels, strict=True):
-        target = torch.tensor(box)
+    levels = [raw.points[raw.strides[:, 0] == stride] for stride in model.strides]
+    objects = Targets(torch.tensor(boxes), torch.tensor(labels))
+    index = model.assign(levels, objects)  # [A]
+    for n, label in enumerate(labels):
+        learns = (index == n).nonzero().squeeze(1)
+        assert len(learns)
+        target = objects.boxes[n]
         sides = torch.cat([raw.points - target[:2], target[2:] - raw.points], dim=1) / raw.strides
-        inside = ((sides.amin(dim=1) > 0) & (sides.amax(dim=1) <= model.head.bins - 1)).nonzero().squeeze(1)[:13]
-        distances[0, inside] = sides[inside]
-        logits[0, inside, label] = 4.0
+        distances[0, learns] = sides[learns]
+        logits[0, learns, label] = 4.0
     return FCOSLiteOutput(logits, spread(distances, model.head.bins), raw.points, raw.strides)
 
 

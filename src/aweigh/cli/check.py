@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ def check(
     json: Path | None = None,
     strict: bool = False,
     fix_to: Path | None = None,
-    model: str = "fcos_resnet18_fpn",
-    short: int = 640,
-    long: int = 1066,
+    model: str = DEFAULT_MODEL,
+    short: int = 0,
+    long: int = 416,
     pictures: bool = True,
     annotations: Path | None = None,
     images: Path | None = None,

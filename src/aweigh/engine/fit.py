@@ -107,8 +107,8 @@ def measure_fit(
     splits: Mapping[str, Split],
     model: str,
     *,
-    short: int = 640,
-    long: int = 1066,
+    short: int = 0,
+    long: int = 416,
     arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Fit:

@@ -14,15 +14,15 @@ quality of a box     centre-ness, a branch of its own              in the class 
                                                                    loss, Li et al. 2020, equation 2)
 distances            one number each                               the mean of a distribution over bins (Li et al. 2020,
                                                                    equations 4 to 6)
-which point learns   size ranges of levels, near the centre        the points that do best already (task alignment,
-                                                                   Feng et al. 2021), on any level
 normalisation        groups                                        batch: at prediction it is part of the convolution
 neck                 feature pyramid, 3x3 convolutions             down and up the pyramid, separable 5x5 (LitePAN)
 ===================  ============================================  ==================================================
 
+Which point learns which box is FCOS's rule: by size ranges of levels, near the centre of the box. The coarsest of the
+four levels takes all that is larger.
+
 How ours differs from those papers: the cells of all levels go through the 1x1 convolutions of the head as one row, so
-that their normalisation has one set of statistics over all levels (and there are fewer, larger operations); a point
-whose bins do not reach the sides of a box cannot learn it.
+that their normalisation has one set of statistics over all levels (and there are fewer, larger operations).
 
 Legend: B images, A points over all levels, C classes, H x W cells of a level, N boxes of one image, P positive points,
 K bins of a distance.
@@ -31,7 +31,8 @@ K bins of a distance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,7 @@ from torch import Tensor, nn
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm, make_activation, make_norm
+from aweigh.models.fcos import assign, candidates
 from aweigh.necks.pan import LitePAN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import (
@@ -50,7 +52,6 @@ from aweigh.ops.losses import (
     unknown_in_batch,
     world_mean,
 )
-from aweigh.ops.matching import BACKGROUND, IGNORED, task_aligned
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import PublishedWeights
@@ -58,6 +59,9 @@ from aweigh.weights.record import PublishedWeights
 # Half the weights of Li et al. 2020, section 4 (the distribution's counts each of the four sides): ours, because from a
 # few thousand pictures the classes are learned last, and box losses at full weight hold them back.
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 1.0, 0.125
+
+# Pixels of max(l, t, r, b) that each level is responsible for: FCOS's for strides 8 to 32, and all above (FCOS 3.2).
+LEVEL_RANGES = ((0.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, math.inf))
 
 
 class FCOSLiteOutput(NamedTuple):
@@ -86,6 +90,10 @@ class FCOSLite(nn.Module):
             raise UsageError(f"FCOSLite: the head predicts {head.num_classes} classes, but {len(classes)} are named.")
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
+        self.strides: tuple[int, ...] = tuple(neck.strides)
+        rule: dict[str, Any] = {"strides": self.strides, "level_ranges": LEVEL_RANGES}
+        self.assign: Callable[..., Tensor] = partial(assign, **rule)
+        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN), persistent=False)
@@ -134,7 +142,8 @@ class FCOSLite(nn.Module):
         check_labels(*labels_and_known, images=len(raw.logits), classes=len(self.classes), what="FCOSLite.loss")
         logits, bins = raw.logits.float(), raw.bins.float()
         boxes = box_ops.decode_distances(raw.points, expectation(bins) * raw.strides)  # [B, A, 4]
-        found = [self._assign(raw, target, logits[index], boxes[index]) for index, target in enumerate(targets)]
+        levels = [raw.points[raw.strides[:, 0] == stride] for stride in self.strides]
+        found = [self._targets(levels, target, boxes[index]) for index, target in enumerate(targets)]
         labels, goals = (torch.stack(parts) for parts in list(zip(*found, strict=True))[:2])  # [B, A] each
         target_boxes = torch.cat([part for _, _, part in found])  # [P, 4]
 
@@ -155,24 +164,18 @@ class FCOSLite(nn.Module):
         }
 
     @torch.no_grad()
-    def _assign(
-        self, raw: FCOSLiteOutput, target: Targets, logits: Tensor, boxes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _targets(self, points: list[Tensor], target: Targets, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Labels `[A]` (-1 background, -2 ignored) and goals `[A]` of one image, and the boxes `[P, 4]` of positives.
 
-        logits: `[A, C]` and boxes: `[A, 4]`, what the network says of it.
+        points: per level. boxes: `[A, 4]`, where the network says they are; the goal is their IoU with the object.
         """
-        objects = target[target.learned]
-        reach = (self.head.bins - 1) * raw.strides  # [A, 1]
-        index, goals = task_aligned(raw.points, reach, objects.boxes, objects.labels, logits.sigmoid(), boxes)
-        learns = index >= 0
-        labels = torch.full_like(index, BACKGROUND)
-        ignored = target.boxes[target.ignore]
-        if len(ignored):
-            inside = box_ops.encode_distances(raw.points[:, None], ignored).amin(dim=-1) > 0  # [A, n]
-            labels[inside.any(dim=1)] = IGNORED
-        labels[learns] = objects.labels[index[learns]]
-        return labels, goals, objects.boxes[index[learns]]
+        labels = self.assign(points, target)
+        learns = labels >= 0
+        matched = target.boxes[labels[learns]]
+        goals = boxes.new_zeros(len(boxes))
+        goals[learns] = box_ops.aligned_iou(boxes[learns], matched)
+        labels[learns] = target.labels[labels[learns]]
+        return labels, goals, matched
 
     # Prediction
 
