@@ -1,13 +1,14 @@
-"""Task-aligned assignment against a slow one written from the paper, and what it must do at the edges."""
+"""Assignments against slow ones written from their papers, or torchvision's; and what they must do at the edges."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.models.detection._utils import Matcher
 
 from aweigh.ops.boxes import grid_points, pairwise_iou
-from aweigh.ops.matching import task_aligned
+from aweigh.ops.matching import by_adaptive_samples, by_overlap, hard_examples, task_aligned
 
 
 def slow(
@@ -102,3 +103,94 @@ def test_the_best_point_of_a_box_is_to_score_its_highest_overlap(count: int) -> 
         if mine.any():
             assert float(goal[mine].max()) == pytest.approx(float(overlap[mine, n].max()))
             assert (goal[mine] <= 1).all()
+
+
+def grid(size: int = 128, strides: tuple[int, ...] = (8, 16, 32)) -> list[Tensor]:
+    """Square anchors of four strides round each cell, per level."""
+    levels = []
+    for stride in strides:
+        points = grid_points(
+            size // stride, size // stride, (stride, stride), (stride // 2, stride // 2), like=torch.ones(1)
+        )
+        levels.append(torch.cat([points - 2 * stride, points + 2 * stride], dim=1))
+    return levels
+
+
+def objects(seed: int, count: int, size: int = 128) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * size * 0.8
+    return torch.cat([corner, corner + 4 + torch.rand(count, 2, generator=generator) * size * 0.6], dim=1)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12))
+@settings(max_examples=30, deadline=None)
+def test_matching_by_overlap_is_torchvisions(seed: int, count: int) -> None:
+    anchors, boxes = torch.cat(grid()), objects(seed, count)
+    expected = Matcher(0.5, 0.4, allow_low_quality_matches=True)(pairwise_iou(boxes, anchors))
+    for budget in (64 * 2**20, 100_000):
+        got = by_overlap(anchors, boxes, positive=0.5, negative=0.4, byte_budget=budget)
+        assert torch.equal(got, expected)
+    without = Matcher(0.5, 0.4)(pairwise_iou(boxes, anchors))
+    assert torch.equal(by_overlap(anchors, boxes, positive=0.5, negative=0.4, rescue="none"), without)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12))
+@settings(max_examples=30, deadline=None)
+def test_one_anchor_is_found_for_each_box(seed: int, count: int) -> None:
+    anchors, boxes = torch.cat(grid()), objects(seed, count)
+    overlap = pairwise_iou(anchors, boxes)
+    expected = [int(row.argmax()) if float(row.max()) >= 0.5 else -1 for row in overlap]
+    for box in reversed(range(count)):
+        expected[int(overlap[:, box].argmax())] = box
+    got = by_overlap(anchors, boxes, positive=0.5, negative=0.5, rescue="one", byte_budget=100_000)
+    assert got.tolist() == expected
+
+
+def test_a_box_that_no_anchor_touches_teaches_none() -> None:
+    anchors, far = torch.cat(grid()), torch.tensor([[5000.0, 5000, 5040, 5040]])
+    for rescue in ("ties", "one"):
+        assert (by_overlap(anchors, far, positive=0.5, negative=0.4, rescue=rescue) == -1).all()
+    assert (by_adaptive_samples(grid(), far) == -1).all()
+    assert (by_overlap(anchors, far[:0], positive=0.5, negative=0.4) == -1).all()
+    assert (by_adaptive_samples(grid(), far[:0]) == -1).all()
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10))
+@settings(max_examples=30, deadline=None)
+def test_adaptive_samples_are_those_of_the_algorithm(seed: int, count: int) -> None:
+    levels, boxes = grid(), objects(seed, count)
+    anchors = torch.cat(levels)
+    owner, value = [-1] * len(anchors), [0.0] * len(anchors)
+    for n, box in enumerate(boxes):
+        chosen, first = [], 0
+        for level in levels:
+            distance = ((level[:, :2] + level[:, 2:]) / 2 - (box[:2] + box[2:]) / 2).square().sum(dim=1)
+            chosen += (distance.topk(min(9, len(level)), largest=False).indices + first).tolist()
+            first += len(level)
+        overlap = pairwise_iou(anchors[chosen], box[None]).squeeze(1)
+        threshold = float(overlap.mean() + overlap.std())
+        for anchor, iou in zip(chosen, overlap.tolist(), strict=True):
+            x, y = ((anchors[anchor, :2] + anchors[anchor, 2:]) / 2).tolist()
+            inside = min(x - box[0], y - box[1], box[2] - x, box[3] - y) > 0.01
+            if iou >= threshold and inside and iou > value[anchor]:
+                owner[anchor], value[anchor] = n, iou
+    for budget in (64 * 2**20, 30_000):
+        assert by_adaptive_samples(levels, boxes, byte_budget=budget).tolist() == owner
+
+
+def test_ten_thousand_boxes_are_matched() -> None:
+    levels, boxes = grid(512), objects(0, 10_000, 512)
+    index = by_overlap(torch.cat(levels), boxes, positive=0.5, negative=0.4, byte_budget=2**22)
+    assert index.max() < 10_000 and (index >= 0).any()
+    assert (by_adaptive_samples(levels, boxes, byte_budget=2**22) >= 0).any()
+
+
+def test_hard_examples_are_those_of_the_highest_loss_that_do_not_overlap() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60], [80, 80, 90, 90], [20, 20, 30, 30]])
+    losses = torch.tensor([3.0, 5.0, 1.0, 0.0, 2.0])
+    positive = torch.tensor([False, False, True, False, False])
+    assert hard_examples(losses, boxes, positive, count=9, nms_threshold=0.5).tolist() == [1, 4, 2]
+    assert hard_examples(losses, boxes, positive, count=2, nms_threshold=0.5).tolist() == [1, 4]
+    kept = hard_examples(losses, boxes, positive, count=4, nms_threshold=0.5, negatives_per_positive=1)
+    assert kept.tolist() == [2, 1]
+    assert hard_examples(losses * 0, boxes, positive, count=4, nms_threshold=0.5).tolist() == []
