@@ -91,3 +91,15 @@ def test_a_deformable_convolution_starts_as_half_a_plain_one() -> None:
     layer, image = DeformableConv2d(4, 6, 3, padding=1), torch.rand(1, 4, 9, 7)
     plain = nn.functional.conv2d(image, layer.conv.weight, layer.conv.bias, padding=1)
     torch.testing.assert_close(layer(image), plain * 0.5, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bn", "sync_bn"])
+def test_batch_normalisation_of_a_single_value_uses_the_running_statistics(name: str) -> None:
+    norm = make_norm(name, 3, eps=1e-3, momentum=0.01).train()
+    norm.running_mean.fill_(2.0)
+    norm.running_var.fill_(4.0)
+    value = torch.randn(1, 3, 1, 1)
+    torch.testing.assert_close(norm(value), (value - 2) / (4 + 1e-3) ** 0.5)
+    assert norm.running_mean.tolist() == [2.0] * 3
+    norm(torch.zeros(2, 3, 1, 1))
+    torch.testing.assert_close(norm.running_mean, torch.full((3,), 2 * 0.99))
