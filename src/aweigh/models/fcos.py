@@ -53,7 +53,7 @@ from aweigh.layers import Norm, conv_tower
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
-from aweigh.ops.matching import BACKGROUND, IGNORED
+from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
@@ -86,6 +86,7 @@ class FCOS(nn.Module):
         normalise_distances: the head's distances are in strides of their level, not in pixels.
         corner_points: torchvision's points: a cell's corner, at stride padded // grid.
         box_loss: kind of the box loss; `weigh_boxes`: each weighted by its centre-ness target.
+        assignment: which point learns which box: by the ranges, or by adaptive samples (ATSS).
         quality: what the quality branch learns: the centre-ness, or the IoU of the predicted box (AdelaiDet's option).
         score_threshold: lowest class probability p or, when `threshold_product`, lowest score sqrt(p * quality).
     """
@@ -104,6 +105,7 @@ class FCOS(nn.Module):
         center_radius: float | None = 1.5,
         normalise_distances: bool = True,
         corner_points: bool = False,
+        assignment: Literal["ranges", "adaptive"] = "ranges",
         box_loss: BoxLoss = "giou",
         weigh_boxes: bool = True,
         quality: Literal["centerness", "iou"] = "centerness",
@@ -127,6 +129,9 @@ class FCOS(nn.Module):
             "center_radius": center_radius,
         }
         self.assign: Callable[..., Tensor] = partial(assign, **rule)
+        if assignment == "adaptive":
+            rule |= {"level_ranges": ((0.0, math.inf),) * len(neck.strides), "center_radius": None}
+            self.assign = partial(assign_adaptively, strides=self.strides)
         self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
         self.normalise_distances, self.corner_points = normalise_distances, corner_points
         self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
@@ -395,6 +400,19 @@ def assign(
     return torch.cat(portions)
 
 
+@torch.no_grad()
+def assign_adaptively(points: Sequence[Tensor], targets: Targets, *, strides: Sequence[int]) -> Tensor:
+    """`assign` by ATSS (Zhang et al. 2020): a square of 8 strides round each point stands for an anchor."""
+    rows = targets.learned.nonzero().squeeze(1)
+    squares = [torch.cat([p - 4 * stride, p + 4 * stride], dim=1) for p, stride in zip(points, strides, strict=True)]
+    index = by_adaptive_samples(squares, targets.boxes[rows])
+    index[index >= 0] = rows[index[index >= 0]]
+    if targets.ignore.any():
+        ignored = box_ops.covered(torch.cat(list(points)), targets.boxes[targets.ignore])
+        index[ignored & (index == BACKGROUND)] = IGNORED
+    return index
+
+
 def candidates(
     points: Sequence[Tensor],
     boxes: Tensor,
@@ -450,14 +468,13 @@ def _build(
     head_norm: Norm | None = "gn",
     top: Literal["p5", "c5"] = "p5",
     deformable: bool = False,
-    quality: Literal["centerness", "iou"] = "centerness",
-    box_loss: BoxLoss = "giou",
-    center_radius: float | None = 1.5,
+    neck_norm: Norm | None = None,
+    **options: Any,
 ) -> FCOS:
-    """The improved form on any backbone with three levels at strides 8, 16, 32."""
-    neck = FPN(backbone.channels, backbone.strides, channels=channels, top=top)
+    """The improved form on any backbone with three levels at strides 8, 16, 32. Options: those of `FCOS`."""
+    neck = FPN(backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
     head = FCOSHead(channels, len(classes), 5, convs=head_convs, norm=head_norm, deformable=deformable)
-    return FCOS(backbone, neck, head, classes=classes, box_loss=box_loss, quality=quality, center_radius=center_radius)
+    return FCOS(backbone, neck, head, classes=classes, **options)
 
 
 def _timm(name: str, options: dict[str, Any]) -> TimmBackbone:
@@ -474,7 +491,7 @@ def _shufflenet(width: float, options: dict[str, Any]) -> ShuffleNetV2:
 
 
 def fcos_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
-    """FCOS, improved form, on ResNet-18. Options: those of `_build`, `backbone_norm`, `frozen_stages`."""
+    """FCOS, improved form, on ResNet-18. Options: those of `_build` and `FCOS`, `backbone_norm`, `frozen_stages`."""
     return _build(_timm("resnet18", options), classes, **options)
 
 
@@ -529,6 +546,12 @@ def fcos_resnet50_fpn_base(
     return FCOS(backbone, neck, head, classes=classes, center_radius=None, normalise_distances=False, box_loss="iou")
 
 
+def fcos_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
+    """FCOS with ATSS's assignment in the place of ranges and centre sampling: 39.2 AP in table 3 of its paper, where
+    FCOS has 37.8 under the same conditions. Options as `fcos_resnet18_fpn`."""
+    return _build(_timm("resnet50", options), classes, **{"assignment": "adaptive", **options})
+
+
 def fcos_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """Torchvision's `fcos_resnet50_fpn`, with its corner points, so that its published weights give its boxes."""
     backbone = _timm("resnet50", options)
@@ -558,6 +581,7 @@ BUILDERS = {
         fcos_shufflenet_v2_x1_0_fpn,
         fcos_shufflenet_v2_x0_5_fpn,
         fcos_resnet50_fpn_base,
+        fcos_resnet50_fpn_atss,
         fcos_resnet50_fpn_torchvision,
     )
 }

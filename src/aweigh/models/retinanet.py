@@ -232,10 +232,8 @@ class RetinaNet(nn.Module):
                 centers, far, boxes, labels, logits.sigmoid(), box_ops.decode_deltas(anchors, deltas)
             )
         index[index >= 0] = rows[index[index >= 0]]
-        ignored = target.boxes[target.ignore]
-        if len(ignored):
-            inside = box_ops.encode_distances(centers[:, None], ignored).amin(dim=-1) > 0  # [A, n]
-            index[inside.any(dim=1) & (index == BACKGROUND)] = IGNORED
+        if target.ignore.any():
+            index[box_ops.covered(centers, target.boxes[target.ignore]) & (index == BACKGROUND)] = IGNORED
         return index
 
     def _classification(

@@ -124,6 +124,13 @@ def decode_deltas(anchors: Tensor, deltas: Tensor, *, weights: Sequence[float] =
     return torch.cat([middle - half, middle + half], dim=-1)
 
 
+def covered(points: Tensor, boxes: Tensor, *, byte_budget: int = 16 * 2**20) -> Tensor:
+    """Which of the points `[A, 2]` lie inside one of the boxes `[N, 4]`: `[A]` bool, in portions of bounded memory."""
+    portions = points.split(max(1, byte_budget // (32 * max(1, len(boxes)))))
+    inside = [encode_distances(portion[:, None], boxes).amin(dim=-1) > 0 for portion in portions]  # [p, N] each
+    return torch.cat([portion.any(dim=1) for portion in inside])
+
+
 def grid_points(
     height: int, width: int, stride: tuple[float, float], offset: tuple[float, float], *, like: Tensor
 ) -> Tensor:
@@ -223,7 +230,7 @@ def _best_of_hard_nms(
     """
     portion = 10 * max_detections
     if len(boxes) > portion and not torch.compiler.is_compiling():
-        best = scores.topk(portion).indices
+        best = scores.argsort(descending=True, stable=True)[:portion]  # of equal scores the first, as nms takes them
         index = best[_hard_nms(boxes[best], scores[best], groups[best], iou_threshold)]
         if int((scores[index] > 0).sum()) >= max_detections or not bool(scores[best[-1]] > 0):
             return index
