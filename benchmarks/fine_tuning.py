@@ -100,11 +100,12 @@ def text(options: argparse.Namespace, rows: list[dict[str, float]]) -> str:
         f"aweigh {aweigh.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}; "
         f"{time.strftime('%Y-%m-%d')}; {options.data.name}, test split, {options.size} px",
         "",
-        "| minutes | start | steps | AP | AP50 |",
-        "|---:|---|---:|---:|---:|",
+        "| minutes | start | steps | seconds | AP | AP50 |",
+        "|---:|---|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {row['minutes']:g} | {row['start']} | {row['steps']} | {row['AP']:.3f} | {row['AP50']:.3f} |"
+        f"| {row['minutes']:g} | {row['start']} | {row['steps']} | {row['seconds']:.0f} | {row['AP']:.3f} "
+        f"| {row['AP50']:.3f} |"
         for row in rows
     ]
     return "\n".join(lines)
