@@ -86,6 +86,7 @@ def result(options: argparse.Namespace, name: str, words: list[str], minutes: fl
 def train(options: argparse.Namespace, folder: Path, words: list[str], steps: int) -> None:
     command = [sys.executable, "-m", "aweigh", "train", str(options.data), "--recipe", options.recipe]
     command += ["--short", "0", "--long", str(options.size), "--iterations", str(steps), "--val-split", "none"]
+    command += ["--workers", "0"]  # pictures are read in the training process, which then has all the threads there are
     subprocess.run([*command, "--output", str(folder), *words], check=True)
 
 
@@ -99,11 +100,12 @@ def text(options: argparse.Namespace, rows: list[dict[str, float]]) -> str:
         f"aweigh {aweigh.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}; "
         f"{time.strftime('%Y-%m-%d')}; {options.data.name}, test split, {options.size} px",
         "",
-        "| minutes | start | steps | AP | AP50 |",
-        "|---:|---|---:|---:|---:|",
+        "| minutes | start | steps | seconds | AP | AP50 |",
+        "|---:|---|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {row['minutes']:g} | {row['start']} | {row['steps']} | {row['AP']:.3f} | {row['AP50']:.3f} |"
+        f"| {row['minutes']:g} | {row['start']} | {row['steps']} | {row['seconds']:.0f} | {row['AP']:.3f} "
+        f"| {row['AP50']:.3f} |"
         for row in rows
     ]
     return "\n".join(lines)

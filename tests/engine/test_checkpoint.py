@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import aweigh
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import (
+    average,
     load_model,
     load_state,
     read_header,
@@ -179,6 +180,27 @@ def test_a_shrunk_file_is_half_as_large_names_no_places_and_is_used_alike(saved,
         torch.testing.assert_close(loaded.state_dict()[name], value, rtol=1e-3, atol=1e-6)
     other = tiny()
     assert "loaded" in start_from(other, small)
+
+
+def test_the_mean_of_two_checkpoints(saved, tmp_path):
+    path, first = saved
+    second, other = tiny(), tmp_path / "other.safetensors"
+    with torch.no_grad():
+        for value in second.parameters():
+            value.add_(torch.randn_like(value) * 0.1)
+    save_model(other, second, resize=Resize(short=None, long=64))
+    average([path, other], tmp_path / "mean.safetensors")
+    mean, header = load_model(tmp_path / "mean.safetensors")
+    assert header["resize"] == {"short": 96, "long": 160, "antialias": True} and header["metrics"] == {}
+    for name, value in mean.state_dict().items():
+        expected = (first.state_dict()[name].float() + second.state_dict()[name].float()) / 2
+        torch.testing.assert_close(value.float(), expected.to(value.dtype).float())
+    with pytest.raises(UsageError, match="two checkpoints or more"):
+        average([path], tmp_path / "again.safetensors")
+    save_model(other, tiny(Classes.from_names(["a", "b"])), resize=Resize())
+    with pytest.raises(UsageError, match="differ in detector, classes or the sizes of layers"):
+        average([path, other], tmp_path / "again.safetensors")
+    assert not (tmp_path / "again.safetensors").exists()
 
 
 def test_what_half_precision_cannot_hold_is_not_shrunk(saved, tmp_path):

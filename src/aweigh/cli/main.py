@@ -42,6 +42,7 @@ COMMANDS = [
     ("models", LOOK, "List the detectors that can be built, and what is known of each."),
     ("info", LOOK, "Show what a checkpoint says about itself."),
     ("profile", LOOK, "Count what a network costs, and see how it uses its features."),
+    ("average", WORK, "Write the mean of several checkpoints of one detector."),
     ("shrink", WORK, "Write a checkpoint in half precision, at half the size."),
     ("doctor", LOOK, "Check that torch, torchvision and every device of this machine work."),
     ("demo", TRY, "Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing."),

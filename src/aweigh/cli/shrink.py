@@ -1,12 +1,22 @@
 """`aweigh shrink`: a checkpoint in half precision, for shipping."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from aweigh.errors import UsageError
 
-def command(checkpoint: Path, /, *, output: Annotated[Path, Parameter(alias="-o")], licence: str = "") -> None:
+
+def command(
+    checkpoint: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    licence: str = "",
+    metrics: Path | None = None,
+) -> None:
     """Write a checkpoint in half precision, at half the size; it is used like the one it was made from.
 
     The names of files and folders on the machine that trained it are left out.
@@ -19,8 +29,19 @@ def command(checkpoint: Path, /, *, output: Annotated[Path, Parameter(alias="-o"
         The file to write.
     licence
         Licence of the weights, in place of what the checkpoint says.
+    metrics
+        What `aweigh eval --json` wrote, in place of the numbers in the checkpoint.
     """
     from aweigh.engine.checkpoint import shrink
 
-    shrink(checkpoint, output, licence=licence)
+    shrink(checkpoint, output, licence=licence, metrics=None if metrics is None else _numbers(metrics))
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB, was {checkpoint.stat().st_size / 1e6:.2f} MB")
+
+
+def _numbers(file: Path) -> dict[str, float]:
+    """COCO's numbers of the whole split, by name."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {name: float(content[name]) for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} does not hold what `aweigh eval --json` writes ({error!r}).") from error

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,12 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return dict(header)
 
 
-def shrink(source: str | Path, target: str | Path, *, licence: str = "") -> None:
+def shrink(
+    source: str | Path, target: str | Path, *, licence: str = "", metrics: Mapping[str, float] | None = None
+) -> None:
     """Write a model file again with weights in float16 and without the paths of the machine it was trained on.
 
-    licence: takes the place of what the header says. A weight that float16 cannot hold is a `DataError`.
+    licence, metrics: take the place of what the header says. A weight that float16 cannot hold is a `DataError`.
     """
     header = read_header(source)
     state = {name: value.half() if value.is_floating_point() else value for name, value in _tensors(source).items()}
@@ -124,7 +126,34 @@ def shrink(source: str | Path, target: str | Path, *, licence: str = "") -> None
         "config": {name: value for name, value in config.items() if name not in PATHS},
     }
     header["licence"] = licence or header.get("licence", "")
+    header["metrics"] = dict(metrics) if metrics is not None else header.get("metrics", {})
     _save(Path(target), state, json.dumps(header, ensure_ascii=False, allow_nan=False))
+
+
+def average(sources: Sequence[str | Path], target: str | Path) -> None:
+    """Write the mean of the weights of several model files of one detector, each of which was trained on from another.
+
+    Trainings that begin at the same weights often end in one valley, whose middle does better than its walls (Wortsman
+    et al. 2022, "Model soups"). Counters and everything but the weights are the first file's; its metrics are left
+    out, since they are not those of the mean. Raises `UsageError` for fewer than two files and for different detectors.
+    """
+    if len(sources) < 2:
+        raise UsageError("average: name two checkpoints or more.")
+    headers, states = [read_header(path) for path in sources], [_tensors(path) for path in sources]
+    shapes = {name: value.shape for name, value in states[0].items()}
+    for path, header, state in zip(sources[1:], headers[1:], states[1:], strict=True):
+        same = {name: value.shape for name, value in state.items()} == shapes
+        if not same or any(header[what] != headers[0][what] for what in ("builder", "classes")):
+            raise UsageError(
+                f"average: {path} ({header['builder']}) and {sources[0]} ({headers[0]['builder']}) differ in detector, "
+                "classes or the sizes of layers; only files of the same have a mean."
+            )
+    mean = {
+        name: torch.stack([state[name].float() for state in states]).mean(dim=0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }
+    header = {**headers[0], "metrics": {}, "training": {**headers[0].get("training", {}), "mean_of": len(sources)}}
+    _save(Path(target), mean, json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
 def start_from(model: Model, path: str | Path) -> str:
