@@ -22,11 +22,23 @@ def _built(name: str) -> nn.Module:
     """One model at a time stays in memory."""
     torch.manual_seed(0)
     model = create(name, classes=CLASSES)
-    # A prior of 0.01 finds nothing; raise it so that there are detections to look at.
+    # A prior of 0.01 finds nothing, and untrained scores are almost alike, so that rounding decides between them: raise
+    # and spread what comes before the sigmoid, so that there are detections to look at.
     prior = torch.tensor(-math.log(99))
+    spread: dict[nn.Module, float] = {}
+
+    def remember(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        spread.setdefault(module, float(output.std()))
+
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.bias is not None and module.bias.allclose(prior):
             nn.init.constant_(module.bias, 0.0)
+            module.register_forward_hook(remember)
+    with torch.no_grad():
+        model.eval().network(images().pixels)
+        for module, deviation in spread.items():
+            module.weight.div_(deviation)
+            module._forward_hooks.clear()
     return model.eval()
 
 

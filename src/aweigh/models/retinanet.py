@@ -341,7 +341,7 @@ class RetinaNetHead(nn.Module):
 
 def _rows(cells: Tensor, width: int) -> Tensor:
     """`[B, K * width, H, W]` -> `[B, H*W*K, width]`."""
-    return cells.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, width))
+    return cells.permute(0, 2, 3, 1).reshape(len(cells), -1, width)
 
 
 # Builders: each architecture with its numbers, and the weights others have published for it

@@ -126,7 +126,7 @@ def decode_deltas(anchors: Tensor, deltas: Tensor, *, weights: Sequence[float] =
 
 def covered(points: Tensor, boxes: Tensor, *, byte_budget: int = 16 * 2**20) -> Tensor:
     """Which of the points `[A, 2]` lie inside one of the boxes `[N, 4]`: `[A]` bool, in portions of bounded memory."""
-    portions = points.split(max(1, byte_budget // (32 * max(1, len(boxes)))))
+    portions = torch.split(points, max(1, byte_budget // (32 * max(1, len(boxes)))))
     inside = [encode_distances(portion[:, None], boxes).amin(dim=-1) > 0 for portion in portions]  # [p, N] each
     return torch.cat([portion.any(dim=1) for portion in inside])
 

@@ -38,7 +38,7 @@ def by_overlap(
     """
     if len(boxes) == 0 or len(anchors) == 0:
         return torch.full((len(anchors),), BACKGROUND, device=anchors.device)
-    portions = anchors.split(max(1, byte_budget // (BYTES_PER_PAIR * len(boxes))))
+    portions = torch.split(anchors, max(1, byte_budget // (BYTES_PER_PAIR * len(boxes))))
     own, most, best, best_anchor = [], [], boxes.new_zeros(len(boxes)), torch.zeros_like(boxes[:, 0], dtype=torch.int64)
     start = 0
     for portion in portions:
