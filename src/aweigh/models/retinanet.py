@@ -26,7 +26,8 @@ How ours differs:
   nothing for an object.
 - Regions marked `ignore` (crowd, difficult) give no classification loss at anchors whose centre lies inside. What is
   uncertain, and classes an image was not labelled for, give no negative loss.
-- The moving mean of detectron2's form counts the anchors of all processes, and is kept in the checkpoint.
+- The moving mean of detectron2's form counts the anchors of all processes, is kept in the checkpoint, and is that of the
+  batches before, so that a loss does not depend on the mode (detectron2 counts the batch itself, for a tenth).
 - OHEM compares, by NMS, eight times as many of the hardest anchors as it keeps; the paper does not say how many.
 
 Legend: B images, L levels, K anchors of a cell, A anchors over all levels, C classes, H x W cells of a level, N boxes
@@ -208,9 +209,10 @@ class RetinaNet(nn.Module):
         """What the losses of each image are divided by, before their mean over images: `[B]` from counts `[B]`."""
         if self.moving_positives is None:
             return positives.clamp(min=1).float()
+        divisor = self.moving_positives / len(positives)
         if self.training:
             self.moving_positives.lerp_(world_mean(positives.sum().float()).clamp(min=1), 0.1)
-        return (self.moving_positives / len(positives)).expand(len(positives))
+        return divisor.expand(len(positives))
 
     @torch.no_grad()
     def _assign(self, raw: RetinaNetOutput, target: Targets, logits: Tensor, deltas: Tensor) -> Tensor:
