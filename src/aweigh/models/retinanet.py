@@ -26,8 +26,8 @@ How ours differs:
   nothing for an object.
 - Regions marked `ignore` (crowd, difficult) give no classification loss at anchors whose centre lies inside. What is
   uncertain, and classes an image was not labelled for, give no negative loss.
-- The moving mean of detectron2's form counts the anchors of all processes, is kept in the checkpoint, and is that of the
-  batches before, so that a loss does not depend on the mode (detectron2 counts the batch itself, for a tenth).
+- The moving mean of detectron2's form counts the anchors of all processes, is kept in the checkpoint, and is that of
+  the batches before, so that a loss does not depend on the mode (detectron2 counts the batch itself, for a tenth).
 - OHEM compares, by NMS, eight times as many of the hardest anchors as it keeps; the paper does not say how many.
 
 Legend: B images, L levels, K anchors of a cell, A anchors over all levels, C classes, H x W cells of a level, N boxes
