@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import aweigh
+from aweigh.cli.main import run
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import (
     average,
@@ -201,6 +202,21 @@ def test_the_mean_of_two_checkpoints(saved, tmp_path):
     with pytest.raises(UsageError, match="differ in detector, classes or the sizes of layers"):
         average([path, other], tmp_path / "again.safetensors")
     assert not (tmp_path / "again.safetensors").exists()
+
+
+def test_average_and_shrink_as_they_are_typed(saved, tmp_path, capsys):
+    path, model = saved
+    mean, small, numbers = (str(tmp_path / name) for name in ("mean.safetensors", "small.safetensors", "eval.json"))
+    assert run(["average", str(path), str(path), "-o", mean]) == 0
+    found = {"AP": 0.25, "AP50": 0.5, "AP75": 0.2, "APs": 0.1, "APm": 0.2, "APl": 0.3}
+    (tmp_path / "eval.json").write_text(json.dumps({**found, "per_class": {}}))
+    assert run(["shrink", mean, "-o", small, "--metrics", numbers]) == 0
+    loaded, header = load_model(small)
+    assert header["metrics"] == found and header["training"]["mean_of"] == 2
+    torch.testing.assert_close(loaded.head.logits.weight, model.head.logits.weight, rtol=1e-3, atol=1e-6)
+    (tmp_path / "eval.json").write_text("[]")
+    assert run(["shrink", mean, "-o", small, "--metrics", numbers]) == 2
+    assert "does not hold what `aweigh eval --json` writes" in capsys.readouterr().err
 
 
 def test_what_half_precision_cannot_hold_is_not_shrunk(saved, tmp_path):

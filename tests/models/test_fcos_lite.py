@@ -67,6 +67,19 @@ def test_a_network_that_knows_the_answer_finds_it_and_has_hardly_a_loss(model: F
     assert float(wrong["classification"]) > 20 * float(right["classification"])
 
 
+def test_a_box_is_learned_on_the_level_of_its_size_and_the_goal_is_the_overlap(model: FCOSLite) -> None:
+    raw = model.network(torch.zeros(1, 3, 256, 256))
+    levels = [raw.points[raw.strides[:, 0] == stride] for stride in model.strides]
+    box = torch.tensor([[40.0, 40.0, 200.0, 200.0]])  # largest distance 80 at its centre: stride 16, 64 to 128 px
+    said = box.expand(len(raw.points), -1) + torch.tensor([0.0, 0.0, 160.0, 0.0])  # twice as wide: an IoU of one half
+    labels, goals, matched = model._targets(levels, Targets(box, torch.tensor([2])), said)
+    learns = labels >= 0
+    assert raw.strides[learns].unique().tolist() == [16] and (labels[learns] == 2).all()
+    assert (raw.points[learns] - 120).abs().max() < 1.5 * 16 and learns.sum() == 9
+    torch.testing.assert_close(goals, learns * 0.5)
+    assert torch.equal(matched, box.expand(9, -1))
+
+
 def test_what_is_ignored_or_uncertain_is_nobodys_and_no_mistake(model: FCOSLite) -> None:
     raw = said(model, 128, [[16.0, 16.0, 112.0, 112.0]], [1])
     nothing = model.loss(raw, [Targets.empty()])["classification"]

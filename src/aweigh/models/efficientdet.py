@@ -179,11 +179,10 @@ class EfficientDet(nn.Module):
         index = by_overlap(anchors, objects.boxes, positive=POSITIVE_IOU, negative=POSITIVE_IOU, rescue="one")
         learns = index >= 0
         labels = torch.full_like(index, BACKGROUND)
-        ignored = target.boxes[target.ignore]
-        if len(ignored):
+        if target.ignore.any():
             per_cell = len(self.anchor_sides)
-            inside = box_ops.encode_distances(_centers(anchors[::per_cell])[:, None], ignored).amin(dim=-1) > 0
-            labels[inside.any(dim=1).repeat_interleave(per_cell)] = IGNORED
+            ignored = box_ops.covered(_centers(anchors[::per_cell]), target.boxes[target.ignore])
+            labels[ignored.repeat_interleave(per_cell)] = IGNORED
         labels[learns] = objects.labels[index[learns]]
         return labels, objects.boxes[index[learns]]
 

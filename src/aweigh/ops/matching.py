@@ -178,8 +178,9 @@ def hard_examples(
 
     losses: `[A]`, 0 where nothing is to be learned. boxes: `[A, 4]` xyxy. positive: `[A]` bool. Of overlapping boxes
     (IoU above `nms_threshold`) the one of the highest loss is kept (Shrivastava et al. 2016, section 4.2). Where
-    `negatives_per_positive` is given, there are at most so many background rows for each positive one, and at least so
-    many in all (Lin et al. 2017, table 1d, "1:3"). Of the background 8 x `count` rows are compared (ours).
+    `negatives_per_positive` is given, there are at most so many background rows for each positive one, and so many
+    where there is no positive one (Lin et al. 2017, table 1d, "1:3"). Of the background 8 x `count` rows are compared
+    (ours).
     """
     candidates = losses > 0
     hardest = torch.where(candidates & ~positive, losses, 0).topk(min(8 * count, len(losses)))
