@@ -80,6 +80,17 @@ def test_a_box_is_learned_on_the_level_of_its_size_and_the_goal_is_the_overlap(m
     assert torch.equal(matched, box.expand(9, -1))
 
 
+@pytest.mark.parametrize(
+    ("half", "stride"), [(63.0, 8), (65.0, 16), (127.0, 16), (129.0, 32), (255.0, 32), (257.0, 64), (600.0, 64)]
+)
+def test_the_levels_share_out_all_sizes(model: FCOSLite, half: float, stride: int) -> None:
+    """Half a side is the distance at the centre; levels end at 64, 128 and 256 px (FCOS, section 3.2)."""
+    levels = [torch.tensor([[640.0, 640.0]])] * 4
+    box = torch.tensor([[640 - half, 640 - half, 640 + half, 640 + half]])
+    index = model.assign(levels, Targets(box, torch.tensor([0])))
+    assert [s for s, n in zip(model.strides, index.tolist(), strict=True) if n == 0] == [stride]
+
+
 def test_what_is_ignored_or_uncertain_is_nobodys_and_no_mistake(model: FCOSLite) -> None:
     raw = said(model, 128, [[16.0, 16.0, 112.0, 112.0]], [1])
     nothing = model.loss(raw, [Targets.empty()])["classification"]
