@@ -19,12 +19,11 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from fcos_vs_torchvision import processor
+from measure import processor, step_seconds
 
 import aweigh
 from aweigh.data.formats import load_split
 from aweigh.engine.evaluate import evaluate
-from aweigh.engine.log import read_log
 
 matplotlib.use("agg")
 from matplotlib import pyplot
@@ -88,11 +87,6 @@ def train(options: argparse.Namespace, folder: Path, words: list[str], steps: in
     command += ["--short", "0", "--long", str(options.size), "--iterations", str(steps), "--val-split", "none"]
     command += ["--workers", "0"]  # pictures are read in the training process, which then has all the threads there are
     subprocess.run([*command, "--output", str(folder), *words], check=True)
-
-
-def step_seconds(folder: Path) -> list[float]:
-    steps = [row for row in read_log(folder / "log.jsonl") if row["kind"] == "step"]
-    return [row["step_seconds"] + row["data_seconds"] for row in steps]
 
 
 def text(options: argparse.Namespace, rows: list[dict[str, float]]) -> str:

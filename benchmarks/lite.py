@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 import torchvision
-from fcos_vs_torchvision import processor
+from measure import processor
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import detection

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from fcos_vs_torchvision import processor
+from measure import processor
 from torch import Tensor, nn
 from torch.nn import functional as F
 

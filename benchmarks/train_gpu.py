@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torchvision
-from fcos_vs_torchvision import peak_memory, processor
+from measure import peak_memory, processor
 from torch import Tensor, nn
 
 import aweigh

@@ -159,6 +159,9 @@ def test_every_option_builds_and_trains() -> None:
         {"top": "c5"},
         {"head_norm": None},
         {"head_norm": "bn"},
+        {"neck": "bifpn"},
+        {"assignment": "adaptive"},
+        {"assignment": "aligned"},
         {"backbone_norm": "frozen_bn", "frozen_stages": 2},
         {"backbone_norm": "gn"},
         *({"box_loss": kind} for kind in ("iou", "linear_iou", "diou", "ciou")),
@@ -186,8 +189,33 @@ def test_names_and_arguments_are_checked() -> None:
         create("fcos_resnet18_fpn", chanels=3)
     with pytest.raises(UsageError, match="at least one class"):
         create("fcos_resnet18_fpn", num_classes=0)
+    with pytest.raises(UsageError, match="unknown assignment 'nearest'; known: ranges, adaptive, aligned"):
+        create("fcos_resnet18_fpn", assignment="nearest")
+    with pytest.raises(UsageError, match="Unknown neck 'pan'; known: fpn, bifpn"):
+        create("fcos_resnet18_fpn", neck="pan")
+    with pytest.raises(UsageError, match="timm has no model 'resnet'"):
+        create("fcos_timm_fpn", backbone="resnet")
     with pytest.raises(UsageError, match="bring their own classes"):
         create("fcos_resnet50_fpn", weights="torchvision", num_classes=3)
+
+
+@pytest.mark.parametrize("kind", ["ignore", "uncertain"])
+@pytest.mark.parametrize("assignment", ["ranges", "adaptive", "aligned"])
+def test_the_index_is_that_among_all_boxes(assignment: str, kind: str) -> None:
+    """One that is nobody's target stands first: points inside the second box learn its class, and no others."""
+    torch.manual_seed(0)
+    model = create("fcos_shufflenet_v2_x0_5_fpn", num_classes=4, channels=16, head_convs=1, assignment=assignment)
+    boxes = torch.tensor([[120.0, 8, 180, 60], [10, 12, 70, 70]])
+    targets = Targets(boxes, torch.tensor([1, 2]), **{kind: torch.tensor([True, False])})
+    raw = model.network(torch.rand(1, 3, 128, 192))
+    logits, distances = (torch.cat([part.flatten(2).mT for part in parts], 1) for parts in (raw.logits, raw.distances))
+    labels, positive, learned = model._targets(raw.points, [targets], logits, distances)
+    points = torch.cat(raw.points)
+    inside = box_ops.encode_distances(points, boxes[1]).amin(dim=1) > 0
+    assert positive.any() and labels[positive].unique().tolist() == [2] and not positive[0, ~inside].any()
+    assert learned.eq(boxes[1]).all() and len(learned) == positive.sum()
+    assert (labels == -2).any() == (kind == "ignore")
+    assert (model.assign is None) == (assignment == "aligned")
 
 
 # --- partial labels -----------------------------------------------------------------------------------------------

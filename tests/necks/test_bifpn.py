@@ -1,4 +1,5 @@
-"""The bi-directional pyramid: fusion against a slow version, TensorFlow's pooling, sizes, what reaches what, FCOS."""
+"""The bi-directional pyramid: fusion against a slow version, TensorFlow's pooling, sizes, what reaches what, other
+detectors on it."""
 
 import math
 
@@ -7,11 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.errors import UsageError
-from aweigh.models.fcos import FCOS, FCOSHead
+from aweigh.models import create
 from aweigh.necks.bifpn import BiFPN, Node, halve
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 
 WIDTHS, STRIDES = (8, 12, 16), (8, 16, 32)
 
@@ -110,11 +110,11 @@ def test_a_single_cell_can_be_trained_on() -> None:
     assert all(value.grad is not None for value in neck.parameters())
 
 
-def test_fcos_stands_on_it() -> None:
+@pytest.mark.parametrize("name", ["fcos_shufflenet_v2_x0_5_fpn", "retinanet_shufflenet_v2_x1_0_fpn"])
+def test_other_detectors_stand_on_it(name: str) -> None:
     torch.manual_seed(0)
-    backbone = ShuffleNetV2(0.5)
-    neck = BiFPN(backbone.channels, backbone.strides, channels=16, repeats=1, norm="gn")
-    model = FCOS(backbone, neck, FCOSHead(16, 3, 5, convs=1), classes=Classes.numbered(3))
+    model = create(name, num_classes=3, neck="bifpn", channels=16)
+    assert isinstance(model.neck, BiFPN) and model.strides == (8, 16, 32, 64, 128)
     images = Images.stack([torch.rand(3, 64, 96), torch.rand(3, 90, 40)])
     target = Targets(torch.tensor([[4.0, 4, 36, 60]]), torch.tensor([1]))
     sum(model(images, [target, target]).values()).backward()

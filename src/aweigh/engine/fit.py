@@ -162,7 +162,7 @@ def _on_no_device(model: str, classes: Classes, arguments: Mapping[str, Any]) ->
     with torch.device("meta"):
         detector = create(model, classes=classes if len(classes) else Classes.numbered(1), **arguments)
     needed = ("strides", "assign", "candidates")
-    return detector if all(hasattr(detector, name) for name in needed) else None
+    return detector if all(getattr(detector, name, None) is not None for name in needed) else None
 
 
 def _sizes(splits: Sequence[Split], resize: Resize) -> tuple[np.ndarray, np.ndarray]:

@@ -33,12 +33,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
-from aweigh.backbones.timm import TimmBackbone
+from aweigh.backbones import Backbone, take_timm
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.necks import Neck
 from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, BiFPN, Fusion
-from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import place_anchors
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -81,8 +80,8 @@ class EfficientDet(nn.Module):
 
     def __init__(
         self,
-        backbone: TimmBackbone | ShuffleNetV2,
-        neck: BiFPN | FPN,
+        backbone: Backbone,
+        neck: Neck,
         class_net: PredictionNet,
         box_net: PredictionNet,
         *,
@@ -332,22 +331,21 @@ def _build(
     classes: Classes,
     *,
     form: Literal["tensorflow", "torch"] = "tensorflow",
-    norm: Norm = "bn",
-    backbone_norm: Norm | None = None,
-    frozen_stages: int = 0,
+    neck_norm: Norm = "bn",
+    head_norm: Norm = "bn",
     **options: Any,
 ) -> EfficientDet:
     """One row of the table.
 
     form: the authors' (padding as TensorFlow's "SAME", biases in front of normalisations), or effdet's own, without
-    either. norm: of neck and head. options: those of `EfficientDet`.
+    either. options: those of `EfficientDet`, `backbone_norm`, `frozen_stages`.
     """
     if form not in ("tensorflow", "torch"):
         raise UsageError(f"EfficientDet: unknown form {form!r}; known: tensorflow, torch.")
     name = scaling.backbone if form == "tensorflow" else scaling.backbone.removeprefix("tf_")
     activation: Activation = "relu6" if scaling.lite else "silu"
-    shared: dict[str, Any] = {"norm": norm, "activation": activation, "redundant_bias": form == "tensorflow"}
-    backbone = TimmBackbone(name, norm=backbone_norm, frozen_stages=frozen_stages)
+    shared: dict[str, Any] = {"activation": activation, "redundant_bias": form == "tensorflow"}
+    backbone = take_timm(name, options)
     neck = BiFPN(
         backbone.channels,
         backbone.strides,
@@ -356,10 +354,11 @@ def _build(
         levels=scaling.levels,
         fusion=scaling.fusion,
         same_padding=form == "tensorflow",
+        norm=neck_norm,
         **shared,
     )
     per_cell = OCTAVES * len(options.get("aspects", ASPECTS))
-    shared |= {"levels": scaling.levels, "convs": scaling.convs}
+    shared |= {"levels": scaling.levels, "convs": scaling.convs, "norm": head_norm}
     # RetinaNet's prior: every class starts at a probability of 0.01 (Lin et al. 2017, section 4.1).
     class_net = PredictionNet(scaling.channels, per_cell * len(classes), prior=0.01, **shared)
     box_net = PredictionNet(scaling.channels, per_cell * 4, **shared)

@@ -46,20 +46,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
-from aweigh.backbones.timm import TimmBackbone
+from aweigh.backbones import Backbone, take_shufflenet_v2, take_timm
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, conv_tower
+from aweigh.necks import Neck, NeckName, make_neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
-from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples
+from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, task_aligned
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
 from aweigh.weights.load import PublishedWeights
 
-Backbone = TimmBackbone | ShuffleNetV2
+Assignment = Literal["ranges", "adaptive", "aligned"]
 
 # Section 3.2: the range of max(l, t, r, b) that each of the levels P3 to P7 is responsible for, in pixels.
 LEVEL_RANGES = ((0.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, math.inf))
@@ -86,7 +86,8 @@ class FCOS(nn.Module):
         normalise_distances: the head's distances are in strides of their level, not in pixels.
         corner_points: torchvision's points: a cell's corner, at stride padded // grid.
         box_loss: kind of the box loss; `weigh_boxes`: each weighted by its centre-ness target.
-        assignment: which point learns which box: by the ranges, or by adaptive samples (ATSS).
+        assignment: which point learns which box: `"ranges"` (the paper), `"adaptive"` (ATSS) or `"aligned"` (the points
+            of TOOD, by what the network says now).
         quality: what the quality branch learns: the centre-ness, or the IoU of the predicted box (AdelaiDet's option).
         score_threshold: lowest class probability p or, when `threshold_product`, lowest score sqrt(p * quality).
     """
@@ -96,7 +97,7 @@ class FCOS(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        neck: FPN,
+        neck: Neck,
         head: FCOSHead,
         *,
         classes: Classes,
@@ -105,7 +106,7 @@ class FCOS(nn.Module):
         center_radius: float | None = 1.5,
         normalise_distances: bool = True,
         corner_points: bool = False,
-        assignment: Literal["ranges", "adaptive"] = "ranges",
+        assignment: Assignment = "ranges",
         box_loss: BoxLoss = "giou",
         weigh_boxes: bool = True,
         quality: Literal["centerness", "iou"] = "centerness",
@@ -128,10 +129,14 @@ class FCOS(nn.Module):
             "inclusive_ranges": inclusive_ranges,
             "center_radius": center_radius,
         }
-        self.assign: Callable[..., Tensor] = partial(assign, **rule)
+        self.assign: Callable[..., Tensor] | None = partial(assign, **rule)
         if assignment == "adaptive":
             rule |= {"level_ranges": ((0.0, math.inf),) * len(neck.strides), "center_radius": None}
             self.assign = partial(assign_adaptively, strides=self.strides)
+        elif assignment == "aligned":
+            self.assign = None  # not from points and targets alone
+        elif assignment != "ranges":
+            raise UsageError(f"FCOS: unknown assignment {assignment!r}; known: ranges, adaptive, aligned.")
         self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
         self.normalise_distances, self.corner_points = normalise_distances, corner_points
         self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
@@ -186,17 +191,16 @@ class FCOS(nn.Module):
         labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
         check_labels(*labels_and_known, images=len(raw.logits[0]), classes=classes, what="FCOS.loss")
         logits = _flatten(raw.logits)  # [B, A, C]
-        distances = _flatten(raw.distances)  # [B, A, 4]
+        distances = _flatten(raw.distances) * self._units(raw.points)  # [B, A, 4] pixels
         quality = _flatten(raw.quality).squeeze(-1)  # [B, A]
         points = torch.cat(raw.points)  # [A, 2]
-        units = self._units(raw.points)  # [A, 1]
 
-        labels, positive, target_boxes = self._targets(raw.points, targets)  # [B, A], [B, A] bool, [P, 4]
+        found = self._targets(raw.points, targets, logits, distances)
+        labels, positive, target_boxes = found  # [B, A], [B, A] bool, [P, 4]
         known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
         unknown = unknown_in_batch(points, known, classes)  # [B * A, C] bool, or None
-        point_index = positive.nonzero()[:, 1]
-        points, units = points[point_index], units[point_index]  # [P, 2], [P, 1]
-        boxes = box_ops.decode_distances(points, distances[positive] * units)  # [P, 4]
+        points = points[positive.nonzero()[:, 1]]  # [P, 2]
+        boxes = box_ops.decode_distances(points, distances[positive])  # [P, 4]
         centerness = centerness_targets(box_ops.encode_distances(points, target_boxes))  # [P]
         positives = world_mean(positive.sum().float()).clamp(min=1)
 
@@ -216,11 +220,19 @@ class FCOS(nn.Module):
         }
 
     @torch.no_grad()
-    def _targets(self, points: list[Tensor], targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels `[B, A]` (-1 background, -2 ignored), positive `[B, A]` bool, and the boxes `[P, 4]` of positives."""
+    def _targets(
+        self, points: list[Tensor], targets: Sequence[Targets], logits: Tensor, distances: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels `[B, A]` (-1 background, -2 ignored), positive `[B, A]` bool, and the boxes `[P, 4]` of positives.
+
+        logits: `[B, A, C]` and distances: `[B, A, 4]` in pixels, what the network says.
+        """
         labels, boxes = [], []
-        for target in targets:
-            matched = self.assign(points, target)  # [A]
+        for image, target in enumerate(targets):
+            if self.assign is None:
+                matched = assign_aligned(points, target, logits[image], distances[image])  # [A]
+            else:
+                matched = self.assign(points, target)
             inside = matched >= 0
             labels.append(matched.clone())
             labels[-1][inside] = target.labels[matched[inside]]
@@ -401,15 +413,32 @@ def assign(
 
 
 @torch.no_grad()
-def assign_adaptively(points: Sequence[Tensor], targets: Targets, *, strides: Sequence[int]) -> Tensor:
+def assign_adaptively(
+    points: Sequence[Tensor], targets: Targets, *, strides: Sequence[int], byte_budget: int = 64 * 2**20
+) -> Tensor:
     """`assign` by ATSS (Zhang et al. 2020): a square of 8 strides round each point stands for an anchor."""
-    rows = targets.learned.nonzero().squeeze(1)
     squares = [torch.cat([p - 4 * stride, p + 4 * stride], dim=1) for p, stride in zip(points, strides, strict=True)]
-    index = by_adaptive_samples(squares, targets.boxes[rows])
+    index = by_adaptive_samples(squares, targets.boxes[targets.learned], byte_budget=byte_budget)
+    return _among_all(index, torch.cat(list(points)), targets)
+
+
+@torch.no_grad()
+def assign_aligned(points: Sequence[Tensor], targets: Targets, logits: Tensor, distances: Tensor) -> Tensor:
+    """`assign` by task alignment (Feng et al., TOOD, 2021), from logits `[A, C]` and distances `[A, 4]` in pixels."""
+    together, learned = torch.cat(list(points)), targets.learned
+    any_distance = together.new_full((1, 1), math.inf)
+    predicted = box_ops.decode_distances(together, distances)
+    boxes, labels = targets.boxes[learned], targets.labels[learned]
+    index, _ = task_aligned(together, any_distance, boxes, labels, logits.sigmoid(), predicted)
+    return _among_all(index, together, targets)
+
+
+def _among_all(index: Tensor, points: Tensor, targets: Targets) -> Tensor:
+    """Indices `[A]` into the boxes to be learned as indices into all, and what lies in an ignored region marked."""
+    rows = targets.learned.nonzero().squeeze(1)
     index[index >= 0] = rows[index[index >= 0]]
     if targets.ignore.any():
-        ignored = box_ops.covered(torch.cat(list(points)), targets.boxes[targets.ignore])
-        index[ignored & (index == BACKGROUND)] = IGNORED
+        index[box_ops.covered(points, targets.boxes[targets.ignore]) & (index == BACKGROUND)] = IGNORED
     return index
 
 
@@ -466,73 +495,72 @@ def _build(
     channels: int = 256,
     head_convs: int = 4,
     head_norm: Norm | None = "gn",
+    neck: NeckName = "fpn",
+    neck_norm: Norm | None = None,
     top: Literal["p5", "c5"] = "p5",
     deformable: bool = False,
-    neck_norm: Norm | None = None,
     **options: Any,
 ) -> FCOS:
     """The improved form on any backbone with three levels at strides 8, 16, 32. Options: those of `FCOS`."""
-    neck = FPN(backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
+    pyramid = make_neck(neck, backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
     head = FCOSHead(channels, len(classes), 5, convs=head_convs, norm=head_norm, deformable=deformable)
-    return FCOS(backbone, neck, head, classes=classes, **options)
+    return FCOS(backbone, pyramid, head, classes=classes, **options)
 
 
-def _timm(name: str, options: dict[str, Any]) -> TimmBackbone:
-    return TimmBackbone(name, norm=options.pop("backbone_norm", None), frozen_stages=options.pop("frozen_stages", 0))
-
-
-def _shufflenet(width: float, options: dict[str, Any]) -> ShuffleNetV2:
-    return ShuffleNetV2(
-        width,
-        norm=options.pop("backbone_norm", None) or "bn",
-        frozen_stages=options.pop("frozen_stages", 0),
-        activation=options.pop("activation", "relu"),
-    )
+def fcos_timm_fpn(*, classes: Classes = COCO_CLASSES, backbone: str = "efficientnet_b0", **options: Any) -> FCOS:
+    """FCOS, improved form, on any model of timm with feature maps at strides 8, 16 and 32, by its name there. Options
+    as `fcos_resnet18_fpn`."""
+    return _build(take_timm(backbone, options), classes, **options)
 
 
 def fcos_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNet-18. Options: those of `_build` and `FCOS`, `backbone_norm`, `frozen_stages`."""
-    return _build(_timm("resnet18", options), classes, **options)
+    return _build(take_timm("resnet18", options), classes, **options)
 
 
 def fcos_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNet-50: AP 38.6 in table 3 of the paper. Options as `fcos_resnet18_fpn`."""
-    return _build(_timm("resnet50", options), classes, **options)
+    return _build(take_timm("resnet50", options), classes, **options)
 
 
 def fcos_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNet-101. Options as `fcos_resnet18_fpn`."""
-    return _build(_timm("resnet101", options), classes, **options)
+    return _build(take_timm("resnet101", options), classes, **options)
 
 
 def fcos_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNeXt-101 32x8d. Options as `fcos_resnet18_fpn`."""
-    return _build(_timm("resnext101_32x8d", options), classes, **options)
+    return _build(take_timm("resnext101_32x8d", options), classes, **options)
 
 
 def fcos_resnext101_64x4d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNeXt-101 64x4d. Options as `fcos_resnet18_fpn`."""
-    return _build(_timm("resnext101_64x4d", options), classes, **options)
+    return _build(take_timm("resnext101_64x4d", options), classes, **options)
 
 
 def fcos_shufflenet_v2_x1_0_fpn(*, classes: Classes = COCO_CLASSES, channels: int = 128, **options: Any) -> FCOS:
     """FCOS, improved form, on ShuffleNet V2 1.0x. Neck and head have 128 channels: with 256 they would cost
     more than ten times the backbone (ours). Options: those of `_build`, `backbone_norm`, `frozen_stages`,
     `activation` (the backbone's)."""
-    return _build(_shufflenet(1.0, options), classes, channels=channels, **options)
+    return _build(take_shufflenet_v2(1.0, options), classes, channels=channels, **options)
 
 
 def fcos_shufflenet_v2_x0_5_fpn(*, classes: Classes = COCO_CLASSES, channels: int = 96, **options: Any) -> FCOS:
     """FCOS, improved form, on ShuffleNet V2 0.5x, neck and head with 96 channels (ours). Options as the 1.0x."""
-    return _build(_shufflenet(0.5, options), classes, channels=channels, **options)
+    return _build(take_shufflenet_v2(0.5, options), classes, channels=channels, **options)
 
 
 def fcos_resnet50_fpn_base(
-    *, classes: Classes = COCO_CLASSES, head_norm: Norm | None = "gn", top: Literal["p5", "c5"] = "p5", **options: Any
+    *,
+    classes: Classes = COCO_CLASSES,
+    neck_norm: Norm | None = None,
+    head_norm: Norm | None = "gn",
+    top: Literal["p5", "c5"] = "p5",
+    **options: Any,
 ) -> FCOS:
     """The base form of the ICCV paper: AP 37.1 with group normalisation in the head, 36.5 with `head_norm=None`."""
-    backbone = _timm("resnet50", options)
-    neck = FPN(backbone.channels, backbone.strides, top=top)
+    backbone = take_timm("resnet50", options)
+    neck = FPN(backbone.channels, backbone.strides, top=top, norm=neck_norm)
     head = FCOSHead(
         256,
         len(classes),
@@ -549,14 +577,16 @@ def fcos_resnet50_fpn_base(
 def fcos_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS with ATSS's assignment in the place of ranges and centre sampling: 39.2 AP in table 3 of its paper, where
     FCOS has 37.8 under the same conditions. Options as `fcos_resnet18_fpn`."""
-    return _build(_timm("resnet50", options), classes, **{"assignment": "adaptive", **options})
+    return _build(take_timm("resnet50", options), classes, **{"assignment": "adaptive", **options})
 
 
-def fcos_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
+def fcos_resnet50_fpn_torchvision(
+    *, classes: Classes = COCO_CLASSES, neck_norm: Norm | None = None, head_norm: Norm | None = "gn", **options: Any
+) -> FCOS:
     """Torchvision's `fcos_resnet50_fpn`, with its corner points, so that its published weights give its boxes."""
-    backbone = _timm("resnet50", options)
-    neck = FPN(backbone.channels, backbone.strides)
-    head = FCOSHead(256, len(classes), 5, scales=False, initial_distance=0.0, **options)
+    backbone = take_timm("resnet50", options)
+    neck = FPN(backbone.channels, backbone.strides, norm=neck_norm)
+    head = FCOSHead(256, len(classes), 5, norm=head_norm, scales=False, initial_distance=0.0, **options)
     return FCOS(
         backbone,
         neck,
@@ -580,6 +610,7 @@ BUILDERS = {
         fcos_resnext101_64x4d_fpn,
         fcos_shufflenet_v2_x1_0_fpn,
         fcos_shufflenet_v2_x0_5_fpn,
+        fcos_timm_fpn,
         fcos_resnet50_fpn_base,
         fcos_resnet50_fpn_atss,
         fcos_resnet50_fpn_torchvision,

@@ -286,11 +286,13 @@ def _build(
     channels: int,
     activation: Activation = "leaky_relu",
     backbone_norm: Norm = "bn",
+    neck_norm: Norm = "bn",
+    head_norm: Norm = "bn",
     frozen_stages: int = 0,
 ) -> FCOSLite:
     backbone = ShuffleNetV2(width, norm=backbone_norm, frozen_stages=frozen_stages, activation=activation)
-    neck = LitePAN(backbone.channels, backbone.strides, channels=channels, activation=activation)
-    head = LiteHead(channels, len(classes), activation=activation)
+    neck = LitePAN(backbone.channels, backbone.strides, channels=channels, norm=neck_norm, activation=activation)
+    head = LiteHead(channels, len(classes), norm=head_norm, activation=activation)
     return FCOSLite(backbone, neck, head, classes=classes)
 
 
@@ -303,7 +305,7 @@ def fcos_shufflenet_v2_x1_0_lite(*, classes: Classes = COCO_CLASSES, channels: i
     """FCOS lite on ShuffleNet V2 1.0x, the detector whose weights come with the package.
 
     Options: `channels` of neck and head, `activation` (`"relu"` where the backbone's weights were trained with it),
-    `backbone_norm`, `frozen_stages`.
+    `backbone_norm`, `neck_norm`, `head_norm`, `frozen_stages`.
     """
     return _build(1.0, classes, channels=channels, **options)
 

@@ -44,10 +44,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
-from aweigh.backbones.timm import TimmBackbone
+from aweigh.backbones import Backbone, take_shufflenet_v2, take_timm
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, conv_tower
+from aweigh.necks import Neck, NeckName, make_neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes, place_anchors
@@ -59,7 +59,6 @@ from aweigh.weights.convert.detectron2 import retinanet_from_detectron2
 from aweigh.weights.convert.torchvision import retinanet_from_torchvision
 from aweigh.weights.record import PublishedWeights
 
-Backbone = TimmBackbone | ShuffleNetV2
 Assignment = Literal["overlap", "adaptive", "aligned"]
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4  # section 4
@@ -101,7 +100,7 @@ class RetinaNet(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        neck: FPN,
+        neck: Neck,
         head: RetinaNetHead,
         *,
         classes: Classes,
@@ -129,6 +128,8 @@ class RetinaNet(nn.Module):
                 f"RetinaNet: the head predicts {head.num_anchors} anchors of a cell, but the levels have "
                 f"{[len(shape) for shape in shapes]}."
             )
+        if assignment not in ("overlap", "adaptive", "aligned"):
+            raise UsageError(f"RetinaNet: unknown assignment {assignment!r}; known: overlap, adaptive, aligned.")
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
@@ -369,6 +370,7 @@ def _build(
     *,
     channels: int = 256,
     convs: int = 4,
+    neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
     head_norm: Norm | None = "gn",
     top: Literal["p5", "c5"] = "c5",
@@ -378,41 +380,43 @@ def _build(
     **options: Any,
 ) -> RetinaNet:
     """On any backbone with three levels at strides 8, 16, 32. Options: those of `RetinaNet`."""
-    neck = FPN(backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
-    shapes = octave_anchors(neck.strides, scale=scale, per_octave=per_octave, ratios=ratios)
+    pyramid = make_neck(neck, backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
+    shapes = octave_anchors(pyramid.strides, scale=scale, per_octave=per_octave, ratios=ratios)
     head = RetinaNetHead(channels, len(classes), len(shapes[0]), convs=convs, norm=head_norm)
-    return RetinaNet(backbone, neck, head, classes=classes, shapes=shapes, **options)
+    return RetinaNet(backbone, pyramid, head, classes=classes, shapes=shapes, **options)
 
 
-def _timm(name: str, options: dict[str, Any], **fixed: Any) -> TimmBackbone:
-    names = {"backbone_norm": "norm", "backbone_norm_eps": "norm_eps", "frozen_stages": "frozen_stages"}
-    given = {ours: options.pop(name) for name, ours in names.items() if name in options}
-    return TimmBackbone(name, **given, **fixed)
+def retinanet_timm_fpn(
+    *, classes: Classes = COCO_CLASSES, backbone: str = "efficientnet_b0", **options: Any
+) -> RetinaNet:
+    """RetinaNet on any model of timm with feature maps at strides 8, 16 and 32, by its name there. Options as
+    `retinanet_resnet18_fpn`."""
+    return _build(take_timm(backbone, options), classes, **options)
 
 
 def retinanet_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-18. Options: those of `_build` and `RetinaNet`, `backbone_norm`, `frozen_stages`."""
-    return _build(_timm("resnet18", options), classes, **options)
+    return _build(take_timm("resnet18", options), classes, **options)
 
 
 def retinanet_resnet34_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-34. Options as `retinanet_resnet18_fpn`."""
-    return _build(_timm("resnet34", options), classes, **options)
+    return _build(take_timm("resnet34", options), classes, **options)
 
 
 def retinanet_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-50. Options as `retinanet_resnet18_fpn`."""
-    return _build(_timm("resnet50", options), classes, **options)
+    return _build(take_timm("resnet50", options), classes, **options)
 
 
 def retinanet_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-101. Options as `retinanet_resnet18_fpn`."""
-    return _build(_timm("resnet101", options), classes, **options)
+    return _build(take_timm("resnet101", options), classes, **options)
 
 
 def retinanet_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """RetinaNet on ResNeXt-101 32x8d. Options as `retinanet_resnet18_fpn`."""
-    return _build(_timm("resnext101_32x8d", options), classes, **options)
+    return _build(take_timm("resnext101_32x8d", options), classes, **options)
 
 
 def retinanet_shufflenet_v2_x1_0_fpn(
@@ -420,47 +424,47 @@ def retinanet_shufflenet_v2_x1_0_fpn(
 ) -> RetinaNet:
     """RetinaNet on ShuffleNet V2 1.0x, neck and head with 128 channels (ours). Options as `retinanet_resnet18_fpn`,
     and `activation` (the backbone's)."""
-    backbone = ShuffleNetV2(
-        1.0,
-        norm=options.pop("backbone_norm", None) or "bn",
-        frozen_stages=options.pop("frozen_stages", 0),
-        activation=options.pop("activation", "relu"),
-    )
-    return _build(backbone, classes, channels=channels, **options)
+    return _build(take_shufflenet_v2(1.0, options), classes, channels=channels, **options)
 
 
 def retinanet_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """One square anchor of 8 strides in each cell, assigned by ATSS (Zhang et al. 2020, section 3.2 and 4): with the
     same assignment as `fcos_resnet50_fpn_atss` the two come out alike in the paper. Options as the others."""
     one = {"scale": 8.0, "per_octave": 1, "ratios": (1.0,), "assignment": "adaptive"}
-    return _build(_timm("resnet50", options), classes, **{**one, **options})
+    return _build(take_timm("resnet50", options), classes, **{**one, **options})
 
 
 def _torchvision(
-    classes: Classes, options: dict[str, Any], *, top: Literal["p5", "c5"], norm: Norm | None
+    classes: Classes,
+    *,
+    top: Literal["p5", "c5"],
+    head_norm: Norm | None,
+    neck_norm: Norm | None = None,
+    **options: Any,
 ) -> RetinaNet:
-    backbone = _timm("resnet50", options)
-    neck = FPN(backbone.channels, backbone.strides, top=top)
+    backbone = take_timm("resnet50", options)
+    neck = FPN(backbone.channels, backbone.strides, top=top, norm=neck_norm)
     shapes = whole_pixel_anchors(neck.strides)
-    head = RetinaNetHead(256, len(classes), len(shapes[0]), norm=norm)
+    head = RetinaNetHead(256, len(classes), len(shapes[0]), norm=head_norm)
     fixed: dict[str, Any] = {"fitted_steps": True, "max_detections": 300, **options}
     return RetinaNet(backbone, neck, head, classes=classes, shapes=shapes, **fixed)
 
 
 def retinanet_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """Torchvision's `retinanet_resnet50_fpn`: AP 36.4 with its weights. Options as `RetinaNet`, `backbone_norm` ..."""
-    return _torchvision(classes, {"box_loss": "l1", **options}, top="p5", norm=None)
+    """Torchvision's `retinanet_resnet50_fpn`: AP 36.4 with its weights. Options: those of `RetinaNet`, and the
+    normalisations."""
+    return _torchvision(classes, **{"top": "p5", "head_norm": None, "box_loss": "l1", **options})
 
 
 def retinanet_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """Torchvision's `retinanet_resnet50_fpn_v2`: AP 41.5 with its weights. Options as the first form's."""
-    return _torchvision(classes, options, top="c5", norm="gn")
+    return _torchvision(classes, **{"top": "c5", "head_norm": "gn", **options})
 
 
 def _detectron2(name: str, classes: Classes, options: dict[str, Any]) -> RetinaNet:
     form: dict[str, Any] = {"head_norm": None, "box_loss": "l1", "normaliser": "moving"}
     form |= {"pixel_mean": DETECTRON2_MEAN, "pixel_std": DETECTRON2_STD}
-    return _build(_timm(name, options, stride_in_1x1=True), classes, **{**form, **options})
+    return _build(take_timm(name, options, stride_in_1x1=True), classes, **{**form, **options})
 
 
 def retinanet_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
@@ -482,6 +486,7 @@ BUILDERS = {
         retinanet_resnet101_fpn,
         retinanet_resnext101_32x8d_fpn,
         retinanet_shufflenet_v2_x1_0_fpn,
+        retinanet_timm_fpn,
         retinanet_resnet50_fpn_atss,
         retinanet_resnet50_fpn_torchvision,
         retinanet_resnet50_fpn_v2_torchvision,

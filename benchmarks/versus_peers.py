@@ -1,0 +1,225 @@
+"""FCOS, RetinaNet and EfficientDet beside their peers, with the same weights, in one process on the CPU.
+
+    python benchmarks/versus_peers.py [--only NAME ...] [--size 512] [--repeats 20] [--threads 2] [--markdown FILE]
+
+The peers: torchvision's detectors on ResNet-50, and effdet's EfficientDet-D0. Prediction is the whole of it: a uint8
+image in, boxes in its pixels out, suppression included. A training step is losses and gradients for one batch. Both
+models run in turn, after a warm-up; the table gives medians and their ratio. Peak memory is what torch's CPU allocator
+holds during a step, above what it held before.
+"""
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import effdet
+import torch
+import torchvision
+from measure import in_turn, peak_memory, processor
+from torch import Tensor, nn
+
+import aweigh
+from aweigh.data.transforms import Resize
+from aweigh.models import create
+from aweigh.predictor import Predictor
+from aweigh.structures import Classes, Images, Targets
+from aweigh.weights.convert.effdet import efficientdet_from_effdet
+from aweigh.weights.convert.torchvision import fcos_from_torchvision, retinanet_from_torchvision
+
+NUM_CLASSES = 91
+
+
+class Pair(NamedTuple):
+    """A peer and ours with the same weights, both in evaluation mode."""
+
+    peer: nn.Module
+    ours: nn.Module
+    predict: Callable[[nn.Module, Tensor], Tensor]  # the peer's boxes [n, 4] in an image [3, H, W] uint8
+    losses: Callable[[nn.Module, Images, list[Targets]], Tensor]  # the peer's sum of losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PAIRS, default=list(PAIRS), metavar="NAME", help=", ".join(PAIRS))
+    parser.add_argument("--size", type=int, default=512, help="height and width of the image")
+    parser.add_argument("--batch", type=int, default=2, help="images in a training step")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    lines = [
+        f"aweigh {aweigh.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}, effdet "
+        f"{version('effdet')}, {options.threads} threads, {processor()}; {time.strftime('%Y-%m-%d')}; medians of runs "
+        "in turn",
+        "",
+        "| | peer | aweigh | peer / aweigh |",
+        "|---|---:|---:|---:|",
+    ]
+    for name in options.only:
+        for what, peer, ours, unit in measured(PAIRS[name](options.size), options.size, options.batch, options.repeats):
+            lines.append(f"| {name}: {what} | {peer:.0f} {unit} | {ours:.0f} {unit} | {peer / ours:.2f} |")
+            print(lines[-1], flush=True)
+    if options.markdown:
+        options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str, float, float, str]]:
+    image = (torch.rand(3, size, size, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    predictor = Predictor(pair.ours, Resize(short=size, long=size, antialias=False), device="cpu")
+    with torch.inference_mode():
+        runs: dict[str, Callable[[], Any]] = {
+            "peer": lambda: pair.predict(pair.peer, image),
+            "ours": lambda: predictor(image),
+        }
+        frozen = with_frozen_norms(pair.peer)
+        if frozen is not None:
+            runs["frozen"] = lambda: pair.predict(frozen, image)
+        theirs, mine = runs["peer"](), runs["ours"]()
+        count = min(len(mine), len(theirs))
+        apart = float((mine.boxes[:count] - theirs[:count]).abs().max()) if count else 0.0
+        plain, own, *with_frozen = in_turn(runs, repeats)
+    what = f"prediction, {size} x {size}: {len(theirs)} and {len(mine)} boxes, at most {apart:.4f} px apart"
+    rows = [(what, plain, own, "ms")]
+    if with_frozen:
+        rows.append(("the same, the peer with frozen norms, as for published weights", with_frozen[0], own, "ms"))
+
+    images, targets = training_batch(size, batch)
+    peer, ours = pair.peer.train(), pair.ours.train().to(memory_format=torch.channels_last)
+    channels_last = images.to("cpu", memory_format=torch.channels_last)
+    steps: dict[str, Callable[[], object]] = {
+        "peer": lambda: step(peer, lambda: pair.losses(peer, images, targets)),
+        "ours": lambda: step(ours, lambda: torch.stack(list(ours(channels_last, targets).values())).sum()),
+    }
+    theirs, mine = in_turn(steps, max(3, repeats // 4))
+    rows.append((f"training step, {batch} images of {size} x {size}", theirs, mine, "ms"))
+    theirs, mine = (peak_memory(run) / 2**20 for run in steps.values())
+    rows.append(("peak memory of that step", theirs, mine, "MiB"))
+    return rows
+
+
+# The pairs, with random weights drawn so that there are boxes to suppress
+
+
+def fcos(size: int) -> Pair:
+    torch.manual_seed(0)
+    peer = torchvision.models.detection.fcos_resnet50_fpn(**torchvision_options(size))
+    nn.init.normal_(peer.head.classification_head.cls_logits.weight, std=0.03)
+    nn.init.normal_(peer.head.regression_head.bbox_reg.weight, std=0.03)
+    nn.init.constant_(peer.head.regression_head.bbox_reg.bias, 1.5)
+    ours = create("fcos_resnet50_fpn_torchvision", classes=Classes.numbered(NUM_CLASSES))
+    ours.load_state_dict(fcos_from_torchvision(peer.state_dict(), keep_rows=None))
+    return Pair(peer.eval(), ours.eval(), torchvision_boxes, torchvision_losses)
+
+
+def retinanet(size: int, version: str = "") -> Pair:
+    torch.manual_seed(0)
+    name = f"retinanet_resnet50_fpn{version}"
+    peer = getattr(torchvision.models.detection, name)(**torchvision_options(size))
+    with torch.no_grad():  # scores on both sides of the threshold
+        pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+        features = list(peer.eval().backbone(peer.transform([pixels[0]])[0].tensors).values())
+        head = peer.head.classification_head
+        head.cls_logits.weight *= 6 / head(features).add(4.6).abs().max()
+        head.cls_logits.bias.fill_(-4.0)
+    ours = create(f"{name}_torchvision", classes=Classes.numbered(NUM_CLASSES))
+    ours.load_state_dict(retinanet_from_torchvision(peer.state_dict(), keep_rows=None))
+    return Pair(peer.eval(), ours.eval(), torchvision_boxes, torchvision_losses)
+
+
+def retinanet_v2(size: int) -> Pair:
+    return retinanet(size, "_v2")
+
+
+def efficientdet_d0(size: int) -> Pair:
+    torch.manual_seed(0)
+    config = effdet.get_efficientdet_config("tf_efficientdet_d0")
+    config.image_size, config.num_classes = (size, size), NUM_CLASSES
+    network = effdet.EfficientDet(config, pretrained_backbone=False)
+    nn.init.normal_(network.class_net.predict.conv_pw.weight, std=0.3)
+    ours = create("efficientdet_d0", classes=Classes.numbered(NUM_CLASSES))
+    ours.load_state_dict(efficientdet_from_effdet(network.state_dict(), keep_ids=None))
+    prediction = effdet.DetBenchPredict(network)
+    training = effdet.DetBenchTrain(network)
+
+    def predict(network: nn.Module, image: Tensor) -> Tensor:
+        pixels = (image[None] / 255 - ours.pixel_mean[:, None, None]) / ours.pixel_std[:, None, None]
+        boxes: Tensor = prediction(pixels)[0, :, :4]
+        return boxes
+
+    def losses(network: nn.Module, images: Images, targets: list[Targets]) -> Tensor:
+        pixels = (images.pixels - ours.pixel_mean[:, None, None]) / ours.pixel_std[:, None, None]
+        goals = {
+            "bbox": torch.stack([target.boxes[:, [1, 0, 3, 2]] for target in targets]),
+            "cls": torch.stack([target.labels for target in targets]),
+        }
+        total: Tensor = training(pixels, goals)["loss"]
+        return total
+
+    return Pair(network.eval(), ours.eval(), predict, losses)
+
+
+PAIRS: dict[str, Callable[[int], Pair]] = {
+    "fcos": fcos,
+    "retinanet": retinanet,
+    "retinanet_v2": retinanet_v2,
+    "efficientdet_d0": efficientdet_d0,
+}
+
+
+def torchvision_options(size: int) -> dict[str, Any]:
+    return {
+        "weights": None,
+        "weights_backbone": None,
+        "num_classes": NUM_CLASSES,
+        "min_size": size,
+        "max_size": size,
+    }
+
+
+def torchvision_boxes(model: nn.Module, image: Tensor) -> Tensor:
+    boxes: Tensor = model([image.float() / 255])[0]["boxes"]
+    return boxes
+
+
+def torchvision_losses(model: nn.Module, images: Images, targets: list[Targets]) -> Tensor:
+    losses = model(list(images.pixels), [{"boxes": target.boxes, "labels": target.labels} for target in targets])
+    return torch.stack(list(losses.values())).sum()
+
+
+def with_frozen_norms(model: nn.Module) -> nn.Module | None:
+    """A copy with torchvision's `FrozenBatchNorm2d`, which it uses whenever it loads published weights; None for
+    others."""
+    if not type(model).__module__.startswith("torchvision"):
+        return None
+    model = copy.deepcopy(model)
+    for name, norm in list(model.named_modules()):
+        if isinstance(norm, nn.BatchNorm2d):
+            frozen = torchvision.ops.FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
+            frozen.load_state_dict({key: value for key, value in norm.state_dict().items() if "num_batches" not in key})
+            model.set_submodule(name, frozen)
+    return model.eval()
+
+
+def training_batch(size: int, batch: int) -> tuple[Images, list[Targets]]:
+    generator = torch.Generator().manual_seed(0)
+    images = Images.stack([torch.rand(3, size, size, generator=generator) for _ in range(batch)])
+    targets = []
+    for _ in range(batch):
+        corner = torch.rand(10, 2, generator=generator) * size * 0.7
+        boxes = torch.cat([corner, corner + 16 + torch.rand(10, 2, generator=generator) * size * 0.28], dim=1)
+        targets.append(Targets(boxes, torch.randint(1, NUM_CLASSES, (10,), generator=generator)))
+    return images, targets
+
+
+def step(model: nn.Module, losses: Callable[[], Tensor]) -> None:
+    model.zero_grad(set_to_none=True)
+    losses().backward()
+
+
+if __name__ == "__main__":
+    main()
