@@ -11,17 +11,22 @@ import torch
 from aweigh.engine.log import read_log
 
 
-def in_turn(runs: dict[str, Callable[[], object]], repeats: int) -> list[float]:
-    """Median milliseconds of each run, taken alternately so that a drift of the machine hits all."""
+def in_turn(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each run, taken alternately so that a drift of the machine hits all; each is warmed up first."""
     for run in runs.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            seconds[name].append(time.perf_counter() - start)
-    return [statistics.median(values) * 1000 for values in seconds.values()]
+            taken[name].append((time.perf_counter() - start) * 1000)
+    return taken
+
+
+def ratio(first: list[float], second: list[float]) -> float:
+    """The median, over the rounds, of how many times as long the first took: neighbours in time are compared."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 def peak_memory(run: Callable[[], object]) -> float:

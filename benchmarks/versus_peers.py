@@ -4,12 +4,13 @@
 
 The peers: torchvision's detectors on ResNet-50, and effdet's EfficientDet-D0. Prediction is the whole of it: a uint8
 image in, boxes in its pixels out, suppression included. A training step is losses and gradients for one batch. Both
-models run in turn, after a warm-up; the table gives medians and their ratio. Peak memory is what torch's CPU allocator
-holds during a step, above what it held before.
+models run in turn, after a warm-up; the table gives medians, and the median of the ratios of neighbouring runs. Peak
+memory is what torch's CPU allocator holds during a step, above what it held before.
 """
 
 import argparse
 import copy
+import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import effdet
 import torch
 import torchvision
-from measure import in_turn, peak_memory, processor
+from measure import in_turn, peak_memory, processor, ratio
 from torch import Tensor, nn
 
 import aweigh
@@ -54,22 +55,23 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     lines = [
         f"aweigh {aweigh.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}, effdet "
-        f"{version('effdet')}, {options.threads} threads, {processor()}; {time.strftime('%Y-%m-%d')}; medians of runs "
-        "in turn",
+        f"{version('effdet')}, {options.threads} threads, {processor()}; {time.strftime('%Y-%m-%d')}; medians, runs in "
+        "turn",
         "",
         "| | peer | aweigh | peer / aweigh |",
         "|---|---:|---:|---:|",
     ]
     for name in options.only:
         for what, peer, ours, unit in measured(PAIRS[name](options.size), options.size, options.batch, options.repeats):
-            lines.append(f"| {name}: {what} | {peer:.0f} {unit} | {ours:.0f} {unit} | {peer / ours:.2f} |")
+            row = f"{statistics.median(peer):.0f} {unit} | {statistics.median(ours):.0f} {unit}"
+            lines.append(f"| {name}: {what} | {row} | {ratio(peer, ours):.2f} |")
             print(lines[-1], flush=True)
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str, float, float, str]]:
-    image = (torch.rand(3, size, size, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str, list[float], list[float], str]]:
+    image = (patches(size, seed=0) * 255).to(torch.uint8)
     predictor = Predictor(pair.ours, Resize(short=size, long=size, antialias=False), device="cpu")
     with torch.inference_mode():
         runs: dict[str, Callable[[], Any]] = {
@@ -82,11 +84,12 @@ def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str,
         theirs, mine = runs["peer"](), runs["ours"]()
         count = min(len(mine), len(theirs))
         apart = float((mine.boxes[:count] - theirs[:count]).abs().max()) if count else 0.0
-        plain, own, *with_frozen = in_turn(runs, repeats)
+        taken = in_turn(runs, repeats)
     what = f"prediction, {size} x {size}: {len(theirs)} and {len(mine)} boxes, at most {apart:.4f} px apart"
-    rows = [(what, plain, own, "ms")]
-    if with_frozen:
-        rows.append(("the same, the peer with frozen norms, as for published weights", with_frozen[0], own, "ms"))
+    rows = [(what, taken["peer"], taken["ours"], "ms")]
+    if frozen is not None:
+        frozen_norms = "the same, the peer with frozen norms, as it is built for published weights"
+        rows.append((frozen_norms, taken["frozen"], taken["ours"], "ms"))
 
     images, targets = training_batch(size, batch)
     peer, ours = pair.peer.train(), pair.ours.train().to(memory_format=torch.channels_last)
@@ -95,10 +98,10 @@ def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str,
         "peer": lambda: step(peer, lambda: pair.losses(peer, images, targets)),
         "ours": lambda: step(ours, lambda: torch.stack(list(ours(channels_last, targets).values())).sum()),
     }
-    theirs, mine = in_turn(steps, max(3, repeats // 4))
-    rows.append((f"training step, {batch} images of {size} x {size}", theirs, mine, "ms"))
-    theirs, mine = (peak_memory(run) / 2**20 for run in steps.values())
-    rows.append(("peak memory of that step", theirs, mine, "MiB"))
+    taken = in_turn(steps, max(3, repeats // 4))
+    rows.append((f"training step, {batch} images of {size} x {size}", taken["peer"], taken["ours"], "ms"))
+    peaks = [[peak_memory(run) / 2**20] for run in steps.values()]
+    rows.append(("peak memory of that step", *peaks, "MiB"))
     return rows
 
 
@@ -121,8 +124,7 @@ def retinanet(size: int, version: str = "") -> Pair:
     name = f"retinanet_resnet50_fpn{version}"
     peer = getattr(torchvision.models.detection, name)(**torchvision_options(size))
     with torch.no_grad():  # scores on both sides of the threshold
-        pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
-        features = list(peer.eval().backbone(peer.transform([pixels[0]])[0].tensors).values())
+        features = list(peer.eval().backbone(peer.transform([patches(size, seed=1)])[0].tensors).values())
         head = peer.head.classification_head
         head.cls_logits.weight *= 6 / head(features).add(4.6).abs().max()
         head.cls_logits.bias.fill_(-4.0)
@@ -203,6 +205,13 @@ def with_frozen_norms(model: nn.Module) -> nn.Module | None:
             frozen.load_state_dict({key: value for key, value in norm.state_dict().items() if "num_batches" not in key})
             model.set_submodule(name, frozen)
     return model.eval()
+
+
+def patches(size: int, seed: int) -> Tensor:
+    """A picture `[3, size, size]` of coloured patches with noise: in noise alone all places look alike."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = nn.functional.interpolate(torch.rand(1, 3, 8, 8, generator=generator), size=(size, size), mode="bilinear")
+    return 0.8 * coarse[0] + 0.2 * torch.rand(3, size, size, generator=generator)
 
 
 def training_batch(size: int, batch: int) -> tuple[Images, list[Targets]]:

@@ -1,13 +1,23 @@
-"""Normalisation by name, its folding into convolutions, and the deformable convolution."""
+"""Normalisation by name, its folding into convolutions, their packing, and the deformable convolution."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
-from aweigh.backbones.timm import TimmBackbone
+from aweigh.backbones.timm import PackedResidual, TimmBackbone, pack_residual_blocks
 from aweigh.errors import UsageError
-from aweigh.layers import DeformableConv2d, FrozenBatchNorm2d, fold_batch_norm, make_norm, pack_convolutions
+from aweigh.layers import (
+    DeformableConv2d,
+    FrozenBatchNorm2d,
+    PackedConv2d,
+    conv_tower,
+    fold_batch_norm,
+    make_norm,
+    pack_convolutions,
+)
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -54,16 +64,32 @@ def test_a_convolution_with_two_readers_is_not_folded() -> None:
         assert_same([model(image)], [folded(image)])
 
 
-def test_packing_keeps_the_function_at_any_size() -> None:
-    model = randomised(TimmBackbone("resnet18"))
+BODIES: dict[str, Callable[[], nn.Module]] = {
+    "resnet18": lambda: TimmBackbone("resnet18"),
+    "resnet50": lambda: TimmBackbone("resnet50"),
+    "seresnet50": lambda: TimmBackbone("seresnet50"),  # with more in its blocks than is packed
+    "shufflenet": lambda: ShuffleNetV2(0.5, activation="leaky_relu"),
+    "tower": lambda: conv_tower(3, 2, "bn"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "packed_blocks"), [(name, {"resnet18": 8, "resnet50": 16}.get(name, 0)) for name in BODIES]
+)
+def test_packing_keeps_the_function_at_any_size(name: str, packed_blocks: int) -> None:
+    model = randomised(BODIES[name]())
     packed = fold_batch_norm(model, lambda copied: copied(torch.rand(1, 3, 64, 64))).to(
         memory_format=torch.channels_last
     )
-    pack_convolutions(packed)
+    pack_convolutions(pack_residual_blocks(packed))
+    if PackedConv2d.applies(nn.Conv2d(1, 1, 1)):  # on these processors alone
+        assert sum(isinstance(module, PackedResidual) for module in packed.modules()) == packed_blocks
+        assert any(isinstance(module, PackedConv2d) for module in packed.modules())
     for size in ((1, 3, 64, 64), (2, 3, 96, 33), (1, 3, 32, 32)):
         image = torch.rand(size)
         with torch.inference_mode():
-            assert_same(model(image), packed(image.contiguous(memory_format=torch.channels_last)))
+            expected, got = model(image), packed(image.contiguous(memory_format=torch.channels_last))
+        assert_same([expected] if name == "tower" else expected, [got] if name == "tower" else got)
 
 
 def test_a_frozen_batch_norm_never_changes() -> None:

@@ -243,14 +243,16 @@ def fold_batch_norm(model: nn.Module, run: Callable[[nn.Module], object]) -> nn.
 
 
 class PackedConv2d(nn.Module):
-    """A wide 3x3 convolution for prediction on a CPU, with its weight kept in the order oneDNN computes in.
+    """A convolution for prediction on a CPU, in one pass with the addition and the activation behind it.
 
-    An ordinary convolution re-orders its weight at every call, and takes a slow path on maps of a few cells. Narrow and
-    1x1 convolutions gain nothing (some lose) and stay as they are. The same function; no gradient. Uses the operators
-    that torch's own CPU compiler emits.
+    An ordinary convolution re-orders its weight at every call, and takes a slow path on maps of a few cells; a wide 3x3
+    one keeps its weight in the order oneDNN computes in. (Narrow and 1x1 ones gain nothing by that, some lose.) The
+    same function; no gradient. Uses the operators that torch's own CPU compiler emits.
+
+    activation: the module behind it, None or `nn.Identity` for none; `fits` says which can be taken in.
     """
 
-    def __init__(self, convolution: nn.Conv2d) -> None:
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> None:
         super().__init__()
         self.bias = convolution.bias
         self.geometry = (
@@ -259,16 +261,23 @@ class PackedConv2d(nn.Module):
             list(convolution.dilation),
             convolution.groups,
         )
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(convolution.weight, *self.geometry)
+        weight = convolution.weight.detach()
+        if self.wide(convolution):
+            weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry)
+        self.weight = weight
+        self.activation: str = "none"
+        self.values: list[float] = []
+        if isinstance(activation, nn.ReLU):
+            self.activation = "relu"
+        elif isinstance(activation, nn.LeakyReLU):
+            self.activation, self.values = "leaky_relu", [activation.negative_slope]
 
     @staticmethod
     def applies(module: nn.Module) -> bool:
-        """Whether `module` is of the kind that was measured to gain, on the processors where it was measured."""
+        """Whether `module` is a convolution that this can stand for, on the processors where it was measured."""
         return (
             platform.machine().lower() in ("x86_64", "amd64")
             and type(module) is nn.Conv2d
-            and module.kernel_size == (3, 3)
-            and min(module.in_channels, module.out_channels) >= 256
             and module.groups == 1
             and module.weight.device.type == "cpu"
             and module.weight.dtype == torch.float32
@@ -278,17 +287,44 @@ class PackedConv2d(nn.Module):
             and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, *self.geometry, "none", [], ""
-        )
+    @staticmethod
+    def wide(convolution: nn.Conv2d) -> bool:
+        """Whether it gains by the order of its weight alone."""
+        return convolution.kernel_size == (3, 3) and min(convolution.in_channels, convolution.out_channels) >= 256
+
+    @staticmethod
+    def fits(activation: nn.Module) -> bool:
+        return type(activation) in (nn.Identity, nn.ReLU, nn.LeakyReLU)
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """x: `[B, C, H, W]`. added: of the shape of the result, added before the activation, then ReLU or none."""
+        if added is None:
+            result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *self.geometry, self.activation, self.values, ""
+            )
+        else:
+            after = None if self.activation == "none" else self.activation
+            result = torch.ops.mkldnn._convolution_pointwise.binary(
+                x, added, self.weight, self.bias, *self.geometry, "add", 1.0, after, [], ""
+            )
         return result
 
 
 @torch.no_grad()
 def pack_convolutions(model: nn.Module) -> nn.Module:
-    """Exchange every convolution of `model` that gains by it for its packed form, in place."""
+    """Exchange every convolution of `model` that gains by it for its packed form, in place.
+
+    Those gain that are wide, and those in a sequence with an activation behind them (and what folding left between).
+    """
+    sequences = [module for module in model.modules() if isinstance(module, nn.Sequential)]
+    for sequence in [module for module in sequences if type(module).forward is nn.Sequential.forward]:
+        for index, module in enumerate(sequence):
+            rest = range(index + 1, len(sequence))
+            behind = next((later for later in rest if not isinstance(sequence[later], nn.Identity)), None)
+            if behind is not None and PackedConv2d.applies(module) and PackedConv2d.fits(sequence[behind]):
+                assert isinstance(module, nn.Conv2d)
+                sequence[index], sequence[behind] = PackedConv2d(module, sequence[behind]), nn.Identity()
     for name, module in list(model.named_modules()):
-        if PackedConv2d.applies(module):
+        if isinstance(module, nn.Conv2d) and PackedConv2d.applies(module) and PackedConv2d.wide(module):
             model.set_submodule(name, PackedConv2d(module))
     return model

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from aweigh.backbones.timm import pack_residual_blocks
 from aweigh.data.images import SUFFIXES, ImageSource, ValueRange, read_reduced
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import load_model
@@ -158,7 +159,7 @@ def prepare(model: Detector, device: torch.device) -> Any:
     example = detector.pixel_mean.new_zeros(1, 3, side, side)
     prepared = fold_batch_norm(detector, lambda copied: cast(Any, copied).network(example))
     prepared = prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-    return pack_convolutions(prepared)  # on a CPU; elsewhere it finds nothing to pack
+    return pack_convolutions(pack_residual_blocks(prepared))  # on a CPU; elsewhere they find nothing to pack
 
 
 def _paths(source: str | Path) -> list[Path]:

@@ -11,11 +11,11 @@ from typing import Any
 import timm
 import torch
 from timm.layers.norm_act import BatchNormAct2d, GroupNormAct, SyncBatchNormAct
-from timm.models.resnet import Bottleneck
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.layers import Norm, make_norm
+from aweigh.layers import Norm, PackedConv2d, make_norm
 from aweigh.weights.load import load_backbone
 
 
@@ -188,3 +188,53 @@ def _modules_of_stages(body: nn.Module, stages: int, name: str) -> list[str]:
     if not reached:
         raise UsageError(f"{name}: stage {stages} lies behind the coarsest level asked for; freeze fewer stages.")
     return frozen
+
+
+class PackedResidual(nn.Module):
+    """A residual block of timm's ResNets for prediction on a CPU, its normalisations folded into its convolutions.
+
+    Each convolution is one pass with what stands behind it: the ReLU, and in the last one the addition too.
+    """
+
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+        super().__init__()
+        count = 3 if isinstance(block, Bottleneck) else 2
+        self.convolutions = nn.ModuleList(
+            PackedConv2d(getattr(block, f"conv{i}"), getattr(block, f"act{i}")) for i in range(1, count + 1)
+        )
+        self.downsample = block.downsample
+
+    @staticmethod
+    def applies(module: nn.Module) -> bool:
+        """Whether `module` is such a block, with nothing in it that this leaves out."""
+        if type(module) not in (BasicBlock, Bottleneck):
+            return False
+        numbers = (1, 2, 3) if type(module) is Bottleneck else (1, 2)
+        convolutions, norms, activations = (
+            [getattr(module, f"{part}{number}") for number in numbers] for part in ("conv", "bn", "act")
+        )
+        return (
+            all(map(PackedConv2d.applies, convolutions))
+            and all(type(norm) is nn.Identity for norm in norms)
+            and all(type(activation) is nn.ReLU for activation in activations)
+            and type(module.aa) is type(module.drop_block) is nn.Identity
+            and module.se is module.drop_path is None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` to `[B, C', H', W']`, as the block."""
+        *inner, last = self.convolutions
+        result = x
+        for convolution in inner:
+            result = convolution(result)
+        out: Tensor = last(result, x if self.downsample is None else self.downsample(x))
+        return out
+
+
+@torch.no_grad()
+def pack_residual_blocks(model: nn.Module) -> nn.Module:
+    """Exchange every residual block of `model` for its packed form where there is one, in place."""
+    for name, module in list(model.named_modules()):
+        if PackedResidual.applies(module):
+            model.set_submodule(name, PackedResidual(module))
+    return model
