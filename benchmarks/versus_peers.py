@@ -27,7 +27,7 @@ import aweigh
 from aweigh.data.transforms import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Images, Targets
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
 from aweigh.weights.convert.torchvision import fcos_from_torchvision, retinanet_from_torchvision
 
@@ -142,24 +142,29 @@ def efficientdet_d0(size: int) -> Pair:
     config = effdet.get_efficientdet_config("tf_efficientdet_d0")
     config.image_size, config.num_classes = (size, size), NUM_CLASSES
     network = effdet.EfficientDet(config, pretrained_backbone=False)
-    nn.init.normal_(network.class_net.predict.conv_pw.weight, std=0.3)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(take_statistics) for norm in norms]
+    with torch.no_grad():  # activations of an ordinary size, and scores that differ
+        network.eval()(normalised(patches(size, seed=0)[None]))
+        network.class_net.predict.conv_pw.bias.fill_(-2.0)
+        network.box_net.predict.conv_pw.weight.mul_(0.3)
+    for hook in hooks:
+        hook.remove()
     ours = create("efficientdet_d0", classes=Classes.numbered(NUM_CLASSES))
     ours.load_state_dict(efficientdet_from_effdet(network.state_dict(), keep_ids=None))
     prediction = effdet.DetBenchPredict(network)
     training = effdet.DetBenchTrain(network)
 
     def predict(network: nn.Module, image: Tensor) -> Tensor:
-        pixels = (image[None] / 255 - ours.pixel_mean[:, None, None]) / ours.pixel_std[:, None, None]
-        boxes: Tensor = prediction(pixels)[0, :, :4]
+        boxes: Tensor = prediction(normalised(image[None] / 255))[0, :, :4]
         return boxes
 
     def losses(network: nn.Module, images: Images, targets: list[Targets]) -> Tensor:
-        pixels = (images.pixels - ours.pixel_mean[:, None, None]) / ours.pixel_std[:, None, None]
         goals = {
             "bbox": torch.stack([target.boxes[:, [1, 0, 3, 2]] for target in targets]),
             "cls": torch.stack([target.labels for target in targets]),
         }
-        total: Tensor = training(pixels, goals)["loss"]
+        total: Tensor = training(normalised(images.pixels), goals)["loss"]
         return total
 
     return Pair(network.eval(), ours.eval(), predict, losses)
@@ -171,6 +176,17 @@ PAIRS: dict[str, Callable[[int], Pair]] = {
     "retinanet_v2": retinanet_v2,
     "efficientdet_d0": efficientdet_d0,
 }
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    return (pixels - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+
+
+def take_statistics(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+    """Make the statistics those of the input; channels that are almost constant keep a spread."""
+    variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance.clamp(min=float(variance.median())))
 
 
 def torchvision_options(size: int) -> dict[str, Any]:

@@ -253,6 +253,21 @@ class Detections:
             **rest,
         )
 
+    @classmethod
+    def unpadded(
+        cls,
+        padded: tuple[Tensor, Tensor, Tensor, Tensor],
+        *,
+        classes: Classes,
+        sizes_hw: Sequence[tuple[int, int]],
+    ) -> list[Detections]:
+        """One for each image of a batch. padded: boxes `[B, K, 4]`, scores, labels `[B, K]`, number of each `[B]`."""
+        boxes, scores, labels, count = padded
+        return [
+            cls(boxes[i, :n], scores[i, :n], labels[i, :n], classes=classes, size_hw=sizes_hw[i])
+            for i, n in enumerate(count.tolist())
+        ]
+
     def __len__(self) -> int:
         return len(self.boxes)
 

@@ -274,11 +274,8 @@ class RetinaNet(nn.Module):
     @torch.no_grad()
     def decode(self, raw: RetinaNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """`select`, cut to the number found: one `Detections` per image, best first."""
-        boxes, scores, labels, count = self.select(raw, torch.tensor(sizes_hw, device=raw.logits[0].device))
-        return [
-            Detections(boxes[i, :n], scores[i, :n], labels[i, :n], classes=self.classes, size_hw=sizes_hw[i])
-            for i, n in enumerate(count.tolist())
-        ]
+        found = self.select(raw, torch.tensor(sizes_hw, device=raw.logits[0].device))
+        return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
 
     def select(self, raw: RetinaNetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Raw outputs to a fixed number of detections, without a branch on the data.
