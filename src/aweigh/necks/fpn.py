@@ -22,7 +22,8 @@ class FPN(nn.Module):
     """Maps of a backbone, fine to coarse, in; maps of `channels` channels each, fine to coarse, out.
 
     in_channels, in_strides: the backbone's `.channels` and `.strides`; each stride doubles the one before.
-    top: what P6 is computed from, `"p5"` (FCOS) or `"c5"` (RetinaNet), or `"none"` for no P6 and P7.
+    top: what P6 is computed from, `"p5"` (FCOS) or `"c5"` (RetinaNet); `"pool"`: every second cell of the coarsest map
+    as one level more (Faster R-CNN); `"none"`: no level more.
     norm: normalisation after each lateral and output convolution, which then have no bias; None as in the paper.
     """
 
@@ -32,7 +33,7 @@ class FPN(nn.Module):
         in_strides: Sequence[int],
         *,
         channels: int = 256,
-        top: Literal["p5", "c5", "none"] = "p5",
+        top: Literal["p5", "c5", "pool", "none"] = "p5",
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
@@ -42,13 +43,15 @@ class FPN(nn.Module):
             )
         if any(coarse != 2 * fine for fine, coarse in pairwise(in_strides)):
             raise UsageError(f"FPN needs input strides that double from map to map, got {list(in_strides)}.")
-        if top not in ("p5", "c5", "none"):
-            raise UsageError(f"FPN: unknown top {top!r}; known: p5, c5, none.")
+        if top not in ("p5", "c5", "pool", "none"):
+            raise UsageError(f"FPN: unknown top {top!r}; known: p5, c5, pool, none.")
         self.lateral = nn.ModuleList(_convolution(width, channels, 1, norm) for width in in_channels)
         self.output = nn.ModuleList(_convolution(channels, channels, 3, norm) for _ in in_channels)
         self.top = top
         strides = list(in_strides)
-        if top != "none":
+        if top == "pool":
+            strides += [2 * strides[-1]]
+        elif top != "none":
             self.p6 = nn.Conv2d(channels if top == "p5" else in_channels[-1], channels, 3, stride=2, padding=1)
             self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
             strides += [2 * strides[-1], 4 * strides[-1]]
@@ -72,7 +75,9 @@ class FPN(nn.Module):
             # To the lateral's exact size, since an odd height or width is not twice the coarser one.
             merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
             pyramid.insert(0, self.output[level](merged))
-        if self.top != "none":
+        if self.top == "pool":
+            pyramid.append(pyramid[-1][:, :, ::2, ::2])
+        elif self.top != "none":
             p6 = self.p6(pyramid[-1] if self.top == "p5" else features[-1])
             pyramid += [p6, self.p7(F.relu(p6))]
         return pyramid

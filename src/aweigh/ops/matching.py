@@ -14,6 +14,7 @@ from torch import Tensor
 from aweigh.ops import boxes as box_ops
 
 BACKGROUND, IGNORED = -1, -2  # in assignments, where the index of a box is expected
+GOLDEN_RATIO = 0.6180339887498949
 BYTES_PER_PAIR = 80  # of a point and a box at the peak: some twenty values of float32
 
 
@@ -192,3 +193,23 @@ def hard_examples(
         background = kept[~positive[kept]][: negatives_per_positive * max(1, len(objects))]
         kept = torch.cat([objects, background])
     return kept[:count]
+
+
+@torch.no_grad()
+def balanced_sample(index: Tensor, *, count: int, positive_fraction: float, seed: Tensor) -> Tensor:
+    """Some of the rows that learn: at most `count`, of them at most the fraction positive: int64, positives first.
+
+    index: `[A]`, the box of each row, -1 background, -2 no loss, as the other functions here return it. Rows are drawn
+    evenly spread (multiples of the golden ratio), beginning at a place that `seed` (a scalar, such as a sum of outputs)
+    sets: other ones at every step, and the same ones for the same outputs, so that a loss is a function of its inputs.
+    The papers draw at random (Ren et al. 2015, Faster R-CNN, section 3.1.3).
+    """
+    place = torch.arange(len(index), dtype=torch.float64, device=index.device) * GOLDEN_RATIO
+    place = (place + seed.double() * 1000) % 1
+
+    def first(chosen: Tensor, most: int) -> Tensor:
+        rows = chosen.nonzero().squeeze(1)
+        return rows[place[rows].argsort()[:most]]
+
+    positive = first(index >= 0, int(count * positive_fraction))
+    return torch.cat([positive, first(index == BACKGROUND, count - len(positive))])

@@ -35,6 +35,16 @@ RETINANET_NAMES = {
     "head.regression_head.bbox_reg.": "head.deltas.",
 }
 
+FASTER_RCNN_NAMES = {
+    "backbone.body.": "backbone.body.",
+    "rpn.head.cls_logits.": "rpn.objectness.",
+    "rpn.head.bbox_pred.": "rpn.deltas.",
+    "roi_heads.box_head.fc": "box_head.fc",
+    "roi_heads.box_head.5.": "box_head.fc.",
+    "roi_heads.box_predictor.cls_score.": "box_predictor.logits.",
+    "roi_heads.box_predictor.bbox_pred.": "box_predictor.deltas.",
+}
+
 
 def fcos_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COCO_CLASSES.ids) -> State:
     """The weights of torchvision's `fcos_resnet50_fpn` under our names.
@@ -81,6 +91,41 @@ def retinanet_from_torchvision(state: State, *, keep_rows: Sequence[int] | None 
             if key in converted:
                 each = converted[key].unflatten(0, (anchors, -1))  # [K, classes, ...]
                 converted[key] = _rows(each.transpose(0, 1), keep_rows).transpose(0, 1).flatten(0, 1)
+    return converted
+
+
+def faster_rcnn_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COCO_CLASSES.ids) -> State:
+    """The weights of torchvision's `fasterrcnn_resnet50_fpn` and `_v2` under our names.
+
+    keep_rows: the rows of the classifier that become our labels 0, 1, ...; None keeps all. Row 0, "nothing", becomes
+    the last one, and has no box.
+    """
+    normalised = any(re.fullmatch(r"backbone\.fpn\.inner_blocks\.0\.1\.weight", key) for key in state)
+    converted = {}
+    for key, value in state.items():
+        spelled = _spelled_out(key)
+        pyramid = re.fullmatch(r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(\d)\.(.+)", spelled)
+        tower = re.fullmatch(r"rpn\.head\.conv\.(?:(\d)\.0\.)?(weight|bias)", spelled)
+        region_tower = re.fullmatch(r"roi_heads\.box_head\.([0-3])\.([01])\.(.+)", spelled)
+        if pyramid:
+            kind, level, part, what = pyramid.groups()
+            place = f"{level}.{part}" if normalised else level
+            converted[f"neck.{'lateral' if kind == 'inner' else 'output'}.{place}.{what}"] = value
+        elif tower:
+            number, what = tower.groups()
+            converted[f"rpn.tower.{2 * int(number or 0)}.{what}"] = value
+        elif region_tower:
+            number, part, what = region_tower.groups()
+            converted[f"box_head.tower.{3 * int(number) + int(part)}.{what}"] = value
+        else:
+            converted[_renamed(spelled, FASTER_RCNN_NAMES, "torchvision's fasterrcnn_resnet50_fpn")] = value
+    for what in ("weight", "bias"):
+        logits, deltas = (f"box_predictor.{name}.{what}" for name in ("logits", "deltas"))
+        if logits in converted and deltas in converted:
+            rows = list(range(1, len(converted[logits]))) if keep_rows is None else list(keep_rows)
+            converted[logits] = _rows(converted[logits], [*rows, 0])
+            each = converted[deltas].unflatten(0, (-1, 4))  # [rows, 4, ...]
+            converted[deltas] = _rows(each, rows).flatten(0, 1)
     return converted
 
 

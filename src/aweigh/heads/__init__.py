@@ -1,0 +1,1 @@
+"""Heads of several detectors: region proposals, boxes of regions."""

@@ -1,0 +1,366 @@
+"""Faster R-CNN: a network proposes regions, a second stage says what each holds and where its box lies.
+
+Papers: Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", NeurIPS 2015;
+Girshick, "Fast R-CNN", ICCV 2015 (the second stage); Lin et al., "Feature Pyramid Networks", CVPR 2017 (both on a
+pyramid); He et al., "Mask R-CNN", ICCV 2017 (RoIAlign).
+
+Forms, each a set of plain values:
+
+==================  ======================  ====================
+value               torchvision v1          torchvision v2
+==================  ======================  ====================
+pyramid             no normalisation        batch norm.
+proposal network    one 3x3 convolution     two
+box head            two fully connected     4 conv, 1 fully conn.
+anchors             whole pixels            whole pixels
+step of a cell      padded // grid          padded // grid
+RoIAlign            not shifted             not shifted
+==================  ======================  ====================
+
+How ours differs:
+- Losses are a function of outputs and targets: the anchors and regions that learn are drawn evenly spread instead of at
+  random, beginning elsewhere at every step, and their number does not depend on the mode.
+- In training proposals end at the edge of the batch, not of each image.
+- "Nothing" is the last class, not the first.
+- Nothing inside a region marked `ignore` or `uncertain` is background. Where an image was not labelled for all classes,
+  no anchor in it is background, and a region without an object says only that it is none of the known classes.
+- A box that no anchor touches teaches none; torchvision then takes every anchor that overlaps nothing for an object.
+
+Legend: B images, L levels, K anchors of a cell, A anchors over all levels, C classes, R regions, N boxes of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aweigh.backbones import Backbone, take_timm
+from aweigh.errors import UsageError
+from aweigh.heads.box import BoxPredictor, ConvFCHead, TwoFCHead
+from aweigh.heads.rpn import RPNHead, proposal_loss, propose
+from aweigh.layers import Norm
+from aweigh.necks.fpn import FPN
+from aweigh.ops import boxes as box_ops
+from aweigh.ops.anchors import anchor_shapes, place_anchors
+from aweigh.ops.losses import check_labels, world_mean
+from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap
+from aweigh.ops.roi import numbered, pool_regions
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
+from aweigh.weights.coco import COCO_CLASSES
+
+RATIOS = (0.5, 1.0, 2.0)  # height over width (Ren et al., section 3.1.1)
+POSITIVE_IOU = 0.5  # of a region with an object; background below (Girshick 2015, section 2.3; its 0.1 is not used)
+SAMPLED, POSITIVE_FRACTION = 512, 0.25  # regions of an image that learn
+DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # deltas of regions are learned so many times as large
+SMALLEST_SIDE = 1e-2  # of a detection, pixels
+
+
+class FasterRCNNOutput(NamedTuple):
+    """What the network says before any decision; levels fine to coarse."""
+
+    features: list[Tensor]  # [B, channels, H, W]
+    objectness: list[Tensor]  # [B, H*W*K] logits
+    deltas: list[Tensor]  # [B, H*W*K, 4]
+    anchors: list[Tensor]  # [H*W*K, 4] xyxy in the padded image, pixels
+
+
+class FasterRCNN(nn.Module):
+    """The detector.
+
+    Args:
+        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`. Regions are
+            read from all levels but the coarsest, which only proposes.
+        rpn: proposes. box_head, box_predictor: the second stage.
+        classes: names and original ids; their number must be the predictor's.
+        shapes: per level, the anchors of a cell round its point, `[K, 4]` xyxy in pixels.
+        fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
+        box_size: cells of a region's side. samples, aligned: of RoIAlign.
+        beta: below which the loss of a delta is quadratic.
+        train_proposals, test_proposals: how many, of each level before suppression and of all levels after it.
+    """
+
+    stride_divisor = 32
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: FPN,
+        rpn: RPNHead,
+        box_head: TwoFCHead | ConvFCHead,
+        box_predictor: BoxPredictor,
+        *,
+        classes: Classes,
+        shapes: Sequence[Tensor],
+        fitted_steps: bool = False,
+        box_size: int = 7,
+        samples: int = 2,
+        aligned: bool = False,
+        beta: float = 1 / 9,
+        train_proposals: tuple[int, int] = (2000, 2000),
+        test_proposals: tuple[int, int] = (1000, 1000),
+        max_detections: int = 100,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        if len(shapes) != len(neck.strides):
+            raise UsageError(f"FasterRCNN: {len(neck.strides)} feature levels, but anchors of {len(shapes)}.")
+        if any(len(shape) != rpn.num_anchors for shape in shapes):
+            raise UsageError(
+                f"FasterRCNN: the proposal network has {rpn.num_anchors} anchors of a cell, but the levels have "
+                f"{[len(shape) for shape in shapes]}."
+            )
+        if box_predictor.num_classes != len(classes):
+            raise UsageError(
+                f"FasterRCNN: the head predicts {box_predictor.num_classes} classes, but {len(classes)} are named."
+            )
+        self.backbone, self.neck, self.rpn = backbone, neck, rpn
+        self.box_head, self.box_predictor = box_head, box_predictor
+        self.classes = classes
+        self.strides: tuple[int, ...] = tuple(neck.strides)
+        self.shapes, self.fitted_steps = [shape.clone() for shape in shapes], fitted_steps
+        self.box_size, self.samples, self.aligned, self.beta = box_size, samples, aligned, beta
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
+
+        # Inference settings; plain values that may be set at any time.
+        self.train_proposals, self.test_proposals = train_proposals, test_proposals
+        self.proposal_nms_threshold = 0.7
+        self.score_threshold = 0.05
+        self.nms: box_ops.NMS = "class"
+        self.nms_threshold = 0.5
+        self.max_detections = max_detections
+
+    def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
+        """Losses if `targets` are given (whether training or not), else the detections of each image.
+
+        Boxes are in the pixels of `images`, and inside each image.
+        """
+        raw = self.network(images.pixels)
+        if targets is not None:
+            return self.loss(raw, targets)
+        return self.decode(raw, images.sizes_hw)
+
+    def network(self, pixels: Tensor) -> FasterRCNNOutput:
+        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to features and what the proposal network says of them."""
+        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        features = self.neck(self.backbone(pixels))
+        objectness, deltas = self.rpn(features)
+        anchors = [self._anchors(level, feature, pixels) for level, feature in enumerate(features)]
+        return FasterRCNNOutput(features, objectness, deltas, anchors)
+
+    def _anchors(self, level: int, feature: Tensor, pixels: Tensor) -> Tensor:
+        """Those of one level, round the upper left corner of each cell: `[H*W*K, 4]`."""
+        height, width = feature.shape[-2:]
+        steps = (self.strides[level],) * 2
+        if self.fitted_steps:
+            steps = (pixels.shape[-2] // height, pixels.shape[-1] // width)
+        return place_anchors(self.shapes[level], box_ops.grid_points(height, width, steps, (0, 0), like=feature))
+
+    def second_stage(self, features: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of regions `[R, 5]` (image, box): logits `[R, C + 1]`, the last of nothing, and deltas `[R, C, 4]`."""
+        pooled = pool_regions(
+            features[:-1], self.strides[:-1], regions, size=self.box_size, samples=self.samples, aligned=self.aligned
+        )
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        return logits.float(), deltas.float()
+
+    # Training
+
+    def loss(self, raw: FasterRCNNOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Four losses, each a scalar, float32, each divided by the number of anchors or regions that were sampled.
+
+        `objectness` and `proposals`: of sampled anchors, binary cross-entropy and smooth L1 of the deltas (Ren et al.,
+        equation 1). `classification` and `box`: of sampled regions, cross-entropy over the classes and nothing, and
+        smooth L1 of the deltas of the object's class (Girshick 2015, equations 1 to 3).
+        """
+        classes = len(self.classes)
+        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
+        check_labels(*labels_and_known, images=len(raw.objectness[0]), classes=classes, what="FasterRCNN.loss")
+        objectness, deltas = torch.cat(raw.objectness, dim=1).float(), torch.cat(raw.deltas, dim=1).float()
+        anchors = torch.cat(raw.anchors)
+        proposed = [
+            proposal_loss(
+                objectness[image],
+                deltas[image],
+                anchors,
+                target.boxes[target.learned],
+                target.boxes[~target.learned],
+                beta=self.beta,
+                known=target.known is None or bool(target.known.all()),
+            )
+            for image, target in enumerate(targets)
+        ]
+        of_anchors, of_deltas, sampled = (torch.stack(parts).sum() for parts in zip(*proposed, strict=True))
+        sampled = world_mean(sampled.float()).clamp(min=1)
+
+        regions, index = self.sample_regions(raw, targets)
+        logits, region_deltas = self.second_stage(raw.features, numbered(regions))
+        classification, box = self.region_losses(logits, region_deltas, regions, index, targets)
+        count = world_mean(logits.new_tensor(float(len(logits)))).clamp(min=1)
+        return {
+            "objectness": of_anchors / sampled,
+            "proposals": of_deltas / sampled,
+            "classification": classification / count,
+            "box": box / count,
+        }
+
+    @torch.no_grad()
+    def sample_regions(self, raw: FasterRCNNOutput, targets: Sequence[Targets]) -> tuple[list[Tensor], list[Tensor]]:
+        """The regions of each image that learn `[R_i, 4]`, and the box of its targets each learns `[R_i]`, -1 none.
+
+        Regions are proposals and the objects themselves.
+        """
+        height, width = raw.features[0].shape[-2] * self.strides[0], raw.features[0].shape[-1] * self.strides[0]
+        sizes = torch.tensor([[height, width]] * len(targets), device=raw.features[0].device)
+        before, after = self.train_proposals
+        boxes, count = propose(
+            raw.objectness,
+            raw.deltas,
+            raw.anchors,
+            sizes,
+            before=before,
+            after=after,
+            iou_threshold=self.proposal_nms_threshold,
+        )
+        regions, indices = [], []
+        for image, target in enumerate(targets):
+            objects = target.learned.nonzero().squeeze(1)
+            candidates = torch.cat([boxes[image, : int(count[image])], target.boxes[objects]])
+            index = by_overlap(
+                candidates, target.boxes[objects], positive=POSITIVE_IOU, negative=POSITIVE_IOU, rescue="none"
+            )
+            nobodys = target.boxes[~target.learned]
+            if len(nobodys):
+                centers = (candidates[:, :2] + candidates[:, 2:]) / 2
+                index[box_ops.covered(centers, nobodys) & (index == BACKGROUND)] = IGNORED
+            seed = sum(level[image].sum() for level in raw.objectness)
+            assert isinstance(seed, Tensor)
+            rows = balanced_sample(index, count=SAMPLED, positive_fraction=POSITIVE_FRACTION, seed=seed)
+            learned = index[rows]
+            learned[learned >= 0] = objects[learned[learned >= 0]]
+            regions.append(candidates[rows])
+            indices.append(learned)
+        return regions, indices
+
+    def region_losses(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        regions: Sequence[Tensor],
+        index: Sequence[Tensor],
+        targets: Sequence[Targets],
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over regions: logits `[R, C + 1]`, deltas `[R, C, 4]`; regions and index are `sample_regions`'s."""
+        nothing = len(self.classes)
+        labels = torch.cat(
+            [
+                torch.where(rows >= 0, target.labels[rows.clamp(min=0)] if len(target) else nothing, nothing)
+                for rows, target in zip(index, targets, strict=True)
+            ]
+        )
+        unknown = [
+            torch.zeros(len(rows), nothing, dtype=torch.bool, device=rows.device)
+            if target.known is None
+            else (~target.known & (rows < 0)[:, None])
+            for rows, target in zip(index, targets, strict=True)
+        ]
+        masked = logits[:, :-1].masked_fill(torch.cat(unknown), -torch.inf)
+        classification = F.cross_entropy(torch.cat([masked, logits[:, -1:]], dim=1), labels, reduction="sum")
+        boxes = torch.cat([target.boxes[rows[rows >= 0]] for rows, target in zip(index, targets, strict=True)])
+        positive = (labels != nothing).nonzero().squeeze(1)
+        goal = box_ops.encode_deltas(torch.cat(list(regions))[positive], boxes, weights=DELTA_WEIGHTS)
+        box = F.smooth_l1_loss(deltas[positive, labels[positive]], goal, beta=self.beta, reduction="sum")
+        return classification, box
+
+    # Prediction
+
+    @torch.no_grad()
+    def decode(self, raw: FasterRCNNOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+        """`select`, cut to the number found: one `Detections` per image, best first."""
+        found = self.select(raw, torch.tensor(sizes_hw, device=raw.features[0].device))
+        return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
+
+    def select(self, raw: FasterRCNNOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Raw outputs to a fixed number of detections: proposals, their second stage, suppression.
+
+        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
+        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
+        """
+        before, after = self.test_proposals
+        proposals, count = propose(
+            raw.objectness,
+            raw.deltas,
+            raw.anchors,
+            sizes_hw,
+            before=before,
+            after=after,
+            iou_threshold=self.proposal_nms_threshold,
+        )
+        if not torch.compiler.is_compiling():
+            proposals = proposals[:, : max(1, int(count.max()))]
+        batch, number = proposals.shape[:2]
+        logits, deltas = self.second_stage(raw.features, numbered(list(proposals)))
+        there = torch.arange(number, device=count.device) < count[:, None]  # [B, R]
+        scores = logits.softmax(dim=1)[:, :-1].reshape(batch, number, -1)  # [B, R, C]
+        boxes = box_ops.decode_deltas(
+            proposals.unsqueeze(2), deltas.reshape(batch, number, -1, 4), weights=DELTA_WEIGHTS
+        )  # [B, R, C, 4]
+        boxes = box_ops.clip(boxes.flatten(1, 2), sizes_hw)  # [B, R * C, 4]
+        large = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(dim=-1)
+        tested = torch.where(there[..., None] & (scores > self.score_threshold), scores, 0).flatten(1)
+        labels = torch.arange(len(self.classes), device=count.device).expand(batch, number, -1).flatten(1)
+        return box_ops.select_detections(
+            boxes,
+            torch.where(large, tested, 0),
+            labels,
+            iou_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
+            method=self.nms,
+        )
+
+
+# Builders
+
+
+def pyramid_anchors(strides: Sequence[int], *, rounded: bool = False) -> list[Tensor]:
+    """One size of eight strides on each level, in three ratios (Lin et al. 2017, FPN, section 4.1)."""
+    return [anchor_shapes([8.0 * stride], RATIOS, rounded=rounded) for stride in strides]
+
+
+def _torchvision(
+    classes: Classes, *, neck_norm: Norm | None, rpn_convs: int, conv_head: bool, head_norm: Norm | None, **options: Any
+) -> FasterRCNN:
+    backbone = take_timm("resnet50", options, levels=(2, 3, 4, 5))
+    neck = FPN(backbone.channels, backbone.strides, top="pool", norm=neck_norm)
+    shapes = pyramid_anchors(neck.strides, rounded=True)
+    rpn = RPNHead(256, len(shapes[0]), convs=rpn_convs)
+    head = ConvFCHead(256, 7, norm=head_norm) if conv_head else TwoFCHead(256, 7)
+    predictor = BoxPredictor(head.width, len(classes))
+    fixed: dict[str, Any] = {"fitted_steps": True, **options}
+    return FasterRCNN(backbone, neck, rpn, head, predictor, classes=classes, shapes=shapes, **fixed)
+
+
+def faster_rcnn_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Torchvision's `fasterrcnn_resnet50_fpn`: AP 37.0 with its weights. Options: those of `FasterRCNN`,
+    `backbone_norm`, `neck_norm`, `frozen_stages`."""
+    form = {"neck_norm": None, "rpn_convs": 1, "conv_head": False, "head_norm": None}
+    return _torchvision(classes, **{**form, **options})
+
+
+def faster_rcnn_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Torchvision's `fasterrcnn_resnet50_fpn_v2`: AP 46.7 with its weights. Options as the first form's, and
+    `head_norm`."""
+    form = {"neck_norm": "bn", "rpn_convs": 2, "conv_head": True, "head_norm": "bn"}
+    return _torchvision(classes, **{**form, **options})
+
+
+BUILDERS = {
+    build.__name__: build for build in (faster_rcnn_resnet50_fpn_torchvision, faster_rcnn_resnet50_fpn_v2_torchvision)
+}
