@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from aweigh.errors import UsageError
 from aweigh.necks.fpn import FPN
@@ -36,11 +36,13 @@ def torchvision_state(fpn):
     return renamed
 
 
-@pytest.mark.parametrize("top", ["p5", "c5", "none"])
+@pytest.mark.parametrize("top", ["p5", "c5", "pool", "none"])
 @pytest.mark.parametrize("size_hw", [(256, 320), (250, 333), (33, 97), (1, 1)])
 def test_equals_torchvision(top, size_hw):
     fpn = FPN(WIDTHS, STRIDES, channels=32, top=top)
-    extra = None if top == "none" else LastLevelP6P7(32 if top == "p5" else WIDTHS[-1], 32)
+    extra = {"none": lambda: None, "pool": LastLevelMaxPool}.get(
+        top, lambda: LastLevelP6P7(32 if top == "p5" else WIDTHS[-1], 32)
+    )()
     theirs = FeaturePyramidNetwork(WIDTHS, 32, extra)
     theirs.load_state_dict(torchvision_state(fpn))
     maps = features(*size_hw)
@@ -48,7 +50,7 @@ def test_equals_torchvision(top, size_hw):
     with torch.no_grad():
         ours = fpn(maps)
         expected = list(theirs(OrderedDict(enumerate(given))).values())
-    assert len(ours) == (3 if top == "none" else 5)
+    assert len(ours) == {"none": 3, "pool": 4}.get(top, 5) == len(fpn.strides)
     for actual, wanted in zip(ours, expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(maps, given, strict=True)), "forward changed its input"

@@ -8,7 +8,15 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
 from aweigh.ops.boxes import grid_points, pairwise_iou
-from aweigh.ops.matching import by_adaptive_samples, by_overlap, hard_examples, task_aligned
+from aweigh.ops.matching import (
+    BACKGROUND,
+    IGNORED,
+    balanced_sample,
+    by_adaptive_samples,
+    by_overlap,
+    hard_examples,
+    task_aligned,
+)
 
 
 def slow(
@@ -194,3 +202,33 @@ def test_hard_examples_are_those_of_the_highest_loss_that_do_not_overlap() -> No
     kept = hard_examples(losses, boxes, positive, count=4, nms_threshold=0.5, negatives_per_positive=1)
     assert kept.tolist() == [2, 1]
     assert hard_examples(losses * 0, boxes, positive, count=4, nms_threshold=0.5).tolist() == []
+
+
+@pytest.mark.parametrize("positives", [0, 5, 60, 200])
+def test_a_balanced_sample_is_no_larger_and_no_more_positive_than_asked(positives: int) -> None:
+    index = torch.full((1000,), BACKGROUND)
+    index[torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:positives]] = 3
+    index[::7] = IGNORED
+    rows = balanced_sample(index, count=128, positive_fraction=0.25, seed=torch.tensor(0.5))
+    positive = int((index[rows] >= 0).sum())
+    assert len(rows) == len(rows.unique()) == 128 and (index[rows] != IGNORED).all()
+    assert positive == min(32, int((index >= 0).sum())) and (index[rows[:positive]] >= 0).all()
+
+
+def test_every_row_is_drawn_as_often_as_another() -> None:
+    index = torch.full((90,), BACKGROUND)
+    drawn = torch.zeros(90)
+    for step in range(3000):
+        seed = torch.rand((), generator=torch.Generator().manual_seed(step)) * 100
+        drawn[balanced_sample(index, count=30, positive_fraction=0.5, seed=seed)] += 1
+    assert drawn.sum() == 30 * 3000
+    assert drawn.min() > 0.85 * 1000 and drawn.max() < 1.15 * 1000
+
+
+def test_a_sample_follows_from_its_arguments_and_another_seed_gives_another() -> None:
+    index = torch.full((500,), BACKGROUND)
+    first, again, other = (
+        set(balanced_sample(index, count=50, positive_fraction=0.5, seed=torch.tensor(seed)).tolist())
+        for seed in (1.25, 1.25, 1.2537)
+    )
+    assert first == again != other

@@ -1,5 +1,8 @@
 """Our two torchvision forms of Faster R-CNN against torchvision's own, with the same random weights."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
@@ -12,6 +15,7 @@ from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.ops.matching import balanced_sample, by_overlap
 from aweigh.ops.roi import numbered
 from aweigh.structures import Classes, Images, Targets
+from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 
 NUM_CLASSES = 7  # of ours; torchvision counts "nothing" too
@@ -156,3 +160,36 @@ def test_losses_of_the_same_samples_are_equal(pair, monkeypatch: pytest.MonkeyPa
     for theirs, mine in names.items():
         torch.testing.assert_close(losses[mine], expected[theirs], rtol=1e-5, atol=1e-6)
     assert sum(int((rows >= 0).sum()) for rows in index) > 10 and len(numbered(regions)) > 100
+
+
+@pytest.mark.parametrize("name", ["", "_v2"])
+def test_a_file_as_torchvision_publishes_it(tmp_path: Path, name: str) -> None:
+    """91 rows and "nothing" first, old names, no counters: the rows of the 80 named classes arrive, "nothing" last."""
+    torch.manual_seed(0)
+    form = f"faster_rcnn_resnet50_fpn{name}_torchvision"
+    reference = FORMS[form](weights=None, weights_backbone=None, num_classes=91)
+    state = {key: value for key, value in reference.state_dict().items() if "num_batches" not in key}
+    if not name:  # the first file is older than the numbering by blocks
+        old = {}
+        for key, value in state.items():
+            key = re.sub(r"(inner_blocks|layer_blocks)\.(\d)\.0\.", r"\1.\2.", key)
+            old[key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")] = value
+        state = old
+    torch.save(state, tmp_path / "weights.pth")
+    ours = create(form, weights=tmp_path / "weights.pth")
+    assert ours.record.name == "torchvision" + name and ours.classes == COCO_CLASSES
+    given = reference.roi_heads.box_predictor
+    assert torch.equal(ours.box_predictor.logits.weight, given.cls_score.weight[[*COCO_CLASSES.ids, 0]])
+    boxes = given.bbox_pred.weight.unflatten(0, (91, 4))[list(COCO_CLASSES.ids)].flatten(0, 1)
+    assert torch.equal(ours.box_predictor.deltas.weight, boxes)
+    eps = {module.eps for module in ours.backbone.modules() if isinstance(module, nn.BatchNorm2d)}
+    assert eps == ({1e-5} if name else {0.0})
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("", 41_755_286), ("_v2", 43_712_278)])
+def test_parameters_are_those_of_torchvision(name: str, parameters: int) -> None:
+    """With its 90 classes and a box of "nothing" that ours does not have; the first one's norms are fixed."""
+    norm = {"backbone_norm": "bn" if name else "frozen_bn"}
+    with torch.device("meta"):
+        model = create(f"faster_rcnn_resnet50_fpn{name}_torchvision", num_classes=90, **norm)
+    assert sum(value.numel() for value in model.parameters() if value.requires_grad) + 4 * 1025 == parameters

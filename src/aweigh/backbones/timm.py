@@ -10,12 +10,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers.norm_act import BatchNormAct2d, GroupNormAct, SyncBatchNormAct
+from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.layers import Norm, PackedConv2d, make_norm
+from aweigh.layers import BatchNorm2d, FrozenBatchNorm2d, Norm, PackedConv2d, SyncBatchNorm2d, make_norm
 from aweigh.weights.load import load_backbone
 
 
@@ -23,7 +23,8 @@ class TimmBackbone(nn.Module):
     """Image in, feature maps out, fine to coarse; nothing is downloaded unless `pretrained` is true.
 
     name: a timm model. levels: the maps wanted; level l has stride 2^l.
-    norm: None keeps the model's own normalisation; a name replaces every batch normalisation and carries its weights.
+    norm: None keeps the model's own kind of normalisation; a name replaces every batch normalisation and carries its
+    weights. A batch normalisation is ours in either case: one cell of one image can be trained on.
     norm_eps: of every batch normalisation, where weights were trained with another than the model's own.
     stride_in_1x1: a ResNet's bottlenecks halve the map in their first convolution, as MSRA's first ones did, not in
     the 3x3 one.
@@ -50,8 +51,7 @@ class TimmBackbone(nn.Module):
         self.strides = tuple(_info(self.body).reduction())
         if pretrained:
             load_backbone(self, "imagenet")
-        if norm is not None:
-            _replace_batch_norms(self.body, norm, name)
+        _replace_batch_norms(self.body, norm, name)
         if norm_eps is not None:
             for module in self.body.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -123,12 +123,13 @@ def _move_strides(body: nn.Module, name: str) -> None:
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
-def _replace_batch_norms(body: nn.Module, norm: Norm, name: str) -> None:
+def _replace_batch_norms(body: nn.Module, norm: Norm | None, name: str) -> None:
+    """Put ours in the place of every batch normalisation: of the kind asked for, else batch normalisation again."""
     found = [(key, module) for key, module in body.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    if not found:
+    if norm is not None and not found:
         raise UsageError(f"{name} has no batch normalisation to replace by {norm!r}; leave norm=None.")
     for key, module in found:
-        body.set_submodule(key, _replacement(module, norm))
+        body.set_submodule(key, _replacement(module, norm or "bn"))
 
 
 def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
@@ -136,14 +137,13 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
 
     timm's `BatchNormAct2d` ends with an activation, which is kept.
     """
-    if norm == "bn":
-        return old
     new: Any = make_norm(norm, old.num_features)
     if isinstance(old, BatchNormAct2d):
         if norm == "gn":
             new = GroupNormAct(old.num_features, new.num_groups)
         else:
-            new = {"sync_bn": SyncBatchNormAct, "frozen_bn": _FrozenBatchNormAct2d}[norm](old.num_features)
+            kinds = {"bn": _BatchNormAct2d, "sync_bn": _SyncBatchNormAct2d, "frozen_bn": _FrozenBatchNormAct2d}
+            new = kinds[norm](old.num_features)
         new.drop, new.act = old.drop, old.act
     if norm == "gn":
         new.load_state_dict({key: value for key, value in old.state_dict().items() if key in ("weight", "bias")})
@@ -154,17 +154,27 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
     return replaced
 
 
-class _FrozenBatchNormAct2d(BatchNormAct2d):
-    """`aweigh.layers.FrozenBatchNorm2d` with timm's activation behind it."""
+class _WithActivation(nn.BatchNorm2d):
+    """With what follows a batch normalisation in timm's `BatchNormAct2d`."""
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__(num_features)
-        self.requires_grad_(False)
-        self.training = False
+    drop: nn.Module
+    act: nn.Module
 
-    def train(self, mode: bool = True) -> "_FrozenBatchNormAct2d":
-        super().train(False)
-        return self
+    def forward(self, x: Tensor) -> Tensor:
+        activated: Tensor = self.act(self.drop(super().forward(x)))
+        return activated
+
+
+class _BatchNormAct2d(_WithActivation, BatchNorm2d):
+    pass
+
+
+class _SyncBatchNormAct2d(_WithActivation, SyncBatchNorm2d):
+    pass
+
+
+class _FrozenBatchNormAct2d(_WithActivation, FrozenBatchNorm2d):
+    pass
 
 
 def _modules_of_stages(body: nn.Module, stages: int, name: str) -> list[str]:

@@ -28,6 +28,7 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **fcos_lite.PUBLISHED,
     **retinanet.PUBLISHED,
     **efficientdet.PUBLISHED,
+    **faster_rcnn.PUBLISHED,
 }
 
 

@@ -6,16 +6,16 @@ pyramid); He et al., "Mask R-CNN", ICCV 2017 (RoIAlign).
 
 Forms, each a set of plain values:
 
-==================  ======================  ====================
-value               torchvision v1          torchvision v2
-==================  ======================  ====================
-pyramid             no normalisation        batch norm.
-proposal network    one 3x3 convolution     two
-box head            two fully connected     4 conv, 1 fully conn.
-anchors             whole pixels            whole pixels
-step of a cell      padded // grid          padded // grid
-RoIAlign            not shifted             not shifted
-==================  ======================  ====================
+==================  ===================  ======================  ====================
+value               default              torchvision v1          torchvision v2
+==================  ===================  ======================  ====================
+pyramid             no normalisation     no normalisation        batch norm.
+proposal network    one 3x3 convolution  one 3x3 convolution     two
+box head            two fully connected  two fully connected     4 conv, 1 fully conn.
+anchors             exact                whole pixels            whole pixels
+step of a cell      its stride           padded // grid          padded // grid
+RoIAlign            by half a pixel      not shifted             not shifted
+==================  ===================  ======================  ====================
 
 How ours differs:
 - Losses are a function of outputs and targets: the anchors and regions that learn are drawn evenly spread instead of at
@@ -32,7 +32,7 @@ Legend: B images, L levels, K anchors of a cell, A anchors over all levels, C cl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap
 from aweigh.ops.roi import numbered, pool_regions
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
+from aweigh.weights.record import PublishedWeights
 
 RATIOS = (0.5, 1.0, 2.0)  # height over width (Ren et al., section 3.1.1)
 POSITIVE_IOU = 0.5  # of a region with an object; background below (Girshick 2015, section 2.3; its 0.1 is not used)
@@ -98,7 +100,7 @@ class FasterRCNN(nn.Module):
         fitted_steps: bool = False,
         box_size: int = 7,
         samples: int = 2,
-        aligned: bool = False,
+        aligned: bool = True,
         beta: float = 1 / 9,
         train_proposals: tuple[int, int] = (2000, 2000),
         test_proposals: tuple[int, int] = (1000, 1000),
@@ -334,33 +336,106 @@ def pyramid_anchors(strides: Sequence[int], *, rounded: bool = False) -> list[Te
     return [anchor_shapes([8.0 * stride], RATIOS, rounded=rounded) for stride in strides]
 
 
-def _torchvision(
-    classes: Classes, *, neck_norm: Norm | None, rpn_convs: int, conv_head: bool, head_norm: Norm | None, **options: Any
+def _build(
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    channels: int = 256,
+    neck_norm: Norm | None = None,
+    rpn_convs: int = 1,
+    box_head: Literal["2fc", "4conv1fc"] = "2fc",
+    head_norm: Norm | None = "gn",
+    rounded_anchors: bool = False,
+    **options: Any,
 ) -> FasterRCNN:
-    backbone = take_timm("resnet50", options, levels=(2, 3, 4, 5))
-    neck = FPN(backbone.channels, backbone.strides, top="pool", norm=neck_norm)
-    shapes = pyramid_anchors(neck.strides, rounded=True)
-    rpn = RPNHead(256, len(shapes[0]), convs=rpn_convs)
-    head = ConvFCHead(256, 7, norm=head_norm) if conv_head else TwoFCHead(256, 7)
+    """On any backbone with four levels at strides 4 to 32.
+
+    box_head: two fully connected layers, or four convolutions with `head_norm` and one. Options: those of `FasterRCNN`.
+    """
+    neck = FPN(backbone.channels, backbone.strides, channels=channels, top="pool", norm=neck_norm)
+    shapes = pyramid_anchors(neck.strides, rounded=rounded_anchors)
+    rpn = RPNHead(channels, len(shapes[0]), convs=rpn_convs)
+    size = options.get("box_size", 7)
+    if box_head not in ("2fc", "4conv1fc"):
+        raise UsageError(f"FasterRCNN: unknown box_head {box_head!r}; known: 2fc, 4conv1fc.")
+    head = TwoFCHead(channels, size) if box_head == "2fc" else ConvFCHead(channels, size, norm=head_norm)
     predictor = BoxPredictor(head.width, len(classes))
-    fixed: dict[str, Any] = {"fitted_steps": True, **options}
-    return FasterRCNN(backbone, neck, rpn, head, predictor, classes=classes, shapes=shapes, **fixed)
+    return FasterRCNN(backbone, neck, rpn, head, predictor, classes=classes, shapes=shapes, **options)
+
+
+def _timm(name: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
+    return _build(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
+
+
+def faster_rcnn_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on ResNet-18. Options: those of `_build` and `FasterRCNN`, `backbone_norm`, `frozen_stages`."""
+    return _timm("resnet18", classes, options)
+
+
+def faster_rcnn_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on ResNet-50. Options as `faster_rcnn_resnet18_fpn`."""
+    return _timm("resnet50", classes, options)
+
+
+def faster_rcnn_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on ResNet-101. Options as `faster_rcnn_resnet18_fpn`."""
+    return _timm("resnet101", classes, options)
+
+
+def faster_rcnn_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on ResNeXt-101 32x8d. Options as `faster_rcnn_resnet18_fpn`."""
+    return _timm("resnext101_32x8d", classes, options)
+
+
+TORCHVISION: dict[str, Any] = {"rounded_anchors": True, "fitted_steps": True, "aligned": False}
 
 
 def faster_rcnn_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Torchvision's `fasterrcnn_resnet50_fpn`: AP 37.0 with its weights. Options: those of `FasterRCNN`,
-    `backbone_norm`, `neck_norm`, `frozen_stages`."""
-    form = {"neck_norm": None, "rpn_convs": 1, "conv_head": False, "head_norm": None}
-    return _torchvision(classes, **{**form, **options})
+    """Torchvision's `fasterrcnn_resnet50_fpn`: AP 37.0 with its weights. Options as `faster_rcnn_resnet18_fpn`."""
+    return _timm("resnet50", classes, {**TORCHVISION, **options})
 
 
 def faster_rcnn_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Torchvision's `fasterrcnn_resnet50_fpn_v2`: AP 46.7 with its weights. Options as the first form's, and
-    `head_norm`."""
-    form = {"neck_norm": "bn", "rpn_convs": 2, "conv_head": True, "head_norm": "bn"}
-    return _torchvision(classes, **{**form, **options})
+    """Torchvision's `fasterrcnn_resnet50_fpn_v2`: AP 46.7 with its weights. Options as `faster_rcnn_resnet18_fpn`."""
+    second = {"neck_norm": "bn", "rpn_convs": 2, "box_head": "4conv1fc", "head_norm": "bn"}
+    return _timm("resnet50", classes, {**TORCHVISION, **second, **options})
 
 
 BUILDERS = {
-    build.__name__: build for build in (faster_rcnn_resnet50_fpn_torchvision, faster_rcnn_resnet50_fpn_v2_torchvision)
+    build.__name__: build
+    for build in (
+        faster_rcnn_resnet18_fpn,
+        faster_rcnn_resnet50_fpn,
+        faster_rcnn_resnet101_fpn,
+        faster_rcnn_resnext101_32x8d_fpn,
+        faster_rcnn_resnet50_fpn_torchvision,
+        faster_rcnn_resnet50_fpn_v2_torchvision,
+    )
 }
+
+
+def _published(name: str, builder: str, file: str, average_precision: float, **arguments: Any) -> PublishedWeights:
+    return PublishedWeights(
+        name=name,
+        url=f"https://download.pytorch.org/models/{file}",
+        file=file,
+        sha256=file.removesuffix(".pth").rsplit("-", 1)[1],
+        licence="BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0",
+        source=f"torchvision, {file.rsplit('_coco', 1)[0]}, COCO_V1, trained on COCO train2017",
+        metrics={"AP": average_precision},
+        builder=builder,
+        arguments=arguments,
+        classes=COCO_CLASSES,
+        resize={"short": 800, "long": 1333, "antialias": False},
+        convert=faster_rcnn_from_torchvision,
+    )
+
+
+_V1, _V2 = "faster_rcnn_resnet50_fpn_torchvision", "faster_rcnn_resnet50_fpn_v2_torchvision"
+# Torchvision reads its first COCO weights with an epsilon of 0, as they were trained.
+_FROZEN = {"backbone_norm": "frozen_bn", "backbone_norm_eps": 0.0}
+PUBLISHED = {
+    _V1: {"torchvision": _published("torchvision", _V1, "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 37.0, **_FROZEN)},
+    _V2: {"torchvision_v2": _published("torchvision_v2", _V2, "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", 46.7)},
+}
+PUBLISHED["faster_rcnn_resnet50_fpn"] = {**PUBLISHED[_V2], **PUBLISHED[_V1]}
