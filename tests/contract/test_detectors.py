@@ -61,7 +61,7 @@ def targets() -> list[Targets]:
 
 def skip_larger_sisters(model: nn.Module) -> None:
     """What takes long is not asked of a network that is another one of the table with more blocks."""
-    if re.search("101|efficientdet_(d[1-7]|lite[1-4])", model.builder):
+    if re.search("101|efficientdet_(d[1-7]|lite[1-4])|faster_rcnn_resnet50", model.builder):
         pytest.skip("the same network as a smaller one, with more blocks")
 
 
