@@ -28,7 +28,7 @@ def again(folder, **changes):
     return resolve(None, {"resume": str(folder), **changes})[0]
 
 
-@pytest.mark.parametrize(("kills", "workers"), [(30, 0), (6, 1)])
+@pytest.mark.parametrize(("kills", "workers"), [(100, 0), (6, 1)])
 def test_a_run_killed_many_times_ends_with_the_same_bits(tmp_path, kills, workers):
     """Weights, state, log and files are those of a run that was left alone; no file is half written."""
     script = Path(__file__).with_name("kills.py")
