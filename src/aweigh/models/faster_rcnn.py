@@ -45,7 +45,7 @@ from aweigh.heads.rpn import RPNHead, proposal_loss, propose
 from aweigh.layers import Norm
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.anchors import anchor_shapes, place_anchors
+from aweigh.ops.anchors import anchor_shapes, level_anchors
 from aweigh.ops.losses import check_labels, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap
 from aweigh.ops.roi import numbered, pool_regions
@@ -154,24 +154,37 @@ class FasterRCNN(nn.Module):
         pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         features = self.neck(self.backbone(pixels))
         objectness, deltas = self.rpn(features)
-        anchors = [self._anchors(level, feature, pixels) for level, feature in enumerate(features)]
+        anchors = [
+            level_anchors(shapes, feature, pixels, stride, fitted=self.fitted_steps)
+            for shapes, feature, stride in zip(self.shapes, features, self.strides, strict=True)
+        ]
         return FasterRCNNOutput(features, objectness, deltas, anchors)
-
-    def _anchors(self, level: int, feature: Tensor, pixels: Tensor) -> Tensor:
-        """Those of one level, round the upper left corner of each cell: `[H*W*K, 4]`."""
-        height, width = feature.shape[-2:]
-        steps = (self.strides[level],) * 2
-        if self.fitted_steps:
-            steps = (pixels.shape[-2] // height, pixels.shape[-1] // width)
-        return place_anchors(self.shapes[level], box_ops.grid_points(height, width, steps, (0, 0), like=feature))
 
     def second_stage(self, features: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
         """Of regions `[R, 5]` (image, box): logits `[R, C + 1]`, the last of nothing, and deltas `[R, C, 4]`."""
         pooled = pool_regions(
-            features[:-1], self.strides[:-1], regions, size=self.box_size, samples=self.samples, aligned=self.aligned
+            [feature.float() for feature in features[:-1]],  # the network may have computed in 16 bits
+            self.strides[:-1],
+            regions,
+            size=self.box_size,
+            samples=self.samples,
+            aligned=self.aligned,
         )
         logits, deltas = self.box_predictor(self.box_head(pooled))
-        return logits.float(), deltas.float()
+        return logits, deltas
+
+    def propose(self, raw: FasterRCNNOutput, sizes_hw: Tensor, number: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Proposals `[B, number, 4]` and how many count `[B]`; number: of each level, and of all of them."""
+        before, after = number
+        return propose(
+            raw.objectness,
+            raw.deltas,
+            raw.anchors,
+            sizes_hw,
+            before=before,
+            after=after,
+            iou_threshold=self.proposal_nms_threshold,
+        )
 
     # Training
 
@@ -221,16 +234,8 @@ class FasterRCNN(nn.Module):
         """
         height, width = raw.features[0].shape[-2] * self.strides[0], raw.features[0].shape[-1] * self.strides[0]
         sizes = torch.tensor([[height, width]] * len(targets), device=raw.features[0].device)
-        before, after = self.train_proposals
-        boxes, count = propose(
-            raw.objectness,
-            raw.deltas,
-            raw.anchors,
-            sizes,
-            before=before,
-            after=after,
-            iou_threshold=self.proposal_nms_threshold,
-        )
+        boxes, count = self.propose(raw, sizes, self.train_proposals)
+        seeds = torch.cat(raw.objectness, dim=1).float().sum(dim=1)  # [B]
         regions, indices = [], []
         for image, target in enumerate(targets):
             objects = target.learned.nonzero().squeeze(1)
@@ -242,9 +247,7 @@ class FasterRCNN(nn.Module):
             if len(nobodys):
                 centers = (candidates[:, :2] + candidates[:, 2:]) / 2
                 index[box_ops.covered(centers, nobodys) & (index == BACKGROUND)] = IGNORED
-            seed = sum(level[image].sum() for level in raw.objectness)
-            assert isinstance(seed, Tensor)
-            rows = balanced_sample(index, count=SAMPLED, positive_fraction=POSITIVE_FRACTION, seed=seed)
+            rows = balanced_sample(index, count=SAMPLED, positive_fraction=POSITIVE_FRACTION, seed=seeds[image])
             learned = index[rows]
             learned[learned >= 0] = objects[learned[learned >= 0]]
             regions.append(candidates[rows])
@@ -295,16 +298,7 @@ class FasterRCNN(nn.Module):
         sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
         image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
         """
-        before, after = self.test_proposals
-        proposals, count = propose(
-            raw.objectness,
-            raw.deltas,
-            raw.anchors,
-            sizes_hw,
-            before=before,
-            after=after,
-            iou_threshold=self.proposal_nms_threshold,
-        )
+        proposals, count = self.propose(raw, sizes_hw, self.test_proposals)
         if not torch.compiler.is_compiling():
             proposals = proposals[:, : max(1, int(count.max()))]
         batch, number = proposals.shape[:2]

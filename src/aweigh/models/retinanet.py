@@ -50,7 +50,7 @@ from aweigh.layers import Norm, conv_tower
 from aweigh.necks import Neck, NeckName, make_neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.anchors import anchor_shapes, place_anchors
+from aweigh.ops.anchors import anchor_shapes, level_anchors
 from aweigh.ops.losses import box_loss, check_labels, sigmoid_focal_loss_sum, unknown_entries, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, by_overlap, hard_examples, task_aligned
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
@@ -167,16 +167,11 @@ class RetinaNet(nn.Module):
         pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         features = self.neck(self.backbone(pixels))
         logits, deltas = self.head(features)
-        anchors = [self._anchors(level, feature, pixels) for level, feature in enumerate(features)]
+        anchors = [
+            level_anchors(shapes, feature, pixels, stride, fitted=self.fitted_steps)
+            for shapes, feature, stride in zip(self.shapes, features, self.strides, strict=True)
+        ]
         return RetinaNetOutput(logits, deltas, anchors)
-
-    def _anchors(self, level: int, feature: Tensor, pixels: Tensor) -> Tensor:
-        """Those of one level, round the upper left corner of each cell: `[H*W*K, 4]`."""
-        height, width = feature.shape[-2:]
-        steps = (self.strides[level],) * 2
-        if self.fitted_steps:
-            steps = (pixels.shape[-2] // height, pixels.shape[-1] // width)
-        return place_anchors(self.shapes[level], box_ops.grid_points(height, width, steps, (0, 0), like=feature))
 
     # Training
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aweigh.ops import boxes as box_ops
+
 
 def anchor_shapes(sizes: Sequence[float], ratios: Sequence[float], *, rounded: bool = False) -> Tensor:
     """Every size in every ratio, round the origin: `[K, 4]` xyxy in pixels, all sizes of the first ratio first.
@@ -26,3 +28,13 @@ def place_anchors(shapes: Tensor, points: Tensor) -> Tensor:
     """Shapes `[K, 4]` round each of the points `[P, 2]`: `[P * K, 4]` xyxy, the K of the first point first."""
     shapes = shapes.to(points.device)
     return (points.repeat(1, 2)[:, None] + shapes).flatten(0, 1)  # [P * K, 4]
+
+
+def level_anchors(shapes: Tensor, feature: Tensor, pixels: Tensor, stride: int, *, fitted: bool) -> Tensor:
+    """Shapes `[K, 4]` round the upper left corner of each cell of `feature` `[B, C, H, W]`: `[H*W*K, 4]` xyxy, pixels.
+
+    Cells are `stride` pixels apart, or, as in torchvision, where `fitted`: the size of `pixels` // that of the map.
+    """
+    height, width = feature.shape[-2:]
+    steps = (pixels.shape[-2] // height, pixels.shape[-1] // width) if fitted else (stride, stride)
+    return place_anchors(shapes, box_ops.grid_points(height, width, steps, (0, 0), like=feature))
