@@ -9,7 +9,7 @@ Everything is validated when it is created; the error says what was expected and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
 
@@ -260,13 +260,18 @@ class Detections:
         *,
         classes: Classes,
         sizes_hw: Sequence[tuple[int, int]],
+        extras: Mapping[str, Tensor] | None = None,
     ) -> list[Detections]:
-        """One for each image of a batch. padded: boxes `[B, K, 4]`, scores, labels `[B, K]`, number of each `[B]`."""
+        """One for each image of a batch. padded: boxes `[B, K, 4]`, scores, labels `[B, K]`, number of each `[B]`.
+
+        extras: `[B, K, ...]` of further fields, by name.
+        """
         boxes, scores, labels, count = padded
-        return [
-            cls(boxes[i, :n], scores[i, :n], labels[i, :n], classes=classes, size_hw=sizes_hw[i])
-            for i, n in enumerate(count.tolist())
-        ]
+        found = []
+        for i, n in enumerate(count.tolist()):
+            more: dict[str, Any] = {name: value[i, :n] for name, value in (extras or {}).items()}
+            found.append(cls(boxes[i, :n], scores[i, :n], labels[i, :n], classes=classes, size_hw=sizes_hw[i], **more))
+        return found
 
     def __len__(self) -> int:
         return len(self.boxes)

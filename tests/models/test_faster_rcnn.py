@@ -44,8 +44,8 @@ def test_nothing_inside_such_a_region_is_background(model, images, kind: str) ->
     (regions,), (index,) = model.sample_regions(raw, [targets])
     centers = (regions[:, 0] + regions[:, 2]) / 2
     assert (index == -1).all() and len(index) > 0 and (centers >= 80).all()
-    gradient = torch.autograd.grad(model.loss(raw, [targets])["objectness"], raw.objectness)
-    anchors, touched = torch.cat(raw.anchors), torch.cat(gradient, dim=1)[0] != 0
+    gradient = torch.autograd.grad(model.loss(raw, [targets])["objectness"], raw.proposed.objectness)
+    anchors, touched = torch.cat(raw.proposed.anchors), torch.cat(gradient, dim=1)[0] != 0
     assert touched.any() and ((anchors[touched, 0] + anchors[touched, 2]) / 2 >= 80).all()
 
 
@@ -56,7 +56,9 @@ def test_a_class_the_image_was_not_labelled_for_gets_no_negative_loss(model, ima
         losses = model.loss(raw, [Targets(BOXES, LABELS, known=given)])
         bias = model.box_predictor.logits.bias
         weight = torch.autograd.grad(losses["classification"], bias, retain_graph=True)[0]
-        objectness = torch.cat(torch.autograd.grad(losses["objectness"], raw.objectness, retain_graph=True), dim=1)
+        objectness = torch.cat(
+            torch.autograd.grad(losses["objectness"], raw.proposed.objectness, retain_graph=True), dim=1
+        )
         assert weight[[0, 2, 3]].ne(0).all()
         # Objects push the class down, since they are another; background must not.
         _, index = model.sample_regions(raw, [Targets(BOXES, LABELS, known=given)])

@@ -26,7 +26,7 @@ def test_equals_torchvision(counts: tuple[int, int], size: int, samples: int) ->
     features, regions = maps(), [boxes(count, seed) for seed, count in enumerate(counts)]
     pooler = MultiScaleRoIAlign(["0", "1", "2", "3"], size, samples)
     expected = pooler({str(level): each for level, each in enumerate(features)}, regions, [(256, 320)] * 2)
-    got = pool_regions(features, STRIDES, numbered(regions), size=size, samples=samples)
+    got = pool_regions(features, numbered(regions), size=size, strides=STRIDES, samples=samples)
     assert got.shape == (sum(counts), 3, size, size)
     assert torch.equal(got, expected)
 
@@ -41,5 +41,5 @@ def test_the_level_of_a_size() -> None:
 def test_a_gradient_reaches_each_level_that_is_read() -> None:
     features = [each.requires_grad_() for each in maps()]
     regions = torch.tensor([[0.0, 0, 0, 30, 30], [1, 0, 0, 300, 250]])
-    pool_regions(features, STRIDES, regions, size=3).sum().backward()
+    pool_regions(features, regions, size=3, strides=STRIDES).sum().backward()
     assert [float(each.grad.abs().sum()) > 0 for each in features] == [True, False, True, False]

@@ -9,7 +9,6 @@ import torchvision
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from aweigh.heads.rpn import propose
 from aweigh.models import create
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.ops.matching import balanced_sample, by_overlap
@@ -92,11 +91,13 @@ def test_features_and_proposals_are_equal(pair, sizes) -> None:
     raw = ours.network(Images.stack(pictures).pixels)
     for theirs, mine in zip(features.values(), raw.features, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
-    for theirs, mine in zip(objectness, raw.objectness, strict=True):
+    for theirs, mine in zip(objectness, raw.proposed.objectness, strict=True):
         torch.testing.assert_close(mine, theirs.permute(0, 2, 3, 1).flatten(1), atol=1e-4, rtol=1e-4)
-    assert torch.equal(torch.cat(raw.anchors), reference.rpn.anchor_generator(batch, list(features.values()))[0])
+    assert torch.equal(
+        torch.cat(raw.proposed.anchors), reference.rpn.anchor_generator(batch, list(features.values()))[0]
+    )
     expected, _ = reference.rpn(batch, features)
-    boxes, count = propose(raw.objectness, raw.deltas, raw.anchors, torch.tensor(sizes), before=1000, after=1000)
+    boxes, count = ours.proposer.propose(raw.proposed, torch.tensor(sizes))
     for theirs, mine, number in zip(expected, boxes, count.tolist(), strict=True):
         assert len(theirs) == number > 100
         apart = (theirs[:, None] - mine[None, :number]).abs().amax(dim=-1)  # scores that are equal change places
@@ -127,8 +128,8 @@ def test_losses_of_the_same_samples_are_equal(pair, monkeypatch: pytest.MonkeyPa
 
     chosen = []
     for image, target in enumerate(targets):
-        objectness = torch.cat(raw.objectness, dim=1)[image]
-        found = by_overlap(torch.cat(raw.anchors), target.boxes, positive=0.7, negative=0.3)
+        objectness = torch.cat(raw.proposed.objectness, dim=1)[image]
+        found = by_overlap(torch.cat(raw.proposed.anchors), target.boxes, positive=0.7, negative=0.3)
         chosen.append((found, balanced_sample(found, count=256, positive_fraction=0.5, seed=objectness.detach().sum())))
 
     def sampler(labels):

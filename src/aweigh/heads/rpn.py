@@ -4,51 +4,121 @@ Legend: B images, L levels, K anchors of a cell, A anchors over all levels, N bo
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.errors import UsageError
 from aweigh.ops import boxes as box_ops
+from aweigh.ops.anchors import level_anchors
+from aweigh.ops.losses import world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap
+from aweigh.structures import Targets
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3  # section 3.1.2
 SAMPLED, POSITIVE_FRACTION = 256, 0.5  # anchors of an image that learn, section 3.1.3
 SMALLEST_SIDE = 1e-3  # of a proposal, pixels
 
 
-class RPNHead(nn.Module):
+class RPNOutput(NamedTuple):
+    """What the network says before any decision; levels fine to coarse."""
+
+    objectness: list[Tensor]  # [B, H*W*K] logits
+    deltas: list[Tensor]  # [B, H*W*K, 4]
+    anchors: list[Tensor]  # [H*W*K, 4] xyxy in the padded image, pixels
+
+
+class RPN(nn.Module):
     """3x3 convolutions, then whether and where: of each anchor a logit and four deltas.
 
-    channels: of every level. num_anchors: K. convs: 3x3 convolutions with ReLU (torchvision's second form has two).
+    channels: of every level. strides: of the levels, the finest first, which may be fewer than there are features.
+    shapes: per level, the anchors of a cell round its point, `[K, 4]` xyxy in pixels, as many on each.
+    convs, width: 3x3 convolutions with ReLU, and their channels (those of the levels when None).
+    fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
+    beta: below which the loss of a delta is quadratic.
+    train_proposals, test_proposals: how many, of each level before suppression and of all levels after it.
     """
 
-    def __init__(self, channels: int, num_anchors: int, *, convs: int = 1) -> None:
+    def __init__(
+        self,
+        channels: int,
+        strides: Sequence[int],
+        shapes: Sequence[Tensor],
+        *,
+        convs: int = 1,
+        width: int | None = None,
+        fitted_steps: bool = False,
+        beta: float = 1 / 9,
+        train_proposals: tuple[int, int] = (2000, 2000),
+        test_proposals: tuple[int, int] = (1000, 1000),
+        nms_threshold: float = 0.7,
+    ) -> None:
         super().__init__()
+        if len(shapes) != len(strides):
+            raise UsageError(f"RPN: {len(strides)} feature levels, but anchors of {len(shapes)}.")
+        numbers = {len(shape) for shape in shapes}
+        if len(numbers) != 1:
+            raise UsageError(f"RPN: levels need as many anchors of a cell as each other, got {sorted(numbers)}.")
+        (anchors,) = numbers
+        width = channels if width is None else width
         self.tower = nn.Sequential(
             *(
                 layer
-                for _ in range(convs)
-                for layer in (nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
+                for number in range(convs)
+                for layer in (nn.Conv2d(width if number else channels, width, 3, padding=1), nn.ReLU(inplace=True))
             )
         )
-        self.objectness = nn.Conv2d(channels, num_anchors, 1)
-        self.deltas = nn.Conv2d(channels, 4 * num_anchors, 1)
-        self.num_anchors = num_anchors
+        self.objectness = nn.Conv2d(width, anchors, 1)
+        self.deltas = nn.Conv2d(width, 4 * anchors, 1)
+        self.strides, self.shapes = tuple(strides), [shape.clone() for shape in shapes]
+        self.fitted_steps, self.beta = fitted_steps, beta
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Per level `[B, channels, H, W]` to logits `[B, H*W*K]` and deltas `[B, H*W*K, 4]`, cell by cell."""
-        objectness, deltas = [], []
-        for feature in features:
+        # Inference settings; plain values that may be set at any time.
+        self.train_proposals, self.test_proposals = tuple(train_proposals), tuple(test_proposals)
+        self.nms_threshold = nms_threshold
+
+    def forward(self, features: Sequence[Tensor], pixels: Tensor) -> RPNOutput:
+        """Per level `[B, channels, H, W]`, more of them than strides being left alone; pixels `[B, 3, H, W]`."""
+        objectness, deltas, anchors = [], [], []
+        for feature, shapes, stride in zip(features, self.shapes, self.strides, strict=False):
             cells = self.tower(feature)
             objectness.append(self.objectness(cells).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(cells).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
-        return objectness, deltas
+            anchors.append(level_anchors(shapes, feature, pixels, stride, fitted=self.fitted_steps))
+        return RPNOutput(objectness, deltas, anchors)
+
+    def propose(self, raw: RPNOutput, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor]:
+        """Proposals `[B, P, 4]`, best first, and how many count `[B]`; the rest is padding. sizes_hw: `[B, 2]`."""
+        before, after = self.train_proposals if learning else self.test_proposals
+        return propose(*raw, sizes_hw, before=before, after=after, iou_threshold=self.nms_threshold)
+
+    def loss(self, raw: RPNOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """`objectness` and `proposals` of sampled anchors: binary cross-entropy and smooth L1 of the deltas, each
+        divided by their number (equation 1)."""
+        objectness, deltas = torch.cat(raw.objectness, dim=1).float(), torch.cat(raw.deltas, dim=1).float()
+        anchors = torch.cat(raw.anchors)
+        proposed = [
+            proposal_loss(
+                objectness[image],
+                deltas[image],
+                anchors,
+                target.boxes[target.learned],
+                target.boxes[~target.learned],
+                beta=self.beta,
+                known=target.known is None or bool(target.known.all()),
+            )
+            for image, target in enumerate(targets)
+        ]
+        of_anchors, of_deltas, sampled = (torch.stack(parts).sum() for parts in zip(*proposed, strict=True))
+        sampled = world_mean(sampled.float()).clamp(min=1)
+        return {"objectness": of_anchors / sampled, "proposals": of_deltas / sampled}
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ Papers: Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Regio
 Girshick, "Fast R-CNN", ICCV 2015 (the second stage); Lin et al., "Feature Pyramid Networks", CVPR 2017 (both on a
 pyramid); He et al., "Mask R-CNN", ICCV 2017 (RoIAlign).
 
-Forms, each a set of plain values:
+The detector is made of parts: what proposes regions, how their features are read, what is said of them. Fast, Mask,
+Keypoint and Light-Head R-CNN are other parts in the same place. Forms, each a set of plain values:
 
 ==================  ===================  ======================  ====================
 value               default              torchvision v1          torchvision v2
@@ -26,13 +27,14 @@ How ours differs:
   no anchor in it is background, and a region without an object says only that it is none of the known classes.
 - A box that no anchor touches teaches none; torchvision then takes every anchor that overlaps nothing for an object.
 
-Legend: B images, L levels, K anchors of a cell, A anchors over all levels, C classes, R regions, N boxes of one image.
+Legend: B images, C classes, R regions, K detections of an image, N boxes of one image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +43,11 @@ from torch.nn import functional as F
 from aweigh.backbones import Backbone, take_timm
 from aweigh.errors import UsageError
 from aweigh.heads.box import BoxPredictor, ConvFCHead, TwoFCHead
-from aweigh.heads.rpn import RPNHead, proposal_loss, propose
+from aweigh.heads.rpn import RPN, RPNOutput
 from aweigh.layers import Norm
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.anchors import anchor_shapes, level_anchors
+from aweigh.ops.anchors import anchor_shapes
 from aweigh.ops.losses import check_labels, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap
 from aweigh.ops.roi import numbered, pool_regions
@@ -55,34 +57,49 @@ from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 from aweigh.weights.record import PublishedWeights
 
 RATIOS = (0.5, 1.0, 2.0)  # height over width (Ren et al., section 3.1.1)
-POSITIVE_IOU = 0.5  # of a region with an object; background below (Girshick 2015, section 2.3; its 0.1 is not used)
-SAMPLED, POSITIVE_FRACTION = 512, 0.25  # regions of an image that learn
+POSITIVE_IOU = 0.5  # of a region with an object (Girshick 2015, section 2.3)
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # deltas of regions are learned so many times as large
 SMALLEST_SIDE = 1e-2  # of a detection, pixels
 
 
 class FasterRCNNOutput(NamedTuple):
-    """What the network says before any decision; levels fine to coarse."""
+    """What the network says before any decision."""
 
-    features: list[Tensor]  # [B, channels, H, W]
-    objectness: list[Tensor]  # [B, H*W*K] logits
-    deltas: list[Tensor]  # [B, H*W*K, 4]
-    anchors: list[Tensor]  # [H*W*K, 4] xyxy in the padded image, pixels
+    features: list[Tensor]  # [B, channels, H, W] each, fine to coarse
+    proposed: RPNOutput  # what the proposer says of them
+
+
+class Branch(Protocol):
+    """What says one thing more of a region than its class and box, such as its mask; an `nn.Module`."""
+
+    size: int  # cells of a side of the regions it reads
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Features of regions `[R, channels, size, size]` to what it says of each `[R, ...]`."""
+
+    def loss(
+        self, said: Tensor, regions: Sequence[Tensor], index: Sequence[Tensor], targets: Sequence[Targets]
+    ) -> Tensor:
+        """A scalar. regions, index: of each image the regions that hold an object `[R_i, 4]`, and its row `[R_i]`."""
+
+    def decode(self, said: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """`[R, ...]` as `Detections` holds it, of detections with boxes `[R, 4]` and labels `[R]`."""
 
 
 class FasterRCNN(nn.Module):
     """The detector.
 
     Args:
-        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`. Regions are
-            read from all levels but the coarsest, which only proposes.
-        rpn: proposes. box_head, box_predictor: the second stage.
+        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`.
+        proposer: says where there may be an object; see `heads/rpn.py`.
+        pool: (features, regions `[R, 5]`, size=S) -> `[R, channels, S, S]`; see `ops/roi.py`.
+        box_head, box_predictor: the second stage, on `box_size` cells of a region's side.
         classes: names and original ids; their number must be the predictor's.
-        shapes: per level, the anchors of a cell round its point, `[K, 4]` xyxy in pixels.
-        fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
-        box_size: cells of a region's side. samples, aligned: of RoIAlign.
-        beta: below which the loss of a delta is quadratic.
-        train_proposals, test_proposals: how many, of each level before suppression and of all levels after it.
+        region_body: layers between `pool` and the heads of all branches; None for none.
+        branches: what more is said of each region: name in `Detections` -> `Branch`.
+        sampled, positive_fraction: regions of an image that learn, and how many of them may hold an object.
+        negative_iou: between which overlaps with an object, the first included, a region holds nothing.
+        beta: below which the loss of a region's delta is quadratic.
     """
 
     stride_divisor = 32
@@ -91,49 +108,42 @@ class FasterRCNN(nn.Module):
         self,
         backbone: Backbone,
         neck: FPN,
-        rpn: RPNHead,
+        proposer: RPN,
+        pool: Callable[..., Tensor],
         box_head: TwoFCHead | ConvFCHead,
         box_predictor: BoxPredictor,
         *,
         classes: Classes,
-        shapes: Sequence[Tensor],
-        fitted_steps: bool = False,
         box_size: int = 7,
-        samples: int = 2,
-        aligned: bool = True,
+        region_body: nn.Module | None = None,
+        branches: Mapping[str, Any] | None = None,
+        sampled: int = 512,  # Lin et al. 2017, FPN, section 5.2.1
+        positive_fraction: float = 0.25,  # Girshick 2015, section 2.3
+        negative_iou: tuple[float, float] = (0.0, 0.5),
         beta: float = 1 / 9,
-        train_proposals: tuple[int, int] = (2000, 2000),
-        test_proposals: tuple[int, int] = (1000, 1000),
         max_detections: int = 100,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        if len(shapes) != len(neck.strides):
-            raise UsageError(f"FasterRCNN: {len(neck.strides)} feature levels, but anchors of {len(shapes)}.")
-        if any(len(shape) != rpn.num_anchors for shape in shapes):
-            raise UsageError(
-                f"FasterRCNN: the proposal network has {rpn.num_anchors} anchors of a cell, but the levels have "
-                f"{[len(shape) for shape in shapes]}."
-            )
         if box_predictor.num_classes != len(classes):
             raise UsageError(
                 f"FasterRCNN: the head predicts {box_predictor.num_classes} classes, but {len(classes)} are named."
             )
-        self.backbone, self.neck, self.rpn = backbone, neck, rpn
+        self.backbone, self.neck, self.proposer, self.pool = backbone, neck, proposer, pool
+        self.region_body = nn.Identity() if region_body is None else region_body
         self.box_head, self.box_predictor = box_head, box_predictor
-        self.classes = classes
-        self.strides: tuple[int, ...] = tuple(neck.strides)
-        self.shapes, self.fitted_steps = [shape.clone() for shape in shapes], fitted_steps
-        self.box_size, self.samples, self.aligned, self.beta = box_size, samples, aligned, beta
+        self.branches = nn.ModuleDict(branches)
+        self.extras = tuple(self.branches)
+        self.classes, self.box_size, self.beta = classes, box_size, beta
+        self.sampled, self.positive_fraction = sampled, positive_fraction
+        self.negative_iou = tuple(negative_iou)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
         # Inference settings; plain values that may be set at any time.
-        self.train_proposals, self.test_proposals = train_proposals, test_proposals
-        self.proposal_nms_threshold = 0.7
         self.score_threshold = 0.05
         self.nms: box_ops.NMS = "class"
         self.nms_threshold = 0.5
@@ -150,81 +160,50 @@ class FasterRCNN(nn.Module):
         return self.decode(raw, images.sizes_hw)
 
     def network(self, pixels: Tensor) -> FasterRCNNOutput:
-        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to features and what the proposal network says of them."""
+        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to features and what the proposer says of them."""
         pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         features = self.neck(self.backbone(pixels))
-        objectness, deltas = self.rpn(features)
-        anchors = [
-            level_anchors(shapes, feature, pixels, stride, fitted=self.fitted_steps)
-            for shapes, feature, stride in zip(self.shapes, features, self.strides, strict=True)
-        ]
-        return FasterRCNNOutput(features, objectness, deltas, anchors)
+        return FasterRCNNOutput(features, self.proposer(features, pixels))
+
+    def regions_of(self, features: Sequence[Tensor], regions: Tensor, size: int) -> Tensor:
+        """The features of regions `[R, 5]` (image, box): `[R, channels, size, size]`."""
+        maps: Tensor = self.region_body(self.pool([feature.float() for feature in features], regions, size=size))
+        return maps  # in 32 bits, though the network may have computed in 16
 
     def second_stage(self, features: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
         """Of regions `[R, 5]` (image, box): logits `[R, C + 1]`, the last of nothing, and deltas `[R, C, 4]`."""
-        pooled = pool_regions(
-            [feature.float() for feature in features[:-1]],  # the network may have computed in 16 bits
-            self.strides[:-1],
-            regions,
-            size=self.box_size,
-            samples=self.samples,
-            aligned=self.aligned,
-        )
-        logits, deltas = self.box_predictor(self.box_head(pooled))
+        logits, deltas = self.box_predictor(self.box_head(self.regions_of(features, regions, self.box_size)))
         return logits, deltas
-
-    def propose(self, raw: FasterRCNNOutput, sizes_hw: Tensor, number: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Proposals `[B, number, 4]` and how many count `[B]`; number: of each level, and of all of them."""
-        before, after = number
-        return propose(
-            raw.objectness,
-            raw.deltas,
-            raw.anchors,
-            sizes_hw,
-            before=before,
-            after=after,
-            iou_threshold=self.proposal_nms_threshold,
-        )
 
     # Training
 
     def loss(self, raw: FasterRCNNOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """Four losses, each a scalar, float32, each divided by the number of anchors or regions that were sampled.
+        """The proposer's losses, those of regions, and one of each branch; scalars, float32.
 
-        `objectness` and `proposals`: of sampled anchors, binary cross-entropy and smooth L1 of the deltas (Ren et al.,
-        equation 1). `classification` and `box`: of sampled regions, cross-entropy over the classes and nothing, and
-        smooth L1 of the deltas of the object's class (Girshick 2015, equations 1 to 3).
+        `classification` and `box`: of sampled regions, cross-entropy over the classes and nothing, and smooth L1 of the
+        deltas of the object's class (Girshick 2015, equations 1 to 3), each divided by the number of regions.
         """
         classes = len(self.classes)
         labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
-        check_labels(*labels_and_known, images=len(raw.objectness[0]), classes=classes, what="FasterRCNN.loss")
-        objectness, deltas = torch.cat(raw.objectness, dim=1).float(), torch.cat(raw.deltas, dim=1).float()
-        anchors = torch.cat(raw.anchors)
-        proposed = [
-            proposal_loss(
-                objectness[image],
-                deltas[image],
-                anchors,
-                target.boxes[target.learned],
-                target.boxes[~target.learned],
-                beta=self.beta,
-                known=target.known is None or bool(target.known.all()),
-            )
-            for image, target in enumerate(targets)
-        ]
-        of_anchors, of_deltas, sampled = (torch.stack(parts).sum() for parts in zip(*proposed, strict=True))
-        sampled = world_mean(sampled.float()).clamp(min=1)
+        check_labels(*labels_and_known, images=len(raw.features[0]), classes=classes, what="FasterRCNN.loss")
+        losses = self.proposer.loss(raw.proposed, targets)
 
         regions, index = self.sample_regions(raw, targets)
         logits, region_deltas = self.second_stage(raw.features, numbered(regions))
         classification, box = self.region_losses(logits, region_deltas, regions, index, targets)
         count = world_mean(logits.new_tensor(float(len(logits)))).clamp(min=1)
-        return {
-            "objectness": of_anchors / sampled,
-            "proposals": of_deltas / sampled,
-            "classification": classification / count,
-            "box": box / count,
-        }
+        losses |= {"classification": classification / count, "box": box / count}
+
+        positive = [rows >= 0 for rows in index]
+        regions = [each[rows] for each, rows in zip(regions, positive)]
+        index = [each[rows] for each, rows in zip(index, positive)]
+        for name, branch in self._branches():
+            said = branch(self.regions_of(raw.features, numbered(regions), branch.size))
+            losses[name] = branch.loss(said, regions, index, targets)
+        return losses
+
+    def _branches(self) -> list[tuple[str, Branch]]:
+        return [(name, cast(Branch, module)) for name, module in self.branches.items()]
 
     @torch.no_grad()
     def sample_regions(self, raw: FasterRCNNOutput, targets: Sequence[Targets]) -> tuple[list[Tensor], list[Tensor]]:
@@ -232,22 +211,26 @@ class FasterRCNN(nn.Module):
 
         Regions are proposals and the objects themselves.
         """
-        height, width = raw.features[0].shape[-2] * self.strides[0], raw.features[0].shape[-1] * self.strides[0]
+        height, width = (side * self.neck.strides[0] for side in raw.features[0].shape[-2:])
         sizes = torch.tensor([[height, width]] * len(targets), device=raw.features[0].device)
-        boxes, count = self.propose(raw, sizes, self.train_proposals)
-        seeds = torch.cat(raw.objectness, dim=1).float().sum(dim=1)  # [B]
+        boxes, count = self.proposer.propose(raw.proposed, sizes, learning=True)
+        seeds = raw.features[-1].float().sum(dim=(1, 2, 3))  # [B]
+        lowest, highest = self.negative_iou
         regions, indices = [], []
         for image, target in enumerate(targets):
             objects = target.learned.nonzero().squeeze(1)
             candidates = torch.cat([boxes[image, : int(count[image])], target.boxes[objects]])
-            index = by_overlap(
-                candidates, target.boxes[objects], positive=POSITIVE_IOU, negative=POSITIVE_IOU, rescue="none"
-            )
+            match = partial(by_overlap, candidates, target.boxes[objects], rescue="none")
+            index = match(positive=POSITIVE_IOU, negative=highest)
+            if lowest > 0:
+                index[match(positive=lowest, negative=lowest) == BACKGROUND] = IGNORED
             nobodys = target.boxes[~target.learned]
             if len(nobodys):
                 centers = (candidates[:, :2] + candidates[:, 2:]) / 2
                 index[box_ops.covered(centers, nobodys) & (index == BACKGROUND)] = IGNORED
-            rows = balanced_sample(index, count=SAMPLED, positive_fraction=POSITIVE_FRACTION, seed=seeds[image])
+            rows = balanced_sample(
+                index, count=self.sampled, positive_fraction=self.positive_fraction, seed=seeds[image]
+            )
             learned = index[rows]
             learned[learned >= 0] = objects[learned[learned >= 0]]
             regions.append(candidates[rows])
@@ -289,16 +272,22 @@ class FasterRCNN(nn.Module):
     @torch.no_grad()
     def decode(self, raw: FasterRCNNOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """`select`, cut to the number found: one `Detections` per image, best first."""
-        found = self.select(raw, torch.tensor(sizes_hw, device=raw.features[0].device))
-        return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
+        boxes, scores, labels, count, *extras = self.select(raw, torch.tensor(sizes_hw, device=raw.features[0].device))
+        return Detections.unpadded(
+            (boxes, scores, labels, count),
+            classes=self.classes,
+            sizes_hw=sizes_hw,
+            extras=dict(zip(self.extras, extras, strict=True)),
+        )
 
-    def select(self, raw: FasterRCNNOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Raw outputs to a fixed number of detections: proposals, their second stage, suppression.
+    def select(self, raw: FasterRCNNOutput, sizes_hw: Tensor) -> tuple[Tensor, ...]:
+        """Raw outputs to a fixed number of detections: proposals, their second stage, suppression, then the branches.
 
         sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
-        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
+        image), scores `[B, K]`, labels `[B, K]`, count `[B]` and `[B, K, ...]` of each branch; rows from `count` on are
+        padding with score 0.
         """
-        proposals, count = self.propose(raw, sizes_hw, self.test_proposals)
+        proposals, count = self.proposer.propose(raw.proposed, sizes_hw)
         if not torch.compiler.is_compiling():
             proposals = proposals[:, : max(1, int(count.max()))]
         batch, number = proposals.shape[:2]
@@ -312,7 +301,7 @@ class FasterRCNN(nn.Module):
         large = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(dim=-1)
         tested = torch.where(there[..., None] & (scores > self.score_threshold), scores, 0).flatten(1)
         labels = torch.arange(len(self.classes), device=count.device).expand(batch, number, -1).flatten(1)
-        return box_ops.select_detections(
+        found = box_ops.select_detections(
             boxes,
             torch.where(large, tested, 0),
             labels,
@@ -320,6 +309,22 @@ class FasterRCNN(nn.Module):
             max_detections=self.max_detections,
             method=self.nms,
         )
+        return *found, *(self._said_of(branch, raw.features, *found) for _, branch in self._branches())
+
+    def _said_of(
+        self, branch: Branch, features: Sequence[Tensor], boxes: Tensor, scores: Tensor, labels: Tensor, count: Tensor
+    ) -> Tensor:
+        """What a branch says of the detections, `[B, K, ...]`, 0 in the padding."""
+        regions, there = numbered(list(boxes)), (scores > 0).flatten()  # [B * K, 5], [B * K]
+        if torch.compiler.is_compiling():  # a graph has one shape for all data
+            rows = torch.arange(len(regions), device=regions.device)
+        else:
+            rows = there.nonzero().squeeze(1)
+        said = branch(self.regions_of(features, regions[rows], branch.size))
+        decoded = branch.decode(said, regions[rows, 1:], labels.flatten()[rows])  # [R, ...]
+        every = decoded.new_zeros(len(regions), *decoded.shape[1:]).index_copy(0, rows, decoded)
+        every = torch.where(there.view(-1, *[1] * (every.ndim - 1)), every, 0)
+        return every.view(*labels.shape, *decoded.shape[1:])
 
 
 # Builders
@@ -330,39 +335,58 @@ def pyramid_anchors(strides: Sequence[int], *, rounded: bool = False) -> list[Te
     return [anchor_shapes([8.0 * stride], RATIOS, rounded=rounded) for stride in strides]
 
 
-def _build(
+def on_pyramid(
     backbone: Backbone,
     classes: Classes,
     *,
     channels: int = 256,
     neck_norm: Norm | None = None,
-    rpn_convs: int = 1,
     box_head: Literal["2fc", "4conv1fc"] = "2fc",
     head_norm: Norm | None = "gn",
+    box_size: int = 7,
+    samples: int = 2,
+    aligned: bool = True,
     rounded_anchors: bool = False,
+    rpn_convs: int = 1,
+    fitted_steps: bool = False,
+    beta: float = 1 / 9,
+    train_proposals: tuple[int, int] = (2000, 2000),
+    test_proposals: tuple[int, int] = (1000, 1000),
     **options: Any,
 ) -> FasterRCNN:
-    """On any backbone with four levels at strides 4 to 32.
+    """On any backbone with four levels at strides 4 to 32; regions are read from all but the pooled level.
 
-    box_head: two fully connected layers, or four convolutions with `head_norm` and one. Options: those of `FasterRCNN`.
+    box_head: two fully connected layers, or four convolutions with `head_norm` and one. samples, aligned: of RoIAlign.
+    fitted_steps, train_proposals, test_proposals: of the `RPN`. beta: of it and of the second stage. Options: those of
+    `FasterRCNN`.
     """
     neck = FPN(backbone.channels, backbone.strides, channels=channels, top="pool", norm=neck_norm)
-    shapes = pyramid_anchors(neck.strides, rounded=rounded_anchors)
-    rpn = RPNHead(channels, len(shapes[0]), convs=rpn_convs)
-    size = options.get("box_size", 7)
+    proposer = RPN(
+        channels,
+        neck.strides,
+        pyramid_anchors(neck.strides, rounded=rounded_anchors),
+        convs=rpn_convs,
+        fitted_steps=fitted_steps,
+        beta=beta,
+        train_proposals=train_proposals,
+        test_proposals=test_proposals,
+    )
+    pool = partial(pool_regions, strides=neck.strides[:-1], samples=samples, aligned=aligned)
     if box_head not in ("2fc", "4conv1fc"):
         raise UsageError(f"FasterRCNN: unknown box_head {box_head!r}; known: 2fc, 4conv1fc.")
-    head = TwoFCHead(channels, size) if box_head == "2fc" else ConvFCHead(channels, size, norm=head_norm)
+    head = TwoFCHead(channels, box_size) if box_head == "2fc" else ConvFCHead(channels, box_size, norm=head_norm)
     predictor = BoxPredictor(head.width, len(classes))
-    return FasterRCNN(backbone, neck, rpn, head, predictor, classes=classes, shapes=shapes, **options)
+    return FasterRCNN(
+        *(backbone, neck, proposer, pool, head, predictor), classes=classes, box_size=box_size, beta=beta, **options
+    )
 
 
 def _timm(name: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
-    return _build(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
+    return on_pyramid(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
 
 
 def faster_rcnn_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on ResNet-18. Options: those of `_build` and `FasterRCNN`, `backbone_norm`, `frozen_stages`."""
+    """Faster R-CNN on ResNet-18. Options: those of `on_pyramid`, `backbone_norm`, `frozen_stages`."""
     return _timm("resnet18", classes, options)
 
 

@@ -26,19 +26,20 @@ def pyramid_level(
 
 def pool_regions(
     features: Sequence[Tensor],
-    strides: Sequence[int],
     regions: Tensor,
     *,
     size: int,
+    strides: Sequence[int],
     samples: int = 2,
     aligned: bool = False,
 ) -> Tensor:
     """RoIAlign (He et al. 2017, Mask R-CNN, section 3), each region from its level: `[R, C, size, size]`.
 
-    features: per level `[B, C, H, W]`, fine to coarse, at `strides`. regions: `[R, 5]`, the number of the image and the
-    box in pixels. samples: points in each cell and direction, 0 for as many as there are pixels. aligned: detectron2's
-    half-pixel shift.
+    features: per level `[B, C, H, W]`, fine to coarse, at `strides`; further ones are not read. regions: `[R, 5]`, the
+    number of the image and the box in pixels. samples: points in each cell and direction, 0 for as many as there are
+    pixels. aligned: detectron2's half-pixel shift.
     """
+    features = features[: len(strides)]
     level = pyramid_level(regions[:, 1:], len(features), finest=strides[0].bit_length() - 1)
     if torch.compiler.is_compiling():  # a graph has one shape for all data: read every region from every level
         every = [_align(feature, stride, regions, size, samples, aligned) for feature, stride in zip(features, strides)]

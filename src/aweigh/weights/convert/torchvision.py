@@ -37,8 +37,8 @@ RETINANET_NAMES = {
 
 FASTER_RCNN_NAMES = {
     "backbone.body.": "backbone.body.",
-    "rpn.head.cls_logits.": "rpn.objectness.",
-    "rpn.head.bbox_pred.": "rpn.deltas.",
+    "rpn.head.cls_logits.": "proposer.objectness.",
+    "rpn.head.bbox_pred.": "proposer.deltas.",
     "roi_heads.box_head.fc": "box_head.fc",
     "roi_heads.box_head.5.": "box_head.fc.",
     "roi_heads.box_predictor.cls_score.": "box_predictor.logits.",
@@ -113,7 +113,7 @@ def faster_rcnn_from_torchvision(state: State, *, keep_rows: Sequence[int] | Non
             converted[f"neck.{'lateral' if kind == 'inner' else 'output'}.{place}.{what}"] = value
         elif tower:
             number, what = tower.groups()
-            converted[f"rpn.tower.{2 * int(number or 0)}.{what}"] = value
+            converted[f"proposer.tower.{2 * int(number or 0)}.{what}"] = value
         elif region_tower:
             number, part, what = region_tower.groups()
             converted[f"box_head.tower.{3 * int(number) + int(part)}.{what}"] = value
