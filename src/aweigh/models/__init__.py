@@ -37,8 +37,8 @@ class Detector(Protocol):
 
     One that says more than boxes names it in `extras`, a tuple of "masks" and "keypoints", for each of which `select`
     returns a further tensor, in that order: `[B, K, S, S]` probabilities in the frame of each box, and
-    `[B, K, number of keypoints, 3]` (x, y, score). Its builder takes what `extras` needs: `keypoints`, a `KeypointSet`
-    or the dictionary of one.
+    `[B, K, number of keypoints, 3]` (x, y, score). One that finds keypoints has them as `keypoint_set`, and its builder
+    names a parameter `keypoints`, a `KeypointSet` or the dictionary of one.
     """
 
     classes: Classes
