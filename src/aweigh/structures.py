@@ -1,4 +1,6 @@
-"""What crosses a model's border: `Images` and `Targets` go in, `Detections` come out; `Classes` names the labels.
+"""What crosses a model's border: `Images` and `Targets` go in, `Detections` come out.
+
+`Classes` names the labels, `KeypointSet` the keypoints.
 
 Geometry, everywhere: `boxes` are `[N, 4]` float32 `(x0, y0, x1, y1)` in absolute pixels, continuous coordinates,
 right and bottom exclusive. `labels` are int64 in `0..C-1`; background is never a class. Empty (N = 0) is normal.
@@ -9,7 +11,7 @@ Everything is validated when it is created; the error says what was expected and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
 
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.ops import masks as mask_ops
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -57,6 +60,97 @@ class Classes:
                 f"There is no class {name!r} among {', '.join(self.names)}.{did_you_mean(name, self.names)}"
             )
         return self.names.index(name)
+
+
+UNIFORM_SIGMA = 0.05  # ours, because it is near the middle of COCO's 0.025 (eye) to 0.107 (hip)
+Pairs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class KeypointSet:
+    """What is known of the K keypoints of an object, in their order.
+
+    names: distinct. joints: pairs of rows between which a line is drawn. flip_pairs: pairs of rows that change places
+    when the picture is mirrored, each row in one pair at most. sigmas: how loosely each is placed, as a share of the
+    object's size (COCO's object keypoint similarity); when not given, COCO's for its 17 names, else `UNIFORM_SIGMA`.
+    """
+
+    names: tuple[str, ...]
+    joints: Pairs = ()
+    flip_pairs: Pairs = ()
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise DataError(f"KeypointSet: the names must be distinct, one at least; got {list(self.names)}.")
+        if not self.sigmas:
+            own = PERSON_SIGMAS if self.names == PERSON_KEYPOINTS else (UNIFORM_SIGMA,) * len(self.names)
+            object.__setattr__(self, "sigmas", own)
+        if len(self.sigmas) != len(self.names) or not all(0 < sigma < math.inf for sigma in self.sigmas):
+            raise DataError(
+                f"KeypointSet: expected {len(self.names)} sigmas above 0, one for each keypoint, got "
+                f"{list(self.sigmas)}."
+            )
+        rows = range(len(self.names))
+        for what, pairs in (("joint", self.joints), ("flip pair", self.flip_pairs)):
+            for pair in pairs:
+                if len(pair) != 2 or pair[0] == pair[1] or not {*pair} <= {*rows}:
+                    raise DataError(f"KeypointSet: the {what} {list(pair)} must be two rows of 0 to {rows[-1]}.")
+        flipped = [row for pair in self.flip_pairs for row in pair]
+        if len(set(flipped)) < len(flipped):
+            raise DataError(f"KeypointSet: a keypoint has two counterparts in the flip pairs {list(self.flip_pairs)}.")
+
+    @classmethod
+    def coco_person(cls) -> KeypointSet:
+        """The 17 keypoints of COCO's persons, with its skeleton and sigmas."""
+        return cls(PERSON_KEYPOINTS, PERSON_JOINTS, PERSON_FLIP_PAIRS)
+
+    @classmethod
+    def of(cls, given: KeypointSet | Mapping[str, Any]) -> KeypointSet:
+        """One as it is, or from what `to_dict` made of it."""
+        if isinstance(given, KeypointSet):
+            return given
+        known = [entry.name for entry in fields(cls)]
+        if not isinstance(given, Mapping) or "names" not in given or not {*given} <= {*known}:
+            got = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+            raise DataError(f"A KeypointSet needs {', '.join(known)}, of which only names must be there; got {got}.")
+        try:
+            return cls(
+                names=tuple(str(name) for name in given["names"]),
+                joints=tuple((int(first), int(second)) for first, second in given.get("joints", ())),
+                flip_pairs=tuple((int(first), int(second)) for first, second in given.get("flip_pairs", ())),
+                sigmas=tuple(float(sigma) for sigma in given.get("sigmas", ())),
+            )
+        except (TypeError, ValueError) as error:
+            raise DataError(f"KeypointSet: pairs are two rows each and sigmas are numbers; {error}.") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "names": list(self.names),
+            "joints": [list(pair) for pair in self.joints],
+            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+            "sigmas": list(self.sigmas),
+        }
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+PERSON_KEYPOINTS = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip
+PERSON_JOINTS: Pairs = (
+    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+    (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+)  # fmt: skip
+PERSON_FLIP_PAIRS: Pairs = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
+PERSON_SIGMAS = (  # cocoeval.py, Params.setKpParams
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
+    0.089,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,9 +317,12 @@ class Detections:
     """The objects found in one image, best first.
 
     boxes: `[N, 4]` float32 xyxy in the pixels of the image described by `size_hw` (for a prediction: the original
-    image after EXIF rotation). scores: `[N]` float32 in `[0, 1]`. labels: `[N]` int64. masks: `[N, H, W]` bool.
-    keypoints: `[N, K, 3]` float32 `(x, y, score)`. path: the file, when there is one. error: why the image could
-    not be read; then N = 0.
+    image after EXIF rotation). scores: `[N]` float32 in `[0, 1]`. labels: `[N]` int64.
+    masks: `[N, S, S]` float32 in `[0, 1]`, the probability that a place is the object's, in the frame of its box;
+    `bitmaps` and `rle` say which pixels these are, as `masks_rounded` has them pasted (see `aweigh.ops.masks`).
+    keypoints: `[N, K, 3]` float32 `(x, y, score)`, x and y in pixels; any finite score, the higher the surer, drawn
+    where it is above 0. keypoint_set: what the K are. path: the file, when there is one. error: why the image could not
+    be read; then N = 0.
     """
 
     boxes: Tensor = field(metadata=_PER_INSTANCE)
@@ -237,10 +334,13 @@ class Detections:
     keypoints: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
     path: str | None = None
     error: str | None = None
+    masks_rounded: bool = False
+    keypoint_set: KeypointSet | None = None
 
     def __post_init__(self) -> None:
         _check_boxes_and_labels(self, "Detections")
         _check_instance_counts(self, "Detections")
+        _check_masks_and_keypoints(self)
 
     @classmethod
     def empty(cls, classes: Classes, size_hw: tuple[int, int] = (0, 0), **rest: Any) -> Detections:
@@ -256,22 +356,34 @@ class Detections:
     @classmethod
     def unpadded(
         cls,
-        padded: tuple[Tensor, Tensor, Tensor, Tensor],
+        padded: Sequence[Tensor],
         *,
         classes: Classes,
         sizes_hw: Sequence[tuple[int, int]],
         extras: Mapping[str, Tensor] | None = None,
+        masks_rounded: bool = False,
+        keypoint_set: KeypointSet | None = None,
     ) -> list[Detections]:
-        """One for each image of a batch. padded: boxes `[B, K, 4]`, scores, labels `[B, K]`, number of each `[B]`.
+        """One for each image of a batch.
 
-        extras: `[B, K, ...]` of further fields, by name.
+        padded: boxes `[B, K, 4]`, scores, labels `[B, K]`, number of each `[B]`. extras: what the detector says beside
+        them, `masks` `[B, K, S, S]` and `keypoints` `[B, K, number of keypoints, 3]`.
         """
         boxes, scores, labels, count = padded
-        found = []
-        for i, n in enumerate(count.tolist()):
-            more: dict[str, Any] = {name: value[i, :n] for name, value in (extras or {}).items()}
-            found.append(cls(boxes[i, :n], scores[i, :n], labels[i, :n], classes=classes, size_hw=sizes_hw[i], **more))
-        return found
+        further: Mapping[str, Any] = extras or {}
+        return [
+            cls(
+                boxes[i, :n],
+                scores[i, :n],
+                labels[i, :n],
+                classes=classes,
+                size_hw=sizes_hw[i],
+                masks_rounded=masks_rounded,
+                keypoint_set=keypoint_set,
+                **{name: values[i, :n] for name, values in further.items()},
+            )
+            for i, n in enumerate(count.tolist())
+        ]
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -287,9 +399,31 @@ class Detections:
         """The class name of each detection."""
         return [self.classes.names[label] for label in self.labels.tolist()]
 
+    def bitmaps(self, *, byte_budget: int = mask_ops.BYTE_BUDGET) -> Tensor:
+        """Which pixels each object covers, `[N, H, W]` bool; `UsageError` where they take more than `byte_budget`."""
+        masks = self._masks()
+        return mask_ops.paste(masks, self.boxes, self.size_hw, rounded=self.masks_rounded, byte_budget=byte_budget)
+
+    def windows(self) -> Iterator[mask_ops.Window]:
+        """The same one object at a time, its box alone: pixels `[h, w]` bool, and the column and row of the first."""
+        return mask_ops.windows(self._masks(), self.boxes, self.size_hw, rounded=self.masks_rounded)
+
+    def rle(self) -> list[dict[str, Any]]:
+        """The same as COCO's compressed run lengths: `{"size": [H, W], "counts": text}` of each object."""
+        texts = mask_ops.run_lengths(self._masks(), self.boxes, self.size_hw, rounded=self.masks_rounded)
+        return [{"size": list(self.size_hw), "counts": text} for text in texts]
+
+    def _masks(self) -> Tensor:
+        if self.masks is None:
+            raise UsageError("These detections have no masks; a detector that finds masks gives them.")
+        return self.masks
+
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
-        """COCO results entries: original category id, box as xywh in pixels."""
-        return [
+        """COCO results entries: original category id, box as xywh in pixels.
+
+        With a `segmentation` (run lengths) and `keypoints` (x, y, score of each in turn) where there are any.
+        """
+        entries: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
                 "category_id": self.classes.ids[label],
@@ -298,6 +432,13 @@ class Detections:
             }
             for (x0, y0, x1, y1), score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
         ]
+        if self.masks is not None:
+            for entry, segmentation in zip(entries, self.rle(), strict=True):
+                entry["segmentation"] = segmentation
+        if self.keypoints is not None:
+            for entry, values in zip(entries, self.keypoints.flatten(1).tolist(), strict=True):
+                entry["keypoints"] = values
+        return entries
 
 
 _Instances = TypeVar("_Instances", Targets, Detections)
@@ -343,3 +484,25 @@ def _check_instance_counts(instances: Targets | Detections, kind: str) -> None:
     for name, value in _instance_fields(instances).items():
         if len(value) != len(instances.boxes):
             raise DataError(f"{kind}.{name} has {len(value)} entries, but there are {len(instances.boxes)} boxes.")
+
+
+def _check_masks_and_keypoints(found: Detections) -> None:
+    masks, keypoints = found.masks, found.keypoints
+    if masks is not None and (masks.ndim != 3 or masks.dtype != torch.float32 or masks.shape[1] != masks.shape[2]):
+        raise DataError(
+            f"Detections.masks must be float32 [N, S, S], probabilities in the frame of each box, got {masks.dtype} "
+            f"{tuple(masks.shape)}."
+        )
+    if keypoints is not None and (keypoints.ndim != 3 or keypoints.shape[2] != 3 or keypoints.dtype != torch.float32):
+        raise DataError(
+            f"Detections.keypoints must be float32 [N, K, 3] of (x, y, score), got {keypoints.dtype} "
+            f"{tuple(keypoints.shape)}."
+        )
+    if keypoints is not None and found.keypoint_set is not None and keypoints.shape[1] != len(found.keypoint_set):
+        raise DataError(
+            f"Detections: {keypoints.shape[1]} keypoints of each object, but the set names {len(found.keypoint_set)}."
+        )
+    for name, value in (("masks", masks), ("keypoints", keypoints)):
+        finite = None if value is None else value.isfinite().flatten(1).all(dim=1)
+        if finite is not None and not finite.all():
+            raise DataError(f"Detections.{name}: those of object {int((~finite).nonzero()[0, 0])} are not all finite.")

@@ -16,6 +16,7 @@ import numpy as np
 
 from aweigh.data.flat import offsets, ranges
 from aweigh.errors import DataError
+from aweigh.ops.masks import decode_counts, encode_counts
 
 NONE, POLYGONS, COUNTS, COUNT_LIST = 0, 1, 2, 3  # the last two are the same, written as a text or as a list
 FARTHEST = 1e7  # pixels: a coordinate beyond is no place in any picture
@@ -223,37 +224,3 @@ def _run_lengths(given: dict[str, Any], height: int, width: int) -> bytes:
     if (values < 0).any() or values.sum() != height * width:
         raise _Unusable(f"the run lengths {text[:20]!r}... do not add up to the {height * width} pixels")
     return text
-
-
-def encode_counts(counts: np.ndarray) -> bytes:
-    """Run lengths as COCO's text: differences to the one before the last, five bits to a character, lowest first."""
-    steps = counts.copy()
-    steps[3:] -= counts[1:-2]
-    out = bytearray()
-    for step in steps.tolist():
-        while True:
-            low, step = step & 31, step >> 5
-            more = step != (-1 if low & 16 else 0)
-            out.append((low | 32 * more) + 48)
-            if not more:
-                break
-    return bytes(out)
-
-
-def decode_counts(text: bytes) -> np.ndarray:
-    """`[K]` int64, the run lengths of COCO's text; `[-1]` where it is none."""
-    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
-    last = (codes & 32) == 0
-    number = np.cumsum(last) - last  # which length each character belongs to
-    if len(codes) == 0 or (codes < 0).any() or (codes > 63).any() or not last[-1]:
-        return np.array([-1])
-    ends = np.flatnonzero(last)
-    place = np.arange(len(codes)) - np.concatenate([[0], ends[:-1] + 1])[number]
-    if place.max() > 7:  # 40 bits: more than any picture has pixels
-        return np.array([-1])
-    steps = np.zeros(len(ends), dtype=np.int64)
-    np.add.at(steps, number, (codes & 31) << (5 * place))
-    steps -= np.where(codes[ends] & 16, np.int64(1) << (5 * (place[ends] + 1)), 0)  # the sign
-    steps[1::2] = np.cumsum(steps[1::2])
-    steps[2::2] = np.cumsum(steps[2::2])
-    return steps

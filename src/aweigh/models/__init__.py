@@ -33,7 +33,13 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
 
 
 class Detector(Protocol):
-    """What `create` returns, and all that the rest of the library knows about a detector (an `nn.Module`)."""
+    """What `create` returns, and all that the rest of the library knows about a detector (an `nn.Module`).
+
+    One that says more than boxes names it in `extras`, a tuple of "masks" and "keypoints", for each of which `select`
+    returns a further tensor, in that order: `[B, K, S, S]` probabilities in the frame of each box, and
+    `[B, K, number of keypoints, 3]` (x, y, score). One that finds keypoints has them as `keypoint_set`, and its builder
+    names a parameter `keypoints`, a `KeypointSet` or the dictionary of one.
+    """
 
     classes: Classes
     stride_divisor: int
@@ -44,7 +50,7 @@ class Detector(Protocol):
     def __call__(self, images: Images, targets: Sequence[Targets] | None = None) -> Any: ...
     def network(self, pixels: Tensor) -> Any: ...
     def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]: ...
-    def select(self, raw: Any, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+    def select(self, raw: Any, sizes_hw: Tensor) -> tuple[Tensor, ...]: ...
     def decode(self, raw: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]: ...
 
 

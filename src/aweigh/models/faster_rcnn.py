@@ -73,6 +73,7 @@ class Branch(Protocol):
     """What says one thing more of a region than its class and box, such as its mask; an `nn.Module`."""
 
     size: int  # cells of a side of the regions it reads
+    notes: Mapping[str, Any]  # what `Detections` is told of it, such as `keypoint_set`
 
     def __call__(self, maps: Tensor) -> Tensor:
         """Features of regions `[R, channels, size, size]` to what it says of each `[R, ...]`."""
@@ -278,6 +279,7 @@ class FasterRCNN(nn.Module):
             classes=self.classes,
             sizes_hw=sizes_hw,
             extras=dict(zip(self.extras, extras, strict=True)),
+            **{key: note for _, branch in self._branches() for key, note in branch.notes.items()},
         )
 
     def select(self, raw: FasterRCNNOutput, sizes_hw: Tensor) -> tuple[Tensor, ...]:
