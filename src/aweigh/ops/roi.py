@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from aweigh.ops import boxes as box_ops
@@ -44,6 +45,8 @@ def pool_regions(
     if torch.compiler.is_compiling():  # a graph has one shape for all data: read every region from every level
         every = [_align(feature, stride, regions, size, samples, aligned) for feature, stride in zip(features, strides)]
         return torch.stack(every).gather(0, level[None, :, None, None, None].expand(1, *every[0].shape))[0]
+    if samples and features[0].device.type == "cpu":
+        return _align_rows(features, strides, regions, level, size, samples, aligned)
     pooled = features[0].new_zeros(len(regions), features[0].shape[1], size, size)
     for number, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         rows = (level == number).nonzero().squeeze(1)
@@ -55,6 +58,57 @@ def _align(feature: Tensor, stride: int, regions: Tensor, size: int, samples: in
     boxes, side = regions.to(feature.dtype), (size, size)
     pooled: Tensor = roi_align(feature, boxes, side, spatial_scale=1 / stride, sampling_ratio=samples, aligned=aligned)
     return pooled
+
+
+def _align_rows(
+    features: Sequence[Tensor],
+    strides: Sequence[int],
+    regions: Tensor,
+    level: Tensor,
+    size: int,
+    samples: int,
+    aligned: bool,
+) -> Tensor:
+    """The same on a CPU, many times as fast: each cell is a weighted sum of rows, one row for each pixel of a level.
+
+    A cell takes `samples` squared points, a point the four pixels round it. Torchvision's operator goes through all
+    channels one by one, in one thread; a row holds them all. The result is in channels-last memory.
+    """
+    table = torch.cat([feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features])  # [sum of B * H * W, C]
+    images, heights, widths = (torch.tensor([feature.shape[axis] for feature in features]) for axis in (0, 2, 3))
+    first = (images * heights * widths).cumsum(0) - images * heights * widths  # the first row of each level
+    height, width = heights[level], widths[level]  # [R] each
+    boxes = regions[:, 1:] / torch.tensor(strides)[level, None] - (0.5 if aligned else 0.0)
+    shortest = -torch.inf if aligned else 1.0
+    rows, row_weights = _sampled(boxes[:, 1], boxes[:, 3], height, size, samples, shortest)  # [R, S, 2 * samples]
+    columns, column_weights = _sampled(boxes[:, 0], boxes[:, 2], width, size, samples, shortest)
+    rows = (first[level] + regions[:, 0].long() * height * width)[:, None, None] + rows * width[:, None, None]
+    index = (rows[:, :, None, :, None] + columns[:, None, :, None, :]).flatten(0, 2).flatten(1)
+    weights = (row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]).flatten(0, 2).flatten(1)
+    pooled = F.embedding_bag(index, table, per_sample_weights=weights.to(table.dtype), mode="sum")  # [R * S * S, C]
+    return pooled.view(len(regions), size, size, table.shape[1]).permute(0, 3, 1, 2)  # [R, C, S, S]
+
+
+def _sampled(
+    start: Tensor, end: Tensor, pixels: Tensor, size: int, samples: int, shortest: float
+) -> tuple[Tensor, Tensor]:
+    """Along one axis, which pixels each cell takes and how much of each: `[R, size, 2 * samples]`, int64 and float.
+
+    start, end: of each region, in pixels of its level; pixels: how many the level has `[R]`.
+    """
+    cell = (end - start).clamp(min=shortest) / size  # [R]
+    points = (torch.arange(samples, device=start.device) + 0.5) * (cell[:, None] / samples)  # [R, samples]
+    points = (
+        start[:, None, None] + torch.arange(size, device=start.device)[:, None] * cell[:, None, None] + points[:, None]
+    )
+    last = (pixels - 1)[:, None, None]
+    inside = (points >= -1) & (points <= pixels[:, None, None])  # beyond, there is nothing
+    points = points.clamp(min=0).minimum(last)
+    low = points.floor().long()
+    share = points - low
+    index = torch.stack([low, (low + 1).minimum(last)], dim=-1)  # [R, size, samples, 2]
+    weight = torch.stack([1 - share, share], dim=-1) * inside[..., None] / samples
+    return index.flatten(2), weight.flatten(2)
 
 
 def numbered(boxes: Sequence[Tensor]) -> Tensor:
