@@ -1,7 +1,10 @@
 """Fixtures every test may use."""
 
 import os
-from collections.abc import Iterator
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,22 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("AWEIGH_OFFLINE", "1")
     monkeypatch.setenv("AWEIGH_CACHE", str(tmp_path_factory.getbasetemp() / "aweigh-cache"))
     yield
+
+
+@pytest.fixture
+def memory_needed() -> Callable[[Callable[[], object]], int]:
+    """Calls a function and says by how many bytes the process grew at most while it ran."""
+
+    def peak() -> int:
+        if sys.platform != "linux":  # the largest since the process began, and no word on what was freed
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+
+    def measure(work: Callable[[], object]) -> int:
+        if sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")  # the largest begins anew at what is held now
+        before = peak()
+        work()
+        return peak() - before
+
+    return measure

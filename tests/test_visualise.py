@@ -1,6 +1,8 @@
 """Pictures: the right pixels have the right colours, nothing leaves the picture, nothing given is changed."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from aweigh.errors import UsageError
-from aweigh.structures import Classes, Detections, Targets
+from aweigh.structures import Classes, Detections, KeypointSet, Targets
 from aweigh.visualise import confusion, curves, draw_boxes, feature_reuse, precision_recall
 from aweigh.visualise.pictures import (
     INK,
@@ -115,10 +117,11 @@ def test_the_best_detection_is_on_top() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 5)])
 def test_tiny_and_narrow_pictures(size: tuple[int, int]) -> None:
     image = torch.zeros(3, *size, dtype=torch.uint8)
-    mask, keypoints = torch.ones(1, *size, dtype=torch.bool), torch.ones(1, 17, 3)
     box = [[0, 0, size[1], size[0]]]
-    assert draw_detections(image, detections(box, [0.5], [0], masks=mask, keypoints=keypoints)).size == size[::-1]
-    targets = Targets(torch.tensor(box, dtype=torch.float32), torch.tensor([0]), ignore=torch.tensor([True]))
+    found = detections(box, [0.5], [0], masks=torch.ones(1, 28, 28), keypoints=torch.ones(1, 17, 3))
+    assert draw_detections(image, replace(found, size_hw=size)).size == size[::-1]
+    mask = torch.ones(1, *size, dtype=torch.bool)
+    targets = Targets(found.boxes, found.labels, ignore=torch.tensor([True]), masks=mask)
     assert draw_targets(image, targets, CLASSES).size == size[::-1]
 
 
@@ -133,14 +136,50 @@ def test_boxes_that_leave_the_picture_or_are_empty() -> None:
 
 
 def test_masks_are_translucent_inside_and_firm_at_the_edge() -> None:
-    mask = torch.zeros(1, 120, 160, dtype=torch.bool)
-    mask[0, 50:90, 40:100] = True
-    picture = draw_detections(GREY, detections([[40, 50, 100, 90]], [0.9], [1], masks=mask))
+    found = detections([[40, 50, 100, 90]], [0.9], [1], masks=torch.ones(1, 28, 28))
+    picture = draw_detections(GREY, found)
     inside = np.asarray(picture)[70, 70].astype(int)
     assert 30 < np.abs(inside - 128).sum() < np.abs(np.array(PALETTE[1]) - 128).sum()
     assert not changed(picture)[100:, :].any()
-    with pytest.raises(UsageError, match="does not fit"):
-        draw_detections(GREY, detections([[40, 50, 100, 90]], [0.9], [1], masks=mask[:, :60]))
+    with pytest.raises(UsageError, match="do not fit"):
+        draw_detections(GREY[:, :60], found)
+
+    bitmap = torch.zeros(1, 120, 160, dtype=torch.bool)
+    bitmap[0, 50:90, 40:100] = True
+    targets = Targets(found.boxes, found.labels, masks=bitmap)
+    annotated = np.asarray(draw_targets(GREY, targets, CLASSES))
+    assert (annotated[60:88, 60:98] == np.asarray(picture)[60:88, 60:98]).all()
+    empty = replace(targets, masks=torch.zeros_like(bitmap))  # an object without a mask
+    assert not changed(draw_targets(GREY, empty, CLASSES))[60:88, 60:98].any()
+    with pytest.raises(UsageError, match="do not fit"):
+        draw_targets(GREY, replace(targets, masks=bitmap[:, :60]))
+
+
+def test_each_mask_has_the_colour_of_its_class_and_the_best_is_on_top() -> None:
+    found = detections([[20, 20, 60, 100], [40, 20, 80, 100]], [0.6, 0.9], [1, 0], masks=torch.ones(2, 28, 28))
+    pixels = np.asarray(draw_detections(GREY, found)).astype(int)
+    alone, both, best = pixels[60, 30], pixels[60, 50], pixels[60, 70]
+    towards = [np.array(PALETTE[label]) - 128 for label in (1, 0)]
+    assert (alone - 128) @ towards[0] > 0 and (best - 128) @ towards[1] > 0
+    assert np.abs(both - best).sum() < np.abs(both - alone).sum()
+
+
+def test_masks_of_hundreds_of_objects_are_drawn_in_the_memory_of_one(
+    memory_needed: Callable[[Callable[[], object]], int],
+) -> None:
+    """On 12 megapixels, of which the first object fills all: 6 GB as bitmaps."""
+    boxes = torch.tensor([[100.0, 100.0, 180.0, 190.0]]).repeat(500, 1)
+    boxes[0] = torch.tensor([0.0, 0.0, 4000.0, 3000.0])
+    found = Detections(
+        boxes,
+        torch.linspace(0.9, 0.1, 500),
+        torch.zeros(500, dtype=torch.int64),
+        classes=CLASSES,
+        size_hw=(3000, 4000),
+        masks=torch.rand(500, 28, 28),
+    )
+    image = Image.new("RGB", (4000, 3000), (128, 128, 128))
+    assert memory_needed(lambda: draw_detections(image, found)) < 500 * 2**20
 
 
 def test_keypoints_and_the_skeleton() -> None:
@@ -150,6 +189,8 @@ def test_keypoints_and_the_skeleton() -> None:
     assert changed(dots)[60, 30] and changed(dots)[60, 90] and not changed(dots)[100, 60]
     assert not changed(dots)[60, 60] and changed(joined)[60, 60]
     assert not changed(joined)[80, 75]  # no line to a point that was not seen
+    known = replace(found, keypoint_set=KeypointSet(("a", "b", "c"), joints=((0, 1),)))
+    assert (np.asarray(draw_detections(GREY, known)) == np.asarray(joined)).all()
 
 
 def test_regions_to_ignore_are_hatched_and_dashed() -> None:

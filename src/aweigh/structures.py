@@ -121,7 +121,7 @@ class KeypointSet:
                 flip_pairs=tuple((int(first), int(second)) for first, second in given.get("flip_pairs", ())),
                 sigmas=tuple(float(sigma) for sigma in given.get("sigmas", ())),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"KeypointSet: pairs are two rows each and sigmas are numbers; {error}.") from error
 
     def to_dict(self) -> dict[str, Any]:

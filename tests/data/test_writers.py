@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,9 +14,9 @@ import torch
 from tests.data.conftest import picture
 
 from aweigh.data.formats import load_split
-from aweigh.data.writers import FORMATS, DetectionWriter, write_detections
+from aweigh.data.writers import COLUMNS, FORMATS, LEFT_OUT, DetectionWriter, write_detections
 from aweigh.errors import UsageError
-from aweigh.structures import Classes, Detections
+from aweigh.structures import Classes, Detections, KeypointSet
 
 CLASSES = Classes(("cat", "dog"), (3, 7))
 
@@ -84,6 +85,65 @@ def test_csv(tmp_path: Path) -> None:
     assert [row["path"] for row in rows] == ["a/x.jpg", "a/x.jpg", "a/bad.jpg", "b/z.jpg", "b/z.jpg"]
     assert (rows[0]["x0"], rows[0]["class"], rows[0]["category_id"], rows[0]["score"]) == ("1.1", "dog", "7", "0.9")
     assert rows[2]["error"] == "cut short" and rows[2]["x0"] == ""
+
+
+POSE = KeypointSet(("head", "tail"), joints=((0, 1),))
+
+
+def with_shapes(path: str = "a/x.jpg", count: int = 2) -> Detections:
+    points = torch.tensor([[[1.1, 2.0, 3.5], [29.0, 20.25, -1.0]], [[0.0, 0.0, 0.5], [40.0, 30.0, 0.25]]])
+    return replace(found(path, count), masks=torch.ones(count, 4, 4), keypoints=points[:count], keypoint_set=POSE)
+
+
+def all_with_shapes() -> list[Detections]:
+    bad = Detections.empty(CLASSES, path="a/bad.jpg", error="cut short")
+    return [bad, with_shapes("a/y.jpg", 0), with_shapes()]
+
+
+def test_masks_and_keypoints_in_jsonl(tmp_path: Path) -> None:
+    write_detections(all_with_shapes(), tmp_path / "found.jsonl")
+    bad, empty, line = (json.loads(text) for text in (tmp_path / "found.jsonl").read_text().splitlines())
+    assert "keypoint_names" not in bad and empty["keypoint_names"] == ["head", "tail"] == line["keypoint_names"]
+    first, second = line["detections"]
+    assert first["keypoints"] == [[1.1, 2.0, 3.5], [29.0, 20.25, -1.0]]
+    assert first["segmentation"]["size"] == [30, 40]
+    pixels = hotcoco.mask.decode(second["segmentation"])
+    assert pixels.shape == (30, 40) and pixels[3:27, 5:35].all()  # the whole picture, but for its corners
+
+
+def test_masks_and_keypoints_are_loaded_by_coco_tools(tmp_path: Path) -> None:
+    write_detections(all_with_shapes(), tmp_path / "found.json", "coco")
+    listed = json.loads((tmp_path / "found.images.json").read_text())
+    assert listed["categories"][0] == {"id": 3, "name": "cat", "keypoints": ["head", "tail"], "skeleton": [[1, 2]]}
+    entries = json.loads((tmp_path / "found.json").read_text())
+    assert entries[0]["keypoints"] == [1.1, 2.0, 3.5, 29.0, 20.25, -1.0] and entries[0]["bbox"] == [
+        1.1,
+        2.0,
+        28.9,
+        18.5,
+    ]
+    loaded = hotcoco.COCO({**listed, "annotations": []}).load_res(str(tmp_path / "found.json"))
+    covered = hotcoco.mask.area(loaded.dataset["annotations"][1]["segmentation"])
+    assert len(entries) == 2 and 0.95 * 1200 < covered <= 1200
+
+
+def test_csv_has_columns_for_keypoints_and_none_for_masks(tmp_path: Path) -> None:
+    write_detections(all_with_shapes(), tmp_path / "found.csv", "csv")
+    head, bad, first, second = csv.reader((tmp_path / "found.csv").open())
+    assert head == [*COLUMNS, "head_x", "head_y", "head_score", "tail_x", "tail_y", "tail_score"]
+    assert bad == ["a/bad.jpg", *[""] * 9, "cut short"] and len(first) == len(head) == len(second)
+    assert dict(zip(head, first, strict=True))["tail_y"] == "20.25"
+    write_detections(all_with_shapes()[:1], tmp_path / "bad.csv", "csv")  # nothing says what there would be
+    assert next(csv.reader((tmp_path / "bad.csv").open())) == list(COLUMNS)
+
+
+@pytest.mark.parametrize("format", ["yolo", "voc"])
+def test_yolo_and_voc_hold_the_boxes_of_objects_with_masks(tmp_path: Path, format: str) -> None:
+    write_detections([with_shapes()], tmp_path / "shapes", format)  # type: ignore[arg-type]
+    write_detections([found()], tmp_path / "boxes", format)  # type: ignore[arg-type]
+    (one,), (other,) = (list((tmp_path / name).glob("x.*")) for name in ("shapes", "boxes"))
+    assert one.read_text() == other.read_text()
+    assert LEFT_OUT[format] == ("masks", "keypoints")
 
 
 @pytest.mark.parametrize("format", ["yolo", "voc"])

@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from aweigh.errors import DataError, UsageError
 from aweigh.evaluation.coco import evaluate_coco
+from aweigh.ops.masks import encode_counts
 
 KEYS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 
@@ -88,13 +89,13 @@ def test_equals_the_recorded_numbers_of_pycocotools(shared: Path, iou_type: str)
     assert list(metrics.numbers.values()) == pytest.approx(run["stats"], abs=1e-12, rel=0)
 
 
-def test_equals_the_published_box_numbers_to_three_decimals(shared: Path) -> None:
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_equals_the_published_numbers_to_three_decimals(shared: Path, iou_type: str) -> None:
     folder = shared / "data" / "cocoapi_eval"
     text = (folder / "val2014_fake_eval_res.txt").read_text()
-    published = [float(x) for x in re.findall(r"= (\d\.\d{3})", text.split("type=bbox")[1].split("type=")[0])]
-    metrics = evaluate_coco(
-        folder / "instances_val2014_100.json", folder / "instances_val2014_fakebbox100_results.json"
-    )
+    published = [float(x) for x in re.findall(r"= (\d\.\d{3})", text.split(f"type={iou_type}")[1].split("type=")[0])]
+    results = folder / f"instances_val2014_fake{iou_type}100_results.json"
+    metrics = evaluate_coco(folder / "instances_val2014_100.json", results, iou_type=iou_type)
     assert len(published) == 12
     assert [round(value, 3) for value in metrics.numbers.values()] == published
 
@@ -250,6 +251,45 @@ def test_a_box_beside_a_mask_does_not_change_the_masks_numbers(shared: Path) -> 
     assert plain == both
 
 
+def half_masked() -> dict[str, Any]:
+    """Two objects of one class beside each other, of which only the first has a mask."""
+    truth = one_object()
+    first = truth["annotations"][0]
+    truth["annotations"].append({**first, "id": 77, "bbox": [60, 10, 20, 20], "area": 400, "segmentation": []})
+    return truth
+
+
+def test_an_object_without_a_mask_is_neither_found_nor_missed_and_named() -> None:
+    def square(x: float, y: float, side: float, score: float) -> dict[str, Any]:
+        corners = [x, y, x + side, y, x + side, y + side, x, y + side]
+        return {"image_id": 1, "category_id": 3, "segmentation": [corners], "score": score}
+
+    truth = half_masked()
+    before = copy.deepcopy(truth)
+    right, on_the_other, elsewhere = square(10, 10, 40, 0.5), square(60, 10, 20, 0.9), square(60, 50, 20, 0.9)
+    metrics = evaluate_coco(truth, [right, on_the_other], iou_type="segm")
+    assert truth == before
+    assert metrics.numbers["AP"] == pytest.approx(1.0) and metrics.objects == {"cat": 1} and metrics.crowds == 0
+    assert metrics.without_mask == (77,) and "1 object without a mask" in metrics.table() and "77" in metrics.table()
+    assert metrics.to_dict()["protocol"]["without_mask"] == 1
+    mistaken = evaluate_coco(truth, [right, elsewhere], iou_type="segm")
+    assert mistaken.numbers["AP"] == pytest.approx(0.5)
+    del truth["annotations"][0]["segmentation"]
+    with pytest.raises(DataError, match="No object of the ground truth has a segmentation"):
+        evaluate_coco(truth, [right], iou_type="segm")
+
+
+def test_a_mask_without_a_pixel_finds_nothing() -> None:
+    empty = {"size": [80, 100], "counts": encode_counts(np.array([8000])).decode()}
+    truth = half_masked()
+    truth["annotations"][0]["iscrowd"] = 1  # whose overlap is a share of the detection
+    for annotations in (half_masked()["annotations"], truth["annotations"]):
+        truth["annotations"] = annotations
+        found = {"image_id": 1, "category_id": 3, "segmentation": empty, "score": 0.9}
+        numbers = evaluate_coco(truth, [found], iou_type="segm").numbers
+        assert all(math.isfinite(value) for value in numbers.values()) and numbers["AP"] <= 0
+
+
 def test_any_number_of_keypoints() -> None:
     truth = one_object()
     truth["annotations"][0]["keypoints"] = [12, 12, 2, 40, 40, 2, 20, 30, 1]
@@ -295,6 +335,20 @@ def test_ground_truth_that_cannot_be_measured(change: dict[str, Any], message: s
     truth["annotations"][0].update(change)
     with pytest.raises(DataError, match=re.escape(message)):
         evaluate_coco(truth, [])
+
+
+@pytest.mark.parametrize(
+    ("iou_type", "change", "message"),
+    [
+        ("segm", {"segmentation": {"size": [99, 100], "counts": "X"}}, "size [99, 100], but image 1 is [80, 100]"),
+        ("keypoints", {"keypoints": [1, 2, 3]}, "3 numbers as keypoints; expected 9"),
+        ("keypoints", {"keypoints": [1, 2, 3, 4, math.nan, 1, 5, 6, 7]}, "expected 9 finite"),
+    ],
+)
+def test_masks_and_keypoints_that_cannot_be_measured(iou_type: str, change: dict[str, Any], message: str) -> None:
+    truth = half_masked()
+    with pytest.raises(DataError, match=re.escape(message)):
+        evaluate_coco(truth, [{"image_id": 1, "category_id": 3, "score": 0.9, **change}], iou_type=iou_type)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def command(
     """Measure a trained detector on a labelled split.
 
     Prints the numbers and, beside them, what they depend on: the size pictures are brought to and the thresholds of
-    detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its pictures.
+    detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its pictures. By
+    COCO's protocol masks and keypoints are measured as well, where detector and data have them.
 
     Parameters
     ----------
@@ -66,6 +67,7 @@ def command(
     from aweigh.data.formats import load_split
     from aweigh.engine.checkpoint import write_atomically
     from aweigh.engine.evaluate import evaluate
+    from aweigh.engine.extras import further_metrics
     from aweigh.engine.report import save_evaluation, save_predictions
     from aweigh.evaluation.coco import CocoMetrics
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
@@ -89,6 +91,7 @@ def command(
             unreadable=lambda problem: screen.print(f"  {one_line(str(problem))}", markup=False),
         )
     measured: CocoMetrics | VocMetrics = metrics
+    further, notes = further_metrics(model, part, results) if protocol == "coco" else ({}, [])
     if protocol != "coco":
         measured = evaluate_voc(part.to_coco(), results, points="11" if protocol == "voc07" else "all")
     settings = {
@@ -104,7 +107,7 @@ def command(
         "batch": chosen_batch,
         "device": str(predictor.device),
     }
-    print(measured.table())
+    print("\n\n".join([measured.table(), *(metrics.table() for metrics in further.values()), *notes]))
     print()
     resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
     print(
@@ -115,7 +118,9 @@ def command(
         "ms per image: " + ", ".join(f"{name} {value:.1f}" for name, value in speed.items()) + f" ({predictor.device})"
     )
     if json_file is not None:
-        text = json.dumps({**measured.to_dict(), "settings": settings, "ms_per_image": speed}, indent=2)
+        names = {"segm": "masks", "keypoints": "keypoints"}
+        more = {names[kind]: metrics.to_dict() for kind, metrics in further.items()}
+        text = json.dumps({**measured.to_dict(), **more, "settings": settings, "ms_per_image": speed}, indent=2)
         json_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(json_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
         screen.print(f"Numbers: {json_file}", markup=False)

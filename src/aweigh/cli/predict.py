@@ -51,7 +51,7 @@ def command(
     value_range: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
     sample: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Find objects in pictures: draw the boxes and write them to a file.
+    """Find objects in pictures: draw the boxes, masks and keypoints and write them to a file.
 
     Boxes are in the pixels of the picture as it is seen, after the rotation its EXIF data ask for. A picture that
     cannot be read is named and left out; the others are done, and the command ends with 1.
@@ -73,8 +73,9 @@ def command(
         Look for these classes only.
     format
         jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc: a file per picture.
+        Masks are in jsonl and coco, keypoints in csv too.
     draw
-        Draw the boxes on the pictures.
+        Draw what was found on the pictures.
     batch
         Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.
     device
@@ -95,7 +96,8 @@ def command(
         )
     if not 0 <= score <= 1:  # nor NaN, which no score reaches
         raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
-    from aweigh.data.writers import write_detections
+    from aweigh.data.writers import LEFT_OUT, write_detections
+    from aweigh.engine.extras import extras
     from aweigh.predictor import sources
 
     paths = list(dict.fromkeys(Path(str(path)) for picture in pictures for path in sources(picture)))
@@ -114,6 +116,9 @@ def command(
         kept = (keep(result, score, labels) for result in results)
         write_detections(tally.watch(draw_each(kept, drawn, reading), show), target, format)
     tally.tell(folder, format, drawn=bool(drawn))
+    lost = [what for what in extras(predictor.model) if what in LEFT_OUT.get(format, ())]
+    if lost:
+        log().print(f"Format {format} has no place for {' and '.join(lost)}; --format jsonl and coco have.")
     return 1 if tally.failed else 0
 
 

@@ -62,7 +62,8 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
 
     An index is the row of an image, or `(epoch, row, turn)`, as the loader sends it, `turn` counting how often the row
     was drawn before in this epoch; with the row alone the epoch is that of `set_epoch`.
-    masks: whether targets have masks, where the split has any. draws: `[I]`, how often an image is drawn in an epoch,
+    masks: whether targets have masks; in a split without any they have no pixel. keypoints: how many keypoints targets
+    have at least; in a split without any none of them is given. draws: `[I]`, how often an image is drawn in an epoch,
     see `aweigh.data.sampling`; the loader follows it, and so do the partners of mixing. mixing_until_epoch: the number
     of epochs with the mosaic, copy-paste and mixup of the transform's augmentation, all when None; it may be changed
     until the first epoch begins.
@@ -75,12 +76,14 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         *,
         seed: int = 0,
         masks: bool = False,
+        keypoints: int = 0,
         draws: np.ndarray | None = None,
         mixing_until_epoch: int | None = None,
     ) -> None:
         self.transform = transform
         self.seed = seed
         self.masks = masks
+        self.keypoints = keypoints
         self.draws = draws
         self.mixing_until_epoch = mixing_until_epoch
         self.epoch = 0
@@ -136,10 +139,16 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         path = self.split.paths[row]
         declared_hw = (int(self.split.sizes_hw[row, 0]), int(self.split.sizes_hw[row, 1]))
         needed: SizeRule | None = getattr(self.transform, "needed_size", None)
+        targets = self.split.targets(row)
+        if self.keypoints and targets.keypoints is None:
+            targets = replace(targets, keypoints=torch.zeros(len(targets), self.keypoints, 3))
         try:
-            image, targets, full_hw, problem = read_annotated(path, self.split.targets(row), declared_hw, needed)
+            image, targets, full_hw, problem = read_annotated(path, targets, declared_hw, needed)
+            image_hw = (image.shape[1], image.shape[2])
             if masks:
-                pixels = self.split.mask_pixels(row, *_grid(declared_hw, full_hw, (image.shape[1], image.shape[2])))
+                pixels = self.split.mask_pixels(row, *_grid(declared_hw, full_hw, image_hw))
+                if pixels is None and self.masks:
+                    pixels = torch.zeros(len(targets), *image_hw, dtype=torch.bool)
                 targets = replace(targets, masks=pixels)
         except DataError as error:
             problem = Problem("unreadable picture", str(path), None, _reason(error, path), SKIPPED)

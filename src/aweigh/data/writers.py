@@ -1,13 +1,18 @@
 """Detections to files that other programs read, as a stream: one image after the other, in bounded memory.
 
-- `jsonl`: one line per image: schema, path, width, height, detections (box as xyxy, score, class, category_id), error.
+- `jsonl`: one line per image: schema, path, width, height, detections (box as xyxy, score, class, category_id, where
+  there are any a segmentation and keypoints), error; with keypoints their names.
 - `coco`: the list of results that COCO's tools load; beside it `NAME.images.json` with the images and categories.
-- `csv`: one row per detection; an image that could not be read has a row with its error.
-- `yolo`: a folder with one `.txt` per image (class, centre and size as fractions) and `classes.txt`; holds no scores.
-- `voc`: a folder with one XML per image (1-based inclusive corners, as VOC has them, with a confidence).
+- `csv`: one row per detection, with x, y and score of each keypoint at its end; an image that could not be read has a
+  row with its error. Holds no masks.
+- `yolo`: a folder with one `.txt` per image (class, centre and size as fractions) and `classes.txt`; holds no scores,
+  masks and keypoints.
+- `voc`: a folder with one XML per image (1-based inclusive corners, as VOC has them, with a confidence); holds no masks
+  and keypoints.
 
-Boxes are in the pixels of the original image; category ids are those of the data set the model learned from. Files are
-written aside and renamed when they are complete. `-` writes jsonl, coco and csv to standard output.
+Masks are COCO's compressed run lengths, keypoints (x, y, score) in the detector's order. Boxes are in the pixels of the
+original image; category ids are those of the data set the model learned from. Files are written aside and renamed when
+they are complete. `-` writes jsonl, coco and csv to standard output.
 """
 
 from __future__ import annotations
@@ -25,10 +30,16 @@ from xml.etree import ElementTree
 import numpy as np
 
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.structures import Classes, Detections
+from aweigh.structures import Classes, Detections, KeypointSet
 
 Format = Literal["jsonl", "coco", "csv", "yolo", "voc"]
 FORMATS: tuple[str, ...] = get_args(Format)
+# What a format has no place for. YOLO's lines of polygons hold no holes, and those of keypoints no scores.
+LEFT_OUT: dict[str, tuple[str, ...]] = {
+    "csv": ("masks",),
+    "yolo": ("masks", "keypoints"),
+    "voc": ("masks", "keypoints"),
+}
 SCHEMA = "aweigh.detections/1"
 COLUMNS = ("path", "width", "height", "x0", "y0", "x1", "y1", "score", "class", "category_id", "error")
 
@@ -60,6 +71,8 @@ class DetectionWriter:
         if self._path is not None and format not in ("yolo", "voc") and self._path.is_dir():
             raise UsageError(f"{self._path}: this is a folder; name the {format} file to write.")
         self._classes: Classes | None = None
+        self._keypoints: KeypointSet | None = None
+        self._waiting: list[list[Any]] | None = []  # rows of csv that came before its head could be written
         self._images: list[dict[str, Any]] = []
         self._names: set[str] = set()
         self._rows = 0
@@ -76,8 +89,6 @@ class DetectionWriter:
             self._stream = self._aside.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         if self.format == "coco":
             self._stream.write("[")
-        elif self.format == "csv":
-            self._table().writerow(COLUMNS)
         return self
 
     def __exit__(
@@ -85,6 +96,8 @@ class DetectionWriter:
     ) -> None:
         if kind is None and self.format == "coco":
             self._stream.write("\n]\n" if self._rows else "]\n")
+        elif kind is None and self.format == "csv":
+            self._write_head(())
         if self._aside is not None:
             self._stream.close()
             if kind is not None:
@@ -94,7 +107,10 @@ class DetectionWriter:
             if self.format == "coco":
                 beside = self._path.with_suffix(".images.json")
                 classes = self._classes or Classes((), ())
-                categories = [{"id": number, "name": name} for number, name in zip(classes.ids, classes.names)]
+                categories = [
+                    {"id": number, "name": name, **_said_of(self._keypoints)}
+                    for number, name in zip(classes.ids, classes.names)
+                ]
                 _write_whole(beside, json.dumps({"images": self._images, "categories": categories}) + "\n")
             os.replace(self._aside, self._path)
         elif kind is None and self._path is not None and self._classes is not None and self.format == "yolo":
@@ -105,6 +121,7 @@ class DetectionWriter:
         number = self._image_ids[self.count] if self._image_ids is not None else self.count + 1
         self.count += 1
         self._classes = self._classes or (detections.classes if len(detections.classes) else None)
+        self._keypoints = self._keypoints or detections.keypoint_set
         if self.format == "jsonl":
             self._stream.write(json.dumps(json_line(detections)) + "\n")
         elif self.format == "coco":
@@ -123,21 +140,33 @@ class DetectionWriter:
         height, width = detections.size_hw
         image = {"id": number, "file_name": detections.path or "", "width": width, "height": height}
         self._images.append(image if detections.error is None else image | {"error": detections.error})
-        for entry, (x0, y0, x1, y1), score in zip(
-            detections.to_coco(number), _short(detections.boxes), _short(detections.scores)
-        ):
+        entries = detections.to_coco(number)
+        if detections.keypoints is not None:
+            for entry, points in zip(entries, _short(detections.keypoints.flatten(1)), strict=True):
+                entry["keypoints"] = points
+        for entry, (x0, y0, x1, y1), score in zip(entries, _short(detections.boxes), _short(detections.scores)):
             entry |= {"bbox": [x0, y0, round(x1 - x0, 4), round(y1 - y0, 4)], "score": score}
             self._stream.write((",\n" if self._rows else "\n") + json.dumps(entry))
             self._rows += 1
 
     def _write_csv(self, detections: Detections) -> None:
         height, width = detections.size_hw
-        table = self._table()
         if detections.error is not None:
-            table.writerow([detections.path, "", "", "", "", "", "", "", "", "", detections.error])
-        for found in json_line(detections)["detections"]:
+            row = [detections.path, "", "", "", "", "", "", "", "", "", detections.error]
+            self._table().writerow(row) if self._waiting is None else self._waiting.append(row)
+            return
+        self._write_head(_keypoint_names(detections))
+        for found in json_line(detections, masks=False)["detections"]:
             what = [found["score"], found["class"], found["category_id"], ""]
-            table.writerow([detections.path, width, height, *found["box"], *what])
+            points = [value for point in found.get("keypoints", ()) for value in point]
+            self._table().writerow([detections.path, width, height, *found["box"], *what, *points])
+
+    def _write_head(self, keypoints: Sequence[str]) -> None:
+        """The names of the columns, once it is known what a detection has, and the rows that waited for them."""
+        if self._waiting is not None:
+            points = [f"{name}_{what}" for name in keypoints for what in ("x", "y", "score")]
+            self._table().writerows([[*COLUMNS, *points], *self._waiting])
+            self._waiting = None
 
     def _table(self) -> Any:
         return csv.writer(self._stream, lineterminator="\n")
@@ -153,23 +182,47 @@ class DetectionWriter:
         return name
 
 
-def json_line(detections: Detections) -> dict[str, Any]:
-    """One image as plain values: what a line of jsonl holds."""
+def json_line(detections: Detections, *, masks: bool = True) -> dict[str, Any]:
+    """One image as plain values: what a line of jsonl holds. masks: with the segmentations."""
     height, width = detections.size_hw
-    found = [
+    found: list[dict[str, Any]] = [
         {"box": box, "score": score, "class": name, "category_id": detections.classes.ids[label]}
         for box, score, name, label in zip(
             _short(detections.boxes), _short(detections.scores), detections.names, detections.labels.tolist()
         )
     ]
+    if masks and detections.masks is not None:
+        for entry, segmentation in zip(found, detections.rle(), strict=True):
+            entry["segmentation"] = segmentation
+    names = {}
+    if detections.keypoints is not None:
+        names = {"keypoint_names": _keypoint_names(detections)}
+        for entry, points in zip(found, _short(detections.keypoints), strict=True):
+            entry["keypoints"] = points
     return {
         "schema": SCHEMA,
         "path": detections.path,
         "width": width,
         "height": height,
+        **names,
         "detections": found,
         "error": detections.error,
     }
+
+
+def _keypoint_names(detections: Detections) -> list[str]:
+    """The names of the keypoints, numbers where they have none; empty where there are no keypoints."""
+    if detections.keypoint_set is not None:
+        return list(detections.keypoint_set.names)
+    return [] if detections.keypoints is None else [str(number) for number in range(detections.keypoints.shape[1])]
+
+
+def _said_of(keypoints: KeypointSet | None) -> dict[str, Any]:
+    """What a category of COCO says of its keypoints; joints count from 1 there."""
+    if keypoints is None:
+        return {}
+    joints = [[first + 1, second + 1] for first, second in keypoints.joints]
+    return {"keypoints": list(keypoints.names), "skeleton": joints}
 
 
 def yolo_text(detections: Detections) -> str:

@@ -24,7 +24,7 @@ from aweigh.data.transforms import Resize
 from aweigh.engine.header import check_header
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.models import DETECTORS, create
-from aweigh.structures import Classes
+from aweigh.structures import Classes, KeypointSet
 from aweigh.weights.load import load_strict
 
 Model = Any  # an nn.Module that is a Detector; torch's stubs call every attribute of a Module a Tensor
@@ -56,7 +56,10 @@ def save_model(
     header = {
         "format": FORMAT,
         "builder": model.builder,
-        "arguments": model.arguments,
+        "arguments": {
+            name: value.to_dict() if isinstance(value, KeypointSet) else value
+            for name, value in model.arguments.items()
+        },
         "classes": {"names": list(model.classes.names), "ids": list(model.classes.ids)},
         "resize": resize.to_dict(),
         **{name: getattr(model, name) for name in SETTINGS if hasattr(model, name)},

@@ -23,6 +23,8 @@ from aweigh.errors import UsageError, did_you_mean
 
 DEFAULT_MODEL = "fcos_shufflenet_v2_x1_0_lite"  # small enough for a CPU; its weights come with the package
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+KEYPOINT_NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+PREFIXES = {"bbox": "", "segm": "mask_", "keypoints": "keypoint_"}  # of the numbers of masks and of keypoints
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,12 @@ class TrainConfig:
     """Epochs between validations; the last epoch is always validated."""
     patience: int = 0
     """Epochs without a better validation after which the run stops; 0 never does."""
-    select: str = "AP"
-    """What makes a checkpoint the best: AP, AP50, AP75, APs, APm, APl, val_loss, AP:CLASS or AP50:CLASS."""
+    select: str = ""
+    """What makes a checkpoint the best: AP, AP50, AP75, APs, APm, APl, val_loss, AP:CLASS or AP50:CLASS; with mask_ or
+    keypoint_ before it, of these. When not given, mask_AP or keypoint_AP where the detector finds these, else AP."""
+    keypoint_sigmas: tuple[float, ...] = ()
+    """How loosely each keypoint is placed, as a share of the object's size; when not given, COCO's for the 17 keypoints
+    of its persons, else 0.05 each."""
 
     def __post_init__(self) -> None:
         positive = {"epochs", "batch", "accumulate", "lr", "eval_every"}
@@ -191,15 +197,24 @@ class TrainConfig:
             raise UsageError(f"scale_jitter = {list(self.scale_jitter)}: expected two factors, as [0.8, 1.25].")
         if min(self.multi_scale, default=1) < 1:
             raise UsageError(f"multi_scale = {list(self.multi_scale)}: expected short sides in pixels, as [640, 800].")
+        if not all(0 < sigma < math.inf for sigma in self.keypoint_sigmas):
+            raise UsageError(
+                f"keypoint_sigmas = {list(self.keypoint_sigmas)}: expected numbers above 0, one a keypoint."
+            )
         self._check_select()
 
     def _check_select(self) -> None:
+        if not self.select:
+            return
         name, colon, class_name = self.select.partition(":")
+        masks, keypoints = PREFIXES["segm"], PREFIXES["keypoints"]
         known = (*COCO_NAMES, "val_loss")
-        if (name not in ("AP", "AP50") or not class_name) if colon else name not in known:
+        further = (*(masks + name for name in COCO_NAMES), *(keypoints + name for name in KEYPOINT_NAMES))
+        of_class = [prefix + name for prefix in PREFIXES.values() for name in ("AP", "AP50")]
+        if (name not in of_class or not class_name) if colon else name not in (*known, *further):
             raise UsageError(
-                f"select = {self.select!r}: expected one of {', '.join(known)}, AP:CLASS or AP50:CLASS."
-                + did_you_mean(name, known)
+                f"select = {self.select!r}: expected one of {', '.join(known)}, AP:CLASS or AP50:CLASS, or an AP of "
+                f"these after {masks} or {keypoints}." + did_you_mean(name, (*known, *further))
             )
 
 

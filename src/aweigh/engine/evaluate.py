@@ -1,6 +1,9 @@
-"""Run a detector over a split: detections in original pixels with original category ids, COCO's numbers, the time."""
+"""Run a detector over a split: detections in original pixels with original category ids, COCO's numbers, the time.
 
-from collections.abc import Callable
+Masks are kept as run lengths, so that what a whole split holds in memory grows with its detections alone.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +18,7 @@ from aweigh.data.transforms import EvalTransform, Resize
 from aweigh.engine import distributed
 from aweigh.engine.checkpoint import Model
 from aweigh.engine.device import synchronise
+from aweigh.engine.extras import taught
 from aweigh.engine.log import Means, Stopwatch
 from aweigh.errors import UsageError
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
@@ -33,9 +37,10 @@ def evaluate(
     progress: Callable[[int, int], object] = lambda done, total: None,
     unreadable: Callable[[Problem], object] = lambda problem: None,
 ) -> tuple[CocoMetrics, list[dict[str, Any]], dict[str, float]]:
-    """COCO's numbers of `model` on `split`, the results they come from, and where the time went.
+    """COCO's numbers of the boxes of `model` on `split`, the results they come from, and where the time went.
 
-    results: COCO entries, boxes xywh in the pixels of the original image, category ids of the split.
+    results: COCO entries, boxes xywh in the pixels of the original image, category ids of the split; with masks and
+    keypoints where the model finds them, which `further_metrics` measures.
     speed: milliseconds per image: `read` (waiting for reading and resizing), `network`, `decode`, `total`.
     unreadable: called with each picture that was skipped or mended while reading; objects of a skipped one are missed.
     """
@@ -83,7 +88,7 @@ def detect(
     category_ids = matching_category_ids(model.classes, split.classes)
     rank, world = distributed.rank(), distributed.world_size()
     loader = make_loader(
-        DetectionDataset(split, EvalTransform(resize)),
+        DetectionDataset(split, EvalTransform(resize), **(taught(model) if losses else {})),
         batch=min(batch, len(split)),
         workers=workers,
         stride_divisor=model.stride_divisor,
@@ -142,11 +147,18 @@ def _number(part: _Part) -> int:
 
 
 def to_original(detections: Detections, size_hw: tuple[int, int]) -> Detections:
-    """The detections of a resized image, in the pixels of the original of `size_hw` (height, width), inside it."""
+    """The detections of a resized image, in the pixels of the original of `size_hw` (height, width), inside it.
+
+    Masks are in the frame of their boxes and stay as they are; keypoints may lie outside.
+    """
     height, width = detections.size_hw
     scale = torch.tensor([size_hw[1] / width, size_hw[0] / height] * 2)
     limit = torch.tensor([size_hw[1], size_hw[0]] * 2, dtype=torch.float32)
-    return replace(detections, boxes=(detections.boxes * scale).clamp(min=0).minimum(limit), size_hw=size_hw)
+    boxes = (detections.boxes * scale).clamp(min=0).minimum(limit)
+    keypoints = detections.keypoints
+    if keypoints is not None:
+        keypoints = keypoints * torch.cat([scale[:2], scale.new_ones(1)])
+    return replace(detections, boxes=boxes, keypoints=keypoints, size_hw=size_hw)
 
 
 def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:
@@ -172,13 +184,12 @@ def to_device(pixels: Tensor, device: torch.device, *, channels_last: bool) -> T
 
 
 def _entries(detections: Detections, image_id: Any, category_ids: dict[int, int]) -> list[dict[str, Any]]:
-    image_id = int(image_id)
+    detections = detections[torch.isin(detections.labels, torch.tensor(list(category_ids)))]
     return [
         {**entry, "category_id": category_ids[label]}
-        for entry, label in zip(detections.to_coco(image_id), detections.labels.tolist(), strict=True)
-        if label in category_ids
+        for entry, label in zip(detections.to_coco(int(image_id)), detections.labels.tolist(), strict=True)
     ]
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

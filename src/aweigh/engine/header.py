@@ -9,7 +9,7 @@ from typing import Any
 
 from aweigh.data.transforms import Resize
 from aweigh.errors import AweighError, DataError
-from aweigh.structures import Classes
+from aweigh.structures import Classes, KeypointSet
 
 LARGEST = 10_000  # of a whole number among a builder's arguments: more channels, layers or classes nobody has
 
@@ -33,7 +33,9 @@ def check_header(header: Mapping[str, Any], path: str | Path) -> None:
     if not isinstance(header["builder"], str):
         refuse("builder's name", header["builder"])
     arguments = header["arguments"]
-    if not isinstance(arguments, dict) or not all(_plain(value) for value in arguments.values()):
+    if not isinstance(arguments, dict) or not all(
+        _plain(value) for name, value in arguments.items() if name != "keypoints"
+    ):
         refuse("usable arguments", arguments)
     classes = header["classes"]
     names, ids = (classes.get(key) if isinstance(classes, dict) else None for key in ("names", "ids"))
@@ -44,6 +46,10 @@ def check_header(header: Mapping[str, Any], path: str | Path) -> None:
     try:
         Classes(tuple(names or ()), tuple(ids or ()))
         Resize.from_dict(header["resize"])
+        if arguments.get("keypoints") is not None:
+            known = KeypointSet.of(arguments["keypoints"])
+            if len(known) > LARGEST:
+                refuse("usable number of keypoints", len(known))
     except (AweighError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: its Aweigh header cannot be used ({error}).") from error
     for name, kinds in _SETTINGS.items():

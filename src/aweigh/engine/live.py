@@ -29,6 +29,8 @@ _COLUMNS = (
     ("loss", "loss", 0),
     ("val_loss", "val_loss", 1),
     ("AP", "AP", 0),
+    ("mask AP", "mask_AP", 0),
+    ("keyp. AP", "keypoint_AP", 0),
     ("AP50", "AP50", 1),
     ("AP75", "AP75", 2),
     ("APs", "APs", 5),

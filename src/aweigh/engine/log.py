@@ -19,15 +19,20 @@ from typing import Any
 from rich.console import Console
 
 from aweigh.engine.checkpoint import write_atomically
-from aweigh.engine.config import COCO_NAMES
+from aweigh.engine.config import COCO_NAMES, KEYPOINT_NAMES, PREFIXES
 from aweigh.engine.live import Display
 from aweigh.errors import UsageError
 
-# The first columns of results.csv, there in every run; then each loss, each val_loss, and the AP of each class.
+# The first columns of results.csv, there in every run; then each loss, each val_loss, the numbers of masks and of
+# keypoints where there are any, and the AP of each class.
 COLUMNS = (
     *("epoch", "step", "seconds", "lr", "loss", "val_loss", *COCO_NAMES, "best"),
     *("images_per_second", "data_share", "skipped_steps"),
 )
+FURTHER = {
+    *(PREFIXES["segm"] + name for name in COCO_NAMES),
+    *(PREFIXES["keypoints"] + name for name in KEYPOINT_NAMES),
+}
 HISTORY = 1000  # points of the curves over steps; with more, neighbours are averaged
 
 
@@ -245,7 +250,8 @@ def results_table(
 ) -> list[list[Any]]:
     """The rows of `results.csv`, its head first: the same columns in every epoch, empty where there is no number."""
     losses = [name for name in _names(epochs) if name.startswith("loss_")]
-    columns = [*COLUMNS, *losses, *(f"val_{name}" for name in losses)]
+    further = [name for name in _names(epochs) if name in FURTHER]
+    columns = [*COLUMNS, *losses, *(f"val_{name}" for name in losses), *further]
     classes = classes or list(dict.fromkeys(name for row in epochs for name in row.get("per_class") or ()))
     best = best_epoch(epochs, select)
     table: list[list[Any]] = [[*columns, *(f"AP:{name}" for name in classes)]]
@@ -262,14 +268,21 @@ def best_epoch(epochs: Iterable[Mapping[str, Any]], select: str) -> int | None:
     """The epoch with the largest `select` (the least val_loss), the latest of equals; None before any validation."""
     best, value = None, -math.inf
     metric, _, class_name = select.partition(":")
+    prefix, name = split_name(metric)
     for row in epochs:
         if "val_loss" not in row and metric not in row:
             continue
-        found = row.get("per_class", {}).get(class_name, {}).get(metric) if class_name else row.get(metric)
+        found = row.get(f"{prefix}per_class", {}).get(class_name, {}).get(name) if class_name else row.get(metric)
         number = -math.inf if found is None else -found if metric == "val_loss" else found
         if number >= value:
             best, value = row["epoch"], number
     return best
+
+
+def split_name(metric: str) -> tuple[str, str]:
+    """The prefix that says what is measured, and COCO's name: `("mask_", "AP")`."""
+    prefix = next((prefix for prefix in PREFIXES.values() if prefix and metric.startswith(prefix)), "")
+    return prefix, metric.removeprefix(prefix)
 
 
 def require_tensorboard() -> None:
@@ -296,7 +309,8 @@ class _Board:
         for name, value in row.items():
             if name in ("kind", "step", "epoch") or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            group = "train" if row["kind"] == "step" else "val" if name in COCO_NAMES or "val_" in name else "epoch"
+            validation = name in COCO_NAMES or name in FURTHER or "val_" in name
+            group = "train" if row["kind"] == "step" else "val" if validation else "epoch"
             self._writer.add_scalar(f"{group}/{name.removeprefix('val_')}", value, row["step"])
 
     def close(self) -> None:

@@ -25,11 +25,11 @@ from aweigh.engine.config import TrainConfig
 from aweigh.engine.device import choose_device, choose_precision
 from aweigh.engine.ema import ModelEma
 from aweigh.engine.evaluate import mean_colour
+from aweigh.engine.extras import check_taught, choose_select, keypoint_set, takes_keypoints, taught
 from aweigh.engine.optim import lr_factor, make_optimizer, milestones_in_steps
 from aweigh.engine.replay import How
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.models import PUBLISHED, create
-from aweigh.structures import Classes
 from aweigh.weights.load import locate
 
 
@@ -58,6 +58,7 @@ class Run:
     loader: Any
     workers: int
     start_note: str  # what the weights start from
+    select: str  # the number that makes a checkpoint the best
     batch: int  # images per step of one process
     batch_note: str  # how it was found, where it was
     lr: float  # the learning rate at factor 1
@@ -121,10 +122,13 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     device = choose_device(device_name or config.device)
     precision = choose_precision(config.precision, device)
     data = load_data(config)
-    check_select(config.select, data)
+    if len(data.train.boxes) == 0:
+        raise DataError(f"{data.train.root}: the training images have no boxes at all; there is nothing to learn.")
 
     torch.manual_seed(config.seed)
-    model, start_note = build_model(config, data.train.classes)
+    model, start_note = build_model(config, data.train)
+    check_taught(model, data.train, data.val)
+    select = choose_select(config.select, model, data.val)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(device, memory_format=memory_format)
 
@@ -142,7 +146,9 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     resize = Resize(short=config.short or None, long=config.long or None)
     sampling = Sampling(config.sampler, config.repeat_threshold, config.class_draws)
     transform = TrainTransform(resize, augmentation(config, data.train))
-    train_set = DetectionDataset(data.train, transform, seed=config.seed, draws=sampling.draws(data.train))
+    train_set = DetectionDataset(
+        data.train, transform, seed=config.seed, draws=sampling.draws(data.train), **taught(model)
+    )
     workers = choose_workers(config.workers, device)
     batch_note = ""
     if config.batch == "auto":
@@ -186,6 +192,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         loader=loader,
         workers=workers,
         start_note=start_note,
+        select=select,
         batch=batch,
         batch_note=batch_note,
         lr=config.lr * (images_per_step(config, batch) / config.lr_batch if config.lr_batch else 1),
@@ -268,14 +275,16 @@ def load_data(config: TrainConfig) -> Data:
     return Data(train, val, f"validation on {name}")
 
 
-def build_model(config: TrainConfig, classes: Classes) -> tuple[Model, str]:
-    """The detector with its start weights, and one line on what those are."""
+def build_model(config: TrainConfig, train: Split) -> tuple[Model, str]:
+    """The detector of the data's classes and keypoints with its start weights, and one line on what those are."""
     arguments = builder_arguments(config)
+    if takes_keypoints(config.model):
+        arguments["keypoints"] = keypoint_set(config, train, arguments.get("keypoints")).to_dict()
     backbone = config.backbone_weights if config.backbone_weights not in ("", "none") else None
     init = config.init or (packaged(config.model) if backbone is None else "none")
     if init != "none" and backbone:
         raise UsageError("init and backbone_weights are both given; a checkpoint brings its own backbone.")
-    model: Model = create(config.model, classes=classes, backbone_weights=backbone, **arguments)
+    model: Model = create(config.model, classes=train.classes, backbone_weights=backbone, **arguments)
     if init != "none":
         record = PUBLISHED.get(config.model, {}).get(init)
         try:
@@ -355,13 +364,3 @@ def choose_workers(workers: int, device: torch.device) -> int:
         return workers
     cores = os.cpu_count() or 1
     return min(8, cores) if device.type == "cuda" else int(cores > 1)
-
-
-def check_select(select: str, data: Data) -> None:
-    """`UsageError` where the best checkpoint would be chosen by a class that there is not."""
-    _, _, name = select.partition(":")
-    if name and data.val is not None and name not in data.val.classes.names:
-        names = data.val.classes.names
-        raise UsageError(f"select = {select!r}: there is no class {name!r} in the data.{did_you_mean(name, names)}")
-    if len(data.train.boxes) == 0:
-        raise DataError(f"{data.train.root}: the training images have no boxes at all; there is nothing to learn.")

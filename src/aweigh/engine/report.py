@@ -22,6 +22,7 @@ from aweigh.data.split import Split
 from aweigh.data.transforms import EvalTransform, Resize, resize_targets
 from aweigh.engine.checkpoint import Model, write_atomically
 from aweigh.engine.evaluate import mean_colour, to_original
+from aweigh.engine.extras import keypoint_lines, taught
 from aweigh.engine.prepare import Run
 from aweigh.evaluation.errors import (
     NOTHING_THERE,
@@ -63,6 +64,7 @@ def start_report(run: Run) -> list[str]:
         run.data.note
         + ("" if val is None or not val.ignore.all() else "; it has no objects, so its AP is not defined"),
         f"model: {run.config.model}, {len(model.classes)} classes, {total:,} parameters, {trained:,} trained",
+        *keypoint_lines(model),
         run.start_note,
         f"every image: {run.resize}",
         "while training: " + "; ".join([*augmentations, *run.sampling.describe(train)]),
@@ -81,7 +83,7 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         drawn: Iterable[Any] = islice(chain.from_iterable(run.loader.batch_sampler), count)
     else:
         assert run.data.val is not None
-        samples = DetectionDataset(run.data.val, EvalTransform(run.resize))
+        samples = DetectionDataset(run.data.val, EvalTransform(run.resize), **taught(run.model))
         drawn = _evenly(len(samples), count)
     pictures, captions = [], []
     for index in drawn:
@@ -92,7 +94,8 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         factor = max(1, math.ceil(LEGIBLE / max(height, width)))
         image = sample.image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
         targets = resize_targets(sample.targets, (height, width), (factor * height, factor * width))
-        pictures.append(draw_targets(image, targets, samples.split.classes))
+        joints = samples.split.skeleton or None
+        pictures.append(draw_targets(image, targets, samples.split.classes, skeleton=joints))
         captions.append(f"{Path(samples.split.paths[sample.index]).name}, {width} x {height}")
     if pictures:
         title = f"{split}: what the network sees" + (" in the first epoch" if split == "train" else ", only resized")

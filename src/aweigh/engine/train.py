@@ -20,13 +20,24 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from aweigh.data.loader import Batch
+from aweigh.data.split import Split
 from aweigh.engine import distributed, state
-from aweigh.engine.checkpoint import load_model, remove_leftovers, save_model, write_atomically
-from aweigh.engine.config import COCO_NAMES, TrainConfig, load_recipe, resolve, to_dict, to_toml
+from aweigh.engine.checkpoint import Model, load_model, remove_leftovers, save_model, write_atomically
+from aweigh.engine.config import (
+    COCO_NAMES,
+    KEYPOINT_NAMES,
+    PREFIXES,
+    TrainConfig,
+    load_recipe,
+    resolve,
+    to_dict,
+    to_toml,
+)
 from aweigh.engine.crash import kept
 from aweigh.engine.device import determinism
 from aweigh.engine.evaluate import detect, to_device
-from aweigh.engine.log import Means, RunLog, Stopwatch, read_log, require_tensorboard
+from aweigh.engine.extras import further_metrics
+from aweigh.engine.log import Means, RunLog, Stopwatch, read_log, require_tensorboard, split_name
 from aweigh.engine.memory import is_out_of_memory, out_of_memory
 from aweigh.engine.optim import set_lr
 from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
@@ -53,7 +64,7 @@ def train(
     """Train a detector and return the run folder.
 
     The folder holds `config.toml` (each value with its `origin`), `log.jsonl`, `best.safetensors` (by
-    `config.select`), `last.safetensors`, `last/` (the state to go on from), and what docs/logs.md lists. extend: how
+    `select`), `last.safetensors`, `last/` (the state to go on from), and what docs/logs.md lists. extend: how
     the learning-rate schedule of a resumed run follows another length (see `state.restore`). console: where the
     progress is told; the error stream when not given.
     """
@@ -94,7 +105,7 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
         console=console,
         keep_to=(run.step, run.epoch) if run.step else None,
         active=main,
-        select=run.config.select,
+        select=run.select,
         classes=run.data.train.classes.names,
         total_steps=run.total_steps,
         tensorboard=run.config.tensorboard,
@@ -121,7 +132,7 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
             log.say(f"Stopped at once. To go on from the last saved state: aweigh resume {folder}")
             raise
         if run.out_of_patience:
-            log.say(f"No better {run.config.select} for {run.epochs_without_gain} epochs: the run ends here.")
+            log.say(f"No better {run.select} for {run.epochs_without_gain} epochs: the run ends here.")
         if main:
             finish(run, log)
 
@@ -172,16 +183,14 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
     last = run.epoch + 1 >= run.epochs
     if run.data.val is not None and ((run.epoch + 1) % run.config.eval_every == 0 or last):
         metrics, results = validate(run, log)
-        row |= {name: value for name, value in metrics.items() if name.startswith("val_loss")}
-        row |= {name: None if metrics[name] == UNDEFINED else metrics[name] for name in COCO_NAMES}
-        row["per_class"] = metrics["per_class"]
+        row |= {name: None if value == UNDEFINED else value for name, value in reported(metrics).items()}
     run.epoch, run.batches = run.epoch + 1, 0
     row["seconds"] += time.perf_counter() - started
     log.write("epoch", epoch=run.epoch, step=run.step, **row)
 
     better = False
     if metrics or run.data.val is None:
-        value = selected(metrics, run.config.select)
+        value = selected(metrics, run.select)
         better = value >= run.best  # of equals the later, which has seen more
         run.epochs_without_gain = 0 if value > run.best else run.epochs_without_gain + run.config.eval_every
         if better:
@@ -361,6 +370,7 @@ def batch_losses(run: Run, losses: nn.Module, batch: Batch) -> dict[str, Tensor]
 def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Validation losses and COCO's numbers of the weights that are saved, and the results they come from.
 
+    Numbers of masks and keypoints are there where the detector and the data have them, as `mask_AP` and `keypoint_AP`.
     It takes one pass over the validation images. The processes share out the batches; every one of them gets the same
     numbers, those of one process alone.
     """
@@ -382,9 +392,24 @@ def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]
         )
     run.val_problems = found.problems
     losses = {f"val_loss_{name}": value for name, value in found.losses.items()}
-    metrics = evaluate_coco(val.to_coco(), found.results).to_dict() if distributed.is_main() else {}
+    metrics = all_metrics(run.evaluated_model, val, found.results) if distributed.is_main() else {}
     metrics = {"split": val.name, "val_loss": sum(losses.values()), **losses, **distributed.from_main(metrics)}
     return metrics, found.results
+
+
+def all_metrics(model: Model, val: Split, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `CocoMetrics.to_dict` gives for boxes, and the same for masks and keypoints, each name with its prefix."""
+    metrics = evaluate_coco(val.to_coco(), results).to_dict()
+    for kind, further in further_metrics(model, val, results)[0].items():
+        metrics |= {PREFIXES[kind] + name: value for name, value in further.to_dict().items()}
+    return metrics
+
+
+def reported(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What of it belongs into the log: losses, COCO's numbers and the AP of each class."""
+    kinds = (*COCO_NAMES, *KEYPOINT_NAMES, "per_class")
+    names = {prefix + name for prefix in PREFIXES.values() for name in kinds}
+    return {name: value for name, value in metrics.items() if name in names or name.startswith("val_loss")}
 
 
 def selected(metrics: Mapping[str, Any], select: str) -> float:
@@ -394,7 +419,8 @@ def selected(metrics: Mapping[str, Any], select: str) -> float:
     name, _, class_name = select.partition(":")
     if name == "val_loss":
         return -metrics["val_loss"] if math.isfinite(metrics["val_loss"]) else -math.inf
-    return float(metrics["per_class"][class_name][name] if class_name else metrics[name])
+    prefix, number = split_name(name)
+    return float(metrics[f"{prefix}per_class"][class_name][number] if class_name else metrics[name])
 
 
 def not_finite(run: Run, losses: Mapping[str, float], gradient_norm: float, remark: str) -> AweighError:
@@ -437,7 +463,8 @@ def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.3f}" for name in row if name.startswith("loss_"))
     words = [f"epoch {run.epoch}/{run.epochs}", f"loss {row.get('loss', math.nan):.3f} ({parts})"]
     if "val_loss" in row:
-        words += [f"{name} {'-' if row[name] is None else f'{row[name]:.3f}'}" for name in ("val_loss", "AP", "AP50")]
+        names = [name for name in ("val_loss", "AP", "AP50", "mask_AP", "keypoint_AP") if name in row]
+        words += [f"{name} {'-' if row[name] is None else f'{row[name]:.3f}'}" for name in names]
     words += [f"lr {row['lr']:.3g}", f"{row['seconds']:.0f} s, {row['data_share']:.0%} waiting for images"]
     if run.skipped:
         words.append(f"{run.skipped} steps skipped (loss not finite)")
@@ -447,7 +474,7 @@ def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
 def summary(run: Run) -> str:
     if run.data.val is None:
         return f"Trained {run.epoch} epochs, not validated."
-    select, name = run.config.select, run.data.val.name
+    select, name = run.select, run.data.val.name
     if run.best == UNDEFINED and select != "val_loss":
         return f"Trained {run.epoch} epochs; {select} is not defined on {name}, which has no such objects."
     value = -run.best if select == "val_loss" else run.best

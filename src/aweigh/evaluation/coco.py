@@ -10,6 +10,8 @@ to the caller or to chance:
 - A missing `area` is the area of the segmentation where there is one, else of the box. A missing `iscrowd` is 0.
   `info` and `licenses` may be missing.
 - Annotation ids that are missing, doubled or below 1 are numbered anew (pycocotools takes the id 0 for "no match").
+- For masks, an object that has none, among others that do, is a region to ignore: its box, inside which nothing is a
+  mistake. Such objects are counted and named.
 - For masks, a `bbox` beside a `segmentation` in the results is not looked at, so a detection's area is its mask's.
 """
 
@@ -34,12 +36,12 @@ from aweigh.evaluation.records import (
     read_results,
     three_decimals,
 )
+from aweigh.structures import UNIFORM_SIGMA
 
 # cocoeval.py, Params.setDetParams and setKpParams: object areas in pixels, both limits inclusive.
 AREAS = {"all": (0.0, 1e5**2), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}
 UNDEFINED = -1.0
 PERSON_KEYPOINTS = 17  # COCO's own; for any other number of keypoints there are no published sigmas
-UNIFORM_SIGMA = 0.05  # ours, because it is near the middle of COCO's 0.025 (nose) to 0.107 (hip)
 
 
 def evaluate_coco(
@@ -96,9 +98,10 @@ def evaluate_coco(
         iou_type=iou_type,
         max_detections=max_detections,
         images=len(truth["images"]),
-        crowds=sum(annotation["iscrowd"] for annotation in truth["annotations"]),
+        crowds=sum(annotation["iscrowd"] and "no_mask" not in annotation for annotation in truth["annotations"]),
         detections=len(found),
         keypoint_sigmas=tuple(sigmas) if sigmas is not None else None,
+        without_mask=tuple(annotation["id"] for annotation in truth["annotations"] if "no_mask" in annotation),
     )
 
 
@@ -109,7 +112,8 @@ class CocoMetrics:
     numbers: in COCO's order. Boxes and masks: `AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`; keypoints:
     `AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl`. Each is also an attribute: `metrics.AP50`.
     per_class: class name -> `{"AP": ..., "AP50": ...}`. objects: class name -> its objects, without crowd
-    regions (and, for keypoints, without those that have none marked).
+    regions (and, for keypoints, without those that have none marked). without_mask: for masks, the ids of the objects
+    that have none.
     """
 
     numbers: dict[str, float]
@@ -121,6 +125,7 @@ class CocoMetrics:
     crowds: int
     detections: int
     keypoint_sigmas: tuple[float, ...] | None = None
+    without_mask: tuple[int, ...] = ()
 
     def __getattr__(self, name: str) -> float:
         numbers = self.__dict__.get("numbers", {})
@@ -142,6 +147,7 @@ class CocoMetrics:
                 "keypoint_sigmas": list(self.keypoint_sigmas) if self.keypoint_sigmas else None,
                 "images": self.images,
                 "detections": self.detections,
+                "without_mask": len(self.without_mask),
             },
         }
 
@@ -162,6 +168,10 @@ class CocoMetrics:
         if self.keypoint_sigmas and len(self.keypoint_sigmas) != PERSON_KEYPOINTS:
             sigmas = " ".join(f"{sigma:g}" for sigma in dict.fromkeys(self.keypoint_sigmas))
             lines.append(f"keypoint sigmas: {sigmas} (these keypoints are not COCO's 17, so compare with care)")
+        if self.without_mask:
+            shown = ", ".join(map(str, self.without_mask[:8])) + ", ..." * (len(self.without_mask) > 8)
+            number = count(len(self.without_mask), "object")
+            lines.append(f"{number} without a mask, neither found nor missed: annotation {shown}")
         lines += ["", "  ".join(f"{name:>5}" for name in self.numbers)]
         lines += ["  ".join(f"{three_decimals(value):>5}" for value in self.numbers.values()), ""]
         width = max([len("class"), *map(len, self.per_class)])

@@ -22,6 +22,7 @@ def read_ground_truth(source: GroundTruth, iou_type: IouType = "bbox") -> dict[s
     """`images`, `categories` and `annotations`, each annotation with id, bbox, area and iscrowd (0 or 1).
 
     What is missing is filled in on copies: the area is that of the segmentation where there is one, else of the box.
+    For masks, an object without one, among others that have one, becomes a crowd region of its box, marked `no_mask`.
     """
     truth = _read(source, "ground truth")
     if not isinstance(truth, Mapping) or not {"images", "annotations", "categories"} <= set(truth):
@@ -29,6 +30,8 @@ def read_ground_truth(source: GroundTruth, iou_type: IouType = "bbox") -> dict[s
         raise DataError(f"The ground truth must be a COCO dictionary: images, annotations, categories; got {got}.")
     images = _by_id(truth["images"], "images")
     categories = _by_id(truth["categories"], "categories")
+    if iou_type == "segm" and truth["annotations"] and not any(map(_segmented, truth["annotations"])):
+        raise DataError("No object of the ground truth has a segmentation, which measuring masks needs; measure boxes.")
     annotations = []
     for index, given in enumerate(truth["annotations"]):
         annotation = dict(given)
@@ -52,8 +55,9 @@ def read_results(source: Results, truth: Mapping[str, Any], iou_type: IouType = 
     if isinstance(results, Mapping) or not isinstance(results, Sequence):
         raise DataError(f"COCO results are a list with one dictionary per detection, got {type(results).__name__}.")
     key = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[iou_type]
-    images = {image["id"] for image in truth["images"]}
+    images = {image["id"]: image for image in truth["images"]}
     categories = {category["id"] for category in truth["categories"]}
+    points = next((len(known) for entry in truth["annotations"] if (known := entry.get("keypoints"))), 0)
     found = []
     for index, result in enumerate(results):
         missing = [name for name in ("image_id", "category_id", "score", key) if result.get(name) is None]
@@ -73,6 +77,13 @@ def read_results(source: Results, truth: Mapping[str, Any], iou_type: IouType = 
             raise DataError(f"Result {index} has the score {result['score']}; a score must be finite.")
         if key == "bbox":
             _check_box(result["bbox"], f"result {index}")
+        elif key == "segmentation":
+            _check_size(result["segmentation"], images[result["image_id"]], index)
+        elif points and (len(result["keypoints"]) != points or not all(map(math.isfinite, result["keypoints"]))):
+            raise DataError(
+                f"Result {index} has {len(result['keypoints'])} numbers as keypoints; expected {points} finite ones, "
+                f"(x, y, score) of the {points // 3} keypoints of the ground truth."
+            )
         found.append({name: result[name] for name in ("image_id", "category_id", "score", key)})
     return found
 
@@ -119,9 +130,7 @@ def _by_id(entries: Sequence[Mapping[str, Any]], what: str) -> dict[int, Mapping
 
 
 def _complete(annotation: dict[str, Any], image: Mapping[str, Any], iou_type: IouType, where: str) -> None:
-    segmented = bool(annotation.get("segmentation"))
-    if iou_type == "segm" and not segmented:
-        raise DataError(f"The {where} has no segmentation, which measuring masks needs; measure boxes instead.")
+    segmented = _segmented(annotation)
     if iou_type == "keypoints" and "num_keypoints" not in annotation:
         annotation["num_keypoints"] = sum(visible > 0 for visible in annotation.get("keypoints", ())[2::3])
     if annotation.get("bbox") is None and segmented:
@@ -131,6 +140,14 @@ def _complete(annotation: dict[str, Any], image: Mapping[str, Any], iou_type: Io
         width, height = annotation["bbox"][2:]
         annotation["area"] = float(hotcoco.mask.area(_rle(annotation, image)) if segmented else width * height)
     annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
+    if iou_type == "segm" and not segmented:
+        x, y, width, height = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        annotation |= {"iscrowd": 1, "no_mask": True}
+
+
+def _segmented(annotation: Mapping[str, Any]) -> bool:
+    return bool(annotation.get("segmentation"))
 
 
 def _rle(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
@@ -146,6 +163,16 @@ def _rle(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
 def _check_box(box: Any, where: str) -> None:
     if box is None or len(box) != 4 or not all(map(math.isfinite, box)):
         raise DataError(f"The {where} has the bbox {box}; it must be four finite numbers x, y, width, height.")
+
+
+def _check_size(segmentation: Any, image: Mapping[str, Any], index: int) -> None:
+    """Run lengths are those of a mask as large as the image, where its size is known."""
+    size = [image.get("height"), image.get("width")]
+    if isinstance(segmentation, Mapping) and None not in size and list(segmentation.get("size", ())) != size:
+        raise DataError(
+            f"Result {index} has run lengths for the size {segmentation.get('size')}, but image {image['id']} is "
+            f"{size} (height, width)."
+        )
 
 
 def _some(values: Sequence[Any]) -> str:

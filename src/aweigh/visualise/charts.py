@@ -19,6 +19,7 @@ from aweigh.visualise.pictures import PALETTE
 Points = Mapping[float, float]  # position -> value
 CENTERNESS_NOTE = """centerness cannot reach 0: its targets lie between 0 and 1,
 and the best it can come to is their entropy, near 0.6"""
+MAIN = ("AP", "mAP", "mask_AP", "keypoint_AP")
 MANY = 10  # classes from here on are not told apart by colour
 NUMBERED = 40  # a matrix of up to so many classes has its numbers written in
 
@@ -28,8 +29,9 @@ def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
 
     rows: one mapping per line of the log, with `epoch` (or `step`) and numbers. Nested mappings are read as
     `outer/inner`. A number whose name holds `loss` is a loss, dashed if the name begins with `val`; one whose last
-    part begins with AP or mAP is a metric; `lr` is the learning rate; the rest is left out. Several rows of the same
-    epoch are averaged. Where there are rows of the kind `step`, all is drawn over steps, their losses thin and pale.
+    part begins with AP or mAP is a metric, and so is the AP of masks and of keypoints; `lr` is the learning rate; the
+    rest is left out. Several rows of the same epoch are averaged. Where there are rows of the kind `step`, all is
+    drawn over steps, their losses thin and pale.
     """
     rows = list(rows)
     steps = _series([row for row in rows if row.get("kind") == "step"], "step")
@@ -39,7 +41,7 @@ def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
     metrics = {
         name: values
         for name, values in epochs.items()
-        if name not in losses and name.rsplit("/", 1)[-1].startswith(("AP", "mAP"))
+        if name not in losses and (name in MAIN or name.rsplit("/", 1)[-1].startswith(("AP", "mAP")))
     }
     if not losses and not metrics:
         raise UsageError("curves: the log has neither a loss nor an AP to draw (rows need `epoch` and numbers).")
@@ -59,7 +61,7 @@ def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
                 list(points.values()),
                 label=name,
                 color=colour,
-                linewidth=2.4 if own in ("loss", "AP", "mAP", "lr") else 1.5,
+                linewidth=2.4 if own in ("loss", "lr", *MAIN) else 1.5,
                 linestyle="--" if dashed else "-",
                 marker="o" if len(points) <= 40 and not dashed else "",
                 markersize=3,

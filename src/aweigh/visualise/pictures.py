@@ -7,17 +7,18 @@ picture. Drawing order: masks, boxes, keypoints, then the labels; the best detec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from aweigh.errors import UsageError
-from aweigh.structures import Classes, Detections, Targets
+from aweigh.ops.masks import Window
+from aweigh.structures import PERSON_JOINTS, Classes, Detections, Targets
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -35,12 +36,6 @@ IGNORED: Colour = (200, 200, 205)
 INK: Colour = (10, 11, 14)  # outlines and dark letters
 PAPER: Colour = (255, 255, 255)
 
-# The 17 keypoints of COCO's persons (nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles), joined.
-PERSON_SKELETON: tuple[tuple[int, int], ...] = (
-    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
-    (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
-)  # fmt: skip
-
 
 def draw_detections(
     image: Tensor | Image.Image,
@@ -51,14 +46,24 @@ def draw_detections(
 ) -> Image.Image:
     """The image with every detection of at least `min_score`: box, class name and score, mask and keypoints if any.
 
-    image: `[3, H, W]` uint8, or float in `[0, 1]`, RGB; or a picture. detections: in the pixels of this image.
-    skeleton: pairs of keypoint indices to join; `PERSON_SKELETON` is used when there are 17 keypoints.
+    image: `[3, H, W]` uint8, or float in `[0, 1]`, RGB; or a picture. detections: in the pixels of this image; a
+    keypoint is drawn where its score is above 0. skeleton: pairs of keypoint indices to join; when not given, the
+    joints of the detections' keypoint set, else those of COCO's persons where there are 17 keypoints.
+    Masks are made into pixels one at a time, each in its own box.
     """
     kept = detections[detections.scores >= min_score].to("cpu")
     kept = kept[kept.scores.argsort(descending=True, stable=True)]
     captions = [f"{name} {score:.2f}" for name, score in zip(kept.names, kept.scores.tolist())]
     colours = [PALETTE[label % len(PALETTE)] for label in kept.labels.tolist()]
-    return _draw(image, kept.boxes, colours, captions, masks=kept.masks, keypoints=kept.keypoints, skeleton=skeleton)
+    windows = None
+    if kept.masks is not None:
+        picture_hw = _size_hw(image)
+        if kept.size_hw != picture_hw:
+            raise UsageError(f"Masks for a picture of {kept.size_hw} do not fit one of {picture_hw} (height, width).")
+        windows = kept[torch.arange(len(kept) - 1, -1, -1)].windows()  # in the order they are drawn, the best last
+    if skeleton is None and kept.keypoint_set is not None:
+        skeleton = kept.keypoint_set.joints
+    return _draw(image, kept.boxes, colours, captions, windows=windows, keypoints=kept.keypoints, skeleton=skeleton)
 
 
 def draw_targets(
@@ -80,9 +85,16 @@ def draw_targets(
     colours = [
         IGNORED if skip else PALETTE[label % len(PALETTE)] for label, skip in zip(targets.labels.tolist(), ignored)
     ]
+    windows = None
+    if targets.masks is not None:
+        if tuple(targets.masks.shape[1:]) != _size_hw(image):
+            raise UsageError(
+                f"Masks of {tuple(targets.masks.shape[1:])} do not fit a picture of {_size_hw(image)} (height, width)."
+            )
+        windows = _windows_of(targets.masks.flip(0))
     return _draw(
         image, targets.boxes, colours, captions,
-        masks=targets.masks, keypoints=targets.keypoints, skeleton=skeleton, ignored=ignored,
+        windows=windows, keypoints=targets.keypoints, skeleton=skeleton, ignored=ignored,
     )  # fmt: skip
 
 
@@ -101,7 +113,7 @@ def draw_boxes(
     """
     if not len(boxes) == len(colours) == len(captions):
         raise UsageError(f"draw_boxes: {len(boxes)} boxes, {len(colours)} colours and {len(captions)} captions.")
-    return _draw(image, boxes, colours, captions, masks=None, keypoints=None, skeleton=None, ignored=ignored)
+    return _draw(image, boxes, colours, captions, windows=None, keypoints=None, skeleton=None, ignored=ignored)
 
 
 def draw_heat_map(
@@ -192,6 +204,12 @@ def as_picture(image: Tensor | Image.Image) -> Image.Image:
     return Image.fromarray(image.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
+def _size_hw(image: Tensor | Image.Image) -> tuple[int, int]:
+    return (
+        (image.height, image.width) if isinstance(image, Image.Image) else (int(image.shape[-2]), int(image.shape[-1]))
+    )
+
+
 # --- one image with its instances ---------------------------------------------------------------------------------
 
 
@@ -201,12 +219,12 @@ def _draw(
     colours: Sequence[Colour],
     captions: Sequence[str],
     *,
-    masks: Tensor | None,
+    windows: Iterable[Window] | None,
     keypoints: Tensor | None,
     skeleton: Sequence[tuple[int, int]] | None,
     ignored: Sequence[bool] | None = None,
 ) -> Image.Image:
-    """Everything of one image; the instances come best first."""
+    """Everything of one image; the instances come best first. windows: of their masks, the best last."""
     picture = as_picture(image)
     short = min(picture.size)
     width = max(1, round(short / 220))  # 2 px at 480, 4 px at 800
@@ -216,9 +234,8 @@ def _draw(
     corners = [_inside(box, picture.size) for box in boxes.tolist()]
     order = list(range(len(boxes)))[::-1]  # the best is drawn last, on top
 
-    for index in order:
-        if masks is not None:
-            _paint_mask(picture, masks[index], colours[index], width)
+    for index, (inside, corner) in zip(order, windows or ()):
+        _paint_mask(picture, inside.cpu().numpy(), corner, colours[index], width)
     for index in order:
         if ignored[index]:
             _hatch(picture, corners[index], colours[index], width)
@@ -227,7 +244,7 @@ def _draw(
         (_dashed if ignored[index] else _outline)(draw, corners[index], colours[index], width)
     if keypoints is not None:
         if skeleton is None:
-            skeleton = PERSON_SKELETON if keypoints.shape[1] == 17 else ()
+            skeleton = PERSON_JOINTS if keypoints.shape[1] == 17 else ()
         for index in order:
             _paint_keypoints(picture, keypoints[index], skeleton, colours[index], width, corners[index])
     named = [index for index in range(len(boxes)) if captions[index]]
@@ -281,20 +298,29 @@ def _hatch(picture: Image.Image, box: Box, colour: Colour, width: int) -> None:
     _smoothly(picture, box, lines)
 
 
-def _paint_mask(picture: Image.Image, mask: Tensor, colour: Colour, width: int) -> None:
-    """The mask as a translucent area with a firm edge. mask: `[H, W]` bool of the picture's size."""
-    inside = mask.detach().cpu().numpy().astype(bool)
-    if inside.shape != (picture.height, picture.width):
-        raise UsageError(f"A mask of {inside.shape} does not fit a picture of {(picture.height, picture.width)}.")
-    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    if not len(rows):
+def _windows_of(masks: Tensor) -> Iterator[Window]:
+    """The part of each bitmap `[N, H, W]` that holds its pixels."""
+    for mask in masks:
+        rows, columns = (mask.any(dim).nonzero().squeeze(1).tolist() or [0, -1] for dim in (1, 0))
+        yield mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].bool(), (columns[0], rows[0])
+
+
+def _paint_mask(picture: Image.Image, inside: np.ndarray, corner: tuple[int, int], colour: Colour, width: int) -> None:
+    """The mask as a translucent area with a firm edge. inside: `[h, w]` bool, from the picture's pixel `corner` on."""
+    if not inside.any():
         return
-    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    area = Image.fromarray(np.pad(inside[box[1] : box[3], box[0] : box[2]], 1).astype(np.uint8) * 255)
-    core = area.filter(ImageFilter.MinFilter(2 * max(1, width // 2) + 1))
-    alpha = np.where(np.asarray(core) > 0, 105, np.where(np.asarray(area) > 0, 235, 0))[1:-1, 1:-1]
-    fill = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), colour)
-    picture.paste(fill, box[:2], Image.fromarray(alpha.astype(np.uint8)))
+    core = _eroded(inside, max(1, width // 2))
+    alpha = np.where(core, np.uint8(105), np.where(inside, np.uint8(235), np.uint8(0)))
+    picture.paste(colour, (*corner, corner[0] + inside.shape[1], corner[1] + inside.shape[0]), Image.fromarray(alpha))
+
+
+def _eroded(inside: np.ndarray, reach: int) -> np.ndarray:
+    """`[h, w]` bool: the pixels with nothing outside in the square that reaches so far round them."""
+    for axis in (0, 1):
+        padded = np.pad(inside, [(reach, reach) if axis == side else (0, 0) for side in (0, 1)])
+        shifted = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=axis)
+        inside = np.logical_and.reduce(shifted, axis=-1)
+    return inside
 
 
 def _paint_keypoints(
