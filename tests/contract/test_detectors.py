@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import pytest
@@ -53,9 +54,22 @@ def images(sizes: list[tuple[int, int]] = SIZES) -> Images:
     return Images.stack([torch.rand(3, *size, generator=generator) for size in sizes])
 
 
-def targets() -> list[Targets]:
+def targets(model: nn.Module) -> list[Targets]:
     boxes = torch.tensor([[8.0, 10.0, 40.0, 60.0], [50.0, 20.0, 90.0, 60.0]])
-    return [Targets(boxes, torch.tensor([0, 2])), Targets(torch.tensor([[5.0, 5, 35, 80]]), torch.tensor([1]))]
+    given = [Targets(boxes, torch.tensor([0, 2])), Targets(torch.tensor([[5.0, 5, 35, 80]]), torch.tensor([1]))]
+    return [with_extras(model, target, size_hw) for target, size_hw in zip(given, SIZES, strict=True)]
+
+
+def with_extras(model: nn.Module, target: Targets, size_hw: tuple[int, int]) -> Targets:
+    """The same objects with what the model says of each beside its box: ellipses, and keypoints along a diagonal."""
+    corner, side = target.boxes[:, :2], target.boxes[:, 2:] - target.boxes[:, :2]
+    y, x = (torch.arange(size) + 0.5 for size in size_hw)
+    away_x, away_y = ((at - corner[:, i, None]) / side[:, i, None] - 0.5 for i, at in enumerate((x, y)))
+    masks = away_y[:, :, None].square() + away_x[:, None, :].square() < 0.25  # [N, H, W]
+    count = len(model.keypoint_set) if "keypoints" in getattr(model, "extras", ()) else 0
+    places = corner[:, None] + side[:, None] * torch.linspace(0.05, 0.95, count)[:, None]  # [N, K, 2]
+    extras = {"masks": masks, "keypoints": torch.cat([places, torch.full_like(places[..., :1], 2)], dim=2)}
+    return replace(target, **{name: extras[name] for name in getattr(model, "extras", ())})
 
 
 def test_detections_lie_inside_each_image(model: nn.Module) -> None:
@@ -73,13 +87,13 @@ def test_detections_lie_inside_each_image(model: nn.Module) -> None:
 
 def test_losses_do_not_depend_on_the_mode_and_are_finite(model: nn.Module) -> None:
     model = copy.deepcopy(model)
-    losses = model(images(), targets())
+    losses = model(images(), targets(model))
     assert losses and all(value.ndim == 0 and value.isfinite() and value > 0 for value in losses.values())
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    for name, value in model(images(), targets()).items():
+    for name, value in model(images(), targets(model)).items():
         torch.testing.assert_close(value, losses[name])
 
 
@@ -88,7 +102,8 @@ def test_every_trainable_parameter_has_a_gradient(model: nn.Module) -> None:
     # Objects of several sizes, so that every feature level has something to learn.
     sizes = [(192, 192), (192, 192)]
     boxes = torch.tensor([[10.0, 10, 40, 40], [40, 40, 140, 120], [10, 10, 190, 190]])
-    sum(model(images(sizes), [Targets(boxes, torch.tensor([0, 1, 2]))] * 2).values()).backward()
+    target = with_extras(model, Targets(boxes, torch.tensor([0, 1, 2])), sizes[0])
+    sum(model(images(sizes), [target] * 2).values()).backward()
     without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
     assert not without
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
@@ -138,13 +153,16 @@ def test_what_lies_in_the_padding_gives_no_detection_and_no_target(model: nn.Mod
 
 def test_select_is_decode_with_padding(model: nn.Module) -> None:
     raw = model.network(images().pixels)
-    boxes, scores, labels, count = model.select(raw, torch.tensor(SIZES))
+    boxes, scores, labels, count, *extras = model.select(raw, torch.tensor(SIZES))
     limit = model.max_detections
     assert boxes.shape == (2, limit, 4) and scores.shape == labels.shape == (2, limit) and count.shape == (2,)
     for index, found in enumerate(model.decode(raw, SIZES)):
         assert int(count[index]) == len(found)
         assert torch.equal(boxes[index, : len(found)], found.boxes)
         assert scores[index, len(found) :].eq(0).all()
+        for name, values in zip(getattr(model, "extras", ()), extras, strict=True):
+            assert values.shape[:2] == (2, limit) and values[index, len(found) :].eq(0).all()
+            assert torch.equal(values[index, : len(found)], getattr(found, name))
 
 
 def test_the_state_survives_a_round_trip(model: nn.Module) -> None:
@@ -157,8 +175,8 @@ def test_the_state_survives_a_round_trip(model: nn.Module) -> None:
 def test_forward_changes_nothing(model: nn.Module) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     attributes = set(vars(model))
-    first = model(images(), targets())
-    second = model(images(), targets())
+    first = model(images(), targets(model))
+    second = model(images(), targets(model))
     assert set(vars(model)) == attributes
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -408,6 +408,10 @@ def faster_rcnn_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **optio
 
 
 TORCHVISION: dict[str, Any] = {"rounded_anchors": True, "fitted_steps": True, "aligned": False}
+TORCHVISION_V2: dict[str, Any] = {
+    **TORCHVISION,
+    **{"neck_norm": "bn", "rpn_convs": 2, "box_head": "4conv1fc", "head_norm": "bn"},
+}
 
 
 def faster_rcnn_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
@@ -417,8 +421,7 @@ def faster_rcnn_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **o
 
 def faster_rcnn_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Torchvision's `fasterrcnn_resnet50_fpn_v2`: AP 46.7 with its weights. Options as `faster_rcnn_resnet18_fpn`."""
-    second = {"neck_norm": "bn", "rpn_convs": 2, "box_head": "4conv1fc", "head_norm": "bn"}
-    return _timm("resnet50", classes, {**TORCHVISION, **second, **options})
+    return _timm("resnet50", classes, {**TORCHVISION_V2, **options})
 
 
 BUILDERS = {
@@ -434,7 +437,10 @@ BUILDERS = {
 }
 
 
-def _published(name: str, builder: str, file: str, average_precision: float, **arguments: Any) -> PublishedWeights:
+def published_by_torchvision(
+    name: str, builder: str, file: str, metrics: dict[str, float], **arguments: Any
+) -> PublishedWeights:
+    """The record of one of torchvision's R-CNN; builder, arguments: ours that loads it."""
     return PublishedWeights(
         name=name,
         url=f"https://download.pytorch.org/models/{file}",
@@ -442,7 +448,7 @@ def _published(name: str, builder: str, file: str, average_precision: float, **a
         sha256=file.removesuffix(".pth").rsplit("-", 1)[1],
         licence="BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0",
         source=f"torchvision, {file.rsplit('_coco', 1)[0]}, COCO_V1, trained on COCO train2017",
-        metrics={"AP": average_precision},
+        metrics=metrics,
         builder=builder,
         arguments=arguments,
         classes=COCO_CLASSES,
@@ -451,11 +457,16 @@ def _published(name: str, builder: str, file: str, average_precision: float, **a
     )
 
 
-_V1, _V2 = "faster_rcnn_resnet50_fpn_torchvision", "faster_rcnn_resnet50_fpn_v2_torchvision"
 # Torchvision reads its first COCO weights with an epsilon of 0, as they were trained.
-_FROZEN = {"backbone_norm": "frozen_bn", "backbone_norm_eps": 0.0}
-PUBLISHED = {
-    _V1: {"torchvision": _published("torchvision", _V1, "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 37.0, **_FROZEN)},
-    _V2: {"torchvision_v2": _published("torchvision_v2", _V2, "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", 46.7)},
-}
-PUBLISHED["faster_rcnn_resnet50_fpn"] = {**PUBLISHED[_V2], **PUBLISHED[_V1]}
+FROZEN_AT_0: dict[str, Any] = {"backbone_norm": "frozen_bn", "backbone_norm_eps": 0.0}
+_FIRST = published_by_torchvision(
+    *("torchvision", "faster_rcnn_resnet50_fpn_torchvision", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"),
+    metrics={"AP": 37.0},
+    **FROZEN_AT_0,
+)
+_SECOND = published_by_torchvision(
+    *("torchvision_v2", "faster_rcnn_resnet50_fpn_v2_torchvision", "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"),
+    metrics={"AP": 46.7},
+)
+PUBLISHED = {record.builder: {record.name: record} for record in (_FIRST, _SECOND)}
+PUBLISHED["faster_rcnn_resnet50_fpn"] = {record.name: record for record in (_SECOND, _FIRST)}

@@ -1,4 +1,4 @@
-"""Masks of objects: from probabilities in the frame of a box to pixels, and from pixels to COCO's run lengths.
+"""Masks of objects: from probabilities in the frame of a box to pixels and back, and from pixels to COCO's run lengths.
 
 A mask is `[S, S]` probabilities over its box, as a mask head says them. Pixels are those above one half. Every function
 here works in the window of one box at a time, so that hundreds of objects in a large photograph need the memory of one.
@@ -7,7 +7,7 @@ Pasting has two forms. The exact one samples the mask bilinearly at the centre o
 mask (detectron2's). The rounded one is torchvision's: mask and box grow by a cell on each side, the box is cut to whole
 pixels, and the mask is resized to it.
 
-Legend: N masks, S cells of a mask's side, H and W of the picture, h and w of a window, K run lengths.
+Legend: N masks, R regions, S cells of a mask's side, H and W of the picture, h and w of a window, K run lengths.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import roi_align
 
 from aweigh.errors import UsageError
 
 BYTE_BUDGET = 2**31  # ours: 2 GiB of bitmaps, 178 objects of a 12-megapixel photograph
+CROP_BYTES = 2**28  # ours: bitmaps made floats at a time, 60 objects of a picture of 800 x 1333
 Window = tuple[Tensor, tuple[int, int]]  # pixels [h, w] bool, and the column and row of the first in the picture
 
 
@@ -100,6 +102,25 @@ def _shares(places: Tensor, cells: int) -> Tensor:
     """`[n, cells]`: what each cell of a row gives to each place between them, bilinearly, with nothing beyond."""
     distance = (places[:, None] - torch.arange(cells, device=places.device)).abs()
     return (1 - distance).clamp(min=0)
+
+
+def crop(
+    masks: Tensor, index: Tensor, boxes: Tensor, size: int, *, aligned: bool = True, byte_budget: int = CROP_BYTES
+) -> Tensor:
+    """What a region shows of an object: `[R, size, size]` float in `[0, 1]`, the share of each cell.
+
+    RoIAlign (He et al. 2017, Mask R-CNN, section 3) with a sample for each pixel of a cell. masks: `[N, H, W]` bool.
+    index: `[R]` int64, the mask each region is of. boxes: `[R, 4]` xyxy in pixels. aligned: a mask's value is that of
+    the centre of its pixel; torchvision takes it for that of the corner. byte_budget: of floats at a time.
+    """
+    cropped = boxes.new_zeros(len(boxes), size, size)
+    portion = max(1, byte_budget // (4 * max(1, masks[0].numel()))) if len(masks) else 1
+    for first in range(0, len(masks), portion):
+        rows = ((index >= first) & (index < first + portion)).nonzero().squeeze(1)
+        regions = torch.cat([(index[rows, None] - first).to(boxes.dtype), boxes[rows]], dim=1)
+        values = masks[first : first + portion, None].to(boxes.dtype)  # [n, 1, H, W]
+        cropped[rows] = roi_align(values, regions, size, aligned=aligned)[:, 0]
+    return cropped
 
 
 def count_runs(inside: np.ndarray, corner: tuple[int, int], size_hw: tuple[int, int]) -> np.ndarray:

@@ -43,7 +43,11 @@ FASTER_RCNN_NAMES = {
     "roi_heads.box_head.5.": "box_head.fc.",
     "roi_heads.box_predictor.cls_score.": "box_predictor.logits.",
     "roi_heads.box_predictor.bbox_pred.": "box_predictor.deltas.",
+    "roi_heads.mask_predictor.conv5_mask.": "branches.masks.head.deconvolution.",
+    "roi_heads.mask_predictor.mask_fcn_logits.": "branches.masks.head.predictor.",
 }
+# Convolutions of regions, torchvision's -> ours.
+REGION_TOWERS = {"box_head": "box_head", "mask_head": "branches.masks.head"}
 
 
 def fcos_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COCO_CLASSES.ids) -> State:
@@ -95,10 +99,10 @@ def retinanet_from_torchvision(state: State, *, keep_rows: Sequence[int] | None 
 
 
 def faster_rcnn_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COCO_CLASSES.ids) -> State:
-    """The weights of torchvision's `fasterrcnn_resnet50_fpn` and `_v2` under our names.
+    """The weights of torchvision's `fasterrcnn_resnet50_fpn`, `maskrcnn_resnet50_fpn` and their `_v2` under our names.
 
     keep_rows: the rows of the classifier that become our labels 0, 1, ...; None keeps all. Row 0, "nothing", becomes
-    the last one, and has no box.
+    the last one, and has no box and no mask.
     """
     normalised = any(re.fullmatch(r"backbone\.fpn\.inner_blocks\.0\.1\.weight", key) for key in state)
     converted = {}
@@ -106,7 +110,7 @@ def faster_rcnn_from_torchvision(state: State, *, keep_rows: Sequence[int] | Non
         spelled = _spelled_out(key)
         pyramid = re.fullmatch(r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(\d)\.(.+)", spelled)
         tower = re.fullmatch(r"rpn\.head\.conv\.(?:(\d)\.0\.)?(weight|bias)", spelled)
-        region_tower = re.fullmatch(r"roi_heads\.box_head\.([0-3])\.([01])\.(.+)", spelled)
+        region_tower = re.fullmatch(r"roi_heads\.(box_head|mask_head)\.([0-3])\.([01])\.(.+)", spelled)
         if pyramid:
             kind, level, part, what = pyramid.groups()
             place = f"{level}.{part}" if normalised else level
@@ -115,10 +119,11 @@ def faster_rcnn_from_torchvision(state: State, *, keep_rows: Sequence[int] | Non
             number, what = tower.groups()
             converted[f"proposer.tower.{2 * int(number or 0)}.{what}"] = value
         elif region_tower:
-            number, part, what = region_tower.groups()
-            converted[f"box_head.tower.{3 * int(number) + int(part)}.{what}"] = value
+            kind, number, part, what = region_tower.groups()
+            converted[f"{REGION_TOWERS[kind]}.tower.{3 * int(number) + int(part)}.{what}"] = value
         else:
-            converted[_renamed(spelled, FASTER_RCNN_NAMES, "torchvision's fasterrcnn_resnet50_fpn")] = value
+            expected = "torchvision's fasterrcnn_resnet50_fpn and maskrcnn_resnet50_fpn"
+            converted[_renamed(spelled, FASTER_RCNN_NAMES, expected)] = value
     for what in ("weight", "bias"):
         logits, deltas = (f"box_predictor.{name}.{what}" for name in ("logits", "deltas"))
         if logits in converted and deltas in converted:
@@ -126,13 +131,19 @@ def faster_rcnn_from_torchvision(state: State, *, keep_rows: Sequence[int] | Non
             converted[logits] = _rows(converted[logits], [*rows, 0])
             each = converted[deltas].unflatten(0, (-1, 4))  # [rows, 4, ...]
             converted[deltas] = _rows(each, rows).flatten(0, 1)
+            masks = f"branches.masks.head.predictor.{what}"
+            if masks in converted:
+                converted[masks] = _rows(converted[masks], rows)
     return converted
 
 
 def _spelled_out(key: str) -> str:
-    """Files from before torchvision 0.13 write the pyramid's blocks without the `.0`."""
+    """Files from before torchvision 0.13 write the pyramid's blocks without the `.0`, and masks' layers from 1."""
     if key.count(".") == 4 and key.startswith(("backbone.fpn.inner_blocks.", "backbone.fpn.layer_blocks.")):
         return ".0.".join(key.rsplit(".", 1))
+    of_masks = re.fullmatch(r"roi_heads\.mask_head\.mask_fcn([1-4])\.(weight|bias)", key)
+    if of_masks:
+        return f"roi_heads.mask_head.{int(of_masks[1]) - 1}.0.{of_masks[2]}"
     return key
 
 

@@ -1,0 +1,228 @@
+"""Mask R-CNN: Faster R-CNN that also says which cells of a detection's box are the object's.
+
+Paper: He et al., "Mask R-CNN", ICCV 2017. `faster_rcnn.py` is the detector; here is the branch that masks are.
+
+Forms of a mask (table 2b and section 4.2), by name:
+
+==============  ===========  =====================================  ============================
+name            maps         probability of a cell                  loss of a cell
+==============  ===========  =====================================  ============================
+``"sigmoid"``   one a class  sigmoid of the object's class's map    binary cross-entropy of it
+``"agnostic"``  one          sigmoid of the only map                binary cross-entropy of it
+``"softmax"``   C + 1        softmax over the classes and nothing   cross-entropy over all maps
+==============  ===========  =====================================  ============================
+
+How ours differs:
+- What a region learns is the object's mask under it: RoIAlign of the bitmap, cells of one half and more being the
+  object's (detectron2's rule for bitmaps; from polygons it draws them in the region's own grid). Torchvision's form learns the shares themselves.
+- An object without a mask teaches none. The authors' code and torchvision do not know of such objects.
+
+Legend: R regions, C classes, S cells of a side, N boxes of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aweigh.backbones import Backbone, take_timm
+from aweigh.errors import UsageError
+from aweigh.heads.mask import MaskHead
+from aweigh.layers import Norm
+from aweigh.models.faster_rcnn import (
+    FROZEN_AT_0,
+    TORCHVISION,
+    TORCHVISION_V2,
+    FasterRCNN,
+    on_pyramid,
+    published_by_torchvision,
+)
+from aweigh.ops.losses import world_mean
+from aweigh.ops.masks import crop
+from aweigh.structures import Classes, Targets
+from aweigh.weights.coco import COCO_CLASSES
+
+Form = Literal["sigmoid", "softmax", "agnostic"]
+
+
+class MaskBranch(nn.Module):
+    """What `FasterRCNN` needs to find masks, `branches={"masks": MaskBranch(...)}`.
+
+    Args:
+        channels: of the features of regions.
+        masks: the form, see above.
+        convs, width, norm: of the `MaskHead`; 0 convolutions behind the last stage of a ResNet (figure 4, left).
+        size: cells of a side of the regions it reads; masks have twice as many as the features it is given.
+        soft_targets: cells learn which share of them is the object's, not whether at least half is.
+        aligned: RoIAlign of masks is shifted by half a pixel, as that of features should be.
+        rounded: masks are pasted as torchvision does; see `aweigh.ops.masks`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        masks: Form = "sigmoid",
+        convs: int = 4,
+        width: int = 256,
+        norm: Norm | None = None,
+        size: int = 14,
+        soft_targets: bool = False,
+        aligned: bool = True,
+        rounded: bool = False,
+    ) -> None:
+        super().__init__()
+        if masks not in get_args(Form):
+            raise UsageError(f"MaskBranch: unknown masks {masks!r}; known: {', '.join(get_args(Form))}.")
+        maps = {"sigmoid": num_classes, "softmax": num_classes + 1, "agnostic": 1}[masks]
+        self.head = MaskHead(channels, maps, convs=convs, width=width, norm=norm)
+        self.masks, self.size = masks, size
+        self.soft_targets, self.aligned = soft_targets, aligned
+        self.notes = {"masks_rounded": rounded}
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Features of regions `[R, channels, size, size]` to logits `[R, maps, S, S]`."""
+        logits: Tensor = self.head(maps)
+        return logits
+
+    def loss(
+        self, said: Tensor, regions: Sequence[Tensor], index: Sequence[Tensor], targets: Sequence[Targets]
+    ) -> Tensor:
+        """The mean over the cells of all regions whose object has a mask; a scalar, 0 without any.
+
+        said: `[R, maps, S, S]`. regions, index: of each image the regions that hold an object `[R_i, 4]`, and its row
+        `[R_i]`. `UsageError` for an image with objects, but no masks.
+        """
+        cells = said.shape[-1]
+        goals, labels, counted = [said.new_zeros(0, cells, cells)], [index[0][:0]], [index[0][:0] > 0]
+        for image, (boxes, rows, target) in enumerate(zip(regions, index, targets, strict=True)):
+            if not len(rows):
+                continue
+            if target.masks is None:
+                raise UsageError(f"MaskBranch.loss: image {image} has objects, but no masks; give it data with masks.")
+            goals.append(crop(target.masks, rows, boxes, cells, aligned=self.aligned))
+            labels.append(target.labels[rows])
+            counted.append(target.masks.flatten(1).any(dim=1)[rows])
+        goal, there = torch.cat(goals), torch.cat(counted)
+        goal = goal if self.soft_targets else (goal >= 0.5).to(goal.dtype)
+        each = self.cell_losses(said.float(), torch.cat(labels), goal).mean(dim=(1, 2))  # [R]
+        return torch.where(there, each, 0).sum() / world_mean(there.sum().float()).clamp(min=1)
+
+    def cell_losses(self, said: Tensor, labels: Tensor, goal: Tensor) -> Tensor:
+        """`[R, S, S]`, of logits `[R, maps, S, S]`, labels `[R]` and goals `[R, S, S]` in `[0, 1]`."""
+        if self.masks == "softmax":
+            logs = said.log_softmax(dim=1)
+            return -goal * _of_class(logs, labels) - (1 - goal) * logs[:, -1]
+        logits = said[:, 0] if self.masks == "agnostic" else _of_class(said, labels)
+        return F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
+
+    def decode(self, said: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities `[R, S, S]` in the frame of each box, of logits `[R, maps, S, S]` and labels `[R]`."""
+        if self.masks == "softmax":
+            return _of_class(said.float().softmax(dim=1), labels)
+        return (said[:, 0] if self.masks == "agnostic" else _of_class(said, labels)).float().sigmoid()
+
+
+def _of_class(maps: Tensor, labels: Tensor) -> Tensor:
+    """Of each region's maps `[R, maps, S, S]` that of its label: `[R, S, S]`."""
+    return maps[torch.arange(len(maps), device=maps.device), labels]
+
+
+# Builders
+
+
+def on_pyramid_with_masks(
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    masks: Form = "sigmoid",
+    channels: int = 256,
+    aligned: bool = True,
+    soft_targets: bool = False,
+    rounded_masks: bool = False,
+    **options: Any,
+) -> FasterRCNN:
+    """Faster R-CNN's `on_pyramid`, with its options and a `MaskBranch`; `head_norm` is also that of the mask head."""
+    branch = MaskBranch(
+        channels,
+        len(classes),
+        masks=masks,
+        norm=options.get("head_norm"),
+        soft_targets=soft_targets,
+        aligned=aligned,
+        rounded=rounded_masks,
+    )
+    return on_pyramid(backbone, classes, channels=channels, aligned=aligned, branches={"masks": branch}, **options)
+
+
+def _timm(name: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
+    return on_pyramid_with_masks(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
+
+
+def mask_rcnn_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Mask R-CNN on ResNet-18. Options: those of `on_pyramid_with_masks`, `backbone_norm`, `frozen_stages`."""
+    return _timm("resnet18", classes, options)
+
+
+def mask_rcnn_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Mask R-CNN on ResNet-50. Options as `mask_rcnn_resnet18_fpn`."""
+    return _timm("resnet50", classes, options)
+
+
+def mask_rcnn_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Mask R-CNN on ResNet-101. Options as `mask_rcnn_resnet18_fpn`."""
+    return _timm("resnet101", classes, options)
+
+
+def mask_rcnn_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Mask R-CNN on ResNeXt-101 32x8d. Options as `mask_rcnn_resnet18_fpn`."""
+    return _timm("resnext101_32x8d", classes, options)
+
+
+MASKS_OF_TORCHVISION: dict[str, Any] = {"soft_targets": True, "rounded_masks": True}
+
+
+def mask_rcnn_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Torchvision's `maskrcnn_resnet50_fpn`: AP 37.9 of boxes and 34.6 of masks with its weights.
+
+    Options as `mask_rcnn_resnet18_fpn`.
+    """
+    return _timm("resnet50", classes, {**TORCHVISION, **MASKS_OF_TORCHVISION, **options})
+
+
+def mask_rcnn_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Torchvision's `maskrcnn_resnet50_fpn_v2`: AP 47.4 of boxes and 41.8 of masks with its weights.
+
+    Options as `mask_rcnn_resnet18_fpn`.
+    """
+    return _timm("resnet50", classes, {**TORCHVISION_V2, **MASKS_OF_TORCHVISION, **options})
+
+
+BUILDERS = {
+    build.__name__: build
+    for build in (
+        mask_rcnn_resnet18_fpn,
+        mask_rcnn_resnet50_fpn,
+        mask_rcnn_resnet101_fpn,
+        mask_rcnn_resnext101_32x8d_fpn,
+        mask_rcnn_resnet50_fpn_torchvision,
+        mask_rcnn_resnet50_fpn_v2_torchvision,
+    )
+}
+
+_FIRST = published_by_torchvision(
+    *("torchvision", "mask_rcnn_resnet50_fpn_torchvision", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"),
+    metrics={"AP": 37.9, "mask AP": 34.6},
+    **FROZEN_AT_0,
+)
+_SECOND = published_by_torchvision(
+    *("torchvision_v2", "mask_rcnn_resnet50_fpn_v2_torchvision", "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"),
+    metrics={"AP": 47.4, "mask AP": 41.8},
+)
+PUBLISHED = {record.builder: {record.name: record} for record in (_FIRST, _SECOND)}
+PUBLISHED["mask_rcnn_resnet50_fpn"] = {record.name: record for record in (_SECOND, _FIRST)}
