@@ -22,7 +22,7 @@ SIZES = [(64, 96), (90, 40)]
 def _built(name: str) -> nn.Module:
     """One model at a time stays in memory."""
     torch.manual_seed(0)
-    model = create(name, classes=CLASSES)
+    model = _tiny(create(name, classes=CLASSES))
     # A prior of 0.01 finds nothing, and untrained scores are almost alike, so that rounding decides between them: raise
     # and spread what comes before the sigmoid, so that there are detections to look at.
     prior = torch.tensor(-math.log(99))
@@ -41,6 +41,14 @@ def _built(name: str) -> nn.Module:
             module.weight.div_(deviation)
             module._forward_hooks.clear()
     return model.eval()
+
+
+def _tiny(model: nn.Module) -> nn.Module:
+    """With as few regions as the images have pixels: a second stage costs as much as it has regions."""
+    if hasattr(model, "proposer"):
+        model.sampled = 64
+        model.proposer.train_proposals = model.proposer.test_proposals = (100, 100)
+    return model
 
 
 @pytest.fixture(params=list(DETECTORS))
@@ -124,7 +132,7 @@ def test_batches_without_objects(model: nn.Module, kind: str) -> None:
 def test_twenty_steps_on_nothing_but_empty_images(model: nn.Module) -> None:
     if "101" in model.builder:
         pytest.skip("the same head on a larger backbone; the smaller ones cover it")
-    model = create(model.builder, classes=CLASSES).train()  # as it starts
+    model = _tiny(create(model.builder, classes=CLASSES)).train()  # as it starts
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
     for _ in range(20):
         optimizer.zero_grad()
@@ -166,7 +174,7 @@ def test_select_is_decode_with_padding(model: nn.Module) -> None:
 
 
 def test_the_state_survives_a_round_trip(model: nn.Module) -> None:
-    rebuilt = create(model.builder, classes=model.classes, **json.loads(json.dumps(model.arguments)))
+    rebuilt = _tiny(create(model.builder, classes=model.classes, **json.loads(json.dumps(model.arguments))))
     rebuilt.load_state_dict(model.state_dict())
     for expected, got in zip(model(images()), rebuilt.eval()(images()), strict=True):
         assert torch.equal(expected.boxes, got.boxes) and torch.equal(expected.scores, got.scores)

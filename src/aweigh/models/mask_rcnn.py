@@ -14,7 +14,8 @@ name            maps         probability of a cell                  loss of a ce
 
 How ours differs:
 - What a region learns is the object's mask under it: RoIAlign of the bitmap, cells of one half and more being the
-  object's (detectron2's rule for bitmaps; from polygons it draws them in the region's own grid). Torchvision's form learns the shares themselves.
+  object's (detectron2's rule for bitmaps; from polygons it draws them in the region's own grid). Torchvision's form
+  learns the shares themselves.
 - An object without a mask teaches none. The authors' code and torchvision do not know of such objects.
 
 Legend: R regions, C classes, S cells of a side, N boxes of one image.
