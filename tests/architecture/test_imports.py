@@ -47,7 +47,15 @@ ONLY = {
 # Within one row: `aweigh.load` reads a checkpoint, which is the engine's file.
 WITHIN_A_ROW = {("predictor", "engine"), ("weights", "structures"), ("ops", "errors")}
 # A model may import another where it is an extension of it.
-EXTENSIONS: set[tuple[str, str]] = {("fcos_lite", "fcos")}
+EXTENSIONS: set[tuple[str, str]] = {
+    ("fcos_lite", "fcos"),
+    ("fast_rcnn", "faster_rcnn"),
+    ("mask_rcnn", "faster_rcnn"),
+    ("keypoint_rcnn", "faster_rcnn"),
+    ("light_head_rcnn", "faster_rcnn"),
+    ("fcos_rpn", "faster_rcnn"),
+    ("fcos_rpn", "fcos"),
+}
 # The package itself (its version, its lazily found names) belongs to every part but the free-standing runtime.
 
 
