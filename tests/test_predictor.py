@@ -36,6 +36,9 @@ class Whole(nn.Module):
 
     def forward(self, images: Images, targets: object = None) -> list[Detections]:
         self.seen.append(images)
+        return self.decode(self.network(images.pixels), images.sizes_hw)
+
+    def decode(self, raw: Tensor, sizes_hw: list[tuple[int, int]]) -> list[Detections]:
         return [
             Detections(
                 torch.tensor([[w / 4, h / 4, w * 3 / 4, h * 2.0]]),
@@ -44,7 +47,7 @@ class Whole(nn.Module):
                 classes=self.classes,
                 size_hw=(h, w),
             )
-            for h, w in images.sizes_hw
+            for h, w in sizes_hw
         ]
 
 
@@ -131,6 +134,15 @@ def test_the_given_model_stays_as_it_is(fcos: nn.Module) -> None:
     folded = [module for module in predictor.model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert not folded
     fcos.eval()
+
+
+def test_a_second_stage_is_made_fast_as_well() -> None:
+    """Its layers are not a part of `network`."""
+    torch.manual_seed(0)
+    options = {"box_head": "4conv1fc", "head_norm": "bn", "channels": 16, "box_size": 3}
+    model = aweigh.create("faster_rcnn_resnet18_fpn", num_classes=3, **options)
+    predictor = Predictor(model, Resize(short=64, long=64), device="cpu")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in predictor.model.modules())
 
 
 def test_exif_rotation_is_applied(detector: Predictor, tmp_path: Path) -> None:

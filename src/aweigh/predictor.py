@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -157,7 +157,11 @@ def prepare(model: Detector, device: torch.device) -> Any:
     detector: Any = model
     side = detector.stride_divisor
     example = detector.pixel_mean.new_zeros(1, 3, side, side)
-    prepared = fold_batch_norm(detector, lambda copied: cast(Any, copied).network(example))
+
+    def run(copied: Any) -> None:
+        copied.decode(copied.network(example), [(side, side)])  # where a second stage computes
+
+    prepared = fold_batch_norm(detector, run)
     prepared = prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     return pack_convolutions(pack_residual_blocks(prepared))  # on a CPU; elsewhere they find nothing to pack
 
