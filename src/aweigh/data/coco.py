@@ -90,7 +90,12 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
     uncertain = np.array([_flag(entry, "uncertain") for entry in used], dtype=bool)
     keypoint_names, skeleton = _keypoint_names(data, used, classes, file, problems)
     keypoints, num_keypoints = place_keypoints(
-        [entry.get("keypoints") for entry in used], len(keypoint_names), names, marks, problems
+        [entry.get("keypoints") for entry in used],
+        len(keypoint_names),
+        sizes_hw[usable][image_of].reshape(-1, 2),
+        names,
+        marks,
+        problems,
     )
     records = Records(
         paths=[path for row in usable if (path := paths[int(row)]) is not None],
@@ -109,7 +114,7 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
         said=said[usable],
         segmentations=[entry.get("segmentation") for entry in used],
         keypoints=keypoints,
-        num_keypoints=_counted_by_source(used, num_keypoints),
+        num_keypoints=_counted_by_source(used, num_keypoints, names, marks, problems),
         keypoint_names=keypoint_names,
         skeleton=skeleton,
         label_sets=_label_sets(data, [images[int(row)] for row in usable], classes, file, problems),
@@ -210,13 +215,30 @@ def _keypoint_names(
     return tuple(str(name) for name in names), tuple(skeleton)
 
 
-def _counted_by_source(annotations: list[dict[str, Any]], counted: np.ndarray | None) -> np.ndarray | None:
-    """How many keypoints are labelled: as the file says, else as many as have a visibility above 0."""
+def _counted_by_source(
+    annotations: list[dict[str, Any]],
+    counted: np.ndarray | None,
+    where: Sequence[str],
+    marks: Sequence[int | str],
+    problems: list[Problem],
+) -> np.ndarray | None:
+    """How many keypoints are labelled: as the file says, else as many as have a visibility above 0.
+
+    More than are given, or 0 where some are, is counted anew and named: by 0 evaluation decides what counts.
+    """
     if counted is None:
         return None
     said = [as_number(entry.get("num_keypoints")) for entry in annotations]
     sane = [value if value >= 0 and value.is_integer() and value < 2**31 else float("nan") for value in said]
-    return np.where(np.isnan(sane), counted, np.nan_to_num(sane)).astype(np.int64)
+    numbers = np.where(np.isnan(sane), counted, np.nan_to_num(sane)).astype(np.int64)
+    wrong = (numbers > counted) | ((numbers == 0) & (counted > 0))
+    named = {(problem.where, problem.annotation) for problem in problems}
+    for row in np.flatnonzero(wrong).tolist():
+        if (where[row], marks[row]) in named:  # its keypoints are taken out already
+            continue
+        detail = f"num_keypoints says {numbers[row]}, but {counted[row]} are given; counted anew"
+        problems.append(Problem("number of keypoints is wrong", where[row], marks[row], detail, check.CHANGED))
+    return np.where(wrong, counted, numbers)
 
 
 def _label_sets(

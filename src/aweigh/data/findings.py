@@ -142,6 +142,11 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         ),
         "mask cannot be used": "Its box is trained on without it. Draw the mask again.",
         "keypoints cannot be used": "The box is trained on without them. Mark the keypoints again.",
+        "keypoint outside the image": "Nothing is there to be seen, so it counts as not given. Mark it again.",
+        "number of keypoints is wrong": (
+            "num_keypoints is 0 where some are given, or more than are; by it evaluation decides whether the object "
+            "counts. It is counted anew; export it again."
+        ),
         "annotation id is not a whole number": "Number the annotations 1, 2, 3, ...",
         "looks like corners (x0, y0, x1, y1) stored as sizes": (
             "Export the boxes as (x, y, width, height), as COCO has them."
@@ -161,6 +166,10 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "looks like x and y exchanged": "Export x before y, and the width before the height.",
     },
     ("warning", "boxes"): {
+        "mask beside its box": "Its outline does not touch the box: another object's, most likely. Draw it again.",
+        "keypoint far from its box": (
+            "Farther outside than the box is long: the keypoints of another object, most likely. Mark them again."
+        ),
         "rotated box": "Boxes here are upright: the one around it is used. It holds more than the object.",
         "box over the edge": "Training clips them to the image; --fix-to writes them clipped.",
         "corners that count from 0": (

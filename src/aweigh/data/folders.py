@@ -351,7 +351,12 @@ def _records(
     marks = [row.mark for row in used]
     names = [paths[row.image].name for row in used]
     keypoints, num_keypoints = place_keypoints(
-        [row.keypoints for row in used], len(keypoint_names), names, marks, problems
+        [row.keypoints for row in used],
+        len(keypoint_names),
+        sizes_hw[usable][image_of[kept]].reshape(-1, 2),
+        names,
+        marks,
+        problems,
     )
     return Records(
         paths=[paths[row] for row in usable],

@@ -19,6 +19,8 @@ from aweigh.errors import DataError
 from aweigh.ops.masks import decode_counts, encode_counts
 
 NONE, POLYGONS, COUNTS, COUNT_LIST = 0, 1, 2, 3  # the last two are the same, written as a text or as a list
+SHORT_TEXT = 24  # bytes: a longer text of run lengths tells of pixels
+SMALLEST_AREA = 1e-6  # pixels, of polygons: below it is a line or a point
 FARTHEST = 1e7  # pixels: a coordinate beyond is no place in any picture
 MOST_PIXELS = 2**32  # of all masks of one image together: 4 GiB
 
@@ -95,6 +97,38 @@ class Masks:
             first_byte=offsets(np.concatenate([np.diff(part.first_byte) for part in parts])),
             texts=np.concatenate([part.texts for part in parts]),
         )
+
+    def with_pixels(self, sizes_hw: np.ndarray) -> tuple[Masks, list[tuple[int, str]]]:
+        """The masks that cover something of their images, with `(row, why)` for each that is left out.
+
+        sizes_hw: `[N, 2]`. Left out are run lengths without a pixel, and polygons without an area or outside the image.
+        """
+        found: dict[int, str] = {}
+        lengths = np.diff(self.first_byte)
+        coded = (self.kinds == COUNTS) | (self.kinds == COUNT_LIST)
+        for row in np.flatnonzero(coded & (lengths <= SHORT_TEXT)).tolist():
+            if not decode_counts(self._text(row))[1::2].any():
+                found[row] = "it has no pixel"
+        rows, areas, corners = self.extents()
+        outside = ((corners[:, 2:] <= 0) | (corners[:, :2] >= sizes_hw[rows, ::-1])).any(axis=1)
+        found |= dict.fromkeys(rows[outside].tolist(), "it lies outside the image")
+        found |= dict.fromkeys(rows[areas < SMALLEST_AREA].tolist(), "its polygons have no area")
+        return (self._without(list(found)) if found else self), sorted(found.items())
+
+    def extents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows that have polygons `[K]`, the area of these `[K]`, and the corners round them `[K, 4]`."""
+        rows = np.flatnonzero(self.kinds == POLYGONS)
+        if len(rows) == 0:
+            return rows, np.zeros(0), np.zeros((0, 4))
+        points = self.values.reshape(-1, 2)
+        first, last = self.first_value[:-1] // 2, self.first_value[1:] // 2 - 1  # of each polygon
+        follows = np.arange(1, len(points) + 1)
+        follows[last] = first
+        twice = points[:, 0] * points[follows, 1] - points[follows, 0] * points[:, 1]
+        areas = np.add.reduceat(np.abs(np.add.reduceat(twice, first)) / 2, self.first_polygon[rows])
+        start = first[self.first_polygon[rows]]
+        corners = [np.minimum.reduceat(points, start), np.maximum.reduceat(points, start)]
+        return rows, areas, np.concatenate(corners, axis=1)
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -184,10 +218,13 @@ class Masks:
         polygons = np.searchsorted(self.first_value, bad, side="right") - 1
         rows = np.searchsorted(self.first_polygon, polygons, side="right") - 1
         why = {int(row): f"a coordinate is {self.values[place]:g}" for row, place in zip(rows[::-1], bad[::-1])}
-        parts = [self, Masks.none(1)]
+        return self._without(list(why)), sorted([*found, *why.items()])
+
+    def _without(self, rows: Sequence[int]) -> Masks:
+        """The same annotations, these without a mask."""
         order = np.arange(len(self))
-        order[list(why)] = len(self)  # the one without a mask
-        return Masks.join(parts).take(order), sorted([*found, *why.items()])
+        order[list(rows)] = len(self)  # the one that has none
+        return Masks.join([self, Masks.none(1)]).take(order)
 
 
 class _Unusable(Exception):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from aweigh.data import check
-from aweigh.data.check import DROPPED, SKIPPED, Problem
+from aweigh.data.check import CHANGED, DROPPED, SKIPPED, Problem
 from aweigh.data.flat import PathList, TextList, offsets
 from aweigh.data.images import read_size
 from aweigh.data.masks import FARTHEST, NONE, Masks
@@ -25,6 +25,7 @@ from aweigh.errors import UNPRINTABLE, DataError, UsageError, did_you_mean
 from aweigh.structures import Classes
 
 NOT_WANTED, UNKNOWN = -2, -1  # labels of annotations that are left out: by the user's choice, or because unknown
+NEAR_EDGE = 1.0  # pixels: a keypoint so little beyond the edge is the rounding of some tool
 MAX_CLASSES = 10_000  # ours: eight times as many as LVIS has; a higher number in a label file is no class
 
 
@@ -167,7 +168,8 @@ def _masks(records: Records, sizes_hw: np.ndarray, problems: list[Problem]) -> M
     if records.segmentations is None:
         return None
     masks, bad = Masks.read(records.segmentations, sizes_hw)
-    for row, why in bad:
+    masks, empty = masks.with_pixels(sizes_hw)
+    for row, why in sorted([*bad, *empty]):
         where = records.paths[int(records.image_of[row])].name
         problems.append(Problem("mask cannot be used", where, records.marks[row], f"{why}; its box is kept", DROPPED))
     return masks if (masks.kinds != NONE).any() else None
@@ -212,11 +214,17 @@ def distinct_names(names: Sequence[str], where: Path) -> tuple[str, ...]:
 
 
 def place_keypoints(
-    given: Sequence[Any], count: int, where: Sequence[str], marks: Sequence[int | str], problems: list[Problem]
+    given: Sequence[Any],
+    count: int,
+    sizes_hw: np.ndarray,
+    where: Sequence[str],
+    marks: Sequence[int | str],
+    problems: list[Problem],
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Keypoints `[M, K, 3]` float32 and how many of each are labelled `[M]`; None when the data have none.
 
-    given: lists of x, y, visibility. What cannot be used becomes keypoints that are not labelled, and is named.
+    given: lists of x, y, visibility. sizes_hw: `[M, 2]`, of the image of each. What cannot be used becomes keypoints
+    that are not labelled, and is named.
     """
     if count == 0:
         return None, None
@@ -239,6 +247,14 @@ def place_keypoints(
         if why:
             detail = f"{why}; its box is kept"
             problems.append(Problem("keypoints cannot be used", where[row], marks[row], detail, DROPPED))
+    outside = ((placed[:, :, :2] < -NEAR_EDGE) | (placed[:, :, :2] > sizes_hw[:, None, ::-1] + NEAR_EDGE)).any(axis=2)
+    outside &= placed[:, :, 2] > 0
+    for row in np.flatnonzero(outside.any(axis=1)).tolist():
+        height, width = sizes_hw[row].tolist()
+        x, y, _ = placed[row, outside[row]][0].tolist()
+        detail = f"{outside[row].sum()} of {count}, the first at ({x:g}, {y:g}) in an image of {width} x {height}"
+        problems.append(Problem("keypoint outside the image", where[row], marks[row], f"{detail}; not used", CHANGED))
+    placed[outside] = 0
     return placed, (placed[:, :, 2] > 0).sum(axis=1)
 
 

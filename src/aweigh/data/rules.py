@@ -73,7 +73,31 @@ def box_rules(split: Split) -> list[Finding]:
     least = sides.min(axis=1, initial=np.inf)
     tiny = np.flatnonzero(learned & (least < TINY_SIDE))
     found.append(_boxes("tiny box", split, tiny[np.argsort(least[tiny], kind="stable")]))
+    found.append(_boxes("mask beside its box", split, _masks_elsewhere(split)))
+    found.append(_boxes("keypoint far from its box", split, _far_keypoints(split)))
     return [one for one in [*found, *mixed_up(split)] if one.count]
+
+
+def _masks_elsewhere(split: Split) -> np.ndarray:
+    """Rows of objects whose polygons do not touch the box."""
+    if split.masks is None:
+        return np.empty(0, dtype=np.int64)
+    rows, _, corners = split.masks.extents()
+    boxes = split.boxes[rows]
+    beside: np.ndarray = rows[((corners[:, 2:] <= boxes[:, :2]) | (corners[:, :2] >= boxes[:, 2:])).any(axis=1)]
+    return beside
+
+
+def _far_keypoints(split: Split) -> np.ndarray:
+    """Rows of objects with a keypoint farther outside the box than its longer side, the farthest first."""
+    if split.keypoints is None:
+        return np.empty(0, dtype=np.int64)
+    places = split.keypoints[:, :, :2]
+    outside = np.maximum(split.boxes[:, None, :2] - places, places - split.boxes[:, None, 2:]).max(axis=2)  # [N, K]
+    outside = np.where(split.keypoints[:, :, 2] > 0, outside, 0).max(axis=1, initial=0)
+    share = outside / np.maximum((split.boxes[:, 2:] - split.boxes[:, :2]).max(axis=1, initial=0), 1e-6)
+    far = np.flatnonzero(share > 1)
+    return far[np.argsort(-share[far], kind="stable")]
 
 
 def near_boxes(split: Split, min_iou: float = SAME_IOU) -> np.ndarray:

@@ -171,11 +171,9 @@ class TrainConfig:
     patience: int = 0
     """Epochs without a better validation after which the run stops; 0 never does."""
     select: str = ""
-    """What makes a checkpoint the best: AP, AP50, AP75, APs, APm, APl, val_loss, AP:CLASS or AP50:CLASS; with mask_ or
-    keypoint_ before it, of these. When not given, mask_AP or keypoint_AP where the detector finds these, else AP."""
+    """What makes a checkpoint the best: AP, AP50, val_loss, AP:CLASS, mask_AP, ...; not given, AP of what is found."""
     keypoint_sigmas: tuple[float, ...] = ()
-    """How loosely each keypoint is placed, as a share of the object's size; when not given, COCO's for the 17 keypoints
-    of its persons, else 0.05 each."""
+    """How loosely each keypoint is placed, as a share of the object; not given, COCO's for its persons, else 0.05."""
 
     def __post_init__(self) -> None:
         positive = {"epochs", "batch", "accumulate", "lr", "eval_every"}

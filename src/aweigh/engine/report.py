@@ -94,8 +94,8 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         factor = max(1, math.ceil(LEGIBLE / max(height, width)))
         image = sample.image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
         targets = resize_targets(sample.targets, (height, width), (factor * height, factor * width))
-        joints = samples.split.skeleton or None
-        pictures.append(draw_targets(image, targets, samples.split.classes, skeleton=joints))
+        joints = {"skeleton": samples.split.skeleton} if samples.split.skeleton else {}
+        pictures.append(draw_targets(image, targets, samples.split.classes, **joints))
         captions.append(f"{Path(samples.split.paths[sample.index]).name}, {width} x {height}")
     if pictures:
         title = f"{split}: what the network sees" + (" in the first epoch" if split == "train" else ", only resized")
