@@ -170,6 +170,14 @@ def test_real_keypoints(shared: Path) -> None:
         }
 
 
+def test_of_cocos_own_files_that_with_keypoints_is_taken_where_they_are_wanted(shared: Path) -> None:
+    folder = shared / "data" / "coco_tiny"
+    assert load_split(folder, "val").keypoints is None
+    split = load_split(folder, "val", keypoints=True)
+    assert len(split.keypoint_names) == 17 and split.classes.names == ("person",)
+    assert load_split(shared / "data" / "bccd", "val", keypoints=True).keypoints is None  # there is one kind alone
+
+
 def test_images_without_objects_in_data_with_keypoints(coco: Make) -> None:
     data = coco_dict([[5, 5, 10, 10]])
     data["categories"][0] |= {"keypoints": ["left", "right"]}

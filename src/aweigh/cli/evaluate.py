@@ -67,17 +67,18 @@ def command(
     from aweigh.data.formats import load_split
     from aweigh.engine.checkpoint import write_atomically
     from aweigh.engine.evaluate import evaluate
-    from aweigh.engine.extras import further_metrics
+    from aweigh.engine.extras import extras, further_metrics
     from aweigh.engine.report import save_evaluation, save_predictions
     from aweigh.evaluation.coco import CocoMetrics
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
 
     screen = log()
-    part = load_split(data, split, annotations=annotations, images=images)
+    predictor = find_detector(detector, weights, device)
+    keypoints = "keypoints" in extras(predictor.model)
+    part = load_split(data, split, annotations=annotations, images=images, keypoints=keypoints)
     screen.print(part.summary(), markup=False)
     if part.problems:
         screen.print(problem_report(part), markup=False)
-    predictor = find_detector(detector, weights, device)
     model, chosen_batch = predictor.model, batch or predictor.usual_batch
     with bar("measuring", len(part)) as show:
         metrics, results, speed = evaluate(

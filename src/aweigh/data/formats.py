@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,12 +70,17 @@ class SplitFiles:
 
 
 def find_splits(
-    source: str | Path, *, annotations: str | Path | None = None, images: str | Path | None = None
+    source: str | Path,
+    *,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    keypoints: bool = False,
 ) -> dict[str, SplitFiles]:
     """The splits of a data set by name ("train", "val", "test", ...), found by looking at the folder.
 
-    annotations and images name a JSON (or a folder of XML or label files) and a picture folder by hand. `DataError`
-    says what was looked for when no known layout is found.
+    annotations and images name a JSON (or a folder of XML or label files) and a picture folder by hand. keypoints: of
+    COCO's own files take `person_keypoints_...`, not `instances_...`, where both are there. `DataError` says what was
+    looked for when no known layout is found.
     """
     source = Path(source)
     if annotations is None and source.is_file():
@@ -87,7 +93,8 @@ def find_splits(
         raise DataError(f"{source}: there is no such folder. Check the path of the data set.")
     if not source.is_dir():
         raise DataError(f"{source}: a data set is a folder, a COCO JSON or a YOLO data.yaml.")
-    finders: tuple[Callable[[Path], dict[str, SplitFiles]], ...] = (_find_coco, _find_voc, _find_yolo)
+    coco = partial(_find_coco, keypoints=keypoints)
+    finders: tuple[Callable[[Path], dict[str, SplitFiles]], ...] = (coco, _find_voc, _find_yolo)
     for find in finders:
         if found := find(source):
             if images is not None:
@@ -113,16 +120,18 @@ def load_split(
     classes: Sequence[str] | None = None,
     strict: bool = False,
     drop_empty: bool = False,
+    keypoints: bool = False,
 ) -> Split:
     """Read one split. Bad records are dropped or mended and listed in `Split.problems`; nothing stops at them.
 
     classes: keep these classes only, in this order (as a model has them); `UsageError` names the nearest when the
     data have no such class. strict: a bad record is a `DataError`. drop_empty: leave out images without objects.
+    keypoints: as for `find_splits`.
     A training split without images or boxes is a `DataError`, for any name but "val" and "test".
     """
     if isinstance(classes, str):
         raise UsageError(f"classes must be a list of names, got the text {classes!r}; write [{classes!r}].")
-    found = find_splits(source, annotations=annotations, images=images)
+    found = find_splits(source, annotations=annotations, images=images, keypoints=keypoints)
     wanted = ALIASES.get(split, split)
     if annotations is not None or Path(source).suffix.lower() == ".json":  # one file, taken as the split asked for
         found = {wanted: next(iter(found.values()))}
@@ -199,7 +208,7 @@ def split_name(text: str) -> str | None:
     return ALIASES.get(name, name)
 
 
-def _find_coco(root: Path) -> dict[str, SplitFiles]:
+def _find_coco(root: Path, *, keypoints: bool = False) -> dict[str, SplitFiles]:
     found: dict[str, tuple[int, SplitFiles]] = {}
     loose = []
     for file in _coco_candidates(root):
@@ -210,7 +219,8 @@ def _find_coco(root: Path) -> dict[str, SplitFiles]:
         if name is None:
             loose.append(file)
             continue
-        rank = 0 if file.name.startswith("instances") else 2 if file.name.startswith("person_keypoints") else 1
+        best, last = ("instances", "person_keypoints")[:: -1 if keypoints else 1]
+        rank = 0 if file.name.startswith(best) else 2 if file.name.startswith(last) else 1
         if name not in found or rank < found[name][0]:
             found[name] = rank, _coco_files(name, file, root)
     if not found and len(loose) == 1:

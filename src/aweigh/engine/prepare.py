@@ -239,6 +239,7 @@ def load_data(config: TrainConfig) -> Data:
     if not config.data and not config.annotations:
         raise UsageError("There is nothing to train on: give the folder of a data set, or annotations and images.")
     source = Path(config.data or config.images or Path(config.annotations).parent)
+    keypoints = takes_keypoints(config.model)
     train = load_split(
         source,
         "train",
@@ -247,8 +248,9 @@ def load_data(config: TrainConfig) -> Data:
         classes=list(config.classes) or None,
         strict=config.strict,
         drop_empty=config.empty == "drop",
+        keypoints=keypoints,
     )
-    known = () if config.annotations else tuple(find_splits(source))
+    known = () if config.annotations else tuple(find_splits(source, keypoints=keypoints))
     if config.val_split == "none":
         return Data(train, None, "no validation: val_split is none")
     name = ALIASES.get(config.val_split, config.val_split)
@@ -265,9 +267,9 @@ def load_data(config: TrainConfig) -> Data:
             f"these, auto or none.{did_you_mean(name, known)}"
         )
     try:
-        val = load_split(source, name, classes=list(train.classes.names), strict=config.strict)
+        val = load_split(source, name, classes=list(train.classes.names), strict=config.strict, keypoints=keypoints)
     except UsageError as error:
-        named = find_splits(source)["train"].annotations
+        named = find_splits(source, keypoints=keypoints)["train"].annotations
         raise DataError(
             f"{error} The splits must name the same classes; those of train come from {named}. `aweigh data check` "
             "compares them."
