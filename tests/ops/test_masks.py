@@ -8,10 +8,10 @@ import torch
 from pycocotools import mask as reference
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
 from aweigh.errors import UsageError
-from aweigh.ops.masks import count_runs, decode_counts, encode_counts, paste, run_lengths, windows
+from aweigh.ops.masks import count_runs, crop, decode_counts, encode_counts, paste, run_lengths, windows
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pycocotools")
 
@@ -142,3 +142,21 @@ def test_run_lengths_of_hundreds_of_objects_in_a_large_photograph_need_little_me
     texts: list[str] = []
     assert memory_needed(lambda: texts.extend(run_lengths(masks, boxes, (3000, 4000)))) < 300 * 2**20
     assert len(texts) == 500
+
+
+@pytest.mark.parametrize("size", [7, 28])
+def test_crops_are_torchvisions_where_they_are_not_aligned(size: int) -> None:
+    masks, boxes = some_masks(9, side=61) > 0.5, some_boxes(40, seed=1, beyond=10)
+    index = torch.randint(9, (40,), generator=torch.Generator().manual_seed(0))
+    theirs = project_masks_on_boxes(masks, boxes, index, size)
+    assert 0.2 < theirs.mean() < 0.8
+    for budget in (2**28, 3 * 4 * 61 * 61, 1):  # all at once, three at a time, one by one
+        assert torch.equal(crop(masks, index, boxes, size, aligned=False, byte_budget=budget), theirs)
+
+
+def test_an_aligned_crop_of_whole_pixels_is_the_picture() -> None:
+    masks = some_masks(2, side=40) > 0.5
+    boxes = torch.tensor([[4.0, 6, 18, 20], [20, 20, 34, 34]])
+    cropped = crop(masks, torch.tensor([1, 0]), boxes, 14)
+    assert torch.equal(cropped, torch.stack([masks[1, 6:20, 4:18], masks[0, 20:34, 20:34]]).float())
+    assert crop(masks[:0], torch.tensor([], dtype=torch.int64), boxes[:0], 14).shape == (0, 14, 14)

@@ -5,86 +5,31 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from aweigh.models import create
 from aweigh.models.faster_rcnn import FasterRCNN
-from aweigh.ops.matching import balanced_sample, by_overlap
-from aweigh.ops.roi import numbered
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images
 from aweigh.weights.coco import COCO_CLASSES
-from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 
-NUM_CLASSES = 7  # of ours; torchvision counts "nothing" too
+from .rcnn import DETECTION, LOSSES, SIZES, losses_of_the_same_samples, make_pair, pictures_of, targets_of
+
 FORMS = {
-    "faster_rcnn_resnet50_fpn_torchvision": torchvision.models.detection.fasterrcnn_resnet50_fpn,
-    "faster_rcnn_resnet50_fpn_v2_torchvision": torchvision.models.detection.fasterrcnn_resnet50_fpn_v2,
+    "faster_rcnn_resnet50_fpn_torchvision": DETECTION.fasterrcnn_resnet50_fpn,
+    "faster_rcnn_resnet50_fpn_v2_torchvision": DETECTION.fasterrcnn_resnet50_fpn_v2,
 }
-SIZES = [[(192, 256), (192, 256)], [(333, 500)]]
-
-
-class _NoResize(GeneralizedRCNNTransform):
-    def resize(self, image, target=None):
-        return image, target
 
 
 @pytest.fixture(scope="module", params=list(FORMS))
 def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, FasterRCNN]:
-    torch.manual_seed(0)
-    reference = FORMS[request.param](weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1)
-    reference.transform = _NoResize((1,), 10**6, reference.transform.image_mean, reference.transform.image_std)
-    disturb(reference.eval())
-    ours = create(request.param, classes=Classes.numbered(NUM_CLASSES))
-    ours.load_state_dict(faster_rcnn_from_torchvision(reference.state_dict(), keep_rows=None))
-    return reference.eval(), ours.eval()
-
-
-def disturb(reference: nn.Module) -> None:
-    """Weights for which outputs are far from constant."""
-    for module in reference.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
-    with torch.no_grad():
-        pixels = torch.rand(3, 333, 500, generator=torch.Generator().manual_seed(833))
-        features = list(reference.backbone(reference.transform([pixels])[0].tensors).values())
-        head = reference.rpn.head
-        for convolution in head.conv:
-            convolution[0].weight *= 3
-        logits, deltas = head(features)
-        head.cls_logits.weight *= 4 / max(level.abs().max() for level in logits)
-        head.bbox_pred.weight *= 1 / max(level.abs().max() for level in deltas)
-        regions = reference.roi_heads.box_roi_pool(
-            dict(zip("0123", features, strict=False)), [torch.tensor([[10.0, 10, 200, 150]])], [(333, 500)]
-        )
-        logits, deltas = reference.roi_heads.box_predictor(reference.roi_heads.box_head(regions))
-        reference.roi_heads.box_predictor.cls_score.weight *= 3 / logits.abs().max()
-        reference.roi_heads.box_predictor.bbox_pred.weight *= 2 / deltas.abs().max()
-
-
-def _images(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(sum(map(sum, sizes)))
-    return [torch.rand(3, *size, generator=generator) for size in sizes]
-
-
-def _targets(sizes: list[tuple[int, int]]) -> list[Targets]:
-    generator = torch.Generator().manual_seed(1)
-    targets = []
-    for height, width in sizes:
-        corner = torch.rand(6, 2, generator=generator) * torch.tensor([width, height]) * 0.7
-        size = 20 + torch.rand(6, 2, generator=generator) * torch.tensor([width, height]) * 0.3
-        boxes = torch.cat([corner, corner + size], dim=1)
-        targets.append(Targets(boxes, torch.randint(0, NUM_CLASSES, (6,), generator=generator)))
-    return targets
+    return make_pair(request.param, FORMS[request.param])
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 @torch.inference_mode()
 def test_features_and_proposals_are_equal(pair, sizes) -> None:
     reference, ours = pair
-    pictures = _images(sizes)
+    pictures = pictures_of(sizes)
     batch, _ = reference.transform(pictures)
     features = reference.backbone(batch.tensors)
     objectness, _ = reference.rpn.head(list(features.values()))
@@ -108,7 +53,7 @@ def test_features_and_proposals_are_equal(pair, sizes) -> None:
 @torch.inference_mode()
 def test_detections_are_equal(pair, sizes) -> None:
     reference, ours = pair
-    pictures = _images(sizes)
+    pictures = pictures_of(sizes)
     images = Images.stack(pictures)
     for theirs, mine in zip(reference(pictures), ours(images), strict=True):
         assert len(mine) == len(theirs["boxes"]) > 20
@@ -118,49 +63,11 @@ def test_detections_are_equal(pair, sizes) -> None:
 
 
 def test_losses_of_the_same_samples_are_equal(pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torchvision draws at random, we do not: its samples are exchanged for ours."""
-    reference, ours = pair
-    sizes = SIZES[0]
-    pictures, targets = _images(sizes), _targets(sizes)
-    raw = ours.network(Images.stack(pictures).pixels)
-    losses = ours.loss(raw, targets)
-    regions, index = ours.sample_regions(raw, targets)
-
-    chosen = []
-    for image, target in enumerate(targets):
-        objectness = torch.cat(raw.proposed.objectness, dim=1)[image]
-        found = by_overlap(torch.cat(raw.proposed.anchors), target.boxes, positive=0.7, negative=0.3)
-        chosen.append((found, balanced_sample(found, count=256, positive_fraction=0.5, seed=objectness.detach().sum())))
-
-    def sampler(labels):
-        for (found, _), theirs in zip(chosen, labels, strict=True):
-            assert torch.equal((found >= 0).float() - (found == -2).float(), theirs)
-        positive = [torch.isin(torch.arange(len(found)), rows) & (found >= 0) for found, rows in chosen]
-        negative = [torch.isin(torch.arange(len(found)), rows) & (found == -1) for found, rows in chosen]
-        return positive, negative
-
-    def select_training_samples(proposals, given):
-        labels = [torch.where(rows >= 0, t.labels[rows.clamp(min=0)] + 1, 0) for rows, t in zip(index, targets)]
-        boxes = [t.boxes[rows.clamp(min=0)] for rows, t in zip(index, targets)]
-        return regions, index, labels, reference.roi_heads.box_coder.encode(boxes, regions)
-
-    monkeypatch.setattr(reference.rpn, "fg_bg_sampler", sampler)
-    monkeypatch.setattr(reference.roi_heads, "select_training_samples", select_training_samples)
-    reference.train()
-    for module in reference.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    expected = reference(pictures, [{"boxes": t.boxes, "labels": t.labels + 1} for t in targets])
-    reference.eval()
-    names = {
-        "loss_objectness": "objectness",
-        "loss_rpn_box_reg": "proposals",
-        "loss_classifier": "classification",
-        "loss_box_reg": "box",
-    }
-    for theirs, mine in names.items():
+    pictures, targets = pictures_of(SIZES[0]), targets_of(SIZES[0])
+    expected, losses = losses_of_the_same_samples(*pair, pictures, targets, monkeypatch)
+    assert set(losses) == set(LOSSES.values())
+    for theirs, mine in LOSSES.items():
         torch.testing.assert_close(losses[mine], expected[theirs], rtol=1e-5, atol=1e-6)
-    assert sum(int((rows >= 0).sum()) for rows in index) > 10 and len(numbered(regions)) > 100
 
 
 @pytest.mark.parametrize("name", ["", "_v2"])

@@ -13,10 +13,10 @@ name            maps         probability of a cell                  loss of a ce
 ==============  ===========  =====================================  ============================
 
 How ours differs:
-- What a region learns is the object's mask under it: RoIAlign of the bitmap, cells of one half and more being the
-  object's (detectron2's rule for bitmaps; from polygons it draws them in the region's own grid). Torchvision's form
-  learns the shares themselves.
-- An object without a mask teaches none. The authors' code and torchvision do not know of such objects.
+- What a region learns is RoIAlign of the object's bitmap, the cells of one half and more being the object's: the
+  rule detectron2 has for bitmaps. Its polygons, and the authors', are drawn in the region's own grid. Torchvision's
+  form learns the shares themselves.
+- An object without a mask teaches none. Torchvision would teach that nothing of its box is the object.
 
 Legend: R regions, C classes, S cells of a side, N boxes of one image.
 """
