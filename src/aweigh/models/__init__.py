@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import efficientdet, faster_rcnn, fcos, fcos_lite, keypoint_rcnn, mask_rcnn, retinanet
-from aweigh.structures import Classes, Detections, Images, KeypointSet, Targets
+from aweigh.structures import Classes, Detections, Images, Targets
 from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
 
 # A new detector is one file and one line in each table.
@@ -106,8 +106,7 @@ def _build(name: str, classes: Classes | None, arguments: dict[str, Any]) -> Any
     except (TypeError, ValueError, RuntimeError) as error:
         message = re.sub(r"^\S+ got an unexpected keyword argument", "there is no option", str(error))
         raise UsageError(f"create({name!r}): {message}.") from error
-    plain = {key: value.to_dict() if isinstance(value, KeypointSet) else value for key, value in arguments.items()}
-    model.builder, model.arguments = name, plain
+    model.builder, model.arguments = name, dict(arguments)
     return model
 
 
