@@ -150,7 +150,7 @@ def test_five_hundred_detections_have_a_mask_each() -> None:
         raw = model.network(images.pixels)
         (found,) = model.decode(raw, images.sizes_hw)
         assert found.masks.shape == (500, 28, 28) and len(found) == 500
-        assert found.masks.std() > 0.1 and 0 <= found.masks.min() and found.masks.max() <= 1
+        assert found.masks.std() > 0.1 and found.masks.min() >= 0 and found.masks.max() <= 1
         assert found.bitmaps().shape == (500, 64, 96) and not found.masks_rounded
         for row in (0, 123, 499):
             region = torch.cat([torch.zeros(1, 1), found.boxes[row : row + 1]], dim=1)

@@ -64,6 +64,9 @@ def disturb(reference: nn.Module) -> None:
         if of_regions.has_mask():
             logits = of_regions.mask_predictor(of_regions.mask_head(of_regions.mask_roi_pool(*where)))
             of_regions.mask_predictor.mask_fcn_logits.weight *= 4 / logits.abs().max()
+        if of_regions.has_keypoint():
+            logits = of_regions.keypoint_predictor(of_regions.keypoint_head(of_regions.keypoint_roi_pool(*where)))
+            of_regions.keypoint_predictor.kps_score_lowres.weight *= 4 / logits.abs().max()
 
 
 def pictures_of(sizes: list[tuple[int, int]]) -> list[Tensor]:

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.models import efficientdet, faster_rcnn, fcos, fcos_lite, mask_rcnn, retinanet
+from aweigh.models import efficientdet, faster_rcnn, fcos, fcos_lite, keypoint_rcnn, mask_rcnn, retinanet
 from aweigh.structures import Classes, Detections, Images, Targets
-from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
 
 # A new detector is one file and one line in each table.
@@ -23,6 +22,7 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **efficientdet.BUILDERS,
     **faster_rcnn.BUILDERS,
     **mask_rcnn.BUILDERS,
+    **keypoint_rcnn.BUILDERS,
 }
 PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **fcos.PUBLISHED,
@@ -31,6 +31,7 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **efficientdet.PUBLISHED,
     **faster_rcnn.PUBLISHED,
     **mask_rcnn.PUBLISHED,
+    **keypoint_rcnn.PUBLISHED,
 }
 
 
@@ -69,7 +70,8 @@ def create(
 
     Args:
         name: a key of `DETECTORS`, such as `"fcos_resnet50_fpn"`.
-        classes: names, or names with original ids; or only their number, `num_classes`. Default: COCO's 80.
+        classes: names, or names with original ids; or only their number, `num_classes`. Default: the builder's, COCO's
+            80, or its person for keypoints.
         weights: the name of published weights (`"torchvision"`), or a file of them. Published weights bring their
             classes and, where their authors' form differs, their builder.
         backbone_weights: `"imagenet"` or a file, for the backbone alone.
@@ -85,11 +87,11 @@ def create(
                 "create: published weights bring their own classes and backbone; give either `weights` or the others."
             )
         return _create_published(name, str(weights), arguments)
-    if classes is None:
-        classes = COCO_CLASSES if num_classes is None else Classes.numbered(num_classes)
-    elif not isinstance(classes, Classes):
+    if classes is None and num_classes is not None:
+        classes = Classes.numbered(num_classes)
+    elif classes is not None and not isinstance(classes, Classes):
         classes = Classes.from_names(classes)
-    if not len(classes):
+    if classes is not None and not len(classes):
         raise UsageError("create: a detector needs at least one class; give their names (classes) or num_classes.")
     model = _build(name, classes, arguments)
     if backbone_weights is not None:
@@ -97,9 +99,10 @@ def create(
     return model
 
 
-def _build(name: str, classes: Classes, arguments: dict[str, Any]) -> Any:
+def _build(name: str, classes: Classes | None, arguments: dict[str, Any]) -> Any:
+    chosen = {} if classes is None else {"classes": classes}
     try:
-        model = DETECTORS[name](classes=classes, **arguments)
+        model = DETECTORS[name](**chosen, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         message = re.sub(r"^\S+ got an unexpected keyword argument", "there is no option", str(error))
         raise UsageError(f"create({name!r}): {message}.") from error

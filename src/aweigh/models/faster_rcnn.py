@@ -51,7 +51,7 @@ from aweigh.ops.anchors import anchor_shapes
 from aweigh.ops.losses import check_labels, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap
 from aweigh.ops.roi import numbered, pool_regions
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, KeypointSet, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 from aweigh.weights.record import PublishedWeights
@@ -279,8 +279,17 @@ class FasterRCNN(nn.Module):
             classes=self.classes,
             sizes_hw=sizes_hw,
             extras=dict(zip(self.extras, extras, strict=True)),
-            **{key: note for _, branch in self._branches() for key, note in branch.notes.items()},
+            **self._notes,
         )
+
+    @property
+    def keypoint_set(self) -> KeypointSet | None:
+        """What the keypoints of its detections are; None where it finds none."""
+        return self._notes.get("keypoint_set")
+
+    @property
+    def _notes(self) -> dict[str, Any]:
+        return {key: note for _, branch in self._branches() for key, note in branch.notes.items()}
 
     def select(self, raw: FasterRCNNOutput, sizes_hw: Tensor) -> tuple[Tensor, ...]:
         """Raw outputs to a fixed number of detections: proposals, their second stage, suppression, then the branches.
@@ -352,6 +361,7 @@ def on_pyramid(
     rpn_convs: int = 1,
     fitted_steps: bool = False,
     beta: float = 1 / 9,
+    rpn_beta: float | None = None,
     train_proposals: tuple[int, int] = (2000, 2000),
     test_proposals: tuple[int, int] = (1000, 1000),
     **options: Any,
@@ -359,8 +369,8 @@ def on_pyramid(
     """On any backbone with four levels at strides 4 to 32; regions are read from all but the pooled level.
 
     box_head: two fully connected layers, or four convolutions with `head_norm` and one. samples, aligned: of RoIAlign.
-    fitted_steps, train_proposals, test_proposals: of the `RPN`. beta: of it and of the second stage. Options: those of
-    `FasterRCNN`.
+    fitted_steps, train_proposals, test_proposals: of the `RPN`. beta: of the second stage, and of the `RPN` where
+    `rpn_beta` is None. Options: those of `FasterRCNN`.
     """
     neck = FPN(backbone.channels, backbone.strides, channels=channels, top="pool", norm=neck_norm)
     proposer = RPN(
@@ -369,7 +379,7 @@ def on_pyramid(
         pyramid_anchors(neck.strides, rounded=rounded_anchors),
         convs=rpn_convs,
         fitted_steps=fitted_steps,
-        beta=beta,
+        beta=beta if rpn_beta is None else rpn_beta,
         train_proposals=train_proposals,
         test_proposals=test_proposals,
     )

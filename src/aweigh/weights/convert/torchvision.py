@@ -45,6 +45,8 @@ FASTER_RCNN_NAMES = {
     "roi_heads.box_predictor.bbox_pred.": "box_predictor.deltas.",
     "roi_heads.mask_predictor.conv5_mask.": "branches.masks.head.deconvolution.",
     "roi_heads.mask_predictor.mask_fcn_logits.": "branches.masks.head.predictor.",
+    "roi_heads.keypoint_head.": "branches.keypoints.head.tower.",
+    "roi_heads.keypoint_predictor.kps_score_lowres.": "branches.keypoints.head.deconvolution.",
 }
 # Convolutions of regions, torchvision's -> ours.
 REGION_TOWERS = {"box_head": "box_head", "mask_head": "branches.masks.head"}

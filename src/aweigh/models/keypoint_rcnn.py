@@ -1,0 +1,176 @@
+"""Keypoint R-CNN: Faster R-CNN that also says where the keypoints of each detection are, such as a person's joints.
+
+Paper: He et al., "Mask R-CNN", ICCV 2017, section 5. `faster_rcnn.py` is the detector; here is the branch that finds
+them: of each keypoint a map over the region, one cell of which is the right class among all.
+
+How ours differs:
+- A keypoint is where torchvision has it, at the highest pixel of the map resized to the box, but no map is resized (see
+  `ops/keypoints.py`): shapes and memory do not depend on the size of a box. Up to 112 pixels a side all are looked at;
+  in a larger box all near the best of 112 x 112.
+- The score of a keypoint is torchvision's, the logit of that pixel: any number. The paper names none.
+- The loss is divided by the keypoints that learn, those of all training processes together.
+
+Legend: R regions, K keypoints, S cells of a map's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aweigh.backbones import Backbone, take_timm
+from aweigh.errors import UsageError
+from aweigh.heads.keypoint import KeypointHead
+from aweigh.models.faster_rcnn import FROZEN_AT_0, TORCHVISION, FasterRCNN, on_pyramid, published_by_torchvision
+from aweigh.ops.keypoints import NOWHERE, cells_of_points, highest_pixels
+from aweigh.ops.losses import world_mean
+from aweigh.structures import Classes, KeypointSet, Targets
+from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
+from aweigh.weights.record import PublishedWeights
+
+PERSON = Classes(("person",), (1,))  # COCO's only class with keypoints
+# What `keypoints` may be: a set, what its `to_dict` gives, or None for COCO's 17 of a person.
+Keypoints = KeypointSet | Mapping[str, Any] | None
+
+
+class KeypointBranch(nn.Module):
+    """What `FasterRCNN` needs to find keypoints, `branches={"keypoints": KeypointBranch(...)}`.
+
+    channels: of the features of regions. keypoint_set: what the K keypoints are. convs, width: of the `KeypointHead`.
+    """
+
+    size = 14
+
+    def __init__(self, channels: int, keypoint_set: KeypointSet, *, convs: int = 8, width: int = 512) -> None:
+        super().__init__()
+        self.head = KeypointHead(channels, len(keypoint_set), convs=convs, width=width)
+        self.notes = {"keypoint_set": keypoint_set}
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Features of regions `[R, channels, 14, 14]` to logits `[R, K, 56, 56]`."""
+        logits: Tensor = self.head(maps)
+        return logits
+
+    def loss(
+        self, said: Tensor, regions: Sequence[Tensor], index: Sequence[Tensor], targets: Sequence[Targets]
+    ) -> Tensor:
+        """Cross-entropy over the cells of each map, the mean over all labelled keypoints in their region.
+
+        said: `[R, K, S, S]`. regions, index: of each image the regions that hold an object `[R_i, 4]`, and its row
+        `[R_i]`. Returns a scalar, 0 without any such keypoint; `UsageError` for objects without keypoints.
+        """
+        number, size = said.shape[1], said.shape[-1]
+        cells = [index[0].new_zeros(0, number)]
+        for image, (boxes, rows, target) in enumerate(zip(regions, index, targets, strict=True)):
+            if not len(rows):
+                continue
+            given = None if target.keypoints is None else tuple(target.keypoints.shape[1:])
+            if target.keypoints is None or given != (number, 3):
+                got = "none" if given is None else f"[N, {given[0]}, {given[1]}]"
+                raise UsageError(
+                    f"KeypointBranch.loss: the objects of image {image} need keypoints [N, {number}, 3], got {got}; "
+                    "give data with keypoints, and build the model with the `keypoints` they have."
+                )
+            cells.append(cells_of_points(target.keypoints[rows], boxes, size))
+        goal = torch.cat(cells).flatten()  # [R * K]
+        logits = said.float().flatten(2).flatten(0, 1)  # [R * K, S * S]
+        total = F.cross_entropy(logits, goal, ignore_index=NOWHERE, reduction="sum")
+        return total / world_mean((goal != NOWHERE).sum().float()).clamp(min=1)
+
+    def decode(self, said: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """`[R, K, 3]`, x and y in pixels and the logit there, of maps `[R, K, S, S]` in boxes `[R, 4]`."""
+        return highest_pixels(said.float(), boxes)
+
+
+# Builders
+
+
+def on_pyramid_with_keypoints(
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    keypoints: Keypoints = None,
+    keypoint_convs: int = 8,
+    keypoint_width: int = 512,
+    channels: int = 256,
+    **options: Any,
+) -> FasterRCNN:
+    """Faster R-CNN's `on_pyramid`, with its options and a `KeypointBranch`.
+
+    keypoints: what they are. keypoint_convs, keypoint_width: of the `KeypointHead`.
+    """
+    keypoint_set = KeypointSet.coco_person() if keypoints is None else KeypointSet.of(keypoints)
+    branch = KeypointBranch(channels, keypoint_set, convs=keypoint_convs, width=keypoint_width)
+    return on_pyramid(backbone, classes, channels=channels, branches={"keypoints": branch}, **options)
+
+
+def _timm(name: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
+    return on_pyramid_with_keypoints(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
+
+
+def keypoint_rcnn_resnet18_fpn(*, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any) -> FasterRCNN:
+    """Keypoint R-CNN on ResNet-18. Options: those of `on_pyramid_with_keypoints`, `backbone_norm`, `frozen_stages`."""
+    return _timm("resnet18", classes, {"keypoints": keypoints, **options})
+
+
+def keypoint_rcnn_resnet50_fpn(*, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any) -> FasterRCNN:
+    """Keypoint R-CNN on ResNet-50. Options as `keypoint_rcnn_resnet18_fpn`."""
+    return _timm("resnet50", classes, {"keypoints": keypoints, **options})
+
+
+def keypoint_rcnn_resnet101_fpn(
+    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+) -> FasterRCNN:
+    """Keypoint R-CNN on ResNet-101. Options as `keypoint_rcnn_resnet18_fpn`."""
+    return _timm("resnet101", classes, {"keypoints": keypoints, **options})
+
+
+def keypoint_rcnn_resnet50_fpn_torchvision(
+    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+) -> FasterRCNN:
+    """Torchvision's `keypointrcnn_resnet50_fpn`: AP 54.6 of boxes and 65.0 of keypoints with its weights.
+
+    Options as `keypoint_rcnn_resnet18_fpn`.
+    """
+    return _timm("resnet50", classes, {**TORCHVISION, "keypoints": keypoints, **options})
+
+
+BUILDERS = {
+    build.__name__: build
+    for build in (
+        keypoint_rcnn_resnet18_fpn,
+        keypoint_rcnn_resnet50_fpn,
+        keypoint_rcnn_resnet101_fpn,
+        keypoint_rcnn_resnet50_fpn_torchvision,
+    )
+}
+
+
+def _published(name: str, file: str, metrics: dict[str, float], source: str, **arguments: Any) -> PublishedWeights:
+    record = published_by_torchvision(name, "keypoint_rcnn_resnet50_fpn_torchvision", file, metrics, **arguments)
+    convert = partial(faster_rcnn_from_torchvision, keep_rows=None)
+    return replace(record, classes=PERSON, convert=convert, source=f"torchvision, keypointrcnn_resnet50_fpn, {source}")
+
+
+_RECORDS = (
+    _published(
+        *("torchvision", "keypointrcnn_resnet50_fpn_coco-fc266e95.pth", {"AP": 54.6, "keypoint AP": 65.0}),
+        "COCO_V1, trained on COCO train2017",
+        **FROZEN_AT_0,
+    ),
+    _published(
+        *("torchvision_legacy", "keypointrcnn_resnet50_fpn_coco-9f466800.pth", {"AP": 50.6, "keypoint AP": 61.1}),
+        "COCO_LEGACY, trained on COCO train2017, from an early epoch",
+        backbone_norm="frozen_bn",
+    ),
+)
+PUBLISHED = {
+    builder: {record.name: record for record in _RECORDS}
+    for builder in ("keypoint_rcnn_resnet50_fpn_torchvision", "keypoint_rcnn_resnet50_fpn")
+}
