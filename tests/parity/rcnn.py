@@ -49,7 +49,8 @@ def disturb(reference: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.8, 1.2)
     with torch.no_grad():
         pixels = torch.rand(3, 333, 500, generator=torch.Generator().manual_seed(833))
-        features = list(reference.backbone(reference.transform([pixels])[0].tensors).values())
+        maps = reference.backbone(reference.transform([pixels])[0].tensors)
+        features = list(maps.values())
         head = reference.rpn.head
         for convolution in head.conv:
             convolution[0].weight *= 3
@@ -57,7 +58,7 @@ def disturb(reference: nn.Module) -> None:
         head.cls_logits.weight *= 4 / max(level.abs().max() for level in logits)
         head.bbox_pred.weight *= 1 / max(level.abs().max() for level in deltas)
         of_regions = reference.roi_heads
-        where = (dict(zip("0123", features, strict=False)), [torch.tensor([[10.0, 10, 200, 150]])], [(333, 500)])
+        where = (maps, [torch.tensor([[10.0, 10, 200, 150]])], [(333, 500)])
         logits, deltas = of_regions.box_predictor(of_regions.box_head(of_regions.box_roi_pool(*where)))
         of_regions.box_predictor.cls_score.weight *= 3 / logits.abs().max()
         of_regions.box_predictor.bbox_pred.weight *= 2 / deltas.abs().max()

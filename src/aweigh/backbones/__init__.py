@@ -3,17 +3,26 @@
 from typing import Any
 
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
-from aweigh.backbones.timm import TimmBackbone
+from aweigh.backbones.timm import MobileNetV3Ends, TimmBackbone, take_last_stage
 
 Backbone = TimmBackbone | ShuffleNetV2
 
 
 def take_timm(name: str, options: dict[str, Any], **fixed: Any) -> TimmBackbone:
     """A timm body, with what `options` of a detector's builder say of it, which are taken out of them: `backbone_norm`,
-    `backbone_norm_eps`, `frozen_stages`."""
-    names = {"backbone_norm": "norm", "backbone_norm_eps": "norm_eps", "frozen_stages": "frozen_stages"}
+    `backbone_norm_eps`, `frozen_stages`, `stride_in_1x1`."""
+    names = {"backbone_norm": "norm", "backbone_norm_eps": "norm_eps"}
+    names |= {name: name for name in ("frozen_stages", "stride_in_1x1")}
     given = {ours: options.pop(name) for name, ours in names.items() if name in options}
     return TimmBackbone(name, **given, **fixed)
+
+
+def take_mobilenet_v3_ends(options: dict[str, Any]) -> TimmBackbone:
+    """MobileNet V3 large in the same way, with the two maps that torchvision's detectors read, both at stride 32."""
+    backbone = take_timm("mobilenetv3_large_100", options, levels=(5,))
+    backbone.body = MobileNetV3Ends(backbone.body)
+    backbone.channels, backbone.strides = (160, 960), (32, 32)
+    return backbone
 
 
 def take_shufflenet_v2(width: float, options: dict[str, Any]) -> ShuffleNetV2:
@@ -24,3 +33,14 @@ def take_shufflenet_v2(width: float, options: dict[str, Any]) -> ShuffleNetV2:
         frozen_stages=options.pop("frozen_stages", 0),
         activation=options.pop("activation", "relu"),
     )
+
+
+__all__ = [
+    "Backbone",
+    "ShuffleNetV2",
+    "TimmBackbone",
+    "take_last_stage",
+    "take_mobilenet_v3_ends",
+    "take_shufflenet_v2",
+    "take_timm",
+]

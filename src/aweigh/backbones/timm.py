@@ -210,6 +210,40 @@ def _modules_of_stages(body: nn.Module, stages: int, name: str) -> list[str]:
     return frozen
 
 
+def take_last_stage(backbone: TimmBackbone) -> nn.Module:
+    """The layers between the last two maps of a ResNet, which are no part of `backbone` any more.
+
+    They can then be run on parts of the last map but one. Raises `UsageError` where they are frozen.
+    """
+    assert isinstance(backbone.body, nn.ModuleDict) and len(backbone.channels) > 1
+    name = list(backbone.body)[-1]
+    if any(frozen.startswith(name) for frozen in backbone._frozen_modules):
+        raise UsageError(
+            f"{backbone.name}: {name} stands behind the regions and cannot be frozen; freeze fewer stages."
+        )
+    backbone.channels, backbone.strides = backbone.channels[:-1], backbone.strides[:-1]
+    return backbone.body.pop(name)
+
+
+class MobileNetV3Ends(nn.Module):
+    """The layers of timm's MobileNet V3 under its names, with two maps at stride 32: behind the first block of the last
+    stage, and behind the last convolution. `[B, 3, H, W]` to `[B, 160, ...]` and `[B, 960, ...]` for the large one."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.conv_stem, self.bn1, self.act1, self.blocks = body.conv_stem, body.bn1, body.act1, body.blocks
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.act1(self.bn1(self.conv_stem(x)))
+        *stages, (first, *rest), last = self.blocks
+        for stage in stages:
+            x = stage(x)
+        finer = x = first(x)
+        for block in rest:
+            x = block(x)
+        return [finer, last(x)]
+
+
 class PackedResidual(nn.Module):
     """A residual block of timm's ResNets for prediction on a CPU, its normalisations folded into its convolutions.
 

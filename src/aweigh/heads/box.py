@@ -38,6 +38,17 @@ class ConvFCHead(nn.Module):
         return F.relu(self.fc(self.tower(regions).flatten(1)))
 
 
+class AverageHead(nn.Module):
+    """The mean over the cells of a region, `[R, width, S, S]` to `[R, width]` (He et al. 2016, ResNet, appendix A)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, regions: Tensor) -> Tensor:
+        return regions.mean(dim=(2, 3))
+
+
 class BoxPredictor(nn.Module):
     """Logits of the classes and of "nothing", which comes last, and the deltas of each class.
 

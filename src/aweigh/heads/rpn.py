@@ -4,7 +4,7 @@ Legend: B images, L levels, K anchors of a cell, A anchors over all levels, N bo
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,10 @@ class RPN(nn.Module):
     convs, width: 3x3 convolutions with ReLU, and their channels (those of the levels when None).
     fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
     beta: below which the loss of a delta is quadratic.
+    normaliser: what the losses are divided by: the number of anchors that learned, or as many as may of each image, as
+    in detectron2.
     train_proposals, test_proposals: how many, of each level before suppression and of all levels after it.
+    score_threshold: the probability that a proposal must have.
     """
 
     def __init__(
@@ -51,11 +54,15 @@ class RPN(nn.Module):
         width: int | None = None,
         fitted_steps: bool = False,
         beta: float = 1 / 9,
+        normaliser: Literal["sampled", "allowed"] = "sampled",
         train_proposals: tuple[int, int] = (2000, 2000),
         test_proposals: tuple[int, int] = (1000, 1000),
         nms_threshold: float = 0.7,
+        score_threshold: float = 0.0,
     ) -> None:
         super().__init__()
+        if normaliser not in ("sampled", "allowed"):
+            raise UsageError(f"RPN: unknown normaliser {normaliser!r}; known: sampled, allowed.")
         if len(shapes) != len(strides):
             raise UsageError(f"RPN: {len(strides)} feature levels, but anchors of {len(shapes)}.")
         numbers = {len(shape) for shape in shapes}
@@ -73,7 +80,7 @@ class RPN(nn.Module):
         self.objectness = nn.Conv2d(width, anchors, 1)
         self.deltas = nn.Conv2d(width, 4 * anchors, 1)
         self.strides, self.shapes = tuple(strides), [shape.clone() for shape in shapes]
-        self.fitted_steps, self.beta = fitted_steps, beta
+        self.fitted_steps, self.beta, self.normaliser = fitted_steps, beta, normaliser
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -82,7 +89,7 @@ class RPN(nn.Module):
 
         # Inference settings; plain values that may be set at any time.
         self.train_proposals, self.test_proposals = tuple(train_proposals), tuple(test_proposals)
-        self.nms_threshold = nms_threshold
+        self.nms_threshold, self.score_threshold = nms_threshold, score_threshold
 
     def forward(self, features: Sequence[Tensor], pixels: Tensor) -> RPNOutput:
         """Per level `[B, channels, H, W]`, more of them than strides being left alone; pixels `[B, 3, H, W]`."""
@@ -97,11 +104,12 @@ class RPN(nn.Module):
     def propose(self, raw: RPNOutput, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor]:
         """Proposals `[B, P, 4]`, best first, and how many count `[B]`; the rest is padding. sizes_hw: `[B, 2]`."""
         before, after = self.train_proposals if learning else self.test_proposals
-        return propose(*raw, sizes_hw, before=before, after=after, iou_threshold=self.nms_threshold)
+        thresholds = {"iou_threshold": self.nms_threshold, "score_threshold": self.score_threshold}
+        return propose(raw.objectness, raw.deltas, raw.anchors, sizes_hw, before=before, after=after, **thresholds)
 
     def loss(self, raw: RPNOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """`objectness` and `proposals` of sampled anchors: binary cross-entropy and smooth L1 of the deltas, each
-        divided by their number (equation 1)."""
+        divided by the `normaliser` (equation 1)."""
         objectness, deltas = torch.cat(raw.objectness, dim=1).float(), torch.cat(raw.deltas, dim=1).float()
         anchors = torch.cat(raw.anchors)
         proposed = [
@@ -117,8 +125,21 @@ class RPN(nn.Module):
             for image, target in enumerate(targets)
         ]
         of_anchors, of_deltas, sampled = (torch.stack(parts).sum() for parts in zip(*proposed, strict=True))
-        sampled = world_mean(sampled.float()).clamp(min=1)
-        return {"objectness": of_anchors / sampled, "proposals": of_deltas / sampled}
+        count = torch.full_like(sampled, SAMPLED * len(targets)) if self.normaliser == "allowed" else sampled
+        count = world_mean(count.float()).clamp(min=1)
+        return {"objectness": of_anchors / count, "proposals": of_deltas / count}
+
+
+def take_rpn(
+    channels: int, strides: Sequence[int], shapes: Sequence[Tensor], options: dict[str, Any], **fixed: Any
+) -> RPN:
+    """An `RPN`, with what `options` of a detector's builder say of it, which are taken out of them: `rpn_convs`,
+    `rpn_beta`, `rpn_normaliser`, `fitted_steps`, `train_proposals`, `test_proposals`, `proposal_threshold`."""
+    names = {"rpn_convs": "convs", "rpn_beta": "beta", "rpn_normaliser": "normaliser"}
+    names |= {"proposal_threshold": "score_threshold"}
+    names |= {name: name for name in ("fitted_steps", "train_proposals", "test_proposals")}
+    given = {ours: options.pop(name) for name, ours in names.items() if name in options}
+    return RPN(channels, strides, shapes, **{**fixed, **given})
 
 
 @torch.no_grad()
@@ -131,11 +152,13 @@ def propose(
     before: int,
     after: int,
     iou_threshold: float = 0.7,
+    score_threshold: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The best places of each image: boxes `[B, after, 4]`, best first, and how many count `[B]`; the rest is padding.
 
     objectness, deltas, anchors: per level `[B, A_l]`, `[B, A_l, 4]`, `[A_l, 4]`. Of each level the `before` best are
-    suppressed among themselves; of all levels together the `after` best remain. sizes_hw: `[B, 2]`.
+    suppressed among themselves, unless less probable than `score_threshold`; of all levels together the `after` best
+    remain. sizes_hw: `[B, 2]`.
     """
     boxes, scores, labels = [], [], []
     for level, (logits, differences, places) in enumerate(zip(objectness, deltas, anchors, strict=True)):
@@ -143,9 +166,11 @@ def propose(
         chosen = differences.float().gather(1, rows[..., None].expand(-1, -1, 4))
         boxes.append(box_ops.clip(box_ops.decode_deltas(places[rows], chosen), sizes_hw))
         sides = boxes[-1][..., 2:] - boxes[-1][..., :2]
-        scores.append(torch.where((sides >= SMALLEST_SIDE).all(dim=-1), best.sigmoid(), 0))
+        probable = best.sigmoid()
+        kept = (sides >= SMALLEST_SIDE).all(dim=-1) & (probable >= score_threshold)
+        scores.append(torch.where(kept, probable, 0))
         labels.append(torch.full_like(rows, level))
-    kept, _, _, count = box_ops.select_detections(
+    proposals, _, _, count = box_ops.select_detections(
         torch.cat(boxes, dim=1),
         torch.cat(scores, dim=1),
         torch.cat(labels, dim=1),
@@ -153,7 +178,7 @@ def propose(
         max_detections=after,
         method="class",  # the levels stand for classes
     )
-    return kept, count
+    return proposals, count
 
 
 def proposal_loss(

@@ -74,7 +74,8 @@ def create(
             80, or its person for keypoints.
         weights: the name of published weights (`"torchvision"`), or a file of them. Published weights bring their
             classes and, where their authors' form differs, their builder.
-        backbone_weights: `"imagenet"` or a file, for the backbone alone.
+        backbone_weights: `"imagenet"` or a file, for the backbone alone, and for layers behind the regions that come
+            from the same network.
         arguments: passed to the builder.
 
     Raises `UsageError` for an unknown name (the nearest is offered), an unknown argument, or weights that do not fit.
@@ -95,7 +96,9 @@ def create(
         raise UsageError("create: a detector needs at least one class; give their names (classes) or num_classes.")
     model = _build(name, classes, arguments)
     if backbone_weights is not None:
-        model.backbone_report = load_backbone(model.backbone, backbone_weights)
+        # Some detectors use more of the classification network than their backbone.
+        body = model.classification_body() if hasattr(model, "classification_body") else model.backbone
+        model.backbone_report = load_backbone(body, backbone_weights)
     return model
 
 

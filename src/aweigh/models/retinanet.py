@@ -55,7 +55,12 @@ from aweigh.ops.losses import box_loss, check_labels, sigmoid_focal_loss_sum, un
 from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, by_overlap, hard_examples, task_aligned
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
-from aweigh.weights.convert.detectron2 import retinanet_from_detectron2
+from aweigh.weights.convert.detectron2 import (
+    DETECTRON2_MEAN,
+    DETECTRON2_STD,
+    detectron2_record,
+    retinanet_from_detectron2,
+)
 from aweigh.weights.convert.torchvision import retinanet_from_torchvision
 from aweigh.weights.record import PublishedWeights
 
@@ -63,9 +68,6 @@ Assignment = Literal["overlap", "adaptive", "aligned"]
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4  # section 4
 RATIOS = (0.5, 1.0, 2.0)  # height over width, section 4
-# detectron2's input: BGR, 0 to 255, means of its MSRA body, no deviation; here as RGB in [0, 1].
-DETECTRON2_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
-DETECTRON2_STD = (1 / 255, 1 / 255, 1 / 255)
 
 
 class RetinaNetOutput(NamedTuple):
@@ -454,9 +456,9 @@ def retinanet_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **
 
 
 def _detectron2(name: str, classes: Classes, options: dict[str, Any]) -> RetinaNet:
-    form: dict[str, Any] = {"head_norm": None, "box_loss": "l1", "normaliser": "moving"}
-    form |= {"pixel_mean": DETECTRON2_MEAN, "pixel_std": DETECTRON2_STD}
-    return _build(take_timm(name, options, stride_in_1x1=True), classes, **{**form, **options})
+    form: dict[str, Any] = {"stride_in_1x1": True, "head_norm": None, "box_loss": "l1", "normaliser": "moving"}
+    options = {**form, "pixel_mean": DETECTRON2_MEAN, "pixel_std": DETECTRON2_STD, **options}
+    return _build(take_timm(name, options), classes, **options)
 
 
 def retinanet_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
@@ -514,19 +516,8 @@ _V2 = _torchvision_record("V2", "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", 4
 
 
 def _detectron2_record(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
-    return PublishedWeights(
-        name=name,
-        url=f"https://dl.fbaipublicfiles.com/detectron2/COCO-Detection/{run}",
-        file=run.replace("/", "_"),
-        sha256="",
-        licence="CC BY-SA 3.0 (detectron2's model zoo); trained on COCO, whose annotations are CC BY 4.0",
-        source=f"detectron2, {run.split('/')[0]}, trained on COCO train2017",
-        metrics={"AP": average_precision},
-        builder=builder,
-        arguments={"backbone_norm": "frozen_bn"},
-        classes=COCO_CLASSES,
-        resize={"short": 800, "long": 1333},
-        convert=retinanet_from_detectron2,
+    return detectron2_record(
+        name, f"COCO-Detection/{run}", builder, {"AP": average_precision}, retinanet_from_detectron2
     )
 
 

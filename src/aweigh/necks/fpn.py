@@ -21,7 +21,8 @@ from aweigh.layers import Norm, make_norm
 class FPN(nn.Module):
     """Maps of a backbone, fine to coarse, in; maps of `channels` channels each, fine to coarse, out.
 
-    in_channels, in_strides: the backbone's `.channels` and `.strides`; each stride doubles the one before.
+    in_channels, in_strides: the backbone's `.channels` and `.strides`; each stride doubles the one before, or equals
+    it, as in torchvision's pyramid on MobileNet V3.
     top: what P6 is computed from, `"p5"` (FCOS) or `"c5"` (RetinaNet); `"pool"`: every second cell of the coarsest map
     as one level more (Faster R-CNN); `"none"`: no level more.
     norm: normalisation after each lateral and output convolution, which then have no bias; None as in the paper.
@@ -41,8 +42,8 @@ class FPN(nn.Module):
             raise UsageError(
                 f"FPN needs one stride per input map, got channels {list(in_channels)} and strides {list(in_strides)}."
             )
-        if any(coarse != 2 * fine for fine, coarse in pairwise(in_strides)):
-            raise UsageError(f"FPN needs input strides that double from map to map, got {list(in_strides)}.")
+        if any(coarse not in (fine, 2 * fine) for fine, coarse in pairwise(in_strides)):
+            raise UsageError(f"FPN needs input strides that double or stay from map to map, got {list(in_strides)}.")
         if top not in ("p5", "c5", "pool", "none"):
             raise UsageError(f"FPN: unknown top {top!r}; known: p5, c5, pool, none.")
         self.lateral = nn.ModuleList(_convolution(width, channels, 1, norm) for width in in_channels)

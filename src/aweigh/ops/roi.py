@@ -1,4 +1,4 @@
-"""Features of regions: the level a region is read from, and RoIAlign on it.
+"""Features of regions: the level a region is read from, RoIAlign on it, and RoIPool, which came before.
 
 Legend: L levels, R regions, C channels, S cells of a side.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import roi_align
+from torchvision.ops import roi_align, roi_pool
 
 from aweigh.ops import boxes as box_ops
 
@@ -109,6 +109,17 @@ def _sampled(
     index = torch.stack([low, (low + 1).minimum(last)], dim=-1)  # [R, size, samples, 2]
     weight = torch.stack([1 - share, share], dim=-1) * inside[..., None] / samples
     return index.flatten(2), weight.flatten(2)
+
+
+def max_pool_regions(features: Sequence[Tensor], regions: Tensor, *, size: int, stride: int) -> Tensor:
+    """RoIPool (Girshick 2015, Fast R-CNN, section 2.1) on the one map there is: `[R, C, size, size]`.
+
+    The region is rounded to whole cells of the map `[B, C, H, W]` at `stride`, and of each of size x size parts of them
+    the largest value is taken. regions: `[R, 5]`, the number of the image and the box in pixels.
+    """
+    (feature,) = features
+    pooled: Tensor = roi_pool(feature, regions.to(feature.dtype), (size, size), spatial_scale=1 / stride)
+    return pooled
 
 
 def numbered(boxes: Sequence[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from aweigh.errors import AweighError, DataError, UsageError
-from aweigh.weights.convert.torchvision import mobilenet_v2_from_torchvision
+from aweigh.weights.convert.torchvision import mobilenet_v2_from_torchvision, mobilenet_v3_from_torchvision
 from aweigh.weights.imagenet import imagenet_record
 from aweigh.weights.record import PublishedWeights, State
 
@@ -282,11 +282,13 @@ def _spellings(state: State) -> Iterable[State]:
         yield {f"body.{key}": value for key, value in inner.items()}
         # timm joins the first two parts of a name where it takes a Sequential apart (VGG, ConvNeXt).
         yield {f"body.{key.replace('.', '_', 1)}": value for key, value in inner.items()}
-    if "features.0.0.weight" in state and "features.1.conv.0.0.weight" in state:
-        try:
-            yield mobilenet_v2_from_torchvision(state)
-        except UsageError:
-            return  # Another network with such names; the spellings above have been tried.
+    mobilenets = {"conv": mobilenet_v2_from_torchvision, "block": mobilenet_v3_from_torchvision}
+    for block, convert in mobilenets.items():
+        if "features.0.0.weight" in state and f"features.1.{block}.0.0.weight" in state:
+            try:
+                yield convert(state)
+            except UsageError:
+                return  # Another network with such names; the spellings above have been tried.
 
 
 def _is_counter(key: str) -> bool:

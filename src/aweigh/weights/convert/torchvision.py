@@ -1,7 +1,7 @@
 """Torchvision's parameter names and ours.
 
-Tables hold FCOS, in both directions, and RetinaNet; MobileNet V2, whose body timm names in another way, has a function
-of its own. ResNet, ResNeXt and ShuffleNet V2 have torchvision's names already.
+Tables hold FCOS, in both directions, and RetinaNet; MobileNet V2 and V3, whose bodies timm names in another way, have
+functions of their own. ResNet, ResNeXt and ShuffleNet V2 have torchvision's names already.
 """
 
 import re
@@ -101,13 +101,19 @@ def retinanet_from_torchvision(state: State, *, keep_rows: Sequence[int] | None 
 
 
 def faster_rcnn_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COCO_CLASSES.ids) -> State:
-    """The weights of torchvision's `fasterrcnn_resnet50_fpn`, `maskrcnn_resnet50_fpn` and their `_v2` under our names.
+    """The weights of torchvision's `fasterrcnn_resnet50_fpn`, `maskrcnn_resnet50_fpn`, their `_v2`, and the two
+    `fasterrcnn_mobilenet_v3_large_..._fpn` under our names.
 
     keep_rows: the rows of the classifier that become our labels 0, 1, ...; None keeps all. Row 0, "nothing", becomes
     the last one, and has no box and no mask.
     """
     normalised = any(re.fullmatch(r"backbone\.fpn\.inner_blocks\.0\.1\.weight", key) for key in state)
     converted = {}
+    if "backbone.body.0.0.weight" in state:
+        body = {key: value for key, value in state.items() if key.startswith("backbone.body.")}
+        state = {key: value for key, value in state.items() if key not in body}
+        features = {f"features.{key.removeprefix('backbone.body.')}": value for key, value in body.items()}
+        converted = {f"backbone.{key}": value for key, value in mobilenet_v3_from_torchvision(features).items()}
     for key, value in state.items():
         spelled = _spelled_out(key)
         pyramid = re.fullmatch(r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(\d)\.(.+)", spelled)
@@ -187,3 +193,27 @@ def mobilenet_v2_from_torchvision(state: State) -> State:
             names[f"features.{index}.{theirs}"] = f"body.blocks.{stage}.{block}.{ours}"
     kept = {key: value for key, value in state.items() if not key.startswith(("features.18.", "classifier."))}
     return {_renamed(key, names, "torchvision's mobilenet_v2"): value for key, value in kept.items()}
+
+
+# The same of timm's mobilenetv3_large_100, in the order of torchvision's `features.1` to `features.15`.
+MOBILENET_V3_STAGES = (1, 2, 3, 4, 2, 3)
+
+
+def mobilenet_v3_from_torchvision(state: State) -> State:
+    """The body of torchvision's `mobilenet_v3_large` under the names of `TimmBackbone("mobilenetv3_large_100")`.
+
+    The classifier is left out.
+    """
+    names = {"features.0.0.": "body.conv_stem.", "features.0.1.": "body.bn1."}
+    blocks = [(stage, block) for stage, count in enumerate(MOBILENET_V3_STAGES) for block in range(count)]
+    for index, (stage, block) in enumerate(blocks, start=1):
+        theirs, ours = f"features.{index}.block.", f"body.blocks.{stage}.{block}."
+        squeezed = f"{theirs}2.fc1.weight" in state
+        layers = ["conv_dw", "conv_pw"] if index == 1 else ["conv_pw", "conv_dw", "conv_pwl"]
+        for number, layer in enumerate(layers):
+            place = number + (squeezed and layer == "conv_pwl")  # squeeze-and-excitation stands before the projection
+            names |= {f"{theirs}{place}.0.": f"{ours}{layer}.", f"{theirs}{place}.1.": f"{ours}bn{number + 1}."}
+        names |= {f"{theirs}2.fc1.": f"{ours}se.conv_reduce.", f"{theirs}2.fc2.": f"{ours}se.conv_expand."}
+    names |= {"features.16.0.": "body.blocks.6.0.conv.", "features.16.1.": "body.blocks.6.0.bn1."}
+    kept = {key: value for key, value in state.items() if not key.startswith("classifier.")}
+    return {_renamed(key, names, "torchvision's mobilenet_v3_large"): value for key, value in kept.items()}
