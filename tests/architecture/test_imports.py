@@ -47,7 +47,7 @@ ONLY = {
 # Within one row: `aweigh.load` reads a checkpoint, which is the engine's file.
 WITHIN_A_ROW = {("predictor", "engine"), ("weights", "structures"), ("ops", "errors")}
 # A model may import another where it is an extension of it.
-EXTENSIONS: set[tuple[str, str]] = {("fcos_lite", "fcos")}
+EXTENSIONS: set[tuple[str, str]] = {("fcos_lite", "fcos"), ("light_head_rcnn", "faster_rcnn")}
 # The package itself (its version, its lazily found names) belongs to every part but the free-standing runtime.
 
 

@@ -9,6 +9,7 @@ from aweigh.backbones.stages import classifier
 from aweigh.errors import UsageError
 from aweigh.profiling.cost import count
 
+WIDTHS = (0.5, 1.0, 1.5, 2.0)
 BODIES = {"shufflenet_v1": shufflenet_v1.shufflenet_v1, "xception": xception.xception}
 
 
@@ -21,11 +22,11 @@ def build(request):
 @pytest.mark.parametrize(
     ("body", "arguments", "millions"),
     [
-        *(("shufflenet_v1", pair, paper) for pair, paper in zip(((0.5, 3), (1.0, 3), (1.5, 3), (2.0, 3)), (38, 140, 292, 524))),
-        *(("shufflenet_v1", (1.0, groups), paper) for groups, paper in ((1, 143), (2, 140), (3, 137), (4, 133), (8, 137))),
-        *(("xception", (width,), paper) for width, paper in zip(xception.WIDTHS, (40, 145, 305, 525))),
+        *(("shufflenet_v1", (width,), paper) for width, paper in zip(WIDTHS, (38, 140, 292, 524))),
+        *(("shufflenet_v1", (1.0, groups), paper) for groups, paper in zip((1, 2, 3, 4, 8), (143, 140, 137, 133, 137))),
+        *(("xception", (width,), paper) for width, paper in zip(WIDTHS, (40, 145, 305, 525))),
     ],
-)  # fmt: skip
+)
 def test_costs_of_the_papers(body, arguments, millions):
     with torch.device("meta"):
         network = classifier(BODIES[body](*arguments))
@@ -37,8 +38,11 @@ def test_costs_of_the_papers(body, arguments, millions):
 # Parameters in millions in the authors' list of V1 (groups, width), without the biases of a classifier.
 @pytest.mark.parametrize(
     ("groups", "width", "millions"),
-    [(3, 2.0, 5.4), (8, 2.0, 6.5), (3, 1.5, 3.4), (8, 1.5, 4.3), (3, 1.0, 1.9), (8, 1.0, 2.4), (3, 0.5, 0.7), (8, 0.5, 1.0)],
-)  # fmt: skip
+    [
+        *((3, width, paper) for width, paper in zip(WIDTHS, (0.7, 1.9, 3.4, 5.4))),
+        *((8, width, paper) for width, paper in zip(WIDTHS, (1.0, 2.4, 4.3, 6.5))),
+    ],
+)
 def test_parameters_of_the_authors(groups, width, millions):
     with torch.device("meta"):
         network = classifier(shufflenet_v1.shufflenet_v1(width, groups))
@@ -58,10 +62,11 @@ def test_every_group_and_width_runs(groups, width):
     }
 
 
-@pytest.mark.parametrize(("unit", "width"), [(shufflenet_v1.Unit(24, 24, 1, groups=2, first_groups=2), 3),
-                                             (xception.Unit(18, 18, 1), 7)])  # fmt: skip
-def test_how_far_a_unit_sees(unit, width):
-    x = torch.randn(1, 24 if width == 3 else 18, 11, 11, requires_grad=True)
+@pytest.mark.parametrize(("body", "width"), [("shufflenet_v1", 3), ("xception", 7)])
+def test_how_far_a_unit_sees(body, width):
+    torch.manual_seed(0)
+    unit = xception.Unit(36, 36, 1) if body == "xception" else shufflenet_v1.Unit(36, 36, 1, groups=3, first_groups=3)
+    x = torch.randn(1, 36, 11, 11, requires_grad=True)
     unit.eval()(x)[0, :, 5, 5].square().sum().backward()
     seen = x.grad[0].abs().sum(dim=0) > 0
     assert seen.any(dim=0).sum() == width and seen.any(dim=1).sum() == width

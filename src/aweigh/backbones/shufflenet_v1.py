@@ -89,7 +89,7 @@ class Unit(nn.Module):
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
     """`[B, C, H, W]`: each of the new groups gets every g-th channel, and so some of each old group."""
-    return x.unflatten(1, (-1, groups)).transpose(1, 2).flatten(1, 2)  # [B, C / g, g, H, W] -> [B, C, H, W]
+    return torch.unflatten(x, 1, (-1, groups)).transpose(1, 2).flatten(1, 2)  # [B, C / g, g, H, W] -> [B, C, H, W]
 
 
 # The networks that ShuffleNet V2 compares itself with, by name.
