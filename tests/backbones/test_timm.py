@@ -18,6 +18,19 @@ def test_levels_are_strides_and_the_layers_behind_the_coarsest_are_left_out():
     assert [tuple(each.shape) for each in maps] == [(1, 64, 18, 12), (1, 256, 5, 3)]
 
 
+def test_every_second_place_of_a_dilated_map_is_the_strided_one():
+    backbone = TimmBackbone("resnet50", levels=(4, 5), output_stride=16).eval()
+    assert backbone.channels == (1024, 2048) and backbone.strides == (16, 16)
+    assert [block.conv2.dilation for block in backbone.body.layer4] == [(1, 1), (2, 2), (2, 2)]
+    strided = TimmBackbone("resnet50", levels=(4, 5)).eval()
+    strided.load_state_dict(backbone.state_dict())
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        (fine, dense), (same, coarse) = backbone(x), strided(x)
+    assert torch.equal(fine, same) and dense.shape == (1, 2048, 4, 6)
+    torch.testing.assert_close(dense[..., ::2, ::2], coarse, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "channels"),
     [
@@ -50,6 +63,8 @@ def test_any_convolutional_model_of_timm(name, channels):
         ({"name": "resnet18", "levels": (3,), "frozen_stages": 4}, "freeze fewer"),
         ({"name": "convnext_atto", "norm": "gn"}, "no batch normalisation"),
         ({"name": "resnet18", "norm": "ln"}, "Unknown normalisation"),
+        ({"name": "resnet18", "output_stride": 12}, "no form of output_stride 12"),
+        ({"name": "dla34", "output_stride": 16}, "no form of output_stride 16"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments, said):

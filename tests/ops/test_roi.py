@@ -1,10 +1,12 @@
-"""Features of regions against torchvision's pooler over several levels."""
+"""Features of regions against torchvision's pooler over several levels; position-sensitive ones also against a loop."""
+
+import math
 
 import pytest
 import torch
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops import MultiScaleRoIAlign, ps_roi_align, roi_align
 
-from aweigh.ops.roi import numbered, pool_regions, pyramid_level
+from aweigh.ops.roi import numbered, pool_position_sensitive, pool_regions, pyramid_level
 
 STRIDES = (4, 8, 16, 32)
 
@@ -61,3 +63,97 @@ def test_a_gradient_reaches_each_level_that_is_read() -> None:
     regions = torch.tensor([[0.0, 0, 0, 30, 30], [1, 0, 0, 300, 250]])
     pool_regions(features, regions, size=3, strides=STRIDES).sum().backward()
     assert [float(each.grad.abs().sum()) > 0 for each in features] == [True, False, True, False]
+
+
+def position_sensitive() -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps `[2, 5 * 3 * 3, 13, 17]` at stride 16, and regions, of which some reach far out of them."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(60, 2, generator=generator) * torch.tensor([320.0, 256]) - 40
+    sides = 2 ** (torch.rand(60, 2, generator=generator) * 9)
+    image = torch.randint(0, 2, (60, 1), generator=generator).float()
+    degenerate = torch.tensor([[0.0, 50, 60, 50, 60], [1, 30, 20, 10, 5], [0, 0, 0, 272, 208]])
+    return torch.randn(2, 45, 13, 17, generator=generator), torch.cat(
+        [torch.cat([image, corner, corner + sides], dim=1), degenerate]
+    )
+
+
+def slowly(feature: torch.Tensor, regions: torch.Tensor, stride: int, size: int, samples: int, pooling) -> torch.Tensor:
+    """Position-sensitive RoIAlign, one number after the other."""
+    _, maps, height, width = feature.shape
+    result = torch.zeros(len(regions), maps // size**2, size, size)
+    for number, (image, *box) in enumerate(regions.tolist()):
+        x0, y0, x1, y1 = (side / stride - 0.5 for side in box)
+        for channel in range(maps // size**2):
+            for i in range(size):
+                for j in range(size):
+                    plane = feature[int(image), channel * size**2 + i * size + j]
+                    values = []
+                    for k in range(samples):
+                        for m in range(samples):
+                            y = y0 + (y1 - y0) / size * (i + (k + 0.5) / samples)
+                            x = x0 + (x1 - x0) / size * (j + (m + 0.5) / samples)
+                            if y < -1 or y > height or x < -1 or x > width:
+                                values.append(0.0)
+                                continue
+                            y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+                            up, left = math.floor(y), math.floor(x)
+                            down, right = min(up + 1, height - 1), min(left + 1, width - 1)
+                            top = plane[up, left] * (left + 1 - x) + plane[up, right] * (x - left)
+                            bottom = plane[down, left] * (left + 1 - x) + plane[down, right] * (x - left)
+                            values.append(float(top * (up + 1 - y) + bottom * (y - up)))
+                    result[number, channel, i, j] = max(values) if pooling == "max" else sum(values) / len(values)
+    return result
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean"])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_position_sensitive_is_what_a_loop_says(pooling, samples) -> None:
+    feature, regions = position_sensitive()
+    got = pool_position_sensitive([feature], regions[-16:], stride=16, size=3, samples=samples, pooling=pooling)
+    expected = slowly(feature, regions[-16:], 16, 3, samples, pooling)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert pool_position_sensitive([feature], regions[:0], stride=16, size=3).shape == (0, 5, 3, 3)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_the_mean_and_its_gradient_are_torchvisions(samples) -> None:
+    feature, regions = position_sensitive()
+    weight = torch.randn(len(regions), 5, 3, 3, generator=torch.Generator().manual_seed(1))
+    found = []
+    for pool in (
+        lambda maps: pool_position_sensitive([maps], regions, stride=16, size=3, samples=samples, pooling="mean"),
+        lambda maps: ps_roi_align(maps, regions, 3, 1 / 16, samples),
+    ):
+        maps = feature.clone().requires_grad_()
+        pooled = pool(maps)
+        found.append((pooled.detach(), torch.autograd.grad((pooled * weight).sum(), maps)[0]))
+    (ours, our_gradient), (theirs, their_gradient) = found
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=0, atol=1e-4)
+
+
+def test_the_maximum_and_its_gradient_are_those_of_four_shifted_regions() -> None:
+    """One sample in the middle of each cell of a region that lies a quarter of a cell aside is one of the four."""
+    feature, regions = position_sensitive()
+    quarter = (regions[:, 3:] - regions[:, 1:3]) / 3 / 4
+    aside = [torch.tensor(signs) for signs in ((-1.0, -1), (1, -1), (-1, 1), (1, 1))]
+    shifted = [regions + torch.cat([torch.zeros(len(regions), 1), *[quarter * signs] * 2], dim=1) for signs in aside]
+    maps, theirs = feature.clone().requires_grad_(), feature.clone().requires_grad_()
+    got = pool_position_sensitive([maps], regions, stride=16, size=3)
+    expected = torch.stack([ps_roi_align(theirs, each, 3, 1 / 16, 1) for each in shifted]).amax(dim=0)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    weight = torch.randn(got.shape, generator=torch.Generator().manual_seed(1))
+    gradients = [
+        torch.autograd.grad((each * weight).sum(), leaf)[0] for each, leaf in ((got, maps), (expected, theirs))
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-4)
+
+
+def test_position_sensitive_is_one_graph() -> None:
+    class Pool(torch.nn.Module):
+        def forward(self, feature: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+            return pool_position_sensitive([feature], regions, stride=16, size=3)
+
+    feature, regions = position_sensitive()
+    program = torch.export.export(Pool(), (feature, regions[:40])).module()
+    assert torch.equal(program(feature, regions[20:60]), Pool()(feature, regions[20:60]))

@@ -1,10 +1,14 @@
-"""The authors' ShuffleNet V2, written out slowly here, against ours with its converted weights."""
+"""The authors' ShuffleNet V1 and V2, written out slowly here, against ours with their converted weights."""
+
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aweigh.backbones import stages
+from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.shufflenet_v2 import LAYOUTS, ShuffleNetV2, classifier
 from aweigh.errors import UsageError
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
@@ -20,6 +24,10 @@ State = dict[str, Tensor]
 CLASSES = 10
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def theirs(state: State, pixels: Tensor, *, border: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
     """The authors' network in evaluation: maps behind stages 2, 3 and 4, and logits.
 
@@ -27,19 +35,14 @@ def theirs(state: State, pixels: Tensor, *, border: Tensor | None = None) -> tup
     """
 
     def normalised(x: Tensor, name: str) -> Tensor:
-        mean, variance, weight, bias = (
-            state[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+        return batch_norm(state, x, name)
 
     def pointwise(x: Tensor, name: str, at: int) -> Tensor:
         x = torch.einsum("bchw,oc->bohw", x, state[f"{name}.{at}.weight"][:, :, 0, 0])
         return normalised(x, f"{name}.{at + 1}").relu()
 
     def depthwise(x: Tensor, name: str, at: int, stride: int) -> Tensor:
-        weight = state[f"{name}.{at}.weight"]
-        single = [F.conv2d(x[:, c : c + 1], weight[c : c + 1], stride=stride, padding=1) for c in range(x.shape[1])]
-        return normalised(torch.cat(single, dim=1), f"{name}.{at + 1}")
+        return channel_by_channel(state, x, name, at, stride)
 
     if border is not None:
         pixels = F.pad(pixels - border[:, None, None], (1, 1, 1, 1)) + border[:, None, None]
@@ -63,20 +66,36 @@ def theirs(state: State, pixels: Tensor, *, border: Tensor | None = None) -> tup
     return maps, x @ state["classifier.0.weight"].T
 
 
+def batch_norm(state: State, x: Tensor, name: str) -> Tensor:
+    mean, variance, weight, bias = (
+        state[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+    )
+    return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+
+
+def channel_by_channel(state: State, x: Tensor, name: str, at: int, stride: int) -> Tensor:
+    weight = state[f"{name}.{at}.weight"]
+    single = [F.conv2d(x[:, c : c + 1], weight[c : c + 1], stride=stride, padding=1) for c in range(x.shape[1])]
+    return batch_norm(state, torch.cat(single, dim=1), f"{name}.{at + 1}")
+
+
+def add_convolution(
+    state: State, generator: torch.Generator, name: str, outputs: int, inputs: int, size: int, scale: float = 1.0
+) -> None:
+    """Random weights of a convolution and of the normalisation behind it, whose values are neither 0 nor 1."""
+    spread = scale * (2 / (inputs * size * size)) ** 0.5
+    state[f"{name}.weight"] = torch.randn(outputs, inputs, size, size, generator=generator) * spread
+    prefix, _, at = name.rpartition(".")
+    for part, low, high in (
+        ("weight", 0.6, 1.4), ("bias", -0.3, 0.3), ("running_mean", -0.3, 0.3), ("running_var", 0.5, 1.5),
+    ):  # fmt: skip
+        state[f"{prefix}.{int(at) + 1}.{part}"] = torch.empty(outputs).uniform_(low, high, generator=generator)
+
+
 def their_weights(width: float, seed: int = 0) -> State:
-    """Random weights of the authors' network, with statistics and affine values that are neither 0 nor 1."""
-    generator = torch.Generator().manual_seed(seed)
+    """Random weights of the authors' V2."""
     state: State = {}
-
-    def convolution(name: str, outputs: int, inputs: int, size: int, scale: float = 1.0) -> None:
-        spread = scale * (2 / (inputs * size * size)) ** 0.5
-        state[f"{name}.weight"] = torch.randn(outputs, inputs, size, size, generator=generator) * spread
-        prefix, _, at = name.rpartition(".")
-        for part, low, high in (
-            ("weight", 0.6, 1.4), ("bias", -0.3, 0.3), ("running_mean", -0.3, 0.3), ("running_var", 0.5, 1.5),
-        ):  # fmt: skip
-            state[f"{prefix}.{int(at) + 1}.{part}"] = torch.empty(outputs).uniform_(low, high, generator=generator)
-
+    convolution = partial(add_convolution, state, seeded(seed))
     convolution("first_conv.0", 24, 3, 3, scale=1 / 255)
     before, unit = 24, 0
     for channels, units in zip(LAYOUTS[width].channels, (4, 8, 4), strict=True):
@@ -93,8 +112,71 @@ def their_weights(width: float, seed: int = 0) -> State:
             unit += 1
         before = channels
     convolution("conv_last.0", LAYOUTS[width].last, before, 1)
-    state["classifier.0.weight"] = torch.randn(CLASSES, LAYOUTS[width].last, generator=generator) / 30
+    state["classifier.0.weight"] = torch.randn(CLASSES, LAYOUTS[width].last, generator=seeded(seed + 1)) / 30
     return state
+
+
+# Channels of the first convolution and behind each stage, by groups and width, in the authors' `network.py`.
+V1 = {
+    (3, 0.5): (12, 120, 240, 480),
+    (3, 1.0): (24, 240, 480, 960),
+    (3, 1.5): (24, 360, 720, 1440),
+    (3, 2.0): (48, 480, 960, 1920),
+    (8, 0.5): (16, 192, 384, 768),
+    (8, 1.0): (24, 384, 768, 1536),
+    (8, 1.5): (24, 576, 1152, 2304),
+    (8, 2.0): (48, 768, 1536, 3072),
+}
+
+
+def their_v1_weights(groups: int, width: float) -> State:
+    """Random weights of the authors' V1."""
+    state: State = {}
+    convolution = partial(add_convolution, state, seeded(0))
+    before, *stages = V1[groups, width]
+    convolution("first_conv.0", before, 3, 3, scale=1 / 255)
+    for unit in range(16):
+        channels = stages[0 if unit < 4 else 1 if unit < 12 else 2]
+        main, middle = f"features.{unit}.branch_main", channels // 4
+        convolution(f"{main}_1.0", middle, before // (1 if unit == 0 else groups), 1)
+        convolution(f"{main}_1.3", middle, 1, 3)
+        convolution(f"{main}_2.0", channels - before if unit in (0, 4, 12) else channels, middle // groups, 1)
+        before = channels
+    state["classifier.0.weight"] = torch.randn(CLASSES, before, generator=seeded(1)) / 30
+    return state
+
+
+def their_v1(state: State, pixels: Tensor, groups: int) -> tuple[list[Tensor], Tensor]:
+    """The authors' V1 in evaluation: maps behind stages 2, 3 and 4, and logits. pixels: `[B, 3, H, W]` BGR, 0..255."""
+
+    def grouped(x: Tensor, name: str, number: int) -> Tensor:
+        weight = state[f"{name}.weight"][:, :, 0, 0]
+        pairs = zip(x.chunk(number, dim=1), weight.chunk(number), strict=True)
+        parts = [torch.einsum("bchw,oc->bohw", part, rows) for part, rows in pairs]
+        prefix, _, at = name.rpartition(".")
+        return batch_norm(state, torch.cat(parts, dim=1), f"{prefix}.{int(at) + 1}")
+
+    x = F.conv2d(pixels, state["first_conv.0.weight"], stride=2, padding=1)
+    x = F.max_pool2d(batch_norm(state, x, "first_conv.1").relu(), 3, stride=2, padding=1)
+    maps = []
+    for unit in range(16):
+        main = f"features.{unit}.branch_main"
+        read = grouped(x, f"{main}_1.0", 1 if unit == 0 else groups).relu()
+        read = channel_by_channel(state, read, f"{main}_1", 3, 2 if unit in (0, 4, 12) else 1)
+        order = [start + groups * step for start in range(groups) for step in range(read.shape[1] // groups)]
+        read = grouped(read[:, order], f"{main}_2.0", groups)
+        if unit in (0, 4, 12):
+            x = torch.cat((F.conv2d(*box_of(x), stride=2, padding=1, groups=x.shape[1]), read.relu()), dim=1)
+        else:
+            x = (x + read).relu()
+        if unit in (3, 11, 15):
+            maps.append(x)
+    return maps, x.mean(dim=(2, 3)) @ state["classifier.0.weight"].T
+
+
+def box_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A map and the weights of a mean over 3x3 cells, in which zeros beyond the edge count."""
+    return x, torch.full((x.shape[1], 1, 3, 3), 1 / 9)
 
 
 def images(generator_seed: int = 3) -> tuple[Tensor, Tensor]:
@@ -122,6 +204,29 @@ def test_the_authors_form_computes_their_function(width):
     for ours, expected in zip(body(normalised), maps, strict=True):
         assert_same(ours, expected)
     assert_same(network(normalised), logits)
+
+
+@pytest.mark.parametrize(("groups", "width"), [(3, 0.5), (3, 1.0), (8, 0.5)])
+@torch.no_grad()
+def test_v1_computes_their_function(groups, width):
+    state = their_v1_weights(groups, width)
+    pixels, normalised = images()
+    maps, logits = their_v1(state, pixels, groups)
+    body = shufflenet_v1(width, groups).eval()
+    network = stages.classifier(body, CLASSES).eval()
+    load_strict(network, from_shufflenet_series(state), what="the authors' weights")
+    for ours, expected in zip(body(normalised), maps, strict=True):
+        assert_same(ours, expected)
+    assert_same(network(normalised), logits)
+
+
+@pytest.mark.parametrize(("groups", "width"), V1)
+def test_v1_has_their_tensors(groups, width):
+    with torch.device("meta"):
+        network = stages.classifier(shufflenet_v1(width, groups), CLASSES)
+    given = from_shufflenet_series(their_v1_weights(groups, width))
+    own = {key: value.shape for key, value in network.state_dict().items() if "num_batches" not in key}
+    assert {key: value.shape for key, value in given.items()} == own
 
 
 @torch.no_grad()

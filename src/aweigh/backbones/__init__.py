@@ -1,11 +1,13 @@
 """Backbones: image to feature maps, fine to coarse."""
 
+from collections.abc import Callable
 from typing import Any
 
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.backbones.stages import Stages
 from aweigh.backbones.timm import MobileNetV3Ends, TimmBackbone, take_last_stage
 
-Backbone = TimmBackbone | ShuffleNetV2
+Backbone = TimmBackbone | ShuffleNetV2 | Stages
 
 
 def take_timm(name: str, options: dict[str, Any], **fixed: Any) -> TimmBackbone:
@@ -25,22 +27,35 @@ def take_mobilenet_v3_ends(options: dict[str, Any]) -> TimmBackbone:
     return backbone
 
 
-def take_shufflenet_v2(width: float, options: dict[str, Any]) -> ShuffleNetV2:
+def take_shufflenet_v2(width: float, options: dict[str, Any], **fixed: Any) -> ShuffleNetV2:
     """A ShuffleNet V2 in the same way: `backbone_norm`, `frozen_stages`, `activation`."""
     return ShuffleNetV2(
         width,
         norm=options.pop("backbone_norm", None) or "bn",
         frozen_stages=options.pop("frozen_stages", 0),
         activation=options.pop("activation", "relu"),
+        **fixed,
+    )
+
+
+def take_stages(build: Callable[..., Stages], width: float, options: dict[str, Any], **fixed: Any) -> Stages:
+    """`shufflenet_v1` or `xception` in the same way: `backbone_norm`, `frozen_stages`."""
+    return build(
+        width,
+        norm=options.pop("backbone_norm", None) or "bn",
+        frozen_stages=options.pop("frozen_stages", 0),
+        **fixed,
     )
 
 
 __all__ = [
     "Backbone",
     "ShuffleNetV2",
+    "Stages",
     "TimmBackbone",
     "take_last_stage",
     "take_mobilenet_v3_ends",
     "take_shufflenet_v2",
+    "take_stages",
     "take_timm",
 ]

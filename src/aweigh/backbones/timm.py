@@ -23,10 +23,12 @@ from aweigh.weights.load import load_backbone
 class TimmBackbone(nn.Module):
     """Image in, feature maps out, fine to coarse; nothing is downloaded unless `pretrained` is true.
 
-    name: a timm model. levels: the maps wanted; level l has stride 2^l.
+    name: a timm model. levels: the maps wanted; level l has stride 2^l, unless `output_stride` is less.
     norm: None keeps the model's own kind of normalisation; a name replaces every batch normalisation and carries its
     weights. A batch normalisation is ours in either case: one cell of one image can be trained on.
     norm_eps: of every batch normalisation, where weights were trained with another than the model's own.
+    output_stride: of the coarsest map, 8, 16 or 32: further layers are dilated instead of strided, so that level 5 may
+    have the stride of level 4.
     stride_in_1x1: a ResNet's bottlenecks halve the map in their first convolution, as MSRA's first ones did, not in
     the 3x3 one.
     frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics. The stem is
@@ -41,13 +43,14 @@ class TimmBackbone(nn.Module):
         levels: Sequence[int] = (3, 4, 5),
         norm: Norm | None = None,
         norm_eps: float | None = None,
+        output_stride: int = 32,
         stride_in_1x1: bool = False,
         frozen_stages: int = 0,
         pretrained: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
-        self.body = _features(name, levels)
+        self.body = _features(name, levels, output_stride)
         self.channels = tuple(_info(self.body).channels())
         self.strides = tuple(_info(self.body).reduction())
         if pretrained:
@@ -76,7 +79,7 @@ class TimmBackbone(nn.Module):
         return self
 
 
-def _features(name: str, levels: Sequence[int]) -> nn.Module:
+def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module:
     """timm's feature extractor for the levels, without the layers behind the coarsest of them."""
     if not timm.is_model(name):
         raise UsageError(f"timm has no model {name!r}.{did_you_mean(name, timm.list_models())}")
@@ -102,7 +105,11 @@ def _features(name: str, levels: Sequence[int]) -> nn.Module:
             f"{name}: no map at level {missing[0]} (stride {2 ** missing[0]}); it has strides {sorted(index_of)}."
         )
     indices = [index_of[2**level] for level in levels]
-    body = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
+    dilated: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    try:
+        body = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **dilated)
+    except (AssertionError, TypeError) as error:
+        raise UsageError(f"timm's {name!r} has no form of output_stride {output_stride}; leave it at 32.") from error
     # Most bodies end at their last map; EfficientNet's would run its remaining blocks for nothing.
     blocks, _, last = _info(body).module_name()[-1].rpartition(".")
     sequence = dict(body.named_modules()).get(blocks)

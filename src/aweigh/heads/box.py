@@ -52,13 +52,13 @@ class AverageHead(nn.Module):
 class BoxPredictor(nn.Module):
     """Logits of the classes and of "nothing", which comes last, and the deltas of each class.
 
-    `[R, width]` to `[R, C + 1]` and `[R, C, 4]`.
+    `[R, width]` to `[R, C + 1]` and `[R, C, 4]`. class_agnostic: the deltas are the same for all classes.
     """
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_classes: int, *, class_agnostic: bool = False) -> None:
         super().__init__()
         self.logits = nn.Linear(width, num_classes + 1)
-        self.deltas = nn.Linear(width, 4 * num_classes)
+        self.deltas = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
         self.num_classes = num_classes
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
@@ -67,4 +67,4 @@ class BoxPredictor(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         deltas: Tensor = self.deltas(features)
-        return self.logits(features), torch.unflatten(deltas, 1, (-1, 4))
+        return self.logits(features), torch.unflatten(deltas, 1, (-1, 4)).expand(-1, self.num_classes, -1)

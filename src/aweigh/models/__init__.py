@@ -10,7 +10,16 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.models import efficientdet, faster_rcnn, fcos, fcos_lite, keypoint_rcnn, mask_rcnn, retinanet
+from aweigh.models import (
+    efficientdet,
+    faster_rcnn,
+    fcos,
+    fcos_lite,
+    keypoint_rcnn,
+    light_head_rcnn,
+    mask_rcnn,
+    retinanet,
+)
 from aweigh.structures import Classes, Detections, Images, Targets
 from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
 
@@ -23,6 +32,7 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **faster_rcnn.BUILDERS,
     **mask_rcnn.BUILDERS,
     **keypoint_rcnn.BUILDERS,
+    **light_head_rcnn.BUILDERS,
 }
 PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **fcos.PUBLISHED,

@@ -68,7 +68,7 @@ from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes
 from aweigh.ops.losses import check_labels, world_mean
-from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap
+from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap, hardest
 from aweigh.ops.roi import max_pool_regions, numbered, pool_regions
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, KeypointSet, Targets
 from aweigh.weights.coco import COCO_CLASSES
@@ -92,6 +92,15 @@ class FasterRCNNOutput(NamedTuple):
 
     features: list[Tensor]  # [B, channels, H, W] each, fine to coarse
     proposed: RPNOutput  # what the proposer says of them
+
+
+class Neck(Protocol):
+    """What makes of the backbone's maps those that regions are proposed on and read from; an `nn.Module`."""
+
+    @property
+    def strides(self) -> Sequence[int]: ...
+
+    def __call__(self, maps: list[Tensor]) -> list[Tensor]: ...
 
 
 class Branch(Protocol):
@@ -126,9 +135,12 @@ class FasterRCNN(nn.Module):
         classification_layers: layers behind the regions that are of the backbone's classification network, whose
             published weights fill them too: name there -> name here.
         branches: what more is said of each region: name in `Detections` -> `Branch`.
-        sampled, positive_fraction: regions of an image that learn, and how many of them may hold an object.
+        sampled, positive_fraction: regions of an image that learn, and how many of them may hold an object; None for
+            `sampled`: all.
         negative_iou: between which overlaps with an object, the first included, a region holds nothing.
-        beta: below which the loss of a region's delta is quadratic.
+        hard_regions: how many of them learn after all, those of the highest loss in each image (online hard example
+            mining, Shrivastava et al. 2016); None for all.
+        beta: below which the loss of a region's delta is quadratic. box_weight: of the loss of boxes.
     """
 
     stride_divisor = 32
@@ -136,10 +148,10 @@ class FasterRCNN(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        neck: FPN | None,
+        neck: Neck | None,
         proposer: RPN,
         pool: Callable[..., Tensor],
-        box_head: TwoFCHead | ConvFCHead | AverageHead,
+        box_head: nn.Module,
         box_predictor: BoxPredictor,
         *,
         classes: Classes,
@@ -147,10 +159,12 @@ class FasterRCNN(nn.Module):
         region_body: nn.Module | None = None,
         classification_layers: Mapping[str, str] | None = None,
         branches: Mapping[str, Any] | None = None,
-        sampled: int = 512,  # Lin et al. 2017, FPN, section 5.2.1
+        sampled: int | None = 512,  # Lin et al. 2017, FPN, section 5.2.1
         positive_fraction: float = 0.25,  # Girshick 2015, section 2.3
         negative_iou: tuple[float, float] = (0.0, 0.5),
+        hard_regions: int | None = None,
         beta: float = 1 / 9,
+        box_weight: float = 1.0,
         max_detections: int = 100,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
@@ -170,7 +184,7 @@ class FasterRCNN(nn.Module):
         self.extras = tuple(self.branches)
         self.classes, self.box_size, self.beta = classes, box_size, beta
         self.sampled, self.positive_fraction = sampled, positive_fraction
-        self.negative_iou = tuple(negative_iou)
+        self.negative_iou, self.hard_regions, self.box_weight = tuple(negative_iou), hard_regions, box_weight
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
@@ -224,7 +238,8 @@ class FasterRCNN(nn.Module):
         """The proposer's losses, those of regions, and one of each branch; scalars, float32.
 
         `classification` and `box`: of sampled regions, cross-entropy over the classes and nothing, and smooth L1 of the
-        deltas of the object's class (Girshick 2015, equations 1 to 3), each divided by the number of regions.
+        deltas of the object's class (Girshick 2015, equations 1 to 3), each divided by the number of regions; of the
+        hardest of them where `hard_regions` says so.
         """
         classes = len(self.classes)
         labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
@@ -234,8 +249,11 @@ class FasterRCNN(nn.Module):
         regions, index = self.sample_regions(raw, targets)
         logits, region_deltas = self.second_stage(raw.features, numbered(regions))
         classification, box = self.region_losses(logits, region_deltas, regions, index, targets)
-        count = world_mean(logits.new_tensor(float(len(logits)))).clamp(min=1)
-        losses |= {"classification": classification / count, "box": box / count}
+        if self.hard_regions is not None:
+            rows = hardest(classification + box, [len(each) for each in regions], self.hard_regions)
+            classification, box = classification[rows], box[rows]
+        count = world_mean(logits.new_tensor(float(len(box)))).clamp(min=1)
+        losses |= {"classification": classification.sum() / count, "box": self.box_weight * box.sum() / count}
 
         positive = [rows >= 0 for rows in index]
         regions = [each[rows] for each, rows in zip(regions, positive)]
@@ -271,9 +289,12 @@ class FasterRCNN(nn.Module):
             if len(nobodys):
                 centers = (candidates[:, :2] + candidates[:, 2:]) / 2
                 index[box_ops.covered(centers, nobodys) & (index == BACKGROUND)] = IGNORED
-            rows = balanced_sample(
-                index, count=self.sampled, positive_fraction=self.positive_fraction, seed=seeds[image]
-            )
+            if self.sampled is None:
+                rows = (index != IGNORED).nonzero().squeeze(1)
+            else:
+                rows = balanced_sample(
+                    index, count=self.sampled, positive_fraction=self.positive_fraction, seed=seeds[image]
+                )
             learned = index[rows]
             learned[learned >= 0] = objects[learned[learned >= 0]]
             regions.append(candidates[rows])
@@ -288,7 +309,7 @@ class FasterRCNN(nn.Module):
         index: Sequence[Tensor],
         targets: Sequence[Targets],
     ) -> tuple[Tensor, Tensor]:
-        """Sums over regions: logits `[R, C + 1]`, deltas `[R, C, 4]`; regions and index are `sample_regions`'s."""
+        """Of each region `[R]`: logits `[R, C + 1]`, deltas `[R, C, 4]`; regions and index are `sample_regions`'s."""
         nothing = len(self.classes)
         labels = torch.cat(
             [
@@ -303,12 +324,12 @@ class FasterRCNN(nn.Module):
             for rows, target in zip(index, targets, strict=True)
         ]
         masked = logits[:, :-1].masked_fill(torch.cat(unknown), -torch.inf)
-        classification = F.cross_entropy(torch.cat([masked, logits[:, -1:]], dim=1), labels, reduction="sum")
+        classification = F.cross_entropy(torch.cat([masked, logits[:, -1:]], dim=1), labels, reduction="none")
         boxes = torch.cat([target.boxes[rows[rows >= 0]] for rows, target in zip(index, targets, strict=True)])
         positive = (labels != nothing).nonzero().squeeze(1)
         goal = box_ops.encode_deltas(torch.cat(list(regions))[positive], boxes, weights=DELTA_WEIGHTS)
-        box = F.smooth_l1_loss(deltas[positive, labels[positive]], goal, beta=self.beta, reduction="sum")
-        return classification, box
+        of_objects = F.smooth_l1_loss(deltas[positive, labels[positive]], goal, beta=self.beta, reduction="none")
+        return classification, torch.zeros_like(classification).index_copy(0, positive, of_objects.sum(dim=1))
 
     # Prediction
 

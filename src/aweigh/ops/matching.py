@@ -196,6 +196,19 @@ def hard_examples(
 
 
 @torch.no_grad()
+def hardest(losses: Tensor, sizes: Sequence[int], count: int) -> Tensor:
+    """Of each image the rows of the `count` highest losses, or all it has: int64; of equal losses the first.
+
+    losses: `[R]`, the rows of the images one behind the other. sizes: how many each has, R in all.
+    """
+    rows, start = [], 0
+    for part in torch.split(losses, list(sizes)):
+        rows.append(part.argsort(descending=True, stable=True)[:count] + start)
+        start += len(part)
+    return torch.cat(rows)
+
+
+@torch.no_grad()
 def balanced_sample(index: Tensor, *, count: int, positive_fraction: float, seed: Tensor) -> Tensor:
     """Some of the rows that learn: at most `count`, of them at most the fraction positive: int64, positives first.
 

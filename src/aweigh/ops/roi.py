@@ -1,9 +1,10 @@
-"""Features of regions: the level a region is read from, RoIAlign on it, and RoIPool, which came before.
+"""Features of regions: the level a region is read from, RoIAlign on it, the position-sensitive one, and RoIPool.
 
-Legend: L levels, R regions, C channels, S cells of a side.
+Legend: L levels, R regions, C channels, S cells of a side, s samples of a cell in each direction, B images.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -87,6 +88,46 @@ def _align_rows(
     weights = (row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]).flatten(0, 2).flatten(1)
     pooled = F.embedding_bag(index, table, per_sample_weights=weights.to(table.dtype), mode="sum")  # [R * S * S, C]
     return pooled.view(len(regions), size, size, table.shape[1]).permute(0, 3, 1, 2)  # [R, C, S, S]
+
+
+def pool_position_sensitive(
+    features: Sequence[Tensor],
+    regions: Tensor,
+    *,
+    size: int,
+    stride: int,
+    samples: int = 2,
+    pooling: Literal["max", "mean"] = "max",
+) -> Tensor:
+    """RoIAlign of which each cell has maps of its own: `[R, C, size, size]`.
+
+    features: the last of them, `[B, C * size * size, H, W]` at `stride`, is read; row i and column j of channel c from
+    map (c * size + i) * size + j (R-FCN, Dai et al. 2016, section 2; the order of torchvision). regions: `[R, 5]`, the
+    number of the image and the box in pixels. samples: points in each cell and direction. pooling: the largest of them
+    counts, as in the operator of Light-Head R-CNN's authors, or their mean, which equals torchvision's `ps_roi_align`.
+    Both are shifted by half a pixel of the map, as there; the authors' is not.
+
+    Written with indices, since torchvision's operator has no maximum and no form in ONNX. Memory: three values for each
+    sample of each value of the result at the most, and the map once more.
+    """
+    feature = features[-1]
+    channels, (height, width) = feature.shape[1] // size**2, feature.shape[2:]
+    # A row holds the channels that one cell reads at one pixel: [B * S * S * H * W, C].
+    table = feature.view(-1, channels, size**2, height, width).permute(0, 2, 3, 4, 1).reshape(-1, channels)
+    boxes, image = regions[:, 1:] / stride - 0.5, regions[:, 0].long()
+    every = torch.ones_like(image)
+    rows, row_weights = _sampled(boxes[:, 1], boxes[:, 3], height * every, size, samples, -torch.inf)  # [R, S, 2 s]
+    columns, column_weights = _sampled(boxes[:, 0], boxes[:, 2], width * every, size, samples, -torch.inf)
+    cells = torch.arange(size**2, device=feature.device).view(size, size)
+    first = (image[:, None, None] * size**2 + cells) * height * width  # [R, S, S]
+    sampled = feature.new_zeros(len(regions), size, samples, size, samples, channels)
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # of the four pixels round a sample
+        row, column = rows[:, :, down::2, None, None] * width, columns[:, None, None, :, right::2]
+        weight = row_weights[:, :, down::2, None, None] * column_weights[:, None, None, :, right::2]
+        sampled = sampled + table[first[:, :, None, :, None] + row + column] * weight[..., None]
+    # The weights of all samples of a cell are 1 together.
+    pooled = samples**2 * sampled.amax(dim=(2, 4)) if pooling == "max" else sampled.sum(dim=(2, 4))  # [R, S, S, C]
+    return pooled.permute(0, 3, 1, 2)
 
 
 def _sampled(

@@ -1,11 +1,11 @@
-"""Weights that the authors of ShuffleNet V2 publish (megvii's ShuffleNet-Series), as ours.
+"""Weights that the authors of ShuffleNet V1 and V2 publish (megvii's ShuffleNet-Series), as ours.
 
-Their network reads BGR pixels 0..255, takes even and odd channels apart at the start of a unit, and lets the projection
-of a stride-2 unit keep its channels. `from_shufflenet_series` gives the weights of `ShuffleNetV2(form="authors")`,
-which is built like that and reads what all our networks read: RGB, normalised by ImageNet's mean and standard
-deviation. It is the same function, up to rounding.
+Their networks read BGR pixels 0..255. Their V2 takes even and odd channels apart at the start of a unit, and lets the
+projection of a stride-2 unit keep its channels. `from_shufflenet_series` gives the weights of `shufflenet_v1` and of
+`ShuffleNetV2(form="authors")`, which are built like theirs and read what all our networks read: RGB, normalised by
+ImageNet's mean and standard deviation. It is the same function, up to rounding.
 
-Torchvision's form can hold the same function, with the channels of every stage in another order, where a unit's
+Torchvision's form of V2 can hold the same function, with the channels of every stage in another order, where a unit's
 projection keeps half of its output: `in_torchvision_order`. That is so at width 0.5 (24 = 48 / 2) and nowhere else: the
 first unit of stage 2 projects 24 channels to 24 there, where torchvision's gives 58, 88 or 122. Its convolutions pad
 with the mean colour, theirs with black, so that the outermost row and column of pixels are seen otherwise.
@@ -20,21 +20,21 @@ from aweigh.errors import UsageError
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 from aweigh.weights.record import State
 
-FIRST_UNITS = (0, 4, 12)  # of stages 2, 3 and 4 among their `features` (paper, table 5: 4, 8 and 4 units)
+FIRST_UNITS = (0, 4, 12)  # of stages 2, 3 and 4 among their `features` (table 5 of V2's paper: 4, 8 and 4 units)
 _PARTS = {"first_conv": "conv1", "conv_last": "conv5", "classifier.0": "fc"}
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
-_BRANCHES = {"branch_proj": "branch1", "branch_main": "branch2"}
+_BRANCHES = {"branch_proj": "branch1", "branch_main": "branch2", "branch_main_1": "reduce", "branch_main_2": "expand"}
 
 
 def is_shufflenet_series(state: State) -> bool:
-    """Whether tensors have the names of the authors' networks."""
+    """Whether tensors have the names of the authors' ShuffleNet V2."""
     return any(key.removeprefix("module.") == "features.0.branch_proj.0.weight" for key in state)
 
 
 def from_shufflenet_series(state: State) -> State:
-    """The authors' tensors under our names, for input that is RGB and normalised; `UsageError` for a key of another.
+    """The tensors of the authors' V1 or V2 under our names, for input that is RGB and normalised.
 
-    A classifier, which has no bias there, gets one of zeros.
+    `UsageError` for a key of another network. A classifier, which has no bias there, gets one of zeros.
     """
     converted = {_our_key(key.removeprefix("module.")): value for key, value in state.items()}
     if "fc.weight" in converted:
@@ -45,7 +45,7 @@ def from_shufflenet_series(state: State) -> State:
         )
     # With x the normalised image, the pixels are 255 (std x + mean): the scale goes into the weights, and what the mean
     # adds to every output into the mean that the normalisation behind subtracts.
-    weight = converted["conv1.0.weight"].flip(1).double()  # [24, 3, 3, 3], BGR -> RGB
+    weight = converted["conv1.0.weight"].flip(1).double()  # [C, 3, 3, 3], BGR -> RGB
     mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     shift = (weight * 255 * mean).sum(dim=(1, 2, 3))
     converted["conv1.0.weight"] = (weight * 255 * std).to(converted["conv1.0.weight"])
@@ -98,9 +98,9 @@ def _our_key(key: str) -> str:
     for theirs, ours in _PARTS.items():
         if key.startswith(f"{theirs}."):
             return ours + key.removeprefix(theirs)
-    found = re.fullmatch(r"features\.(\d+)\.(branch_proj|branch_main)\.(.+)", key)
+    found = re.fullmatch(r"features\.(\d+)\.(branch_proj|branch_main|branch_main_[12])\.(.+)", key)
     if found is None:
-        raise UsageError(f"{key!r} is not one of the tensors of ShuffleNet-Series' ShuffleNet V2.")
+        raise UsageError(f"{key!r} is not one of the tensors of ShuffleNet-Series' ShuffleNet V1 or V2.")
     index, branch, rest = int(found[1]), _BRANCHES[found[2]], found[3]
     stage = max(number for number, first in enumerate(FIRST_UNITS) if first <= index)
     return f"stage{stage + 2}.{index - FIRST_UNITS[stage]}.{branch}.{rest}"
