@@ -66,15 +66,17 @@ class SyncBatchNorm2d(BatchNorm2d):
         count = values.new_tensor([x.numel() / x.shape[1]])
         own = torch.cat([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3)), count])  # [2 C + 1]
         sums: Tensor = all_reduce(own)  # type: ignore[no-untyped-call]
-        mean, square = (sums[:-1] / sums[-1]).chunk(2)  # [C] each
+        total = sums[-1].clamp(min=1)  # of no value at all, as of regions where there is no object, nothing is learned
+        mean, square = (sums[:-1] / total).chunk(2)  # [C] each
         variance = (square - mean.square()).clamp(min=0)
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            share = share * (total > 1)
             self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * sums[-1] / (sums[-1] - 1), share)
+            self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), share)
         scale: Tensor = self.weight * (variance + self.eps).rsqrt()
         out = values * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
         return out.to(x.dtype)

@@ -147,6 +147,9 @@ def test_synchronised_normalisation_equals_that_of_the_whole_batch(tmp_path):
             mine = x[own].clone().requires_grad_()
             out = norm(mine)
             (out * weights[own]).sum().backward()
+            before = [norm.running_mean.clone(), norm.running_var.clone()]
+            assert norm(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)  # no process has a value
+            assert torch.equal(norm.running_mean, before[0]) and torch.equal(norm.running_var, before[1])
             torch.save([out, mine.grad, norm.weight.grad, norm.running_mean, norm.running_var],
                        f"{sys.argv[1]}/{distributed.rank()}.pt")
     """

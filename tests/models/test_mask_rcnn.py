@@ -104,8 +104,9 @@ def test_an_object_without_a_mask_teaches_nothing() -> None:
     of_first = branch.loss(said[:1], [regions[0][:1], regions[1]], [index[0][:1], index[1]], [targets, Targets.empty()])
     targets.masks[1] = False
     loss = branch.loss(said, regions, index, [targets, Targets.empty()])
-    loss.backward()
-    assert float(loss) == pytest.approx(float(of_first)) and said.grad[0].any() and not said.grad[1:].any()
+    (gradient,) = torch.autograd.grad(loss, said)
+    torch.testing.assert_close(loss, of_first)
+    assert gradient[0].any() and not gradient[1:].any()
     targets.masks[0] = False
     assert branch.loss(said, regions, index, [targets, Targets.empty()]) == 0
 
@@ -120,14 +121,13 @@ def test_the_loss_is_divided_by_the_regions_of_all_processes(monkeypatch: pytest
     torch.testing.assert_close(together, alone / 2)
 
 
-@pytest.mark.parametrize(("aligned", "rounded"), [(True, False), (False, True)])
-def test_what_is_learned_and_pasted_again_is_the_object(aligned: bool, rounded: bool) -> None:
-    """Each form's targets fit its way of pasting: not half a pixel off on either side."""
+def test_what_is_learned_and_pasted_again_is_the_object() -> None:
+    """Half a pixel off on either side it would be 0.96 (torchvision's own form: 0.93)."""
     boxes = torch.tensor([[10.0, 20, 70, 50], [3.3, 5.7, 43.9, 90.2]])
     masks = ellipses(boxes, (96, 96))
-    pasted = paste(crop(masks, torch.arange(2), boxes, 28, aligned=aligned), boxes, (96, 96), rounded=rounded)
+    pasted = paste(crop(masks, torch.arange(2), boxes, 28), boxes, (96, 96))
     union, both = (masks | pasted).flatten(1).sum(dim=1), (masks & pasted).flatten(1).sum(dim=1)
-    assert (both / union > 0.96).all()
+    assert (both / union > 0.995).all()
 
 
 def test_images_without_masks_are_named() -> None:
