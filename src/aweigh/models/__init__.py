@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.models import efficientdet, faster_rcnn, fcos, fcos_lite, retinanet
+from aweigh.models import centernet, efficientdet, faster_rcnn, fcos, fcos_lite, retinanet
 from aweigh.structures import Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
@@ -22,6 +22,7 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **retinanet.BUILDERS,
     **efficientdet.BUILDERS,
     **faster_rcnn.BUILDERS,
+    **centernet.BUILDERS,
 }
 PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **fcos.PUBLISHED,
@@ -29,6 +30,7 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **retinanet.PUBLISHED,
     **efficientdet.PUBLISHED,
     **faster_rcnn.PUBLISHED,
+    **centernet.PUBLISHED,
 }
 
 
