@@ -2,7 +2,8 @@
 
 Paper: Zhou et al., "Objects as Points", 2019 (arXiv 1904.07850). The network gives one map of stride 4. In the heat map
 of its class, an object is a peak (section 3); at that cell the network also says where in the cell the centre lies, and
-width and height. Reading the peaks off is all there is to prediction: no anchor boxes, no levels, no suppression.
+width and height (section 4). Reading the peaks off is all there is to prediction: no anchor boxes, no levels, no
+suppression.
 
 Some bodies predict more than once: an hourglass network has several stacks, which all learn; the last one predicts.
 
@@ -10,7 +11,7 @@ How ours differs:
 - The radius of a Gaussian is the one the authors' code computes, which is about 3.3 times what its formula is meant to
   give; the published results rest on it. `radius="corrected"` gives the other one.
 - A box may reach to the edge of the last cell; the authors cut boxes off at its beginning, W - 1.
-- A smooth L1 loss is for the sizes, as section 5 says; the authors' option `sl1` means the offsets too.
+- A smooth L1 loss is for the sizes, as section 6.1.1 says; the authors' option `sl1` means the offsets too.
 - What lies in a region to ignore, is uncertain, or of a class an image was not labelled for, gives no loss in the heat
   map. The authors leave such annotations out, or paint 0.9999 for them where they have a use for that.
 - Peaks are found among logits: scores near 1 are equal in float32 where their logits are not, and would be found twice.
@@ -45,7 +46,7 @@ from aweigh.weights.record import PublishedWeights
 COCO_MEAN = (0.47026115, 0.44719302, 0.40789654)
 COCO_STD = (0.27809835, 0.27408164, 0.28863828)
 
-HEATMAP_BIAS = -2.19  # a score of 0.1 at the start (section 5 follows RetinaNet in this)
+HEATMAP_BIAS = -2.19  # a score of 0.1 at the start, as in the authors' code
 OFFSET_WEIGHT = 1.0  # equation 4
 
 CenterNetOutput = list[dict[str, Tensor]]
@@ -214,7 +215,7 @@ class CenterNet(nn.Module):
         return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
 
     def select(self, raw: CenterNetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Raw outputs to a fixed number of detections, without a branch on the data (section 3, "From points to
+        """Raw outputs to a fixed number of detections, without a branch on the data (section 4, "From points to
         bounding boxes").
 
         sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
@@ -257,7 +258,7 @@ def make_heads(
     norm: Norm | None = None,
     separable: bool = False,
 ) -> nn.ModuleDict:
-    """Heads by name, each a 3x3 convolution, ReLU and a 1x1 convolution (section 4.1), over `channels` channels.
+    """Heads by name, each a 3x3 convolution, ReLU and a 1x1 convolution (section 4), over `channels` channels.
 
     outputs: name -> channels. A heat map, which has `heatmap` in its name, starts at a score of 0.1. hidden: channels
     between the two. norm: behind the first, which is none in the paper. separable: the first one is a 5x5 depthwise and

@@ -1,11 +1,10 @@
 """Necks that bring a body's maps back up to one map of stride 4, from which CenterNet reads.
 
-Papers: Zhou et al., "Objects as Points", 2019, section 4.1 and figure 6 (both of the first); Xiao et al., "Simple
-Baselines for Human Pose Estimation and Tracking", ECCV 2018 (transposed convolutions); Yu et al., "Deep Layer
-Aggregation", CVPR 2018 (aggregation).
+Papers: Zhou et al., "Objects as Points", 2019, section 5 and figure 6; Xiao et al., "Simple Baselines for Human Pose
+Estimation and Tracking", ECCV 2018 (transposed convolutions); Yu et al., "Deep Layer Aggregation", CVPR 2018.
 
-How ours differs: dense transposed convolutions start as torch starts them; the authors write a bilinear kernel over a
-part of each (of their first output channel), which does nothing in particular.
+How ours differs: behind a deformable convolution a transposed one starts as bilinear interpolation of each channel, as
+section 5 says; the authors' code writes the kernels of the first output channel only, and leaves the rest to chance.
 """
 
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from aweigh.layers import Activation, DeformableConv2d, Norm, SeparableConv2d, m
 
 
 class TransposedUpsample(nn.Module):
-    """The coarsest map doubled several times by transposed convolutions, to stride 4 (figures 6b and 6e).
+    """The coarsest map doubled several times by transposed convolutions, to stride 4 (figure 6b).
 
     in_channels, in_strides: the backbone's; only the last map is read.
     channels: after each doubling. deformable: before each a modulated deformable convolution brings the map to as many
@@ -47,13 +46,16 @@ class TransposedUpsample(nn.Module):
         for before, width in pairwise([in_channels[-1], *channels]):
             if deformable:
                 layers += _deformable(before, width, norm)
-            convolution = nn.ConvTranspose2d(width if deformable else before, width, 4, stride=2, padding=1, bias=False)
-            layers += [convolution, make_norm(norm, width), nn.ReLU(inplace=True)]
+                up = _bilinear(width, 2, groups=1)
+            else:
+                up = nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False)
+                nn.init.normal_(up.weight, std=0.001)  # Xiao et al., the authors' code
+            layers += [up, make_norm(norm, width), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
         self.channels, self.strides = (channels[-1],), (4,)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """features: `[B, in_channels[i], H_i, W_i]`, fine to coarse. Returns one map, `[B, channels[0], ...]`."""
+        """features: `[B, in_channels[i], H_i, W_i]`, fine to coarse. Returns one map, `[B, channels[-1], ...]`."""
         return [self.layers(features[-1])]
 
 
@@ -98,7 +100,7 @@ class Aggregation(nn.Module):
         super().__init__()
         width = channels[0]
         self.project = nn.ModuleList(nn.Sequential(*_deformable(before, width, norm)) for before in channels[1:])
-        self.up = nn.ModuleList(_bilinear(width, factor) for factor in factors)
+        self.up = nn.ModuleList(_bilinear(width, factor, groups=width) for factor in factors)
         self.node = nn.ModuleList(nn.Sequential(*_deformable(width, width, norm)) for _ in factors)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -155,13 +157,13 @@ def _deformable(in_channels: int, channels: int, norm: Norm) -> list[nn.Module]:
     return [deformable, make_norm(norm, channels), nn.ReLU(inplace=True)]
 
 
-def _bilinear(channels: int, factor: int) -> nn.ConvTranspose2d:
-    """Each channel enlarged by itself; starts as bilinear interpolation, and is learned from there."""
+def _bilinear(channels: int, factor: int, *, groups: int) -> nn.ConvTranspose2d:
+    """A transposed convolution that starts by enlarging each channel by itself, bilinearly, and learns from there."""
     up = nn.ConvTranspose2d(
-        channels, channels, 2 * factor, stride=factor, padding=factor // 2, groups=channels, bias=False
+        channels, channels, 2 * factor, stride=factor, padding=factor // 2, groups=groups, bias=False
     )
-    distance = (torch.arange(2 * factor) - (factor - 0.5)).abs() / factor
-    nn.init.zeros_(up.weight)
+    weight = 1 - (torch.arange(2 * factor) - (factor - 0.5)).abs() / factor
+    itself = torch.eye(channels) if groups == 1 else torch.ones(channels, 1)
     with torch.no_grad():
-        up.weight += (1 - distance)[:, None] * (1 - distance)
+        up.weight.copy_(itself[:, :, None, None] * weight[:, None] * weight)
     return up

@@ -51,9 +51,9 @@ def draw_gaussians(
     """Heat maps `[P, H, W]` float32 with a Gaussian round each point, the larger value where several meet.
 
     size: (P, H, W). planes: `[N]` int64. cells: `[N, 2]` int64 (column, row), inside the map. radii: `[N]` int64, >= 0.
-    A Gaussian is 1 at its point, has a deviation of (2 radius + 1) / 6 cells and ends `radius` cells from it, in a
-    square (Law and Deng, section 3.2). All points are drawn at once, each in its own square only, in portions of about
-    `byte_budget` bytes.
+    A Gaussian is 1 at its point, ends `radius` cells from it, in a square, and has a third of that as its deviation
+    (Law and Deng, section 3.2; (2 radius + 1) / 6 in their code). All points are drawn at once, each in its own square
+    only, in portions of about `byte_budget` bytes.
     """
     count, height, width = size
     heatmaps = torch.zeros(count * height * width, device=cells.device)
