@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
+    centernet,
     efficientdet,
     faster_rcnn,
     fcos,
@@ -33,6 +34,7 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **mask_rcnn.BUILDERS,
     **keypoint_rcnn.BUILDERS,
     **light_head_rcnn.BUILDERS,
+    **centernet.BUILDERS,
 }
 PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **fcos.PUBLISHED,
@@ -42,6 +44,7 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **faster_rcnn.PUBLISHED,
     **mask_rcnn.PUBLISHED,
     **keypoint_rcnn.PUBLISHED,
+    **centernet.PUBLISHED,
 }
 
 
