@@ -5,7 +5,6 @@ import inspect
 import json
 import math
 from dataclasses import replace
-from functools import lru_cache
 
 import pytest
 import torch
@@ -21,9 +20,10 @@ SIZES = [(64, 96), (90, 40)]
 NARROW = {"keypoint_convs": 2, "keypoint_width": 32}
 
 
-@lru_cache(maxsize=1)
-def _built(name: str) -> nn.Module:
-    """One model at a time stays in memory."""
+@pytest.fixture(scope="module", params=list(DETECTORS))  # so that all tests of one builder follow each other
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    """In evaluation mode, built once and shared: tests that train it or change its weights take a copy."""
+    name = request.param
     torch.manual_seed(0)
     takes_keypoints = "keypoints" in inspect.signature(DETECTORS[name]).parameters
     model = _tiny(create(name, classes=CLASSES, **(NARROW if takes_keypoints else {})))
@@ -44,7 +44,7 @@ def _built(name: str) -> nn.Module:
         for module, deviation in spread.items():
             module.weight.div_(deviation)
             module._forward_hooks.clear()
-    return model.eval()
+    return model
 
 
 def _tiny(model: nn.Module) -> nn.Module:
@@ -53,12 +53,6 @@ def _tiny(model: nn.Module) -> nn.Module:
         model.sampled = 64
         model.proposer.train_proposals = model.proposer.test_proposals = (100, 100)
     return model
-
-
-@pytest.fixture(params=list(DETECTORS))
-def model(request: pytest.FixtureRequest) -> nn.Module:
-    """In evaluation mode, shared: tests that train it or change its weights take a copy."""
-    return _built(request.param)
 
 
 def images(sizes: list[tuple[int, int]] = SIZES) -> Images:
