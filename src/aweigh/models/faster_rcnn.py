@@ -511,20 +511,20 @@ def faster_rcnn_resnet50_c4(*, classes: Classes = COCO_CLASSES, **options: Any) 
     return on_c4("resnet50", classes, **options)
 
 
-def faster_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, width: int = 4096, **options: Any) -> FasterRCNN:
+def faster_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, head_width: int = 4096, **options: Any) -> FasterRCNN:
     """Faster R-CNN on VGG-16 with RoIPool, as in the first papers (Ren et al. 2015, section 3; Girshick 2015).
 
-    width: of the two fully connected layers. Options: those of `take_timm`, `take_rpn` and `FasterRCNN`.
+    head_width: of the two fully connected layers. Options: those of `take_timm`, `take_rpn` and `FasterRCNN`.
     """
     backbone = take_timm("vgg16", options, levels=(4,))  # behind the ReLU of conv5_3
     form = {"train_proposals": (12000, 2000), "test_proposals": (6000, 300), "sampled": 128, "beta": 1.0}
     options = {**form, **options}
     shapes = pyramid_anchors(backbone.strides, sizes=(128.0, 256.0, 512.0))
     proposer = take_rpn(512, backbone.strides, shapes, options, beta=1 / 9)  # sigma 3 in the authors' code
-    parts = (backbone, None, proposer, partial(max_pool_regions, stride=16), TwoFCHead(512, 7, width=width))
-    layers = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"} if width == 4096 else {}
+    parts = (backbone, None, proposer, partial(max_pool_regions, stride=16), TwoFCHead(512, 7, width=head_width))
+    layers = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"} if head_width == 4096 else {}
     return FasterRCNN(
-        *parts, BoxPredictor(width, len(classes)), classes=classes, classification_layers=layers, **options
+        *parts, BoxPredictor(head_width, len(classes)), classes=classes, classification_layers=layers, **options
     )
 
 
