@@ -45,11 +45,11 @@ class Plain:
             random.linear("roi_heads.box_head.fc1", 1024, 256 * 49)
             random.linear("roi_heads.box_head.fc2", 1024, 1024)
         random.convolution("proposal_generator.rpn_head.conv", channels, channels, 3, gain=0.5)
-        random.convolution("proposal_generator.rpn_head.objectness_logits", anchors, channels, 1, gain=0.3)
-        random.convolution("proposal_generator.rpn_head.anchor_deltas", 4 * anchors, channels, 1, gain=0.05)
+        random.convolution("proposal_generator.rpn_head.objectness_logits", anchors, channels, 1, gain=2)
+        random.convolution("proposal_generator.rpn_head.anchor_deltas", 4 * anchors, channels, 1, gain=0.2)
         width = 2048 if self.is_c4 else 1024
-        random.linear("roi_heads.box_predictor.cls_score", CLASSES + 1, width, gain=0.5)
-        random.linear("roi_heads.box_predictor.bbox_pred", 4 * CLASSES, width, gain=0.2)
+        random.linear("roi_heads.box_predictor.cls_score", CLASSES + 1, width, gain=2 if self.is_c4 else 0.5)
+        random.linear("roi_heads.box_predictor.bbox_pred", 4 * CLASSES, width)
         self.state = random.made
 
     def features(self, rgb: Tensor) -> list[Tensor]:
@@ -158,7 +158,8 @@ def pair(request: pytest.FixtureRequest) -> tuple[Plain, FasterRCNN]:
 @pytest.fixture(scope="module")
 def images() -> Images:
     generator = torch.Generator().manual_seed(1)
-    return Images.stack([torch.rand(3, *size, generator=generator) for size in SIZES])
+    coarse = [torch.rand(1, 3, 5, 7, generator=generator) for _ in SIZES]
+    return Images.stack([F.interpolate(each, size)[0] for each, size in zip(coarse, SIZES, strict=True)])
 
 
 @torch.no_grad()
