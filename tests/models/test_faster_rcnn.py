@@ -113,12 +113,12 @@ def test_nothing_that_is_improbable_is_proposed(model, images) -> None:
     raw = model.network(images.pixels)
     middle = float(torch.cat(raw.proposed.objectness, dim=1).detach().sigmoid().median())
     sizes = torch.tensor(images.sizes_hw)
-    _, all_of_them = model.proposer.propose(raw.proposed, sizes)
+    *_, all_of_them = model.proposer.propose(raw.proposed, sizes)
     model.proposer.score_threshold = middle
-    _, some = model.proposer.propose(raw.proposed, sizes)
+    *_, some = model.proposer.propose(raw.proposed, sizes)
     assert 0 < some < all_of_them
     model.proposer.score_threshold = 1.0
-    _, none = model.proposer.propose(raw.proposed, sizes)
+    *_, none = model.proposer.propose(raw.proposed, sizes)
     assert none == 0 and len(model.decode(raw, images.sizes_hw)[0]) == 0
     losses = model.loss(raw, [Targets.empty()])  # with neither proposals nor objects
     sum(losses.values()).backward()
