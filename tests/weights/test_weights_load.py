@@ -363,7 +363,7 @@ class TestRealFiles:
 class TestImagenetRecords:
     def test_agree_with_torchvisions_own_metadata(self):
         for name, (file, top1, top5) in TORCHVISION.items():
-            theirs = {"mobilenetv2_100": "mobilenet_v2", "mobilenetv3_large_100": "mobilenet_v3_large"}.get(name, name)
+            theirs = "mobilenet_v2" if name == "mobilenetv2_100" else name
             weights = torchvision.models.get_model_weights(theirs)["IMAGENET1K_V1"]
             found = imagenet_record(name)
             assert weights.url == found.url
