@@ -74,9 +74,9 @@ class SyncBatchNorm2d(BatchNorm2d):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-            share = share * (total > 1)
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), share)
+            moved = share * (total > 1)
+            self.running_mean.lerp_(mean, moved)
+            self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), moved)
         scale: Tensor = self.weight * (variance + self.eps).rsqrt()
         out = values * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
         return out.to(x.dtype)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from aweigh.backbones.timm import pack_residual_blocks
 from aweigh.data.images import SUFFIXES, ImageSource, ValueRange, read_reduced
+from aweigh.data.proposals import Proposals
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import load_model
 from aweigh.engine.config import DEFAULT_MODEL
@@ -32,7 +33,7 @@ from aweigh.engine.evaluate import to_original
 from aweigh.errors import DataError, UsageError
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED
-from aweigh.structures import Classes, Detections, Images
+from aweigh.structures import Classes, Detections, Images, padded_proposals
 from aweigh.weights.load import locate
 
 if TYPE_CHECKING:
@@ -76,16 +77,18 @@ class Predictor:
         *,
         exif: Literal["apply", "ignore"] = "apply",
         value_range: ValueRange = "auto",
+        proposals: Tensor | None = None,
     ) -> Detections:
         """The objects in one picture, best first. A picture that cannot be read is a `DataError`.
 
         exif: whether the rotation in a photograph's EXIF data is applied; boxes are in the pixels of the picture as
-        it then is. value_range: which values are black and white, in pictures of more than 8 bits.
+        it then is. value_range: which values are black and white, in pictures of more than 8 bits. proposals: `[P, 4]`
+        xyxy in the same pixels, best first, for a detector that needs them.
         """
         if isinstance(picture, list | tuple):
             raise UsageError(f"A predictor takes one picture, got {len(picture)}; use predictor.stream(pictures).")
         image = read_reduced(picture, self.resize.needed_size, exif=exif, value_range=value_range)
-        return replace(self._detect([image])[0], path=_path(picture))
+        return replace(self._detect([(image, proposals)])[0], path=_path(picture))
 
     def stream(
         self,
@@ -94,6 +97,7 @@ class Predictor:
         *,
         exif: Literal["apply", "ignore"] = "apply",
         value_range: ValueRange = "auto",
+        proposals: Proposals | None = None,
     ) -> Iterator[Detections]:
         """The objects in each picture of a file, folder, pattern or sequence, in its order, while it is read.
 
@@ -104,6 +108,9 @@ class Predictor:
         The network sees that margin: scores of objects next to it, and a little of everything where group
         normalisation takes its mean over the whole map, differ slightly from those of the picture alone. Pictures of
         one size give the same detections in any batch; batch=1 never pads beyond the network's stride.
+
+        proposals: of a file, for a detector that needs them. Pictures are then files, and one that they do not name, or
+        in another size, gives an empty result with an error.
         """
         if batch < 1:
             raise UsageError(f"batch = {batch}: expected a number above 0.")
@@ -111,7 +118,8 @@ class Predictor:
 
         def results() -> Iterator[Detections]:
             while chunk := list(islice(pictures, batch)):
-                images = [_read(picture, self.resize, exif, value_range) for picture in chunk]
+                read = [_read(picture, self.resize, exif, value_range) for picture in chunk]
+                images = [_with_proposals(image, picture, proposals) for image, picture in zip(read, chunk)]
                 found = iter(self._detect([image for image in images if not isinstance(image, DataError)]))
                 for picture, image in zip(chunk, images):
                     if not isinstance(image, DataError):
@@ -122,17 +130,22 @@ class Predictor:
         return results()
 
     @torch.inference_mode()
-    def _detect(self, images: list[_Read]) -> list[Detections]:
-        """images: uint8 `[3, h, w]` of any sizes, with those of the whole pictures, run as one padded batch."""
+    def _detect(self, images: list[tuple[_Read, Tensor | None]]) -> list[Detections]:
+        """images: uint8 `[3, h, w]` of any sizes, with those of the whole pictures, run as one padded batch; each with
+        its proposals, in the pixels of the whole."""
         if not images:
             return []
-        resized = [self.resize(image, full_hw=full_hw) for image, full_hw in images]
+        sizes_hw = [full_hw for (_, full_hw), _ in images]
+        resized = [self.resize(image, full_hw=full_hw) for (image, full_hw), _ in images]
         fill = self.model.pixel_mean.flatten().tolist()
         batch = Images.stack(resized, divisor=self.model.stride_divisor, fill=fill)
+        given = [boxes.float() for _, boxes in images if boxes is not None]
+        if given:
+            ratios = [torch.tensor([w / full[1], h / full[0]] * 2) for (h, w), full in zip(batch.sizes_hw, sizes_hw)]
+            scaled = [boxes * ratio for boxes, ratio in zip(given, ratios, strict=True)]
+            batch = replace(batch, proposals=padded_proposals(scaled))
         batch = batch.to(self.device, memory_format=torch.channels_last)
-        return [
-            to_original(detections.to("cpu"), full_hw) for detections, (_, full_hw) in zip(self.model(batch), images)
-        ]
+        return [to_original(detections.to("cpu"), hw) for detections, hw in zip(self.model(batch), sizes_hw)]
 
 
 def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
@@ -156,10 +169,11 @@ def prepare(model: Detector, device: torch.device) -> Any:
         raise UsageError(f"A predictor needs a detector, got {type(model).__name__}; aweigh.load(file) reads one.")
     detector: Any = model
     side = detector.stride_divisor
-    example = detector.pixel_mean.new_zeros(1, 3, side, side)
+    zeros = detector.pixel_mean.new_zeros
+    example = Images(zeros(1, 3, side, side), [(side, side)], zeros(1, 1, 4))
 
     def run(copied: Any) -> None:
-        copied.decode(copied.network(example), [(side, side)])  # where a second stage computes
+        copied.decode(copied.network(*example.inputs(copied)), [(side, side)])  # where a second stage computes
 
     prepared = fold_batch_norm(detector, run)
     prepared = prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
@@ -192,6 +206,19 @@ def _read(
 ) -> _Read | DataError:
     try:
         return read_reduced(picture, resize.needed_size, exif=exif, value_range=value_range)
+    except DataError as error:
+        return error
+
+
+def _with_proposals(
+    image: _Read | DataError, picture: ImageSource, proposals: Proposals | None
+) -> tuple[_Read, Tensor | None] | DataError:
+    if proposals is None or isinstance(image, DataError):
+        return image if isinstance(image, DataError) else (image, None)
+    if not isinstance(picture, str | Path):
+        raise UsageError(f"Proposals are found by the names of files, and a {type(picture).__name__} has none.")
+    try:
+        return image, proposals.of_picture(Path(picture), image[1])
     except DataError as error:
         return error
 

@@ -159,10 +159,13 @@ class Images:
 
     pixels: `[B, 3, H, W]` float, RGB in `[0, 1]`; H and W are multiples of the model's `stride_divisor`.
     sizes_hw: height and width of each image inside the padding.
+    proposals: `[B, P, 4]` float32 xyxy, P at least 1: where a detector that does not propose regions itself looks, best
+    first, in these pixels; rows without area are padding. The others leave them alone.
     """
 
     pixels: Tensor
     sizes_hw: list[tuple[int, int]]
+    proposals: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or not self.pixels.is_floating_point():
@@ -176,6 +179,15 @@ class Images:
         for index, (height, width) in enumerate(self.sizes_hw):
             if not (0 < height <= limit[0] and 0 < width <= limit[1]):
                 raise UsageError(f"Images: size {(height, width)} of image {index} does not fit the batch of {limit}.")
+        if self.proposals is not None and not self._are_proposals(self.proposals):
+            raise UsageError(
+                f"Images.proposals must be a float32 tensor [{len(self.pixels)}, P, 4] with a P above 0, got "
+                f"{self.proposals.dtype} {tuple(self.proposals.shape)}; `padded_proposals` makes one."
+            )
+
+    def _are_proposals(self, given: Tensor) -> bool:
+        batch, number, side = given.shape if given.ndim == 3 else (0, 0, 0)
+        return (batch, side) == (len(self.pixels), 4) and number > 0 and given.dtype == torch.float32
 
     @classmethod
     def stack(
@@ -213,7 +225,28 @@ class Images:
         return len(self.sizes_hw)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Images:
-        return Images(self.pixels.to(device, **kwargs), self.sizes_hw)
+        """kwargs: of the pixels alone, such as their memory order."""
+        proposals = None if self.proposals is None else self.proposals.to(device)
+        return Images(self.pixels.to(device, **kwargs), self.sizes_hw, proposals)
+
+    def inputs(self, detector: Any) -> tuple[Tensor, ...]:
+        """What the detector's `network` takes: the pixels and, where it needs them, the proposals."""
+        if not getattr(detector, "needs_proposals", False):
+            return (self.pixels,)
+        if self.proposals is None:
+            raise UsageError(
+                f"{getattr(detector, 'builder', type(detector).__name__)} proposes no regions itself; give it "
+                "proposals (--proposals-file FILE, Images.proposals). `aweigh proposals` makes such a file."
+            )
+        return self.pixels, self.proposals
+
+
+def padded_proposals(boxes: Sequence[Tensor]) -> Tensor:
+    """Proposals `[P_i, 4]` of each image as `Images` holds them: `[B, P, 4]`, filled with boxes without area."""
+    padded = boxes[0].new_zeros(len(boxes), max(1, *map(len, boxes)), 4)
+    for row, own in zip(padded, boxes):
+        row[: len(own)] = own
+    return padded
 
 
 def _place(slot: Tensor, image: Tensor, colour: Tensor) -> None:
@@ -248,6 +281,8 @@ class Targets:
     nobody's target, and inside its box its own class gives no negative loss.
     known: `[C]` bool, of the image: the classes it was labelled for, None for all; of any other it may show objects
     that have no box, so that such a class gives no negative loss anywhere in it.
+    proposals: `[P, 4]` float32 xyxy, of the image: no annotations, but where a detector will be told to look. They go
+    with the boxes through every change of the picture, until a batch has them in its `Images`.
     Indexing with a slice, a mask or an index tensor carries all of them together.
     """
 
@@ -260,6 +295,7 @@ class Targets:
     keypoints: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
     uncertain: Tensor = field(default=_DERIVED, metadata=_PER_INSTANCE)
     known: Tensor | None = None
+    proposals: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_boxes_and_labels(self, "Targets")

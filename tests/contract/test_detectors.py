@@ -5,7 +5,6 @@ import inspect
 import json
 import math
 from dataclasses import replace
-from functools import lru_cache
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, create
-from aweigh.structures import Classes, Detections, Images, Targets
+from aweigh.structures import Classes, Detections, Images, Targets, padded_proposals
 
 CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
@@ -21,9 +20,10 @@ SIZES = [(64, 96), (90, 40)]
 NARROW = {"keypoint_convs": 2, "keypoint_width": 32}
 
 
-@lru_cache(maxsize=1)
-def _built(name: str) -> nn.Module:
-    """One model at a time stays in memory."""
+@pytest.fixture(scope="module", params=list(DETECTORS))  # so that all tests of one builder follow each other
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    """In evaluation mode, built once and shared: tests that train it or change its weights take a copy."""
+    name = request.param
     torch.manual_seed(0)
     takes_keypoints = "keypoints" in inspect.signature(DETECTORS[name]).parameters
     model = _tiny(create(name, classes=CLASSES, **(NARROW if takes_keypoints else {})))
@@ -40,11 +40,11 @@ def _built(name: str) -> nn.Module:
             nn.init.constant_(module.bias, 0.0)
             module.register_forward_hook(remember)
     with torch.no_grad():
-        model.eval().network(images().pixels)
+        model.eval().network(*images().inputs(model))
         for module, deviation in spread.items():
             module.weight.div_(deviation)
             module._forward_hooks.clear()
-    return model.eval()
+    return model
 
 
 def _tiny(model: nn.Module) -> nn.Module:
@@ -57,15 +57,13 @@ def _tiny(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.fixture(params=list(DETECTORS))
-def model(request: pytest.FixtureRequest) -> nn.Module:
-    """In evaluation mode, shared: tests that train it or change its weights take a copy."""
-    return _built(request.param)
-
-
 def images(sizes: list[tuple[int, int]] = SIZES) -> Images:
+    """With the same proposals in each shape of picture, for the detectors that need them."""
     generator = torch.Generator().manual_seed(0)
-    return Images.stack([torch.rand(3, *size, generator=generator) for size in sizes])
+    stacked = Images.stack([torch.rand(3, *size, generator=generator) for size in sizes])
+    corners = torch.rand(2, 50, 2, generator=torch.Generator().manual_seed(0))
+    boxes = torch.cat([corners.amin(dim=0), corners.amax(dim=0) + 0.05], dim=1).clamp(max=1)  # [50, 4], of the sides
+    return replace(stacked, proposals=padded_proposals([boxes * torch.tensor([w, h, w, h]) for h, w in sizes]))
 
 
 def targets(model: nn.Module) -> list[Targets]:
@@ -153,20 +151,21 @@ def test_a_batch_equals_its_images_one_by_one(model: nn.Module) -> None:
     batch = images(same_size)
     together = model(batch)
     for index, found in enumerate(together):
-        (alone,) = model(Images(batch.pixels[index : index + 1], same_size[:1]))
+        own = slice(index, index + 1)
+        (alone,) = model(Images(batch.pixels[own], same_size[:1], batch.proposals[own]))
         assert len(alone) == len(found)
         torch.testing.assert_close(alone.boxes, found.boxes, atol=0.01, rtol=0)
         torch.testing.assert_close(alone.scores, found.scores, atol=1e-5, rtol=0)
 
 
 def test_what_lies_in_the_padding_gives_no_detection_and_no_target(model: nn.Module) -> None:
-    padded = Images(images([(96, 128)]).pixels, [(60, 70)])
+    padded = replace(images([(96, 128)]), sizes_hw=[(60, 70)])
     (found,) = model(padded)
     assert (found.boxes <= torch.tensor([70.0, 60, 70, 60])).all()
 
 
 def test_select_is_decode_with_padding(model: nn.Module) -> None:
-    raw = model.network(images().pixels)
+    raw = model.network(*images().inputs(model))
     boxes, scores, labels, count, *extras = model.select(raw, torch.tensor(SIZES))
     limit = model.max_detections
     assert boxes.shape == (2, limit, 4) and scores.shape == labels.shape == (2, limit) and count.shape == (2,)
@@ -222,12 +221,13 @@ def test_network_and_select_are_one_graph_without_a_branch_on_the_data(model: nn
             super().__init__()
             self.model = model
 
-        def forward(self, pixels: torch.Tensor, sizes_hw: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return self.model.select(self.model.network(pixels), sizes_hw)
+        def forward(self, sizes_hw: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return self.model.select(self.model.network(*inputs), sizes_hw)
 
-    first, second = (torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    sizes = torch.tensor([[64, 90]])
-    program = torch.export.export(Exported(), (first, sizes), strict=False).module()
-    for pixels in (first, second):
-        for expected, got in zip(Exported()(pixels, sizes), program(pixels, sizes), strict=True):
+    first = replace(images([(64, 96)]), sizes_hw=[(64, 90)])
+    second = replace(first, pixels=first.pixels.flip(2), proposals=first.proposals.flip(1) / 2)
+    sizes = torch.tensor(first.sizes_hw)
+    program = torch.export.export(Exported(), (sizes, *first.inputs(model)), strict=False).module()
+    for inputs in (first.inputs(model), second.inputs(model)):
+        for expected, got in zip(Exported()(sizes, *inputs), program(sizes, *inputs), strict=True):
             torch.testing.assert_close(got, expected)

@@ -17,6 +17,7 @@ DETECTORS = {
     "retinanet_shufflenet_v2_x1_0_fpn": {"channels": 32, "convs": 1},
     "efficientdet_lite0": {},
     "faster_rcnn_resnet18_fpn": {"channels": 32, "box_size": 3},
+    "centernet_shufflenet_v2_x0_5_lite": {"channels": 32},
 }
 ASSIGNMENTS = {
     "fcos_shufflenet_v2_x0_5_fpn": ["ranges", "adaptive", "aligned"],

@@ -15,6 +15,7 @@ from aweigh.ops.matching import (
     by_adaptive_samples,
     by_overlap,
     hard_examples,
+    hardest,
     task_aligned,
 )
 
@@ -202,6 +203,18 @@ def test_hard_examples_are_those_of_the_highest_loss_that_do_not_overlap() -> No
     kept = hard_examples(losses, boxes, positive, count=4, nms_threshold=0.5, negatives_per_positive=1)
     assert kept.tolist() == [2, 1]
     assert hard_examples(losses * 0, boxes, positive, count=4, nms_threshold=0.5).tolist() == []
+
+
+@pytest.mark.parametrize("count", [1, 4, 50])
+def test_the_hardest_of_each_image_are_those_of_a_sort(count: int) -> None:
+    sizes = [7, 0, 12, 3]
+    losses = torch.randint(0, 6, (22,), generator=torch.Generator().manual_seed(0)).float()  # many are equal
+    expected, start = [], 0
+    for size in sizes:
+        rows = sorted(range(start, start + size), key=lambda row: (-float(losses[row]), row))
+        expected += rows[:count]
+        start += size
+    assert hardest(losses, sizes, count).tolist() == expected
 
 
 @pytest.mark.parametrize("positives", [0, 5, 60, 200])

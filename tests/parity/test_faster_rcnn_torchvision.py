@@ -44,7 +44,7 @@ def test_features_and_proposals_are_equal(pair, sizes) -> None:
         torch.cat(raw.proposed.anchors), reference.rpn.anchor_generator(batch, list(features.values()))[0]
     )
     expected, _ = reference.rpn(batch, features)
-    boxes, count = ours.proposer.propose(raw.proposed, torch.tensor(sizes))
+    boxes, _, count = ours.proposer.propose(raw.proposed, torch.tensor(sizes))
     # On MobileNet the pooled level repeats a quarter of the cells below it, with the same scores.
     in_order = 0.9 if "mobilenet" in ours.builder else 0.99
     for theirs, mine, number in zip(expected, boxes, count.tolist(), strict=True):

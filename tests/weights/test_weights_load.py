@@ -362,6 +362,11 @@ class TestImagenetRecords:
             assert found.url.endswith(file) and found.sha256 in file
             assert weights.meta["_metrics"]["ImageNet-1K"] == {"acc@1": top1, "acc@5": top5}
 
+    def test_dla34_is_its_authors(self):
+        found = imagenet_record("dla34")
+        assert found.url.endswith(f"/dla34-{found.sha256}.pth") and found.file == f"dla34-{found.sha256}.pth"
+        assert "BSD-3-Clause" in found.licence
+
     def test_other_timm_models(self):
         found = imagenet_record("efficientnet_b0")
         assert found.sha256 in found.file and found.url.endswith(found.file) and found.licence

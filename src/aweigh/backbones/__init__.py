@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from aweigh.backbones.dla import DLA34
+from aweigh.backbones.hourglass import Hourglass
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.stages import Stages
 from aweigh.backbones.timm import MobileNetV3Ends, TimmBackbone, take_last_stage
@@ -10,13 +12,15 @@ from aweigh.backbones.timm import MobileNetV3Ends, TimmBackbone, take_last_stage
 Backbone = TimmBackbone | ShuffleNetV2 | Stages
 
 
-def take_timm(name: str, options: dict[str, Any], **fixed: Any) -> TimmBackbone:
+def take_timm(
+    name: str, options: dict[str, Any], *, kind: type[TimmBackbone] = TimmBackbone, **fixed: Any
+) -> TimmBackbone:
     """A timm body, with what `options` of a detector's builder say of it, which are taken out of them: `backbone_norm`,
     `backbone_norm_eps`, `frozen_stages`, `stride_in_1x1`."""
     names = {"backbone_norm": "norm", "backbone_norm_eps": "norm_eps"}
     names |= {name: name for name in ("frozen_stages", "stride_in_1x1")}
     given = {ours: options.pop(name) for name, ours in names.items() if name in options}
-    return TimmBackbone(name, **given, **fixed)
+    return kind(name, **given, **fixed)
 
 
 def take_mobilenet_v3_ends(options: dict[str, Any]) -> TimmBackbone:
@@ -49,7 +53,9 @@ def take_stages(build: Callable[..., Stages], width: float, options: dict[str, A
 
 
 __all__ = [
+    "DLA34",
     "Backbone",
+    "Hourglass",
     "ShuffleNetV2",
     "Stages",
     "TimmBackbone",

@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aweigh.errors import UsageError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from aweigh.data.proposals import Proposals
     from aweigh.predictor import Predictor
 
 
@@ -90,6 +91,20 @@ def find_detector(model: str, weights: str, device: str) -> "Predictor":
         )
     detector = create(model, weights=weights or "box")
     return Predictor(detector, Resize(**detector.record.resize), device=chosen)
+
+
+def given_proposals(detector: Any, file: Path | None) -> "Proposals | None":
+    """The proposals of a file, which a detector must need, and cannot do without then."""
+    from aweigh.data.proposals import read_proposals
+
+    needed = getattr(detector, "needs_proposals", False)
+    if needed and file is None:
+        raise UsageError(
+            f"{detector.builder} proposes no regions itself: add --proposals-file FILE; `aweigh proposals` makes one."
+        )
+    if file is not None and not needed:
+        raise UsageError(f"--proposals-file {file}: {detector.builder} proposes regions itself; leave it out.")
+    return None if file is None else read_proposals(file)
 
 
 def run_in_processes(count: int) -> int:

@@ -1,11 +1,12 @@
 """`aweigh eval`: COCO's or VOC's numbers of a detector on one split of a data set."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import bar, find_detector, log, one_line
+from aweigh.cli.common import bar, find_detector, given_proposals, log, one_line
+from aweigh.errors import UsageError
 
 
 def command(
@@ -16,6 +17,8 @@ def command(
     split: str = "val",
     protocol: Literal["coco", "voc07", "voc12"] = "coco",
     weights: Annotated[str, Parameter(show_default=False)] = "",
+    proposals_file: Annotated[Path | None, Parameter(show_default=False)] = None,
+    proposals: Annotated[bool, Parameter(negative="")] = False,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     picture: Path | None = None,
     plots: Path | None = None,
@@ -43,6 +46,11 @@ def command(
         coco: twelve numbers over ten overlaps. voc07: AP50 at eleven recalls. voc12: AP50 as an area.
     weights
         Published weights by name (torchvision), or a file of them.
+    proposals_file
+        File of proposals for this split, for a detector that proposes none itself (Fast R-CNN).
+    proposals
+        Measure what the detector proposes instead of what it detects: how many objects, of any class, the best 100 and
+        1,000 regions of each picture reach.
     json_file
         Write the numbers, with all they depend on, to this file.
     picture
@@ -63,6 +71,7 @@ def command(
     """
     import json
 
+    from aweigh.cli.proposals import collect, measure
     from aweigh.data.check import problem_report
     from aweigh.data.formats import load_split
     from aweigh.engine.checkpoint import write_atomically
@@ -70,15 +79,26 @@ def command(
     from aweigh.engine.extras import extras, further_metrics
     from aweigh.engine.report import save_evaluation, save_predictions
     from aweigh.evaluation.coco import CocoMetrics
+    from aweigh.evaluation.recall import LIMITS
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
 
     screen = log()
+    if proposals:
+        if plots is not None or picture is not None or proposals_file is not None or protocol != "coco":
+            raise UsageError("--proposals measures regions alone: leave out --plots, --picture and --protocol.")
+        part = load_split(data, split, annotations=annotations, images=images)
+        screen.print(part.summary(), markup=False)
+        how: dict[str, Any] = {"weights": weights, "batch": batch, "workers": workers, "device": device}
+        measure(collect(detector, part, max(LIMITS), data=data, **how), part, json_file)
+        return
     predictor = find_detector(detector, weights, device)
     keypoints = "keypoints" in extras(predictor.model)
     part = load_split(data, split, annotations=annotations, images=images, keypoints=keypoints)
     screen.print(part.summary(), markup=False)
     if part.problems:
         screen.print(problem_report(part), markup=False)
+    if given := given_proposals(predictor.model, proposals_file):
+        part = part.with_proposals(given)
     model, chosen_batch = predictor.model, batch or predictor.usual_batch
     with bar("measuring", len(part)) as show:
         metrics, results, speed = evaluate(

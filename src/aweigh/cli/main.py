@@ -38,6 +38,7 @@ COMMANDS = [
     ("resume", WORK, "Go on with a training run that was stopped, killed or finished."),
     ("debug", LOOK, "Compute a training step that failed again, on the CPU, and say where and why."),
     ("eval", WORK, "Measure a trained detector on a labelled split."),
+    ("proposals", WORK, "Write where to look in each picture, for Fast R-CNN, and measure what that reaches."),
     ("config", LOOK, "Show the configuration a training run would have."),
     ("models", LOOK, "List the detectors that can be built, and what is known of each."),
     ("info", LOOK, "Show what a checkpoint says about itself."),

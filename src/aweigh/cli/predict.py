@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import bar, find_detector, log, one_line, sample_photograph
+from aweigh.cli.common import bar, find_detector, given_proposals, log, one_line, sample_photograph
 from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.errors import UsageError
 
@@ -41,6 +41,7 @@ def command(
     output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = "out",
     model: Annotated[str, Parameter(alias="-m")] = DEFAULT_MODEL,
     weights: Annotated[str, Parameter(show_default=False)] = "",
+    proposals_file: Annotated[Path | None, Parameter(show_default=False)] = None,
     score: float = 0.5,
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
     format: Literal["jsonl", "coco", "csv", "yolo", "voc"] = "jsonl",
@@ -67,6 +68,9 @@ def command(
         classes.
     weights
         Published weights by name (box, which come with aweigh, or torchvision), or a file of them.
+    proposals_file
+        File of proposals for these pictures, found by their names, for a detector that proposes none itself (Fast
+        R-CNN).
     score
         Leave out detections below this score.
     classes
@@ -102,6 +106,7 @@ def command(
 
     paths = list(dict.fromkeys(Path(str(path)) for picture in pictures for path in sources(picture)))
     predictor = find_detector(model, weights, device)
+    given = given_proposals(predictor.model, proposals_file)
     labels = [predictor.classes.label(name) for name in classes] or list(range(len(predictor.classes)))
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
     folder = None if output == "-" else Path(output)
@@ -111,7 +116,7 @@ def command(
     drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
 
     tally = Tally()
-    results = predictor.stream(paths, batch or predictor.usual_batch, **reading)
+    results = predictor.stream(paths, batch or predictor.usual_batch, proposals=given, **reading)
     with bar("predicting", len(paths)) as show:
         kept = (keep(result, score, labels) for result in results)
         write_detections(tally.watch(draw_each(kept, drawn, reading), show), target, format)

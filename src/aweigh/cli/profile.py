@@ -1,13 +1,15 @@
 """`aweigh profile ...`: what a network costs, and how ShuffleNet V2 uses its features."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
 from aweigh.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from aweigh.profiling.cost import Cost
 
 app = App(
@@ -95,6 +97,14 @@ def reuse(
     print(f"Feature reuse of {body.name}, {len(found.units)} units: {output}")
 
 
+def run_network(detector: Any, pixels: "Tensor") -> object:
+    """On one picture, with one proposal for a detector that needs them."""
+    from aweigh.structures import Images
+
+    size_hw = (pixels.shape[2], pixels.shape[3])
+    return detector.network(*Images(pixels, [size_hw], pixels.new_zeros(1, 1, 4)).inputs(detector))
+
+
 def costs(model: str, size: int) -> "Cost":
     """The cost of a network by its name or file."""
     import timm
@@ -108,10 +118,10 @@ def costs(model: str, size: int) -> "Cost":
 
     size_hw = (size, size)
     if Path(model).suffix == ".safetensors":
-        return count(load_model(model)[0], size_hw, run=lambda detector, x: detector.network(x))
+        return count(load_model(model)[0], size_hw, run=run_network)
     with torch.device("meta"):
         if model in DETECTORS:
-            return count(create(model), size_hw, run=lambda detector, x: detector.network(x))
+            return count(create(model), size_hw, run=run_network)
         if model in BUILDERS:
             return count(classifier(BUILDERS[model]()), size_hw)
     if timm.is_model(model):

@@ -29,7 +29,7 @@ from aweigh.data.check import SKIPPED, Problem
 from aweigh.data.dataset import DetectionDataset, Sample, Unreadable
 from aweigh.data.sampling import epoch_rows, times_drawn
 from aweigh.errors import DataError, UsageError
-from aweigh.structures import IMAGENET_MEAN, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, Images, Targets, padded_proposals
 
 MAX_BAD = 0.01
 AHEAD = 2  # batches that each worker holds ready
@@ -223,7 +223,7 @@ class Packed:
     pixels: of all pictures, `[sum of h * w * 3]`, uint8 or float32, row by row, red, green and blue together.
     counts: objects in each picture. objects: what `Targets` holds of them, all pictures together. masks:
     `[sum of n * h * w]` bool. known: `[B, C]` bool, the classes each picture was labelled for, None when that is every
-    class in all. The rest as in `Batch`.
+    class in all. proposals: of each picture `[P_i, 4]`, padded as in `Images`. The rest as in `Batch`.
     """
 
     pixels: Tensor
@@ -232,6 +232,7 @@ class Packed:
     objects: dict[str, np.ndarray]
     masks: Tensor | None
     known: np.ndarray | None
+    proposals: np.ndarray | None
     indices: list[int]
     image_ids: list[int]
     original_sizes_hw: list[tuple[int, int]]
@@ -258,6 +259,7 @@ def pack(samples: Sequence[Sample | Unreadable], *, eight_bits: bool) -> Packed:
         objects={name: _joined(name, targets) for name in _OBJECT_FIELDS if _given(name, targets)},
         masks=_in_one_row([_masks(entry) for entry in targets], torch.bool) if _given("masks", targets) else None,
         known=_known(targets),
+        proposals=_proposals(targets),
         indices=[sample.index for sample in used],
         image_ids=[sample.image_id for sample in used],
         original_sizes_hw=[sample.original_hw for sample in used],
@@ -283,8 +285,11 @@ def unpack(
     if packed.known is not None:
         known = torch.from_numpy(packed.known).to(device)
         targets = [replace(entry, known=row) for entry, row in zip(targets, known)]
+    images = Images.stack(pictures, divisor=divisor, fill=fill, allocate=allocate)
+    if packed.proposals is not None:
+        images = replace(images, proposals=torch.from_numpy(packed.proposals).to(device))
     return Batch(
-        images=Images.stack(pictures, divisor=divisor, fill=fill, allocate=allocate),
+        images=images,
         targets=targets,
         indices=packed.indices,
         image_ids=packed.image_ids,
@@ -320,7 +325,7 @@ class Rooms:
         self._free = sorted([*self._free, room], key=len)[-self._keep :]
 
 
-_OBJECT_FIELDS = tuple(entry.name for entry in fields(Targets) if entry.name not in ("masks", "known"))
+_OBJECT_FIELDS = tuple(entry.name for entry in fields(Targets) if entry.name not in ("masks", "known", "proposals"))
 
 
 def _given(name: str, targets: Sequence[Targets]) -> bool:
@@ -348,9 +353,16 @@ def _known(targets: Sequence[Targets]) -> np.ndarray | None:
     return torch.stack(rows).numpy()
 
 
+def _proposals(targets: Sequence[Targets]) -> np.ndarray | None:
+    """`[B, P, 4]`, None where not every picture has some."""
+    given = [entry.proposals for entry in targets if entry.proposals is not None]
+    return padded_proposals(given).numpy() if len(given) == len(targets) else None
+
+
 def _ignored_everywhere() -> Targets:
     side = float(BLANK_SIDE)
-    return Targets(torch.tensor([[0.0, 0.0, side, side]]), torch.zeros(1, dtype=torch.int64), torch.tensor([True]))
+    box, label = torch.tensor([[0.0, 0.0, side, side]]), torch.zeros(1, dtype=torch.int64)
+    return Targets(box, label, torch.tensor([True]), proposals=torch.zeros(0, 4))
 
 
 def _in_one_row(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -78,7 +78,7 @@ def _merge_splits(name: str, parts: Mapping[str, Split], classes: Classes, renam
     moved = _distinct_ids(moved)
     masked = any(split.masks is not None for split in moved)
     pointed = any(split.keypoints is not None for split in moved)
-    arrays = {
+    arrays: dict[str, Any] = {
         key: np.concatenate([getattr(split, key) for split in moved])
         for key in (
             "image_ids", "sizes_hw", "reviewed", "boxes", "labels", "ignore", "crowd", "area", "annotation_ids",

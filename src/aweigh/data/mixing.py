@@ -169,13 +169,14 @@ def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
 
 
 def join(parts: Sequence[Targets]) -> Targets:
-    """The objects of all; masks and keypoints where all parts have them, labelled for what all were labelled for."""
+    """The objects of all; masks, keypoints and proposals where all parts have them, labelled for what all were labelled
+    for."""
 
     def joined(name: str) -> Tensor | None:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else torch.cat(values)
 
-    names = ("boxes", "labels", "ignore", "area", "ids", "masks", "keypoints", "uncertain")
+    names = ("boxes", "labels", "ignore", "area", "ids", "masks", "keypoints", "uncertain", "proposals")
     known = [part.known for part in parts if part.known is not None]
     everywhere = torch.stack(known).all(dim=0) if known else None
     return Targets(**{name: joined(name) for name in names}, known=everywhere)  # type: ignore[arg-type]
@@ -303,5 +304,6 @@ def _moved(targets: Targets, place: tuple[int, int], size_hw: tuple[int, int]) -
     if keypoints is not None:
         given = keypoints[:, :, 2:] > 0  # a point that is not given stays at 0, 0
         keypoints = torch.where(given, keypoints + keypoints.new_tensor([x0, y0, 0]), keypoints)
-    boxes = targets.boxes + targets.boxes.new_tensor([x0, y0, x0, y0])
-    return replace(targets, boxes=boxes, masks=masks, keypoints=keypoints)
+    shift = targets.boxes.new_tensor([x0, y0, x0, y0])
+    proposals = None if targets.proposals is None else targets.proposals + shift
+    return replace(targets, boxes=targets.boxes + shift, masks=masks, keypoints=keypoints, proposals=proposals)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 from aweigh.data.check import Problem
 from aweigh.data.flat import PathList, TextList, offsets, ranges
 from aweigh.data.masks import NONE, Masks
+from aweigh.data.proposals import Proposals, length_of
 from aweigh.errors import DataError, UsageError
 from aweigh.structures import Classes, Targets
 
@@ -63,6 +64,7 @@ class Split:
     keypoint_names: K names. skeleton: pairs of rows of keypoints, from 0. label_sets: None when every image was
     labelled for all classes. image_extras, extras: what else the source says of each image and annotation, as JSON
     objects, "" for nothing; None when there is nothing at all. header: what else a COCO file says as a whole.
+    proposals: of the I images, for a detector that needs them; see `with_proposals`.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Split:
     extras: TextList | None = None
     header: dict[str, Any] = field(default_factory=dict)
     uncertain: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    proposals: Proposals | None = None
 
     def __post_init__(self) -> None:
         if len(self.uncertain) != len(self.boxes):  # not given
@@ -124,6 +127,7 @@ class Split:
             keypoints=None if self.keypoints is None else torch.tensor(self.keypoints[rows]),
             uncertain=torch.tensor(self.uncertain[rows]),
             known=None if known is None or known.all() else torch.tensor(known),
+            proposals=None if self.proposals is None else self.proposals.of_image(index),
         )
 
     def mask_pixels(
@@ -184,6 +188,30 @@ class Split:
         more = f" and {len(partly) - 12} more classes" if len(partly) > 12 else ""
         return f"labelled in a part of the images only: {', '.join(partly[:12])}{more}" if partly else ""
 
+    def file_names(self) -> list[str]:
+        """Of each picture its name below `root`, with "/"."""
+        return [_below(path, self.root) for path in self.paths]
+
+    def file_bytes(self) -> np.ndarray:
+        """`[I]` int64: the length of each picture's file, -1 where there is none."""
+        return np.array([length_of(path) for path in self.paths], dtype=np.int64)
+
+    def with_proposals(self, proposals: Proposals) -> Split:
+        """The split with where to look in its pictures; `DataError` where that is not said of each of them."""
+        what = f"{self.name} ({self.root})"
+        rows = proposals.rows_for(self.file_names(), self.sizes_hw, self.file_bytes, what=what)
+        return replace(self, proposals=proposals.take(rows))
+
+    def proposed(self, found: Sequence[tuple[Any, Any]], *, number: int, made: Mapping[str, Any]) -> Proposals:
+        """Of each picture, in order, boxes `[n, 4]` xyxy in its pixels and scores `[n]`, as a file holds the `number`
+        best of them. made: what made them, to which is added what they are for."""
+        said = {**made, "number": number, "split": self.name, "data_hash": self.content_hash}
+        pictures = (
+            (name, (int(height), int(width)), boxes, scores)
+            for name, (height, width), (boxes, scores) in zip(self.file_names(), self.sizes_hw, found, strict=True)
+        )
+        return replace(Proposals.of(pictures, number=number, made=said), file_bytes=self.file_bytes())
+
     def take(self, indices: Sequence[int] | np.ndarray, *, name: str | None = None) -> Split:
         """The split of these images alone, in this order; the problems stay with the whole."""
         images = np.asarray(indices, dtype=np.int64)
@@ -205,6 +233,7 @@ class Split:
             label_sets=None if sets is None else replace(sets, of_image=sets.of_image[images]),
             image_extras=None if self.image_extras is None else self.image_extras.take(images),
             extras=None if self.extras is None else self.extras.take(rows),
+            proposals=None if self.proposals is None else self.proposals.take(images),
             **{key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None},
         )
 
@@ -244,9 +273,9 @@ class Split:
         shift = max(0, 1 - min((entry["id"] for entry in annotations), default=1))
         annotations = [{**entry, "id": entry["id"] + shift} for entry in annotations]
         images = [
-            {"id": image_id, "file_name": _below(path, self.root), "height": height, "width": width}
-            for image_id, path, (height, width) in zip(
-                self.image_ids.tolist(), self.paths, self.sizes_hw.tolist(), strict=True
+            {"id": image_id, "file_name": name, "height": height, "width": width}
+            for image_id, name, (height, width) in zip(
+                self.image_ids.tolist(), self.file_names(), self.sizes_hw.tolist(), strict=True
             )
         ]
         return {"images": images, "annotations": annotations, "categories": self.coco_categories()}

@@ -325,17 +325,19 @@ def resize_targets(targets: Targets, before_hw: tuple[float, float], after_hw: t
     ratio_y, ratio_x = after_hw[0] / before_hw[0], after_hw[1] / before_hw[1]
     if ratio_y == ratio_x == 1:
         return targets
-    masks, keypoints = targets.masks, targets.keypoints
+    masks, keypoints, proposals = targets.masks, targets.keypoints, targets.proposals
+    ratio = targets.boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
     if masks is not None:
         masks = _resize_masks(masks, after_hw, before_hw)
     if keypoints is not None:
         keypoints = keypoints * keypoints.new_tensor([ratio_x, ratio_y, 1.0])
     return replace(
         targets,
-        boxes=targets.boxes * targets.boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y]),
+        boxes=targets.boxes * ratio,
         area=targets.area * (ratio_x * ratio_y),
         masks=masks,
         keypoints=keypoints,
+        proposals=None if proposals is None else proposals * ratio,
     )
 
 
@@ -347,7 +349,6 @@ def flip_horizontally(
 ) -> tuple[Tensor, Targets]:
     """Mirror a picture `[3, H, W]`; keypoints and classes of a pair change places."""
     width = image.shape[2]
-    x0, y0, x1, y1 = targets.boxes.unbind(1)
     labels, keypoints, known = targets.labels, targets.keypoints, targets.known
     if class_pairs:
         count = 1 + max([*labels.tolist(), *(index for pair in class_pairs for index in pair)])
@@ -360,13 +361,19 @@ def flip_horizontally(
         keypoints = keypoints[:, _swapped(keypoints.shape[1], keypoint_pairs)]
     flipped = replace(
         targets,
-        boxes=torch.stack([width - x1, y0, width - x0, y1], dim=1),
+        boxes=_mirrored(targets.boxes, width),
         labels=labels,
         masks=None if targets.masks is None else kernels.horizontal_flip(targets.masks),
         keypoints=keypoints,
         known=known,
+        proposals=None if targets.proposals is None else _mirrored(targets.proposals, width),
     )
     return kernels.horizontal_flip(image), flipped
+
+
+def _mirrored(boxes: Tensor, width: int) -> Tensor:
+    x0, y0, x1, y1 = boxes.unbind(1)
+    return torch.stack([width - x1, y0, width - x0, y1], dim=1)
 
 
 def random_crop(
@@ -391,7 +398,7 @@ def cut_window(
 
     Boxes are moved and clipped, to what is left of the mask where there is one; those with no pixel left are dropped,
     those with less than `min_visible` of their area left become regions to ignore, or stay uncertain. Areas shrink with
-    the visible share; keypoints outside become "not given".
+    the visible share; keypoints outside become "not given". Proposals are clipped, and dropped with less than a pixel.
     """
     x0, y0, x1, y1 = window
     moved = targets.boxes - targets.boxes.new_tensor([x0, y0, x0, y0])
@@ -418,8 +425,18 @@ def cut_window(
         area=torch.where(untouched, targets.area, targets.area * visible),
         masks=masks,
         keypoints=keypoints,
+        proposals=None if targets.proposals is None else _within(targets.proposals, window),
     )
     return image[:, y0:y1, x0:x1], cut[keep]
+
+
+def _within(proposals: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+    """Proposals `[P, 4]` as seen from a window; those of which less than a pixel is left are dropped."""
+    x0, y0, x1, y1 = window
+    moved = proposals - proposals.new_tensor([x0, y0, x0, y0])
+    clipped = torch.minimum(moved.clamp(min=0), moved.new_tensor([x1 - x0, y1 - y0, x1 - x0, y1 - y0]))
+    whole = (clipped == moved).all(dim=1)
+    return clipped[whole | ((clipped[:, 2:] - clipped[:, :2]) >= 1).all(dim=1)]
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from aweigh.engine import distributed, memory
 from aweigh.engine.checkpoint import Model
 from aweigh.engine.replay import How, alone, losses_of
 from aweigh.errors import AweighError
-from aweigh.structures import Images, Targets
+from aweigh.structures import Images, Targets, padded_proposals
 
 HEADROOM = 0.9  # of a GPU's memory: the rest is lost to blocks of changing size
 CPU_SHARE = 0.5  # of the free main memory: the rest is for reading images, the system and other programs
@@ -121,8 +121,9 @@ def worst_batch(
         targets.append(join(parts))
         rows.append(own[0])
     pixels = torch.rand(count, 3, *worst.size_hw, generator=generator)
+    proposals = [entry.proposals for entry in targets if entry.proposals is not None]
     return Batch(
-        images=Images(pixels, [worst.size_hw] * count),
+        images=Images(pixels, [worst.size_hw] * count, padded_proposals(proposals) if proposals else None),
         targets=targets,
         indices=rows,
         image_ids=[int(split.image_ids[row]) for row in rows],

@@ -31,7 +31,11 @@ Model = Any  # an nn.Module that is a Detector; torch's stubs call every attribu
 
 FORMAT = 1  # raised when a reader of this version could not understand the header
 METADATA_KEY = "aweigh"
-PATHS = ("data", "annotations", "images", "init", "backbone_weights", "output", "resume")  # in a configuration
+# In a configuration.
+PATHS = (
+    *("data", "annotations", "images", "init", "backbone_weights", "output", "resume"),
+    *("proposals_file", "val_proposals_file"),
+)
 SETTINGS = (
     *("score_threshold", "threshold_product", "nms", "nms_threshold"),
     *("candidates_per_level", "candidates_per_image", "max_detections"),

@@ -39,6 +39,11 @@ class TrainConfig:
     """Image folder that goes with --annotations."""
     classes: tuple[str, ...] = ()
     """Names of the classes to learn; all classes of the data when not given."""
+    proposals_file: str = ""
+    """File of proposals for the training images, for a detector that proposes none itself (Fast R-CNN); see `aweigh
+    proposals`."""
+    val_proposals_file: str = ""
+    """The same for the split that is validated on; proposals_file when not given."""
     val_split: str = "auto"
     """Split to validate on: a name, none, or auto (val, else valid, else a tenth of the training images)."""
     model: str = DEFAULT_MODEL

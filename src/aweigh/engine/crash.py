@@ -209,8 +209,10 @@ def _device_name(device: torch.device) -> str:
 
 
 def _flat(batch: Batch) -> list[tuple[str, Tensor]]:
-    """The tensors of a batch by name: `pixels`, and `IMAGE.boxes` and so on for each image."""
+    """The tensors of a batch by name: `pixels`, `proposals`, and `IMAGE.boxes` and so on for each image."""
     rows = [("pixels", batch.images.pixels)]
+    if batch.images.proposals is not None:
+        rows.append(("proposals", batch.images.proposals))
     for image, targets in enumerate(batch.targets):
         values = {entry.name: getattr(targets, entry.name) for entry in fields(targets)}
         rows += [(f"{image}.{name}", value) for name, value in values.items() if isinstance(value, Tensor)]
@@ -290,8 +292,9 @@ def _batch(tensors: Mapping[str, Tensor], number: int, entry: Mapping[str, Any])
     for image in range(len(images)):
         values = {name: tensors.get(f"{number}.{image}.{name}") for name in names}
         targets.append(Targets(**{name: value for name, value in values.items() if value is not None}))
+    sizes_hw = [_size(image["size_hw"]) for image in images]
     return Batch(
-        images=Images(tensors[f"{number}.pixels"], [_size(image["size_hw"]) for image in images]),
+        images=Images(tensors[f"{number}.pixels"], sizes_hw, tensors.get(f"{number}.proposals")),
         targets=targets,
         indices=[int(image["index"]) for image in images],
         image_ids=[int(image["id"]) for image in images],

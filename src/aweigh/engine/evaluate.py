@@ -22,7 +22,7 @@ from aweigh.engine.extras import taught
 from aweigh.engine.log import Means, Stopwatch
 from aweigh.errors import UsageError
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
-from aweigh.structures import IMAGENET_MEAN, Classes, Detections
+from aweigh.structures import IMAGENET_MEAN, Classes, Detections, Images
 
 
 def evaluate(
@@ -107,9 +107,9 @@ def detect(
             watch.lap("read")
             if part.blank:  # none of its pictures could be read: they have no detections
                 continue
-            pixels = to_device(part.images.pixels, device, channels_last=channels_last)
+            inputs = inputs_on(part.images, model, device, channels_last=channels_last)
             with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-                raw = model.network(pixels)
+                raw = model.network(*inputs)
             synchronise(device)
             watch.lap("network")
             results = []
@@ -175,6 +175,12 @@ def mean_colour(model: Model) -> tuple[float, ...]:
     """The colour that padding has: the model's own mean, which is zero after its normalisation."""
     mean = getattr(model, "pixel_mean", None)
     return tuple(mean.tolist()) if isinstance(mean, Tensor) else IMAGENET_MEAN
+
+
+def inputs_on(images: Images, model: Model, device: torch.device, *, channels_last: bool) -> tuple[Tensor, ...]:
+    """What the model's network takes (see `Images.inputs`), on the device."""
+    pixels, *given = images.inputs(model)
+    return to_device(pixels, device, channels_last=channels_last), *(part.to(device) for part in given)
 
 
 def to_device(pixels: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:

@@ -15,6 +15,7 @@ from aweigh.data.formats import ALIASES, find_splits, load_split
 from aweigh.data.loader import make_loader
 from aweigh.data.mixing import epochs_with_mixing
 from aweigh.data.pairs import flip_pairs
+from aweigh.data.proposals import read_proposals
 from aweigh.data.sampling import Sampling
 from aweigh.data.split import Split, split_off
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
@@ -127,6 +128,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
 
     torch.manual_seed(config.seed)
     model, start_note = build_model(config, data.train)
+    data = with_proposals(config, data, needed=getattr(model, "needs_proposals", False))
     check_taught(model, data.train, data.val)
     select = choose_select(config.select, model, data.val)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -275,6 +277,23 @@ def load_data(config: TrainConfig) -> Data:
             "compares them."
         ) from error
     return Data(train, val, f"validation on {name}")
+
+
+def with_proposals(config: TrainConfig, data: Data, *, needed: bool) -> Data:
+    """The data with the proposals of the configuration, which a detector must need, and cannot do without then."""
+    if needed != bool(config.proposals_file):
+        raise UsageError(
+            f"{config.model} proposes no regions itself: give proposals_file, which `aweigh proposals` makes."
+            if needed
+            else f"proposals_file = {config.proposals_file!r}: {config.model} proposes regions itself; leave it out."
+        )
+    if not needed:
+        return data
+    given = read_proposals(config.proposals_file)
+    train, val = data.train.with_proposals(given), data.val
+    if val is not None:
+        val = val.with_proposals(read_proposals(config.val_proposals_file) if config.val_proposals_file else given)
+    return replace(data, train=train, val=val)
 
 
 def build_model(config: TrainConfig, train: Split) -> tuple[Model, str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aweigh.data.loader import Batch
 from aweigh.engine.checkpoint import Model
-from aweigh.engine.evaluate import to_device
+from aweigh.engine.evaluate import inputs_on
 from aweigh.engine.origin import first_bad_gradient, first_bad_operation
 from aweigh.engine.outputs import (
     Range,
@@ -30,7 +30,7 @@ from aweigh.engine.outputs import (
     tensors,
     value_range,
 )
-from aweigh.structures import Targets
+from aweigh.structures import Images, Targets
 
 
 @dataclass(frozen=True)
@@ -322,10 +322,11 @@ def _per_image(model: Model, raw: Any, batch: Batch, how: How) -> list[Any]:
 
 def one_image(batch: Batch, image: int) -> Batch:
     """The batch of one of its images, with the padding that it had."""
-    rows = slice(image, image + 1)
+    rows, images = slice(image, image + 1), batch.images
+    proposals = None if images.proposals is None else images.proposals[rows]
     return replace(
         batch,
-        images=replace(batch.images, pixels=batch.images.pixels[rows], sizes_hw=batch.images.sizes_hw[rows]),
+        images=Images(images.pixels[rows], images.sizes_hw[rows], proposals),
         targets=batch.targets[rows],
         indices=batch.indices[rows],
         image_ids=batch.image_ids[rows],
@@ -335,9 +336,9 @@ def one_image(batch: Batch, image: int) -> Batch:
 
 
 def _network(model: Model, batch: Batch, how: How) -> Any:
-    pixels = to_device(batch.images.pixels, how.device, channels_last=how.channels_last)
+    inputs = inputs_on(batch.images, model, how.device, channels_last=how.channels_last)
     with torch.autocast(how.device.type, dtype=how.precision, enabled=how.precision != torch.float32):
-        return model.network(pixels)
+        return model.network(*inputs)
 
 
 def _targets(batch: Batch, how: How) -> list[Targets]:

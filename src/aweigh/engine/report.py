@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +36,7 @@ from aweigh.evaluation.errors import (
     precision_recall_of_all,
     worst_images,
 )
-from aweigh.structures import Images, Targets
+from aweigh.structures import Images, Targets, padded_proposals
 from aweigh.visualise import IGNORED, PALETTE, as_picture, draw_boxes, draw_detections, draw_targets, grid
 
 LEGIBLE = 450  # pixels of the long side from which labels leave room for the picture
@@ -234,9 +235,13 @@ def save_predictions(
         sample = samples[index]
         if not isinstance(sample, Sample):
             continue
-        images = Images.stack([resize(sample.image)], divisor=model.stride_divisor, fill=mean_colour(model))
-        detections = model(images.to(device))[0].to("cpu")
+        resized = resize(sample.image)
+        images = Images.stack([resized], divisor=model.stride_divisor, fill=mean_colour(model))
         height, width = sample.image.shape[1:]
+        targets = resize_targets(sample.targets, (height, width), (resized.shape[1], resized.shape[2]))
+        if targets.proposals is not None:
+            images = replace(images, proposals=padded_proposals([targets.proposals]))
+        detections = model(images.to(device))[0].to("cpu")
         pictures.append(draw_detections(sample.image, to_original(detections, (height, width)), min_score=min_score))
     if pictures:
         write_atomically(path, lambda beside: grid(pictures, columns=3).save(beside))

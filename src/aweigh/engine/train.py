@@ -35,7 +35,7 @@ from aweigh.engine.config import (
 )
 from aweigh.engine.crash import kept
 from aweigh.engine.device import determinism
-from aweigh.engine.evaluate import detect, to_device
+from aweigh.engine.evaluate import detect, inputs_on
 from aweigh.engine.extras import further_metrics
 from aweigh.engine.log import Means, RunLog, Stopwatch, read_log, require_tensorboard, split_name
 from aweigh.engine.memory import is_out_of_memory, out_of_memory
@@ -164,10 +164,11 @@ class TrainingLosses(nn.Module):
         self.precision = run.precision
         self.network = torch.compile(run.model.network, dynamic=True) if run.config.compile else run.model.network
 
-    def forward(self, pixels: Tensor, targets: Sequence[Any]) -> dict[str, Tensor]:
-        """pixels: `[B, 3, H, W]` on the device; targets: one `Targets` per image. Scalars that have a gradient."""
+    def forward(self, pixels: Tensor, targets: Sequence[Any], *given: Tensor) -> dict[str, Tensor]:
+        """pixels: `[B, 3, H, W]` on the device; targets: one `Targets` per image; given: what else the network takes.
+        Scalars that have a gradient."""
         with torch.autocast(pixels.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            raw = self.network(pixels)
+            raw = self.network(pixels, *given)
         losses: dict[str, Tensor] = self.model.loss(raw, targets)
         return losses
 
@@ -362,8 +363,8 @@ def largest(group: list[Batch]) -> Batch:
 
 def batch_losses(run: Run, losses: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The losses of one batch, each a scalar that can be differentiated."""
-    pixels = to_device(batch.images.pixels, run.device, channels_last=run.config.channels_last)
-    found: dict[str, Tensor] = losses(pixels, [target.to(run.device) for target in batch.targets])
+    pixels, *given = inputs_on(batch.images, run.model, run.device, channels_last=run.config.channels_last)
+    found: dict[str, Tensor] = losses(pixels, [target.to(run.device) for target in batch.targets], *given)
     return found
 
 

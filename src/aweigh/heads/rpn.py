@@ -1,16 +1,19 @@
 """The region proposal network (Ren et al., "Faster R-CNN", 2015, section 3): where there may be an object of any class.
 
-Legend: B images, L levels, K anchors of a cell, A anchors over all levels, N boxes of one image.
+What proposes regions otherwise has the same three methods; see `Proposer`.
+
+Legend: B images, L levels, K anchors of a cell, A anchors over all levels, N boxes of one image, P proposals.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.errors import UsageError
+from aweigh.layers import Norm, make_norm
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import level_anchors
 from aweigh.ops.losses import world_mean
@@ -20,6 +23,23 @@ from aweigh.structures import Targets
 POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3  # section 3.1.2
 SAMPLED, POSITIVE_FRACTION = 256, 0.5  # anchors of an image that learn, section 3.1.3
 SMALLEST_SIDE = 1e-3  # of a proposal, pixels
+
+
+class Proposer(Protocol):
+    """What says where there may be an object; an `nn.Module`. Raw is whatever it says before any decision."""
+
+    def __call__(self, features: Sequence[Tensor], pixels: Tensor, *proposals: Tensor) -> Any:
+        """Per level `[B, channels, H, W]`, fine to coarse, and pixels `[B, 3, H, W]`, normalised, to raw.
+
+        proposals: as `Images` has them, for one with `needs_proposals`; the others get none.
+        """
+
+    def propose(self, raw: Any, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Proposals `[B, P, 4]`, best first, inside images of `sizes_hw` `[B, 2]`, their scores `[B, P]` and how many
+        count `[B]`; the rest is padding, of score 0. learning: as many as training takes."""
+
+    def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Scalars, by names of its own."""
 
 
 class RPNOutput(NamedTuple):
@@ -35,7 +55,7 @@ class RPN(nn.Module):
 
     channels: of every level. strides: of the levels, the finest first, which may be fewer than there are features.
     shapes: per level, the anchors of a cell round its point, `[K, 4]` xyxy in pixels, as many on each.
-    convs, width: 3x3 convolutions with ReLU, and their channels (those of the levels when None).
+    convs, width: 3x3 convolutions with ReLU, and their channels (those of the levels when None). norm: after each.
     fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
     beta: below which the loss of a delta is quadratic.
     normaliser: what the losses are divided by: the number of anchors that learned, or as many as may of each image, as
@@ -52,6 +72,7 @@ class RPN(nn.Module):
         *,
         convs: int = 1,
         width: int | None = None,
+        norm: Norm | None = None,
         fitted_steps: bool = False,
         beta: float = 1 / 9,
         normaliser: Literal["sampled", "allowed"] = "sampled",
@@ -70,13 +91,12 @@ class RPN(nn.Module):
             raise UsageError(f"RPN: levels need as many anchors of a cell as each other, got {sorted(numbers)}.")
         (anchors,) = numbers
         width = channels if width is None else width
-        self.tower = nn.Sequential(
-            *(
-                layer
-                for number in range(convs)
-                for layer in (nn.Conv2d(width if number else channels, width, 3, padding=1), nn.ReLU(inplace=True))
-            )
-        )
+        self.tower = nn.Sequential()
+        for number in range(convs):
+            self.tower.append(nn.Conv2d(width if number else channels, width, 3, padding=1))
+            if norm is not None:
+                self.tower.append(make_norm(norm, width))
+            self.tower.append(nn.ReLU(inplace=True))
         self.objectness = nn.Conv2d(width, anchors, 1)
         self.deltas = nn.Conv2d(width, 4 * anchors, 1)
         self.strides, self.shapes = tuple(strides), [shape.clone() for shape in shapes]
@@ -101,11 +121,19 @@ class RPN(nn.Module):
             anchors.append(level_anchors(shapes, feature, pixels, stride, fitted=self.fitted_steps))
         return RPNOutput(objectness, deltas, anchors)
 
-    def propose(self, raw: RPNOutput, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor]:
-        """Proposals `[B, P, 4]`, best first, and how many count `[B]`; the rest is padding. sizes_hw: `[B, 2]`."""
+    @torch.no_grad()
+    def propose(self, raw: RPNOutput, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each level the most probable anchors, moved by their deltas; as `best_of_levels`. sizes_hw: `[B, 2]`."""
         before, after = self.train_proposals if learning else self.test_proposals
-        thresholds = {"iou_threshold": self.nms_threshold, "score_threshold": self.score_threshold}
-        return propose(raw.objectness, raw.deltas, raw.anchors, sizes_hw, before=before, after=after, **thresholds)
+        boxes, scores = [], []
+        for logits, deltas, anchors in zip(*raw, strict=True):
+            best, rows = logits.float().topk(min(before, logits.shape[1]), dim=1)  # [B, k]
+            probable = best.sigmoid()
+            boxes.append(
+                box_ops.decode_deltas(anchors[rows], deltas.float().gather(1, rows[..., None].expand(-1, -1, 4)))
+            )
+            scores.append(torch.where(probable >= self.score_threshold, probable, 0))
+        return best_of_levels(boxes, scores, sizes_hw, number=after, iou_threshold=self.nms_threshold)
 
     def loss(self, raw: RPNOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """`objectness` and `proposals` of sampled anchors: binary cross-entropy and smooth L1 of the deltas, each
@@ -134,51 +162,34 @@ def take_rpn(
     channels: int, strides: Sequence[int], shapes: Sequence[Tensor], options: dict[str, Any], **fixed: Any
 ) -> RPN:
     """An `RPN`, with what `options` of a detector's builder say of it, which are taken out of them: `rpn_convs`,
-    `rpn_beta`, `rpn_normaliser`, `fitted_steps`, `train_proposals`, `test_proposals`, `proposal_threshold`."""
-    names = {"rpn_convs": "convs", "rpn_beta": "beta", "rpn_normaliser": "normaliser"}
+    `rpn_norm`, `rpn_beta`, `rpn_normaliser`, `fitted_steps`, `train_proposals`, `test_proposals`,
+    `proposal_threshold`."""
+    names = {"rpn_convs": "convs", "rpn_norm": "norm", "rpn_beta": "beta", "rpn_normaliser": "normaliser"}
     names |= {"proposal_threshold": "score_threshold"}
     names |= {name: name for name in ("fitted_steps", "train_proposals", "test_proposals")}
     given = {ours: options.pop(name) for name, ours in names.items() if name in options}
     return RPN(channels, strides, shapes, **{**fixed, **given})
 
 
-@torch.no_grad()
-def propose(
-    objectness: Sequence[Tensor],
-    deltas: Sequence[Tensor],
-    anchors: Sequence[Tensor],
-    sizes_hw: Tensor,
-    *,
-    before: int,
-    after: int,
-    iou_threshold: float = 0.7,
-    score_threshold: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """The best places of each image: boxes `[B, after, 4]`, best first, and how many count `[B]`; the rest is padding.
+def best_of_levels(
+    boxes: Sequence[Tensor], scores: Sequence[Tensor], sizes_hw: Tensor, *, number: int, iou_threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best of all levels, each suppressed by itself: boxes `[B, number, 4]`, as a `Proposer` gives them.
 
-    objectness, deltas, anchors: per level `[B, A_l]`, `[B, A_l, 4]`, `[A_l, 4]`. Of each level the `before` best are
-    suppressed among themselves, unless less probable than `score_threshold`; of all levels together the `after` best
-    remain. sizes_hw: `[B, 2]`.
+    boxes, scores: per level `[B, k, 4]` and `[B, k]`, 0 for none. sizes_hw: `[B, 2]`, where boxes are cut off.
     """
-    boxes, scores, labels = [], [], []
-    for level, (logits, differences, places) in enumerate(zip(objectness, deltas, anchors, strict=True)):
-        best, rows = logits.float().topk(min(before, logits.shape[1]), dim=1)  # [B, k]
-        chosen = differences.float().gather(1, rows[..., None].expand(-1, -1, 4))
-        boxes.append(box_ops.clip(box_ops.decode_deltas(places[rows], chosen), sizes_hw))
-        sides = boxes[-1][..., 2:] - boxes[-1][..., :2]
-        probable = best.sigmoid()
-        kept = (sides >= SMALLEST_SIDE).all(dim=-1) & (probable >= score_threshold)
-        scores.append(torch.where(kept, probable, 0))
-        labels.append(torch.full_like(rows, level))
-    proposals, _, _, count = box_ops.select_detections(
-        torch.cat(boxes, dim=1),
-        torch.cat(scores, dim=1),
-        torch.cat(labels, dim=1),
+    together = box_ops.clip(torch.cat(list(boxes), dim=1), sizes_hw)
+    large = (together[..., 2:] - together[..., :2] >= SMALLEST_SIDE).all(dim=-1)
+    levels = [torch.full_like(values, level, dtype=torch.int64) for level, values in enumerate(scores)]
+    best, kept, _, count = box_ops.select_detections(
+        together,
+        torch.where(large, torch.cat(list(scores), dim=1), 0),
+        torch.cat(levels, dim=1),
         iou_threshold=iou_threshold,
-        max_detections=after,
+        max_detections=number,
         method="class",  # the levels stand for classes
     )
-    return proposals, count
+    return best, kept, count
 
 
 def proposal_loss(

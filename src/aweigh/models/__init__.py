@@ -11,10 +11,13 @@ from torch import Tensor
 
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
+    centernet,
     efficientdet,
+    fast_rcnn,
     faster_rcnn,
     fcos,
     fcos_lite,
+    fcos_rpn,
     keypoint_rcnn,
     light_head_rcnn,
     mask_rcnn,
@@ -33,6 +36,9 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **mask_rcnn.BUILDERS,
     **keypoint_rcnn.BUILDERS,
     **light_head_rcnn.BUILDERS,
+    **centernet.BUILDERS,
+    **fast_rcnn.BUILDERS,
+    **fcos_rpn.BUILDERS,
 }
 PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **fcos.PUBLISHED,
@@ -42,6 +48,8 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **faster_rcnn.PUBLISHED,
     **mask_rcnn.PUBLISHED,
     **keypoint_rcnn.PUBLISHED,
+    **centernet.PUBLISHED,
+    **fast_rcnn.PUBLISHED,
 }
 
 
@@ -61,7 +69,7 @@ class Detector(Protocol):
     arguments: dict[str, Any]
 
     def __call__(self, images: Images, targets: Sequence[Targets] | None = None) -> Any: ...
-    def network(self, pixels: Tensor) -> Any: ...
+    def network(self, pixels: Tensor) -> Any: ...  # `images.inputs(detector)`, where it needs proposals too
     def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]: ...
     def select(self, raw: Any, sizes_hw: Tensor) -> tuple[Tensor, ...]: ...
     def decode(self, raw: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]: ...

@@ -62,7 +62,7 @@ from torch.nn import functional as F
 from aweigh.backbones import Backbone, take_last_stage, take_mobilenet_v3_ends, take_timm
 from aweigh.errors import UsageError
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
-from aweigh.heads.rpn import RPN, RPNOutput, take_rpn
+from aweigh.heads.rpn import RPN, Proposer, take_rpn
 from aweigh.layers import Norm
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
@@ -91,7 +91,7 @@ class FasterRCNNOutput(NamedTuple):
     """What the network says before any decision."""
 
     features: list[Tensor]  # [B, channels, H, W] each, fine to coarse
-    proposed: RPNOutput  # what the proposer says of them
+    proposed: Any  # what the proposer says of them
 
 
 class Neck(Protocol):
@@ -127,7 +127,7 @@ class FasterRCNN(nn.Module):
     Args:
         backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`. None for
             the maps as they are.
-        proposer: says where there may be an object; see `heads/rpn.py`.
+        proposer: a `Proposer`, which says where there may be an object; see `heads/rpn.py`.
         pool: (features, regions `[R, 5]`, size=S) -> `[R, channels, S, S]`; see `ops/roi.py`.
         box_head, box_predictor: the second stage, on `box_size` cells of a region's side.
         classes: names and original ids; their number must be the predictor's.
@@ -149,7 +149,7 @@ class FasterRCNN(nn.Module):
         self,
         backbone: Backbone,
         neck: Neck | None,
-        proposer: RPN,
+        proposer: Proposer,
         pool: Callable[..., Tensor],
         box_head: nn.Module,
         box_predictor: BoxPredictor,
@@ -175,6 +175,7 @@ class FasterRCNN(nn.Module):
                 f"FasterRCNN: the head predicts {box_predictor.num_classes} classes, but {len(classes)} are named."
             )
         self.backbone, self.proposer, self.pool = backbone, proposer, pool
+        self.needs_proposals: bool = getattr(proposer, "needs_proposals", False)
         self.neck = nn.Identity() if neck is None else neck
         self.finest_stride = (backbone if neck is None else neck).strides[0]
         self.region_body = nn.Identity() if region_body is None else region_body
@@ -201,16 +202,19 @@ class FasterRCNN(nn.Module):
 
         Boxes are in the pixels of `images`, and inside each image.
         """
-        raw = self.network(images.pixels)
+        raw = self.network(*images.inputs(self))
         if targets is not None:
             return self.loss(raw, targets)
         return self.decode(raw, images.sizes_hw)
 
-    def network(self, pixels: Tensor) -> FasterRCNNOutput:
-        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to features and what the proposer says of them."""
+    def network(self, pixels: Tensor, *proposals: Tensor) -> FasterRCNNOutput:
+        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to features and what the proposer says of them.
+
+        proposals: as `Images` has them, for a proposer that needs them.
+        """
         pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         features = self.neck(self.backbone(pixels))
-        return FasterRCNNOutput(features, self.proposer(features, pixels))
+        return FasterRCNNOutput(features, self.proposer(features, pixels, *proposals))
 
     def classification_body(self) -> nn.Module:
         """What published weights of the classification network fill: the backbone and `classification_layers`."""
@@ -274,7 +278,7 @@ class FasterRCNN(nn.Module):
         """
         height, width = (side * self.finest_stride for side in raw.features[0].shape[-2:])
         sizes = torch.tensor([[height, width]] * len(targets), device=raw.features[0].device)
-        boxes, count = self.proposer.propose(raw.proposed, sizes, learning=True)
+        boxes, _, count = self.proposer.propose(raw.proposed, sizes, learning=True)
         seeds = raw.features[-1].float().sum(dim=(1, 2, 3))  # [B]
         lowest, highest = self.negative_iou
         regions, indices = [], []
@@ -361,7 +365,7 @@ class FasterRCNN(nn.Module):
         image), scores `[B, K]`, labels `[B, K]`, count `[B]` and `[B, K, ...]` of each branch; rows from `count` on are
         padding with score 0.
         """
-        proposals, count = self.proposer.propose(raw.proposed, sizes_hw)
+        proposals, _, count = self.proposer.propose(raw.proposed, sizes_hw)
         if not torch.compiler.is_compiling():
             proposals = proposals[:, : max(1, int(count.max()))]
         batch, number = proposals.shape[:2]
@@ -416,6 +420,30 @@ def on_pyramid(
     classes: Classes,
     *,
     channels: int = 256,
+    anchor_sizes: Sequence[float] | None = None,
+    rounded_anchors: bool = False,
+    beta: float = 1 / 9,
+    **options: Any,
+) -> FasterRCNN:
+    """With the region proposal network, on any backbone with several levels, such as four at strides 4 to 32.
+
+    anchor_sizes: on every level, pixels; None: one of eight strides. beta: of the second stage, and of the `RPN` unless
+    `rpn_beta` is given. Options: those of `take_rpn` and `with_proposer`.
+    """
+
+    def proposer(strides: Sequence[int], options: dict[str, Any]) -> RPN:
+        shapes = pyramid_anchors(strides, sizes=anchor_sizes, rounded=rounded_anchors)
+        return take_rpn(channels, strides, shapes, options, beta=beta)
+
+    return with_proposer(proposer, backbone, classes, channels=channels, beta=beta, **options)
+
+
+def with_proposer(
+    proposer: Callable[[Sequence[int], dict[str, Any]], Proposer],
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    channels: int = 256,
     neck_norm: Norm | None = None,
     levels_read: int | None = None,
     box_head: Literal["2fc", "4conv1fc"] = "2fc",
@@ -423,29 +451,22 @@ def on_pyramid(
     box_size: int = 7,
     samples: int = 2,
     aligned: bool = True,
-    anchor_sizes: Sequence[float] | None = None,
-    rounded_anchors: bool = False,
-    beta: float = 1 / 9,
     **options: Any,
 ) -> FasterRCNN:
-    """On any backbone with several levels, such as four at strides 4 to 32.
+    """The same with any proposer, which is made of the strides of the pyramid and takes its own out of the options.
 
-    levels_read: from how many of them regions are read; None: from all but the pooled one on top. box_head: two fully
-    connected layers, or four convolutions with `head_norm` and one. samples, aligned: of RoIAlign. anchor_sizes: on
-    every level, pixels; None: one of eight strides. beta: of the second stage, and of the `RPN` unless `rpn_beta` is
-    given. Options: those of `take_rpn` and of `FasterRCNN`.
+    channels: of every level. levels_read: from how many of them regions are read; None: from all but the pooled one on
+    top. box_head: two fully connected layers, or four convolutions with `head_norm` and one. samples, aligned: of
+    RoIAlign. The other options: those of `FasterRCNN`.
     """
     neck = FPN(backbone.channels, backbone.strides, channels=channels, top="pool", norm=neck_norm)
-    shapes = pyramid_anchors(neck.strides, sizes=anchor_sizes, rounded=rounded_anchors)
-    proposer = take_rpn(channels, neck.strides, shapes, options, beta=beta)
+    made = proposer(neck.strides, options)
     pool = partial(pool_regions, strides=neck.strides[:-1][:levels_read], samples=samples, aligned=aligned)
     if box_head not in ("2fc", "4conv1fc"):
         raise UsageError(f"FasterRCNN: unknown box_head {box_head!r}; known: 2fc, 4conv1fc.")
     head = TwoFCHead(channels, box_size) if box_head == "2fc" else ConvFCHead(channels, box_size, norm=head_norm)
     predictor = BoxPredictor(head.width, len(classes))
-    return FasterRCNN(
-        *(backbone, neck, proposer, pool, head, predictor), classes=classes, box_size=box_size, beta=beta, **options
-    )
+    return FasterRCNN(backbone, neck, made, pool, head, predictor, classes=classes, box_size=box_size, **options)
 
 
 def on_c4(
@@ -511,21 +532,41 @@ def faster_rcnn_resnet50_c4(*, classes: Classes = COCO_CLASSES, **options: Any) 
     return on_c4("resnet50", classes, **options)
 
 
-def faster_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, width: int = 4096, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on VGG-16 with RoIPool, as in the first papers (Ren et al. 2015, section 3; Girshick 2015).
+def faster_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on VGG-16 with RoIPool, as in the first papers (Ren et al. 2015, section 3; Girshick 2015). Options:
+    those of `on_vgg16` and `take_rpn`."""
 
-    width: of the two fully connected layers. Options: those of `take_timm`, `take_rpn` and `FasterRCNN`.
-    """
-    backbone = take_timm("vgg16", options, levels=(4,))  # behind the ReLU of conv5_3
+    def proposer(strides: Sequence[int], options: dict[str, Any]) -> RPN:
+        shapes = pyramid_anchors(strides, sizes=(128.0, 256.0, 512.0))
+        return take_rpn(512, strides, shapes, options, beta=1 / 9)  # sigma 3 in the authors' code
+
     form = {"train_proposals": (12000, 2000), "test_proposals": (6000, 300), "sampled": 128, "beta": 1.0}
-    options = {**form, **options}
-    shapes = pyramid_anchors(backbone.strides, sizes=(128.0, 256.0, 512.0))
-    proposer = take_rpn(512, backbone.strides, shapes, options, beta=1 / 9)  # sigma 3 in the authors' code
-    parts = (backbone, None, proposer, partial(max_pool_regions, stride=16), TwoFCHead(512, 7, width=width))
+    return on_vgg16(proposer, classes, **{**form, **options})
+
+
+def on_vgg16(
+    proposer: Callable[[Sequence[int], dict[str, Any]], Proposer],
+    classes: Classes,
+    *,
+    pool: Literal["pool", "align"] = "pool",
+    width: int = 4096,
+    **options: Any,
+) -> FasterRCNN:
+    """On the last map of VGG-16 before its last pooling, with its two fully connected layers, which ImageNet's weights
+    fill where `width` is theirs.
+
+    proposer: as in `with_proposer`. pool: RoIPool (Girshick 2015, section 2.1), or RoIAlign with 2 x 2 points. Options:
+    those of `take_timm` and `FasterRCNN`.
+    """
+    if pool not in ("pool", "align"):
+        raise UsageError(f"FasterRCNN: unknown pool {pool!r}; known: pool, align.")
+    backbone = take_timm("vgg16", options, levels=(4,))  # behind the ReLU of conv5_3
+    made = proposer(backbone.strides, options)
+    by_maximum = partial(max_pool_regions, stride=16)
+    read = by_maximum if pool == "pool" else partial(pool_regions, strides=backbone.strides, aligned=True)
+    parts = (backbone, None, made, read, TwoFCHead(512, 7, width=width), BoxPredictor(width, len(classes)))
     layers = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"} if width == 4096 else {}
-    return FasterRCNN(
-        *parts, BoxPredictor(width, len(classes)), classes=classes, classification_layers=layers, **options
-    )
+    return FasterRCNN(*parts, classes=classes, classification_layers=layers, **options)
 
 
 TORCHVISION: dict[str, Any] = {"rounded_anchors": True, "fitted_steps": True, "aligned": False}

@@ -70,7 +70,7 @@ class FCOSOutput(NamedTuple):
 
     logits: list[Tensor]  # [B, C, H, W]
     distances: list[Tensor]  # [B, 4, H, W] left, top, right, bottom, >= 0, in pixels or strides of the level
-    quality: list[Tensor]  # [B, 1, H, W] logit of the centre-ness (or of the IoU)
+    quality: list[Tensor]  # [B, 1, H, W] logit of the centre-ness (or of the IoU); no levels without that branch
     points: list[Tensor]  # [H*W, 2] x, y of each cell in the padded image, pixels
 
 
@@ -88,7 +88,8 @@ class FCOS(nn.Module):
         box_loss: kind of the box loss; `weigh_boxes`: each weighted by its centre-ness target.
         assignment: which point learns which box: `"ranges"` (the paper), `"adaptive"` (ATSS) or `"aligned"` (the points
             of TOOD, by what the network says now).
-        quality: what the quality branch learns: the centre-ness, or the IoU of the predicted box (AdelaiDet's option).
+        quality: what the quality branch learns: the centre-ness, or the IoU of the predicted box (AdelaiDet's option);
+            None for a head without one ("none" in table 4).
         score_threshold: lowest class probability p or, when `threshold_product`, lowest score sqrt(p * quality).
     """
 
@@ -109,13 +110,15 @@ class FCOS(nn.Module):
         assignment: Assignment = "ranges",
         box_loss: BoxLoss = "giou",
         weigh_boxes: bool = True,
-        quality: Literal["centerness", "iou"] = "centerness",
+        quality: Literal["centerness", "iou"] | None = "centerness",
         score_threshold: float = 0.05,
         threshold_product: bool = False,
     ) -> None:
         super().__init__()
         if len(level_ranges) != len(neck.strides):
             raise UsageError(f"FCOS: {len(neck.strides)} feature levels, but {len(level_ranges)} level ranges.")
+        if (head.centerness is None) != (quality is None):
+            raise UsageError(f"FCOS: quality is {quality!r}, which does not go with the head's quality branch.")
         if head.logits.out_channels != len(classes):
             raise UsageError(
                 f"FCOS: the head predicts {head.logits.out_channels} classes, but {len(classes)} are named."
@@ -165,7 +168,10 @@ class FCOS(nn.Module):
     def network(self, pixels: Tensor) -> FCOSOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
         pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
-        features = self.neck(self.backbone(pixels))
+        return self.outputs(self.neck(self.backbone(pixels)), pixels)
+
+    def outputs(self, features: Sequence[Tensor], pixels: Tensor) -> FCOSOutput:
+        """Maps of the pyramid, `[B, channels, H, W]` each, of images `[B, 3, H, W]` to raw outputs."""
         logits, distances, quality = self.head(features)
         points = [self._points(level, feature, pixels) for level, feature in enumerate(features)]
         return FCOSOutput(logits, distances, quality, points)
@@ -181,18 +187,18 @@ class FCOS(nn.Module):
     # Training
 
     def loss(self, raw: FCOSOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """The three losses of equation 2 (each a scalar, float32), each divided by its own normaliser.
+        """The losses of equation 2 and 3 (each a scalar, float32), each divided by its own normaliser.
 
         `classification`: focal loss over all points. `box`: over positive points, weighted by centre-ness.
-        `centerness` (or `iou`): binary cross-entropy over positive points. The number of positives and the sum of
-        centre-ness are averaged over all processes and never less than one, so a batch without objects is finite.
+        `centerness` (or `iou`), where the head has that branch: binary cross-entropy over positive points. The number
+        of positives and the sum of centre-ness are averaged over all processes and never less than one, so a batch
+        without objects is finite.
         """
         classes = self.head.logits.out_channels
         labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
         check_labels(*labels_and_known, images=len(raw.logits[0]), classes=classes, what="FCOS.loss")
         logits = _flatten(raw.logits)  # [B, A, C]
         distances = _flatten(raw.distances) * self._units(raw.points)  # [B, A, 4] pixels
-        quality = _flatten(raw.quality).squeeze(-1)  # [B, A]
         points = torch.cat(raw.points)  # [A, 2]
 
         found = self._targets(raw.points, targets, logits, distances)
@@ -210,14 +216,14 @@ class FCOS(nn.Module):
             box = (per_box * centerness).sum() / world_mean(centerness.sum()).clamp(min=1)
         else:
             box = per_box.sum() / positives
-        goal = centerness if self.quality == "centerness" else box_ops.aligned_iou(boxes.detach(), target_boxes)
-        quality_loss = F.binary_cross_entropy_with_logits(quality[positive], goal, reduction="sum")
         classification = sigmoid_focal_loss_sum(logits.flatten(0, 1), labels.flatten(), no_loss=unknown)
-        return {
-            "classification": classification / positives,
-            "box": box,
-            self.quality: quality_loss / positives,
-        }
+        losses = {"classification": classification / positives, "box": box}
+        if self.quality is not None:
+            quality = _flatten(raw.quality).squeeze(-1)  # [B, A]
+            goal = centerness if self.quality == "centerness" else box_ops.aligned_iou(boxes.detach(), target_boxes)
+            quality_loss = F.binary_cross_entropy_with_logits(quality[positive], goal, reduction="sum")
+            losses[self.quality] = quality_loss / positives
+        return losses
 
     @torch.no_grad()
     def _targets(
@@ -259,7 +265,7 @@ class FCOS(nn.Module):
         sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
         image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
         """
-        levels = [self._candidates(raw, level) for level in range(len(raw.points))]
+        levels = [self.best_of_level(raw, level, self.candidates_per_level) for level in range(len(raw.points))]
         boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         boxes = box_ops.clip(boxes, sizes_hw)  # [B, K', 4]
         return box_ops.select_detections(
@@ -271,26 +277,27 @@ class FCOS(nn.Module):
             method=self.nms,
         )
 
-    def _candidates(self, raw: FCOSOutput, level: int) -> tuple[Tensor, Tensor, Tensor]:
+    def best_of_level(self, raw: FCOSOutput, level: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best (point, class) pairs of one level: boxes `[B, k, 4]`, scores `[B, k]` (0: none), labels `[B, k]`.
 
-        The best k pairs lie at the k points whose best class scores highest, so only those points are looked into.
+        k is at most `number`. The best k pairs lie at the k points whose best class scores highest, so only those
+        points are looked into.
         """
-        logits, distances, quality = (
-            part[level].float().flatten(2).transpose(1, 2) for part in (raw.logits, raw.distances, raw.quality)
+        logits, distances, *branch = (
+            part[level].float().flatten(2).transpose(1, 2) for part in (raw.logits, raw.distances, raw.quality) if part
         )  # [B, H*W, C | 4 | 1]
         num_points, num_classes = logits.shape[1:]
-        quality = quality.sigmoid()
+        quality = branch[0].sigmoid() if branch else torch.ones_like(logits[..., :1])  # [B, H*W, 1]
         best = logits.amax(dim=-1).sigmoid() * quality.squeeze(-1)  # [B, H*W]
         if not self.threshold_product:
             best = torch.where(logits.amax(dim=-1).sigmoid() > self.score_threshold, best, 0)
-        top = best.topk(min(self.candidates_per_level, num_points), dim=1).indices.unsqueeze(-1)  # [B, k', 1]
+        top = best.topk(min(number, num_points), dim=1).indices.unsqueeze(-1)  # [B, k', 1]
 
         probability = logits.gather(1, top.expand(-1, -1, num_classes)).sigmoid()  # [B, k', C]
         scores = (probability * quality.gather(1, top)).sqrt()
         tested = scores if self.threshold_product else probability
         scores = torch.where(tested > self.score_threshold, scores, 0).flatten(1)  # [B, k' * C]
-        scores, pairs = scores.topk(min(self.candidates_per_level, scores.shape[1]), dim=1)  # [B, k]
+        scores, pairs = scores.topk(min(number, scores.shape[1]), dim=1)  # [B, k]
 
         rows = top.gather(1, (pairs // num_classes).unsqueeze(-1))  # [B, k, 1]
         unit = self.strides[level] if self.normalise_distances else 1
@@ -309,6 +316,7 @@ class FCOSHead(nn.Module):
         exponential: distances are exp(s_i x) (base form), else relu(s_i x). scales: learn s_i (torchvision does not).
         initial_distance: what every distance starts at, before exp or relu.
         centerness_on_boxes: the quality branch reads the box tower (improved form), else the classification tower.
+        centerness: with the quality branch.
     """
 
     def __init__(
@@ -324,18 +332,20 @@ class FCOSHead(nn.Module):
         scales: bool = True,
         initial_distance: float = 4.0,
         centerness_on_boxes: bool = True,
+        centerness: bool = True,
     ) -> None:
         super().__init__()
         self.classification_tower = conv_tower(channels, convs, norm, deformable=deformable)
         self.box_tower = conv_tower(channels, convs, norm, deformable=deformable)
         self.logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.distances = nn.Conv2d(channels, 4, 3, padding=1)
-        self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
+        self.centerness = nn.Conv2d(channels, 1, 3, padding=1) if centerness else None
         self.scales = nn.Parameter(torch.ones(num_levels)) if scales else None
         self.exponential, self.centerness_on_boxes = exponential, centerness_on_boxes
         for prediction in (self.logits, self.distances, self.centerness):
-            nn.init.normal_(prediction.weight, std=0.01)
-            nn.init.zeros_(cast(Tensor, prediction.bias))
+            if prediction is not None:
+                nn.init.normal_(prediction.weight, std=0.01)
+                nn.init.zeros_(cast(Tensor, prediction.bias))
         nn.init.constant_(cast(Tensor, self.distances.bias), initial_distance)
         # RetinaNet's prior: every class starts at a probability of 0.01 (Lin et al. 2017, section 4.1).
         nn.init.constant_(cast(Tensor, self.logits.bias), -math.log((1 - 0.01) / 0.01))
@@ -347,7 +357,8 @@ class FCOSHead(nn.Module):
             classification = self.classification_tower(feature)
             box = self.box_tower(feature)
             logits.append(self.logits(classification))
-            quality.append(self.centerness(box if self.centerness_on_boxes else classification))
+            if self.centerness is not None:
+                quality.append(self.centerness(box if self.centerness_on_boxes else classification))
             distance = self.distances(box).float()
             if self.scales is not None:
                 distance = distance * self.scales[level]
@@ -495,12 +506,14 @@ def _build(
     neck_norm: Norm | None = None,
     top: Literal["p5", "c5"] = "p5",
     deformable: bool = False,
+    quality: Literal["centerness", "iou"] | None = "centerness",
     **options: Any,
 ) -> FCOS:
     """The improved form on any backbone with three levels at strides 8, 16, 32. Options: those of `FCOS`."""
     pyramid = make_neck(neck, backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
-    head = FCOSHead(channels, len(classes), 5, convs=head_convs, norm=head_norm, deformable=deformable)
-    return FCOS(backbone, pyramid, head, classes=classes, **options)
+    towers: dict[str, Any] = {"convs": head_convs, "norm": head_norm, "deformable": deformable}
+    head = FCOSHead(channels, len(classes), 5, centerness=quality is not None, **towers)
+    return FCOS(backbone, pyramid, head, classes=classes, quality=quality, **options)
 
 
 def fcos_timm_fpn(*, classes: Classes = COCO_CLASSES, backbone: str = "efficientnet_b0", **options: Any) -> FCOS:
@@ -552,22 +565,27 @@ def fcos_resnet50_fpn_base(
     neck_norm: Norm | None = None,
     head_norm: Norm | None = "gn",
     top: Literal["p5", "c5"] = "p5",
+    centerness: bool = True,
     **options: Any,
 ) -> FCOS:
-    """The base form of the ICCV paper: AP 37.1 with group normalisation in the head, 36.5 with `head_norm=None`."""
+    """The base form of the ICCV paper: AP 37.1 with group normalisation in the head, 36.5 with `head_norm=None`, 33.5
+    with `centerness=False`."""
     backbone = take_timm("resnet50", options)
     neck = FPN(backbone.channels, backbone.strides, top=top, norm=neck_norm)
-    head = FCOSHead(
-        256,
-        len(classes),
-        5,
-        norm=head_norm,
-        exponential=True,
-        initial_distance=0.0,
-        centerness_on_boxes=False,
-        **options,
-    )
-    return FCOS(backbone, neck, head, classes=classes, center_radius=None, normalise_distances=False, box_loss="iou")
+    head = base_head(256, len(classes), 5, norm=head_norm, centerness=centerness, **options)
+    return FCOS(backbone, neck, head, classes=classes, **base_form(centerness))
+
+
+def base_head(channels: int, num_classes: int, num_levels: int, **options: Any) -> FCOSHead:
+    """The head of the base form; options of `FCOSHead`."""
+    form: dict[str, Any] = {"exponential": True, "initial_distance": 0.0, "centerness_on_boxes": False}
+    return FCOSHead(channels, num_classes, num_levels, **form, **options)
+
+
+def base_form(centerness: bool = True) -> dict[str, Any]:
+    """The base form as arguments of `FCOS`; without the centre-ness branch boxes are not weighted by it either."""
+    form = {"center_radius": None, "normalise_distances": False, "box_loss": "iou"}
+    return {**form, "quality": "centerness" if centerness else None, "weigh_boxes": centerness}
 
 
 def fcos_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:

@@ -78,6 +78,8 @@ def light_head(
     many before and after suppression. All regions are candidates for the `hard_regions` that learn. Options: those of
     `FasterRCNN`.
     """
+    if pooling not in ("max", "mean"):
+        raise UsageError(f"Light-Head R-CNN: unknown pooling {pooling!r}; known: max, mean.")
     neck = ThinFeatures(backbone.channels, backbone.strides, middle=middle, channels=channels * box_size**2)
     proposer = RPN(
         backbone.channels[0],

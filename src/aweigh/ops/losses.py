@@ -95,6 +95,22 @@ def distribution_focal_loss(logits: Tensor, values: Tensor) -> Tensor:
     return -(below * (1 - share) + above * share)
 
 
+def penalty_reduced_focal_loss_sum(
+    logits: Tensor, goals: Tensor, *, alpha: float = 2.0, beta: float = 4.0, unknown: float = 0.9999
+) -> Tensor:
+    """The sum of CornerNet's focal loss (Law and Deng 2018, equation 1) over heat maps of any equal shape.
+
+    goals: in `[0, 1]`; 1 is an object, less is background whose loss is reduced by `(1 - goal) ** beta`, and what is
+    `unknown` or more but not 1 gives none. Probabilities are kept 1e-4 from 0 and 1, as CenterNet's authors do; beyond
+    that there is no gradient.
+    """
+    probability = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
+    positive = goals == 1
+    weight = torch.where(positive, 1, torch.where(goals < unknown, (1 - goals) ** beta, 0))
+    error = torch.where(positive, 1 - probability, probability)
+    return -(weight * error**alpha * torch.log1p(-error)).sum()
+
+
 def check_labels(
     labels: Sequence[Tensor], known: Sequence[Tensor | None], *, images: int, classes: int, what: str
 ) -> None:

@@ -1,7 +1,8 @@
 """Published ImageNet weights of backbones.
 
 `imagenet_record` gives torchvision's file for the bodies of the papers, whose names, addresses and accuracies are
-written down here, and for any other timm model the file timm names, if its name carries a checksum.
+written down here, that of DLA-34's authors, and for any other timm model the file timm names, if its name carries a
+checksum.
 """
 
 import re
@@ -28,6 +29,16 @@ TORCHVISION = {
 }
 TORCHVISION_FOLDER = "https://download.pytorch.org/models/"
 
+# Those of its authors, which CenterNet starts from; timm names no file with a checksum.
+DLA34 = PublishedWeights(
+    name="dla34",
+    url="http://dl.yf.io/dla/models/imagenet/dla34-ba72cf86.pth",
+    file="dla34-ba72cf86.pth",
+    sha256="ba72cf86",
+    licence="BSD-3-Clause (ucbdrive/dla); trained on ImageNet, whose images are for non-commercial research",
+    source="the authors of DLA, trained on ImageNet-1k",
+)
+
 # Files are published with the first digits of their SHA-256 at the end of the name.
 _CHECKSUM = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt|safetensors)$")
 
@@ -45,7 +56,7 @@ def imagenet_record(name: str) -> PublishedWeights:
             source="torchvision, IMAGENET1K_V1, trained on ImageNet-1k",
             metrics={"top1": top1, "top5": top5},
         )
-    return _timm_record(name)
+    return DLA34 if name == "dla34" else _timm_record(name)
 
 
 def _timm_record(name: str) -> PublishedWeights:

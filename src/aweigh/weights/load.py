@@ -162,6 +162,12 @@ def locate(record: PublishedWeights, *, progress: Progress | None = None) -> Pat
     The cache is the folder `AWEIGH_CACHE`, by default `~/.cache/aweigh`. `AWEIGH_OFFLINE=1` never downloads.
     """
     path = (cache_folder() if record.url else BOX) / record.file
+    if not record.sha256 and path.suffix != ".pkl":
+        raise AweighError(
+            f"{record.file} ({record.source}) is published without a checksum, at {record.url}, and so not downloaded. "
+            f"Get it there and give the file itself as the weights: --weights {record.file}, or "
+            f"create(..., weights={record.file!r}). Licence: {record.licence}."
+        )
     if path.is_file():
         digest = _sha256(path)
         if not digest.startswith(record.sha256):

@@ -21,7 +21,8 @@ class PublishedWeights:
     """One published file: where it is, how to know it, who may use it, and how it becomes ours.
 
     url: empty for a file that comes with the package, in `weights/box`. file: its name there or in the cache. sha256:
-    the digest in hexadecimal, or as much of its beginning as was published.
+    the digest in hexadecimal, or as much of its beginning as was published; empty where none was, and then the file is
+    not downloaded but has to be given.
     source: one line, who trained it on what. metrics: as stated by the source, by name.
     builder, arguments, classes, resize: the model that loads it, and the arguments of the resize step that belongs to
     it; empty for a backbone. convert: the file's tensors under our names.

@@ -1,0 +1,156 @@
+"""`aweigh proposals`: where to look in the pictures of a split, written for Fast R-CNN, and how much that reaches."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+import aweigh
+from aweigh.cli.common import bar, find_detector, log, one_line
+from aweigh.errors import UsageError
+
+if TYPE_CHECKING:
+    from aweigh.data.proposals import Proposals
+    from aweigh.data.split import Split
+
+SUFFIX = ".safetensors"
+
+
+def command(
+    source: str,
+    data: str,
+    /,
+    *,
+    split: str = "train",
+    output: Annotated[Path | None, Parameter(alias="-o", show_default=False)] = None,
+    number: int = 2000,
+    weights: Annotated[str, Parameter(show_default=False)] = "",
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    annotations: Path | None = None,
+    images: Path | None = None,
+    batch: Annotated[int, Parameter(show_default=False)] = 0,
+    workers: int = 0,
+    device: str = "auto",
+) -> None:
+    """Write where to look in the pictures of a split, for Fast R-CNN, and measure how many objects that reaches.
+
+    A detector with a proposal network (Faster R-CNN and its kin) gives what its second stage would look at, any other
+    its boxes, classes left aside. Prints the average recall of the best 100 and 1,000 of each picture.
+
+    Parameters
+    ----------
+    source
+        A checkpoint, or the name of a detector with --weights. Or a file: proposals that this command wrote, boxes in
+        COCO's results format (.json), selective search as its authors gave it out (.mat).
+    data
+        Folder of the data set: COCO, VOC or YOLO layout.
+    split
+        Which part of the data: train, val, test, or as it is called there.
+    output
+        The file to write, NAME.safetensors; nothing is written when not given.
+    number
+        How many of each picture, best first.
+    weights
+        Published weights by name (torchvision), or a file of them.
+    json_file
+        Write the numbers, with all they depend on, to this file.
+    annotations
+        COCO file, when the folder is no known layout.
+    images
+        Image folder that goes with --annotations.
+    batch
+        Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.
+    workers
+        Processes that read pictures; 0 reads in this one.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    """
+    from aweigh.data.formats import load_split
+    from aweigh.engine.checkpoint import write_atomically
+
+    if output is not None and output.suffix != SUFFIX:
+        raise UsageError(f"-o {output}: a file of proposals is called NAME{SUFFIX}; see docs/proposals.md.")
+    screen = log()
+    part = load_split(data, split, annotations=annotations, images=images)
+    screen.print(part.summary(), markup=False)
+    found = collect(source, part, number, data=data, weights=weights, batch=batch, workers=workers, device=device)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, found.write)
+        screen.print(f"Proposals: {output}, {len(found.boxes):,} of {len(found):,} pictures", markup=False)
+    measure(found, part, json_file)
+
+
+def measure(found: "Proposals", part: "Split", json_file: Path | None) -> None:
+    """Print the recall of the proposals of a split, and write it to a file where one is given."""
+    from aweigh.engine.checkpoint import write_atomically
+    from aweigh.evaluation.recall import average_recall
+
+    recall = average_recall(part.to_coco(masks=False), found.results(part.image_ids))
+    print(recall.table())
+    if json_file is not None:
+        settings = {**found.made, "measured_on": {"split": part.name, "data_hash": part.content_hash}}
+        text = json.dumps({**recall.to_dict(), "settings": settings}, indent=2)
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(json_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        log().print(f"Numbers: {json_file}", markup=False)
+
+
+def collect(
+    source: str, part: "Split", number: int, *, data: str, weights: str, batch: int, workers: int, device: str
+) -> "Proposals":
+    """The `number` best proposals of each picture of a split, in its order, from a detector or a file.
+
+    data: the folder of the data set, whose name they keep.
+    """
+    from aweigh.data.proposals import is_proposals, read_proposals
+
+    if number < 1:
+        raise UsageError(f"number = {number}: expected a number of proposals above 0.")
+    path = Path(source)
+    made = {"source": path.name, "data": Path(data).resolve().name, "aweigh": aweigh.__version__}
+    if path.suffix in CONVERTED:
+        return _converted(path, part, number, made)
+    if is_proposals(path):
+        given = part.with_proposals(read_proposals(path)).proposals
+        assert given is not None
+        return given.best(number)
+    from aweigh.engine.proposals import propose
+
+    predictor = find_detector(source, weights, device)
+    with bar("proposing", len(part)) as show:
+        found, problems = propose(
+            predictor.model,
+            predictor.resize,
+            part,
+            number=number,
+            made=made,
+            batch=batch or predictor.usual_batch,
+            device=predictor.device,
+            workers=workers,
+            progress=lambda done, total: show(done),
+        )
+    for problem in problems:
+        log().print(f"  {one_line(str(problem))}", markup=False)
+    return found
+
+
+def _converted(path: Path, part: "Split", number: int, made: dict[str, Any]) -> "Proposals":
+    from aweigh.data.foreign_proposals import from_coco_results, from_selective_search
+
+    if path.suffix in (".pkl", ".pickle"):
+        raise UsageError(
+            f"{path} is a pickle, which can run code when it is read, so aweigh does not; docs/proposals.md says how "
+            "to convert detectron's where you trust them."
+        )
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.")
+    convert = from_coco_results if path.suffix == ".json" else from_selective_search
+    found, remarks = convert(path, part, number=number, made=made)
+    for remark in remarks:
+        log().print(f"  {remark}", markup=False)
+    return found
+
+
+CONVERTED = (".json", ".mat", ".pkl", ".pickle")

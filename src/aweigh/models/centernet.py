@@ -1,0 +1,409 @@
+"""CenterNet: an object is the point in its middle; a heat map says where such points are, regressions how large.
+
+Paper: Zhou et al., "Objects as Points", 2019 (arXiv 1904.07850). The network gives one map of stride 4. In the heat map
+of its class, an object is a peak (section 3); at that cell the network also says where in the cell the centre lies, and
+width and height (section 4). Reading the peaks off is all there is to prediction: no anchor boxes, no levels, no
+suppression.
+
+Some bodies predict more than once: an hourglass network has several stacks, which all learn; the last one predicts.
+
+How ours differs:
+- The radius of a Gaussian is the one the authors' code computes, which is about 3.3 times what its formula is meant to
+  give; the published results rest on it. `radius="corrected"` gives the other one.
+- A box may reach to the edge of the last cell; the authors cut boxes off at its beginning, W - 1.
+- A smooth L1 loss is for the sizes, as section 6.1.1 says; the authors' option `sl1` means the offsets too.
+- What lies in a region to ignore, is uncertain, or of a class an image was not labelled for, gives no loss in the heat
+  map. The authors leave such annotations out, or paint 0.9999 for them where they have a use for that.
+- Peaks are found among logits: scores near 1 are equal in float32 where their logits are not, and would be found twice.
+- Cells beyond an image's edge hold no peak, and a predicted size is never less than zero.
+- An image lies in the corner of its padding, which has the mean colour; the authors centre it in black.
+
+Legend: B images, C classes, H x W cells of the map, N objects of all images that are learned, S stacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aweigh.backbones import DLA34, Backbone, Hourglass, take_shufflenet_v2, take_timm
+from aweigh.errors import UsageError
+from aweigh.layers import Norm, SeparableConv2d, make_norm
+from aweigh.necks.upsample import AggregationUpsample, LiteUpsample, TransposedUpsample
+from aweigh.ops import boxes as box_ops
+from aweigh.ops.heatmaps import UNKNOWN, Radius, draw_gaussians, gaussian_radius, peaks
+from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, unknown_in_batch, world_mean
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
+from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.convert.centernet import centernet_from_authors
+from aweigh.weights.record import PublishedWeights
+
+# The authors' mean and deviation of COCO's colours, of which theirs are in the order BGR.
+COCO_MEAN = (0.47026115, 0.44719302, 0.40789654)
+COCO_STD = (0.27809835, 0.27408164, 0.28863828)
+
+HEATMAP_BIAS = -2.19  # a score of 0.1 at the start, as in the authors' code
+OFFSET_WEIGHT = 1.0  # equation 4
+
+CenterNetOutput = list[dict[str, Tensor]]
+"""What each stack says, by head: `heatmap` `[B, C, H, W]` logits; `offset` `[B, 2, H, W]` (x, y) of the centre in its
+cell and `size` `[B, 2, H, W]` (width, height), both in cells."""
+
+
+class CenterGoals(NamedTuple):
+    """What there is to learn in a batch."""
+
+    heatmap: Tensor  # [B, C, H, W] 1 at centres, less round them, UNKNOWN where no background is known
+    image: Tensor  # [N] which image an object is of
+    cell: Tensor  # [N] row * W + column of its centre
+    offset: Tensor  # [N, 2] x, y of its centre in that cell, cells
+    size: Tensor  # [N, 2] width, height, cells
+
+
+class CenterNet(nn.Module):
+    """The detector.
+
+    Args:
+        backbone, neck: image `[B, 3, H, W]` -> feature maps -> one map of stride 4 for each stack; both have `channels`
+            and `strides`.
+        heads: of each stack, by name; `heatmap`, `offset` and `size` among them.
+        classes: names and original ids; their number must be the heat map's.
+        radius: of the Gaussians, see `ops.heatmaps.gaussian_radius`.
+        size_weight: of the size loss (equation 4). size_loss: `"l1"`, or `"smooth_l1"` with its knee at one cell.
+        pixel_mean, pixel_std: RGB in `[0, 1]`. stride_divisor: sides of a batch are multiples of it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | Hourglass,
+        neck: nn.Module,
+        heads: Sequence[nn.ModuleDict],
+        *,
+        classes: Classes,
+        radius: Radius = "official",
+        size_weight: float = 0.1,
+        size_loss: Literal["l1", "smooth_l1"] = "l1",
+        pixel_mean: Sequence[float] = COCO_MEAN,
+        pixel_std: Sequence[float] = COCO_STD,
+        stride_divisor: int = 32,
+    ) -> None:
+        super().__init__()
+        predicted = {cast(nn.Conv2d, cast(nn.Sequential, head["heatmap"])[-1]).out_channels for head in heads}
+        if predicted != {len(classes)}:
+            raise UsageError(f"CenterNet: the heads predict {sorted(predicted)} classes, but {len(classes)} are named.")
+        if radius not in ("official", "corrected"):
+            raise UsageError(f"CenterNet: unknown radius {radius!r}; known: official, corrected.")
+        if size_loss not in ("l1", "smooth_l1"):
+            raise UsageError(f"CenterNet: unknown size_loss {size_loss!r}; known: l1, smooth_l1.")
+        self.backbone, self.neck, self.heads = backbone, neck, nn.ModuleList(heads)
+        self.classes = classes
+        self.stride = 4
+        self.stride_divisor = stride_divisor
+        self.radius: Radius = radius
+        self.size_weight, self.size_loss = size_weight, size_loss
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
+
+        # Inference settings; plain values that may be set at any time. The paper keeps the best 100 whatever they score
+        # and suppresses none (section 4); the authors' option is `nms = "soft"`.
+        self.score_threshold = 0.0
+        self.nms: box_ops.NMS = "none"
+        self.nms_threshold = 0.5
+        self.max_detections = 100
+
+    def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
+        """Losses if `targets` are given (whether training or not), else the detections of each image.
+
+        Boxes are in the pixels of `images`, and inside each image.
+        """
+        raw = self.network(images.pixels)
+        if targets is not None:
+            return self.loss(raw, targets)
+        return self.decode(raw, images.sizes_hw)
+
+    def network(self, pixels: Tensor) -> CenterNetOutput:
+        """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
+        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        maps = self.neck(self.backbone(pixels))
+        return [
+            {name: head(x) for name, head in cast(nn.ModuleDict, heads).items()}
+            for heads, x in zip(self.heads, maps, strict=True)
+        ]
+
+    # Training
+
+    def loss(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """The three losses of equation 4, each a scalar, float32, and the mean over the stacks.
+
+        `heatmap`: focal loss (equation 1) divided by the number of cells that are a centre, or by one where there is
+        none. `offset` and `size`: the mean absolute difference at the centres (equations 2 and 3), of x and y as of
+        width and height; the authors divide by all values, which are twice as many as objects. `size` has its weight. A
+        smooth L1 loss they divide by the objects. Both numbers are averaged over all processes.
+        """
+        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
+        images = len(raw[0]["heatmap"])
+        check_labels(*labels_and_known, images=images, classes=len(self.classes), what="CenterNet.loss")
+        goals = self.goals(targets, (raw[0]["heatmap"].shape[-2], raw[0]["heatmap"].shape[-1]))
+        centers = world_mean((goals.heatmap == 1).sum().float()).clamp(min=1)
+        objects = world_mean(goals.heatmap.new_tensor(float(len(goals.image))))
+        losses: dict[str, list[Tensor]] = {"heatmap": [], "offset": [], "size": []}
+        for stack in raw:
+            heatmap = penalty_reduced_focal_loss_sum(stack["heatmap"].float(), goals.heatmap, unknown=UNKNOWN)
+            offset, size = (at_cells(stack[name], goals.image, goals.cell) for name in ("offset", "size"))  # [N, 2]
+            losses["heatmap"].append(heatmap / centers)
+            losses["offset"].append(OFFSET_WEIGHT * (offset - goals.offset).abs().sum() / (2 * objects + 1e-4))
+            if self.size_loss == "l1":
+                size_loss = (size - goals.size).abs().sum() / (2 * objects + 1e-4)
+            else:
+                size_loss = F.smooth_l1_loss(size, goals.size, reduction="sum") / (objects + 1e-4)
+            losses["size"].append(self.size_weight * size_loss)
+        return {name: torch.stack(values).mean() for name, values in losses.items()}
+
+    @torch.no_grad()
+    def goals(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> CenterGoals:
+        """What a map of `size_hw` cells has to learn of the targets of each image.
+
+        Of a box only what lies on the map counts; a box that lies nowhere on it teaches nothing.
+        """
+        height, width = size_hw
+        learned = [target.learned for target in targets]
+        image = torch.cat([kept.new_full((int(kept.sum()),), at, dtype=torch.int64) for at, kept in enumerate(learned)])
+        labels = torch.cat([target.labels[kept] for target, kept in zip(targets, learned, strict=True)])
+        boxes = torch.cat([target.boxes[kept] for target, kept in zip(targets, learned, strict=True)]) / self.stride
+        boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))  # [N, 4] cells
+        there = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        image, labels, boxes = image[there], labels[there], boxes[there]
+
+        size, center = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
+        cell = torch.minimum(center.floor().long(), torch.tensor([width - 1, height - 1], device=boxes.device))
+        radii = gaussian_radius(size.flip(1).ceil(), kind=self.radius).long()
+        classes = len(self.classes)
+        planes = (len(targets) * classes, height, width)
+        heatmap = draw_gaussians(planes, image * classes + labels, cell, radii).view(-1, classes, height, width)
+        unknown = self._unknown(targets, size_hw)
+        if unknown is not None:
+            heatmap[unknown & (heatmap < 1)] = UNKNOWN
+        return CenterGoals(heatmap, image, cell[:, 1] * width + cell[:, 0], center - cell, size)
+
+    def _unknown(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> Tensor | None:
+        """Which cells nobody calls background, `[B, C, H, W]` bool, by their middles; None when there are none."""
+        stride, half = self.stride, self.stride / 2
+        points = box_ops.grid_points(*size_hw, (stride, stride), (half, half), like=targets[0].boxes)  # [H * W, 2]
+        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
+        unknown = unknown_in_batch(points, known, len(self.classes))  # [B * H * W, C]
+        ignored = [box_ops.covered(points, t.boxes[t.ignore]) if t.ignore.any() else None for t in targets]
+        if all(part is None for part in (unknown, *ignored)):
+            return None
+        nowhere = points.new_zeros(len(points), dtype=torch.bool)
+        everything = torch.stack([nowhere if part is None else part for part in ignored])[:, None]  # [B, 1, H * W]
+        if unknown is not None:
+            everything = everything | unknown.view(len(targets), len(points), -1).transpose(1, 2)  # [B, C, H * W]
+        return everything.expand(-1, len(self.classes), -1).reshape(len(targets), -1, *size_hw)
+
+    # Prediction
+
+    @torch.no_grad()
+    def decode(self, raw: CenterNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+        """`select`, cut to the number found: one `Detections` per image, best first."""
+        found = self.select(raw, torch.tensor(sizes_hw, device=raw[-1]["heatmap"].device))
+        return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
+
+    def select(self, raw: CenterNetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Raw outputs to a fixed number of detections, without a branch on the data (section 4, "From points to
+        bounding boxes").
+
+        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
+        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
+        """
+        heatmap = raw[-1]["heatmap"].float()
+        height, width = heatmap.shape[-2:]
+        rows, columns = (torch.arange(side, device=heatmap.device) * self.stride for side in (height, width))
+        inside = (rows < sizes_hw[:, :1])[:, :, None] & (columns < sizes_hw[:, 1:])[:, None, :]  # [B, H, W]
+        values, labels, cells = peaks(torch.where(inside[:, None], heatmap, -torch.inf), self.max_detections)  # [B, k]
+        scores = values.sigmoid()
+        offset, size = (
+            raw[-1][name].float().flatten(2).gather(2, cells[:, None].expand(-1, 2, -1)).transpose(1, 2)  # [B, k, 2]
+            for name in ("offset", "size")
+        )
+        center = torch.stack([cells % width, cells // width], dim=-1) + offset
+        half = size.clamp(min=0) / 2
+        boxes = box_ops.clip(torch.cat([center - half, center + half], dim=-1) * self.stride, sizes_hw)
+        return box_ops.select_detections(
+            boxes,
+            torch.where(scores > self.score_threshold, scores, 0),
+            labels,
+            iou_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
+            method=self.nms,
+        )
+
+
+def at_cells(values: Tensor, image: Tensor, cell: Tensor) -> Tensor:
+    """The values of a map `[B, X, H, W]` at cells `[N]` of images `[N]`: `[N, X]` float32."""
+    picked: Tensor = values.flatten(2)[image, :, cell]
+    return picked.float()
+
+
+def make_heads(
+    channels: int,
+    outputs: Mapping[str, int],
+    *,
+    hidden: int,
+    norm: Norm | None = None,
+    separable: bool = False,
+) -> nn.ModuleDict:
+    """Heads by name, each a 3x3 convolution, ReLU and a 1x1 convolution (section 4), over `channels` channels.
+
+    outputs: name -> channels. A heat map, which has `heatmap` in its name, starts at a score of 0.1. hidden: channels
+    between the two. norm: behind the first, which is none in the paper. separable: the first one is a 5x5 depthwise and
+    a 1x1 convolution, for a CPU (ours).
+    """
+    heads = nn.ModuleDict()
+    for name, count in outputs.items():
+        first: nn.Module = nn.Conv2d(channels, hidden, 3, padding=1)
+        if separable:
+            first = SeparableConv2d(channels, hidden, 5, norm=None, activation=None)
+        last = nn.Conv2d(hidden, count, 1)
+        nn.init.constant_(cast(Tensor, last.bias), HEATMAP_BIAS if "heatmap" in name else 0.0)
+        between = nn.Identity() if norm is None else make_norm(norm, hidden)
+        heads[name] = nn.Sequential(first, between, nn.ReLU(inplace=True), last)
+    return heads
+
+
+# Builders: each architecture with its numbers, and the weights its authors have published
+
+
+def _build(
+    backbone: Backbone | Hourglass,
+    neck: nn.Module,
+    channels: Sequence[int],
+    classes: Classes,
+    *,
+    head_channels: int,
+    head_norm: Norm | None = None,
+    separable_heads: bool = False,
+    **options: Any,
+) -> CenterNet:
+    """channels: of the map of each stack. Options: those of `CenterNet`."""
+    outputs = {"heatmap": len(classes), "size": 2, "offset": 2}
+    heads = [
+        make_heads(width, outputs, hidden=head_channels, norm=head_norm, separable=separable_heads)
+        for width in channels
+    ]
+    return CenterNet(backbone, neck, heads, classes=classes, **options)
+
+
+def _resnet(
+    name: str, classes: Classes, options: dict[str, Any], *, channels: Sequence[int], deformable: bool
+) -> CenterNet:
+    backbone = take_timm(name, options, levels=(5,))
+    norm = options.pop("neck_norm", "bn")
+    neck = TransposedUpsample(backbone.channels, backbone.strides, channels=channels, deformable=deformable, norm=norm)
+    return _build(backbone, neck, neck.channels, classes, **{"head_channels": 64, **options})
+
+
+def centernet_resnet18(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
+    """CenterNet on ResNet-18 with three transposed convolutions of 256 channels: the plain form of Xiao et al. 2018.
+
+    Options: those of `CenterNet`, `head_channels`, `backbone_norm`, `neck_norm`, `head_norm`, `frozen_stages`.
+    """
+    return _resnet("resnet18", classes, options, channels=(256, 256, 256), deformable=False)
+
+
+def centernet_resnet18_dcn(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
+    """CenterNet on ResNet-18 with deformable and transposed convolutions: AP 28.1 on val2017 by its authors' weights.
+    Options as `centernet_resnet18`."""
+    return _resnet("resnet18", classes, options, channels=(256, 128, 64), deformable=True)
+
+
+def centernet_resnet101_dcn(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
+    """CenterNet on ResNet-101 in the same way: AP 34.6. Options as `centernet_resnet18`."""
+    return _resnet("resnet101", classes, options, channels=(256, 128, 64), deformable=True)
+
+
+def centernet_dla34(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
+    """CenterNet on DLA-34 with deformable aggregation: AP 37.4 after the longer schedule. Options as
+    `centernet_resnet18`."""
+    backbone = take_timm("dla34", options, kind=DLA34)
+    neck = AggregationUpsample(backbone.channels, backbone.strides, norm=options.pop("neck_norm", "bn"))
+    return _build(backbone, neck, neck.channels, classes, **{"head_channels": 256, **options})
+
+
+def centernet_hourglass104(
+    *,
+    classes: Classes = COCO_CLASSES,
+    stacks: int = 2,
+    channels: Sequence[int] = (256, 256, 384, 384, 384, 512),
+    blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
+    stem_channels: int = 128,
+    backbone_norm: Norm = "bn",
+    **options: Any,
+) -> CenterNet:
+    """CenterNet on Hourglass-104: AP 40.3. The body's numbers are those of `Hourglass`; options: those of `CenterNet`,
+    `head_channels`, `head_norm`."""
+    backbone = Hourglass(
+        stacks=stacks, channels=channels, blocks=blocks, stem_channels=stem_channels, norm=backbone_norm
+    )
+    form = {"head_channels": backbone.channels[0], "stride_divisor": backbone.stride_divisor}
+    return _build(backbone, nn.Identity(), backbone.channels, classes, **{**form, **options})
+
+
+def centernet_shufflenet_v2_x0_5_lite(
+    *, classes: Classes = COCO_CLASSES, channels: int = 64, **options: Any
+) -> CenterNet:
+    """CenterNet light enough to be trained on a CPU: ShuffleNet V2 0.5x, neck and heads of separable convolutions with
+    64 channels (ours). Options as `centernet_resnet18`, `activation` (the backbone's)."""
+    backbone = take_shufflenet_v2(0.5, options)
+    norm = options.pop("neck_norm", "bn")
+    neck = LiteUpsample(backbone.channels, backbone.strides, channels=channels, norm=norm)
+    form: dict[str, Any] = {"head_channels": channels, "head_norm": "bn", "separable_heads": True}
+    form |= {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
+    return _build(backbone, neck, neck.channels, classes, **{**form, **options})
+
+
+BUILDERS = {
+    build.__name__: build
+    for build in (
+        centernet_dla34,
+        centernet_resnet18,
+        centernet_resnet18_dcn,
+        centernet_resnet101_dcn,
+        centernet_hourglass104,
+        centernet_shufflenet_v2_x0_5_lite,
+    )
+}
+
+
+def _published(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
+    return PublishedWeights(
+        name=name,
+        url="https://drive.google.com/drive/folders/1S3NnppRgXea_IG4WeyquJcnOB3I6G-LX",
+        file=f"{run}.pth",
+        sha256="",  # not published
+        licence="MIT (xingyizhou/CenterNet); trained on COCO, whose annotations are CC BY 4.0",
+        source=f"the authors, {run}, trained on COCO train2017",
+        metrics={"AP": average_precision},
+        builder=builder,
+        classes=COCO_CLASSES,
+        resize={"short": None, "long": None},  # tested at the size of the picture
+        convert=centernet_from_authors,
+    )
+
+
+PUBLISHED = {
+    "centernet_dla34": {
+        "2x": _published("2x", "centernet_dla34", "ctdet_coco_dla_2x", 37.4),
+        "1x": _published("1x", "centernet_dla34", "ctdet_coco_dla_1x", 36.3),
+    },
+    "centernet_resnet18_dcn": {"authors": _published("authors", "centernet_resnet18_dcn", "ctdet_coco_resdcn18", 28.1)},
+    "centernet_resnet101_dcn": {
+        "authors": _published("authors", "centernet_resnet101_dcn", "ctdet_coco_resdcn101", 34.6)
+    },
+    "centernet_hourglass104": {"authors": _published("authors", "centernet_hourglass104", "ctdet_coco_hg", 40.3)},
+}

@@ -1,0 +1,121 @@
+"""Fast R-CNN: regions that come with the data; the network says what each holds and where its box lies.
+
+Paper: Girshick, "Fast R-CNN", ICCV 2015. In the paper selective search proposes the regions; here it is whatever wrote
+the proposals file (docs/proposals.md). The rest is Faster R-CNN's second stage (`faster_rcnn.py`), on the same maps, so
+that the two differ by the proposer alone.
+
+==================  ==========================  ==========================  ====================
+value               on a pyramid                VGG-16 (the paper's)        detectron2
+==================  ==========================  ==========================  ====================
+maps                P2 to P5                    the last one                P2 to P5
+features            RoIAlign                    RoIPool                     RoIAlign
+regions that learn  512 of each image           64 of each (of 2 a step)    512 of each image
+without an object   IoU below 0.5               IoU from 0.1, below 0.5     IoU below 0.5
+box loss            smooth L1, from 1/9         smooth L1, from 1           L1
+==================  ==========================  ==========================  ====================
+
+The first is that of Lin et al., "Feature Pyramid Networks", CVPR 2017, section 5.2; `PAPER` gives its sampling and loss
+to the second as arguments, which any other takes as well.
+
+How ours differs:
+- As Faster R-CNN: the regions that learn are evenly spread instead of drawn, the objects themselves are among them,
+  "nothing" is the last class, nothing is dropped out behind VGG-16's fully connected layers.
+
+Legend: B images, P proposals of an image, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aweigh.backbones import take_timm
+from aweigh.heads.rpn import SMALLEST_SIDE
+from aweigh.models.faster_rcnn import DETECTRON2, FasterRCNN, on_vgg16, with_proposer
+from aweigh.ops import boxes as box_ops
+from aweigh.structures import Classes, Targets
+from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
+
+
+class GivenProposals(nn.Module):
+    """The proposals of `Images`, in the place of a network that proposes."""
+
+    needs_proposals = True
+
+    def forward(self, features: Sequence[Tensor], pixels: Tensor, proposals: Tensor) -> Tensor:
+        """proposals `[B, P, 4]`, as they are."""
+        return proposals
+
+    @torch.no_grad()
+    def propose(self, raw: Tensor, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """The proposals `[B, P, 4]` inside images of `sizes_hw` `[B, 2]`, those with an area first and in their order;
+        scores `[B, P]`, 1 for each, since the order is all that is known; how many count `[B]`."""
+        boxes = box_ops.clip(raw, sizes_hw)
+        there = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(dim=-1)  # [B, P]
+        order = there.byte().argsort(dim=1, descending=True, stable=True)
+        boxes = boxes.gather(1, order[..., None].expand_as(boxes))
+        return boxes, there.gather(1, order).float(), there.sum(dim=1)
+
+    def loss(self, raw: Tensor, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """None: nothing of them is learned."""
+        return {}
+
+
+# Section 2.3: two images a step, 64 regions of each, a quarter of them objects (the default), the others "hard" ones.
+# Equation 3: quadratic below 1. A list, since a checkpoint keeps arguments as JSON, which has no tuples.
+PAPER: dict[str, Any] = {"sampled": 64, "negative_iou": [0.1, 0.5], "beta": 1.0}
+
+
+def told(strides: Sequence[int], options: dict[str, Any]) -> GivenProposals:
+    """The proposer, as `with_proposer` makes it; there is nothing to choose."""
+    return GivenProposals()
+
+
+def _on_pyramid(body: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
+    return with_proposer(told, take_timm(body, options, levels=(2, 3, 4, 5)), classes, **options)
+
+
+def fast_rcnn_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Fast R-CNN on ResNet-18. Options: those of `with_proposer` and `take_timm`."""
+    return _on_pyramid("resnet18", classes, options)
+
+
+def fast_rcnn_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Fast R-CNN on ResNet-50. Options as `fast_rcnn_resnet18_fpn`."""
+    return _on_pyramid("resnet50", classes, options)
+
+
+def fast_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """The paper's: one map of VGG-16, RoIPool, its sampling. Options: those of `on_vgg16`."""
+    return on_vgg16(told, classes, **{**PAPER, **options})
+
+
+def fast_rcnn_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Detectron2's `fast_rcnn_R_50_FPN_1x` on MSRA's ResNet-50: AP 37.8 with its weights and the proposals of its
+    proposal network. Options as `fast_rcnn_resnet18_fpn`."""
+    without = {name: value for name, value in DETECTRON2.items() if name != "rpn_normaliser"}
+    return _on_pyramid("resnet50", classes, {**without, **options})
+
+
+BUILDERS = {
+    build.__name__: build
+    for build in (
+        fast_rcnn_resnet18_fpn,
+        fast_rcnn_resnet50_fpn,
+        fast_rcnn_vgg16,
+        fast_rcnn_resnet50_fpn_detectron2,
+    )
+}
+
+_ZOO = detectron2_record(
+    "1x",
+    "COCO-Detection/fast_rcnn_R_50_FPN_1x/137635226/model_final_e5f7ce.pkl",
+    "fast_rcnn_resnet50_fpn_detectron2",
+    {"AP": 37.8},
+    faster_rcnn_from_detectron2,
+)
+PUBLISHED = {_ZOO.builder: {_ZOO.name: _ZOO}}

@@ -1,0 +1,153 @@
+"""Faster R-CNN whose regions are proposed by FCOS of one class, "object", in the place of the region proposal network.
+
+Paper: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, the section on region proposal
+networks and table 6; the rest is `faster_rcnn.py`.
+
+One point of a cell takes the place of three anchors: on the levels of the proposal network, P2 to P6, that is the third
+of its samples, about 66,000 instead of 200,000 in an image of 800 x 1024, as the table says. So those are the levels
+here, and P2 to P5 are read, not FCOS's own P3 to P7 (17,000 points).
+
+Forms, each a set of plain values; `form` names the two of FCOS:
+
+==================  =================================  ==============================
+value               base (default: that of the table)  improved
+==================  =================================  ==============================
+distances           exp(s_i x), pixels                 relu(s_i x), strides
+centre-ness from    classification tower               box tower
+positive points     all inside the box                 within 1.5 strides
+box loss            -log IoU                           GIoU
+==================  =================================  ==============================
+
+How ours differs:
+- The paper does not say which sizes each of these levels learns: 8 strides at most, as on P3 there.
+- The score of a proposal is the root of probability times centre-ness, as of a detection; their order is the same.
+- Without the centre-ness branch the score is the root of the probability, and boxes are not weighted by centre-ness.
+
+Legend: B images, P proposals of an image, L levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from aweigh.backbones import take_timm
+from aweigh.errors import UsageError
+from aweigh.heads.rpn import best_of_levels
+from aweigh.layers import Norm
+from aweigh.models.faster_rcnn import FasterRCNN, with_proposer
+from aweigh.models.fcos import FCOS, FCOSHead, FCOSOutput, base_form, base_head
+from aweigh.structures import Classes, Targets
+from aweigh.weights.coco import COCO_CLASSES
+
+OBJECT = Classes.from_names(["object"])
+STRIDES_OF_A_LEVEL = 8  # the largest distance on each level; section 3.2: 64 px on P3
+
+
+class FCOSProposer(nn.Module):
+    """Where there may be an object, by FCOS; the three methods of a `Proposer`.
+
+    channels: of every level. strides: of the levels, the finest first. centerness: with that branch. norm, convs: of
+    the towers of the head. form: of FCOS. train_proposals, test_proposals: how many, of each level before suppression
+    and of all levels after it. nms_threshold: of the suppression on each level. Options: those of `FCOS`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        strides: Sequence[int],
+        *,
+        centerness: bool = True,
+        norm: Norm | None = "gn",
+        convs: int = 4,
+        form: Literal["base", "improved"] = "base",
+        train_proposals: tuple[int, int] = (2000, 2000),
+        test_proposals: tuple[int, int] = (1000, 1000),
+        nms_threshold: float = 0.7,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if form not in ("base", "improved"):
+            raise UsageError(f"FCOSProposer: unknown form {form!r}; known: base, improved.")
+        head: dict[str, Any] = {"convs": convs, "norm": norm, "centerness": centerness}
+        make, rules = (base_head, base_form(centerness)) if form == "base" else (FCOSHead, {})
+        rules |= {"quality": "centerness" if centerness else None, "level_ranges": level_ranges(strides), **options}
+        maps: Any = _MapsFromOutside(strides)
+        self.fcos = FCOS(
+            maps, maps, make(channels, 1, len(strides), **head), classes=OBJECT, score_threshold=0.0, **rules
+        )
+
+        # Inference settings; plain values that may be set at any time.
+        self.train_proposals, self.test_proposals = tuple(train_proposals), tuple(test_proposals)
+        self.nms_threshold = nms_threshold
+
+    def forward(self, features: Sequence[Tensor], pixels: Tensor) -> FCOSOutput:
+        """Per level `[B, channels, H, W]`; pixels `[B, 3, H, W]`."""
+        return self.fcos.outputs(features, pixels)
+
+    @torch.no_grad()
+    def propose(self, raw: FCOSOutput, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each level the points that score best, as `best_of_levels`. sizes_hw: `[B, 2]`."""
+        before, after = self.train_proposals if learning else self.test_proposals
+        levels = [self.fcos.best_of_level(raw, level, before) for level in range(len(raw.points))]
+        boxes, scores, _ = zip(*levels, strict=True)
+        return best_of_levels(boxes, scores, sizes_hw, number=after, iou_threshold=self.nms_threshold)
+
+    def loss(self, raw: FCOSOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """`objectness`, `proposals` and, where there is that branch, `centerness`: FCOS's losses of one class."""
+        losses = self.fcos.loss(raw, [_of_one_class(target) for target in targets])
+        return {"objectness": losses.pop("classification"), "proposals": losses.pop("box"), **losses}
+
+
+class _MapsFromOutside(nn.Module):
+    """In the place of FCOS's body and neck."""
+
+    def __init__(self, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+
+
+def level_ranges(strides: Sequence[int]) -> list[tuple[float, float]]:
+    """The largest distance that each level is responsible for, in pixels."""
+    ends = [float(STRIDES_OF_A_LEVEL * stride) for stride in strides[:-1]]
+    return list(zip([0.0, *ends], [*ends, math.inf], strict=True))
+
+
+def _of_one_class(targets: Targets) -> Targets:
+    """An image that was not labelled for all classes may show objects of others anywhere."""
+    known = None if targets.known is None or targets.known.all() else targets.known.new_zeros(1)
+    return replace(targets, labels=torch.zeros_like(targets.labels), known=known)
+
+
+def take_fcos(channels: int, strides: Sequence[int], options: dict[str, Any]) -> FCOSProposer:
+    """An `FCOSProposer`, with what `options` of a detector's builder say of it, which are taken out of them:
+    `centerness`, `rpn_norm`, `rpn_convs`, `rpn_form`, `train_proposals`, `test_proposals`."""
+    names = {"rpn_norm": "norm", "rpn_convs": "convs", "rpn_form": "form"}
+    names |= {name: name for name in ("centerness", "train_proposals", "test_proposals")}
+    given = {ours: options.pop(name) for name, ours in names.items() if name in options}
+    return FCOSProposer(channels, strides, **given)
+
+
+def _build(body: str, classes: Classes, *, channels: int = 256, **options: Any) -> FasterRCNN:
+    backbone = take_timm(body, options, levels=(2, 3, 4, 5))
+    return with_proposer(partial(take_fcos, channels), backbone, classes, channels=channels, **options)
+
+
+def faster_rcnn_resnet18_fcos_rpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on ResNet-18, regions by FCOS. Options: those of `take_fcos`, `with_proposer` and `take_timm`."""
+    return _build("resnet18", classes, **options)
+
+
+def faster_rcnn_resnet50_fcos_rpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on ResNet-50, regions by FCOS: recalls 52.8 % of objects with 100 proposals and 60.3 % with 1,000 in
+    table 6, 48.0 and 59.3 with `centerness=False`. Options as `faster_rcnn_resnet18_fcos_rpn`."""
+    return _build("resnet50", classes, **options)
+
+
+BUILDERS = {build.__name__: build for build in (faster_rcnn_resnet18_fcos_rpn, faster_rcnn_resnet50_fcos_rpn)}

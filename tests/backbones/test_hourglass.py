@@ -1,0 +1,29 @@
+"""The hourglass body: sizes of its maps, sides that are no multiples, errors."""
+
+import pytest
+import torch
+
+from aweigh.backbones.hourglass import Hourglass
+from aweigh.errors import UsageError
+
+SMALL = {"channels": (6, 8, 8), "blocks": (1, 1, 1), "stem_channels": 4}
+
+
+@pytest.mark.parametrize("size_hw", [(64, 96), (50, 39), (4, 4)])
+def test_a_map_of_stride_four_for_each_stack(size_hw: tuple[int, int]) -> None:
+    body = Hourglass(stacks=3, **SMALL).eval()
+    maps = body(torch.rand(2, 3, *size_hw))
+    assert body.channels == (6, 6, 6) and body.strides == (4, 4, 4) and body.stride_divisor == 16
+    assert [tuple(each.shape) for each in maps] == [(2, 6, -(-size_hw[0] // 4), -(-size_hw[1] // 4))] * 3
+
+
+def test_the_paper_s_needs_sides_that_are_multiples_of_128() -> None:
+    with torch.device("meta"):
+        body = Hourglass()
+    assert body.stride_divisor == 128 and body.channels == (256, 256)
+
+
+@pytest.mark.parametrize("wrong", [{"stacks": 0}, {"channels": (8,), "blocks": (1,)}, {"blocks": (1, 1)}])
+def test_numbers_that_do_not_fit_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="as many numbers of blocks as of channels"):
+        Hourglass(**{**SMALL, **wrong})
