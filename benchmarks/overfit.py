@@ -6,7 +6,9 @@
 A proof that targets, loss and decoding fit together, on a CPU: a mistake in any of them bounds what can be reached. It
 says nothing about photographs that were not seen. The photographs are the first in the order of the file that show an
 object and none, crowds aside, below `--smallest` pixels at the input (the square root of the area of its box): cells of
-the finest level are 4 pixels wide. A run that was stopped goes on where it was.
+the finest level are 4 pixels wide. A run that was stopped goes on where it was; `--epochs 0` trains no further.
+
+--picture draws what is found in those of them that may be changed and shown to anyone, and prints where they are from.
 """
 
 import argparse
@@ -17,9 +19,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from aweigh.engine.log import read_log
+from PIL import Image
 
-PREFIXES = {"boxes": "", "masks": "mask_", "keypoints": "keypoint_"}
+import aweigh
+from aweigh.engine.config import PREFIXES
+from aweigh.engine.log import read_log
+from aweigh.visualise import draw_detections, grid
+
+FREE = (4, 7, 8)  # COCO's numbers for CC BY, no known restrictions, works of the US government
 
 
 def main() -> None:
@@ -36,8 +43,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     run = options.out / "run"
+    command: list[str] = []
     if not (run / "last").exists():
         write_chosen(options)
         command = ["train", str(options.out / "data"), "--val-split", "train", "--output", str(run)]
@@ -47,10 +56,13 @@ def main() -> None:
         command += ["--epochs", str(options.epochs), "--eval-every", str(max(1, options.epochs // 5))]
         command += ["--optimizer", "adamw", "--lr", str(options.lr), "--lr-batch", "0", "--bias-lr", "1"]
         command += ["--workers", "0", "--warmup", "100"]
-    else:
+    elif options.epochs:
         command = ["resume", str(run)]
-    subprocess.run([sys.executable, "-m", "aweigh", *command], check=True)
+    if command:
+        subprocess.run([sys.executable, "-m", "aweigh", *command], check=True)
     print(report(run))
+    if options.picture:
+        draw(options, run)
 
 
 def write_chosen(options: argparse.Namespace) -> None:
@@ -84,13 +96,26 @@ def chosen(given: dict[str, Any], options: argparse.Namespace) -> list[dict[str,
 
 
 def report(run: Path) -> str:
-    """AP and AP50 after the last epoch, of all that was measured."""
+    """AP and AP50 of all that was measured, in the last epoch in which it was."""
     row = [row for row in read_log(run / "log.jsonl") if row["kind"] == "epoch" and "AP" in row][-1]
     lines = [f"epoch {row['epoch']}", "", "| | AP | AP50 |", "|---|---:|---:|"]
-    for what, prefix in PREFIXES.items():
+    for kind, prefix in PREFIXES.items():
         if prefix + "AP" in row:
-            lines.append(f"| {what} | {row[prefix + 'AP']:.3f} | {row[prefix + 'AP50']:.3f} |")
+            lines.append(f"| {kind} | {row[prefix + 'AP']:.3f} | {row[prefix + 'AP50']:.3f} |")
     return "\n".join(lines)
+
+
+def draw(options: argparse.Namespace, run: Path) -> None:
+    known = json.loads((options.out / "data" / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
+    licences = {licence["id"]: f"{licence['name']} ({licence['url']})" for licence in known["licenses"]}
+    predictor = aweigh.load(run / "best.safetensors")
+    pictures = []
+    for image in known["images"]:
+        if image["license"] in FREE:
+            path = options.out / "data" / "images" / image["file_name"]
+            pictures.append(draw_detections(Image.open(path).convert("RGB"), predictor(path), min_score=0.5))
+            print(f"{image['flickr_url']}: {licences[image['license']]}")
+    grid(pictures, columns=len(pictures), cell_wh=(400, 400)).save(options.picture, quality=85)
 
 
 if __name__ == "__main__":
