@@ -146,7 +146,7 @@ def test_a_picture_without_proposals_has_no_detections_and_learns_from_its_objec
 def test_on_vgg16_it_is_the_form_of_the_paper(pool: str) -> None:
     """Section 2.1 and 2.2: one map at stride 16, of whose cells the largest counts; or RoIAlign."""
     torch.manual_seed(0)
-    model = create("fast_rcnn_vgg16", num_classes=3, width=8, pool=pool).eval()
+    model = create("fast_rcnn_vgg16", num_classes=3, head_width=8, pool=pool).eval()
     assert (model.sampled, model.positive_fraction, model.negative_iou, model.beta) == (64, 0.25, (0.1, 0.5), 1.0)
     raw = model.network(*given(BOXES).inputs(model))
     (features,) = raw.features
