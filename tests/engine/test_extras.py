@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from aweigh.cli.main import run
 from aweigh.data.formats import load_split
 from aweigh.data.split import Split
 from aweigh.data.synthetic import KEYPOINTS, write_synthetic
@@ -132,9 +135,9 @@ def test_validation_data_without_masks_and_keypoints_give_their_losses_all_the_s
     shapes: Path, tmp_path: Path
 ) -> None:
     data = copied(shapes, tmp_path / "data", val_without={"segmentation", "keypoints", "num_keypoints"})
-    run = prepare(configure(data, tmp_path / "run"), tmp_path / "run")
-    metrics, _ = validate(run, RunLog(tmp_path / "log.jsonl", active=False))
-    assert run.select == "AP" and metrics["val_loss_mask"] >= 0 and "mask_AP" not in metrics
+    prepared = prepare(configure(data, tmp_path / "run"), tmp_path / "run")
+    metrics, _ = validate(prepared, RunLog(tmp_path / "log.jsonl", active=False))
+    assert prepared.select == "AP" and metrics["val_loss_mask"] >= 0 and "mask_AP" not in metrics
 
 
 def copied(source: Path, target: Path, *, train_without: set[str] = frozenset(), val_without: set[str] = frozenset()):
@@ -284,6 +287,35 @@ def test_what_cannot_be_measured_is_said(shapes: Path, toys: Path) -> None:
     assert list(metrics) == ["segm"] and "the model finds a, b, c, d, e, those of val are top" in notes[0]
     numbered = AllKnowing(val, resize, keypoints={"names": list("01234")})
     assert list(further_metrics(numbered, val, [])[0]) == ["segm", "keypoints"]
+
+
+def test_commands_tell_draw_and_write_masks_and_keypoints(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val = load_split(shapes, "val")
+    model = create("figures", classes=val.classes, keypoints={"names": list(KEYPOINTS)})
+    model.layer.bias.data += 2.0  # surer than a half of every object
+    file = tmp_path / "model.safetensors"
+    save_model(file, model, resize=Resize(64, 96))
+    assert run(["eval", str(file), str(shapes), "--device", "cpu", "--json", str(tmp_path / "numbers.json")]) == 0
+    told = capsys.readouterr().out
+    assert [told.count(f"COCO protocol, {what}") for what in ("boxes", "masks", "keypoints")] == [1, 1, 1]
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["masks"]["protocol"]["iou_type"] == "segm" and "AR75" in numbers["keypoints"]
+
+    predict = ["predict", str(val.paths[0]), "--model", str(file), "--device", "cpu", "-o"]
+    assert run([*predict, str(tmp_path / "a")]) == 0
+    (line,) = (tmp_path / "a" / "detections.jsonl").read_text().splitlines()
+    (found,) = json.loads(line)["detections"]
+    assert found["segmentation"]["size"] == val.sizes_hw[0].tolist() and len(found["keypoints"]) == 5
+    with Image.open(tmp_path / "a" / f"{val.paths[0].stem}.jpg") as drawn, Image.open(val.paths[0]) as before:
+        middle = drawn.width // 2, drawn.height // 2
+        changed = np.abs(np.subtract(drawn.getpixel(middle), before.convert("RGB").getpixel(middle), dtype=int))
+    assert changed.max() > 20  # the mask, in which nothing else is drawn
+    capsys.readouterr()
+    assert run([*predict, str(tmp_path / "b"), "--format", "csv"]) == 0
+    assert "Format csv has no place for masks" in capsys.readouterr().err
+    assert "top_x,top_y,top_score" in (tmp_path / "b" / "detections.csv").read_text()
 
 
 def test_keypoints_are_moved_with_the_boxes_and_masks_stay() -> None:
