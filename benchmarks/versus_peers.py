@@ -1,11 +1,12 @@
-"""FCOS, RetinaNet and EfficientDet beside their peers, with the same weights, in one process on the CPU.
+"""FCOS, RetinaNet, EfficientDet, Faster and Mask R-CNN beside their peers, with the same weights, on the CPU.
 
     python benchmarks/versus_peers.py [--only NAME ...] [--size 512] [--repeats 20] [--threads 2] [--markdown FILE]
 
 The peers: torchvision's detectors on ResNet-50, and effdet's EfficientDet-D0. Prediction is the whole of it: a uint8
-image in, boxes in its pixels out, suppression included. A training step is losses and gradients for one batch. Both
-models run in turn, after a warm-up; the table gives medians, and the median of the ratios of neighbouring runs. Peak
-memory is what torch's CPU allocator holds during a step, above what it held before.
+image in, boxes in its pixels out, suppression included, and masks as pixels of the image where there are any. A
+training step is losses and gradients for one batch. Both models run in turn in one process, after a warm-up; the table
+gives medians, and the median of the ratios of neighbouring runs. Peak memory is what torch's CPU allocator holds during
+a step, above what it held before.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +29,13 @@ import aweigh
 from aweigh.data.transforms import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
-from aweigh.weights.convert.torchvision import fcos_from_torchvision, retinanet_from_torchvision
+from aweigh.weights.convert.torchvision import (
+    faster_rcnn_from_torchvision,
+    fcos_from_torchvision,
+    retinanet_from_torchvision,
+)
 
 NUM_CLASSES = 91
 
@@ -76,7 +82,7 @@ def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str,
     with torch.inference_mode():
         runs: dict[str, Callable[[], Any]] = {
             "peer": lambda: pair.predict(pair.peer, image),
-            "ours": lambda: predictor(image),
+            "ours": lambda: with_pixels(predictor(image)),
         }
         frozen = with_frozen_norms(pair.peer)
         if frozen is not None:
@@ -137,6 +143,34 @@ def retinanet_v2(size: int) -> Pair:
     return retinanet(size, "_v2")
 
 
+def faster_rcnn(size: int, kind: str = "faster") -> Pair:
+    torch.manual_seed(0)
+    options = torchvision_options(size) | {"num_classes": NUM_CLASSES + 1}  # with "nothing", which is no class of ours
+    peer = getattr(torchvision.models.detection, f"{kind}rcnn_resnet50_fpn")(**options)
+    with torch.no_grad():  # scores on both sides of the threshold, proposals that differ from their anchors
+        batch, _ = peer.eval().transform([patches(size, seed=1)])
+        features = peer.backbone(batch.tensors)
+        objectness, deltas = peer.rpn.head(list(features.values()))
+        peer.rpn.head.cls_logits.weight *= 4 / max(level.abs().max() for level in objectness)
+        peer.rpn.head.bbox_pred.weight *= 1 / max(level.abs().max() for level in deltas)
+        heads = peer.roi_heads
+        regions = heads.box_roi_pool(features, [torch.tensor([[10.0, 10, 200, 150]])], batch.image_sizes)
+        logits, deltas = heads.box_predictor(heads.box_head(regions))
+        heads.box_predictor.cls_score.weight *= 3 / logits.abs().max()
+        heads.box_predictor.bbox_pred.weight *= 2 / deltas.abs().max()
+    ours = create(f"{kind}_rcnn_resnet50_fpn_torchvision", classes=Classes.numbered(NUM_CLASSES))
+    ours.load_state_dict(faster_rcnn_from_torchvision(peer.state_dict(), keep_rows=None))
+
+    def losses(model: nn.Module, images: Images, targets: list[Targets]) -> Tensor:
+        return torchvision_losses(model, images, [replace(target, labels=target.labels + 1) for target in targets])
+
+    return Pair(peer.eval(), ours.eval(), torchvision_boxes, losses)
+
+
+def mask_rcnn(size: int) -> Pair:
+    return faster_rcnn(size, "mask")
+
+
 def efficientdet_d0(size: int) -> Pair:
     torch.manual_seed(0)
     config = effdet.get_efficientdet_config("tf_efficientdet_d0")
@@ -174,6 +208,8 @@ PAIRS: dict[str, Callable[[int], Pair]] = {
     "fcos": fcos,
     "retinanet": retinanet,
     "retinanet_v2": retinanet_v2,
+    "faster_rcnn": faster_rcnn,
+    "mask_rcnn": mask_rcnn,
     "efficientdet_d0": efficientdet_d0,
 }
 
@@ -205,8 +241,16 @@ def torchvision_boxes(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def torchvision_losses(model: nn.Module, images: Images, targets: list[Targets]) -> Tensor:
-    losses = model(list(images.pixels), [{"boxes": target.boxes, "labels": target.labels} for target in targets])
+    names = ("boxes", "labels", "masks")
+    losses = model(list(images.pixels), [{name: getattr(target, name) for name in names} for target in targets])
     return torch.stack(list(losses.values())).sum()
+
+
+def with_pixels(found: Detections) -> Detections:
+    """The same detections; what torchvision does beside boxes, painting masks, is done too."""
+    if found.masks is not None:
+        found.bitmaps()
+    return found
 
 
 def with_frozen_norms(model: nn.Module) -> nn.Module | None:
@@ -237,7 +281,10 @@ def training_batch(size: int, batch: int) -> tuple[Images, list[Targets]]:
     for _ in range(batch):
         corner = torch.rand(10, 2, generator=generator) * size * 0.7
         boxes = torch.cat([corner, corner + 16 + torch.rand(10, 2, generator=generator) * size * 0.28], dim=1)
-        targets.append(Targets(boxes, torch.randint(1, NUM_CLASSES, (10,), generator=generator)))
+        x, y = torch.arange(size)[None, None], torch.arange(size)[None, :, None]
+        x0, y0, x1, y1 = (edge[:, None, None] for edge in boxes.unbind(1))
+        masks = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)  # [10, size, size]
+        targets.append(Targets(boxes, torch.randint(1, NUM_CLASSES, (10,), generator=generator), masks=masks))
     return images, targets
 
 
