@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from aweigh.backbones.timm import TimmBackbone
+from aweigh.backbones.timm import TimmBackbone, take_last_stage
 from aweigh.errors import UsageError
 from aweigh.layers import FrozenBatchNorm2d
 
@@ -159,3 +159,21 @@ def test_frozen_stages_get_no_gradient_and_keep_their_statistics(name, frozen_pr
 def test_frozen_norm_is_that_of_the_library():
     backbone = TimmBackbone("resnet18", norm="frozen_bn")
     assert isinstance(backbone.body.bn1, FrozenBatchNorm2d)
+
+
+def test_a_backbone_without_its_last_stage_and_that_stage_are_the_whole():
+    torch.manual_seed(0)
+    whole = TimmBackbone("resnet18", levels=(4, 5), frozen_stages=2).eval()
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = whole(x)
+        stage = take_last_stage(whole)
+        (finer,) = whole(x)
+        torch.testing.assert_close([finer, stage(finer)], expected)
+    assert whole.channels == (256,) and whole.strides == (16,)
+    assert not [key for key in whole.state_dict() if "layer4" in key] and not whole.train().body.bn1.training
+
+
+def test_a_last_stage_that_is_taken_out_cannot_be_frozen():
+    with pytest.raises(UsageError, match="layer4 stands behind the regions and cannot be frozen; freeze fewer stages"):
+        take_last_stage(TimmBackbone("resnet18", levels=(4, 5), frozen_stages=5))

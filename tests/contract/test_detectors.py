@@ -16,8 +16,9 @@ from aweigh.structures import Classes, Detections, Images, Targets, padded_propo
 
 CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
-# The head of keypoints is eight convolutions of 512, nearly 4 billion multiply-adds for each of 100 regions.
-NARROW = {"keypoint_convs": 2, "keypoint_width": 32}
+# What makes a wide head narrow, by a parameter that its builders have. The head of keypoints is eight convolutions of
+# 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has 120 million weights.
+NARROW = {"keypoints": {"keypoint_convs": 2, "keypoint_width": 32}, "head_width": {"head_width": 128}}
 
 
 @pytest.fixture(scope="module", params=list(DETECTORS))  # so that all tests of one builder follow each other
@@ -25,8 +26,9 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     """In evaluation mode, built once and shared: tests that train it or change its weights take a copy."""
     name = request.param
     torch.manual_seed(0)
-    takes_keypoints = "keypoints" in inspect.signature(DETECTORS[name]).parameters
-    model = _tiny(create(name, classes=CLASSES, **(NARROW if takes_keypoints else {})))
+    parameters = inspect.signature(DETECTORS[name]).parameters
+    narrow = {key: value for parameter in NARROW.keys() & parameters for key, value in NARROW[parameter].items()}
+    model = _tiny(create(name, classes=CLASSES, **narrow))
     # A prior of 0.01 finds nothing, and untrained scores are almost alike, so that rounding decides between them: raise
     # and spread what comes before the sigmoid, so that there are detections to look at.
     prior = torch.tensor(-math.log(99))
@@ -136,7 +138,7 @@ def test_batches_without_objects(model: nn.Module, kind: str) -> None:
 def test_twenty_steps_on_nothing_but_empty_images(model: nn.Module) -> None:
     if "101" in model.builder:
         pytest.skip("the same head on a larger backbone; the smaller ones cover it")
-    model = _tiny(create(model.builder, classes=CLASSES)).train()  # as it starts
+    model = _tiny(create(model.builder, classes=CLASSES, **model.arguments)).train()  # as it starts
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
     for _ in range(20):
         optimizer.zero_grad()

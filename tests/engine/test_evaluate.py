@@ -7,6 +7,8 @@ from aweigh.data.formats import load_split
 from aweigh.data.transforms import Resize
 from aweigh.engine.evaluate import detect, evaluate, matching_category_ids, to_original
 from aweigh.errors import UsageError
+from aweigh.models import create
+from aweigh.predictor import Predictor
 from aweigh.structures import Classes, Detections
 
 from .conftest import write_coco
@@ -82,6 +84,13 @@ def test_losses_are_weighted_by_images_and_the_mode_is_kept(val):
     found = detect(model, model.resize, val, batch=3, losses=True)  # batches of 3 and 1
     assert found.losses["one"] == pytest.approx((3 * 3 + 1 * 1) / 4)
     assert model.training and found.problems == []
+
+
+def test_a_model_made_for_prediction_with_frozen_stages_can_be_measured(val):
+    model = create("fcos_resnet18_fpn", classes=val.classes, channels=16, head_convs=1, frozen_stages=2)
+    predictor = Predictor(model, Resize(64, 96), device="cpu")
+    metrics, _, _ = evaluate(predictor.model, predictor.resize, val.take([0]))
+    assert metrics.images == 1 and not predictor.model.training
 
 
 def test_boxes_end_at_the_original_edge():

@@ -13,7 +13,7 @@ from aweigh.data.formats import load_split
 from aweigh.data.split import Split
 from aweigh.data.synthetic import KEYPOINTS, write_synthetic
 from aweigh.data.transforms import Resize, resize_targets
-from aweigh.engine.checkpoint import load_model, read_header, save_model
+from aweigh.engine.checkpoint import load_model, read_header, save_model, start_from
 from aweigh.engine.config import resolve
 from aweigh.engine.evaluate import detect, evaluate, to_original
 from aweigh.engine.extras import choose_select, further_metrics, keypoint_lines
@@ -40,6 +40,8 @@ class Figures(nn.Module):
         self.score_threshold, self.nms_threshold, self.max_detections = 0.05, 0.5, 100
         self.register_buffer("pixel_mean", torch.full((3,), 0.5), persistent=False)
         self.layer = nn.Linear(3, len(classes))
+        self.scores = nn.Linear(2, len(classes) + 1)  # with that of nothing, as two-stage detectors have it
+        self.points = nn.ConvTranspose2d(2, len(self.keypoint_set), 2)
 
     def forward(self, images: Any, targets: Any = None) -> Any:
         raw = self.network(images.pixels)
@@ -307,6 +309,27 @@ def test_a_keypoint_set_survives_the_checkpoint(tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", model, resize=Resize(64, 96))
     assert load_model(tmp_path / "model.safetensors")[0].keypoint_set == known
     assert KeypointSet.of(json.loads(json.dumps(known.to_dict()))) == known
+
+
+def test_a_start_keeps_the_rows_of_classes_and_keypoints_of_the_same_name(tmp_path: Path) -> None:
+    names = ("nose", "tail", "left_eye")
+    old = create("figures", classes=["cat", "dog"], keypoints={"names": ["left_eye", "nose"]})
+    save_model(tmp_path / "old.safetensors", old, resize=Resize(64, 96))
+    new = create("figures", classes=["dog", "cow", "cat"], keypoints={"names": names})
+    before = {name: value.clone() for name, value in new.state_dict().items()}
+    line = start_from(new, tmp_path / "old.safetensors")
+    assert "loaded 0 of 6 tensors" in line and "points.weight (2->3)" in line
+    assert line.endswith("rows kept by name: dog, cat, nose, left_eye")
+    for rows, source, kept in (
+        (new.layer, old.layer, [(0, 1), (2, 0)]),
+        (new.scores, old.scores, [(0, 1), (2, 0), (3, 2)]),
+    ):
+        assert all(torch.equal(rows.weight[a], source.weight[b]) and rows.bias[a] == source.bias[b] for a, b in kept)
+    assert torch.equal(new.layer.weight[1], before["layer.weight"][1])
+    assert all(torch.equal(new.points.weight[:, a], old.points.weight[:, b]) for a, b in ((0, 1), (2, 0)))
+    assert (
+        torch.equal(new.points.weight[:, 1], before["points.weight"][:, 1]) and new.points.bias[2] == old.points.bias[0]
+    )
 
 
 @pytest.mark.parametrize(

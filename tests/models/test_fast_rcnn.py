@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from aweigh.errors import UsageError
@@ -139,6 +140,27 @@ def test_a_picture_without_proposals_has_no_detections_and_learns_from_its_objec
         losses = model(alone, [targets])
         assert all(value.isfinite() for value in losses.values())
         assert bool(losses["box"] > 0) == (len(targets) > 0)  # the objects themselves are among the regions
+
+
+@pytest.mark.parametrize("pool", ["pool", "align"])
+def test_on_vgg16_it_is_the_form_of_the_paper(pool: str) -> None:
+    """Section 2.1 and 2.2: one map at stride 16, of whose cells the largest counts; or RoIAlign."""
+    torch.manual_seed(0)
+    model = create("fast_rcnn_vgg16", num_classes=3, head_width=8, pool=pool).eval()
+    assert (model.sampled, model.positive_fraction, model.negative_iou, model.beta) == (64, 0.25, (0.1, 0.5), 1.0)
+    raw = model.network(*given(BOXES).inputs(model))
+    (features,) = raw.features
+    assert features.shape == (1, 512, 8, 10) and raw.proposed.tolist() == [BOXES.tolist()]
+    regions = torch.cat([torch.zeros(2, 1), BOXES], dim=1)
+    if pool == "pool":
+        expected = torchvision.ops.roi_pool(features, regions, 7, 1 / 16)
+    else:
+        expected = torchvision.ops.roi_align(features, regions, 7, 1 / 16, 2, True)
+    torch.testing.assert_close(model.regions_of(raw.features, regions, 7), expected, atol=1e-5, rtol=1e-5)
+    losses = model.loss(raw, [Targets(BOXES, LABELS)])
+    assert set(losses) == {"classification", "box"} and all(value > 0 for value in losses.values())
+    with pytest.raises(UsageError, match="unknown pool 'mean'; known: pool, align"):
+        create("fast_rcnn_vgg16", pool="mean")
 
 
 def test_without_proposals_it_says_what_it_needs(model) -> None:

@@ -1,13 +1,20 @@
-"""Faster R-CNN's own rules: what nobody labelled, what is ignored, which region learns which object, 16 bits."""
+"""Faster R-CNN's own rules: what nobody labelled, what is ignored, which region learns which object, 16 bits, its forms
+on one map."""
+
+import copy
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from aweigh.errors import UsageError
 from aweigh.models import create
-from aweigh.ops.boxes import pairwise_iou
-from aweigh.structures import Images, Targets
+from aweigh.models.faster_rcnn import on_c4
+from aweigh.ops.boxes import areas, pairwise_iou
+from aweigh.structures import Classes, Images, Targets
 
 BOXES = torch.tensor([[10.0, 12, 60, 70], [70, 20, 150, 110]])
 LABELS = torch.tensor([0, 2])
@@ -84,3 +91,120 @@ def test_wrong_arguments_are_named() -> None:
         create("faster_rcnn_resnet18_fpn", box_head="3fc")
     with pytest.raises(UsageError, match="there is no option 'chanels'"):
         create("faster_rcnn_resnet18_fpn", chanels=3)
+
+
+def test_detectron2_divides_by_what_may_learn_not_by_what_does(model, images) -> None:
+    """An image most of which nobody labelled has few anchors that learn."""
+    targets = [Targets(torch.tensor([[-8.0, -8, 156, 200]]), torch.tensor([0]), ignore=torch.tensor([True]))]
+    raw = model.network(images.pixels)
+    gradient = torch.autograd.grad(model.proposer.loss(raw.proposed, targets)["objectness"], raw.proposed.objectness)
+    learned = int((torch.cat(gradient, dim=1) != 0).sum())
+    assert 0 < learned < 256
+    own = model.proposer.loss(raw.proposed, targets)["objectness"]
+    other = copy.deepcopy(model)
+    other.proposer.normaliser = "allowed"
+    allowed = other.proposer.loss(raw.proposed, targets)["objectness"]
+    torch.testing.assert_close(allowed * 256, own * learned)
+
+
+def test_nothing_that_is_improbable_is_proposed(model, images) -> None:
+    """Torchvision's forms on MobileNet V3 ask for a probability of 0.05."""
+    model = copy.deepcopy(model)
+    raw = model.network(images.pixels)
+    middle = float(torch.cat(raw.proposed.objectness, dim=1).detach().sigmoid().median())
+    sizes = torch.tensor(images.sizes_hw)
+    *_, all_of_them = model.proposer.propose(raw.proposed, sizes)
+    model.proposer.score_threshold = middle
+    *_, some = model.proposer.propose(raw.proposed, sizes)
+    assert 0 < some < all_of_them
+    model.proposer.score_threshold = 1.0
+    *_, none = model.proposer.propose(raw.proposed, sizes)
+    assert none == 0 and len(model.decode(raw, images.sizes_hw)[0]) == 0
+    losses = model.loss(raw, [Targets.empty()])  # with neither proposals nor objects
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+
+
+class Seen(nn.Module):
+    """A branch that says the mean of what it reads, and remembers its shape."""
+
+    size = 14
+    notes: ClassVar = {}
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        self.shape = tuple(maps.shape[1:])
+        return maps.mean(dim=(1, 2, 3))
+
+    def loss(self, said, regions, index, targets) -> torch.Tensor:
+        return said.sum()
+
+    def decode(self, said, boxes, labels) -> torch.Tensor:
+        return said
+
+
+@pytest.fixture(scope="module")
+def c4() -> nn.Module:
+    torch.manual_seed(0)
+    few = {"train_proposals": (200, 20), "test_proposals": (200, 20), "sampled": 16}
+    return on_c4("resnet18", Classes.numbered(3), backbone_norm="frozen_bn", branches={"seen": Seen()}, **few)
+
+
+def test_on_c4_the_last_stage_of_the_body_reads_regions_for_every_branch(c4, images) -> None:
+    raw = c4.network(images.pixels)
+    assert [tuple(each.shape) for each in raw.features] == [(1, 256, 8, 10)]
+    assert len(torch.cat(raw.proposed.anchors)) == 8 * 10 * 15
+    sides = areas(raw.proposed.anchors[0][:15]).sqrt().view(3, 5)  # ratio by ratio
+    torch.testing.assert_close(sides, torch.tensor([32.0, 64, 128, 256, 512]).expand(3, 5))
+    losses = c4.loss(raw, [Targets(BOXES, LABELS)])
+    assert c4.branches["seen"].shape == (512, 7, 7)  # 14 cells of a side, halved
+    sum(losses.values()).backward()
+    learned = {name.partition(".")[0] for name, value in c4.named_parameters() if value.grad is not None}
+    assert learned == {"backbone", "proposer", "region_body", "box_predictor"}
+    regions = torch.tensor([[0.0, 8, 8, 100, 90]])
+    maps = c4.regions_of(raw.features, regions, 14)
+    logits, _ = c4.second_stage(raw.features, regions)
+    torch.testing.assert_close(logits, c4.box_predictor(maps.mean(dim=(2, 3)))[0])
+
+
+def test_on_c4_weights_of_a_body_fill_its_last_stage_too(tmp_path: Path) -> None:
+    body = torchvision.models.resnet50()
+    torch.save(body.state_dict(), tmp_path / "resnet50.pth")
+    model = create("faster_rcnn_resnet50_c4", num_classes=2, backbone_weights=tmp_path / "resnet50.pth")
+    assert model.backbone_report.loaded == model.backbone_report.total == 265 and not model.backbone_report.missing
+    assert torch.equal(model.region_body[2].conv3.weight, body.layer4[2].conv3.weight)
+    assert not [name for name, _ in model.named_parameters() if "layer4" in name]
+
+
+def test_on_vgg16_its_fully_connected_layers_are_those_of_the_published_body() -> None:
+    with torch.device("meta"):
+        model = create("faster_rcnn_vgg16", num_classes=20)
+        published = torchvision.models.vgg16().state_dict()
+    shapes = {key.replace(".", "_", 1): value.shape for key, value in published.items() if "classifier.6" not in key}
+    ours = {key.removeprefix("body."): value.shape for key, value in model.classification_body().state_dict().items()}
+    assert ours == shapes
+
+
+def test_on_vgg16_as_the_first_papers_say() -> None:
+    torch.manual_seed(0)
+    model = create("faster_rcnn_vgg16", num_classes=20, head_width=8)
+    assert model.proposer.test_proposals == (6000, 300) and model.proposer.train_proposals == (12000, 2000)
+    assert model.sampled == 128 and model.beta == 1 and model.proposer.beta == pytest.approx(1 / 9)
+    (shapes,) = model.proposer.shapes
+    torch.testing.assert_close(areas(shapes).sqrt().view(3, 3), torch.tensor([128.0, 256, 512]).expand(3, 3))
+    sides = shapes[:, 2:] - shapes[:, :2]
+    torch.testing.assert_close((sides[:, 1] / sides[:, 0]).view(3, 3), torch.tensor([[0.5], [1], [2]]).expand(3, 3))
+    pixels = torch.rand(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    (feature,) = model.network(pixels).features
+    assert feature.shape == (1, 512, 6, 10)
+    everywhere = model.regions_of([feature], torch.tensor([[0.0, 0, 0, 160, 96]]), 7)
+    assert everywhere.shape == (1, 512, 7, 7)
+    torch.testing.assert_close(everywhere.amax(dim=(2, 3)), feature.amax(dim=(2, 3)))  # the largest, not a mean
+
+
+def test_wrong_forms_are_named() -> None:
+    with pytest.raises(UsageError, match="unknown normaliser 'images'; known: sampled, allowed"):
+        create("faster_rcnn_resnet18_fpn", rpn_normaliser="images")
+    with pytest.raises(UsageError, match="layer4 stands behind the regions"):
+        create("faster_rcnn_resnet50_c4", frozen_stages=5)
+    with pytest.raises(UsageError, match="there is no option 'neck_norm'"):
+        create("faster_rcnn_resnet50_c4", neck_norm="gn")

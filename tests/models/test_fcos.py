@@ -139,7 +139,7 @@ def test_candidates_are_the_best_pairs_over_all_points_and_classes(small) -> Non
     small.candidates_per_level = 40
     try:
         for level in range(5):
-            _, scores, labels = small._candidates(raw, level)
+            _, scores, labels = small.best_of_level(raw, level, small.candidates_per_level)
             probability = raw.logits[level][0].flatten(1).T.sigmoid()  # [H*W, C]
             product = (probability * raw.quality[level][0].flatten(1).T.sigmoid()).sqrt()
             expected = torch.where(probability > 0.05, product, 0).flatten()

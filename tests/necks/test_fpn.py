@@ -56,6 +56,18 @@ def test_equals_torchvision(top, size_hw):
     assert all(torch.equal(a, b) for a, b in zip(maps, given, strict=True)), "forward changed its input"
 
 
+def test_maps_of_one_stride_are_merged_as_they_are():
+    """As torchvision has it on MobileNet V3."""
+    fpn = FPN(WIDTHS[:2], (32, 32), channels=16, top="pool")
+    assert fpn.strides == (32, 32, 64)
+    theirs = FeaturePyramidNetwork(WIDTHS[:2], 16, LastLevelMaxPool())
+    theirs.load_state_dict(torchvision_state(fpn))
+    maps = [torch.randn(1, width, 5, 7, generator=torch.Generator().manual_seed(width)) for width in WIDTHS[:2]]
+    with torch.no_grad():
+        for actual, wanted in zip(fpn(maps), theirs(OrderedDict(enumerate(maps))).values(), strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6)
+
+
 def test_channels_strides_and_start_values():
     fpn = FPN(WIDTHS, STRIDES)
     assert fpn.channels == (256,) * 5
@@ -84,6 +96,7 @@ def test_norm_follows_each_lateral_and_output_convolution(norm):
         (((), ()), "one stride per input map"),
         (((8, 16), (8,)), "one stride per input map"),
         (((8, 16), (8, 32)), "double"),
+        (((8, 16), (16, 8)), "double"),
     ],
 )
 def test_wrong_inputs_are_named(arguments, said):

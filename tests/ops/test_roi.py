@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign, ps_roi_align, roi_align
 
-from aweigh.ops.roi import numbered, pool_position_sensitive, pool_regions, pyramid_level
+from aweigh.ops.roi import max_pool_regions, numbered, pool_position_sensitive, pool_regions, pyramid_level
 
 STRIDES = (4, 8, 16, 32)
 
@@ -157,3 +157,37 @@ def test_position_sensitive_is_one_graph() -> None:
     feature, regions = position_sensitive()
     program = torch.export.export(Pool(), (feature, regions[:40])).module()
     assert torch.equal(program(feature, regions[20:60]), Pool()(feature, regions[20:60]))
+
+
+def test_roipool_takes_the_largest_of_whole_cells() -> None:
+    """Against loops: the region is rounded to cells, both ends included; parts overlap where they share a cell."""
+    feature, regions = maps()[1], numbered([boxes(12, 0), boxes(9, 1)])  # stride 8, 32 x 40 cells
+    size = 5
+    expected = torch.zeros(len(regions), 3, size, size)
+    for number, (image, *box) in enumerate(regions.tolist()):
+        x0, y0, x1, y1 = (math.floor(side / 8 + 0.5) for side in box)
+        height, width = max(y1 - y0 + 1, 1) / size, max(x1 - x0 + 1, 1) / size
+        for row in range(size):
+            for column in range(size):
+                top, bottom = (y0 + math.floor(row * height), y0 + math.ceil((row + 1) * height))
+                left, right = (x0 + math.floor(column * width), x0 + math.ceil((column + 1) * width))
+                cells = feature[int(image), :, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+                if cells[0].numel():
+                    expected[number, :, row, column] = cells.amax(dim=(1, 2))
+    got = max_pool_regions([feature], regions, size=size, stride=8)
+    torch.testing.assert_close(got, expected, atol=0, rtol=0)
+
+
+def test_roipool_is_exported_and_takes_no_region() -> None:
+    class Pool(torch.nn.Module):
+        def forward(self, feature: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+            return max_pool_regions([feature], regions, size=4, stride=8)
+
+    feature, regions = maps()[1], numbered([boxes(6, 0), boxes(2, 1)])
+    program = torch.export.export(Pool(), (feature, regions), strict=False).module()
+    torch.testing.assert_close(program(feature, regions), Pool()(feature, regions))
+    assert Pool()(feature, regions[:0]).shape == (0, 3, 4, 4)
+    feature.requires_grad_()
+    inside = torch.minimum(regions, torch.tensor([1.0, 310, 240, 310, 240]))
+    Pool()(feature, inside).sum().backward()
+    assert feature.grad.sum() == 8 * 3 * 16  # each of the 16 parts of a region has one largest cell

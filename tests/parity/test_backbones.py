@@ -6,9 +6,10 @@ import torchvision
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from aweigh.backbones import take_mobilenet_v3_ends
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
-from aweigh.weights.convert.torchvision import mobilenet_v2_from_torchvision
+from aweigh.weights.convert.torchvision import mobilenet_v2_from_torchvision, mobilenet_v3_from_torchvision
 from aweigh.weights.load import load_strict
 
 IMAGE = torch.randn(2, 3, 97, 130, generator=torch.Generator().manual_seed(3))
@@ -70,3 +71,21 @@ def test_mobilenet_v2():
     backbone = TimmBackbone("mobilenetv2_100")
     load_strict(backbone, mobilenet_v2_from_torchvision(reference.state_dict()), what="mobilenet_v2")
     assert_same_maps(backbone, reference, ["features.6", "features.13", "features.17"])
+
+
+@pytest.mark.parametrize("norm", ["bn", "frozen_bn"])
+def test_the_two_maps_of_mobilenet_v3_that_detectors_read(norm):
+    reference = with_statistics(torchvision.models.mobilenet_v3_large(weights=None))
+    backbone = take_mobilenet_v3_ends({"backbone_norm": norm, "backbone_norm_eps": 1e-3, "frozen_stages": 2})
+    load_strict(backbone, mobilenet_v3_from_torchvision(reference.state_dict()), what="mobilenet_v3_large")
+    assert_same_maps(backbone, reference, ["features.13", "features.16"])
+    assert backbone.channels == (160, 960) and backbone.strides == (32, 32)
+    fixed = [name for name, value in backbone.named_parameters() if not value.requires_grad and "bn" not in name]
+    assert fixed and all(name.startswith(("body.conv_stem", "body.blocks.0.", "body.blocks.1.")) for name in fixed)
+
+
+def test_the_whole_mobilenet_v3_too():
+    reference = with_statistics(torchvision.models.mobilenet_v3_large(weights=None))
+    backbone = TimmBackbone("mobilenetv3_large_100", norm_eps=1e-3)
+    load_strict(backbone, mobilenet_v3_from_torchvision(reference.state_dict()), what="mobilenet_v3_large")
+    assert_same_maps(backbone, reference, ["features.6", "features.12", "features.16"])

@@ -1,6 +1,7 @@
 """Detectron2's forms of Faster R-CNN against plain ones written from its documents, for the same random weights."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from aweigh.errors import AweighError, UsageError
 from aweigh.models import PUBLISHED, create, faster_rcnn
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.ops.matching import balanced_sample
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Classes, Images, Targets, padded_proposals
 from aweigh.weights.convert.detectron2 import faster_rcnn_from_detectron2
 
 CLASSES = 5
@@ -45,11 +46,11 @@ class Plain:
             random.linear("roi_heads.box_head.fc1", 1024, 256 * 49)
             random.linear("roi_heads.box_head.fc2", 1024, 1024)
         random.convolution("proposal_generator.rpn_head.conv", channels, channels, 3, gain=0.5)
-        random.convolution("proposal_generator.rpn_head.objectness_logits", anchors, channels, 1, gain=0.3)
-        random.convolution("proposal_generator.rpn_head.anchor_deltas", 4 * anchors, channels, 1, gain=0.05)
+        random.convolution("proposal_generator.rpn_head.objectness_logits", anchors, channels, 1, gain=2)
+        random.convolution("proposal_generator.rpn_head.anchor_deltas", 4 * anchors, channels, 1, gain=0.2)
         width = 2048 if self.is_c4 else 1024
-        random.linear("roi_heads.box_predictor.cls_score", CLASSES + 1, width, gain=0.5)
-        random.linear("roi_heads.box_predictor.bbox_pred", 4 * CLASSES, width, gain=0.2)
+        random.linear("roi_heads.box_predictor.cls_score", CLASSES + 1, width, gain=2 if self.is_c4 else 0.5)
+        random.linear("roi_heads.box_predictor.bbox_pred", 4 * CLASSES, width)
         self.state = random.made
 
     def features(self, rgb: Tensor) -> list[Tensor]:
@@ -158,7 +159,8 @@ def pair(request: pytest.FixtureRequest) -> tuple[Plain, FasterRCNN]:
 @pytest.fixture(scope="module")
 def images() -> Images:
     generator = torch.Generator().manual_seed(1)
-    return Images.stack([torch.rand(3, *size, generator=generator) for size in SIZES])
+    coarse = [torch.rand(1, 3, 5, 7, generator=generator) for _ in SIZES]
+    return Images.stack([F.interpolate(each, size)[0] for each, size in zip(coarse, SIZES, strict=True)])
 
 
 @torch.no_grad()
@@ -181,6 +183,29 @@ def test_proposals_and_detections_are_those_of_the_plain_one(pair, images: Image
         torch.testing.assert_close(boxes[image, : len(expected)], expected, atol=0.01, rtol=0)
         theirs = reference.detections(features, image, expected, size)
         assert len(found[image]) == len(theirs[0]) > 20
+        torch.testing.assert_close(found[image].boxes, theirs[0], atol=0.01, rtol=0)
+        torch.testing.assert_close(found[image].scores, theirs[1], atol=1e-4, rtol=0)
+        assert torch.equal(found[image].labels, theirs[2])
+
+
+@torch.no_grad()
+def test_fast_rcnn_is_the_same_second_stage_on_given_proposals(pair, images: Images) -> None:
+    reference, _ = pair
+    if reference.is_c4:
+        pytest.skip("detectron2 has none on C4")
+    state = {key: value for key, value in reference.state.items() if not key.startswith("proposal_generator.rpn_head")}
+    ours = create("fast_rcnn_resnet50_fpn_detectron2", classes=Classes.numbered(CLASSES)).eval()
+    counters = {key: value for key, value in ours.state_dict().items() if "num_batches" in key}
+    ours.load_state_dict({**counters, **faster_rcnn_from_detectron2(state)})
+    generator = torch.Generator().manual_seed(2)
+    corners = torch.rand(2, 60, 2, generator=generator)
+    boxes = torch.cat([corners.amin(dim=0), corners.amax(dim=0) + 0.1], dim=1).clamp(max=1)
+    proposals = [boxes * torch.tensor([width, height, width, height]) for height, width in SIZES]
+    found = ours(replace(images, proposals=padded_proposals(proposals)))
+    features = reference.features(images.pixels)
+    for image, (size, own) in enumerate(zip(SIZES, proposals, strict=True)):
+        theirs = reference.detections(features, image, own, size)
+        assert len(found[image]) == len(theirs[0]) > 10
         torch.testing.assert_close(found[image].boxes, theirs[0], atol=0.01, rtol=0)
         torch.testing.assert_close(found[image].scores, theirs[1], atol=1e-4, rtol=0)
         assert torch.equal(found[image].labels, theirs[2])
@@ -279,11 +304,11 @@ def test_every_part_of_a_region_has_a_name() -> None:
     assert converted.keys() >= {f"branches.masks.head.tower.{place}.weight" for place in (0, 1, 9, 10)}
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if "faster_rcnn" in name and "detectron2" in name])
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if "fast" in name and "detectron2" in name])
 def test_a_pickle_of_the_zoo_is_not_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aweigh.models._build", lambda *given: None)
     for weights, record in PUBLISHED[name].items():
-        assert record.builder == name and record.file.startswith("faster_rcnn_")
+        assert record.builder == name and record.file.startswith(name.split("_resn")[0])
         with pytest.raises(AweighError, match=r"is a pickle, which can run code.*CC BY-SA 3\.0"):
             create(name, weights=weights)
 

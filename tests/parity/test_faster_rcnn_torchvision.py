@@ -20,6 +20,7 @@ FORMS = {
     "faster_rcnn_mobilenet_v3_large_fpn": DETECTION.fasterrcnn_mobilenet_v3_large_fpn,
     "faster_rcnn_mobilenet_v3_large_320_fpn": DETECTION.fasterrcnn_mobilenet_v3_large_320_fpn,
 }
+PARAMETERS = [41_755_286, 43_712_278, 19_386_354, 19_386_354]
 
 
 @pytest.fixture(scope="module", params=list(FORMS))
@@ -98,7 +99,7 @@ def test_a_file_as_torchvision_publishes_it(tmp_path: Path, form: str) -> None:
     assert eps == ({0.0} if form == "faster_rcnn_resnet50_fpn_torchvision" else {1e-5})
 
 
-@pytest.mark.parametrize(("form", "parameters"), zip(FORMS, [41_755_286, 43_712_278, 19_386_354, 19_386_354]))
+@pytest.mark.parametrize(("form", "parameters"), list(zip(FORMS, PARAMETERS)))
 def test_parameters_are_those_of_torchvision(form: str, parameters: int) -> None:
     """With its 90 classes and a box of "nothing" that ours does not have; the norms of all but one are fixed."""
     norm = {"backbone_norm": "bn" if "_v2_" in form else "frozen_bn"}

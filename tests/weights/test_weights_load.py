@@ -264,6 +264,14 @@ class TestLoadBackbone:
         assert report.loaded == report.total
         assert torch.equal(backbone.body.features_0.weight, source.body.features_0.weight)
 
+    def test_a_mobilenet_of_torchvision_with_its_classifier(self, tmp_path):
+        for build, name in (("mobilenet_v2", "mobilenetv2_100"), ("mobilenet_v3_large", "mobilenetv3_large_100")):
+            torch.save(torchvision.models.get_model(build).state_dict(), tmp_path / "mobilenet.pth")
+            report = load_backbone(TimmBackbone(name), tmp_path / "mobilenet.pth")
+            assert report.loaded == report.total > 200 and not report.missing
+        with pytest.raises(UsageError, match="another architecture"):
+            load_backbone(TimmBackbone("mobilenetv2_100"), tmp_path / "mobilenet.pth")
+
     def test_frozen_stages_are_filled_and_stay_frozen(self, tmp_path):
         torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "a.pth")
         backbone = TimmBackbone("resnet18", norm="frozen_bn", frozen_stages=2)

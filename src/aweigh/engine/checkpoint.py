@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,39 +166,73 @@ def average(sources: Sequence[str | Path], target: str | Path) -> None:
 def start_from(model: Model, path: str | Path) -> str:
     """Copy the weights of a checkpoint of the same detector into `model`; says in one line what was and was not loaded.
 
-    Rows that belong to a class are copied where a class of the same name exists, the other rows stay as they are.
+    Rows that belong to a class or a keypoint are copied where one of the same name exists, the other rows stay as they
+    are.
     """
     header = read_header(path)
     if header["builder"] != model.builder:
         raise UsageError(
             f"{path} holds a {header['builder']}, not a {model.builder}; give --model {header['builder']}."
         )
-    old, new = _classes(header), model.classes
     state, own = _tensors(path), model.state_dict()
-    class_rows = _class_rows(model)
-    fresh = {}
-    for name in sorted(class_rows & state.keys()) if old.names != new.names else ():
-        rows = own[name].clone()
-        if state[name].shape == (len(old), *rows.shape[1:]) and len(rows) == len(new):
-            for label, class_name in enumerate(new.names):
-                if class_name in old.names:
-                    rows[label] = state[name][old.label(class_name)].to(rows)
-        fresh[name] = f"{name} ({len(state[name])}->{len(rows)})"
-        state[name] = rows
+    fresh, shared = {}, []
+    for old, new, sides in _renamed(model, header):
+        for name in sorted(name for name in sides if name in state and state[name].ndim == own[name].ndim):
+            rows = _rows_by_name(own[name], state[name], old, new, sides[name])
+            fresh[name] = f"{name} ({state[name].shape[sides[name]]}->{rows.shape[sides[name]]})"
+            state[name] = rows
+        shared += [name for name in new if name in old]
     load_strict(model, state, what=str(path))
     line = f"loaded {len(own) - len(fresh)} of {len(own)} tensors"
     if fresh:
-        shared = [name for name in new.names if name in old.names]
         line += f"; new: {', '.join(fresh.values())}; rows kept by name: {', '.join(shared) or 'none'}"
     return line
 
 
-def _class_rows(model: Model) -> set[str]:
-    """The state keys whose shape depends on the number of classes, seen by building the detector with one more."""
+_Names = tuple[str, ...]
+
+
+def _renamed(model: Model, header: Mapping[str, Any]) -> Iterator[tuple[_Names, _Names, dict[str, int]]]:
+    """Classes and keypoints that are others in the model than in a file: names there, here, and what has rows of them.
+
+    The latter is each state key whose shape depends on their number, and the side that does, seen by building the
+    detector with one more.
+    """
+    wider: dict[str, Any]
+    old, new = _classes(header).names, model.classes.names
+    if old != new:
+        wider = {"num_classes": len(new) + 1}
+        yield old, new, _grown(model, model.arguments, wider)
+    if getattr(model, "keypoint_set", None) is not None:
+        given = header["arguments"].get("keypoints")
+        old, new = KeypointSet.of(given or KeypointSet.coco_person()).names, model.keypoint_set.names
+        if old != new:
+            wider = {"keypoints": {"names": [str(number) for number in range(len(new) + 1)]}}
+            yield old, new, _grown(model, {**model.arguments, **wider}, {"classes": model.classes})
+
+
+def _grown(model: Model, arguments: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, int]:
     with torch.device("meta"):
-        wider = create(model.builder, num_classes=len(model.classes) + 1, **model.arguments)
+        wider = create(model.builder, **classes, **arguments).state_dict()
     own = model.state_dict()
-    return {name for name, value in wider.state_dict().items() if name in own and own[name].shape != value.shape}
+    pairs = {name: (own[name].shape, value.shape) for name, value in wider.items() if name in own}
+    return {
+        name: next(side for side, (a, b) in enumerate(zip(*shapes, strict=True)) if a != b)
+        for name, shapes in pairs.items()
+        if shapes[0] != shapes[1]
+    }
+
+
+def _rows_by_name(own: Tensor, saved: Tensor, old: _Names, new: _Names, side: int) -> Tensor:
+    """The model's own rows, those of names that the saved ones have too copied, and that of nothing behind them all."""
+    rows, source = own.clone().movedim(side, 0), saved.movedim(side, 0)
+    further = len(rows) - len(new)
+    if further in (0, 1) and source.shape == (len(old) + further, *rows.shape[1:]):
+        for number, name in enumerate(new):
+            if name in old:
+                rows[number] = source[old.index(name)].to(rows)
+        rows[len(new) :] = source[len(old) :].to(rows)
+    return rows.movedim(0, side)
 
 
 def save_state(folder: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:

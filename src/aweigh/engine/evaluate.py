@@ -101,7 +101,8 @@ def detect(
     parts: list[_Part] = []
     watch, done = Stopwatch(), 0
     was_training = model.training
-    model.eval()
+    if was_training:  # one that was made for prediction has no other mode
+        model.eval()
     try:
         for number, part in enumerate(loader):
             watch.lap("read")
@@ -123,7 +124,8 @@ def detect(
             done += len(part)
             progress(min(done * world, len(split)), len(split))
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
     speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
     return _together(parts, {**speed, "total": sum(speed.values())}, loader.problems)
 

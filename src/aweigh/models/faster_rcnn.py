@@ -549,11 +549,11 @@ def on_vgg16(
     classes: Classes,
     *,
     pool: Literal["pool", "align"] = "pool",
-    width: int = 4096,
+    head_width: int = 4096,
     **options: Any,
 ) -> FasterRCNN:
     """On the last map of VGG-16 before its last pooling, with its two fully connected layers, which ImageNet's weights
-    fill where `width` is theirs.
+    fill where `head_width` is theirs.
 
     proposer: as in `with_proposer`. pool: RoIPool (Girshick 2015, section 2.1), or RoIAlign with 2 x 2 points. Options:
     those of `take_timm` and `FasterRCNN`.
@@ -564,8 +564,8 @@ def on_vgg16(
     made = proposer(backbone.strides, options)
     by_maximum = partial(max_pool_regions, stride=16)
     read = by_maximum if pool == "pool" else partial(pool_regions, strides=backbone.strides, aligned=True)
-    parts = (backbone, None, made, read, TwoFCHead(512, 7, width=width), BoxPredictor(width, len(classes)))
-    layers = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"} if width == 4096 else {}
+    parts = (backbone, None, made, read, TwoFCHead(512, 7, width=head_width), BoxPredictor(head_width, len(classes)))
+    layers = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"} if head_width == 4096 else {}
     return FasterRCNN(*parts, classes=classes, classification_layers=layers, **options)
 
 

@@ -24,7 +24,6 @@ TORCHVISION = {
     "shufflenet_v2_x1_5": ("shufflenetv2_x1_5-3c479a10.pth", 72.996, 91.086),
     "shufflenet_v2_x2_0": ("shufflenetv2_x2_0-8be3c8ee.pth", 76.230, 93.006),
     "mobilenetv2_100": ("mobilenet_v2-b0353104.pth", 71.878, 90.286),
-    "mobilenetv3_large_100": ("mobilenet_v3_large-8738ca79.pth", 74.042, 91.340),
     "vgg16": ("vgg16-397923af.pth", 71.592, 90.382),
 }
 TORCHVISION_FOLDER = "https://download.pytorch.org/models/"

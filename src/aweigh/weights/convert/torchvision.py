@@ -202,7 +202,8 @@ MOBILENET_V3_STAGES = (1, 2, 3, 4, 2, 3)
 def mobilenet_v3_from_torchvision(state: State) -> State:
     """The body of torchvision's `mobilenet_v3_large` under the names of `TimmBackbone("mobilenetv3_large_100")`.
 
-    The classifier is left out.
+    The classifier is left out. Its batch normalisation has an epsilon of 1e-3 (`norm_eps`), timm's of 1e-5, and so has
+    that of torchvision's detectors on it.
     """
     names = {"features.0.0.": "body.conv_stem.", "features.0.1.": "body.bn1."}
     blocks = [(stage, block) for stage, count in enumerate(MOBILENET_V3_STAGES) for block in range(count)]
