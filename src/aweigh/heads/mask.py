@@ -30,5 +30,5 @@ class MaskHead(nn.Module):
         nn.init.normal_(self.predictor.weight, std=0.001)  # detectron2's
 
     def forward(self, regions: Tensor) -> Tensor:
-        maps: Tensor = self.predictor(F.relu(self.deconvolution(self.tower(regions))))
+        maps: Tensor = self.predictor(F.relu(self.deconvolution(self.tower(regions)), inplace=True))
         return maps
