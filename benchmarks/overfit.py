@@ -81,17 +81,19 @@ def write_chosen(options: argparse.Namespace) -> None:
 
 
 def chosen(given: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
-    sides = defaultdict(list)
+    sides, marked = defaultdict(list), set()
     for annotation in given["annotations"]:
+        if annotation.get("num_keypoints", 1):
+            marked.add(annotation["image_id"])
         if not annotation["iscrowd"]:
             sides[annotation["image_id"]].append((annotation["bbox"][2] * annotation["bbox"][3]) ** 0.5)
     images = []
     for image in given["images"]:
         scale = options.size / max(image["height"], image["width"])
-        if min(sides[image["id"]], default=0) * scale >= options.smallest:
+        if image["id"] in marked and min(sides[image["id"]], default=0) * scale >= options.smallest:
             images.append(image)
     if len(images) < options.images:
-        raise SystemExit(f"Only {len(images)} photographs have no object below {options.smallest} pixels.")
+        raise SystemExit(f"Only {len(images)} photographs have objects, and none below {options.smallest} pixels.")
     return images[: options.images]
 
 
