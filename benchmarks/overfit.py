@@ -5,8 +5,9 @@
 
 A proof that targets, loss and decoding fit together, on a CPU: a mistake in any of them bounds what can be reached. It
 says nothing about photographs that were not seen. The photographs are the first in the order of the file that show an
-object and none, crowds aside, below `--smallest` pixels at the input (the square root of the area of its box): cells of
-the finest level are 4 pixels wide. A run that was stopped goes on where it was; `--epochs 0` trains no further.
+object, one with keypoints where the file has them, and none, crowds aside, below `--smallest` pixels at the input (the
+square root of the area of its box): cells of the finest level are 4 pixels wide. A run that was stopped goes on where
+it was; `--epochs 0` trains no further.
 
 --picture draws what is found in those of them that may be changed and shown to anyone, and prints where they are from.
 """
@@ -81,17 +82,19 @@ def write_chosen(options: argparse.Namespace) -> None:
 
 
 def chosen(given: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
-    sides = defaultdict(list)
+    sides, marked = defaultdict(list), set()
     for annotation in given["annotations"]:
+        if annotation.get("num_keypoints", 1):
+            marked.add(annotation["image_id"])
         if not annotation["iscrowd"]:
             sides[annotation["image_id"]].append((annotation["bbox"][2] * annotation["bbox"][3]) ** 0.5)
     images = []
     for image in given["images"]:
         scale = options.size / max(image["height"], image["width"])
-        if min(sides[image["id"]], default=0) * scale >= options.smallest:
+        if image["id"] in marked and min(sides[image["id"]], default=0) * scale >= options.smallest:
             images.append(image)
     if len(images) < options.images:
-        raise SystemExit(f"Only {len(images)} photographs have no object below {options.smallest} pixels.")
+        raise SystemExit(f"Only {len(images)} photographs have objects, and none below {options.smallest} pixels.")
     return images[: options.images]
 
 

@@ -5,8 +5,8 @@ them: of each keypoint a map over the region, one cell of which is the right cla
 
 How ours differs:
 - A keypoint is where torchvision has it, at the highest pixel of the map resized to the box, but no map is resized (see
-  `ops/keypoints.py`): shapes and memory do not depend on the size of a box. Up to 112 pixels a side all are looked at;
-  in a larger box all near the best of 112 x 112.
+  `ops/keypoints.py`): shapes and memory do not depend on the size of a box. Up to 224 pixels a side all are looked at;
+  in a larger box all near the best of 224 x 224.
 - The score of a keypoint is torchvision's, the logit of that pixel: any number. The paper names none.
 - The loss is divided by the keypoints that learn, those of all training processes together.
 
