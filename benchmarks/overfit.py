@@ -5,8 +5,9 @@
 
 A proof that targets, loss and decoding fit together, on a CPU: a mistake in any of them bounds what can be reached. It
 says nothing about photographs that were not seen. The photographs are the first in the order of the file that show an
-object and none, crowds aside, below `--smallest` pixels at the input (the square root of the area of its box): cells of
-the finest level are 4 pixels wide. A run that was stopped goes on where it was; `--epochs 0` trains no further.
+object, one with keypoints where the file has them, and none, crowds aside, below `--smallest` pixels at the input (the
+square root of the area of its box): cells of the finest level are 4 pixels wide. A run that was stopped goes on where
+it was; `--epochs 0` trains no further.
 
 --picture draws what is found in those of them that may be changed and shown to anyone, and prints where they are from.
 """
