@@ -119,6 +119,16 @@ def test_a_deformable_convolution_starts_as_half_a_plain_one() -> None:
     torch.testing.assert_close(layer(image), plain * 0.5, atol=1e-6, rtol=1e-5)
 
 
+def test_a_deformable_convolution_learns_where_the_rest_computes_in_16_bits() -> None:
+    torch.manual_seed(0)
+    layer, image = DeformableConv2d(4, 6, 3, padding=1), torch.rand(1, 4, 9, 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = layer(image.bfloat16())
+    torch.testing.assert_close(result.float(), layer(image), atol=1e-3, rtol=0.01)
+    result.float().square().sum().backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in layer.parameters())
+
+
 @pytest.mark.parametrize("name", ["bn", "sync_bn"])
 def test_batch_normalisation_of_a_single_value_uses_the_running_statistics(name: str) -> None:
     norm = make_norm(name, 3, eps=1e-3, momentum=0.01).train()

@@ -161,7 +161,8 @@ class DeformableConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         places = self.offsets.out_channels // 3  # of the kernel: two offsets and one mask for each
         offsets, mask = self.offsets(x).split([2 * places, places], dim=1)
-        result: Tensor = self.conv(x, offsets, mask.sigmoid())
+        kind = self.conv.weight.dtype  # torchvision's operator wants one; autocast leaves it alone, or is for float32
+        result: Tensor = self.conv(x.to(kind), offsets.to(kind), mask.sigmoid().to(kind))
         return result
 
 
