@@ -48,8 +48,8 @@ from aweigh.ops.roi import pool_position_sensitive
 from aweigh.structures import Classes
 from aweigh.weights.coco import COCO_CLASSES
 
-SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of anchors, pixels (section 4.1)
-SMALL: dict[str, Any] = {"rpn_width": 256, "middle": 64}  # section 4.3: half as wide, and a thinner large convolution
+SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of anchors, pixels (section 3.2)
+SMALL: dict[str, Any] = {"rpn_width": 256, "middle": 64}  # setting S (sections 3.2 and 4)
 MOBILENET_V2 = {0.35: "035", 0.5: "050", 0.75: "075", 1.0: "100", 1.4: "140"}  # width -> timm's spelling
 
 
