@@ -41,8 +41,11 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
         if isinstance(module, nn.Conv2d) and module.bias is not None and module.bias.allclose(prior):
             nn.init.constant_(module.bias, 0.0)
             module.register_forward_hook(remember)
+    for name in ("proposer.objectness", "box_predictor.logits"):  # of two stages
+        if name in dict(model.named_modules()):
+            model.get_submodule(name).register_forward_hook(remember)
     with torch.no_grad():
-        model.eval().network(*images().inputs(model))
+        model.eval()(images())
         for module, deviation in spread.items():
             module.weight.div_(deviation)
             module._forward_hooks.clear()

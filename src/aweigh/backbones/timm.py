@@ -6,6 +6,7 @@ The timm model lies under `body` with its own parameter names, so that a ResNet'
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import timm
@@ -85,20 +86,7 @@ def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module
         raise UsageError(f"timm has no model {name!r}.{did_you_mean(name, timm.list_models())}")
     if not levels or list(levels) != sorted(set(levels)):
         raise UsageError(f"{name}: levels must be distinct and go from fine to coarse, got {list(levels)}.")
-    try:
-        with torch.device("meta"):  # shapes and strides only: no memory, no random numbers drawn
-            described = timm.create_model(name, pretrained=False, features_only=True)
-    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
-        raise UsageError(f"timm's {name!r} gives no feature maps ({error}); choose another backbone.") from error
-    config = getattr(described, "pretrained_cfg", None) or {}
-    layout = str(getattr(described, "output_fmt", "NCHW")).rsplit(".", 1)[-1]
-    if config.get("fixed_input_size") or layout != "NCHW":
-        raise UsageError(
-            f"timm's {name!r} cannot be a backbone here: it needs a fixed image size or gives maps in the order "
-            f"{layout}; choose a convolutional model."
-        )
-    # The deepest map wins where several have one stride.
-    index_of = {entry["reduction"]: index for index, entry in enumerate(_info(described).info)}
+    index_of = _maps(name)
     missing = [level for level in levels if 2**level not in index_of]
     if missing:
         raise UsageError(
@@ -116,6 +104,24 @@ def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module
     if isinstance(sequence, nn.Sequential) and last.isdigit():
         del sequence[int(last) + 1 :]
     return body
+
+
+@cache
+def _maps(name: str) -> dict[int, int]:
+    """Of each stride, which of a timm model's maps has it; the deepest where several do."""
+    try:
+        with torch.device("meta"):  # shapes and strides only: no memory, no random numbers drawn
+            described = timm.create_model(name, pretrained=False, features_only=True)
+    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+        raise UsageError(f"timm's {name!r} gives no feature maps ({error}); choose another backbone.") from error
+    config = getattr(described, "pretrained_cfg", None) or {}
+    layout = str(getattr(described, "output_fmt", "NCHW")).rsplit(".", 1)[-1]
+    if config.get("fixed_input_size") or layout != "NCHW":
+        raise UsageError(
+            f"timm's {name!r} cannot be a backbone here: it needs a fixed image size or gives maps in the order "
+            f"{layout}; choose a convolutional model."
+        )
+    return {entry["reduction"]: index for index, entry in enumerate(_info(described).info)}
 
 
 def _info(body: nn.Module) -> Any:
