@@ -99,6 +99,7 @@ def test_one_that_is_told_where_to_look_is_measured_and_predicts(here: Path, val
         (["proposals", "faster.safetensors", "toys", "-o", "p.npz"], 2, "NAME.safetensors"),
         (["proposals", "faster.safetensors", "toys", "--number", "0"], 2, "a number of proposals above 0"),
         (["train", "toys", "--model", "fast_rcnn_resnet18_fpn"], 2, "give proposals_file"),
+        (["eval", "val.safetensors", "toys"], 3, "is a file of aweigh.proposals, expected a checkpoint"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(

@@ -86,6 +86,15 @@ def test_features_in_16_bits_are_read_in_32(model, images, targets: Targets) -> 
     assert len(found) > 0 and found.boxes.dtype == found.scores.dtype == torch.float32
 
 
+def test_normalisation_of_the_proposal_network_is_chosen(images) -> None:
+    """The first row of FCOS's table 6 has group normalisation behind the convolution of the RPN."""
+    model = create("faster_rcnn_resnet18_fpn", num_classes=3, channels=16, box_size=3, rpn_norm="gn", rpn_convs=2)
+    kinds = [type(layer).__name__ for layer in model.proposer.tower]
+    assert len(kinds) == 6 and all("Norm" in kind for kind in kinds[1::3])
+    losses = model(images, [Targets(BOXES, LABELS)])
+    assert all(value.isfinite() for value in losses.values())
+
+
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(UsageError, match="unknown box_head '3fc'; known: 2fc, 4conv1fc"):
         create("faster_rcnn_resnet18_fpn", box_head="3fc")

@@ -156,6 +156,7 @@ def test_every_option_builds_and_trains() -> None:
     for options in (
         {"deformable": True},
         {"quality": "iou"},
+        {"quality": None},
         {"top": "c5"},
         {"head_norm": None},
         {"head_norm": "bn"},
@@ -169,8 +170,21 @@ def test_every_option_builds_and_trains() -> None:
         model = create("fcos_resnet18_fpn", num_classes=2, channels=32, head_convs=2, **options).train()
         losses = model(images, [target] * 2)
         sum(losses.values()).backward()
-        assert set(losses) == {"classification", "box", options.get("quality", "centerness")}
+        assert set(losses) == {"classification", "box", options.get("quality", "centerness")} - {None}
         assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None), options
+
+
+@torch.no_grad()
+def test_without_the_quality_branch_the_probability_decides(small) -> None:
+    torch.manual_seed(1)
+    raw = small.network(torch.rand(1, 3, 128, 192))
+    raw = raw._replace(logits=[torch.randn_like(level) * 2 for level in raw.logits], quality=[])
+    for level in range(5):
+        _, scores, _ = small.best_of_level(raw, level, 40)
+        expected = raw.logits[level].sigmoid().flatten().sort(descending=True).values[: scores.shape[1]]
+        torch.testing.assert_close(scores[0], torch.where(expected > 0.05, expected, 0).sqrt())
+    with pytest.raises(UsageError, match="quality is None, which does not go with the head's quality branch"):
+        fcos.FCOS(small.backbone, small.neck, small.head, classes=small.classes, quality=None)
 
 
 def test_parameter_counts_are_the_published_ones() -> None:

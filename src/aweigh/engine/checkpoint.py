@@ -103,6 +103,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise DataError(f"{path} has no Aweigh header; expected a checkpoint that `aweigh train` wrote.")
     try:
         header = json.loads(text)
+        if "kind" in header:
+            raise DataError(f"{path} is a file of {header['kind']}, expected a checkpoint that `aweigh train` wrote.")
         version = header["format"]
         missing = {"builder", "arguments", "classes", "resize"} - header.keys()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
