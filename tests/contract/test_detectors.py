@@ -41,9 +41,14 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
         if isinstance(module, nn.Conv2d) and module.bias is not None and module.bias.allclose(prior):
             nn.init.constant_(module.bias, 0.0)
             module.register_forward_hook(remember)
+
+    def remember_rows(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        """How much places differ from each other, which is less than anchors or classes do."""
+        spread.setdefault(module, float(output.transpose(0, 1).flatten(1).std(dim=1).mean()))
+
     for name in ("proposer.objectness", "box_predictor.logits"):  # of two stages
         if name in dict(model.named_modules()):
-            model.get_submodule(name).register_forward_hook(remember)
+            model.get_submodule(name).register_forward_hook(remember_rows)
     with torch.no_grad():
         model.eval()(images())
         for module, deviation in spread.items():

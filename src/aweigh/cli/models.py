@@ -12,15 +12,15 @@ def command() -> None:
     from aweigh.models import DETECTORS, PUBLISHED
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("detector", no_wrap=True)
+    table.add_column("detector", min_width=max(map(len, DETECTORS)))  # whole, for one has to type it
     table.add_column("parameters", justify="right", no_wrap=True)
-    table.add_column("published weights", no_wrap=True)
-    table.add_column("metrics")
+    table.add_column("--weights: metrics")
     for name in DETECTORS:
-        published = PUBLISHED.get(name, {}).values()
-        metrics = [", ".join(f"{key} {value:g}" for key, value in record.metrics.items()) for record in published]
-        weights = [f"--weights {record.name}" for record in published]
-        table.add_row(name, f"{parameters(name) / 1e6:.1f} M", "\n".join(weights) or "-", "\n".join(metrics) or "-")
+        published = [
+            f"{record.name}: {', '.join(f'{key} {value:g}' for key, value in record.metrics.items())}"
+            for record in PUBLISHED.get(name, {}).values()
+        ]
+        table.add_row(name, f"{parameters(name) / 1e6:.1f} M", "\n".join(published) or "-")
     screen = Console(highlight=False)
     screen.print(table)
     records = {record.file: record for published in PUBLISHED.values() for record in published.values()}

@@ -194,7 +194,7 @@ def non_maximum_suppression(
         kept = _pad(scores[index], max_detections)[:max_detections]
         index = _pad(index, max_detections)[:max_detections]
     kept = kept.clamp(min=0)
-    return index, kept, (kept > 0).sum()
+    return torch.where(kept > 0, index, 0), kept, (kept > 0).sum()
 
 
 def select_detections(
