@@ -109,14 +109,14 @@ def _portions(cells: Tensor, most: int) -> list[slice]:
 def peaks(heatmaps: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The highest cells among those that none of their eight neighbours exceeds: values, classes and cells, `[B, k]`.
 
-    heatmaps: `[B, C, H, W]`, scores or logits. k is `count`, or the number of cells where that is less. Best first;
-    what follows the last peak has the value -inf. A cell is `row * W + column`. The best k pairs of a class and a cell
-    lie in the k cells whose best class is highest, so only those are looked into.
+    heatmaps: `[B, C, H, W]`, scores or logits. k is `count`, or C * H * W where that is less. Best first; what follows
+    the last peak has the value -inf. A cell is `row * W + column`. The best k pairs of a class and a cell lie in the k
+    cells whose best class is highest, so only those are looked into.
     """
     highest = F.max_pool2d(heatmaps, 3, stride=1, padding=1)
     values = torch.where(heatmaps == highest, heatmaps, -torch.inf).flatten(2)  # [B, C, H * W]
-    count = min(count, values.shape[2])
-    cells = values.amax(dim=1).topk(count, dim=1).indices  # [B, k]
-    values = values.gather(2, cells[:, None].expand(-1, values.shape[1], -1))  # [B, C, k]
-    values, pairs = values.flatten(1).topk(count, dim=1)
-    return values, pairs // count, cells.gather(1, pairs % count)
+    most = min(count, values.shape[2])
+    cells = values.amax(dim=1).topk(most, dim=1).indices  # [B, k']
+    values = values.gather(2, cells[:, None].expand(-1, values.shape[1], -1)).flatten(1)  # [B, C * k']
+    values, pairs = values.topk(min(count, values.shape[1]), dim=1)  # [B, k]
+    return values, pairs // most, cells.gather(1, pairs % most)
