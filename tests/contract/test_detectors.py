@@ -42,9 +42,13 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
             nn.init.constant_(module.bias, 0.0)
             module.register_forward_hook(remember)
 
+    means: dict[nn.Module, torch.Tensor] = {}
+
     def remember_rows(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        """How much places differ from each other, which is less than anchors or classes do."""
-        spread.setdefault(module, float(output.transpose(0, 1).flatten(1).std(dim=1).mean()))
+        """How much places differ from each other, which is less than anchors or classes do, and these differences."""
+        of_each = output.transpose(0, 1).flatten(1)
+        spread.setdefault(module, float(of_each.std(dim=1).mean()))
+        means.setdefault(module, of_each.mean(dim=1) - module.bias)
 
     for name in ("proposer.objectness", "box_predictor.logits"):  # of two stages
         if name in dict(model.named_modules()):
@@ -53,6 +57,8 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
         model.eval()(images())
         for module, deviation in spread.items():
             module.weight.div_(deviation)
+            if module in means:  # so that every anchor, class and nothing come first somewhere
+                module.bias.copy_(-means[module] / deviation)
             module._forward_hooks.clear()
     return model
 

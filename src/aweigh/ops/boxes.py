@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 import torchvision
 from torch import Tensor
+from torch.nn import functional as F
 
 NMS = Literal["class", "agnostic", "soft", "none"]
 MAX_LOG_SCALE = math.log(1000 / 16)  # the largest enlargement of an anchor (torchvision and detectron2)
@@ -190,7 +191,8 @@ def non_maximum_suppression(
         index = index.clamp(max=len(boxes) - 1)
     else:
         groups = labels if method == "class" else torch.zeros_like(labels)
-        index = _best_of_hard_nms(boxes, scores, groups, iou_threshold, max_detections)
+        scores = _pad(scores, 2)  # empty rows, of which two survive, as the graph that torchvision traces must have it
+        index = _best_of_hard_nms(F.pad(boxes, (0, 0, 0, 2)), scores, _pad(groups, 2), iou_threshold, max_detections)
         kept = _pad(scores[index], max_detections)[:max_detections]
         index = _pad(index, max_detections)[:max_detections]
     kept = kept.clamp(min=0)
@@ -238,15 +240,15 @@ def _best_of_hard_nms(
 
 
 def _hard_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """Indices kept within each group, best first, at most one empty row (score <= 0) at the end.
+    """Indices kept within each group, best first, at most two empty rows (score <= 0) at the end.
 
     Every group gets its own region of the plane, so one call compares within groups only; in float64 the shift
     costs no precision (in float32 it moves boxes by 0.01 px at 80 classes). All empty rows become the same box in
-    a region of their own, so that the first suppresses the others at once.
+    one of two regions of their own, turn by turn, so that the first of each suppresses the others at once.
     """
     wide = torch.float32 if boxes.device.type == "mps" else torch.float64
     valid = scores > 0
-    groups = torch.where(valid, groups, -1)
+    groups = torch.where(valid, groups, -1 - torch.arange(len(groups), device=groups.device) % 2)
     boxes = torch.where(valid[:, None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0])).to(wide)
     extent = boxes.max() - boxes.min() + 1
     shifted = boxes + (groups.to(wide) * extent)[:, None]
@@ -273,4 +275,4 @@ def _soft_nms(
 
 def _pad(values: Tensor, count: int) -> Tensor:
     """`[N]` -> `[N + count]`, filled with zeros."""
-    return torch.nn.functional.pad(values, (0, count))
+    return F.pad(values, (0, count))
