@@ -55,6 +55,8 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **mask_rcnn.PUBLISHED,
     **keypoint_rcnn.PUBLISHED,
     **centernet.PUBLISHED,
+    **cornernet.PUBLISHED,
+    **centernet_triplets.PUBLISHED,
     **fast_rcnn.PUBLISHED,
 }
 

@@ -17,6 +17,7 @@ Legend: B images, C classes, P pairs, k centres.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from aweigh.models.cornernet import (
 from aweigh.ops import boxes as box_ops
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes
 from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.convert.cornernet import authors_record
 
 LARGE = 150.0  # the side, in pixels, of the square from whose area on a box's central region is narrow (section 3.2)
 
@@ -106,7 +108,7 @@ def _plain(channels: int, separable: bool) -> nn.Module:
     return nn.Sequential(depthwise, nn.Conv2d(channels, channels, 1, bias=False))
 
 
-# Builders: each architecture with its numbers
+# Builders: each architecture with its numbers, and the weights its authors have published
 
 POOLS: dict[str, Gather] = {**corner_pools(CascadeCornerPool), "center": CenterPool}
 # What the authors' code has: the radius of CornerNet's first code, and 70 points of a kind.
@@ -150,4 +152,19 @@ def centernet_triplets_shufflenet_v2_x0_5_lite(
 
 BUILDERS = {
     build.__name__: build for build in (centernet_triplets_hourglass104, centernet_triplets_shufflenet_v2_x0_5_lite)
+}
+
+_HOURGLASS = "centernet_triplets_hourglass104"
+_MIT = "MIT (Duankaiwen/CenterNet)"
+PUBLISHED = {
+    _HOURGLASS: {
+        "authors": authors_record(
+            _HOURGLASS, "CenterNet-104_480000", "open?id=1GVN-YrgExbPPcmzn_Lkr49f2IKjodg15", _MIT, 44.9
+        ),
+        "hourglass52": replace(
+            authors_record(_HOURGLASS, "CenterNet-52_480000", "open?id=14vJYw4P9sxDoltjp5zDkOS3QjUa2zZIP", _MIT, 41.6),
+            name="hourglass52",
+            arguments={"stacks": 1},
+        ),
+    }
 }

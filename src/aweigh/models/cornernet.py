@@ -47,6 +47,7 @@ from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, pull
 from aweigh.ops.pooling import largest_above, largest_below, largest_left, largest_right
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
+from aweigh.weights.convert.cornernet import authors_record
 
 CORNERS = ("top_left", "bottom_right")
 
@@ -382,7 +383,7 @@ def convolution(
     return nn.Sequential(plain, make_norm(norm, channels), *([make_activation("relu")] if activation else []))
 
 
-# Builders: each architecture with its numbers
+# Builders: each architecture with its numbers, and the weights its authors have published
 
 
 def corner_points(
@@ -471,4 +472,26 @@ def lite_form(channels: int) -> dict[str, Any]:
 
 BUILDERS = {
     build.__name__: build for build in (cornernet_hourglass104, cornernet_squeeze, cornernet_shufflenet_v2_x0_5_lite)
+}
+
+_CORNERNET, _SQUEEZE = "cornernet_hourglass104", "cornernet_squeeze"
+PUBLISHED = {
+    _CORNERNET: {
+        "authors": authors_record(
+            _CORNERNET,
+            "CornerNet_500000",
+            "open?id=16bbMAyykdZr2_7afiMZrvvn4xkYa-LYk",
+            "BSD-3-Clause (princeton-vl/CornerNet)",
+            40.6,
+        )
+    },
+    _SQUEEZE: {
+        "authors": authors_record(
+            _SQUEEZE,
+            "CornerNet_Squeeze_500000",
+            "file/d/1qM8BBYCLUBcZx_UmLT0qMXNTh-Yshp4X/view",
+            "BSD-3-Clause (princeton-vl/CornerNet-Lite)",
+            34.4,
+        )
+    },
 }

@@ -145,7 +145,7 @@ def unknown_cells(
     images: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]],
     num_classes: int,
 ) -> Tensor | None:
-    """Which cells of heat maps nobody calls background, `[B, C, H, W]` bool, by their middles; None when there are none.
+    """Which cells of heat maps nobody calls background, `[B, C, H, W]` bool, by their middles; None: there are none.
 
     images: boxes `[N, 4]` in pixels, labels, uncertain, ignore `[N]` and known `[C]` or None of each, as in `Targets`.
     """
