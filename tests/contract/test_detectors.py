@@ -18,7 +18,12 @@ CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
 # What makes a wide head narrow, by a parameter that its builders have. The head of keypoints is eight convolutions of
 # 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has 120 million weights.
-NARROW = {"keypoints": {"keypoint_convs": 2, "keypoint_width": 32}, "head_width": {"head_width": 128}}
+# An hourglass network has 200 million weights.
+NARROW = {
+    "keypoints": {"keypoint_convs": 2, "keypoint_width": 32},
+    "head_width": {"head_width": 128},
+    "stem_channels": {"stem_channels": 16, "channels": [16, 16, 24], "blocks": [1, 1, 2]},
+}
 
 
 @pytest.fixture(scope="module", params=list(DETECTORS))  # so that all tests of one builder follow each other
