@@ -313,8 +313,8 @@ class Point(nn.Module):
     """Of a kind of point, all that a stack says: what is read of row and column, and the heads (figures 4 and 7).
 
     channels: of the map. outputs: heads by name, and their channels. gather: see `Gather`. hidden: channels while
-    gathering. norm: behind each convolution before the heads. head_kernel: of each head's first convolution, with
-    head_norm behind it. separable: 3x3 convolutions are 5x5 depthwise and 1x1, for a CPU (ours).
+    gathering. norm: behind each convolution before the heads. head_kernel: of each head's first convolution.
+    separable: 3x3 convolutions are 5x5 depthwise and 1x1, and heads have a normalisation too, for a CPU (ours).
     """
 
     def __init__(
@@ -326,7 +326,6 @@ class Point(nn.Module):
         hidden: int = 128,
         norm: Norm = "bn",
         head_kernel: int = 3,
-        head_norm: Norm | None = None,
         separable: bool = False,
     ) -> None:
         super().__init__()
@@ -337,7 +336,12 @@ class Point(nn.Module):
         self.around = convolution(channels, channels, kernel=1, activation=False, norm=norm)
         self.out = convolution(channels, channels, **form)
         self.heads = make_heads(
-            channels, outputs, hidden=channels, kernel=head_kernel, norm=head_norm, separable=separable
+            channels,
+            outputs,
+            hidden=channels,
+            kernel=head_kernel,
+            norm=norm if separable else None,
+            separable=separable,
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -390,8 +394,8 @@ def corner_points(
     channels: Sequence[int], num_classes: int, kinds: Mapping[str, Gather], options: dict[str, Any], **form: Any
 ) -> list[nn.ModuleDict]:
     """The points of each stack, whose map has `channels`. kinds: what each kind gathers; form, and what `options` of a
-    builder say of it, which is taken out of them: `point_channels`, `point_norm`, `head_norm`."""
-    names = {"point_channels": "hidden", "point_norm": "norm", "head_norm": "head_norm"}
+    builder say of it, which is taken out of them: `point_channels`, `head_norm`."""
+    names = {"point_channels": "hidden", "head_norm": "norm"}
     form |= {ours: options.pop(name) for name, ours in names.items() if name in options}
     corner = {"heatmap": num_classes, "embedding": 1, "offset": 2}
     outputs = {kind: corner if kind in CORNERS else {"heatmap": num_classes, "offset": 2} for kind in kinds}
@@ -417,7 +421,7 @@ def cornernet_hourglass104(
     **options: Any,
 ) -> CornerNet:
     """CornerNet on Hourglass-104: AP 40.6 on test-dev. The body's numbers are those of `Hourglass`; options: those of
-    `CornerNet`, `point_channels`, `point_norm`, `head_norm`."""
+    `CornerNet`, `point_channels` (while a point gathers), `head_norm`."""
     backbone = Hourglass(
         stacks=stacks, channels=channels, blocks=blocks, stem_channels=stem_channels, norm=backbone_norm
     )
@@ -467,7 +471,7 @@ def lite_body(channels: int, options: dict[str, Any]) -> tuple[Backbone, LiteUps
 
 def lite_form(channels: int) -> dict[str, Any]:
     """Of a `Point`, light enough for a CPU."""
-    return {"hidden": channels, "head_norm": "bn", "separable": True}
+    return {"hidden": channels, "separable": True}
 
 
 BUILDERS = {
