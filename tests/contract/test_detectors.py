@@ -18,7 +18,10 @@ CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
 # What makes a wide head narrow, by a parameter that its builders have. The head of keypoints is eight convolutions of
 # 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has 120 million weights.
-NARROW = {"keypoints": {"keypoint_convs": 2, "keypoint_width": 32}, "head_width": {"head_width": 128}}
+NARROW = {
+    "keypoints": {"keypoints": {"names": ["nose", "paw", "tail"]}, "keypoint_convs": 2, "keypoint_width": 32},
+    "head_width": {"head_width": 128},
+}
 
 
 @pytest.fixture(scope="module", params=list(DETECTORS))  # so that all tests of one builder follow each other
