@@ -66,10 +66,10 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     return model
 
 
-def _tiny(model: nn.Module) -> nn.Module:
+def _tiny(model: nn.Module, *, sampled: int = 64) -> nn.Module:
     """With as few regions as the images have pixels: a second stage costs as much as it has regions."""
     if hasattr(model, "proposer"):
-        model.sampled = 64
+        model.sampled = sampled
         model.proposer.train_proposals = model.proposer.test_proposals = (100, 100)
         if model.extras:  # a head that costs a billion multiply-adds for each detection
             model.max_detections = 20
@@ -155,7 +155,8 @@ def test_batches_without_objects(model: nn.Module, kind: str) -> None:
 def test_twenty_steps_on_nothing_but_empty_images(model: nn.Module) -> None:
     if "101" in model.builder:
         pytest.skip("the same head on a larger backbone; the smaller ones cover it")
-    model = _tiny(create(model.builder, classes=CLASSES, **model.arguments)).train()  # as it starts
+    model = create(model.builder, classes=CLASSES, **model.arguments).train()  # as it starts
+    _tiny(model, sampled=8)  # all of them of nothing
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
     for _ in range(20):
         optimizer.zero_grad()

@@ -31,7 +31,8 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["aweigh.cli.resume", "aweigh.cli.train", "aweigh.engine.train"])
 
 IN_THE_PROCESS = """
-import os, sys
+import multiprocessing, os, sys
+multiprocessing.set_start_method(None, force=True)  # the default, for the processes that it starts in its turn
 os.environ.clear()
 os.environ.update(environment)
 sys.argv = ["aweigh", *words]
