@@ -9,8 +9,9 @@ from torch import Tensor
 from aweigh.backbones.dla import DLA34
 from aweigh.data.transforms import Resize
 from aweigh.errors import AweighError, UsageError
+from aweigh.heads.heatmap import make_heads
 from aweigh.models import DETECTORS, PUBLISHED, create
-from aweigh.models.centernet import CenterNet, CenterNetOutput, make_heads
+from aweigh.models.centernet import CenterNet, CenterNetOutput
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
 from aweigh.predictor import Predictor
 from aweigh.structures import Classes, Images, Targets

@@ -12,12 +12,15 @@ from torch import Tensor
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
+    centernet_triplets,
+    cornernet,
     efficientdet,
     fast_rcnn,
     faster_rcnn,
     fcos,
     fcos_lite,
     fcos_rpn,
+    foveabox,
     keypoint_rcnn,
     light_head_rcnn,
     mask_rcnn,
@@ -37,6 +40,9 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **keypoint_rcnn.BUILDERS,
     **light_head_rcnn.BUILDERS,
     **centernet.BUILDERS,
+    **cornernet.BUILDERS,
+    **centernet_triplets.BUILDERS,
+    **foveabox.BUILDERS,
     **fast_rcnn.BUILDERS,
     **fcos_rpn.BUILDERS,
 }
@@ -49,6 +55,8 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **mask_rcnn.PUBLISHED,
     **keypoint_rcnn.PUBLISHED,
     **centernet.PUBLISHED,
+    **cornernet.PUBLISHED,
+    **centernet_triplets.PUBLISHED,
     **fast_rcnn.PUBLISHED,
 }
 

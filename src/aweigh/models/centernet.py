@@ -23,7 +23,7 @@ Legend: B images, C classes, H x W cells of the map, N objects of all images tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -32,21 +32,17 @@ from torch.nn import functional as F
 
 from aweigh.backbones import DLA34, Backbone, Hourglass, take_shufflenet_v2, take_timm
 from aweigh.errors import UsageError
-from aweigh.layers import Norm, SeparableConv2d, make_norm
+from aweigh.heads.heatmap import make_heads
+from aweigh.layers import Norm
 from aweigh.necks.upsample import AggregationUpsample, LiteUpsample, TransposedUpsample
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.heatmaps import UNKNOWN, Radius, draw_gaussians, gaussian_radius, peaks
-from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, unknown_in_batch, world_mean
+from aweigh.ops.heatmaps import UNKNOWN, Radius, at_cells, draw_gaussians, gaussian_radius, peaks, unknown_cells
+from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
-from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
 from aweigh.weights.convert.centernet import centernet_from_authors
 from aweigh.weights.record import PublishedWeights
 
-# The authors' mean and deviation of COCO's colours, of which theirs are in the order BGR.
-COCO_MEAN = (0.47026115, 0.44719302, 0.40789654)
-COCO_STD = (0.27809835, 0.27408164, 0.28863828)
-
-HEATMAP_BIAS = -2.19  # a score of 0.1 at the start, as in the authors' code
 OFFSET_WEIGHT = 1.0  # equation 4
 
 CenterNetOutput = list[dict[str, Tensor]]
@@ -186,25 +182,11 @@ class CenterNet(nn.Module):
         classes = len(self.classes)
         planes = (len(targets) * classes, height, width)
         heatmap = draw_gaussians(planes, image * classes + labels, cell, radii).view(-1, classes, height, width)
-        unknown = self._unknown(targets, size_hw)
+        known = [(t.boxes, t.labels, t.uncertain, t.ignore, t.known) for t in targets]
+        unknown = unknown_cells(size_hw, self.stride, known, classes)
         if unknown is not None:
             heatmap = torch.where(unknown & (heatmap < 1), UNKNOWN, heatmap)
         return CenterGoals(heatmap, image, cell[:, 1] * width + cell[:, 0], center - cell, size)
-
-    def _unknown(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> Tensor | None:
-        """Which cells nobody calls background, `[B, C, H, W]` bool, by their middles; None when there are none."""
-        stride, half = self.stride, self.stride / 2
-        points = box_ops.grid_points(*size_hw, (stride, stride), (half, half), like=targets[0].boxes)  # [H * W, 2]
-        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
-        unknown = unknown_in_batch(points, known, len(self.classes))  # [B * H * W, C]
-        ignored = [box_ops.covered(points, t.boxes[t.ignore]) if t.ignore.any() else None for t in targets]
-        if all(part is None for part in (unknown, *ignored)):
-            return None
-        nowhere = points.new_zeros(len(points), dtype=torch.bool)
-        everything = torch.stack([nowhere if part is None else part for part in ignored])[:, None]  # [B, 1, H * W]
-        if unknown is not None:
-            everything = everything | unknown.view(len(targets), len(points), -1).transpose(1, 2)  # [B, C, H * W]
-        return everything.expand(-1, len(self.classes), -1).reshape(len(targets), -1, *size_hw)
 
     # Prediction
 
@@ -242,38 +224,6 @@ class CenterNet(nn.Module):
             max_detections=self.max_detections,
             method=self.nms,
         )
-
-
-def at_cells(values: Tensor, image: Tensor, cell: Tensor) -> Tensor:
-    """The values of a map `[B, X, H, W]` at cells `[N]` of images `[N]`: `[N, X]` float32."""
-    picked: Tensor = values.flatten(2)[image, :, cell]
-    return picked.float()
-
-
-def make_heads(
-    channels: int,
-    outputs: Mapping[str, int],
-    *,
-    hidden: int,
-    norm: Norm | None = None,
-    separable: bool = False,
-) -> nn.ModuleDict:
-    """Heads by name, each a 3x3 convolution, ReLU and a 1x1 convolution (section 4), over `channels` channels.
-
-    outputs: name -> channels. A heat map, which has `heatmap` in its name, starts at a score of 0.1. hidden: channels
-    between the two. norm: behind the first, which is none in the paper. separable: the first one is a 5x5 depthwise and
-    a 1x1 convolution, for a CPU (ours).
-    """
-    heads = nn.ModuleDict()
-    for name, count in outputs.items():
-        first: nn.Module = nn.Conv2d(channels, hidden, 3, padding=1)
-        if separable:
-            first = SeparableConv2d(channels, hidden, 5, norm=None, activation=None)
-        last = nn.Conv2d(hidden, count, 1)
-        nn.init.constant_(cast(Tensor, last.bias), HEATMAP_BIAS if "heatmap" in name else 0.0)
-        between = nn.Identity() if norm is None else make_norm(norm, hidden)
-        heads[name] = nn.Sequential(first, between, nn.ReLU(inplace=True), last)
-    return heads
 
 
 # Builders: each architecture with its numbers, and the weights its authors have published
