@@ -12,6 +12,7 @@ from torch import Tensor
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
+    centernet_pose,
     efficientdet,
     fast_rcnn,
     faster_rcnn,
@@ -37,6 +38,7 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **keypoint_rcnn.BUILDERS,
     **light_head_rcnn.BUILDERS,
     **centernet.BUILDERS,
+    **centernet_pose.BUILDERS,
     **fast_rcnn.BUILDERS,
     **fcos_rpn.BUILDERS,
 }
@@ -49,6 +51,7 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **mask_rcnn.PUBLISHED,
     **keypoint_rcnn.PUBLISHED,
     **centernet.PUBLISHED,
+    **centernet_pose.PUBLISHED,
     **fast_rcnn.PUBLISHED,
 }
 
