@@ -23,6 +23,7 @@ NARROW = {
     "keypoint_rcnn": {"keypoint_convs": 2, "keypoint_width": 32},
     "head_width": {"head_width": 128},
     "centernet_dla34_pose": {"head_channels": 16, "keypoints": {"names": ["nose", "paw", "tail"]}},
+    "centernet_hourglass104_pose": {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8},
 }
 
 

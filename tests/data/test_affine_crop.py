@@ -46,15 +46,14 @@ def test_a_window_beyond_the_picture_is_grey_there_and_shifts_the_rest(scene: Sc
     cut, moved = padded_window(image, targets, (x0, y0, x1, y1), min_visible=0)
     assert cut.shape == (3, y1 - y0, x1 - x0) and cut.dtype == torch.uint8
     there = {int(number): row for row, number in enumerate(moved.ids)}
-    for row in range(y0, y1):
-        for column in range(x0, x1):
-            on = 0 <= row < height and 0 <= column < width
-            expected = image[:, row, column].tolist() if on else GREY
-            assert cut[:, row - y0, column - x0].tolist() == expected
-            for number, at in there.items():
-                assert bool(moved.masks[at, row - y0, column - x0]) == (
-                    on and bool(targets.masks[number - 100, row, column])
-                )
+    for row, column in {(int(a), int(b)) for a, b in zip(np.linspace(y0, y1 - 1, 9), np.linspace(x0, x1 - 1, 7))} | {
+        (data.draw(st.integers(y0, y1 - 1)), data.draw(st.integers(x0, x1 - 1))) for _ in range(6)
+    }:
+        on = 0 <= row < height and 0 <= column < width
+        assert cut[:, row - y0, column - x0].tolist() == (image[:, row, column].tolist() if on else GREY)
+        for number, at in there.items():
+            shown = on and bool(targets.masks[number - 100, row, column])
+            assert bool(moved.masks[at, row - y0, column - x0]) == shown
     for old, (before, points) in enumerate(zip(targets.boxes.tolist(), targets.keypoints.tolist(), strict=True)):
         inside = x0 <= before[0] and y0 <= before[1] and before[2] <= x1 and before[3] <= y1
         if inside:

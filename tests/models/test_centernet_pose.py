@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aweigh.errors import UsageError
-from aweigh.models import PUBLISHED, create
+from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet_pose import CenterNetPose
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
 from aweigh.structures import KeypointSet, Targets
@@ -284,7 +284,7 @@ def test_what_is_learned_perfectly_is_found_exactly() -> None:
     boxes = [[10.0, 21, 40, 39], [40, 0, 96, 64], [95, 63, 96, 64]]
     joints = [
         [[12.0, 23, 2], [39, 38, 1], [25, 30, 2]],
-        [[41.5, 3, 2], [94, 60, 2], [70, 33, 2]],
+        [[41.5, 3, 2], [90, 50, 2], [70, 33, 2]],
         [[95.5, 63.5, 2]] * 3,
     ]
     target, model = person(boxes, joints), lite()
@@ -296,7 +296,7 @@ def test_what_is_learned_perfectly_is_found_exactly() -> None:
     raw["offset"].flatten(2)[0, :, goals.cell] = goals.offset.T
     raw["size"].flatten(2)[0, :, goals.cell] = goals.size.T
     raw["joint_offset"].flatten(2)[0, :, goals.joint_cell] = goals.joint_offset.T
-    for owner, joint, place in zip(goals.owner, goals.joint, goals.place, strict=True):  # half a cell wrong
+    for owner, joint, place in zip(goals.owner, goals.joint, goals.place, strict=True):  # a little wrong
         raw["joints"].flatten(2)[0, 2 * joint : 2 * joint + 2, goals.cell[owner]] = place + 0.05
     model.score_threshold = 0.9
     (found,) = model.decode([raw], [(64, 96)])
@@ -309,13 +309,17 @@ def test_what_is_learned_perfectly_is_found_exactly() -> None:
 # Networks
 
 
-def test_parameters_are_as_many_as_the_authors() -> None:
-    """19,675,892 of the detector of 80 classes; three heads less, six more, of 1, 2, 2, 34, 17 and 2 channels."""
+@pytest.mark.parametrize(
+    ("body", "boxes", "width", "stacks", "count"),
+    [("dla34", 19_675_892, 64, 1, 20_112_346), ("hourglass104", 191_284_008, 256, 2, 194_811_124)],
+)
+def test_parameters_are_as_many_as_the_authors(body: str, boxes: int, width: int, stacks: int, count: int) -> None:
+    """Those of 80 classes; in each stack three heads less, six more, of 1, 2, 2, 34, 17 and 2 channels."""
     with torch.device("meta"):
-        model = create("centernet_dla34_pose")
-    hidden = 64 * 256 * 9 + 256
-    expected = 19_675_892 - 3 * hidden - 257 * 84 + 6 * hidden + 257 * 58
-    assert sum(value.numel() for value in model.parameters()) == expected == 20_112_346
+        model = create(f"centernet_{body}_pose")
+    hidden = width * 256 * 9 + 256
+    expected = boxes + stacks * (6 * hidden + 257 * 58 - 3 * hidden - 257 * 84)
+    assert sum(value.numel() for value in model.parameters()) == expected == count
     assert model.classes == PERSON and len(model.keypoint_set) == 17 and model.extras == ("keypoints",)
 
 
@@ -328,10 +332,14 @@ def test_every_heat_map_starts_at_a_tenth() -> None:
 
 
 def test_published_weights_say_what_they_are() -> None:
-    for name, expected in (("3x", 58.9), ("1x", 54.7)):
-        record = PUBLISHED["centernet_dla34_pose"][name]
-        assert record.metrics == {"keypoint AP with flipping": expected} and record.licence.startswith("MIT")
-        assert record.file == f"multi_pose_dla_{name}.pth" and record.classes == PERSON
+    results = {"dla34": {"3x": 58.9, "1x": 54.7}, "hourglass104": {"3x": 64.0, "1x": 58.7}}
+    for body, short in (("dla34", "dla"), ("hourglass104", "hg")):
+        records = PUBLISHED[f"centernet_{body}_pose"]
+        for name, expected in results[body].items():
+            record = records[name]
+            assert record.metrics == {"keypoint AP with flipping": expected} and record.licence.startswith("MIT")
+            assert record.file == f"multi_pose_{short}_{name}.pth" and record.classes == PERSON
+            assert record.builder == f"centernet_{body}_pose" and DETECTORS[record.builder]
 
 
 def test_wrong_arguments_and_targets_are_named() -> None:

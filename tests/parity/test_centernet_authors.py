@@ -238,9 +238,10 @@ def test_every_tensor_of_their_files_has_its_place(name: str) -> None:
 @pytest.mark.parametrize("name", ["centernet_dla34", "centernet_resnet18_dcn", "centernet_resnet18", "hourglass"])
 def test_their_weights_give_their_outputs(name: str) -> None:
     if name == "hourglass":
-        stacks, channels, blocks, stem = SMALL
-        body = {"stacks": stacks, "channels": channels, "blocks": blocks, "stem_channels": stem}
-        model, run = create("centernet_hourglass104", **body), lambda authors, x: authors.hourglass(x, *SMALL)
+        model, run = (
+            create("centernet_hourglass104", **small_hourglass()),
+            lambda authors, x: authors.hourglass(x, *SMALL),
+        )
     else:
         model, run = create(name), NETWORKS[name]
     authors, rgb = Authors(), torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
@@ -255,19 +256,28 @@ def test_their_weights_give_their_outputs(name: str) -> None:
             torch.testing.assert_close(ours[one], theirs[other], atol=1e-4, rtol=1e-4)
 
 
-def test_their_weights_for_poses_give_their_outputs() -> None:
-    model, authors = create("centernet_dla34_pose"), Authors(POSE_HEADS)
-    rgb = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    (expected,) = authors.dla34((rgb.flip(1) - MEAN) / STD)
+@pytest.mark.parametrize("name", ["centernet_dla34_pose", "hourglass"])
+def test_their_weights_for_poses_give_their_outputs(name: str) -> None:
+    authors, rgb = Authors(POSE_HEADS), torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    if name == "hourglass":
+        model = create("centernet_hourglass104_pose", **small_hourglass())
+        expected = authors.hourglass((rgb.flip(1) - MEAN) / STD, *SMALL)
+    else:
+        model, expected = create(name), authors.dla34((rgb.flip(1) - MEAN) / STD)
     state = centernet_pose_from_authors({f"module.{key}": value for key, value in authors.state.items()})
     assert compare(model, state).total == len(authors.state)
     load_strict(model, state, what="multi_pose")
     with torch.no_grad():
-        (got,) = model.eval().network(rgb)
+        got = model.eval().network(rgb)
     names = {"hm": "heatmap", "wh": "size", "reg": "offset", "hps": "joints", "hm_hp": "joint_heatmap"}
-    for theirs, ours in {**names, "hp_offset": "joint_offset"}.items():
-        assert expected[theirs].std() > 1e-3
-        torch.testing.assert_close(got[ours], expected[theirs], atol=1e-4, rtol=1e-4)
+    for ours, theirs in zip(got, expected, strict=True):
+        for other, one in {**names, "hp_offset": "joint_offset"}.items():
+            assert theirs[other].std() > 1e-3
+            torch.testing.assert_close(ours[one], theirs[other], atol=1e-4, rtol=1e-4)
+
+
+def small_hourglass() -> dict[str, object]:
+    return dict(zip(("stacks", "channels", "blocks", "stem_channels"), SMALL, strict=True))
 
 
 def test_a_deformable_convolution_is_that_of_dcnv2() -> None:

@@ -65,7 +65,9 @@ class Resize:
         scale = min(scales, default=1.0)
         sides = [max(1, math.floor(float(side) * scale)) for side in (height, width)]
         if self.short is None and self.long is not None:
-            sides[0 if height >= width else 1] = self.long  # not a pixel less by rounding
+            sides = [
+                self.long if side == longest else scaled for side, scaled in zip((height, width), sides)
+            ]  # exactly
         return sides[0], sides[1]
 
     def needed_size(self, height: int, width: int) -> tuple[int, int]:

@@ -35,6 +35,7 @@ from aweigh.models.centernet import (
     at_cells,
     at_peaks,
     centernet_dla34,
+    centernet_hourglass104,
     centernet_shufflenet_v2_x0_5_lite,
     published_by_authors,
 )
@@ -108,7 +109,7 @@ class CenterNetPose(CenterNet):
         number = len(self.keypoint_set)
         for image, target in enumerate(targets):
             given = None if target.keypoints is None else tuple(target.keypoints.shape[1:])
-            if target.learned.any() and given != (number, 3):
+            if given != (number, 3) and target.learned.any():
                 got = "none" if given is None else f"[N, {given[0]}, {given[1]}]"
                 raise UsageError(
                     f"CenterNet.loss: the objects of image {image} need keypoints [N, {number}, 3], got {got}; "
@@ -160,7 +161,7 @@ class CenterNetPose(CenterNet):
         labels = torch.cat([target.labels for target in targets])[centers.row]
         labelled = (keypoints[..., 2] > 0).any(dim=1)
         if self.without_keypoints == "unknown":  # but what has a joint stays a centre where both have the same cell
-            flat = centers.heatmap.flatten(2)
+            flat = centers.heatmap.view(*centers.heatmap.shape[:2], -1)
             for which, value in ((~labelled, UNKNOWN), (labelled, 1.0)):
                 flat[centers.image[which], labels[which], centers.cell[which]] = value
         of_object = ("row", "image", "radius", "cell", "offset", "size")
@@ -265,6 +266,14 @@ def centernet_dla34_pose(*, classes: Classes = PERSON, keypoints: Keypoints = No
     return _pose(centernet_dla34, classes, keypoints, **options)
 
 
+def centernet_hourglass104_pose(
+    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+) -> CenterNetPose:
+    """CenterNet for poses on Hourglass-104: AP 64.0 likewise. Options: those of `centernet_hourglass104`, else as
+    `centernet_dla34_pose`."""
+    return _pose(centernet_hourglass104, classes, keypoints, **options)
+
+
 def centernet_shufflenet_v2_x0_5_lite_pose(
     *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
 ) -> CenterNetPose:
@@ -273,13 +282,22 @@ def centernet_shufflenet_v2_x0_5_lite_pose(
     return _pose(centernet_shufflenet_v2_x0_5_lite, classes, keypoints, **options)
 
 
-BUILDERS = {build.__name__: build for build in (centernet_dla34_pose, centernet_shufflenet_v2_x0_5_lite_pose)}
+BUILDERS = {
+    build.__name__: build
+    for build in (centernet_dla34_pose, centernet_hourglass104_pose, centernet_shufflenet_v2_x0_5_lite_pose)
+}
 
 
-def _published(name: str, average_precision: float) -> PublishedWeights:
-    record = published_by_authors(name, "centernet_dla34_pose", f"multi_pose_dla_{name}", average_precision)
+def _published(builder: str, body: str, schedule: str, average_precision: float) -> PublishedWeights:
+    record = published_by_authors(schedule, builder, f"multi_pose_{body}_{schedule}", average_precision)
     metrics = {"keypoint AP with flipping": average_precision}
     return replace(record, metrics=metrics, classes=PERSON, convert=centernet_pose_from_authors)
 
 
-PUBLISHED = {"centernet_dla34_pose": {"3x": _published("3x", 58.9), "1x": _published("1x", 54.7)}}
+PUBLISHED = {
+    builder: {schedule: _published(builder, body, schedule, value) for schedule, value in results.items()}
+    for builder, body, results in (
+        ("centernet_dla34_pose", "dla", {"3x": 58.9, "1x": 54.7}),
+        ("centernet_hourglass104_pose", "hg", {"3x": 64.0, "1x": 58.7}),
+    )
+}
