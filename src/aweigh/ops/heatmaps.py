@@ -139,6 +139,12 @@ def at_cells(values: Tensor, image: Tensor, cell: Tensor) -> Tensor:
     return picked.float()
 
 
+def at_peaks(values: Tensor, cells: Tensor) -> Tensor:
+    """The values of a map `[B, X, H, W]` at cells `[B, k]` of each image: `[B, k, X]` float32."""
+    channels = values.shape[1]
+    return values.float().flatten(2).gather(2, cells[:, None].expand(-1, channels, -1)).transpose(1, 2)
+
+
 def unknown_cells(
     size_hw: tuple[int, int],
     stride: int,
