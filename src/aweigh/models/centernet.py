@@ -23,7 +23,7 @@ Legend: B images, C classes, H x W cells of the map, N objects of all images tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -35,7 +35,7 @@ from aweigh.errors import UsageError
 from aweigh.layers import Norm, SeparableConv2d, make_norm
 from aweigh.necks.upsample import AggregationUpsample, LiteUpsample, TransposedUpsample
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.heatmaps import UNKNOWN, Radius, draw_gaussians, gaussian_radius, peaks
+from aweigh.ops.heatmaps import UNKNOWN, Radius, draw_gaussians, gaussian_radius, mean_logits, peaks
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
@@ -52,6 +52,11 @@ OFFSET_WEIGHT = 1.0  # equation 4
 CenterNetOutput = list[dict[str, Tensor]]
 """What each stack says, by head: `heatmap` `[B, C, H, W]` logits; `offset` `[B, 2, H, W]` (x, y) of the centre in its
 cell and `size` `[B, 2, H, W]` (width, height), both in cells."""
+
+
+Mirroring = Callable[[Tensor], Tensor] | None
+"""What a head says of a mirrored picture, its columns turned back, as it would say it of the picture; None: it is not
+averaged, the plain picture's counts."""
 
 
 class CenterGoals(NamedTuple):
@@ -207,6 +212,29 @@ class CenterNet(nn.Module):
         return everything.expand(-1, len(self.classes), -1).reshape(len(targets), -1, *size_hw)
 
     # Prediction
+
+    def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
+        """Of each head by name. class_order: `[C]`, the class that each becomes in a mirror."""
+        return {"heatmap": lambda logits: logits[:, class_order], "size": lambda size: size, "offset": None}
+
+    def average_flipped(self, raw: CenterNetOutput, flipped: CenterNetOutput, class_order: Tensor) -> CenterNetOutput:
+        """The maps of the last stack, averaged with those of the same batch mirrored left to right, its padding too.
+
+        As the authors' `flip_test`: heat maps are averaged as probabilities, sizes as they are, offsets are those of
+        the plain picture. A head that does not say how it mirrors is a `UsageError`.
+        """
+        maps, others, mirroring = raw[-1], flipped[-1], self.mirroring(class_order)
+        if unknown := sorted(maps.keys() - mirroring.keys()):
+            raise UsageError(f"CenterNet: how the head {unknown[0]!r} mirrors is not known; predict without a flip.")
+        averaged = {}
+        for name, values in maps.items():
+            mirror = mirroring[name]
+            if mirror is None:
+                averaged[name] = values
+            else:
+                other = mirror(others[name].flip(-1))
+                averaged[name] = mean_logits(values, other) if "heatmap" in name else (values + other) / 2
+        return [averaged]
 
     @torch.no_grad()
     def decode(self, raw: CenterNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:

@@ -120,3 +120,14 @@ def peaks(heatmaps: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     values = values.gather(2, cells[:, None].expand(-1, values.shape[1], -1)).flatten(1)  # [B, C * k']
     values, pairs = values.topk(min(count, values.shape[1]), dim=1)  # [B, k]
     return values, pairs // most, cells.gather(1, pairs % most)
+
+
+def mean_logits(logits: Tensor, others: Tensor) -> Tensor:
+    """The logits of the mean of two maps of probabilities, given as logits of any equal shapes; float32.
+
+    From the logarithms of p and of 1 - p, so that scores near 1 stay apart.
+    """
+    logits, others = logits.float(), others.float()
+    yes = torch.logaddexp(F.logsigmoid(logits), F.logsigmoid(others))
+    no = torch.logaddexp(F.logsigmoid(-logits), F.logsigmoid(-others))
+    return yes - no
