@@ -44,6 +44,7 @@ from aweigh.ops.heatmaps import (
     at_peaks,
     draw_gaussians,
     gaussian_radius,
+    mean_logits,
     peaks,
     unknown_cells,
 )
@@ -58,6 +59,11 @@ OFFSET_WEIGHT = 1.0  # equation 4
 CenterNetOutput = list[dict[str, Tensor]]
 """What each stack says, by head: `heatmap` `[B, C, H, W]` logits; `offset` `[B, 2, H, W]` (x, y) of the centre in its
 cell and `size` `[B, 2, H, W]` (width, height), both in cells."""
+
+
+Mirroring = Callable[[Tensor], Tensor] | None
+"""What a head says of a mirrored picture, its columns turned back, as it would say it of the picture; None: it is not
+averaged, the plain picture's counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +216,29 @@ class CenterNet(nn.Module):
         return CenterGoals(heatmap, unknown, row, image, radii, cell[:, 1] * width + cell[:, 0], center - cell, size)
 
     # Prediction
+
+    def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
+        """Of each head by name. class_order: `[C]`, the class that each becomes in a mirror."""
+        return {"heatmap": lambda logits: logits[:, class_order], "size": lambda size: size, "offset": None}
+
+    def average_flipped(self, raw: CenterNetOutput, flipped: CenterNetOutput, class_order: Tensor) -> CenterNetOutput:
+        """The maps of the last stack, averaged with those of the same batch mirrored left to right, its padding too.
+
+        As the authors' `flip_test`: heat maps are averaged as probabilities, sizes as they are, offsets are those of
+        the plain picture. A head that does not say how it mirrors is a `UsageError`.
+        """
+        maps, others, mirroring = raw[-1], flipped[-1], self.mirroring(class_order)
+        if unknown := sorted(maps.keys() - mirroring.keys()):
+            raise UsageError(f"CenterNet: how the head {unknown[0]!r} mirrors is not known; predict without a flip.")
+        averaged = {}
+        for name, values in maps.items():
+            mirror = mirroring[name]
+            if mirror is None:
+                averaged[name] = values
+            else:
+                other = mirror(others[name].flip(-1))
+                averaged[name] = mean_logits(values, other) if "heatmap" in name else (values + other) / 2
+        return [averaged]
 
     @torch.no_grad()
     def decode(self, raw: CenterNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:

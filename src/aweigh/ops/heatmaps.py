@@ -166,3 +166,14 @@ def unknown_cells(
     if unknown is not None:
         everything = everything | unknown.view(len(images), len(points), -1).transpose(1, 2)  # [B, C, H * W]
     return everything.expand(-1, num_classes, -1).reshape(len(images), -1, *size_hw)
+
+
+def mean_logits(logits: Tensor, others: Tensor) -> Tensor:
+    """The logits of the mean of two maps of probabilities, given as logits of any equal shapes; float32.
+
+    From the logarithms of p and of 1 - p, so that scores near 1 stay apart.
+    """
+    logits, others = logits.float(), others.float()
+    yes = torch.logaddexp(F.logsigmoid(logits), F.logsigmoid(others))
+    no = torch.logaddexp(F.logsigmoid(-logits), F.logsigmoid(-others))
+    return yes - no
