@@ -16,13 +16,17 @@ from aweigh.structures import Classes, Detections, Images, Targets, padded_propo
 
 CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
-# What makes a wide head narrow, by a parameter that its builders have. The head of keypoints is eight convolutions of
-# 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has 120 million weights.
-# An hourglass network has 200 million weights.
+# What makes a wide head narrow, by the beginning of its builders' names or a parameter that they have. The head of
+# keypoints is eight convolutions of 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has
+# 120 million weights, an hourglass network 200 million; the six heads of poses are 256 channels wide at stride 4.
+FEW = {"names": ["nose", "paw", "tail"]}
+SMALL_HOURGLASS = {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8}
 NARROW = {
-    "keypoints": {"keypoint_convs": 2, "keypoint_width": 32},
+    "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
     "head_width": {"head_width": 128},
-    "stem_channels": {"stem_channels": 16, "channels": [16, 16, 24], "blocks": [1, 1, 2]},
+    "centernet_dla34_pose": {"keypoints": FEW, "head_channels": 16},
+    "stem_channels": SMALL_HOURGLASS,
+    "centernet_hourglass104_pose": SMALL_HOURGLASS,
 }
 
 
@@ -32,7 +36,8 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     name = request.param
     torch.manual_seed(0)
     parameters = inspect.signature(DETECTORS[name]).parameters
-    narrow = {key: value for parameter in NARROW.keys() & parameters for key, value in NARROW[parameter].items()}
+    which = [key for key in NARROW if key in parameters or name.startswith(key)]
+    narrow = {key: value for part in which for key, value in NARROW[part].items()}
     model = _tiny(create(name, classes=CLASSES, **narrow))
     # A prior of 0.01 finds nothing, and untrained scores are almost alike, so that rounding decides between them: raise
     # and spread what comes before the sigmoid, so that there are detections to look at.
@@ -68,10 +73,10 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     return model
 
 
-def _tiny(model: nn.Module) -> nn.Module:
+def _tiny(model: nn.Module, *, sampled: int = 64) -> nn.Module:
     """With as few regions as the images have pixels: a second stage costs as much as it has regions."""
     if hasattr(model, "proposer"):
-        model.sampled = 64
+        model.sampled = sampled
         model.proposer.train_proposals = model.proposer.test_proposals = (100, 100)
         if model.extras:  # a head that costs a billion multiply-adds for each detection
             model.max_detections = 20
@@ -157,7 +162,8 @@ def test_batches_without_objects(model: nn.Module, kind: str) -> None:
 def test_twenty_steps_on_nothing_but_empty_images(model: nn.Module) -> None:
     if "101" in model.builder:
         pytest.skip("the same head on a larger backbone; the smaller ones cover it")
-    model = _tiny(create(model.builder, classes=CLASSES, **model.arguments)).train()  # as it starts
+    model = create(model.builder, classes=CLASSES, **model.arguments).train()  # as it starts
+    _tiny(model, sampled=8)  # all of them of nothing
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
     for _ in range(20):
         optimizer.zero_grad()

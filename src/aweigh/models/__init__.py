@@ -12,6 +12,7 @@ from torch import Tensor
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
+    centernet_pose,
     centernet_triplets,
     cornernet,
     efficientdet,
@@ -43,6 +44,7 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **cornernet.BUILDERS,
     **centernet_triplets.BUILDERS,
     **foveabox.BUILDERS,
+    **centernet_pose.BUILDERS,
     **fast_rcnn.BUILDERS,
     **fcos_rpn.BUILDERS,
 }
@@ -57,6 +59,7 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **centernet.PUBLISHED,
     **cornernet.PUBLISHED,
     **centernet_triplets.PUBLISHED,
+    **centernet_pose.PUBLISHED,
     **fast_rcnn.PUBLISHED,
 }
 

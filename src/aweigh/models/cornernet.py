@@ -42,7 +42,16 @@ from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.necks.upsample import LiteUpsample
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.heatmaps import UNKNOWN, Radius, at_cells, draw_gaussians, gaussian_radius, peaks, unknown_cells
+from aweigh.ops.heatmaps import (
+    UNKNOWN,
+    Radius,
+    at_cells,
+    at_peaks,
+    draw_gaussians,
+    gaussian_radius,
+    peaks,
+    unknown_cells,
+)
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, pull_and_push, world_mean
 from aweigh.ops.pooling import largest_above, largest_below, largest_left, largest_right
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
@@ -275,7 +284,7 @@ class CornerNet(nn.Module):
         limits = sizes_hw + (kind == "bottom_right")
         inside = (rows < limits[:, :1])[:, :, None] & (columns < limits[:, 1:])[:, None, :]  # [B, H, W]
         values, labels, cells = peaks(torch.where(inside[:, None], heatmap, -torch.inf), self.points_per_kind)  # [B, k]
-        offset = _at_points(stack[f"{kind}_offset"], cells)  # [B, k, 2]
+        offset = at_peaks(stack[f"{kind}_offset"], cells)  # [B, k, 2]
         return Points(values.sigmoid(), labels, torch.stack([cells % width, cells // width], dim=-1) + offset, cells)
 
     def _pairs(self, stack: dict[str, Tensor], starts: Points, ends: Points) -> tuple[Tensor, Tensor, Tensor]:
@@ -284,7 +293,7 @@ class CornerNet(nn.Module):
         A score of 0 is no pair. P is `max_pairs`, or the number of all pairs where that is less.
         """
         first, second = (
-            _at_points(stack[f"{kind}_embedding"], points.cells).squeeze(-1)
+            at_peaks(stack[f"{kind}_embedding"], points.cells).squeeze(-1)
             for kind, points in zip(CORNERS, (starts, ends), strict=True)
         )  # [B, k]
         near = (first[:, :, None] - second[:, None]).abs() <= self.embedding_distance  # [B, k, k]
@@ -301,12 +310,6 @@ class CornerNet(nn.Module):
             for points, index in ((starts, start), (ends, end))
         ]
         return torch.cat(corners, dim=-1), scores, starts.labels.gather(1, start)
-
-
-def _at_points(values: Tensor, cells: Tensor) -> Tensor:
-    """The values of a map `[B, X, H, W]` at cells `[B, k]`: `[B, k, X]` float32."""
-    index = cells[:, None].expand(-1, values.shape[1], -1)
-    return values.float().flatten(2).gather(2, index).transpose(1, 2)
 
 
 class Point(nn.Module):

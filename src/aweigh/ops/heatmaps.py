@@ -109,11 +109,11 @@ def _counted(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _portions(cells: Tensor, most: int) -> list[slice]:
-    """Slices of points of which each has about `most` cells, from the cells of each point `[N]`."""
+    """Slices of points of which each has about `most` cells together, from the cells of each point `[N]`."""
     total = cells.cumsum(0)
     every = int(total[-1]) if len(cells) else 0
     marks = torch.tensor(range(most, every, most), dtype=torch.int64, device=cells.device)
-    ends = sorted({0, *(torch.searchsorted(total, marks) + 1).tolist(), len(cells)})
+    ends = sorted({0, *torch.searchsorted(total, marks).tolist(), len(cells)})
     return [slice(first, last) for first, last in pairwise(ends)]
 
 
@@ -139,6 +139,12 @@ def at_cells(values: Tensor, image: Tensor, cell: Tensor) -> Tensor:
     return picked.float()
 
 
+def at_peaks(values: Tensor, cells: Tensor) -> Tensor:
+    """The values of a map `[B, X, H, W]` at cells `[B, k]` of each image: `[B, k, X]` float32."""
+    channels = values.shape[1]
+    return values.float().flatten(2).gather(2, cells[:, None].expand(-1, channels, -1)).transpose(1, 2)
+
+
 def unknown_cells(
     size_hw: tuple[int, int],
     stride: int,
@@ -160,3 +166,14 @@ def unknown_cells(
     if unknown is not None:
         everything = everything | unknown.view(len(images), len(points), -1).transpose(1, 2)  # [B, C, H * W]
     return everything.expand(-1, num_classes, -1).reshape(len(images), -1, *size_hw)
+
+
+def mean_logits(logits: Tensor, others: Tensor) -> Tensor:
+    """The logits of the mean of two maps of probabilities, given as logits of any equal shapes; float32.
+
+    From the logarithms of p and of 1 - p, so that scores near 1 stay apart.
+    """
+    logits, others = logits.float(), others.float()
+    yes = torch.logaddexp(F.logsigmoid(logits), F.logsigmoid(others))
+    no = torch.logaddexp(F.logsigmoid(-logits), F.logsigmoid(-others))
+    return yes - no

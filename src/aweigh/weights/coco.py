@@ -23,3 +23,5 @@ COCO_CLASSES = Classes(
     ),
     ids=tuple(category for category in range(1, 91) if category not in _UNUSED),
 )
+
+PERSON = Classes(("person",), (1,))  # its only class with keypoints
