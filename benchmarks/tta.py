@@ -3,8 +3,9 @@
     python benchmarks/tta.py box PATH/TO/coco --split val --markdown benchmarks/results/tta.md
     python benchmarks/tta.py run/best.safetensors PATH/TO/coco --split val
 
-Every picture is looked at in each way in turn, so that a drift of the machine hits all of them. Time is that of
-resizing, network, decoding and merging, without reading; the ratio is the median over the pictures.
+Every picture is looked at in each way in turn, so that a drift of the machine hits all of them. The time of a way is
+that of its looks (resizing, network, decoding), each taken once, and of merging; reading is left out. The ratio is the
+median over the pictures.
 """
 
 import argparse
@@ -18,11 +19,12 @@ from measure import processor
 
 from aweigh.data.formats import load_split
 from aweigh.data.images import read_reduced
+from aweigh.data.transforms import Resize
 from aweigh.engine.evaluate import matching_category_ids, read
-from aweigh.engine.tta import PLAIN, SCALES, TTA, Merge, look, merge
+from aweigh.engine.tta import PLAIN, SCALES, TTA, Merge, averages, look, merge
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.predictor import load
-from aweigh.structures import Images
+from aweigh.structures import Detections, Images
 
 WAYS = {
     "none": PLAIN,
@@ -30,6 +32,30 @@ WAYS = {
     "multiscale": TTA(scales=SCALES),
     "flip, multiscale": TTA(flip=True, scales=SCALES),
 }
+Look = tuple[list[Detections], float]  # what it found, and its seconds
+
+
+@torch.inference_mode()
+def looks(model: Any, path: Path, resize: Resize) -> dict[tuple[float, bool], list[Look]]:
+    """The looks at a picture in each scale, without a flip and with it."""
+    made = {}
+    for size, scale in zip(TTA(scales=SCALES).resizes(resize), SCALES):
+        picture, full_hw = read_reduced(path, size.needed_size)
+        start = time.perf_counter()
+        images = Images.stack(
+            [size(picture, full_hw=full_hw)], divisor=model.stride_divisor, fill=model.pixel_mean.tolist()
+        ).to("cpu", memory_format=torch.channels_last)
+        resizing = time.perf_counter() - start
+        for flip in (False, True) if averages(model) else (True,):
+            tta, own = TTA(flip, (scale,)), []
+            start = time.perf_counter()
+            for view in look(model, lambda images: model.network(images.pixels), [images], tta):
+                found = read(model, view, [full_hw], tta)
+                own.append((found, time.perf_counter() - start + (resizing if not own else 0)))
+                start = time.perf_counter()
+            made[scale, flip] = own
+        made.setdefault((scale, False), made[scale, True][:1])
+    return made
 
 
 def main() -> None:
@@ -52,34 +78,20 @@ def main() -> None:
     times: dict[tuple[str, Merge | None], list[float]] = {}
     for row in range(-1, len(split)):  # the first one twice, to warm up
         path, image_id = split.paths[max(row, 0)], split.image_ids[max(row, 0)]
+        own = looks(model, path, resize)
         for name, tta in WAYS.items():
-            sizes = tta.resizes(resize)
-            pictures = [read_reduced(path, size.needed_size) for size in sizes]
-            full_hw = pictures[0][1]
-            with torch.inference_mode():
+            used = [one for scale in tta.scales for one in own[scale, tta.flip]]
+            for method in get_args(Merge) if tta.method(model) else (None,):
                 start = time.perf_counter()
-                fill = model.pixel_mean.tolist()
-                batches = [
-                    Images.stack([size(picture, full_hw=full_hw)], divisor=model.stride_divisor, fill=fill).to(
-                        "cpu", memory_format=torch.channels_last
+                (found,) = merge(model, [detections for detections, _ in used], TTA(tta.flip, tta.scales, method))
+                seconds = time.perf_counter() - start + sum(taken for _, taken in used)
+                if row >= 0:
+                    times.setdefault((name, method), []).append(seconds)
+                    results.setdefault((name, method), []).extend(
+                        {**entry, "category_id": category_ids[label]}
+                        for entry, label in zip(found.to_coco(int(image_id)), found.labels.tolist())
+                        if label in category_ids
                     )
-                    for size, (picture, _) in zip(sizes, pictures)
-                ]
-                views = [
-                    read(model, view, [full_hw], tta)
-                    for view in look(model, lambda images: model.network(images.pixels), batches, tta)
-                ]
-                seen = time.perf_counter() - start
-                for method in get_args(Merge) if tta.method(model) else (None,):
-                    start = time.perf_counter()
-                    (found,) = merge(model, views, TTA(tta.flip, tta.scales, method))
-                    if row >= 0:
-                        times.setdefault((name, method), []).append(seen + time.perf_counter() - start)
-                        results.setdefault((name, method), []).extend(
-                            {**entry, "category_id": category_ids[label]}
-                            for entry, label in zip(found.to_coco(int(image_id)), found.labels.tolist())
-                            if label in category_ids
-                        )
         if row % 20 == 0:
             print(f"{row} of {len(split)}", flush=True)
 
