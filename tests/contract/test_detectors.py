@@ -18,7 +18,8 @@ CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
 # What makes a wide head narrow, by the beginning of its builders' names or a parameter that they have. The head of
 # keypoints is eight convolutions of 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has
-# 120 million weights; the six heads of poses are 256 channels wide on a map of stride 4; two hourglasses have 190 million.
+# 120 million weights; the six heads of poses are 256 channels wide on a map of stride 4; two hourglasses have 190 million
+# weights.
 FEW = {"names": ["nose", "paw", "tail"]}
 NARROW = {
     "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
