@@ -341,7 +341,7 @@ def test_dla34_does_nothing_with_what_nothing_reads() -> None:
 
 def test_published_weights_have_to_be_given_as_a_file() -> None:
     records = [record for name in PUBLISHED if name.startswith("centernet") for record in PUBLISHED[name].values()]
-    assert len(records) == 5 and all(record.builder in DETECTORS for record in records)
+    assert len(records) == 9 and all(record.builder in DETECTORS for record in records)
     for record in records:
         with pytest.raises(AweighError, match=rf"without a checksum.*--weights {record.file}.*MIT"):
             locate(record)
