@@ -425,6 +425,12 @@ class Detections:
             for i, n in enumerate(count.tolist())
         ]
 
+    @staticmethod
+    def joined(parts: Sequence[Detections]) -> Detections:
+        """The objects of all parts, one part after the other, all of one picture; the rest is the first part's."""
+        fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in _instance_fields(parts[0])}
+        return replace(parts[0], **cast(dict[str, Any], fields))
+
     def __len__(self) -> int:
         return len(self.boxes)
 

@@ -56,6 +56,7 @@ EXTENSIONS: set[tuple[str, str]] = {
     ("light_head_rcnn", "faster_rcnn"),
     ("fcos_rpn", "faster_rcnn"),
     ("fcos_rpn", "fcos"),
+    ("centernet_triplets", "cornernet"),
 }
 # The package itself (its version, its lazily found names) belongs to every part but the free-standing runtime.
 

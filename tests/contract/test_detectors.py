@@ -19,10 +19,11 @@ SIZES = [(64, 96), (90, 40)]
 # What makes a wide head narrow, by the beginning of its builders' names or a parameter that they have. The head of
 # keypoints is eight convolutions of 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has
 # 120 million weights; the six heads of poses are 256 channels wide on a map of stride 4.
+FEW = {"names": ["nose", "paw", "tail"]}
 NARROW = {
-    "keypoint_rcnn": {"keypoint_convs": 2, "keypoint_width": 32},
+    "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
     "head_width": {"head_width": 128},
-    "centernet_dla34_pose": {"head_channels": 16, "keypoints": {"names": ["nose", "paw", "tail"]}},
+    "centernet_dla34_pose": {"keypoints": FEW, "head_channels": 16},
     "centernet_hourglass104_pose": {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8},
 }
 
@@ -70,10 +71,10 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     return model
 
 
-def _tiny(model: nn.Module) -> nn.Module:
+def _tiny(model: nn.Module, *, sampled: int = 64) -> nn.Module:
     """With as few regions as the images have pixels: a second stage costs as much as it has regions."""
     if hasattr(model, "proposer"):
-        model.sampled = 64
+        model.sampled = sampled
         model.proposer.train_proposals = model.proposer.test_proposals = (100, 100)
         if model.extras:  # a head that costs a billion multiply-adds for each detection
             model.max_detections = 20
@@ -159,7 +160,8 @@ def test_batches_without_objects(model: nn.Module, kind: str) -> None:
 def test_twenty_steps_on_nothing_but_empty_images(model: nn.Module) -> None:
     if "101" in model.builder:
         pytest.skip("the same head on a larger backbone; the smaller ones cover it")
-    model = _tiny(create(model.builder, classes=CLASSES, **model.arguments)).train()  # as it starts
+    model = create(model.builder, classes=CLASSES, **model.arguments).train()  # as it starts
+    _tiny(model, sampled=8)  # all of them of nothing
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
     for _ in range(20):
         optimizer.zero_grad()

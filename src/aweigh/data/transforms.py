@@ -46,17 +46,21 @@ class Resize:
     `antialias=False` size and pixels equal those of torchvision's detection models. `short=None`: the longest side
     becomes exactly `long`, which serves inputs of fixed size. `long=None`: no bound. antialias: smooth when shrinking;
     uint8 pictures then go through the 8-bit kernel, four times as fast and at most one grey level beside the float one.
+    scale: a factor on the sides that this gives, by which test augmentation looks closer or from further away.
     """
 
     short: int | None = 800
     long: int | None = 1333
     antialias: bool = True
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("short", "long"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UsageError(f"Resize: {name} must be a whole number of pixels above 0 or None, got {value!r}.")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 < self.scale < math.inf:
+            raise UsageError(f"Resize: scale must be a number above 0, got {self.scale!r}.")
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing a picture of `height` x `width`."""
@@ -68,7 +72,23 @@ class Resize:
             sides = [
                 self.long if side == longest else scaled for side, scaled in zip((height, width), sides)
             ]  # exactly
+        if self.scale != 1:
+            sides = [max(1, round(side * self.scale)) for side in sides]
         return sides[0], sides[1]
+
+    def with_size(self, text: str) -> Resize:
+        """This step for another size: `"original"` changes none, `"512"` makes the long side 512 pixels, `"800,1333"`
+        the short side 800 where the long one then is at most 1333."""
+        try:
+            sides = [] if text == "original" else [int(part) for part in text.split(",")]
+            if len(sides) > 2:
+                raise ValueError
+        except ValueError:
+            raise UsageError(
+                f"resize = {text!r}: expected original, the long side as 512, or short side and limit as 800,1333."
+            ) from None
+        short, long = [None, None, *sides][-2:]
+        return replace(self, short=short, long=long)
 
     def needed_size(self, height: int, width: int) -> tuple[int, int]:
         """In which size a picture is needed at least; without antialias every pixel counts, so in full."""
@@ -84,13 +104,14 @@ class Resize:
         return resize_image(image, size_hw, antialias=self.antialias, span_hw=span(before_hw, full_hw))
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON can hold it; a scale of 1 is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "scale" or value != 1}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Resize:
-        unknown = set(values) - {"short", "long", "antialias"}
+        unknown = set(values) - {"short", "long", "antialias", "scale"}
         if unknown:
-            raise UsageError(f"Resize: unknown argument {sorted(unknown)[0]!r}; known: short, long, antialias.")
+            raise UsageError(f"Resize: unknown argument {sorted(unknown)[0]!r}; known: short, long, antialias, scale.")
         return cls(**values)
 
 
@@ -394,13 +415,13 @@ def flip_horizontally(
     labels, keypoints, known = targets.labels, targets.keypoints, targets.known
     if class_pairs:
         count = 1 + max([*labels.tolist(), *(index for pair in class_pairs for index in pair)])
-        labels = _swapped(count, class_pairs)[labels]
-        known = None if known is None else known[_swapped(len(known), class_pairs)]
+        labels = swapped(count, class_pairs)[labels]
+        known = None if known is None else known[swapped(len(known), class_pairs)]
     if keypoints is not None:
         seen = keypoints[:, :, 2:] > 0
         mirrored = torch.cat([width - keypoints[:, :, :1], keypoints[:, :, 1:]], dim=2)
         keypoints = torch.where(seen, mirrored, keypoints)  # a point that is not given stays at 0, 0
-        keypoints = keypoints[:, _swapped(keypoints.shape[1], keypoint_pairs)]
+        keypoints = keypoints[:, swapped(keypoints.shape[1], keypoint_pairs)]
     flipped = replace(
         targets,
         boxes=_mirrored(targets.boxes, width),
@@ -621,14 +642,6 @@ def _resize_masks(masks: Tensor, size_hw: tuple[int, int], span_hw: tuple[float,
     return functional.interpolate(masks[:, None].to(torch.uint8), mode="nearest-exact", **how)[:, 0].bool()
 
 
-def _swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """`[count]`: each index, those of a pair exchanged."""
-    order = list(range(count))
-    for first, second in pairs:
-        order[first], order[second] = second, first
-    return torch.tensor(order, dtype=torch.int64)
-
-
 def random_window(
     size_hw: tuple[int, int], window_hw: tuple[int, int], generator: Generator
 ) -> tuple[int, int, int, int]:
@@ -640,3 +653,11 @@ def random_window(
 
 def uniform(generator: Generator, lo: float = 0.0, hi: float = 1.0) -> float:
     return lo + (hi - lo) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """`[count]`: each index, those of a pair exchanged."""
+    order = list(range(count))
+    for first, second in pairs:
+        order[first], order[second] = second, first
+    return torch.tensor(order, dtype=torch.int64)

@@ -33,26 +33,37 @@ from torch.nn import functional as F
 
 from aweigh.backbones import DLA34, Backbone, Hourglass, take_shufflenet_v2, take_timm
 from aweigh.errors import UsageError
-from aweigh.layers import Norm, SeparableConv2d, make_norm
+from aweigh.heads.heatmap import make_heads
+from aweigh.layers import Norm
 from aweigh.necks.upsample import AggregationUpsample, LiteUpsample, TransposedUpsample
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.heatmaps import UNKNOWN, Radius, draw_gaussians, gaussian_radius, peaks
-from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, unknown_in_batch, world_mean
+from aweigh.ops.heatmaps import (
+    UNKNOWN,
+    Radius,
+    at_cells,
+    at_peaks,
+    draw_gaussians,
+    gaussian_radius,
+    mean_logits,
+    peaks,
+    unknown_cells,
+)
+from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
-from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
 from aweigh.weights.convert.centernet import centernet_from_authors
 from aweigh.weights.record import PublishedWeights
 
-# The authors' mean and deviation of COCO's colours, of which theirs are in the order BGR.
-COCO_MEAN = (0.47026115, 0.44719302, 0.40789654)
-COCO_STD = (0.27809835, 0.27408164, 0.28863828)
-
-HEATMAP_BIAS = -2.19  # a score of 0.1 at the start, as in the authors' code
 OFFSET_WEIGHT = 1.0  # equation 4
 
 CenterNetOutput = list[dict[str, Tensor]]
 """What each stack says, by head: `heatmap` `[B, C, H, W]` logits; `offset` `[B, 2, H, W]` (x, y) of the centre in its
 cell and `size` `[B, 2, H, W]` (width, height), both in cells."""
+
+
+Mirroring = Callable[[Tensor], Tensor] | None
+"""What a head says of a mirrored picture, its columns turned back, as it would say it of the picture; None: it is not
+averaged, the plain picture's counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +195,7 @@ class CenterNet(nn.Module):
         """
         height, width = size_hw
         learned = [target.learned for target in targets]
-        image = torch.cat([kept.new_full((int(kept.sum()),), at, dtype=torch.int64) for at, kept in enumerate(learned)])
+        image = torch.repeat_interleave(torch.stack([kept.sum() for kept in learned]))
         labels = torch.cat([target.labels[kept] for target, kept in zip(targets, learned, strict=True)])
         boxes = torch.cat([target.boxes[kept] for target, kept in zip(targets, learned, strict=True)]) / self.stride
         boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))  # [N, 4] cells
@@ -198,27 +209,36 @@ class CenterNet(nn.Module):
         classes = len(self.classes)
         planes = (len(targets) * classes, height, width)
         heatmap = draw_gaussians(planes, image * classes + labels, cell, radii).view(-1, classes, height, width)
-        unknown = self._unknown(targets, size_hw)
+        known = [(t.boxes, t.labels, t.uncertain, t.ignore, t.known) for t in targets]
+        unknown = unknown_cells(size_hw, self.stride, known, classes)
         if unknown is not None:
-            heatmap[unknown & (heatmap < 1)] = UNKNOWN
+            heatmap = torch.where(unknown & (heatmap < 1), UNKNOWN, heatmap)
         return CenterGoals(heatmap, unknown, row, image, radii, cell[:, 1] * width + cell[:, 0], center - cell, size)
 
-    def _unknown(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> Tensor | None:
-        """Which cells nobody calls background, `[B, C, H, W]` bool, by their middles; None when there are none."""
-        stride, half = self.stride, self.stride / 2
-        points = box_ops.grid_points(*size_hw, (stride, stride), (half, half), like=targets[0].boxes)  # [H * W, 2]
-        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
-        unknown = unknown_in_batch(points, known, len(self.classes))  # [B * H * W, C]
-        ignored = [box_ops.covered(points, t.boxes[t.ignore]) if t.ignore.any() else None for t in targets]
-        if all(part is None for part in (unknown, *ignored)):
-            return None
-        nowhere = points.new_zeros(len(points), dtype=torch.bool)
-        everything = torch.stack([nowhere if part is None else part for part in ignored])[:, None]  # [B, 1, H * W]
-        if unknown is not None:
-            everything = everything | unknown.view(len(targets), len(points), -1).transpose(1, 2)  # [B, C, H * W]
-        return everything.expand(-1, len(self.classes), -1).reshape(len(targets), -1, *size_hw)
-
     # Prediction
+
+    def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
+        """Of each head by name. class_order: `[C]`, the class that each becomes in a mirror."""
+        return {"heatmap": lambda logits: logits[:, class_order], "size": lambda size: size, "offset": None}
+
+    def average_flipped(self, raw: CenterNetOutput, flipped: CenterNetOutput, class_order: Tensor) -> CenterNetOutput:
+        """The maps of the last stack, averaged with those of the same batch mirrored left to right, its padding too.
+
+        As the authors' `flip_test`: heat maps are averaged as probabilities, sizes as they are, offsets are those of
+        the plain picture. A head that does not say how it mirrors is a `UsageError`.
+        """
+        maps, others, mirroring = raw[-1], flipped[-1], self.mirroring(class_order)
+        if unknown := sorted(maps.keys() - mirroring.keys()):
+            raise UsageError(f"CenterNet: how the head {unknown[0]!r} mirrors is not known; predict without a flip.")
+        averaged = {}
+        for name, values in maps.items():
+            mirror = mirroring[name]
+            if mirror is None:
+                averaged[name] = values
+            else:
+                other = mirror(others[name].flip(-1))
+                averaged[name] = mean_logits(values, other) if "heatmap" in name else (values + other) / 2
+        return [averaged]
 
     @torch.no_grad()
     def decode(self, raw: CenterNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -266,44 +286,6 @@ class CenterNet(nn.Module):
         pixels, of which parts may lie beyond the image.
         """
         return ()
-
-
-def at_cells(values: Tensor, image: Tensor, cell: Tensor) -> Tensor:
-    """The values of a map `[B, X, H, W]` at cells `[N]` of images `[N]`: `[N, X]` float32."""
-    picked: Tensor = values.flatten(2)[image, :, cell]
-    return picked.float()
-
-
-def at_peaks(values: Tensor, cells: Tensor) -> Tensor:
-    """The values of a map `[B, X, H, W]` at cells `[B, k]` of each image: `[B, k, X]` float32."""
-    channels = values.shape[1]
-    return values.float().flatten(2).gather(2, cells[:, None].expand(-1, channels, -1)).transpose(1, 2)
-
-
-def make_heads(
-    channels: int,
-    outputs: Mapping[str, int],
-    *,
-    hidden: int,
-    norm: Norm | None = None,
-    separable: bool = False,
-) -> nn.ModuleDict:
-    """Heads by name, each a 3x3 convolution, ReLU and a 1x1 convolution (section 4), over `channels` channels.
-
-    outputs: name -> channels. A heat map, which has `heatmap` in its name, starts at a score of 0.1. hidden: channels
-    between the two. norm: behind the first, which is none in the paper. separable: the first one is a 5x5 depthwise and
-    a 1x1 convolution, for a CPU (ours).
-    """
-    heads = nn.ModuleDict()
-    for name, count in outputs.items():
-        first: nn.Module = nn.Conv2d(channels, hidden, 3, padding=1)
-        if separable:
-            first = SeparableConv2d(channels, hidden, 5, norm=None, activation=None)
-        last = nn.Conv2d(hidden, count, 1)
-        nn.init.constant_(cast(Tensor, last.bias), HEATMAP_BIAS if "heatmap" in name else 0.0)
-        between = nn.Identity() if norm is None else make_norm(norm, hidden)
-        heads[name] = nn.Sequential(first, between, nn.ReLU(inplace=True), last)
-    return heads
 
 
 # Builders: each architecture with its numbers, and the weights its authors have published

@@ -32,14 +32,13 @@ from aweigh.models.centernet import (
     CenterGoals,
     CenterNet,
     CenterNetOutput,
-    at_cells,
-    at_peaks,
+    Mirroring,
     centernet_dla34,
     centernet_hourglass104,
     centernet_shufflenet_v2_x0_5_lite,
     published_by_authors,
 )
-from aweigh.ops.heatmaps import UNKNOWN, draw_gaussians, peaks
+from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, draw_gaussians, peaks
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import Classes, Detections, Keypoints, KeypointSet, Targets
 from aweigh.weights.coco import PERSON
@@ -186,6 +185,20 @@ class CenterNetPose(CenterNet):
         return target.boxes.new_zeros(len(target), number, 3)
 
     # Prediction
+
+    def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
+        """As `CenterNet.mirroring`. Left and right joints change places; a joint that is x cells from the left edge of
+        its centre's cell is x cells from the right edge of the mirrored one, which is 1 - x from the left."""
+        order = list(range(len(self.keypoint_set)))
+        for first, second in self.keypoint_set.flip_pairs:
+            order[first], order[second] = second, first
+
+        def joints(places: Tensor) -> Tensor:
+            x, y = places.unflatten(1, (-1, 2))[:, order].unbind(2)  # [B, K, H, W] each
+            return torch.stack([1 - x, y], dim=2).flatten(1, 2)
+
+        own: dict[str, Mirroring] = {"joints": joints, "joint_heatmap": lambda logits: logits[:, order]}
+        return super().mirroring(class_order) | own | {"joint_offset": None}
 
     @torch.no_grad()
     def decode(self, raw: CenterNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:

@@ -16,7 +16,7 @@ POSE_HEADS = {**HEADS, "hps": "joints", "hm_hp": "joint_heatmap", "hp_offset": "
 FIRST = ("backbone.body.conv1.weight", "backbone.body.base_layer.0.weight", "backbone.stem.0.0.weight")
 
 # Parts of names, theirs -> ours, one after the other. In the body of an hourglass network:
-_HOURGLASS = (
+HOURGLASS = (
     (r"^pre\.", r"backbone.stem."),
     (r"^kps\.", r"backbone.hourglasses."),
     (r"^cnvs\.", r"backbone.outputs."),
@@ -80,7 +80,7 @@ def _name(key: str, heads: Mapping[str, str], kind_of_model: str) -> str:
         place = 0 if match[3].startswith("0") else 3
         return f"heads.{match[2] or 0}.{heads[match[1]]}.{place}.{match[4]}"
     ours = key
-    for theirs, exchanged in _HOURGLASS if re.match(r"(pre|kps|cnvs_?|inters_?)\.", key) else _OTHERS:
+    for theirs, exchanged in HOURGLASS if re.match(r"(pre|kps|cnvs_?|inters_?)\.", key) else _OTHERS:
         ours = re.sub(theirs, exchanged, ours)
     if not ours.startswith(("backbone.", "neck.")):
         raise UsageError(
