@@ -18,15 +18,15 @@ CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
 # What makes a wide head narrow, by the beginning of its builders' names or a parameter that they have. The head of
 # keypoints is eight convolutions of 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has
-# 120 million weights; the six heads of poses are 256 channels wide on a map of stride 4; two hourglasses have 190 million
-# weights.
+# 120 million weights, an hourglass network 200 million; the six heads of poses are 256 channels wide at stride 4.
 FEW = {"names": ["nose", "paw", "tail"]}
+SMALL_HOURGLASS = {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8}
 NARROW = {
     "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
     "head_width": {"head_width": 128},
     "centernet_dla34_pose": {"keypoints": FEW, "head_channels": 16},
-    "centernet_hourglass104_pose": {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8},
-    "stem_channels": {"channels": [16, 16, 24, 32], "blocks": [1, 1, 1, 2], "stem_channels": 8},
+    "stem_channels": SMALL_HOURGLASS,
+    "centernet_hourglass104_pose": SMALL_HOURGLASS,
 }
 
 
