@@ -106,8 +106,10 @@ class KeypointSet:
         return cls(PERSON_KEYPOINTS, PERSON_JOINTS, PERSON_FLIP_PAIRS)
 
     @classmethod
-    def of(cls, given: KeypointSet | Mapping[str, Any]) -> KeypointSet:
-        """One as it is, or from what `to_dict` made of it."""
+    def of(cls, given: Keypoints) -> KeypointSet:
+        """One as it is, or from what `to_dict` made of it; COCO's 17 of a person for None."""
+        if given is None:
+            return cls.coco_person()
         if isinstance(given, KeypointSet):
             return given
         known = [entry.name for entry in fields(cls)]
@@ -136,6 +138,8 @@ class KeypointSet:
     def __len__(self) -> int:
         return len(self.names)
 
+
+Keypoints = KeypointSet | Mapping[str, Any] | None  # what a builder's `keypoints` may be, see `KeypointSet.of`
 
 PERSON_KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",

@@ -122,3 +122,11 @@ def test_the_mean_of_two_maps_of_probabilities() -> None:
     torch.testing.assert_close(mean_logits(logits, others), mean.logit().float(), atol=1e-5, rtol=1e-5)
     sure = torch.tensor([20.0, 30.0, -200.0])  # the first two have a score of 1 in float32
     torch.testing.assert_close(mean_logits(sure, sure), sure)
+
+
+def test_a_smaller_divisor_makes_a_wider_gaussian_of_the_same_square() -> None:
+    size, place = (1, 9, 9), (torch.tensor([0]), torch.tensor([[4, 4]]), torch.tensor([2]))
+    wide = draw_gaussians(size, *place, divisor=5.0)
+    assert float(wide[0, 4, 5]) == pytest.approx(math.exp(-1 / (2 * (5 / 5) ** 2)))
+    assert float(draw_gaussians(size, *place)[0, 4, 5]) == pytest.approx(math.exp(-1 / (2 * (5 / 6) ** 2)))
+    assert (wide > 0).sum() == 25

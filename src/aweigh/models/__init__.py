@@ -12,12 +12,16 @@ from torch import Tensor
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
+    centernet_pose,
+    centernet_triplets,
+    cornernet,
     efficientdet,
     fast_rcnn,
     faster_rcnn,
     fcos,
     fcos_lite,
     fcos_rpn,
+    foveabox,
     keypoint_rcnn,
     light_head_rcnn,
     mask_rcnn,
@@ -37,6 +41,10 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **keypoint_rcnn.BUILDERS,
     **light_head_rcnn.BUILDERS,
     **centernet.BUILDERS,
+    **cornernet.BUILDERS,
+    **centernet_triplets.BUILDERS,
+    **foveabox.BUILDERS,
+    **centernet_pose.BUILDERS,
     **fast_rcnn.BUILDERS,
     **fcos_rpn.BUILDERS,
 }
@@ -49,6 +57,9 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **mask_rcnn.PUBLISHED,
     **keypoint_rcnn.PUBLISHED,
     **centernet.PUBLISHED,
+    **cornernet.PUBLISHED,
+    **centernet_triplets.PUBLISHED,
+    **centernet_pose.PUBLISHED,
     **fast_rcnn.PUBLISHED,
 }
 

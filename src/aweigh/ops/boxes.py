@@ -207,19 +207,22 @@ def select_detections(
     Returns boxes `[B, K, 4]`, scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with
     score 0.
     """
-    selected = []
-    for image in range(len(boxes)):
-        index, kept, count = non_maximum_suppression(
-            boxes[image],
-            scores[image],
-            labels[image],
-            iou_threshold=iou_threshold,
-            max_detections=max_detections,
-            method=method,
-        )
-        selected.append((boxes[image][index], kept, labels[image][index], count))
-    boxes, scores, labels, counts = (torch.stack(parts) for parts in zip(*selected, strict=True))
-    return boxes, scores, labels, counts
+    index, kept, count = select_rows(
+        boxes, scores, labels, iou_threshold=iou_threshold, max_detections=max_detections, method=method
+    )
+    return boxes.gather(1, index[..., None].expand(-1, -1, 4)), kept, labels.gather(1, index), count
+
+
+def select_rows(
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, max_detections: int, method: NMS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, but which rows these are: index `[B, K]`, 0 from `count` on, scores `[B, K]` and count `[B]`."""
+    selected = [
+        non_maximum_suppression(*image, iou_threshold=iou_threshold, max_detections=max_detections, method=method)
+        for image in zip(boxes, scores, labels, strict=True)
+    ]
+    index, kept, count = (torch.stack(parts) for parts in zip(*selected, strict=True))
+    return index, kept, count
 
 
 def _best_of_hard_nms(
