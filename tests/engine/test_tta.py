@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from aweigh.cli.common import Views
 from aweigh.cli.main import run
@@ -142,6 +143,20 @@ def test_each_image_is_mirrored_in_its_own_corner_with_its_proposals():
     assert mirrored.proposals[0, 1, 0] == mirrored.proposals[0, 1, 2]  # padding has no area still
 
 
+def test_proposals_are_scaled_and_mirrored_with_the_picture():
+    class ToldWhere(Told):
+        needs_proposals = True
+
+        def network(self, pixels, proposals):
+            self.where = [*getattr(self, "where", ()), proposals.tolist()]
+            return super().network(pixels)
+
+    predictor = Predictor(ToldWhere(*[[]] * 9), Resize(None, 30), tta=TTA(flip=True, scales=(1, 2)), device="cpu")
+    predictor(torch.rand(3, 40, 60), proposals=torch.tensor([[4.0, 8, 24, 28]]))
+    expected = [[[2, 4, 12, 14]], [[18, 4, 28, 14]], [[4, 8, 24, 28]], [[36, 8, 56, 28]]]
+    assert predictor.model.where[-4:] == [[boxes] for boxes in expected]
+
+
 # --- a detector -----------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +186,7 @@ def test_prediction_and_evaluation_are_one(fcos, toys):
     measured = detect(predictor.model, RESIZE, val, batch=2, tta=tta).results
     files = sorted((toys / "images" / "val").iterdir())
     predicted = [
-        {**entry, "category_id": entry["category_id"]}
+        entry
         for number, found in enumerate(predictor.stream(files, batch=2))
         for entry in found[found.labels != 2].to_coco(100 + number)  # the data know no nuts
     ]
@@ -250,7 +265,7 @@ def test_a_merge_that_there_is_not_and_a_class_that_there_is_not(fcos, tmp_path,
     assert run(["predict", "photo.jpg", "--tta", "flip", "--merge", "mean"]) == 2
     assert "--merge" in capsys.readouterr().err
     picture = tmp_path / "a.png"
-    __import__("PIL.Image").Image.new("RGB", (8, 8)).save(picture)
+    Image.new("RGB", (8, 8)).save(picture)
     save_model(str(tmp_path / "model.safetensors"), fcos, resize=RESIZE)
     flags = ["--model", str(tmp_path / "model.safetensors"), "--tta", "flip", "--flip-pairs", "box=bal"]
     assert run(["predict", str(picture), *flags]) == 2
