@@ -24,7 +24,7 @@ NARROW = {
     "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
     "head_width": {"head_width": 128},
     "centernet_dla34_pose": {"keypoints": FEW, "head_channels": 16},
-    "centernet_hourglass104_pose": {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8},
+    "centernet_hourglass104_pose": {"stacks": 1, "channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8},
 }
 
 
