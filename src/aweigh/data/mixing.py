@@ -28,12 +28,14 @@ from aweigh.data.transforms import (
     boxes_of_masks,
     cut_window,
     intersection,
+    moved_cuboids,
     pixel_counts,
     random_window,
     resize_pixels,
     resize_targets,
     to_float,
     uniform,
+    without_depth,
 )
 from aweigh.structures import IMAGENET_MEAN, Targets
 
@@ -169,14 +171,14 @@ def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
 
 
 def join(parts: Sequence[Targets]) -> Targets:
-    """The objects of all; masks, keypoints and proposals where all parts have them, labelled for what all were labelled
+    """The objects of all; masks, keypoints, cuboids and proposals where all parts have them, labelled for what all were labelled
     for."""
 
     def joined(name: str) -> Tensor | None:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else torch.cat(values)
 
-    names = ("boxes", "labels", "ignore", "area", "ids", "masks", "keypoints", "uncertain", "proposals")
+    names = ("boxes", "labels", "ignore", "area", "ids", "masks", "keypoints", "uncertain", "cuboids", "proposals")
     known = [part.known for part in parts if part.known is not None]
     everywhere = torch.stack(known).all(dim=0) if known else None
     return Targets(**{name: joined(name) for name in names}, known=everywhere)  # type: ignore[arg-type]
@@ -289,7 +291,7 @@ def _scaled(pair: Pair, factor: float, limit_hw: tuple[int, int]) -> Pair:
     height, width = (max(1, min(limit, round(side * factor))) for side, limit in zip(before_hw, limit_hw))
     return (
         resize_pixels(image, (height, width), antialias=True),
-        resize_targets(targets, before_hw, (height, width)),
+        without_depth(resize_targets(targets, before_hw, (height, width))),
     )
 
 
@@ -306,4 +308,7 @@ def _moved(targets: Targets, place: tuple[int, int], size_hw: tuple[int, int]) -
         keypoints = torch.where(given, keypoints + keypoints.new_tensor([x0, y0, 0]), keypoints)
     shift = targets.boxes.new_tensor([x0, y0, x0, y0])
     proposals = None if targets.proposals is None else targets.proposals + shift
-    return replace(targets, boxes=targets.boxes + shift, masks=masks, keypoints=keypoints, proposals=proposals)
+    cuboids = None if targets.cuboids is None else moved_cuboids(targets.cuboids, place)
+    return replace(
+        targets, boxes=targets.boxes + shift, masks=masks, keypoints=keypoints, cuboids=cuboids, proposals=proposals
+    )
