@@ -18,7 +18,10 @@ CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
 # What makes a wide head narrow, by a parameter that its builders have. The head of keypoints is eight convolutions of
 # 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has 120 million weights.
-NARROW = {"keypoints": {"keypoint_convs": 2, "keypoint_width": 32}, "head_width": {"head_width": 128}}
+NARROW = {
+    "keypoints": {"keypoints": {"names": ["nose", "paw", "tail"]}, "keypoint_convs": 2, "keypoint_width": 32},
+    "head_width": {"head_width": 128},
+}
 
 
 @pytest.fixture(scope="module", params=list(DETECTORS))  # so that all tests of one builder follow each other
@@ -63,10 +66,10 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     return model
 
 
-def _tiny(model: nn.Module) -> nn.Module:
+def _tiny(model: nn.Module, *, sampled: int = 64) -> nn.Module:
     """With as few regions as the images have pixels: a second stage costs as much as it has regions."""
     if hasattr(model, "proposer"):
-        model.sampled = 64
+        model.sampled = sampled
         model.proposer.train_proposals = model.proposer.test_proposals = (100, 100)
         if model.extras:  # a head that costs a billion multiply-adds for each detection
             model.max_detections = 20
@@ -152,7 +155,8 @@ def test_batches_without_objects(model: nn.Module, kind: str) -> None:
 def test_twenty_steps_on_nothing_but_empty_images(model: nn.Module) -> None:
     if "101" in model.builder:
         pytest.skip("the same head on a larger backbone; the smaller ones cover it")
-    model = _tiny(create(model.builder, classes=CLASSES, **model.arguments)).train()  # as it starts
+    model = create(model.builder, classes=CLASSES, **model.arguments).train()  # as it starts
+    _tiny(model, sampled=8)  # all of them of nothing
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
     for _ in range(20):
         optimizer.zero_grad()

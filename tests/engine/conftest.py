@@ -2,7 +2,10 @@
 
 import io
 import json
+import multiprocessing
+import os
 import random
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
@@ -20,6 +23,24 @@ TINY = {
     "workers": 0,
     "device": "cpu",
 }
+
+AWEIGH = "from aweigh.cli.main import main; main()"
+
+# It has loaded torch and aweigh once; each process forked from it starts in tenths of a second, not in ten.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["aweigh.cli.resume", "aweigh.cli.train", "aweigh.engine.train"])
+
+IN_THE_PROCESS = """
+import multiprocessing, os, sys
+multiprocessing.set_start_method(None, force=True)  # the default, for the processes that it starts in its turn
+os.environ.clear()
+os.environ.update(environment)
+sys.argv = ["aweigh", *words]
+with open(output, "w") as file:
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+exec(code, {"__name__": "__main__"})
+"""
 
 
 def write_coco(root, counts, *, objects=2, seed=0, sizes=((96, 80), (64, 96))):
@@ -70,3 +91,29 @@ def configure(toys, tmp_path):
         return resolve({}, {"data": str(toys), "output": str(tmp_path / "run"), **TINY, **changes})[0]
 
     return make
+
+
+@pytest.fixture
+def start(tmp_path_factory):
+    """Starts a process in which `code` runs, by default the command line, with these words in sys.argv."""
+    folder, started = tmp_path_factory.mktemp("started"), []
+
+    def begin(*words, code=AWEIGH, **environment):
+        output = str(folder / f"{len(started)}.txt")
+        inside = {"code": code, "words": [*map(str, words)], "output": output}
+        inside["environment"] = {**os.environ, **environment}
+        started.append(FORKS.Process(target=exec, args=(IN_THE_PROCESS, inside), name=output))
+        started[-1].start()
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def outcome(started, timeout=240):
+    """`(exit codes, outputs)`; None is the code of a process that has not ended by then."""
+    for process in started:
+        process.join(timeout)
+    return [process.exitcode for process in started], [Path(process.name).read_text() for process in started]

@@ -20,34 +20,24 @@ from aweigh.engine.log import read_log
 from aweigh.engine.train import train
 from aweigh.layers import SyncBatchNorm2d
 
-from .conftest import TINY, write_coco
+from .conftest import TINY, outcome, write_coco
 
 # Nothing that depends on how the images are shared out: no batch statistics, one size (padding is background to learn).
 ALIKE = {**TINY, "short": 0, "long": 96, "aug": "none", "backbone_norm": "frozen_bn", "workers": 0}
 
 
-def start(count, *arguments):
-    """`count` processes of Python with these arguments, connected as torchrun connects them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            env={**os.environ, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+@pytest.fixture
+def start_together(start):
+    """Starts `count` processes, connected as torchrun connects them."""
 
+    def begin(count, *words, **how):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        together = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return [start(*words, **how, **together, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)]
 
-def outcome(started, timeout=240):
-    """`(exit codes, outputs)`."""
-    outputs = [process.communicate(timeout=timeout)[0] for process in started]
-    return [process.returncode for process in started], outputs
+    return begin
 
 
 def torchrun(count, *arguments, timeout=240):
@@ -101,7 +91,7 @@ def test_two_processes_train_and_measure_as_one(data, tmp_path):
     assert all(torch.allclose(a[name], b[name], rtol=1e-5, atol=1e-6) for name in a)
 
 
-def test_metrics_do_not_depend_on_the_number_of_processes(tmp_path_factory, tmp_path):
+def test_metrics_do_not_depend_on_the_number_of_processes(tmp_path_factory, tmp_path, start_together):
     """1, 2 and 4 processes give the same detections, losses and metrics, to the last bit; 7 images fill no batch."""
     data = write_coco(tmp_path_factory.mktemp("uneven"), {"train": 2, "val": 7})
     script = """
@@ -125,14 +115,14 @@ def test_metrics_do_not_depend_on_the_number_of_processes(tmp_path_factory, tmp_
                 json.dump([found.results, found.losses, metrics], file)
     """
     for count in (1, 2, 4):
-        codes, outputs = outcome(start(count, "-c", textwrap.dedent(script), data, tmp_path / f"{count}"))
+        codes, outputs = outcome(start_together(count, data, tmp_path / f"{count}", code=textwrap.dedent(script)))
         assert codes == [0] * count, outputs
     one = (tmp_path / "1-0.json").read_text()
     assert len(json.loads(one)[0]) >= 100
     assert all((tmp_path / f"{name}.json").read_text() == one for name in ("2-0", "2-1", "4-0", "4-3"))
 
 
-def test_synchronised_normalisation_equals_that_of_the_whole_batch(tmp_path):
+def test_synchronised_normalisation_equals_that_of_the_whole_batch(tmp_path, start_together):
     """Outputs, gradients and running statistics, with shares of different size."""
     script = """
         import sys, torch
@@ -153,7 +143,7 @@ def test_synchronised_normalisation_equals_that_of_the_whole_batch(tmp_path):
             torch.save([out, mine.grad, norm.weight.grad, norm.running_mean, norm.running_var],
                        f"{sys.argv[1]}/{distributed.rank()}.pt")
     """
-    codes, outputs = outcome(start(2, "-c", textwrap.dedent(script), tmp_path))
+    codes, outputs = outcome(start_together(2, tmp_path, code=textwrap.dedent(script)))
     assert codes == [0, 0], outputs
     torch.manual_seed(0)
     x, weights = torch.randn(5, 3, 4, 4).requires_grad_(), torch.randn(5, 3, 4, 4)
@@ -189,13 +179,13 @@ def test_early_stopping_stops_all_processes_at_once(data, tmp_path):
     assert len(epochs) == 3 and all(row["skipped_steps"] == 0 for row in epochs)
 
 
-def test_what_another_process_could_not_read_is_told_too(tmp_path):
+def test_what_another_process_could_not_read_is_told_too(tmp_path, start_together):
     """The picture is damaged that process 1 alone reads, in the first epoch."""
     data = write_coco(tmp_path / "data", {"train": 6, "val": 1}, sizes=[(96, 80)])
     ((_, row, _),) = next(iter(EpochSampler(6, 1, shuffle=True, seed=0, drop_last=False, rank=1, world=2)))
     (data / "images" / "train" / f"{row}.png").write_bytes(b"no picture")
     words = flags({**ALIKE, "epochs": 1, "batch": 1, "max_bad": 0.5, "output": tmp_path / "run"})
-    codes, outputs = outcome(start(2, "-m", "aweigh", "train", data, *words))
+    codes, outputs = outcome(start_together(2, "train", data, *words))
     assert codes == [0, 0] and "unreadable picture" in outputs[0] and f"{row}.png" in outputs[0], outputs
     (problem,) = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["kind"] == "problem"]
     assert f"{row}.png" in problem["problem"]
@@ -233,19 +223,17 @@ def test_an_exception_in_one_process_ends_all_with_its_trace(data, tmp_path):
     assert (tmp_path / "run" / "last" / "state.safetensors").exists()
 
 
-def test_two_processes_killed_and_resumed_end_like_two_that_were_not(data, tmp_path):
+def test_two_processes_killed_and_resumed_end_like_two_that_were_not(data, tmp_path, start_together):
     settings = {**TINY, "epochs": 3, "batch": 1, "save_every": 1, "workers": 1, "color": 0.5}
-    codes, outputs = outcome(
-        start(2, "-m", "aweigh", "train", data, *flags({**settings, "output": tmp_path / "whole"}))
-    )
+    codes, outputs = outcome(start_together(2, "train", data, *flags({**settings, "output": tmp_path / "whole"})))
     assert codes == [0, 0], outputs
-    killed = start(2, "-m", "aweigh", "train", data, *flags({**settings, "output": tmp_path / "cut"}))
-    while killed[0].poll() is None and len(read_log(tmp_path / "cut" / "log.jsonl")) < 8:
+    killed = start_together(2, "train", data, *flags({**settings, "output": tmp_path / "cut"}))
+    while killed[0].is_alive() and len(read_log(tmp_path / "cut" / "log.jsonl")) < 8:
         time.sleep(0.01)
     for process in killed:
         process.kill()
     assert outcome(killed)[0] == [-9, -9]
-    codes, outputs = outcome(start(2, "-m", "aweigh", "resume", tmp_path / "cut"))
+    codes, outputs = outcome(start_together(2, "resume", tmp_path / "cut"))
     assert codes == [0, 0] and "Going on in epoch 2" in outputs[0], outputs
     a, b = (load_model(tmp_path / run / "last.safetensors")[0].state_dict() for run in ("whole", "cut"))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -19,6 +19,8 @@ from aweigh.engine.log import read_log
 from aweigh.engine.train import train
 from aweigh.errors import DataError, UsageError
 
+from .conftest import outcome
+
 
 def rows(folder, kind):
     return [row for row in read_log(folder / "log.jsonl") if row["kind"] == kind]
@@ -29,13 +31,13 @@ def again(folder, **changes):
 
 
 @pytest.mark.parametrize(("kills", "workers"), [(100, 0), (6, 1)])
-def test_a_run_killed_many_times_ends_with_the_same_bits(tmp_path, kills, workers):
+def test_a_run_killed_many_times_ends_with_the_same_bits(tmp_path, start, kills, workers):
     """Weights, state, log and files are those of a run that was left alone; no file is half written."""
-    script = Path(__file__).with_name("kills.py")
-    command = [sys.executable, str(script), str(tmp_path), "--kills", str(kills), "--workers", str(workers)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
-    assert result.returncode == 0, result.stdout + result.stderr
-    found = json.loads(result.stdout)
+    script = f"import runpy; runpy.run_path({str(Path(__file__).with_name('kills.py'))!r}, run_name='__main__')"
+    process = start(tmp_path, "--kills", kills, "--workers", workers, code=script)
+    (code,), (output,) = outcome([process], timeout=1200)
+    assert code == 0, output
+    found = json.loads(output.splitlines()[-1])
     print(found)
     assert found["kills"] == kills and found["differences"] == []
 
@@ -157,7 +159,7 @@ def test_the_images_per_step_have_to_stay_the_same(stopped, quiet):
         train(again(stopped, batch=2), console=quiet)
 
 
-def test_a_full_disk_ends_the_run_with_one_line_and_the_state_before_intact(stopped):
+def test_a_full_disk_ends_the_run_with_one_line_and_the_state_before_intact(stopped, start):
     """The limit on file sizes makes the write of the next checkpoint fail in its middle."""
     state_path = stopped / "last" / "state.safetensors"
     before = state_path.read_bytes()
@@ -167,16 +169,15 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_state_before_intact(stop
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2}, resource.RLIM_INFINITY)); "
         "from aweigh.cli.main import main; main()"
     )
-    command = [sys.executable, "-c", script, "resume", str(stopped)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 1, result.stderr
-    last = result.stderr.strip().splitlines()[-1]
+    (code,), (output,) = outcome([start("resume", stopped, code=script)])
+    assert code == 1, output
+    last = output.strip().splitlines()[-1]
     assert last.startswith(f"error: The disk of {stopped} is full") and f"aweigh resume {stopped}" in last
     assert state_path.read_bytes() == before and (stopped / "best.safetensors").read_bytes() == best
     assert not list(stopped.rglob(".*.safetensors"))
     load_state(stopped / "last")
-    result = subprocess.run([sys.executable, "-m", "aweigh", "resume", str(stopped)], capture_output=True, text=True)
-    assert result.returncode == 0 and "best AP" in result.stderr, result.stderr
+    (code,), (output,) = outcome([start("resume", stopped)])
+    assert code == 0 and "best AP" in output, output
 
 
 def test_no_space_while_writing_names_the_file(tmp_path, monkeypatch):
@@ -192,19 +193,14 @@ def test_no_space_while_writing_names_the_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_resume_command(stopped):
-    result = subprocess.run(
-        [sys.executable, "-m", "aweigh", "resume", str(stopped), "--epochs", "3", "--schedule", "stretch"],
-        capture_output=True,
-        text=True,
-    )
+def test_the_resume_command(stopped, start):
+    command = [sys.executable, "-m", "aweigh", "resume", str(stopped), "--epochs", "3", "--schedule", "stretch"]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "Going on in epoch 2, step 3 of 6." in result.stderr
     assert read_header(stopped / "last.safetensors")["training"]["step"] == 6
-    missing = subprocess.run(
-        [sys.executable, "-m", "aweigh", "resume", str(stopped / "last")], capture_output=True, text=True
-    )
-    assert missing.returncode == 2 and "no run folder to go on with" in missing.stderr
+    (code,), (output,) = outcome([start("resume", stopped / "last")])
+    assert code == 2 and "no run folder to go on with" in output
 
 
 def test_deterministic_runs_repeat_their_bits(configure, quiet, tmp_path):

@@ -51,6 +51,18 @@ def test_the_highest_pixel_is_torchvisions_where_not_all_are_tried_first(side: t
     torch.testing.assert_close(found[..., 2], scores, atol=1e-4, rtol=0)
 
 
+def test_a_summit_in_the_last_column_of_few_hides_no_higher_one() -> None:
+    """Fewer columns than are tried: the last one must not stand for the others."""
+    given = torch.zeros(1, 1, SIZE, SIZE)
+    given[0, 0, 8:13, -1] = 0.99
+    given[0, 0, 26, 28] = 1  # lower than that at the pixels tried first
+    region = torch.tensor([[0.0, 0, SIZE, 900]])
+    places, scores = heatmaps_to_keypoints(given, region)
+    found = highest_pixels(given, region)
+    torch.testing.assert_close(found[..., :2], places[..., :2], atol=0.01, rtol=0)
+    assert float(scores) > 0.995 and found[0, 0, 2] == pytest.approx(float(scores), abs=1e-4)
+
+
 def test_in_a_region_larger_than_photographs_every_third_pixel_is_looked_at() -> None:
     given, region = maps(1, 4, smooth=3), torch.tensor([[0.0, 0, 9000, 60]])
     places, scores = heatmaps_to_keypoints(given, region)

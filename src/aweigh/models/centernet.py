@@ -173,7 +173,7 @@ class CenterNet(nn.Module):
         """
         height, width = size_hw
         learned = [target.learned for target in targets]
-        image = torch.cat([kept.new_full((int(kept.sum()),), at, dtype=torch.int64) for at, kept in enumerate(learned)])
+        image = torch.repeat_interleave(torch.stack([kept.sum() for kept in learned]))
         labels = torch.cat([target.labels[kept] for target, kept in zip(targets, learned, strict=True)])
         boxes = torch.cat([target.boxes[kept] for target, kept in zip(targets, learned, strict=True)]) / self.stride
         boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))  # [N, 4] cells
@@ -188,7 +188,7 @@ class CenterNet(nn.Module):
         heatmap = draw_gaussians(planes, image * classes + labels, cell, radii).view(-1, classes, height, width)
         unknown = self._unknown(targets, size_hw)
         if unknown is not None:
-            heatmap[unknown & (heatmap < 1)] = UNKNOWN
+            heatmap = torch.where(unknown & (heatmap < 1), UNKNOWN, heatmap)
         return CenterGoals(heatmap, image, cell[:, 1] * width + cell[:, 0], center - cell, size)
 
     def _unknown(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> Tensor | None:

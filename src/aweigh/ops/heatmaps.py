@@ -98,11 +98,11 @@ def _counted(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _portions(cells: Tensor, most: int) -> list[slice]:
-    """Slices of points of which each has about `most` cells, from the cells of each point `[N]`."""
+    """Slices of points of which each has about `most` cells together, from the cells of each point `[N]`."""
     total = cells.cumsum(0)
     every = int(total[-1]) if len(cells) else 0
     marks = torch.tensor(range(most, every, most), dtype=torch.int64, device=cells.device)
-    ends = sorted({0, *(torch.searchsorted(total, marks) + 1).tolist(), len(cells)})
+    ends = sorted({0, *torch.searchsorted(total, marks).tolist(), len(cells)})
     return [slice(first, last) for first, last in pairwise(ends)]
 
 
