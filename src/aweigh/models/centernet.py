@@ -59,6 +59,7 @@ class CenterGoals(NamedTuple):
 
     heatmap: Tensor  # [B, C, H, W] 1 at centres, less round them, UNKNOWN where no background is known
     image: Tensor  # [N] which image an object is of
+    row: Tensor  # [N] which of that image's targets it is
     cell: Tensor  # [N] row * W + column of its centre
     offset: Tensor  # [N, 2] x, y of its centre in that cell, cells
     size: Tensor  # [N, 2] width, height, cells
@@ -76,6 +77,8 @@ class CenterNet(nn.Module):
         size_weight: of the size loss (equation 4). size_loss: `"l1"`, or `"smooth_l1"` with its knee at one cell.
         pixel_mean, pixel_std: RGB in `[0, 1]`. stride_divisor: sides of a batch are multiples of it.
     """
+
+    extras: tuple[str, ...] = ()  # what one that says more than boxes finds beside them
 
     def __init__(
         self,
@@ -146,12 +149,19 @@ class CenterNet(nn.Module):
         width and height; the authors divide by all values, which are twice as many as objects. `size` has its weight. A
         smooth L1 loss they divide by the objects. Both numbers are averaged over all processes.
         """
+        goals = self.checked_goals(raw, targets)
+        return self.box_losses(raw, goals, world_mean(goals.heatmap.new_tensor(float(len(goals.image)))))
+
+    def checked_goals(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> CenterGoals:
+        """The goals of a batch of which the network said `raw`; `UsageError` where the targets do not fit."""
         labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
         images = len(raw[0]["heatmap"])
         check_labels(*labels_and_known, images=images, classes=len(self.classes), what="CenterNet.loss")
-        goals = self.goals(targets, (raw[0]["heatmap"].shape[-2], raw[0]["heatmap"].shape[-1]))
+        return self.goals(targets, (raw[0]["heatmap"].shape[-2], raw[0]["heatmap"].shape[-1]))
+
+    def box_losses(self, raw: CenterNetOutput, goals: CenterGoals, objects: Tensor) -> dict[str, Tensor]:
+        """`loss` of goals. objects: a scalar, the number of objects that offsets and sizes are divided by."""
         centers = world_mean((goals.heatmap == 1).sum().float()).clamp(min=1)
-        objects = world_mean(goals.heatmap.new_tensor(float(len(goals.image))))
         losses: dict[str, list[Tensor]] = {"heatmap": [], "offset": [], "size": []}
         for stack in raw:
             heatmap = penalty_reduced_focal_loss_sum(stack["heatmap"].float(), goals.heatmap, unknown=UNKNOWN)
@@ -174,22 +184,27 @@ class CenterNet(nn.Module):
         height, width = size_hw
         learned = [target.learned for target in targets]
         image = torch.repeat_interleave(torch.stack([kept.sum() for kept in learned]))
+        row = torch.cat([kept.nonzero().squeeze(1) for kept in learned])
         labels = torch.cat([target.labels[kept] for target, kept in zip(targets, learned, strict=True)])
         boxes = torch.cat([target.boxes[kept] for target, kept in zip(targets, learned, strict=True)]) / self.stride
         boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))  # [N, 4] cells
         there = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        image, labels, boxes = image[there], labels[there], boxes[there]
+        image, row, labels, boxes = image[there], row[there], labels[there], boxes[there]
 
         size, center = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
         cell = torch.minimum(center.floor().long(), torch.tensor([width - 1, height - 1], device=boxes.device))
-        radii = gaussian_radius(size.flip(1).ceil(), kind=self.radius).long()
+        radii = self.radii(size)
         classes = len(self.classes)
         planes = (len(targets) * classes, height, width)
         heatmap = draw_gaussians(planes, image * classes + labels, cell, radii).view(-1, classes, height, width)
         unknown = self._unknown(targets, size_hw)
         if unknown is not None:
             heatmap = torch.where(unknown & (heatmap < 1), UNKNOWN, heatmap)
-        return CenterGoals(heatmap, image, cell[:, 1] * width + cell[:, 0], center - cell, size)
+        return CenterGoals(heatmap, image, row, cell[:, 1] * width + cell[:, 0], center - cell, size)
+
+    def radii(self, size: Tensor) -> Tensor:
+        """How far the Gaussians of boxes of these widths and heights `[N, 2]` reach, all in cells: `[N]` int64."""
+        return gaussian_radius(size.flip(1).ceil(), kind=self.radius).long()
 
     def _unknown(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> Tensor | None:
         """Which cells nobody calls background, `[B, C, H, W]` bool, by their middles; None when there are none."""
@@ -212,42 +227,64 @@ class CenterNet(nn.Module):
     def decode(self, raw: CenterNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """`select`, cut to the number found: one `Detections` per image, best first."""
         found = self.select(raw, torch.tensor(sizes_hw, device=raw[-1]["heatmap"].device))
-        return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
+        extras = dict(zip(self.extras, found[4:], strict=True))
+        return Detections.unpadded(found[:4], classes=self.classes, sizes_hw=sizes_hw, extras=extras)
 
-    def select(self, raw: CenterNetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def select(self, raw: CenterNetOutput, sizes_hw: Tensor) -> tuple[Tensor, ...]:
         """Raw outputs to a fixed number of detections, without a branch on the data (section 4, "From points to
         bounding boxes").
 
         sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
         image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
         """
+        boxes, scores, labels, _, _ = self.candidates(raw, sizes_hw)
+        return self.keep(boxes, scores, labels)
+
+    def candidates(self, raw: CenterNetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The best peaks of each image, none suppressed yet: boxes `[B, k, 4]`, scores, labels, and of each peak the
+        cell, `row * W + column`, all `[B, k]`, and the point `[B, k, 2]` (x, y), in cells."""
         heatmap = raw[-1]["heatmap"].float()
         height, width = heatmap.shape[-2:]
         rows, columns = (torch.arange(side, device=heatmap.device) * self.stride for side in (height, width))
         inside = (rows < sizes_hw[:, :1])[:, :, None] & (columns < sizes_hw[:, 1:])[:, None, :]  # [B, H, W]
         values, labels, cells = peaks(torch.where(inside[:, None], heatmap, -torch.inf), self.max_detections)  # [B, k]
         scores = values.sigmoid()
-        offset, size = (
-            raw[-1][name].float().flatten(2).gather(2, cells[:, None].expand(-1, 2, -1)).transpose(1, 2)  # [B, k, 2]
-            for name in ("offset", "size")
-        )
+        offset, size = (at_peaks(raw[-1][name], cells) for name in ("offset", "size"))  # [B, k, 2]
         center = torch.stack([cells % width, cells // width], dim=-1) + offset
         half = size.clamp(min=0) / 2
         boxes = box_ops.clip(torch.cat([center - half, center + half], dim=-1) * self.stride, sizes_hw)
-        return box_ops.select_detections(
+        return boxes, torch.where(scores > self.score_threshold, scores, 0), labels, cells, center
+
+    def keep(self, boxes: Tensor, scores: Tensor, labels: Tensor, *beside: Tensor) -> tuple[Tensor, ...]:
+        """What `select` returns of candidates. beside: what else is said of each, `[B, k, X]`, in order."""
+        index, scores, count = box_ops.select_rows(
             boxes,
-            torch.where(scores > self.score_threshold, scores, 0),
+            scores,
             labels,
             iou_threshold=self.nms_threshold,
             max_detections=self.max_detections,
             method=self.nms,
         )
+        boxes, labels, *further = (taken(values, index) for values in (boxes, labels, *beside))
+        padding = torch.arange(index.shape[1], device=index.device) >= count[:, None]  # [B, K]
+        return boxes, scores, labels, count, *(values.masked_fill(padding[..., None], 0) for values in further)
 
 
 def at_cells(values: Tensor, image: Tensor, cell: Tensor) -> Tensor:
     """The values of a map `[B, X, H, W]` at cells `[N]` of images `[N]`: `[N, X]` float32."""
     picked: Tensor = values.flatten(2)[image, :, cell]
     return picked.float()
+
+
+def at_peaks(values: Tensor, cells: Tensor) -> Tensor:
+    """The values of a map `[B, X, H, W]` at cells `[B, k]` of each image: `[B, k, X]` float32."""
+    maps = values.float().flatten(2)  # [B, X, H * W]
+    return maps.gather(2, cells[:, None].expand(-1, maps.shape[1], -1)).transpose(1, 2)
+
+
+def taken(values: Tensor, index: Tensor) -> Tensor:
+    """Rows `[B, K]` of each image out of `[B, k]` or `[B, k, X]`."""
+    return values.gather(1, index if values.ndim == 2 else index[..., None].expand(-1, -1, values.shape[2]))
 
 
 def make_heads(

@@ -30,6 +30,12 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return intersection / union.clamp(min=torch.finfo(boxes.dtype).tiny)
 
 
+def pairwise_share(boxes: Tensor, others: Tensor) -> Tensor:
+    """How much of each of `[N, 4]` lies in each of `[M, 4]`, as a share of its own area -> `[N, M]`; 0 without area."""
+    intersection, _ = _intersection_and_union(boxes[:, None], others[None])
+    return intersection / areas(boxes)[:, None].clamp(min=torch.finfo(boxes.dtype).tiny)
+
+
 def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union, element by element: `[..., 4]`, `[..., 4]` -> `[...]` in `[0, 1]`."""
     intersection, union = _intersection_and_union(boxes, others)
@@ -207,9 +213,18 @@ def select_detections(
     Returns boxes `[B, K, 4]`, scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with
     score 0.
     """
-    selected = []
-    for image in range(len(boxes)):
-        index, kept, count = non_maximum_suppression(
+    index, kept, count = select_rows(
+        boxes, scores, labels, iou_threshold=iou_threshold, max_detections=max_detections, method=method
+    )
+    return boxes.gather(1, index[..., None].expand(-1, -1, 4)), kept, labels.gather(1, index), count
+
+
+def select_rows(
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, max_detections: int, method: NMS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as rows of what is given: index `[B, K]` int64, scores `[B, K]` and count `[B]`."""
+    selected = [
+        non_maximum_suppression(
             boxes[image],
             scores[image],
             labels[image],
@@ -217,9 +232,10 @@ def select_detections(
             max_detections=max_detections,
             method=method,
         )
-        selected.append((boxes[image][index], kept, labels[image][index], count))
-    boxes, scores, labels, counts = (torch.stack(parts) for parts in zip(*selected, strict=True))
-    return boxes, scores, labels, counts
+        for image in range(len(boxes))
+    ]
+    index, kept, count = (torch.stack(parts) for parts in zip(*selected, strict=True))
+    return index, kept, count
 
 
 def _best_of_hard_nms(

@@ -10,7 +10,9 @@ import re
 from aweigh.errors import UsageError
 from aweigh.weights.record import State
 
-HEADS = {"hm": "heatmap", "wh": "size", "reg": "offset"}
+HEADS = {
+    "hm": "heatmap", "wh": "size", "reg": "offset", "dep": "depth", "rot": "orientation", "dim": "dimensions",
+}  # fmt: skip
 FIRST = ("backbone.body.conv1.weight", "backbone.body.base_layer.0.weight", "backbone.stem.0.0.weight")
 
 # Parts of names, theirs -> ours, one after the other. In the body of an hourglass network:
@@ -48,7 +50,7 @@ _OTHERS = (
 
 
 def centernet_from_authors(state: State) -> State:
-    """The weights of the authors' CenterNet for boxes (`ctdet`) under our names.
+    """The weights of the authors' CenterNet for boxes (`ctdet`) or objects in space (`ddd`) under our names.
 
     Raises `UsageError` for a tensor of another model.
     """
@@ -73,6 +75,6 @@ def _name(key: str) -> str:
         ours = re.sub(theirs, exchanged, ours)
     if not ours.startswith(("backbone.", "neck.")):
         raise UsageError(
-            f"The tensor {key!r} is not one of CenterNet's for boxes; these weights belong to another model."
+            f"The tensor {key!r} is not one of CenterNet's for boxes or objects in space; these weights belong to another model."
         )
     return ours
