@@ -363,9 +363,9 @@ class Detections:
     `bitmaps` and `rle` say which pixels these are, as `masks_rounded` has them pasted (see `aweigh.ops.masks`).
     keypoints: `[N, K, 3]` float32 `(x, y, score)`, x and y in pixels; any finite score, the higher the surer, drawn
     where it is above 0. keypoint_set: what the K are. cuboids: `[N, 7]` float32, the object as the camera sees it, see
-    `aweigh.ops.cuboids`, u and v in pixels; camera: `[3, 4]` float64, which takes points in space to pixels times depth of
-    this image, where it is known; the two say where the object stands (`solids`). path: the file, when there is one. error: why the image could not
-    be read; then N = 0.
+    `aweigh.ops.cuboids`, u and v in pixels; camera: `[3, 4]` float64, which takes points in space to pixels times depth
+    of this image, where it is known; the two say where the object stands (`solids`). path: the file, when there is one.
+    error: why the image could not be read; then N = 0.
     """
 
     boxes: Tensor = field(metadata=_PER_INSTANCE)
@@ -463,8 +463,8 @@ class Detections:
         """Where the objects stand, `[N, 7]` float64, see `aweigh.ops.cuboids`; `UsageError` where that is not known."""
         if self.cuboids is None or self.camera is None:
             raise UsageError(
-                "Where these detections stand is not known: it takes a detector that finds cuboids and the camera's matrix "
-                "(a calibration file, --camera)."
+                "Where these detections stand is not known: it takes a detector that finds cuboids and the camera's "
+                "matrix (a calibration file, --camera)."
             )
         return cuboid_ops.solids_from_cuboids(self.cuboids, self.camera)
 
@@ -476,7 +476,8 @@ class Detections:
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """COCO results entries: original category id, box as xywh in pixels.
 
-        With a `segmentation` (run lengths), `keypoints` (x, y, score of each in turn) and a `cuboid` where there are any.
+        With a `segmentation` (run lengths), `keypoints` (x, y, score of each in turn) and a `cuboid` where there are
+        any.
         """
         entries: list[dict[str, Any]] = [
             {
@@ -548,8 +549,8 @@ def _check_cuboids(instances: Targets | Detections, kind: str) -> None:
     cuboids = instances.cuboids
     if cuboids is not None and (cuboids.ndim != 2 or cuboids.shape[1] != 7 or cuboids.dtype != torch.float32):
         raise DataError(
-            f"{kind}.cuboids must be float32 [N, 7] of (u, v, depth, height, width, length, alpha), got {cuboids.dtype} "
-            f"{tuple(cuboids.shape)}."
+            f"{kind}.cuboids must be float32 [N, 7] of (u, v, depth, height, width, length, alpha), got "
+            f"{cuboids.dtype} {tuple(cuboids.shape)}."
         )
 
 

@@ -13,7 +13,9 @@ CAR = (1.5, 1.6, 4.0)  # height, width, length
 
 def objects(*rows: dict[str, Any]) -> Objects:
     """Cars in easy sight, side by side, unless a row says otherwise."""
-    rows = tuple({"kind": "Car", "truncated": 0, "occluded": 0, "alpha": 0.0, **_place(at), **row} for at, row in enumerate(rows))
+    rows = tuple(
+        {"kind": "Car", "truncated": 0, "occluded": 0, "alpha": 0.0, **_place(at), **row} for at, row in enumerate(rows)
+    )
     return Objects(
         [row["kind"] for row in rows],
         np.array([row["box"] for row in rows], dtype=float).reshape(-1, 4),
@@ -25,7 +27,9 @@ def objects(*rows: dict[str, Any]) -> Objects:
 
 
 def found(*rows: dict[str, Any]) -> Found:
-    rows = tuple({"kind": "Car", "score": 0.9, "alpha": 0.0, **_place(row.get("at", at)), **row} for at, row in enumerate(rows))
+    rows = tuple(
+        {"kind": "Car", "score": 0.9, "alpha": 0.0, **_place(row.get("at", at)), **row} for at, row in enumerate(rows)
+    )
     return Found(
         [row["kind"] for row in rows],
         np.array([row["box"] for row in rows], dtype=float).reshape(-1, 4),
@@ -63,7 +67,7 @@ def test_few_objects_cannot_reach_1() -> None:
 
 
 def test_half_of_them_missed() -> None:
-    """82 objects, 41 found: recall ends at one half. Read at 0, 1/40, ..., 20/40: 21 scores, of which 40 points see 20."""
+    """82 objects, 41 found: recall ends at one half. Read at 0, 1/40, ..., 20/40: 21 scores."""
     metrics = measured([objects({}, {})] * 41, [found({"score": 0.5 + 0.01 * n}) for n in range(41)])
     assert ap(metrics) == 20 / 40
     assert ap(metrics, points=11) == 6 / 11  # recalls 0, 0.1, ..., 0.5
@@ -182,7 +186,9 @@ def _slow(truth: list[Objects], said: list[Found], level: int) -> tuple[float, f
             for k in rows
         }
         small = [int(b[3] - b[1]) < height for b in dt.boxes]
-        usable = [d for d in range(len(dt.kinds)) if dt.kinds[d] == "Car" and (threshold is None or dt.scores[d] >= threshold)]
+        usable = [
+            d for d in range(len(dt.kinds)) if dt.kinds[d] == "Car" and (threshold is None or dt.scores[d] >= threshold)
+        ]
         taken: set[int] = set()
         scores, right, similar = [], 0, 0.0
         for k in rows:
@@ -236,14 +242,14 @@ def _slow(truth: list[Objects], said: list[Found], level: int) -> tuple[float, f
 def test_it_agrees_with_the_rules_one_by_one() -> None:
     random = np.random.default_rng(3)
     truth, said = [], []
-    for _ in range(30):
+    for _ in range(60):
         rows, others = [], []
         for at in range(int(random.integers(1, 7))):
-            x, high = 100 * at, random.uniform(20, 70)
+            x, high = 100 * at, random.uniform(20, 110)
             box = np.array([x, 50, x + 60, 50 + high])
             kind = str(random.choice(["Car", "Car", "Car", "Van", "DontCare", "Pedestrian"]))
             alpha = random.uniform(-3, 3)
-            occluded, truncated = int(random.integers(0, 4)), random.choice([0, 0, 0.2, 0.4, 0.6])
+            occluded, truncated = int(random.choice([0, 0, 0, 0, 1, 2, 3])), random.choice([0, 0, 0, 0.2, 0.4, 0.6])
             rows.append({"kind": kind, "box": box, "alpha": alpha, "occluded": occluded, "truncated": truncated})
             for _ in range(int(random.integers(0, 4))):
                 moved = box + random.normal(0, 2, 4)
@@ -254,5 +260,5 @@ def test_it_agrees_with_the_rules_one_by_one() -> None:
     metrics = measured(truth, said)
     for level, difficulty in enumerate(("easy", "moderate", "hard")):
         expected = _slow(truth, said, level)
-        assert expected[0] > 0.1
+        assert 0.1 < expected[0] < 0.9
         assert (ap(metrics, "box", difficulty), ap(metrics, "orientation", difficulty)) == pytest.approx(expected)

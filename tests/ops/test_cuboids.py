@@ -55,7 +55,9 @@ def test_mirroring_is_what_a_mirrored_world_looks_like() -> None:
 def test_angles_are_wrapped() -> None:
     angles = torch.tensor([0.0, math.pi, -math.pi, 3.5, -3.5, 7.0], dtype=torch.float64)
     found = ops.wrapped(angles)
-    assert found.tolist() == pytest.approx([0, -math.pi, -math.pi, 3.5 - 2 * math.pi, 2 * math.pi - 3.5, 7 - 2 * math.pi])
+    assert found.tolist() == pytest.approx(
+        [0, -math.pi, -math.pi, 3.5 - 2 * math.pi, 2 * math.pi - 3.5, 7 - 2 * math.pi]
+    )
 
 
 def test_corners_by_hand() -> None:

@@ -81,8 +81,9 @@ def command(
         jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc, kitti: a file per
         picture. Masks are in jsonl and coco, keypoints in csv too, places in space in jsonl, coco and kitti.
     camera
-        For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with one for each
-        picture, by its name. When not given, it is looked for where KITTI has it, in calib beside the folder of pictures.
+        For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with one for
+        each picture, by its name. When not given, it is looked for where KITTI has it, in calib beside the folder of
+        pictures.
     draw
         Draw what was found on the pictures.
     batch
@@ -132,8 +133,8 @@ def command(
     tally.tell(folder, format, drawn=bool(drawn))
     if in_space and tally.without_camera:
         log().print(
-            f"The camera of {tally.without_camera} picture{'s' * (tally.without_camera != 1)} is not known, so that where "
-            "objects stand is not known either; --camera names a calibration file."
+            f"The camera of {tally.without_camera} picture{'s' * (tally.without_camera != 1)} is not known, nor where "
+            "objects stand; --camera names a calibration file."
         )
     lost = [what for what in extras(predictor.model) if what in LEFT_OUT.get(format, ())]
     if lost:
@@ -149,7 +150,7 @@ def keep(result: "Detections", score: float, labels: Sequence[int]) -> "Detectio
 
 
 def with_camera(result: "Detections", *, given: Path | None) -> "Detections":
-    """The detections with the camera of their picture: of the file or folder given, else where KITTI has it, if there."""
+    """The detections with the camera of their picture: of the file or folder given, else where KITTI has it."""
     from dataclasses import replace
 
     from aweigh.data.kitti import camera_beside, read_camera

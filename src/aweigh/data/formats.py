@@ -9,8 +9,8 @@ What is recognised:
   `train/labels`.
 - KITTI: `training/label_2/*.txt` with `training/image_2`, `training/calib` and, for splits, `ImageSets/train.txt`.
 
-Where several match, COCO is taken before KITTI before VOC before YOLO: it holds more. Conversions are our own, because a
-converter stops at the first bad record, where this reader names it and goes on; tests compare them with hotcoco's.
+Where several match, COCO is taken before KITTI before VOC before YOLO: it holds more. Conversions are our own, because
+a converter stops at the first bad record, where this reader names it and goes on; tests compare them with hotcoco's.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class SplitFiles:
     KITTI).
 
     images: folders to look for its pictures in, the likeliest first; YOLO's may be text files that list pictures.
-    listing: the file that names the images (ImageSets of VOC and KITTI) or their places (YOLO's description), if any. names: class
-    names, where something beside the annotations gives them. keypoint_shape: how many keypoints YOLO lines have, and
-    the numbers of each. within: the folder that YOLO's lists may not lead out of, if any.
+    listing: the file that names the images (ImageSets of VOC and KITTI) or their places (YOLO's description), if any.
+    names: class names, where something beside the annotations gives them. keypoint_shape: how many keypoints YOLO lines
+    have, and the numbers of each. within: the folder that YOLO's lists may not lead out of, if any.
     """
 
     name: str
@@ -108,8 +108,8 @@ def find_splits(
     shown = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "") if held else "nothing"
     raise DataError(
         f"{source}: no known layout. Looked for COCO (annotations/*.json, */_annotations.coco.json, *.json), VOC "
-        f"(Annotations/*.xml, train/*.xml), YOLO (data.yaml, images/ with labels/, train/images with train/labels) and KITTI "
-        f"(training/label_2/*.txt); "
+        f"(Annotations/*.xml, train/*.xml), YOLO (data.yaml, images/ with labels/, train/images with train/labels) and "
+        f"KITTI (training/label_2/*.txt); "
         f"found {shown}{_no_coco(source)}. Give the JSON and the picture folder by hand (--annotations, --images)."
     )
 

@@ -4,10 +4,10 @@ A line of a label file has 15 columns: type, truncated, occluded, alpha, box (le
 width, length, x, y, z (metres, the middle of the lower face before the left colour camera) and rotation about the y
 axis; a detection has its score as a 16th. A calibration file has the camera's matrix as `P2`, twelve numbers.
 
-What each type becomes, as CenterNet's authors have it (Zhou et al. 2019, their code's `ddd`): Pedestrian, Car and Cyclist
-are classes; a Van or a Truck is neither a car nor background for cars, and so is a sitting person for pedestrians
-(`uncertain`); DontCare is a region to ignore for every class; Tram and Misc are background. Any other type is a class of
-its own. Boxes are taken as continuous coordinates, as KITTI's own overlaps take them.
+What each type becomes, as CenterNet's authors have it (Zhou et al. 2019, their code's `ddd`): Pedestrian, Car and
+Cyclist are classes; a Van or a Truck is neither a car nor background for cars, and so is a sitting person for
+pedestrians (`uncertain`); DontCare is a region to ignore for every class; Tram and Misc are background. Any other type
+is a class of its own. Boxes are taken as continuous coordinates, as KITTI's own overlaps take them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def read_kitti(
     Calibrations lie in `calib` beside the labels. An object whose line has no usable place in space keeps its box.
     """
     problems: list[Problem] = []
-    by_stem = {Path(file).stem: pictures / file for file in sorted(file_names(pictures)) if file.lower().endswith(SUFFIXES)}
+    by_stem = {
+        Path(file).stem: pictures / file for file in sorted(file_names(pictures)) if file.lower().endswith(SUFFIXES)
+    }
     every = sorted(file.stem for file in labels_folder.glob("*.txt"))
     stems = sorted(by_stem)
     if listing is not None:
@@ -247,7 +249,7 @@ def read_camera(file: Path) -> Tensor:
             values = [as_number(word) for word in rest.split()]
             if len(values) != 12 or not all(map(math.isfinite, values)) or values[0] <= 0 or values[5] <= 0:
                 raise DataError(
-                    f"{file}: line {number}: P2 must be twelve numbers, a focal length above 0 first, got {rest[:60]!r}."
+                    f"{file}: line {number}: P2 must be twelve numbers, a focal length first, got {rest[:60]!r}."
                 )
             return torch.tensor(values, dtype=torch.float64).view(3, 4)
     raise DataError(f"{file}: no line begins with P2, the matrix of the left colour camera.")

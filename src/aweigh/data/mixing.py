@@ -171,8 +171,8 @@ def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
 
 
 def join(parts: Sequence[Targets]) -> Targets:
-    """The objects of all; masks, keypoints, cuboids and proposals where all parts have them, labelled for what all were labelled
-    for."""
+    """The objects of all; masks, keypoints, cuboids and proposals where all parts have them, labelled for what all were
+    labelled for."""
 
     def joined(name: str) -> Tensor | None:
         values = [getattr(part, name) for part in parts]

@@ -1,9 +1,9 @@
 """Synthetic road scenes: cars, pedestrians and cyclists on a flat road before one camera, written as KITTI's files.
 
 Ours, for tries and tests of 3D detection with nothing downloaded. What stands on the road is made of shaded cuboids, so
-that where it is, how large it is and where it looks are exact and can be seen: lamps in front and behind, windows, wheels,
-a rider who leans forward. Which pixel belongs to whom is decided by a depth buffer, and truncation and occlusion are
-counted in pixels. A scene depends on (seed, split, number) only; the same call writes the same bytes.
+that where it is, how large it is and where it looks are exact and can be seen: lamps in front and behind, windows,
+wheels, a rider who leans forward. Which pixel belongs to whom is decided by a depth buffer, and truncation and
+occlusion are counted in pixels. A scene depends on (seed, split, number) only; the same call writes the same bytes.
 
 Legend: x to the right, y down, z ahead, metres, the camera at 0; a solid as in `aweigh.ops.cuboids`.
 """

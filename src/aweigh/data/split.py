@@ -50,8 +50,8 @@ class LabelSets:
 class Split:
     """Images and their annotations, cleaned; everything that was wrong is in `problems`.
 
-    layout: "coco", "voc", "yolo" or "kitti". root: the folder of the pictures. image_ids: `[I]` int64. sizes_hw: `[I, 2]`.
-    first: `[I + 1]`, the annotations of image i are rows `first[i]` to `first[i + 1]` of: boxes `[N, 4]` float32
+    layout: "coco", "voc", "yolo" or "kitti". root: the folder of the pictures. image_ids: `[I]` int64. sizes_hw: `[I,
+    2]`. first: `[I + 1]`, the annotations of image i are rows `first[i]` to `first[i + 1]` of: boxes `[N, 4]` float32
     xyxy inside the image, labels `[N]` int64, ignore `[N]` bool (no object to find: crowd, difficult, uncertain), crowd
     `[N]` bool, area `[N]` float64 (of the mask where the source gives it), annotation_ids `[N]` int64,
     source_boxes_xywh `[N, 4]` float64, as the source has them before clipping, uncertain `[N]` bool (may or may not be
@@ -64,9 +64,9 @@ class Split:
     keypoint_names: K names. skeleton: pairs of rows of keypoints, from 0. label_sets: None when every image was
     labelled for all classes. image_extras, extras: what else the source says of each image and annotation, as JSON
     objects, "" for nothing; None when there is nothing at all. header: what else a COCO file says as a whole.
-    proposals: of the I images, for a detector that needs them; see `with_proposals`. cuboids: `[N, 7]` float32, objects as
-    the camera of their picture sees them (see `aweigh.ops.cuboids`), NaN where that is not known, None when it never is.
-    cameras: `[I, 3, 4]` float64, from points in space to pixels times depth, NaN where not known.
+    proposals: of the I images, for a detector that needs them; see `with_proposals`. cuboids: `[N, 7]` float32, objects
+    as the camera of their picture sees them (see `aweigh.ops.cuboids`), NaN where that is not known, None when it never
+    is. cameras: `[I, 3, 4]` float64, from points in space to pixels times depth, NaN where not known.
     """
 
     name: str

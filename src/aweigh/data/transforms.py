@@ -2,8 +2,8 @@
 
 Everything random is drawn from the generator that is passed in, so that a sample depends on nothing else. Boxes stay
 true: they are moved, scaled and clipped with the pixels, and areas, ignore flags, ids, masks and keypoints with them.
-Where a picture is scaled at random, or a part of it is, the depths and sides of cuboids become unknown: what is as large
-as before is seen as if it were nearer or farther, so that only where the middle lies and the angle stay true.
+Where a picture is scaled at random, or a part of it is, the depths and sides of cuboids become unknown: what is as
+large as before is seen as if it were nearer or farther, so that only where the middle lies and the angle stay true.
 Pixel work is done by the functional kernels of `torchvision.transforms.v2`.
 """
 
@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as kernels
 from aweigh.data.images import reduction
 from aweigh.data.pairs import describe_pairs
 from aweigh.errors import UsageError
-from aweigh.ops.cuboids import mirrored
+from aweigh.ops import cuboids as cuboid_ops
 from aweigh.structures import Classes, Targets
 
 CROP_TRIES = 10
@@ -373,7 +373,7 @@ def flip_horizontally(
         labels=labels,
         masks=None if targets.masks is None else kernels.horizontal_flip(targets.masks),
         keypoints=keypoints,
-        cuboids=None if targets.cuboids is None else mirrored(targets.cuboids, width),
+        cuboids=None if targets.cuboids is None else cuboid_ops.mirrored(targets.cuboids, width),
         known=known,
         proposals=None if targets.proposals is None else _mirrored(targets.proposals, width),
     )

@@ -7,8 +7,8 @@
   row with its error. Holds no masks.
 - `yolo`: a folder with one `.txt` per image (class, centre and size as fractions) and `classes.txt`; holds no scores,
   masks and keypoints.
-- `kitti`: a folder with one `.txt` per image, KITTI's label files with a score (16 columns; -1, -1000 and -10 where a place
-  in space is not known); holds no masks and keypoints.
+- `kitti`: a folder with one `.txt` per image, KITTI's label files with a score (16 columns; -1, -1000 and -10 where a
+  place in space is not known); holds no masks and keypoints.
 - `voc`: a folder with one XML per image (1-based inclusive corners, as VOC has them, with a confidence); holds no masks
   and keypoints.
 
@@ -63,8 +63,8 @@ def write_detections(results: Iterable[Detections], out: str | Path, format: For
 class DetectionWriter:
     """A context manager: what is written inside appears when it ends well, and not at all when it does not.
 
-    out: a file, or a folder for yolo, voc and kitti (whose files appear one by one, each complete); `-` is standard output.
-    Images are numbered from 1 in the order written; `image_ids` gives other numbers, in the same order.
+    out: a file, or a folder for yolo, voc and kitti (whose files appear one by one, each complete); `-` is standard
+    output. Images are numbered from 1 in the order written; `image_ids` gives other numbers, in the same order.
     """
 
     def __init__(self, out: str | Path, format: Format = "jsonl", *, image_ids: Sequence[int] | None = None) -> None:

@@ -20,7 +20,6 @@ from aweigh.evaluation.records import IouType
 from aweigh.models import DETECTORS
 from aweigh.structures import UNIFORM_SIGMA, KeypointSet
 
-
 Kind = IouType | Literal["cuboids"]
 
 
@@ -63,7 +62,7 @@ def keypoint_set(config: TrainConfig, train: Split, given: Any = None) -> Keypoi
 
 
 def check_taught(model: Model, train: Split, val: Split | None) -> None:
-    """`DataError` where the detector learns masks, keypoints or cuboids that the data do not have, or not the same ones."""
+    """`DataError` where the detector learns masks, keypoints or cuboids and the data have none, or not the same."""
     if "masks" in extras(model) and not _has_masks(train):
         raise DataError(
             f"{train.root}: the data have no masks, which {model.builder} learns; annotate outlines, or train a "
@@ -71,8 +70,8 @@ def check_taught(model: Model, train: Split, val: Split | None) -> None:
         )
     if "cuboids" in extras(model) and train.cuboids is None:
         raise DataError(
-            f"{train.root}: the data say of no object where it is in space, which {model.builder} learns; give labels in "
-            "KITTI's layout with calibrations, or train a detector of boxes."
+            f"{train.root}: the data say of no object where it is in space, which {model.builder} learns; give "
+            "labels in KITTI's layout with calibrations, or train a detector of boxes."
         )
     other = None if val is None or val.keypoints is None else val.keypoint_names
     if "keypoints" in extras(model) and other is not None and other != train.keypoint_names:
@@ -113,7 +112,8 @@ def further_metrics(
     annotated.
 
     results: as `evaluate` returns them. Keypoints count up to 20 objects an image and class, with the sigmas of the
-    model's keypoint set. Cuboids are measured by KITTI's rules. Returns beside the numbers a line for each kind that cannot be measured, and why.
+    model's keypoint set. Cuboids are measured by KITTI's rules. Returns beside the numbers a line for each kind that
+    cannot be measured, and why.
     """
     metrics: dict[Kind, CocoMetrics | KittiMetrics] = {}
     measured = measurable(model, split)

@@ -9,8 +9,8 @@ Precision is read at 41 scores at most, by which recall rises by 1/40 from one t
 every fourth (the benchmark's until 2019, and the one of papers of that time), the 40-point number all but the first. So
 a class with fewer than 41 objects cannot reach 1, whatever is found: that is in the rules, and `table` says it.
 
-AOS, average orientation similarity, has (1 + cos of the error of alpha) / 2 of each detection that is right in place of 1;
-it is one for boxes in the picture.
+AOS, average orientation similarity, has (1 + cos of the error of alpha) / 2 of each detection that is right in place of
+1; it is one for boxes in the picture.
 
 Legend: G objects of one image, D detections of it, T score thresholds.
 """
@@ -46,8 +46,8 @@ SAMPLES = 41  # recalls
 class Objects:
     """The annotated objects of one image, regions among them.
 
-    kinds: their types. boxes: `[G, 4]` xyxy, pixels. truncated `[G]`, occluded `[G]`, as KITTI has them. solids: `[G, 7]`,
-    see `aweigh.ops.cuboids`, NaN for what has no place in space. alphas: `[G]`, radians.
+    kinds: their types. boxes: `[G, 4]` xyxy, pixels. truncated `[G]`, occluded `[G]`, as KITTI has them. solids: `[G,
+    7]`, see `aweigh.ops.cuboids`, NaN for what has no place in space. alphas: `[G]`, radians.
     """
 
     kinds: Sequence[str]
@@ -71,7 +71,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Curve:
-    """Of one class, difficulty and measure: `[41]` precision and orientation similarity, each the largest from there on.
+    """Of one class, difficulty and measure: `[41]` precision and orientation similarity, each the largest from there
+    on.
 
     objects: how many have to be found. similarity: zeros where the measure is none of boxes.
     """
@@ -144,7 +145,7 @@ class KittiMetrics:
         ]
         if few:
             lines.append(
-                f"With fewer than {SAMPLES} moderate objects the protocol cannot give 1, whatever is found: {', '.join(few)}."
+                f"Of fewer than {SAMPLES} moderate objects the rules cannot give 1, whatever is found: {', '.join(few)}."
             )
         return "\n".join(lines)
 
@@ -188,9 +189,7 @@ def _of_class(objects: Objects, found: Found, name: str) -> tuple[Objects, Found
             [objects.kinds[row] for row in rows],
             *(getattr(objects, key)[rows] for key in ("boxes", "truncated", "occluded", "solids", "alphas")),
         ),
-        Found(
-            [name] * len(others), *(getattr(found, key)[others] for key in ("boxes", "solids", "alphas", "scores"))
-        ),
+        Found([name] * len(others), *(getattr(found, key)[others] for key in ("boxes", "solids", "alphas", "scores"))),
     )
 
 
@@ -198,8 +197,8 @@ def _of_class(objects: Objects, found: Found, name: str) -> tuple[Objects, Found
 class _Image:
     """One image for one class and measure.
 
-    close: `[G, D]` the overlaps, 0 where they are too small. in_region: `[D]` bool. own: `[G]` bool, of the class itself.
-    small, optional: what need not be found, `[D]` and `[G]` bool, of one difficulty. similar: `[G, D]`.
+    close: `[G, D]` the overlaps, 0 where they are too small. in_region: `[D]` bool. own: `[G]` bool, of the class
+    itself. small, optional: what need not be found, `[D]` and `[G]` bool, of one difficulty. similar: `[G, D]`.
     """
 
     objects: Objects
@@ -305,7 +304,7 @@ def _curve(images: Sequence[_Image]) -> Curve:
 
 
 def _thresholds(scores: np.ndarray, objects: int) -> np.ndarray:
-    """The scores, of those of all that is right from the highest on, at which recall is nearest to 0, 1/40, 2/40, ..."""
+    """The scores, of those of all that is right from the highest on, at which recall is nearest to 0, 1/40, ..."""
     chosen = []
     wanted = 0.0
     for number, score in enumerate(scores):

@@ -59,10 +59,10 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
 class Detector(Protocol):
     """What `create` returns, and all that the rest of the library knows about a detector (an `nn.Module`).
 
-    One that says more than boxes names it in `extras`, a tuple of "masks", "keypoints" and "cuboids", for each of which `select`
-    returns a further tensor, in that order: `[B, K, S, S]` probabilities in the frame of each box,
-    `[B, K, number of keypoints, 3]` (x, y, score), and `[B, K, 7]`, see `aweigh.ops.cuboids`. One that finds keypoints has them as `keypoint_set`, and its builder
-    names a parameter `keypoints`, a `KeypointSet` or the dictionary of one.
+    One that says more than boxes names it in `extras`, a tuple of "masks", "keypoints" and "cuboids", for each of which
+    `select` returns a further tensor, in that order: `[B, K, S, S]` probabilities in the frame of each box, `[B, K,
+    number of keypoints, 3]` (x, y, score), and `[B, K, 7]`, see `aweigh.ops.cuboids`. One that finds keypoints has them
+    as `keypoint_set`, and its builder names a parameter `keypoints`, a `KeypointSet` or the dictionary of one.
     """
 
     classes: Classes

@@ -9,14 +9,17 @@ needed; where the object stands follows with the camera of the picture. A depth 
 that was learned from, at the size of pictures that was learned from.
 
 How ours differs:
-- The authors take the middle of the box for the middle of the object, which it is not: perspective moves it, and where an
-  object is cut by the edge of the picture, far. A head of ours says how far it lies from there; `middle="box"` is theirs.
-- They average over 50 places for objects in each picture, whether there is an object or not, so that losses grow with the
-  number of objects; so do we with `slots=50`, and objects beyond the 50th, which they leave out, count too. An empty place
-  adds log 2 to their loss of the bins, which has no gradient and is left out. `slots=None` divides by the objects.
+- The authors take the middle of the box for the middle of the object, which it is not: perspective moves it, and where
+  an object is cut by the edge of the picture, far. A head of ours says how far it lies from there; `middle="box"` is
+  theirs.
+- They average over 50 places for objects in each picture, whether there is an object or not, so that losses grow with
+  the number of objects; so do we with `slots=50`, and objects beyond the 50th, which they leave out, count too. An
+  empty place adds log 2 to their loss of the bins, which has no gradient and is left out. `slots=None` divides by the
+  objects.
 - With an augmented picture they leave out depth and sides; here the data say what is not known, by NaN (see
   `data/transforms.py`), and each of the three losses takes what is known.
-- Sides are never less than zero. They keep detections above a score of 0.2; here all are kept, as `score_threshold` says.
+- Sides are never less than zero. They keep detections above a score of 0.2; here all are kept, as `score_threshold`
+  says.
 
 Legend: B images, H x W cells of the map, N objects of all images that are learned, k peaks of each image.
 """
@@ -57,10 +60,10 @@ class CenterNet3D(CenterNet):
     """The detector.
 
     Args:
-        heads: beside those of `CenterNet`, `depth` (1 channel), `orientation` (8) and `dimensions` (3), and `middle` (2)
-            unless the middle of the box is taken.
-        slots: how many objects of each picture losses are averaged over, those that are not there included; None for the
-            objects that are there.
+        heads: beside those of `CenterNet`, `depth` (1 channel), `orientation` (8) and `dimensions` (3), and `middle`
+            (2) unless the middle of the box is taken.
+        slots: how many objects of each picture losses are averaged over, those that are not there included; None for
+            the objects that are there.
         options: those of `CenterNet`.
     """
 
@@ -77,15 +80,17 @@ class CenterNet3D(CenterNet):
     ) -> None:
         super().__init__(backbone, neck, heads, **options)
         if slots is not None and slots < 1:
-            raise UsageError(f"CenterNet3D: slots = {slots}; expected a number above 0, or None for the objects there are.")
+            raise UsageError(
+                f"CenterNet3D: slots = {slots}; expected a number above 0, or None for the objects there are."
+            )
         self.slots = slots
         self.learns_middle = all("middle" in head for head in heads)
 
     # Training
 
     def loss(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """The losses of boxes and, of what is known of each object in space, of `depth` (metres), `dimensions` (metres),
-        `orientation` and, where it is learned, `middle` (cells); scalars, float32, the mean over the stacks.
+        """The losses of boxes and, of what is known of each object in space, of `depth` (metres), `dimensions`
+        (metres), `orientation` and, where it is learned, `middle` (cells); scalars, float32, the mean over the stacks.
 
         Absolute differences, averaged as `slots` says; `orientation` is the cross-entropy of the two bins, and a smooth
         L1 loss of sine and cosine in the bins that hold the angle. `UsageError` for objects without cuboids.
@@ -98,9 +103,7 @@ class CenterNet3D(CenterNet):
             losses[name] = torch.stack(of_stacks).mean()
         return losses
 
-    def _loss_of(
-        self, name: str, raw: CenterNetOutput, head: Tensor, goals: CenterGoals, cuboids: Tensor
-    ) -> Tensor:
+    def _loss_of(self, name: str, raw: CenterNetOutput, head: Tensor, goals: CenterGoals, cuboids: Tensor) -> Tensor:
         said = at_cells(head, goals.image, goals.cell)  # [N, X]
         if name == "orientation":
             known = cuboids[:, 6].isfinite()
@@ -143,8 +146,8 @@ def goals_in_space(goals: CenterGoals, targets: Sequence[Targets]) -> Tensor:
     for number, target in enumerate(targets):
         if target.cuboids is None and target.learned.any():
             raise UsageError(
-                f"CenterNet3D.loss: the objects of image {number} have no cuboids; give data with places in space (KITTI's "
-                "layout), or train a detector of boxes."
+                f"CenterNet3D.loss: the objects of image {number} have no cuboids; give data with places in space "
+                "(KITTI's layout), or train a detector of boxes."
             )
     given = [t.boxes.new_zeros(len(t), 7) if t.cuboids is None else t.cuboids for t in targets]
     first = torch.tensor([0, *map(len, given)], device=goals.row.device).cumsum(0)

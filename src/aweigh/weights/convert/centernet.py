@@ -75,6 +75,7 @@ def _name(key: str) -> str:
         ours = re.sub(theirs, exchanged, ours)
     if not ours.startswith(("backbone.", "neck.")):
         raise UsageError(
-            f"The tensor {key!r} is not one of CenterNet's for boxes or objects in space; these weights belong to another model."
+            f"The tensor {key!r} is not one of CenterNet's for boxes or objects in space; these weights belong to "
+            "another model."
         )
     return ours
