@@ -63,7 +63,7 @@ def test_few_objects_cannot_reach_1() -> None:
     """Two objects give two scores to read precision at: the first two of 41 recalls, of which 40 points see one."""
     metrics = measured([objects({}, {})], [found({}, {"score": 0.8})])
     assert ap(metrics) == 1 / 40 and ap(metrics, points=11) == 1 / 11
-    assert "cannot give 1, whatever is found: Car (2)" in metrics.table()
+    assert "cannot give 1, whatever is found, of fewer than 41 moderate objects: Car (2)" in metrics.table()
 
 
 def test_half_of_them_missed() -> None:

@@ -186,7 +186,7 @@ class _Stage:
             solid = np.array([x, CAMERA_HEIGHT, z, *sides, (turn + math.pi) % (2 * math.pi) - math.pi])
             if self._fits(solid):
                 colour = tuple(self.random.uniform(0.15, 0.95, 3).tolist())
-                self.placed.append(_Placed(kind, solid, colour, self._truncation(solid)))  # type: ignore[arg-type]
+                self.placed.append(_Placed(kind, solid, colour, self._truncation(solid)))
                 return
 
     def _fits(self, solid: Array) -> bool:

@@ -31,6 +31,8 @@ from aweigh.ops.cuboids import birds_eye_iou, solid_iou
 
 Measure = Literal["box", "birds_eye", "space"]
 MEASURES: tuple[Measure, ...] = ("box", "birds_eye", "space")
+Number = Measure | Literal["orientation"]
+NUMBERS: dict[Number, str] = {"box": "box", "orientation": "AOS", "birds_eye": "bird's eye", "space": "3D"}
 DIFFICULTIES = ("easy", "moderate", "hard")
 LEAST_HEIGHT = (40.0, 25.0, 25.0)  # pixels
 MOST_OCCLUDED = (0, 1, 2)
@@ -95,12 +97,10 @@ class KittiMetrics:
     classes: tuple[str, ...]
     overlaps: Mapping[str, float]
 
-    def value(
-        self, name: str, measure: Measure | Literal["orientation"], difficulty: str = "moderate", points: int = 40
-    ) -> float:
+    def value(self, name: str, measure: Number, difficulty: str = "moderate", points: int = 40) -> float:
         """An AP, or AOS (`"orientation"`), in `[0, 1]`; -1 where there is no object."""
-        curve = self.curves[name, "box" if measure == "orientation" else measure, difficulty]
-        return curve.average(points, orientation=measure == "orientation")
+        kept: Measure = "box" if measure == "orientation" else measure
+        return self.curves[name, kept, difficulty].average(points, orientation=measure == "orientation")
 
     @cached_property
     def mean(self) -> float:
@@ -114,7 +114,7 @@ class KittiMetrics:
             name: {"AP": self.value(name, "space"), "overlap": self.overlaps[name]}
             | {
                 f"{measure}_{difficulty}_{points}": self.value(name, measure, difficulty, points)
-                for measure in (*MEASURES, "orientation")
+                for measure in NUMBERS
                 for difficulty in DIFFICULTIES
                 for points in (11, 40)
             }
@@ -124,15 +124,12 @@ class KittiMetrics:
 
     def table(self) -> str:
         """A table for the screen: a row for each class and measure, easy, moderate and hard at 40 and at 11 recalls."""
-        said = {"box": "box", "orientation": "AOS", "birds_eye": "bird's eye", "space": "3D"}
         head = f"{'':<16}{'':<12}{'easy':>8}{'moderate':>10}{'hard':>8}{'easy':>10}{'moderate':>10}{'hard':>8}"
         lines = [f"KITTI{'':<27}{'at 40 recalls':>18}{'at 11 recalls':>28}", head]
         for name in self.classes:
-            for number, (measure, text) in enumerate(said.items()):
+            for number, (measure, text) in enumerate(NUMBERS.items()):
                 values = [
-                    self.value(name, measure, difficulty, points)  # type: ignore[arg-type]
-                    for points in (40, 11)
-                    for difficulty in DIFFICULTIES
+                    self.value(name, measure, difficulty, points) for points in (40, 11) for difficulty in DIFFICULTIES
                 ]
                 shown = ["-" if value < 0 else f"{value:.3f}" for value in values]
                 title = f"{name} > {self.overlaps[name]:g}" if number == 0 else ""
@@ -145,7 +142,8 @@ class KittiMetrics:
         ]
         if few:
             lines.append(
-                f"Of fewer than {SAMPLES} moderate objects the rules cannot give 1, whatever is found: {', '.join(few)}."
+                f"The rules cannot give 1, whatever is found, of fewer than {SAMPLES} moderate objects: "
+                f"{', '.join(few)}"
             )
         return "\n".join(lines)
 
@@ -186,7 +184,7 @@ def _of_class(objects: Objects, found: Found, name: str) -> tuple[Objects, Found
     rows, others = np.flatnonzero(mine), np.flatnonzero(own)
     return (
         Objects(
-            [objects.kinds[row] for row in rows],
+            [objects.kinds[row] for row in rows.tolist()],
             *(getattr(objects, key)[rows] for key in ("boxes", "truncated", "occluded", "solids", "alphas")),
         ),
         Found([name] * len(others), *(getattr(found, key)[others] for key in ("boxes", "solids", "alphas", "scores"))),
@@ -227,7 +225,7 @@ class _Image:
             shared = np.nan_to_num(shared)
         error = objects.alphas[rows][:, None] - found.alphas[None]
         kept = Objects(
-            [objects.kinds[row] for row in rows],
+            [objects.kinds[row] for row in rows.tolist()],
             *(getattr(objects, key)[rows] for key in ("boxes", "truncated", "occluded", "solids", "alphas")),
         )
         own = np.array([kind == name for kind in kept.kinds], dtype=bool)

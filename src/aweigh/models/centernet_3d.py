@@ -167,7 +167,7 @@ def orientation_loss(said: Tensor, angles: Tensor, count: Tensor) -> Tensor:
     two others over these angles.
     """
     total = said.sum() * 0
-    for own, center in zip(said.split(4, dim=1), BIN_CENTERS, strict=True):
+    for own, center in zip((said[:, :4], said[:, 4:]), BIN_CENTERS, strict=True):
         turn = wrapped(angles - center)
         inside = turn.abs() < BIN_REACH
         total = total + F.cross_entropy(own[:, :2], inside.long(), reduction="sum") / count
@@ -181,7 +181,7 @@ def angle_of(said: Tensor) -> Tensor:
     """The angle, radians in `[-pi, pi)`, that the likelier bin of `[..., 8]` says."""
     first, second = (
         torch.atan2(own[..., 2], own[..., 3]) + center
-        for own, center in zip(said.split(4, dim=-1), BIN_CENTERS, strict=True)
+        for own, center in zip((said[..., :4], said[..., 4:]), BIN_CENTERS, strict=True)
     )
     return wrapped(torch.where(said[..., 1] > said[..., 5], first, second))
 

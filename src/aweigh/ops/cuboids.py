@@ -50,7 +50,8 @@ def project(points: Tensor, camera: Tensor) -> tuple[Tensor, Tensor]:
 def unproject(pixels: Tensor, depth: Tensor, camera: Tensor) -> Tensor:
     """The points `[..., 3]` that `project` takes to these pixels `[..., 2]` and this depth `[...]`."""
     seen = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1) * depth[..., None]
-    return torch.linalg.solve(camera[..., :3], (seen - camera[..., 3])[..., None]).squeeze(-1)
+    points: Tensor = torch.linalg.solve(camera[..., :3], (seen - camera[..., 3])[..., None])
+    return points.squeeze(-1)
 
 
 def solids_from_cuboids(cuboids: Tensor, camera: Tensor) -> Tensor:
@@ -103,7 +104,8 @@ def shared_ground(solids: Tensor, others: Tensor) -> Tensor:
     first, second = (each.double()[:, [0, 2, 5, 4, 6]] for each in (solids, others))  # x, z, length, width, rotation
     # Drawn in by next to nothing, so that no side of one lies on a side of the other and would count twice.
     second = second * second.new_tensor([1, 1, 1 - 1e-9, 1 - 1e-9, 1])
-    first, second = torch.broadcast_tensors(first[:, None], second[None])  # [N, M, 5]
+    first = first[:, None].expand(-1, len(others), -1)  # [N, M, 5]
+    second = second[None].expand(len(solids), -1, -1)
     return _inside(first, second, first[..., :2]) + _inside(second, first, first[..., :2])
 
 
