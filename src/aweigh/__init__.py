@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aweigh.engine.tta import TTA
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.models import DETECTORS, create
     from aweigh.predictor import Predictor, load
@@ -23,6 +24,7 @@ _HOME = {
     "DataError": "aweigh.errors",
     "GateError": "aweigh.errors",
     "UsageError": "aweigh.errors",
+    "TTA": "aweigh.engine.tta",
     "DETECTORS": "aweigh.models",
     "create": "aweigh.models",
     "Predictor": "aweigh.predictor",
@@ -35,6 +37,7 @@ _HOME = {
 
 __all__ = [
     "DETECTORS",
+    "TTA",
     "AweighError",
     "Classes",
     "DataError",

@@ -2,6 +2,7 @@
 
     detector = aweigh.load()  # the one that comes with the package; or load("run/best.safetensors")
     detections = detector("photo.jpg")
+    detector = aweigh.load(tta=aweigh.TTA(flip=True, scales=(0.75, 1, 1.25)))  # slower, and may find more
     for result in detector.stream("photos/", batch=8): ...
 
 A picture is a path, a PIL image, a uint8 array `[H, W, 3]` RGB, or a tensor `[3, H, W]` (uint8, or float in `[0, 1]`).
@@ -29,7 +30,8 @@ from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import load_model
 from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.engine.device import choose_device
-from aweigh.engine.evaluate import to_original
+from aweigh.engine.evaluate import find, to_original
+from aweigh.engine.tta import PLAIN, TTA
 from aweigh.errors import DataError, UsageError
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED
@@ -40,16 +42,24 @@ if TYPE_CHECKING:
     from aweigh.models import Detector
 
 
-def load(path: str | Path = "box", *, device: torch.device | str | None = None) -> Predictor:
+def load(
+    path: str | Path = "box",
+    *,
+    resize: Resize | None = None,
+    tta: TTA = PLAIN,
+    device: torch.device | str | None = None,
+) -> Predictor:
     """The detector of a checkpoint, ready to be called; needs nothing but the file, and runs no code from it.
 
-    `"box"` is the detector that comes with the package, for the 80 classes of COCO.
+    `"box"` is the detector that comes with the package, for the 80 classes of COCO. resize: instead of the one in the
+    checkpoint. tta: test augmentation.
     """
     model, header = load_model(locate(PUBLISHED[DEFAULT_MODEL]["box"]) if path == "box" else path)
-    return Predictor(model, Resize.from_dict(header["resize"]), device=device)
+    return Predictor(model, resize or Resize.from_dict(header["resize"]), tta=tta, device=device)
 
 
-_Read = tuple[Tensor, tuple[int, int]]  # a picture, perhaps decoded at a reduced size, and the size of the whole
+# A picture for each size it is looked at in, perhaps decoded at a reduced one, and the size of the whole.
+_Read = tuple[list[Tensor], tuple[int, int]]
 
 
 class Predictor:
@@ -57,13 +67,16 @@ class Predictor:
 
     model: any detector; the predictor keeps a copy of its own, made fast for prediction (evaluation mode, batch
     normalisation folded into the convolutions, channels-last memory), and leaves the given one as it is.
-    resize: the step that was used in training. device: a GPU that CUDA can use when there is one, else the CPU.
+    resize: the step that was used in training. tta: test augmentation; a picture is then read once for each size.
+    device: a GPU that CUDA can use when there is one, else the CPU.
     """
 
-    def __init__(self, model: Detector, resize: Resize, *, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, model: Detector, resize: Resize, *, tta: TTA = PLAIN, device: torch.device | str | None = None
+    ) -> None:
         self.device = choose_device(device)
         self.model: Any = prepare(model, self.device)  # the Detector protocol, and nn.Module
-        self.resize = resize
+        self.resize, self.tta = resize, tta
         self.classes: Classes = self.model.classes  # with the category ids of the data it was trained on
 
     @property
@@ -87,7 +100,7 @@ class Predictor:
         """
         if isinstance(picture, list | tuple):
             raise UsageError(f"A predictor takes one picture, got {len(picture)}; use predictor.stream(pictures).")
-        image = read_reduced(picture, self.resize.needed_size, exif=exif, value_range=value_range)
+        image = self._read(picture, exif, value_range)
         return replace(self._detect([(image, proposals)])[0], path=_path(picture))
 
     def stream(
@@ -118,7 +131,7 @@ class Predictor:
 
         def results() -> Iterator[Detections]:
             while chunk := list(islice(pictures, batch)):
-                read = [_read(picture, self.resize, exif, value_range) for picture in chunk]
+                read = [self._read_or_say_why(picture, exif, value_range) for picture in chunk]
                 images = [_with_proposals(image, picture, proposals) for image, picture in zip(read, chunk)]
                 found = iter(self._detect([image for image in images if not isinstance(image, DataError)]))
                 for picture, image in zip(chunk, images):
@@ -131,21 +144,49 @@ class Predictor:
 
     @torch.inference_mode()
     def _detect(self, images: list[tuple[_Read, Tensor | None]]) -> list[Detections]:
-        """images: uint8 `[3, h, w]` of any sizes, with those of the whole pictures, run as one padded batch; each with
-        its proposals, in the pixels of the whole."""
+        """images: as they were read, run as one padded batch for each size; each with its proposals, in the pixels of
+        the whole picture."""
         if not images:
             return []
         sizes_hw = [full_hw for (_, full_hw), _ in images]
-        resized = [self.resize(image, full_hw=full_hw) for (image, full_hw), _ in images]
+        given = [boxes.float() for _, boxes in images if boxes is not None]
+        batches = [
+            self._batch([pictures[number] for (pictures, _), _ in images], resize, sizes_hw, given)
+            for number, resize in enumerate(self.tta.resizes(self.resize))
+        ]
+        if self.tta.plain:
+            return [to_original(found.to("cpu"), hw) for found, hw in zip(self.model(batches[0]), sizes_hw)]
+        return find(self.model, self._network, batches, sizes_hw, self.tta)
+
+    def _network(self, images: Images) -> Any:
+        return self.model.network(*images.inputs(self.model))
+
+    def _batch(
+        self, pictures: list[Tensor], resize: Resize, sizes_hw: list[tuple[int, int]], given: list[Tensor]
+    ) -> Images:
+        """pictures: uint8 `[3, h, w]` of any sizes, those of the whole are `sizes_hw`. given: proposals of each."""
+        resized = [resize(picture, full_hw=full_hw) for picture, full_hw in zip(pictures, sizes_hw, strict=True)]
         fill = self.model.pixel_mean.flatten().tolist()
         batch = Images.stack(resized, divisor=self.model.stride_divisor, fill=fill)
-        given = [boxes.float() for _, boxes in images if boxes is not None]
         if given:
             ratios = [torch.tensor([w / full[1], h / full[0]] * 2) for (h, w), full in zip(batch.sizes_hw, sizes_hw)]
             scaled = [boxes * ratio for boxes, ratio in zip(given, ratios, strict=True)]
             batch = replace(batch, proposals=padded_proposals(scaled))
-        batch = batch.to(self.device, memory_format=torch.channels_last)
-        return [to_original(detections.to("cpu"), hw) for detections, hw in zip(self.model(batch), sizes_hw)]
+        return batch.to(self.device, memory_format=torch.channels_last)
+
+    def _read(self, picture: ImageSource, exif: Literal["apply", "ignore"], value_range: ValueRange) -> _Read:
+        """Once for each size, of which each may be decoded at its own reduced one, as in evaluation."""
+        needed = [resize.needed_size for resize in self.tta.resizes(self.resize)]
+        read = [read_reduced(picture, size, exif=exif, value_range=value_range) for size in needed]
+        return [image for image, _ in read], read[0][1]
+
+    def _read_or_say_why(
+        self, picture: ImageSource, exif: Literal["apply", "ignore"], value_range: ValueRange
+    ) -> _Read | DataError:
+        try:
+            return self._read(picture, exif, value_range)
+        except DataError as error:
+            return error
 
 
 def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
@@ -199,15 +240,6 @@ def _images_among(files: list[Path], where: str, advice: str) -> list[Path]:
         held = f"{len(files)} file{'s' * (len(files) != 1)}, none of them" if files else "no file that is"
         raise DataError(f"{where} holds {held} a picture ({', '.join(SUFFIXES)}).{advice}")
     return images
-
-
-def _read(
-    picture: ImageSource, resize: Resize, exif: Literal["apply", "ignore"], value_range: ValueRange
-) -> _Read | DataError:
-    try:
-        return read_reduced(picture, resize.needed_size, exif=exif, value_range=value_range)
-    except DataError as error:
-        return error
 
 
 def _with_proposals(

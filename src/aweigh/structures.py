@@ -107,8 +107,10 @@ class KeypointSet:
         return cls(PERSON_KEYPOINTS, PERSON_JOINTS, PERSON_FLIP_PAIRS)
 
     @classmethod
-    def of(cls, given: KeypointSet | Mapping[str, Any]) -> KeypointSet:
-        """One as it is, or from what `to_dict` made of it."""
+    def of(cls, given: Keypoints) -> KeypointSet:
+        """One as it is, or from what `to_dict` made of it; COCO's 17 of a person for None."""
+        if given is None:
+            return cls.coco_person()
         if isinstance(given, KeypointSet):
             return given
         known = [entry.name for entry in fields(cls)]
@@ -137,6 +139,8 @@ class KeypointSet:
     def __len__(self) -> int:
         return len(self.names)
 
+
+Keypoints = KeypointSet | Mapping[str, Any] | None  # what a builder's `keypoints` may be, see `KeypointSet.of`
 
 PERSON_KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
@@ -430,6 +434,12 @@ class Detections:
             )
             for i, n in enumerate(count.tolist())
         ]
+
+    @staticmethod
+    def joined(parts: Sequence[Detections]) -> Detections:
+        """The objects of all parts, one part after the other, all of one picture; the rest is the first part's."""
+        fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in _instance_fields(parts[0])}
+        return replace(parts[0], **cast(dict[str, Any], fields))
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -52,9 +52,11 @@ EXTENSIONS: set[tuple[str, str]] = {
     ("fast_rcnn", "faster_rcnn"),
     ("mask_rcnn", "faster_rcnn"),
     ("keypoint_rcnn", "faster_rcnn"),
+    ("centernet_pose", "centernet"),
     ("light_head_rcnn", "faster_rcnn"),
     ("fcos_rpn", "faster_rcnn"),
     ("fcos_rpn", "fcos"),
+    ("centernet_triplets", "cornernet"),
 }
 # The package itself (its version, its lazily found names) belongs to every part but the free-standing runtime.
 

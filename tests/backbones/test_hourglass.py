@@ -23,6 +23,27 @@ def test_the_paper_s_needs_sides_that_are_multiples_of_128() -> None:
     assert body.stride_divisor == 128 and body.channels == (256, 256)
 
 
+@pytest.mark.parametrize("size_hw", [(64, 96), (50, 39), (4, 4)])
+def test_fire_modules_and_one_halving_more_before(size_hw: tuple[int, int]) -> None:
+    body = Hourglass(stem_halvings=3, block="fire", **SMALL).eval()
+    maps = body(torch.rand(2, 3, *size_hw))
+    assert body.strides == (8, 8) and body.stride_divisor == 32
+    assert [tuple(each.shape) for each in maps] == [(2, 6, -(-size_hw[0] // 8), -(-size_hw[1] // 8))] * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"block": "flame"}, "unknown block 'flame'; known: residual, fire"),
+        ({"stem_halvings": 1}, "halves twice or more, got stem_halvings = 1"),
+        ({"block": "fire", "channels": (6, 7, 8)}, r"even numbers of channels, got \[6, 7, 8\]"),
+    ],
+)
+def test_what_it_is_made_of_is_checked(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Hourglass(**{**SMALL, **wrong})
+
+
 @pytest.mark.parametrize("wrong", [{"stacks": 0}, {"channels": (8,), "blocks": (1,)}, {"blocks": (1, 1)}])
 def test_numbers_that_do_not_fit_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="as many numbers of blocks as of channels"):

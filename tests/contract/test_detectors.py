@@ -16,11 +16,15 @@ from aweigh.structures import Classes, Detections, Images, Targets, padded_propo
 
 CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
-# What makes a wide head narrow, by a parameter that its builders have. The head of keypoints is eight convolutions of
-# 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has 120 million weights.
+# What makes a wide head narrow, by the beginning of its builders' names or a parameter that they have. The head of
+# keypoints is eight convolutions of 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has
+# 120 million weights; the six heads of poses are 256 channels wide on a map of stride 4.
+FEW = {"names": ["nose", "paw", "tail"]}
 NARROW = {
-    "keypoints": {"keypoints": {"names": ["nose", "paw", "tail"]}, "keypoint_convs": 2, "keypoint_width": 32},
+    "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
     "head_width": {"head_width": 128},
+    "centernet_dla34_pose": {"keypoints": FEW, "head_channels": 16},
+    "centernet_hourglass104_pose": {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8},
 }
 
 
@@ -30,7 +34,8 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     name = request.param
     torch.manual_seed(0)
     parameters = inspect.signature(DETECTORS[name]).parameters
-    narrow = {key: value for parameter in NARROW.keys() & parameters for key, value in NARROW[parameter].items()}
+    which = [key for key in NARROW if key in parameters or name.startswith(key)]
+    narrow = {key: value for part in which for key, value in NARROW[part].items()}
     model = _tiny(create(name, classes=CLASSES, **narrow))
     # A prior of 0.01 finds nothing, and untrained scores are almost alike, so that rounding decides between them: raise
     # and spread what comes before the sigmoid, so that there are detections to look at.

@@ -49,6 +49,7 @@ def test_resize_to_a_fixed_long_side() -> None:
     for size_hw in ((480, 640), (640, 480), (417, 419), (1, 30_000), (7, 7), (415, 416)):
         assert max(fit.size_for(*size_hw)) == 416 and min(fit.size_for(*size_hw)) >= 1
     assert fit.size_for(480, 640) == (312, 416)
+    assert {Resize(short=None, long=96).size_for(side, side) for side in range(1, 500)} == {(96, 96)}
     assert Resize(short=100, long=None).size_for(200, 1000) == (100, 500)
     assert Resize(short=None, long=None).size_for(7, 9) == (7, 9)
     assert fit(torch.zeros(3, 1, 1, dtype=torch.uint8)).shape == (3, 416, 416)

@@ -9,8 +9,9 @@ from torch import Tensor
 from aweigh.backbones.dla import DLA34
 from aweigh.data.transforms import Resize
 from aweigh.errors import AweighError, UsageError
+from aweigh.heads.heatmap import make_heads
 from aweigh.models import DETECTORS, PUBLISHED, create
-from aweigh.models.centernet import CenterNet, CenterNetOutput, make_heads
+from aweigh.models.centernet import BUILDERS, CenterNet, CenterNetOutput
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
 from aweigh.predictor import Predictor
 from aweigh.structures import Classes, Images, Targets
@@ -340,7 +341,7 @@ def test_dla34_does_nothing_with_what_nothing_reads() -> None:
 
 
 def test_published_weights_have_to_be_given_as_a_file() -> None:
-    records = [record for name in PUBLISHED if name.startswith("centernet") for record in PUBLISHED[name].values()]
+    records = [record for name in BUILDERS if name in PUBLISHED for record in PUBLISHED[name].values()]
     assert len(records) == 5 and all(record.builder in DETECTORS for record in records)
     for record in records:
         with pytest.raises(AweighError, match=rf"without a checksum.*--weights {record.file}.*MIT"):

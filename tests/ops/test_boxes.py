@@ -114,18 +114,18 @@ def test_far_classes_do_not_move_boxes() -> None:
     assert len(suppress(boxes, torch.tensor([0.9, 0.8, 0.7]), labels, iou_threshold=0.6)[0]) == 3
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 30])
 @pytest.mark.parametrize("method", ["class", "agnostic", "none", "soft"])
-def test_an_exported_suppression_gives_the_same_however_little_is_found(random_boxes, method: str, count: int) -> None:
+def test_an_exported_suppression_gives_the_same_however_little_is_found(random_boxes, method: str) -> None:
     class Suppression(torch.nn.Module):
         def forward(self, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return box_ops.non_maximum_suppression(*rows, iou_threshold=0.5, max_detections=20, method=method)
 
     boxes, scores, labels = random_boxes(30), torch.linspace(0.9, 0.1, 30), torch.arange(30) % 3
     program = torch.export.export(Suppression(), (boxes, scores, labels), strict=False).module()
-    few = torch.where(torch.arange(30) < count, scores, 0).flip(0)
-    for expected, got in zip(Suppression()(boxes, few, labels), program(boxes, few, labels), strict=True):
-        torch.testing.assert_close(got, expected)
+    for count in (0, 1, 2, 30):
+        few = torch.where(torch.arange(30) < count, scores, 0).flip(0)
+        for expected, got in zip(Suppression()(boxes, few, labels), program(boxes, few, labels), strict=True):
+            torch.testing.assert_close(got, expected)
 
 
 def test_soft_suppression_equals_the_written_out_algorithm(random_boxes) -> None:

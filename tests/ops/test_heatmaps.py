@@ -114,3 +114,11 @@ def test_the_loss_ends_where_the_authors_cut_probabilities_off() -> None:
     assert loss.item() == pytest.approx(-2 * (1 - 1e-4) ** 2 * math.log(1e-4), rel=1e-4)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert (gradient == 0).all()
+
+
+def test_a_smaller_divisor_makes_a_wider_gaussian_of_the_same_square() -> None:
+    size, place = (1, 9, 9), (torch.tensor([0]), torch.tensor([[4, 4]]), torch.tensor([2]))
+    wide = draw_gaussians(size, *place, divisor=5.0)
+    assert float(wide[0, 4, 5]) == pytest.approx(math.exp(-1 / (2 * (5 / 5) ** 2)))
+    assert float(draw_gaussians(size, *place)[0, 4, 5]) == pytest.approx(math.exp(-1 / (2 * (5 / 6) ** 2)))
+    assert (wide > 0).sum() == 25

@@ -141,3 +141,26 @@ def test_distribution_focal_loss_is_smallest_at_the_two_bins_next_to_the_value()
     torch.testing.assert_close(losses.distribution_focal_loss(best, values), entropy, atol=1e-5, rtol=1e-5)
     other = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     assert (losses.distribution_focal_loss(other, values) > entropy).all()
+
+
+@pytest.mark.parametrize("image", [[], [0], [1, 1], [0, 2, 0, 0, 2, 2, 2]])
+def test_pull_and_push_are_those_of_a_slow_form(image: list[int]) -> None:
+    embeddings = torch.randn(len(image), 2, generator=torch.Generator().manual_seed(3)).double()
+    pull = push = 0.0
+    for index in range(3):
+        own = [values for values, which in zip(embeddings.tolist(), image, strict=True) if which == index]
+        means = [sum(pair) / 2 for pair in own]
+        for pair, mean in zip(own, means, strict=True):
+            pull += sum((value - mean) ** 2 for value in pair) / len(own)
+        for one in range(len(own)):
+            for other in range(len(own)):
+                if one != other:
+                    push += max(0.0, 1 - abs(means[one] - means[other])) / (len(own) * (len(own) - 1))
+    got = losses.pull_and_push(embeddings, torch.tensor(image, dtype=torch.int64), 3)
+    assert [float(value) for value in got] == pytest.approx([pull / 3, push / 3])
+
+
+def test_pull_and_push_of_nothing_have_a_gradient_of_zero() -> None:
+    everything = torch.randn(4, 2, requires_grad=True)
+    sum(losses.pull_and_push(everything[:0], torch.zeros(0, dtype=torch.int64), 2)).backward()
+    assert everything.grad.eq(0).all()

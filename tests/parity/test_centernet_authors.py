@@ -16,19 +16,21 @@ from torchvision.ops import deform_conv2d
 from aweigh.errors import UsageError
 from aweigh.layers import DeformableConv2d
 from aweigh.models import create
-from aweigh.weights.convert.centernet import centernet_from_authors
+from aweigh.weights.convert.centernet import centernet_from_authors, centernet_pose_from_authors
 from aweigh.weights.load import compare, load_strict
 
 HEADS = {"hm": 80, "wh": 2, "reg": 2}
+POSE_HEADS = {"hm": 1, "wh": 2, "hps": 34, "reg": 2, "hm_hp": 17, "hp_offset": 2}
 # Of images in the order BGR.
 MEAN = torch.tensor([0.40789654, 0.44719302, 0.47026115])[:, None, None]
 STD = torch.tensor([0.28863828, 0.27408164, 0.27809835])[:, None, None]
 
 
 class Authors:
-    """Layers in evaluation mode by their names."""
+    """Layers in evaluation mode by their names. outputs: the channels of each head."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: dict[str, int] = HEADS) -> None:
+        self.outputs = outputs
         self.state: dict[str, Tensor] = {}
         self.generator = torch.Generator().manual_seed(0)
 
@@ -71,7 +73,7 @@ class Authors:
     def heads(self, x: Tensor, hidden: int) -> dict[str, Tensor]:
         return {
             name: self.conv(F.relu(self.conv(x, f"{name}.0", hidden, 3, bias=True)), f"{name}.2", out, 1, bias=True)
-            for name, out in HEADS.items()
+            for name, out in self.outputs.items()
         }
 
     # ResNet
@@ -174,7 +176,7 @@ class Authors:
                         1,
                         bias=True,
                     )
-                    for name, count in HEADS.items()
+                    for name, count in self.outputs.items()
                 }
             )
             if stack < stacks - 1:
@@ -236,9 +238,10 @@ def test_every_tensor_of_their_files_has_its_place(name: str) -> None:
 @pytest.mark.parametrize("name", ["centernet_dla34", "centernet_resnet18_dcn", "centernet_resnet18", "hourglass"])
 def test_their_weights_give_their_outputs(name: str) -> None:
     if name == "hourglass":
-        stacks, channels, blocks, stem = SMALL
-        body = {"stacks": stacks, "channels": channels, "blocks": blocks, "stem_channels": stem}
-        model, run = create("centernet_hourglass104", **body), lambda authors, x: authors.hourglass(x, *SMALL)
+        model, run = (
+            create("centernet_hourglass104", **small_hourglass()),
+            lambda authors, x: authors.hourglass(x, *SMALL),
+        )
     else:
         model, run = create(name), NETWORKS[name]
     authors, rgb = Authors(), torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
@@ -251,6 +254,30 @@ def test_their_weights_give_their_outputs(name: str) -> None:
         for one, other in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
             assert theirs[other].std() > 1e-3
             torch.testing.assert_close(ours[one], theirs[other], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["centernet_dla34_pose", "hourglass"])
+def test_their_weights_for_poses_give_their_outputs(name: str) -> None:
+    authors, rgb = Authors(POSE_HEADS), torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    if name == "hourglass":
+        model = create("centernet_hourglass104_pose", **small_hourglass())
+        expected = authors.hourglass((rgb.flip(1) - MEAN) / STD, *SMALL)
+    else:
+        model, expected = create(name), authors.dla34((rgb.flip(1) - MEAN) / STD)
+    state = centernet_pose_from_authors({f"module.{key}": value for key, value in authors.state.items()})
+    assert compare(model, state).total == len(authors.state)
+    load_strict(model, state, what="multi_pose")
+    with torch.no_grad():
+        got = model.eval().network(rgb)
+    names = {"hm": "heatmap", "wh": "size", "reg": "offset", "hps": "joints", "hm_hp": "joint_heatmap"}
+    for ours, theirs in zip(got, expected, strict=True):
+        for other, one in {**names, "hp_offset": "joint_offset"}.items():
+            assert theirs[other].std() > 1e-3
+            torch.testing.assert_close(ours[one], theirs[other], atol=1e-4, rtol=1e-4)
+
+
+def small_hourglass() -> dict[str, object]:
+    return dict(zip(("stacks", "channels", "blocks", "stem_channels"), SMALL, strict=True))
 
 
 def test_a_deformable_convolution_is_that_of_dcnv2() -> None:
@@ -290,3 +317,5 @@ def bilinear(x: Tensor, row: float, column: float) -> Tensor:
 def test_a_tensor_of_another_model_is_named() -> None:
     with pytest.raises(UsageError, match=r"'hps\.0\.weight' is not one of CenterNet's for boxes"):
         centernet_from_authors({"hps.0.weight": torch.zeros(64, 64, 3, 3)})
+    with pytest.raises(UsageError, match=r"'dep\.0\.weight' is not one of CenterNet's for poses"):
+        centernet_pose_from_authors({"dep.0.weight": torch.zeros(64, 64, 3, 3)})

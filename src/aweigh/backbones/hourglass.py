@@ -1,7 +1,9 @@
 """Hourglass-104: a stack of hourglasses, each of which goes down to a sixty-fourth of its input and up again.
 
 Papers: Newell et al., "Stacked Hourglass Networks for Human Pose Estimation", ECCV 2016; Law and Deng, "CornerNet",
-ECCV 2018, section 3.4, whose form this is: strides instead of pooling, two stacks, supervision of each.
+ECCV 2018, section 3.5, whose form this is: strides instead of pooling, two stacks, supervision of each; Law et al.,
+"CornerNet-Lite", 2019, section 4, whose CornerNet-Squeeze has fire modules instead of residual blocks, one halving more
+before the hourglasses and one less in them, and transposed convolutions on the way up.
 
 How ours differs: a map that comes up is brought to the size of the map it is added to, so that sides need not be
 multiples of 128; where they are it is the same.
@@ -11,19 +13,24 @@ Legend: B images, H x W pixels.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, make_norm
 
+Block = Literal["residual", "fire"]
+
 
 class Hourglass(nn.Module):
-    """Image in, one map of stride 4 for each stack out, first to last; each is there to learn from.
+    """Image in, one map for each stack out, of stride 4 or more, first to last; each is there to learn from.
 
-    stacks: hourglasses one after the other. channels: of the full map and of each halving, `blocks`: residual blocks
-    there. stem_channels: of the first convolution.
+    stacks: hourglasses one after the other. channels: of the full map and of each halving, `blocks`: blocks there.
+    stem_channels: of the first convolution. stem_halvings: before the hourglasses, 2 or more: the maps' stride is 2 to
+    the power of it. block: what the hourglasses are made of; with `"fire"` transposed convolutions enlarge the maps.
     """
 
     def __init__(
@@ -33,31 +40,42 @@ class Hourglass(nn.Module):
         channels: Sequence[int] = (256, 256, 384, 384, 384, 512),
         blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
         stem_channels: int = 128,
+        stem_halvings: int = 2,
+        block: Block = "residual",
         norm: Norm = "bn",
     ) -> None:
         super().__init__()
+        if block not in ("residual", "fire"):
+            raise UsageError(f"Hourglass: unknown block {block!r}; known: residual, fire.")
+        if stem_halvings < 2:
+            raise UsageError(f"Hourglass: the stem halves twice or more, got stem_halvings = {stem_halvings}.")
         if stacks < 1 or len(channels) < 2 or len(channels) != len(blocks) or min(*channels, *blocks) < 1:
             raise UsageError(
                 "Hourglass needs one stack or more, and as many numbers of blocks as of channels, two or more of each: "
                 f"got stacks = {stacks}, channels = {list(channels)}, blocks = {list(blocks)}."
             )
+        if block == "fire" and any(width % 2 for width in channels):
+            raise UsageError(f"Hourglass: fire modules need even numbers of channels, got {list(channels)}.")
         self.name = "hourglass"
-        self.stride_divisor = 4 * 2 ** (len(channels) - 1)  # below which every halving is one
+        stride = 2**stem_halvings
+        self.stride_divisor = stride * 2 ** (len(channels) - 1)  # below which every halving is one
         width = channels[0]
         self.stem = nn.Sequential(
-            _convolution(3, stem_channels, 7, norm, stride=2), Residual(stem_channels, width, norm, stride=2)
+            _convolution(3, stem_channels, 7, norm, stride=2),
+            Residual(stem_channels, width, norm, stride=2),
+            *(Residual(width, width, norm, stride=2) for _ in range(stem_halvings - 2)),
         )
-        self.hourglasses = nn.ModuleList(Step(channels, blocks, norm) for _ in range(stacks))
+        self.hourglasses = nn.ModuleList(Step(channels, blocks, norm, block) for _ in range(stacks))
         self.outputs = nn.ModuleList(_convolution(width, width, 3, norm) for _ in range(stacks))
         # Between two stacks: what the first read and what it gave, each through a 1x1 convolution, added.
         between = range(stacks - 1)
         self.from_input = nn.ModuleList(_convolution(width, width, 1, norm, activation=False) for _ in between)
         self.from_output = nn.ModuleList(_convolution(width, width, 1, norm, activation=False) for _ in between)
         self.joined = nn.ModuleList(Residual(width, width, norm) for _ in between)
-        self.channels, self.strides = (width,) * stacks, (4,) * stacks
+        self.channels, self.strides = (width,) * stacks, (stride,) * stacks
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x: `[B, 3, H, W]` normalised RGB. Returns `[B, channels[0], ceil(H / 4), ceil(W / 4)]` of each stack."""
+        """x: `[B, 3, H, W]` normalised RGB. Returns `[B, channels[0], ceil(H / stride), ceil(W / stride)]` of each."""
         x = self.stem(x)
         maps: list[Tensor] = []
         for stack, (hourglass, output) in enumerate(zip(self.hourglasses, self.outputs, strict=True)):
@@ -71,20 +89,23 @@ class Hourglass(nn.Module):
 class Step(nn.Module):
     """One halving of an hourglass: beside it at full size, or down, through the next one, and up again; added."""
 
-    def __init__(self, channels: Sequence[int], blocks: Sequence[int], norm: Norm) -> None:
+    def __init__(self, channels: Sequence[int], blocks: Sequence[int], norm: Norm, block: Block) -> None:
         super().__init__()
         (width, inner_width), (depth, inner_depth) = channels[:2], blocks[:2]
-        self.beside = _residuals([width] * (depth + 1), norm)
-        self.down = _residuals([width] + [inner_width] * depth, norm, stride=2)
+        self.beside = _blocks(block, [width] * (depth + 1), norm)
+        self.down = _blocks(block, [width] + [inner_width] * depth, norm, stride=2)
         if len(channels) > 2:
-            self.inner: nn.Module = Step(channels[1:], blocks[1:], norm)
+            self.inner: nn.Module = Step(channels[1:], blocks[1:], norm, block)
         else:
-            self.inner = _residuals([inner_width] * (inner_depth + 1), norm)
-        self.up = _residuals([inner_width] * depth + [width], norm)
+            self.inner = _blocks(block, [inner_width] * (inner_depth + 1), norm)
+        self.up = _blocks(block, [inner_width] * depth + [width], norm)
+        self.enlarge = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1) if block == "fire" else None
 
     def forward(self, x: Tensor) -> Tensor:
         beside: Tensor = self.beside(x)
         low = self.up(self.inner(self.down(x)))
+        if self.enlarge is not None:
+            return beside + self.enlarge(low)[..., : beside.shape[-2], : beside.shape[-1]]
         return beside + F.interpolate(low, size=beside.shape[-2:], mode="nearest")
 
 
@@ -105,11 +126,32 @@ class Residual(nn.Module):
         return F.relu(self.main(x) + self.skip(x))
 
 
-def _residuals(channels: Sequence[int], norm: Norm, *, stride: int = 1) -> nn.Sequential:
-    """Residual blocks from one number of channels to the next; the first has the stride."""
+class Fire(nn.Module):
+    """A 1x1 convolution to half the channels, then 1x1 and depthwise 3x3 side by side, each to half of them
+    (CornerNet-Lite, section 4; Iandola et al. 2016, SqueezeNet). The input goes round where its shape stays, and
+    nothing is cut off between the two, as in the authors' code."""
+
+    def __init__(self, in_channels: int, channels: int, norm: Norm, *, stride: int = 1) -> None:
+        super().__init__()
+        half = channels // 2
+        self.squeeze = _convolution(in_channels, half, 1, norm, activation=False)
+        self.plain = nn.Conv2d(half, half, 1, stride=stride, bias=False)
+        self.depthwise = nn.Conv2d(half, half, 3, stride=stride, padding=1, groups=half, bias=False)
+        self.norm = make_norm(norm, 2 * half)
+        self.around = stride == 1 and in_channels == channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = self.squeeze(x)
+        expanded = self.norm(torch.cat([self.plain(squeezed), self.depthwise(squeezed)], dim=1))
+        return F.relu(expanded + x if self.around else expanded)
+
+
+def _blocks(block: Block, channels: Sequence[int], norm: Norm, *, stride: int = 1) -> nn.Sequential:
+    """Blocks from one number of channels to the next; the first has the stride."""
+    kind = Fire if block == "fire" else Residual
     pairs = enumerate(pairwise(channels))
     return nn.Sequential(
-        *(Residual(before, after, norm, stride=1 if index else stride) for index, (before, after) in pairs)
+        *(kind(before, after, norm, stride=1 if index else stride) for index, (before, after) in pairs)
     )
 
 

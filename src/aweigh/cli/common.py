@@ -4,8 +4,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
 
 from aweigh.errors import UsageError, did_you_mean, printable
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aweigh.data.proposals import Proposals
+    from aweigh.engine.tta import TTA
     from aweigh.predictor import Predictor
 
 
@@ -61,12 +65,87 @@ def sample_photograph() -> Path:
     return path
 
 
-def find_detector(model: str, weights: str, device: str) -> "Predictor":
+_VIEWS = Group("How pictures are looked at", sort_key=100)
+
+
+def _flag(help: str) -> Parameter:
+    return Parameter(group=_VIEWS, help=help, show_default=False)
+
+
+@dataclass(frozen=True)
+class Views:
+    """How pictures are looked at: flags that several commands share."""
+
+    resize: Annotated[
+        str,
+        _flag(
+            "Another size than in training: original (as it is), the long side as 512, or short side and the long "
+            "one's limit as 800,1333. Pictures are padded to multiples of the detector's stride."
+        ),
+    ] = ""
+    tta: Annotated[str, _flag("Test augmentation: flip, multiscale, or both as flip,multiscale.")] = ""
+    scales: Annotated[str, _flag("Factors on the size, for multiscale; 0.5,0.75,1,1.25,1.5 when not given.")] = ""
+    merge: Annotated[
+        Literal["nms", "soft", "weighted"] | None,
+        _flag(
+            "What becomes of boxes that overlap: the best stays (nms), the scores of the others are lowered (soft), "
+            "their mean takes their place (weighted). When not given, soft for CenterNet, else nms."
+        ),
+    ] = None
+    flip_pairs: Annotated[
+        str,
+        _flag(
+            "Classes that change places in a flip, as left_hand=right_hand,left_foot=right_foot; found by name when "
+            "not given, none for no pair."
+        ),
+    ] = ""
+
+    def augmentation(self) -> "TTA":
+        """What --tta, --scales, --merge and --flip-pairs say; a `UsageError` where they do not go together."""
+        from aweigh.engine.tta import SCALES, TTA
+
+        known = ("flip", "multiscale")
+        words = [word.strip() for word in self.tta.split(",")] if self.tta else []
+        if unknown := [word for word in words if word not in known]:
+            raise UsageError(
+                f"--tta {self.tta}: expected flip, multiscale or flip,multiscale.{did_you_mean(unknown[0], known)}"
+            )
+        needs = {"--scales": (self.scales, "multiscale"), "--flip-pairs": (self.flip_pairs, "flip")}
+        for flag, (given, word) in needs.items():
+            if given and word not in words:
+                raise UsageError(f"{flag} {given} goes with --tta {word}; add it or leave {flag} out.")
+        if self.merge and not words:
+            raise UsageError(f"--merge {self.merge} goes with --tta; without it there is nothing to merge.")
+        scales: tuple[float, ...] = SCALES if "multiscale" in words else (1.0,)
+        if self.scales:
+            try:
+                scales = tuple(float(part) for part in self.scales.split(","))
+            except ValueError:
+                raise UsageError(f"--scales {self.scales}: expected numbers above 0, as 0.5,1,1.5.") from None
+        pairs = tuple(self.flip_pairs.split(",")) if self.flip_pairs else ()
+        return TTA(flip="flip" in words, scales=scales, merge=self.merge, flip_pairs=pairs)
+
+
+AS_TRAINED = Views()
+
+
+def find_detector(model: str, weights: str, device: str, views: Views = AS_TRAINED) -> "Predictor":
     """The detector of a checkpoint, or of published weights by the detector's name.
 
     model: a checkpoint that training wrote, or a name that `aweigh models` lists; the latter needs `weights`, the name
-    of published weights or a file of them, unless its weights come with the package.
+    of published weights or a file of them, unless its weights come with the package. views: the size and the test
+    augmentation.
     """
+    tta = views.augmentation()
+    predictor = _find_detector(model, weights, device)
+    if views.resize:
+        predictor.resize = predictor.resize.with_size(views.resize)
+    predictor.tta = tta
+    tta.class_order(predictor.classes)  # where a flip pair is no class
+    return predictor
+
+
+def _find_detector(model: str, weights: str, device: str) -> "Predictor":
     from aweigh.data.transforms import Resize
     from aweigh.engine.device import choose_device
     from aweigh.models import DETECTORS, PUBLISHED, create

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import bar, find_detector, given_proposals, log, one_line
+from aweigh.cli.common import AS_TRAINED, Views, bar, find_detector, given_proposals, log, one_line
 from aweigh.errors import UsageError
 
 
@@ -27,6 +27,7 @@ def command(
     batch: Annotated[int, Parameter(show_default=False)] = 0,
     workers: int = 0,
     device: str = "auto",
+    views: Annotated[Views, Parameter(name="*")] = AS_TRAINED,
 ) -> None:
     """Measure a trained detector on a labelled split.
 
@@ -86,12 +87,14 @@ def command(
     if proposals:
         if plots is not None or picture is not None or proposals_file is not None or protocol != "coco":
             raise UsageError("--proposals measures regions alone: leave out --plots, --picture and --protocol.")
+        if views != AS_TRAINED:
+            raise UsageError("--proposals measures what is proposed in training's size: leave out --resize and --tta.")
         part = load_split(data, split, annotations=annotations, images=images)
         screen.print(part.summary(), markup=False)
         how: dict[str, Any] = {"weights": weights, "batch": batch, "workers": workers, "device": device}
         measure(collect(detector, part, max(LIMITS), data=data, **how), part, json_file)
         return
-    predictor = find_detector(detector, weights, device)
+    predictor = find_detector(detector, weights, device, views)
     keypoints = "keypoints" in extras(predictor.model)
     part = load_split(data, split, annotations=annotations, images=images, keypoints=keypoints)
     screen.print(part.summary(), markup=False)
@@ -108,6 +111,7 @@ def command(
             batch=chosen_batch,
             device=predictor.device,
             workers=workers,
+            tta=predictor.tta,
             progress=lambda done, total: show(done),
             unreadable=lambda problem: screen.print(f"  {one_line(str(problem))}", markup=False),
         )
@@ -122,6 +126,7 @@ def command(
         "split": part.name,
         "data_hash": part.content_hash,
         "resize": predictor.resize.to_dict(),
+        "tta": None if predictor.tta.plain else predictor.tta.to_dict(model),
         "score_threshold": model.score_threshold,
         "nms_threshold": model.nms_threshold,
         "max_detections": model.max_detections,
@@ -135,6 +140,8 @@ def command(
         f"score above {model.score_threshold:g}, NMS at IoU {model.nms_threshold:g}, at most {model.max_detections} "
         f"detections per image; resize: {resize}; batch {chosen_batch}"
     )
+    if not predictor.tta.plain:
+        print("\n".join(predictor.tta.describe(model)))
     print(
         "ms per image: " + ", ".join(f"{name} {value:.1f}" for name, value in speed.items()) + f" ({predictor.device})"
     )
@@ -151,5 +158,5 @@ def command(
         screen.print(f"Plots: {plots}", markup=False)
     if picture is not None:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        save_predictions(model, predictor.resize, part, picture, device=predictor.device)
+        save_predictions(model, predictor.resize, part, picture, device=predictor.device, tta=predictor.tta)
         screen.print(f"Picture: {picture}", markup=False)

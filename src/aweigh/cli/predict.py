@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import bar, find_detector, given_proposals, log, one_line, sample_photograph
+from aweigh.cli.common import AS_TRAINED, Views, bar, find_detector, given_proposals, log, one_line, sample_photograph
 from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.errors import UsageError
 
@@ -53,6 +53,7 @@ def command(
     exif: Literal["apply", "ignore"] = "apply",
     value_range: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
     sample: Annotated[bool, Parameter(negative="")] = False,
+    views: Annotated[Views, Parameter(name="*")] = AS_TRAINED,
 ) -> int:
     """Find objects in pictures: draw the boxes, masks, keypoints and places in space and write them to a file.
 
@@ -111,7 +112,9 @@ def command(
     from aweigh.predictor import sources
 
     paths = list(dict.fromkeys(Path(str(path)) for picture in pictures for path in sources(picture)))
-    predictor = find_detector(model, weights, device)
+    predictor = find_detector(model, weights, device, views)
+    if not predictor.tta.plain:
+        log().print("\n".join(predictor.tta.describe(predictor.model)), markup=False)
     given = given_proposals(predictor.model, proposals_file)
     in_space = "cuboids" in extras(predictor.model)
     if camera is not None and not in_space:

@@ -25,10 +25,11 @@ from torch import Generator, Tensor
 
 from aweigh.data.transforms import (
     Augmentation,
+    blank,
     boxes_of_masks,
     cut_window,
     intersection,
-    moved_cuboids,
+    move_targets,
     pixel_counts,
     random_window,
     resize_pixels,
@@ -102,8 +103,7 @@ def mosaic(
     center_x = min(max(1, round(width * uniform(generator, *MOSAIC_CENTER))), width)
     center_y = min(max(1, round(height * uniform(generator, *MOSAIC_CENTER))), height)
     images = _alike([image for image, _ in parts])
-    colour = torch.tensor(fill) if images[0].is_floating_point() else (torch.tensor(fill) * 255).round().byte()
-    canvas = colour.reshape(3, 1, 1).repeat(1, height, width)
+    canvas = blank(images[0], (height, width), fill)
     placed = []
     for number, (image, (_, targets)) in enumerate(zip(images, parts)):
         right, below = number % 2 == 1, number >= 2
@@ -116,7 +116,7 @@ def mosaic(
         x0 = center_x if right else center_x - image.shape[2]
         y0 = center_y if below else center_y - image.shape[1]
         canvas[:, y0 : y0 + image.shape[1], x0 : x0 + image.shape[2]] = image
-        placed.append(_moved(targets, (x0, y0), (height, width)))
+        placed.append(move_targets(targets, (x0, y0), (height, width)))
     return canvas, join(placed)
 
 
@@ -149,7 +149,7 @@ def copy_paste(base: Pair, donor: Pair, generator: Generator, *, min_visible: fl
     covered = torch.zeros(size_hw, dtype=torch.bool)
     covered[y0 : y0 + pasted.shape[1], x0 : x0 + pasted.shape[2]] = shown
     targets = in_sight(targets, ~covered, min_visible=min_visible, hidden_keypoints=1)
-    return image, join([targets, _moved(objects, (x0, y0), size_hw)])
+    return image, join([targets, move_targets(objects, (x0, y0), size_hw)])
 
 
 def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
@@ -167,7 +167,7 @@ def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
     image = image.clone()
     blended = weight * image[:, y0:y1, x0:x1] + (1 - weight) * other
     image[:, y0:y1, x0:x1] = blended if image.is_floating_point() else blended.round()
-    return image, join([targets, _moved(objects, (x0, y0), (height, width))])
+    return image, join([targets, move_targets(objects, (x0, y0), (height, width))])
 
 
 def join(parts: Sequence[Targets]) -> Targets:
@@ -292,23 +292,4 @@ def _scaled(pair: Pair, factor: float, limit_hw: tuple[int, int]) -> Pair:
     return (
         resize_pixels(image, (height, width), antialias=True),
         without_depth(resize_targets(targets, before_hw, (height, width))),
-    )
-
-
-def _moved(targets: Targets, place: tuple[int, int], size_hw: tuple[int, int]) -> Targets:
-    """The targets of a part that lies at `place` (x, y) of a canvas."""
-    x0, y0 = place
-    masks, keypoints = targets.masks, targets.keypoints
-    if masks is not None:
-        moved = masks.new_zeros(len(masks), *size_hw)
-        moved[:, y0 : y0 + masks.shape[1], x0 : x0 + masks.shape[2]] = masks
-        masks = moved
-    if keypoints is not None:
-        given = keypoints[:, :, 2:] > 0  # a point that is not given stays at 0, 0
-        keypoints = torch.where(given, keypoints + keypoints.new_tensor([x0, y0, 0]), keypoints)
-    shift = targets.boxes.new_tensor([x0, y0, x0, y0])
-    proposals = None if targets.proposals is None else targets.proposals + shift
-    cuboids = None if targets.cuboids is None else moved_cuboids(targets.cuboids, place)
-    return replace(
-        targets, boxes=targets.boxes + shift, masks=masks, keypoints=keypoints, cuboids=cuboids, proposals=proposals
     )

@@ -24,11 +24,21 @@ from aweigh.data.images import reduction
 from aweigh.data.pairs import describe_pairs
 from aweigh.errors import UsageError
 from aweigh.ops import cuboids as cuboid_ops
-from aweigh.structures import Classes, Targets
+from aweigh.structures import IMAGENET_MEAN, Classes, Targets
 
 CROP_TRIES = 10
 CROP_SIDE = (0.5, 1.0)  # the sides of a random crop, as a share of the picture's
 COLOR_REACH = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.04}  # at color=1; ours
+CROP_BORDER = 128  # pixels from the edge of a picture to the middle of an affine crop (the authors' code of CenterNet)
+# The principal components of COCO's colours, RGB in [0, 1], as columns: eigenvectors times eigenvalues, both those of
+# the authors' code of CenterNet.
+PRINCIPAL_COLORS = torch.tensor(
+    [
+        [-0.56089297, 0.71832671, 0.41158938],
+        [-0.58327470, 0.00994535, -0.81221408],
+        [-0.58752847, -0.69563484, 0.41340352],
+    ]
+) * torch.tensor([0.2141788, 0.01817699, 0.00341571])
 
 
 @dataclass(frozen=True)
@@ -39,17 +49,21 @@ class Resize:
     `antialias=False` size and pixels equal those of torchvision's detection models. `short=None`: the longest side
     becomes exactly `long`, which serves inputs of fixed size. `long=None`: no bound. antialias: smooth when shrinking;
     uint8 pictures then go through the 8-bit kernel, four times as fast and at most one grey level beside the float one.
+    scale: a factor on the sides that this gives, by which test augmentation looks closer or from further away.
     """
 
     short: int | None = 800
     long: int | None = 1333
     antialias: bool = True
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("short", "long"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UsageError(f"Resize: {name} must be a whole number of pixels above 0 or None, got {value!r}.")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 < self.scale < math.inf:
+            raise UsageError(f"Resize: scale must be a number above 0, got {self.scale!r}.")
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing a picture of `height` x `width`."""
@@ -58,8 +72,26 @@ class Resize:
         scale = min(scales, default=1.0)
         sides = [max(1, math.floor(float(side) * scale)) for side in (height, width)]
         if self.short is None and self.long is not None:
-            sides[0 if height >= width else 1] = self.long  # not a pixel less by rounding
+            sides = [
+                self.long if side == longest else scaled for side, scaled in zip((height, width), sides)
+            ]  # exactly
+        if self.scale != 1:
+            sides = [max(1, round(side * self.scale)) for side in sides]
         return sides[0], sides[1]
+
+    def with_size(self, text: str) -> Resize:
+        """This step for another size: `"original"` changes none, `"512"` makes the long side 512 pixels, `"800,1333"`
+        the short side 800 where the long one then is at most 1333."""
+        try:
+            sides = [] if text == "original" else [int(part) for part in text.split(",")]
+            if len(sides) > 2:
+                raise ValueError
+        except ValueError:
+            raise UsageError(
+                f"resize = {text!r}: expected original, the long side as 512, or short side and limit as 800,1333."
+            ) from None
+        short, long = [None, None, *sides][-2:]
+        return replace(self, short=short, long=long)
 
     def needed_size(self, height: int, width: int) -> tuple[int, int]:
         """In which size a picture is needed at least; without antialias every pixel counts, so in full."""
@@ -75,13 +107,14 @@ class Resize:
         return resize_image(image, size_hw, antialias=self.antialias, span_hw=span(before_hw, full_hw))
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON can hold it; a scale of 1 is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "scale" or value != 1}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Resize:
-        unknown = set(values) - {"short", "long", "antialias"}
+        unknown = set(values) - {"short", "long", "antialias", "scale"}
         if unknown:
-            raise UsageError(f"Resize: unknown argument {sorted(unknown)[0]!r}; known: short, long, antialias.")
+            raise UsageError(f"Resize: unknown argument {sorted(unknown)[0]!r}; known: short, long, antialias, scale.")
         return cls(**values)
 
 
@@ -94,9 +127,13 @@ class Augmentation:
     beyond the size of `Resize` a random window of that size is kept, below it the picture stays smaller and is padded
     with its batch. (0.1, 2) is the large-scale jitter of Ghiasi et al. 2021 (arXiv 2012.07177), 0.8 to 1.25 their
     standard one; the window there is a square of fixed size. crop: probability of cutting a random window out.
-    color: 0 to 1, the strength of changes in brightness, contrast, saturation and hue. mosaic, copy_paste, mixup:
-    probabilities of putting several pictures into one, see `aweigh.data.mixing`. min_visible: an object of which less
-    than this share is left in sight becomes a region to ignore: it is neither found nor background.
+    affine_crop: shares of the longer side of a picture, one of which is drawn: the side of a square round a random
+    point, which is cut out and may reach beyond the picture, see `affine_crop`; (0.6, 0.7, ..., 1.3) is CenterNet's.
+    color: 0 to 1, the strength of changes in brightness, contrast, saturation and hue. shuffled_color: largest change
+    of the first three, made in random order; CenterNet's is 0.4. lighting: standard deviation of a shift along the
+    principal components of colours (Krizhevsky et al. 2012, section 4.1), 0.1 there and in CenterNet. mosaic,
+    copy_paste, mixup: probabilities of putting several pictures into one, see `aweigh.data.mixing`. min_visible: an
+    object of which less than this share is left in sight becomes a region to ignore: neither found nor background.
     keypoint_pairs, class_pairs: indices that change places in a flip, such as left and right, see `aweigh.data.pairs`.
     """
 
@@ -104,7 +141,10 @@ class Augmentation:
     short_sides: tuple[int, ...] = ()
     scale_jitter: tuple[float, float] | None = None
     crop: float = 0.0
+    affine_crop: tuple[float, ...] = ()
     color: float = 0.0
+    shuffled_color: float = 0.0
+    lighting: float = 0.0
     mosaic: float = 0.0
     copy_paste: float = 0.0
     mixup: float = 0.0
@@ -113,13 +153,17 @@ class Augmentation:
     class_pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("flip", "crop", "color", "mosaic", "copy_paste", "mixup", "min_visible"):
+        for name in ("flip", "crop", "color", "shuffled_color", "mosaic", "copy_paste", "mixup", "min_visible"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"Augmentation: {name} must lie between 0 and 1, got {getattr(self, name)!r}.")
         if any(side < 1 for side in self.short_sides) or (len(self.short_sides) == 2 and self._sides_inverted()):
             raise UsageError(f"Augmentation: short_sides must be (lo, hi) or a list of sides, got {self.short_sides}.")
         if self.scale_jitter is not None and not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
             raise UsageError(f"Augmentation: scale_jitter must be (lo, hi) with 0 < lo <= hi, got {self.scale_jitter}.")
+        if not all(0 < share < math.inf for share in self.affine_crop):
+            raise UsageError(f"Augmentation: affine_crop must be shares above 0, got {self.affine_crop}.")
+        if not 0 <= self.lighting < math.inf:
+            raise UsageError(f"Augmentation: lighting must be 0 or more, got {self.lighting!r}.")
 
     def _sides_inverted(self) -> bool:
         return self.short_sides[0] > self.short_sides[1]
@@ -150,6 +194,10 @@ class Augmentation:
         if self.crop:
             sides = f"sides {CROP_SIDE[0]:.0%} to {CROP_SIDE[1]:.0%} of the picture"
             lines.append(f"random crop, probability {self.crop:g}: {sides}; {ignored}")
+        if self.affine_crop:
+            shares = ", ".join(f"{share:g}" for share in self.affine_crop)
+            what = "a square round a random point, grey beyond the picture"
+            lines.append(f"affine crop: {what}, its side {shares} of the longer side; {ignored}")
         if self.short_sides:
             sides = ", ".join(map(str, self.short_sides))
             between = f"{self.short_sides[0]} to {self.short_sides[-1]}"
@@ -164,6 +212,11 @@ class Augmentation:
         if self.color:
             reach = ", ".join(f"{name} +-{value * self.color:.0%}" for name, value in COLOR_REACH.items())
             lines.append(f"colour: {reach}")
+        if self.shuffled_color:
+            kinds = "brightness, contrast and saturation in random order"
+            lines.append(f"colour: {kinds}, each +-{self.shuffled_color:.0%}")
+        if self.lighting:
+            lines.append(f"lighting: along the principal colours, standard deviation {self.lighting:g}")
         few = {None: "", 0: ", in no epoch of this run", 1: ", in the first epoch"}
         until = few.get(mixing_until_epoch, f", in the first {mixing_until_epoch} epochs")
         mixing = {
@@ -208,7 +261,7 @@ class EvalTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Crop, resize (with its jitter), flip and colour, in this order."""
+    """Crop, affine crop, resize (with its jitter), flip and colour, in this order."""
 
     resize: Resize
     augmentation: Augmentation
@@ -223,6 +276,8 @@ class TrainTransform:
         factor = max(1.0, change.scale_jitter[1]) if change.scale_jitter else 1.0
         if change.crop:
             factor /= CROP_SIDE[0]  # the smallest window is enlarged to what the whole would be
+        if change.affine_crop:
+            factor /= min(1.0, *change.affine_crop)
         height, width = resize.size_for(height, width)
         return math.ceil(height * factor), math.ceil(width * factor)
 
@@ -238,6 +293,10 @@ class TrainTransform:
         if change.crop and uniform(generator) < change.crop:
             image, targets = random_crop(image, targets, generator, min_visible=change.min_visible)
             full_hw, targets = None, without_depth(targets)
+        if change.affine_crop:
+            shares, visible = change.affine_crop, change.min_visible
+            image, targets = affine_crop(image, targets, shares, generator, full_hw=full_hw, min_visible=visible)
+            full_hw, targets = None, without_depth(targets)
         before_hw = (image.shape[1], image.shape[2])
         size_hw, limit_hw = self._draw_size(full_hw or before_hw, generator)
         span_hw = span(before_hw, full_hw)
@@ -252,6 +311,10 @@ class TrainTransform:
             image, targets = flip_horizontally(image, targets, change.keypoint_pairs, change.class_pairs)
         if change.color:
             image = jitter_color(to_float(image), change.color, generator)
+        if change.shuffled_color:
+            image = shuffle_color(to_float(image), change.shuffled_color, generator)
+        if change.lighting:
+            image = shift_color(to_float(image), change.lighting, generator)
         return image, targets
 
     def _draw_size(self, before_hw: tuple[int, int], generator: Generator) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -360,13 +423,13 @@ def flip_horizontally(
     labels, keypoints, known = targets.labels, targets.keypoints, targets.known
     if class_pairs:
         count = 1 + max([*labels.tolist(), *(index for pair in class_pairs for index in pair)])
-        labels = _swapped(count, class_pairs)[labels]
-        known = None if known is None else known[_swapped(len(known), class_pairs)]
+        labels = swapped(count, class_pairs)[labels]
+        known = None if known is None else known[swapped(len(known), class_pairs)]
     if keypoints is not None:
         seen = keypoints[:, :, 2:] > 0
         mirrored = torch.cat([width - keypoints[:, :, :1], keypoints[:, :, 1:]], dim=2)
         keypoints = torch.where(seen, mirrored, keypoints)  # a point that is not given stays at 0, 0
-        keypoints = keypoints[:, _swapped(keypoints.shape[1], keypoint_pairs)]
+        keypoints = keypoints[:, swapped(keypoints.shape[1], keypoint_pairs)]
     flipped = replace(
         targets,
         boxes=_mirrored(targets.boxes, width),
@@ -453,6 +516,84 @@ def without_depth(targets: Targets) -> Targets:
     return replace(targets, cuboids=targets.cuboids.where(kept, torch.nan))
 
 
+def affine_crop(
+    image: Tensor,
+    targets: Targets,
+    shares: Sequence[float],
+    generator: Generator,
+    *,
+    full_hw: tuple[int, int] | None = None,
+    min_visible: float = 0.25,
+) -> tuple[Tensor, Targets]:
+    """A square round a random point of a picture `[3, H, W]`, which is grey (ImageNet's mean) beyond the picture.
+
+    The rule is that of the authors' code of "Objects as Points" (Zhou et al. 2019), of which the affine map that scales
+    the square to the input is the one part, and resizing the other: its side is one of `shares` of the longer side; its
+    middle is a pixel `CROP_BORDER` away from each edge or more, or half of that, a quarter and so on where a side is
+    shorter than twice the border. Its corners are whole pixels here. Boxes, masks and keypoints as in `cut_window`.
+    full_hw: the size of the whole picture, in which the border is measured, where it was decoded at a reduced one.
+    """
+    before_hw = (image.shape[1], image.shape[2])
+    whole_hw = full_hw or before_hw
+    factor = reduction(before_hw, whole_hw)
+    share = shares[int(torch.randint(len(shares), (), generator=generator))]
+    side = max(1, round(share * max(whole_hw) / factor))
+    corner = []
+    for length in whole_hw:
+        border = crop_border(length)
+        middle = int(torch.randint(border, length - border, (), generator=generator))
+        corner.append(math.floor(middle / factor - side / 2 + 0.5))
+    y0, x0 = corner
+    return padded_window(image, targets, (x0, y0, x0 + side, y0 + side), min_visible=min_visible)
+
+
+def crop_border(length: int) -> int:
+    """How many pixels from the edge of a side of `length` pixels the middle of an affine crop is at least."""
+    border = CROP_BORDER
+    while border and 2 * border >= length:
+        border //= 2
+    return border
+
+
+def padded_window(
+    image: Tensor, targets: Targets, window: tuple[int, int, int, int], *, min_visible: float = 0.25
+) -> tuple[Tensor, Targets]:
+    """As `cut_window`, of a window that lies on the picture in part at least, and is grey elsewhere."""
+    x0, y0, x1, y1 = window
+    height, width = image.shape[1:]
+    inside = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+    part, targets = cut_window(image, targets, inside, min_visible=min_visible)
+    place, size_hw = (inside[0] - x0, inside[1] - y0), (y1 - y0, x1 - x0)
+    canvas = blank(image, size_hw)
+    canvas[:, place[1] : place[1] + part.shape[1], place[0] : place[0] + part.shape[2]] = part
+    return canvas, move_targets(targets, place, size_hw)
+
+
+def blank(like: Tensor, size_hw: tuple[int, int], fill: Sequence[float] = IMAGENET_MEAN) -> Tensor:
+    """A picture `[3, h, w]` of one colour, RGB in `[0, 1]`, uint8 or float as `like`."""
+    colour = torch.tensor(fill) if like.is_floating_point() else (torch.tensor(fill) * 255).round().byte()
+    return colour.repeat(*size_hw, 1).permute(2, 0, 1)
+
+
+def move_targets(targets: Targets, place: tuple[int, int], size_hw: tuple[int, int]) -> Targets:
+    """The targets of a part that lies at `place` (x, y) of a canvas."""
+    x0, y0 = place
+    masks, keypoints = targets.masks, targets.keypoints
+    if masks is not None:
+        moved = masks.new_zeros(len(masks), *size_hw)
+        moved[:, y0 : y0 + masks.shape[1], x0 : x0 + masks.shape[2]] = masks
+        masks = moved
+    if keypoints is not None:
+        given = keypoints[:, :, 2:] > 0  # a point that is not given stays at 0, 0
+        keypoints = torch.where(given, keypoints + keypoints.new_tensor([x0, y0, 0]), keypoints)
+    shift = targets.boxes.new_tensor([x0, y0, x0, y0])
+    proposals = None if targets.proposals is None else targets.proposals + shift
+    cuboids = None if targets.cuboids is None else moved_cuboids(targets.cuboids, place)
+    return replace(
+        targets, boxes=targets.boxes + shift, masks=masks, keypoints=keypoints, cuboids=cuboids, proposals=proposals
+    )
+
+
 def _within(proposals: Tensor, window: tuple[int, int, int, int]) -> Tensor:
     """Proposals `[P, 4]` as seen from a window; those of which less than a pixel is left are dropped."""
     x0, y0, x1, y1 = window
@@ -498,20 +639,33 @@ def jitter_color(image: Tensor, strength: float, generator: Generator) -> Tensor
     return kernels.adjust_hue(image, uniform(generator, -reach["hue"], reach["hue"]))
 
 
+def shuffle_color(image: Tensor, reach: float, generator: Generator) -> Tensor:
+    """Brightness, contrast and saturation in random order, each times 1 - `reach` to 1 + `reach`, of a float picture
+    `[3, H, W]` in `[0, 1]`.
+
+    As the authors' code of CenterNet has it: grey is that of the picture as it was, and nothing is cut off in between.
+    """
+    grey = kernels.rgb_to_grayscale(image)
+    mean = grey.double().mean().float()  # in double: the same with any number of threads
+    towards = (torch.zeros_like(mean), mean, grey)
+    for kind in torch.randperm(3, generator=generator).tolist():
+        factor = uniform(generator, 1 - reach, 1 + reach)
+        image = factor * image + (1 - factor) * towards[kind]
+    return image.clamp(0, 1)
+
+
+def shift_color(image: Tensor, deviation: float, generator: Generator) -> Tensor:
+    """All pixels of a float picture `[3, H, W]` in `[0, 1]` by the same amount along each of `PRINCIPAL_COLORS`."""
+    amounts = deviation * torch.randn(3, generator=generator)
+    return (image + (PRINCIPAL_COLORS @ amounts)[:, None, None]).clamp(0, 1)
+
+
 def _resize_masks(masks: Tensor, size_hw: tuple[int, int], span_hw: tuple[float, float]) -> Tensor:
     """`[N, H, W]` bool to `[N, h, w]` bool: each pixel is that of the source in which its centre lies."""
     if len(masks) == 0:
         return masks.new_zeros(0, *size_hw)
     how = _sampling((masks.shape[1], masks.shape[2]), size_hw, span_hw)
     return functional.interpolate(masks[:, None].to(torch.uint8), mode="nearest-exact", **how)[:, 0].bool()
-
-
-def _swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """`[count]`: each index, those of a pair exchanged."""
-    order = list(range(count))
-    for first, second in pairs:
-        order[first], order[second] = second, first
-    return torch.tensor(order, dtype=torch.int64)
 
 
 def random_window(
@@ -525,3 +679,11 @@ def random_window(
 
 def uniform(generator: Generator, lo: float = 0.0, hi: float = 1.0) -> float:
     return lo + (hi - lo) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """`[count]`: each index, those of a pair exchanged."""
+    order = list(range(count))
+    for first, second in pairs:
+        order[first], order[second] = second, first
+    return torch.tensor(order, dtype=torch.int64)

@@ -161,8 +161,14 @@ class TrainConfig:
     """Range of a random scale factor, as 0.8 1.25; 0.1 2 is large-scale jitter."""
     crop: float = 0.0
     """Probability of a random crop."""
+    affine_crop: tuple[float, ...] = ()
+    """Shares of the longer side, of which one is drawn: the side of a square that is cut out round a random point."""
     color: float = 0.0
     """Strength of random brightness, contrast and colour."""
+    shuffled_color: float = 0.0
+    """Largest change of brightness, contrast and saturation, made in random order (CenterNet: 0.4)."""
+    lighting: float = 0.0
+    """Standard deviation of a shift along the principal colours (CenterNet: 0.1)."""
     mosaic: float = 0.0
     """Probability of putting four training images together into one."""
     mixup: float = 0.0
@@ -200,7 +206,7 @@ class TrainConfig:
                 bound = "above 0" if entry.name in positive else "0 or more"
                 raise UsageError(f"{entry.name} = {value}: expected a number {bound}.")
         shares = ("flip", "crop", "mosaic", "mixup", "copy_paste", "close_mixing", "repeat_threshold", "max_bad")
-        for name in (*shares, "momentum", "ema", "warmup_factor", "final_lr", "gamma"):
+        for name in (*shares, "shuffled_color", "momentum", "ema", "warmup_factor", "final_lr", "gamma"):
             if getattr(self, name) > 1:
                 raise UsageError(f"{name} = {getattr(self, name)}: expected a number from 0 to 1.")
         if self.short == 0 and self.long == 0:
@@ -209,6 +215,10 @@ class TrainConfig:
             raise UsageError(f"scale_jitter = {list(self.scale_jitter)}: expected two factors, as [0.8, 1.25].")
         if min(self.multi_scale, default=1) < 1:
             raise UsageError(f"multi_scale = {list(self.multi_scale)}: expected short sides in pixels, as [640, 800].")
+        if not all(0 < share < math.inf for share in self.affine_crop):
+            raise UsageError(
+                f"affine_crop = {list(self.affine_crop)}: expected shares above 0, as [0.6, 0.8, 1.0, 1.2]."
+            )
         if not all(0 < sigma < math.inf for sigma in self.keypoint_sigmas):
             raise UsageError(
                 f"keypoint_sigmas = {list(self.keypoint_sigmas)}: expected numbers above 0, one a keypoint."

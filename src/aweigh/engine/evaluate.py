@@ -20,6 +20,7 @@ from aweigh.engine.checkpoint import Model
 from aweigh.engine.device import synchronise
 from aweigh.engine.extras import taught
 from aweigh.engine.log import Means, Stopwatch
+from aweigh.engine.tta import PLAIN, TTA, View, look, merge, mirrored_detections
 from aweigh.errors import UsageError
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.structures import IMAGENET_MEAN, Classes, Detections, Images
@@ -33,6 +34,7 @@ def evaluate(
     batch: int = 8,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    tta: TTA = PLAIN,
     max_detections: int = 100,
     progress: Callable[[int, int], object] = lambda done, total: None,
     unreadable: Callable[[Problem], object] = lambda problem: None,
@@ -44,7 +46,7 @@ def evaluate(
     speed: milliseconds per image: `read` (waiting for reading and resizing), `network`, `decode`, `total`.
     unreadable: called with each picture that was skipped or mended while reading; objects of a skipped one are missed.
     """
-    found = detect(model, resize, split, batch=batch, device=device, workers=workers, progress=progress)
+    found = detect(model, resize, split, batch=batch, device=device, workers=workers, tta=tta, progress=progress)
     for problem in found.problems:
         unreadable(problem)
     metrics = evaluate_coco(split.to_coco(), found.results, max_detections=max_detections)
@@ -73,6 +75,7 @@ def detect(
     batch: int = 8,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    tta: TTA = PLAIN,
     losses: bool = False,
     channels_last: bool = True,
     precision: torch.dtype = torch.float32,
@@ -82,43 +85,56 @@ def detect(
     """Detections of every image of the split, with the validation losses from the same pass if `losses`.
 
     Several processes share out the batches, and every one of them gets the detections of all. The model is put into
-    evaluation mode and left as it was found. Each mean loss is over batches, weighted by images.
+    evaluation mode and left as it was found. Each mean loss is over batches, weighted by images. With test augmentation
+    a picture is read once for each size, by `workers` processes for each.
     """
     device = torch.device(device)
+    if losses and not tta.plain:
+        raise UsageError("detect: losses are those of the plain pictures; leave out test augmentation.")
     category_ids = matching_category_ids(model.classes, split.classes)
     rank, world = distributed.rank(), distributed.world_size()
-    loader = make_loader(
-        DetectionDataset(split, EvalTransform(resize), **(taught(model) if losses else {})),
-        batch=min(batch, len(split)),
-        workers=workers,
-        stride_divisor=model.stride_divisor,
-        fill=mean_colour(model),
-        rank=rank,
-        world=world,
-        device=device,
-        max_bad=max_bad,
-    )
+    loaders = [
+        make_loader(
+            DetectionDataset(split, EvalTransform(size), **(taught(model) if losses else {})),
+            batch=min(batch, len(split)),
+            workers=workers,
+            stride_divisor=model.stride_divisor,
+            fill=mean_colour(model),
+            rank=rank,
+            world=world,
+            device=device,
+            max_bad=max_bad,
+        )
+        for size in tta.resizes(resize)
+    ]
+
+    def network(images: Images) -> Any:
+        inputs = inputs_on(images, model, device, channels_last=channels_last)
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            return model.network(*inputs)
+
     parts: list[_Part] = []
     watch, done = Stopwatch(), 0
     was_training = model.training
     if was_training:  # one that was made for prediction has no other mode
         model.eval()
     try:
-        for number, part in enumerate(loader):
+        for number, sizes in enumerate(zip(*loaders, strict=True)):
+            part = sizes[0]
             watch.lap("read")
             if part.blank:  # none of its pictures could be read: they have no detections
                 continue
-            inputs = inputs_on(part.images, model, device, channels_last=channels_last)
-            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-                raw = model.network(*inputs)
-            synchronise(device)
-            watch.lap("network")
+            views = []
+            for view in look(model, network, [size.images for size in sizes], tta):
+                synchronise(device)
+                watch.lap("network")
+                views.append(read(model, view, part.original_sizes_hw, tta))
+                watch.lap("decode")
             results = []
-            detections = model.decode(raw, part.images.sizes_hw)
-            for found, image_id, size_hw in zip(detections, part.image_ids, part.original_sizes_hw, strict=True):
-                results += _entries(to_original(found.to("cpu"), size_hw), image_id, category_ids)
+            for found, image_id in zip(merge(model, views, tta), part.image_ids, strict=True):
+                results += _entries(found, image_id, category_ids)
             watch.lap("decode")
-            values = model.loss(raw, [targets.to(device) for targets in part.targets]) if losses else {}
+            values = model.loss(view.raw, [targets.to(device) for targets in part.targets]) if losses else {}
             parts.append((number * world + rank, len(part), results, {name: float(v) for name, v in values.items()}))
             watch.lap("loss")
             done += len(part)
@@ -127,7 +143,7 @@ def detect(
         if was_training:
             model.train()
     speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
-    return _together(parts, {**speed, "total": sum(speed.values())}, loader.problems)
+    return _together(parts, {**speed, "total": sum(speed.values())}, loaders[0].problems)
 
 
 _Part = tuple[int, int, list[dict[str, Any]], dict[str, float]]  # number of the batch, images, results, losses
@@ -146,6 +162,27 @@ def _together(parts: list[_Part], speed: dict[str, float], problems: list[Proble
 
 def _number(part: _Part) -> int:
     return part[0]
+
+
+def find(
+    model: Model,
+    network: Callable[[Images], Any],
+    batches: Sequence[Images],
+    sizes_hw: Sequence[tuple[int, int]],
+    tta: TTA = PLAIN,
+) -> list[Detections]:
+    """The detections of whole pictures of `sizes_hw`, in their pixels, on the CPU.
+
+    network: `Images` to the raw output of `model`. batches: the same pictures in each of the sizes of `tta.resizes`.
+    """
+    return merge(model, [read(model, view, sizes_hw, tta) for view in look(model, network, batches, tta)], tta)
+
+
+def read(model: Model, view: View, sizes_hw: Sequence[tuple[int, int]], tta: TTA) -> list[Detections]:
+    """The detections of a view in the pixels of the whole pictures of `sizes_hw`, as if never mirrored; on the CPU."""
+    decoded = model.decode(view.raw, view.sizes_hw)
+    found = [to_original(own.to("cpu"), size_hw) for own, size_hw in zip(decoded, sizes_hw, strict=True)]
+    return [mirrored_detections(own, tta.class_order(own.classes)) for own in found] if view.mirrored else found
 
 
 def to_original(detections: Detections, size_hw: tuple[int, int]) -> Detections:

@@ -22,9 +22,10 @@ from aweigh.data.doctor import quick
 from aweigh.data.split import Split
 from aweigh.data.transforms import EvalTransform, Resize, resize_targets
 from aweigh.engine.checkpoint import Model, write_atomically
-from aweigh.engine.evaluate import mean_colour, to_original
+from aweigh.engine.evaluate import find, mean_colour
 from aweigh.engine.extras import keypoint_lines, taught
 from aweigh.engine.prepare import Run
+from aweigh.engine.tta import PLAIN, TTA
 from aweigh.evaluation.errors import (
     NOTHING_THERE,
     ImageErrors,
@@ -225,6 +226,7 @@ def save_predictions(
     path: Path,
     *,
     device: torch.device,
+    tta: TTA = PLAIN,
     count: int = 6,
     min_score: float = 0.5,
 ) -> None:
@@ -235,14 +237,17 @@ def save_predictions(
         sample = samples[index]
         if not isinstance(sample, Sample):
             continue
-        resized = resize(sample.image)
-        images = Images.stack([resized], divisor=model.stride_divisor, fill=mean_colour(model))
-        height, width = sample.image.shape[1:]
-        targets = resize_targets(sample.targets, (height, width), (resized.shape[1], resized.shape[2]))
-        if targets.proposals is not None:
-            images = replace(images, proposals=padded_proposals([targets.proposals]))
-        detections = model(images.to(device))[0].to("cpu")
-        pictures.append(draw_detections(sample.image, to_original(detections, (height, width)), min_score=min_score))
+        size_hw = (sample.image.shape[1], sample.image.shape[2])
+        batches = []
+        for size in tta.resizes(resize):
+            resized = size(sample.image)
+            images = Images.stack([resized], divisor=model.stride_divisor, fill=mean_colour(model))
+            targets = resize_targets(sample.targets, size_hw, (resized.shape[1], resized.shape[2]))
+            if targets.proposals is not None:
+                images = replace(images, proposals=padded_proposals([targets.proposals]))
+            batches.append(images.to(device))
+        (found,) = find(model, lambda images: model.network(*images.inputs(model)), batches, [size_hw], tta)
+        pictures.append(draw_detections(sample.image, found, min_score=min_score))
     if pictures:
         write_atomically(path, lambda beside: grid(pictures, columns=3).save(beside))
 

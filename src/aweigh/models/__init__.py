@@ -13,12 +13,16 @@ from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
     centernet_3d,
+    centernet_pose,
+    centernet_triplets,
+    cornernet,
     efficientdet,
     fast_rcnn,
     faster_rcnn,
     fcos,
     fcos_lite,
     fcos_rpn,
+    foveabox,
     keypoint_rcnn,
     light_head_rcnn,
     mask_rcnn,
@@ -39,6 +43,10 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **light_head_rcnn.BUILDERS,
     **centernet.BUILDERS,
     **centernet_3d.BUILDERS,
+    **cornernet.BUILDERS,
+    **centernet_triplets.BUILDERS,
+    **foveabox.BUILDERS,
+    **centernet_pose.BUILDERS,
     **fast_rcnn.BUILDERS,
     **fcos_rpn.BUILDERS,
 }
@@ -52,6 +60,9 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **keypoint_rcnn.PUBLISHED,
     **centernet.PUBLISHED,
     **centernet_3d.PUBLISHED,
+    **cornernet.PUBLISHED,
+    **centernet_triplets.PUBLISHED,
+    **centernet_pose.PUBLISHED,
     **fast_rcnn.PUBLISHED,
 }
 

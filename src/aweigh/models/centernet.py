@@ -23,8 +23,9 @@ Legend: B images, C classes, H x W cells of the map, N objects of all images tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,21 +33,27 @@ from torch.nn import functional as F
 
 from aweigh.backbones import DLA34, Backbone, Hourglass, take_shufflenet_v2, take_timm
 from aweigh.errors import UsageError
-from aweigh.layers import Norm, SeparableConv2d, make_norm
+from aweigh.heads.heatmap import make_heads
+from aweigh.layers import Norm
 from aweigh.necks.upsample import AggregationUpsample, LiteUpsample, TransposedUpsample
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.heatmaps import UNKNOWN, Radius, draw_gaussians, gaussian_radius, peaks
-from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, unknown_in_batch, world_mean
+from aweigh.ops.heatmaps import (
+    UNKNOWN,
+    Radius,
+    at_cells,
+    at_peaks,
+    draw_gaussians,
+    gaussian_radius,
+    mean_logits,
+    peaks,
+    unknown_cells,
+)
+from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
-from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
 from aweigh.weights.convert.centernet import centernet_from_authors
 from aweigh.weights.record import PublishedWeights
 
-# The authors' mean and deviation of COCO's colours, of which theirs are in the order BGR.
-COCO_MEAN = (0.47026115, 0.44719302, 0.40789654)
-COCO_STD = (0.27809835, 0.27408164, 0.28863828)
-
-HEATMAP_BIAS = -2.19  # a score of 0.1 at the start, as in the authors' code
 OFFSET_WEIGHT = 1.0  # equation 4
 
 CenterNetOutput = list[dict[str, Tensor]]
@@ -54,19 +61,27 @@ CenterNetOutput = list[dict[str, Tensor]]
 cell and `size` `[B, 2, H, W]` (width, height), both in cells."""
 
 
-class CenterGoals(NamedTuple):
+Mirroring = Callable[[Tensor], Tensor] | None
+"""What a head says of a mirrored picture, its columns turned back, as it would say it of the picture; None: it is not
+averaged, the plain picture's counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class CenterGoals:
     """What there is to learn in a batch."""
 
     heatmap: Tensor  # [B, C, H, W] 1 at centres, less round them, UNKNOWN where no background is known
+    unknown: Tensor | None  # [B, C, H, W] bool, where that is; None where it is nowhere
+    row: Tensor  # [N] of an object among all objects of all images
     image: Tensor  # [N] which image an object is of
-    row: Tensor  # [N] which of that image's targets it is
+    radius: Tensor  # [N] of its Gaussian, whole cells
     cell: Tensor  # [N] row * W + column of its centre
     offset: Tensor  # [N, 2] x, y of its centre in that cell, cells
     size: Tensor  # [N, 2] width, height, cells
 
 
 class CenterNet(nn.Module):
-    """The detector.
+    """The detector. One that says more of an object names it in `extras`, and extends `goals`, `stack_losses`, `more`.
 
     Args:
         backbone, neck: image `[B, 3, H, W]` -> feature maps -> one map of stride 4 for each stack; both have `channels`
@@ -78,7 +93,7 @@ class CenterNet(nn.Module):
         pixel_mean, pixel_std: RGB in `[0, 1]`. stride_divisor: sides of a batch are multiples of it.
     """
 
-    extras: tuple[str, ...] = ()  # what one that says more than boxes finds beside them
+    extras: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -142,26 +157,23 @@ class CenterNet(nn.Module):
     # Training
 
     def loss(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """The three losses of equation 4, each a scalar, float32, and the mean over the stacks.
+        """The losses by name, each a scalar, float32, and the mean over the stacks; see `stack_losses`."""
+        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
+        images = len(raw[0]["heatmap"])
+        check_labels(*labels_and_known, images=images, classes=len(self.classes), what="CenterNet.loss")
+        goals = self.goals(targets, (raw[0]["heatmap"].shape[-2], raw[0]["heatmap"].shape[-1]))
+        return {name: torch.stack(values).mean() for name, values in self.stack_losses(raw, goals).items()}
+
+    def stack_losses(self, raw: CenterNetOutput, goals: CenterGoals) -> dict[str, list[Tensor]]:
+        """The three losses of equation 4, of each stack.
 
         `heatmap`: focal loss (equation 1) divided by the number of cells that are a centre, or by one where there is
         none. `offset` and `size`: the mean absolute difference at the centres (equations 2 and 3), of x and y as of
         width and height; the authors divide by all values, which are twice as many as objects. `size` has its weight. A
         smooth L1 loss they divide by the objects. Both numbers are averaged over all processes.
         """
-        goals = self.checked_goals(raw, targets)
-        return self.box_losses(raw, goals, world_mean(goals.heatmap.new_tensor(float(len(goals.image)))))
-
-    def checked_goals(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> CenterGoals:
-        """The goals of a batch of which the network said `raw`; `UsageError` where the targets do not fit."""
-        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
-        images = len(raw[0]["heatmap"])
-        check_labels(*labels_and_known, images=images, classes=len(self.classes), what="CenterNet.loss")
-        return self.goals(targets, (raw[0]["heatmap"].shape[-2], raw[0]["heatmap"].shape[-1]))
-
-    def box_losses(self, raw: CenterNetOutput, goals: CenterGoals, objects: Tensor) -> dict[str, Tensor]:
-        """`loss` of goals. objects: a scalar, the number of objects that offsets and sizes are divided by."""
         centers = world_mean((goals.heatmap == 1).sum().float()).clamp(min=1)
+        objects = self.averaged_over(raw, goals)
         losses: dict[str, list[Tensor]] = {"heatmap": [], "offset": [], "size": []}
         for stack in raw:
             heatmap = penalty_reduced_focal_loss_sum(stack["heatmap"].float(), goals.heatmap, unknown=UNKNOWN)
@@ -173,7 +185,15 @@ class CenterNet(nn.Module):
             else:
                 size_loss = F.smooth_l1_loss(size, goals.size, reduction="sum") / (objects + 1e-4)
             losses["size"].append(self.size_weight * size_loss)
-        return {name: torch.stack(values).mean() for name, values in losses.items()}
+        return losses
+
+    def averaged_over(self, raw: CenterNetOutput, goals: CenterGoals) -> Tensor:
+        """The number of objects, a scalar, that losses at the centres are divided by."""
+        return world_mean(goals.heatmap.new_tensor(float(len(goals.image))))
+
+    def radii(self, size: Tensor) -> Tensor:
+        """How far the Gaussians of boxes of these widths and heights `[N, 2]` reach, all in cells: `[N]` int64."""
+        return gaussian_radius(size.flip(1).ceil(), kind=self.radius).long()
 
     @torch.no_grad()
     def goals(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> CenterGoals:
@@ -184,12 +204,12 @@ class CenterNet(nn.Module):
         height, width = size_hw
         learned = [target.learned for target in targets]
         image = torch.repeat_interleave(torch.stack([kept.sum() for kept in learned]))
-        row = torch.cat([kept.nonzero().squeeze(1) for kept in learned])
         labels = torch.cat([target.labels[kept] for target, kept in zip(targets, learned, strict=True)])
         boxes = torch.cat([target.boxes[kept] for target, kept in zip(targets, learned, strict=True)]) / self.stride
         boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))  # [N, 4] cells
         there = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        image, row, labels, boxes = image[there], row[there], labels[there], boxes[there]
+        row = torch.cat(learned).nonzero().squeeze(1)[there]
+        image, labels, boxes = image[there], labels[there], boxes[there]
 
         size, center = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
         cell = torch.minimum(center.floor().long(), torch.tensor([width - 1, height - 1], device=boxes.device))
@@ -197,31 +217,36 @@ class CenterNet(nn.Module):
         classes = len(self.classes)
         planes = (len(targets) * classes, height, width)
         heatmap = draw_gaussians(planes, image * classes + labels, cell, radii).view(-1, classes, height, width)
-        unknown = self._unknown(targets, size_hw)
+        known = [(t.boxes, t.labels, t.uncertain, t.ignore, t.known) for t in targets]
+        unknown = unknown_cells(size_hw, self.stride, known, classes)
         if unknown is not None:
             heatmap = torch.where(unknown & (heatmap < 1), UNKNOWN, heatmap)
-        return CenterGoals(heatmap, image, row, cell[:, 1] * width + cell[:, 0], center - cell, size)
-
-    def radii(self, size: Tensor) -> Tensor:
-        """How far the Gaussians of boxes of these widths and heights `[N, 2]` reach, all in cells: `[N]` int64."""
-        return gaussian_radius(size.flip(1).ceil(), kind=self.radius).long()
-
-    def _unknown(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> Tensor | None:
-        """Which cells nobody calls background, `[B, C, H, W]` bool, by their middles; None when there are none."""
-        stride, half = self.stride, self.stride / 2
-        points = box_ops.grid_points(*size_hw, (stride, stride), (half, half), like=targets[0].boxes)  # [H * W, 2]
-        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
-        unknown = unknown_in_batch(points, known, len(self.classes))  # [B * H * W, C]
-        ignored = [box_ops.covered(points, t.boxes[t.ignore]) if t.ignore.any() else None for t in targets]
-        if all(part is None for part in (unknown, *ignored)):
-            return None
-        nowhere = points.new_zeros(len(points), dtype=torch.bool)
-        everything = torch.stack([nowhere if part is None else part for part in ignored])[:, None]  # [B, 1, H * W]
-        if unknown is not None:
-            everything = everything | unknown.view(len(targets), len(points), -1).transpose(1, 2)  # [B, C, H * W]
-        return everything.expand(-1, len(self.classes), -1).reshape(len(targets), -1, *size_hw)
+        return CenterGoals(heatmap, unknown, row, image, radii, cell[:, 1] * width + cell[:, 0], center - cell, size)
 
     # Prediction
+
+    def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
+        """Of each head by name. class_order: `[C]`, the class that each becomes in a mirror."""
+        return {"heatmap": lambda logits: logits[:, class_order], "size": lambda size: size, "offset": None}
+
+    def average_flipped(self, raw: CenterNetOutput, flipped: CenterNetOutput, class_order: Tensor) -> CenterNetOutput:
+        """The maps of the last stack, averaged with those of the same batch mirrored left to right, its padding too.
+
+        As the authors' `flip_test`: heat maps are averaged as probabilities, sizes as they are, offsets are those of
+        the plain picture. A head that does not say how it mirrors is a `UsageError`.
+        """
+        maps, others, mirroring = raw[-1], flipped[-1], self.mirroring(class_order)
+        if unknown := sorted(maps.keys() - mirroring.keys()):
+            raise UsageError(f"CenterNet: how the head {unknown[0]!r} mirrors is not known; predict without a flip.")
+        averaged = {}
+        for name, values in maps.items():
+            mirror = mirroring[name]
+            if mirror is None:
+                averaged[name] = values
+            else:
+                other = mirror(others[name].flip(-1))
+                averaged[name] = mean_logits(values, other) if "heatmap" in name else (values + other) / 2
+        return [averaged]
 
     @torch.no_grad()
     def decode(self, raw: CenterNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -235,14 +260,9 @@ class CenterNet(nn.Module):
         bounding boxes").
 
         sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
-        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
+        image), scores `[B, K]`, labels `[B, K]`, count `[B]` and what `more` gives; rows from `count` on are padding
+        with score 0.
         """
-        boxes, scores, labels, _, _ = self.candidates(raw, sizes_hw)
-        return self.keep(boxes, scores, labels)
-
-    def candidates(self, raw: CenterNetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The best peaks of each image, none suppressed yet: boxes `[B, k, 4]`, scores, labels, and of each peak the
-        cell, `row * W + column`, all `[B, k]`, and the point `[B, k, 2]` (x, y), in cells."""
         heatmap = raw[-1]["heatmap"].float()
         height, width = heatmap.shape[-2:]
         rows, columns = (torch.arange(side, device=heatmap.device) * self.stride for side in (height, width))
@@ -252,65 +272,29 @@ class CenterNet(nn.Module):
         offset, size = (at_peaks(raw[-1][name], cells) for name in ("offset", "size"))  # [B, k, 2]
         center = torch.stack([cells % width, cells // width], dim=-1) + offset
         half = size.clamp(min=0) / 2
-        boxes = box_ops.clip(torch.cat([center - half, center + half], dim=-1) * self.stride, sizes_hw)
-        return boxes, torch.where(scores > self.score_threshold, scores, 0), labels, cells, center
-
-    def keep(self, boxes: Tensor, scores: Tensor, labels: Tensor, *beside: Tensor) -> tuple[Tensor, ...]:
-        """What `select` returns of candidates. beside: what else is said of each, `[B, k, X]`, in order."""
-        index, scores, count = box_ops.select_rows(
+        whole = torch.cat([center - half, center + half], dim=-1) * self.stride
+        boxes = box_ops.clip(whole, sizes_hw)
+        best, scores, count = box_ops.select_rows(
             boxes,
-            scores,
+            torch.where(scores > self.score_threshold, scores, 0),
             labels,
             iou_threshold=self.nms_threshold,
             max_detections=self.max_detections,
             method=self.nms,
         )
-        boxes, labels, *further = (taken(values, index) for values in (boxes, labels, *beside))
-        padding = torch.arange(index.shape[1], device=index.device) >= count[:, None]  # [B, K]
-        return boxes, scores, labels, count, *(values.masked_fill(padding[..., None], 0) for values in further)
+        of_each = best[..., None].expand(-1, -1, 4)
+        more = self.more(raw[-1], inside, cells.gather(1, best), whole.gather(1, of_each))
+        found = [(scores > 0).view(*scores.shape, *[1] * (values.ndim - 2)) for values in more]
+        padded = [torch.where(there, values, 0) for there, values in zip(found, more, strict=True)]
+        return boxes.gather(1, of_each), scores, labels.gather(1, best), count, *padded
 
+    def more(self, stack: dict[str, Tensor], inside: Tensor, cells: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        """What is said of detections beside their boxes: `[B, K, ...]` for each of `extras`, here nothing.
 
-def at_cells(values: Tensor, image: Tensor, cell: Tensor) -> Tensor:
-    """The values of a map `[B, X, H, W]` at cells `[N]` of images `[N]`: `[N, X]` float32."""
-    picked: Tensor = values.flatten(2)[image, :, cell]
-    return picked.float()
-
-
-def at_peaks(values: Tensor, cells: Tensor) -> Tensor:
-    """The values of a map `[B, X, H, W]` at cells `[B, k]` of each image: `[B, k, X]` float32."""
-    maps = values.float().flatten(2)  # [B, X, H * W]
-    return maps.gather(2, cells[:, None].expand(-1, maps.shape[1], -1)).transpose(1, 2)
-
-
-def taken(values: Tensor, index: Tensor) -> Tensor:
-    """Rows `[B, K]` of each image out of `[B, k]` or `[B, k, X]`."""
-    return values.gather(1, index if values.ndim == 2 else index[..., None].expand(-1, -1, values.shape[2]))
-
-
-def make_heads(
-    channels: int,
-    outputs: Mapping[str, int],
-    *,
-    hidden: int,
-    norm: Norm | None = None,
-    separable: bool = False,
-) -> nn.ModuleDict:
-    """Heads by name, each a 3x3 convolution, ReLU and a 1x1 convolution (section 4), over `channels` channels.
-
-    outputs: name -> channels. A heat map, which has `heatmap` in its name, starts at a score of 0.1. hidden: channels
-    between the two. norm: behind the first, which is none in the paper. separable: the first one is a 5x5 depthwise and
-    a 1x1 convolution, for a CPU (ours).
-    """
-    heads = nn.ModuleDict()
-    for name, count in outputs.items():
-        first: nn.Module = nn.Conv2d(channels, hidden, 3, padding=1)
-        if separable:
-            first = SeparableConv2d(channels, hidden, 5, norm=None, activation=None)
-        last = nn.Conv2d(hidden, count, 1)
-        nn.init.constant_(cast(Tensor, last.bias), HEATMAP_BIAS if "heatmap" in name else 0.0)
-        between = nn.Identity() if norm is None else make_norm(norm, hidden)
-        heads[name] = nn.Sequential(first, between, nn.ReLU(inplace=True), last)
-    return heads
+        inside: `[B, H, W]` bool, the cells that are the image's. cells: `[B, K]` of the centres. boxes: `[B, K, 4]`,
+        pixels, of which parts may lie beyond the image.
+        """
+        return ()
 
 
 # Builders: each architecture with its numbers, and the weights its authors have published
@@ -325,15 +309,18 @@ def _build(
     head_channels: int,
     head_norm: Norm | None = None,
     separable_heads: bool = False,
+    detector: Callable[..., CenterNet] = CenterNet,
+    further_outputs: Mapping[str, int] | None = None,
     **options: Any,
 ) -> CenterNet:
-    """channels: of the map of each stack. Options: those of `CenterNet`."""
-    outputs = {"heatmap": len(classes), "size": 2, "offset": 2}
+    """channels: of the map of each stack. detector, further_outputs: what is built, and the channels of heads that it
+    has beside the three. Options: those of the detector."""
+    outputs = {"heatmap": len(classes), "size": 2, "offset": 2, **(further_outputs or {})}
     heads = [
         make_heads(width, outputs, hidden=head_channels, norm=head_norm, separable=separable_heads)
         for width in channels
     ]
-    return CenterNet(backbone, neck, heads, classes=classes, **options)
+    return detector(backbone, neck, heads, classes=classes, **options)
 
 
 def _resnet(
@@ -417,7 +404,8 @@ BUILDERS = {
 }
 
 
-def _published(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
+def published_by_authors(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
+    """A file of their model zoo."""
     return PublishedWeights(
         name=name,
         url="https://drive.google.com/drive/folders/1S3NnppRgXea_IG4WeyquJcnOB3I6G-LX",
@@ -435,12 +423,16 @@ def _published(name: str, builder: str, run: str, average_precision: float) -> P
 
 PUBLISHED = {
     "centernet_dla34": {
-        "2x": _published("2x", "centernet_dla34", "ctdet_coco_dla_2x", 37.4),
-        "1x": _published("1x", "centernet_dla34", "ctdet_coco_dla_1x", 36.3),
+        "2x": published_by_authors("2x", "centernet_dla34", "ctdet_coco_dla_2x", 37.4),
+        "1x": published_by_authors("1x", "centernet_dla34", "ctdet_coco_dla_1x", 36.3),
     },
-    "centernet_resnet18_dcn": {"authors": _published("authors", "centernet_resnet18_dcn", "ctdet_coco_resdcn18", 28.1)},
+    "centernet_resnet18_dcn": {
+        "authors": published_by_authors("authors", "centernet_resnet18_dcn", "ctdet_coco_resdcn18", 28.1)
+    },
     "centernet_resnet101_dcn": {
-        "authors": _published("authors", "centernet_resnet101_dcn", "ctdet_coco_resdcn101", 34.6)
+        "authors": published_by_authors("authors", "centernet_resnet101_dcn", "ctdet_coco_resdcn101", 34.6)
     },
-    "centernet_hourglass104": {"authors": _published("authors", "centernet_hourglass104", "ctdet_coco_hg", 40.3)},
+    "centernet_hourglass104": {
+        "authors": published_by_authors("authors", "centernet_hourglass104", "ctdet_coco_hg", 40.3)
+    },
 }

@@ -27,22 +27,30 @@ Legend: B images, H x W cells of the map, N objects of all images that are learn
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import DLA34, Backbone, take_shufflenet_v2, take_timm
+from aweigh.backbones import Backbone, Hourglass
 from aweigh.errors import UsageError
-from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, at_cells, at_peaks, make_heads
-from aweigh.necks.upsample import AggregationUpsample, LiteUpsample
+from aweigh.models.centernet import (
+    CenterGoals,
+    CenterNet,
+    CenterNetOutput,
+    Mirroring,
+    centernet_dla34,
+    centernet_shufflenet_v2_x0_5_lite,
+    published_by_authors,
+)
 from aweigh.ops.cuboids import wrapped
-from aweigh.ops.heatmaps import gaussian_radius
+from aweigh.ops.heatmaps import at_cells, at_peaks, gaussian_radius
 from aweigh.ops.losses import world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Targets
-from aweigh.weights.convert.centernet import centernet_from_authors
+from aweigh.weights.convert.centernet import centernet_3d_from_authors
 from aweigh.weights.record import PublishedWeights
 
 KITTI_CLASSES = Classes(("Pedestrian", "Car", "Cyclist"), (1, 2, 3))
@@ -50,10 +58,19 @@ KITTI_CLASSES = Classes(("Pedestrian", "Car", "Cyclist"), (1, 2, 3))
 KITTI_MEAN, KITTI_STD = IMAGENET_MEAN[::-1], IMAGENET_STD[::-1]
 
 OUTPUTS = {"depth": 1, "orientation": 8, "dimensions": 3}
-MIDDLE = {"middle": 2}
-# Two bins that overlap: angles round -pi/2 and round pi/2, each up to 2 pi / 3 away (the appendix; the authors' code).
+# Two bins that overlap: angles round -pi/2 and round pi/2, each up to 2 pi / 3 away (the authors' code).
 BIN_CENTERS = (-math.pi / 2, math.pi / 2)
 BIN_REACH = 2 * math.pi / 3
+
+Middle = Literal["learned", "box"]
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceGoals(CenterGoals):
+    """What there is to learn in a batch."""
+
+    cuboids: Tensor  # [N, 7] as the camera sees the objects, NaN for what is not known
+    middle: Tensor  # [N, 2] x, y of their middles from those of their boxes, cells
 
 
 class CenterNet3D(CenterNet):
@@ -71,7 +88,7 @@ class CenterNet3D(CenterNet):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | Hourglass,
         neck: nn.Module,
         heads: Sequence[nn.ModuleDict],
         *,
@@ -80,44 +97,47 @@ class CenterNet3D(CenterNet):
     ) -> None:
         super().__init__(backbone, neck, heads, **options)
         if slots is not None and slots < 1:
-            raise UsageError(
-                f"CenterNet3D: slots = {slots}; expected a number above 0, or None for the objects there are."
-            )
+            raise UsageError(f"CenterNet3D: slots = {slots}; expected a number above 0, or None for the objects there.")
         self.slots = slots
-        self.learns_middle = all("middle" in head for head in heads)
 
     # Training
 
     def loss(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """The losses of boxes and, of what is known of each object in space, of `depth` (metres), `dimensions`
-        (metres), `orientation` and, where it is learned, `middle` (cells); scalars, float32, the mean over the stacks.
+        """As `CenterNet.loss`; `UsageError` for objects to find without cuboids."""
+        for number, target in enumerate(targets):
+            if target.cuboids is None and target.learned.any():
+                raise UsageError(
+                    f"CenterNet3D.loss: the objects of image {number} have no cuboids; give data with places in space "
+                    "(KITTI's layout), or train a detector of boxes."
+                )
+        return super().loss(raw, targets)
 
-        Absolute differences, averaged as `slots` says; `orientation` is the cross-entropy of the two bins, and a smooth
-        L1 loss of sine and cosine in the bins that hold the angle. `UsageError` for objects without cuboids.
+    def stack_losses(self, raw: CenterNetOutput, goals: CenterGoals) -> dict[str, list[Tensor]]:
+        """Those of `CenterNet` and, of what is known of each object, of `depth` and `dimensions` (metres),
+        `orientation` and, where it is learned, `middle` (cells).
+
+        The mean absolute difference at the centres, over what `slots` says; see `orientation_loss` for the angle.
         """
-        goals = self.checked_goals(raw, targets)
-        cuboids = goals_in_space(goals, targets)  # [N, 7]
-        losses = self.box_losses(raw, goals, self._count(raw, cuboids.new_ones(len(cuboids), dtype=torch.bool)))
-        for name in (*OUTPUTS, *(MIDDLE if self.learns_middle else ())):
-            of_stacks = [self._loss_of(name, raw, stack[name], goals, cuboids) for stack in raw]
-            losses[name] = torch.stack(of_stacks).mean()
+        assert isinstance(goals, SpaceGoals)
+        losses = super().stack_losses(raw, goals)
+        wanted = {"depth": goals.cuboids[:, 2:3], "dimensions": goals.cuboids[:, 3:6], "middle": goals.middle}
+        angles = goals.cuboids[:, 6]
+        seen = angles.isfinite()
+        for stack in raw:
+            for name, goal in wanted.items():
+                if name in stack:
+                    said = at_cells(stack[name], goals.image, goals.cell)  # [N, X]
+                    known = goal.isfinite().all(dim=1)
+                    difference = (depth_of(said) if name == "depth" else said)[known] - goal[known]
+                    count = goal.shape[1] * self._count(raw, known)
+                    losses.setdefault(name, []).append(difference.abs().sum() / count)
+            said = at_cells(stack["orientation"], goals.image, goals.cell)
+            loss = orientation_loss(said[seen], angles[seen], self._count(raw, seen))
+            losses.setdefault("orientation", []).append(loss)
         return losses
 
-    def _loss_of(self, name: str, raw: CenterNetOutput, head: Tensor, goals: CenterGoals, cuboids: Tensor) -> Tensor:
-        said = at_cells(head, goals.image, goals.cell)  # [N, X]
-        if name == "orientation":
-            known = cuboids[:, 6].isfinite()
-            return orientation_loss(said[known], cuboids[known, 6], self._count(raw, known))
-        if name == "depth":
-            said, goal = depth_of(said), cuboids[:, 2:3]
-        elif name == "dimensions":
-            goal = cuboids[:, 3:6]
-        else:
-            width = head.shape[-1]
-            cell = torch.stack([goals.cell % width, goals.cell // width], dim=1)
-            goal = cuboids[:, :2] / self.stride - (cell + goals.offset)
-        known = goal.isfinite().all(dim=1)
-        return (said[known] - goal[known]).abs().sum() / (goal.shape[1] * self._count(raw, known))
+    def averaged_over(self, raw: CenterNetOutput, goals: CenterGoals) -> Tensor:
+        return self._count(raw, goals.image >= 0)
 
     def _count(self, raw: CenterNetOutput, known: Tensor) -> Tensor:
         """What a sum over objects is divided by, a scalar. known: `[N]` bool, those that are in it."""
@@ -125,33 +145,37 @@ class CenterNet3D(CenterNet):
             return known.new_tensor(float(self.slots * len(raw[0]["heatmap"])), dtype=torch.float32)
         return world_mean(known.sum().float()).clamp(min=1)
 
+    @torch.no_grad()
+    def goals(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> SpaceGoals:
+        """What a map of `size_hw` cells has to learn of the targets of each image."""
+        centers = super().goals(targets, size_hw)
+        given = [t.boxes.new_full((len(t), 7), torch.nan) if t.cuboids is None else t.cuboids for t in targets]
+        cuboids = torch.cat(given)[centers.row]  # [N, 7]
+        center = torch.stack([centers.cell % size_hw[1], centers.cell // size_hw[1]], dim=1) + centers.offset
+        return SpaceGoals(
+            **{entry.name: getattr(centers, entry.name) for entry in fields(centers)},
+            cuboids=cuboids,
+            middle=cuboids[:, :2] / self.stride - center,
+        )
+
     def radii(self, size: Tensor) -> Tensor:
         """As the authors have it for KITTI, of sizes that are not rounded."""
         return gaussian_radius(size.flip(1), kind=self.radius).long()
 
     # Prediction
 
-    def select(self, raw: CenterNetOutput, sizes_hw: Tensor) -> tuple[Tensor, ...]:
-        """As `CenterNet.select`, and after it cuboids `[B, K, 7]` float32 of each detection."""
-        boxes, scores, labels, cells, center = self.candidates(raw, sizes_hw)
-        said = {name: at_peaks(head, cells) for name, head in raw[-1].items() if name in {**OUTPUTS, **MIDDLE}}
-        middle = center + said["middle"] if self.learns_middle else center
-        parts = [middle * self.stride, depth_of(said["depth"]), said["dimensions"].clamp(min=0)]
-        cuboids = torch.cat([*parts, angle_of(said["orientation"])[..., None]], dim=-1)
-        return self.keep(boxes, scores, labels, cuboids)
+    def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
+        """As `CenterNet.mirroring`; where an object is in space is what the plain picture says."""
+        return {**super().mirroring(class_order), **dict.fromkeys((*OUTPUTS, "middle"))}
 
-
-def goals_in_space(goals: CenterGoals, targets: Sequence[Targets]) -> Tensor:
-    """The cuboids `[N, 7]` of the objects that are learned; `UsageError` where an image with objects has none."""
-    for number, target in enumerate(targets):
-        if target.cuboids is None and target.learned.any():
-            raise UsageError(
-                f"CenterNet3D.loss: the objects of image {number} have no cuboids; give data with places in space "
-                "(KITTI's layout), or train a detector of boxes."
-            )
-    given = [t.boxes.new_zeros(len(t), 7) if t.cuboids is None else t.cuboids for t in targets]
-    first = torch.tensor([0, *map(len, given)], device=goals.row.device).cumsum(0)
-    return torch.cat(given)[first[goals.image] + goals.row]
+    def more(self, stack: dict[str, Tensor], inside: Tensor, cells: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        """The cuboids of detections, `[B, K, 7]` float32."""
+        middle = (boxes[..., :2] + boxes[..., 2:]) / 2
+        if "middle" in stack:
+            middle = middle + at_peaks(stack["middle"], cells) * self.stride
+        depth, sides = depth_of(at_peaks(stack["depth"], cells)), at_peaks(stack["dimensions"], cells).clamp(min=0)
+        angle = angle_of(at_peaks(stack["orientation"], cells))
+        return (torch.cat([middle, depth, sides, angle[..., None]], dim=-1),)
 
 
 def depth_of(said: Tensor) -> Tensor:
@@ -189,71 +213,51 @@ def angle_of(said: Tensor) -> Tensor:
 # Builders
 
 
-def _heads(
-    channels: Sequence[int], classes: Classes, middle: Literal["learned", "box"], *, hidden: int, **options: Any
-) -> list[nn.ModuleDict]:
+def _in_space(build: Callable[..., CenterNet], classes: Classes, middle: Middle, **options: Any) -> CenterNet3D:
+    """A builder of `CenterNet` with the heads of objects in space."""
     if middle not in ("learned", "box"):
         raise UsageError(f"CenterNet3D: unknown middle {middle!r}; known: learned, box.")
-    outputs = {"heatmap": len(classes), "size": 2, "offset": 2, **OUTPUTS, **(MIDDLE if middle == "learned" else {})}
-    return [make_heads(width, outputs, hidden=hidden, **options) for width in channels]
+    outputs = {**OUTPUTS, **({"middle": 2} if middle == "learned" else {})}
+    return cast(CenterNet3D, build(classes=classes, detector=CenterNet3D, further_outputs=outputs, **options))
 
 
-def centernet_dla34_3d(
-    *, classes: Classes = KITTI_CLASSES, middle: Literal["learned", "box"] = "learned", **options: Any
-) -> CenterNet3D:
-    """CenterNet in space on DLA-34. Options: those of `CenterNet3D`, `head_channels`, `backbone_norm`, `neck_norm`,
-    `frozen_stages`.
+def centernet_dla34_3d(*, classes: Classes = KITTI_CLASSES, middle: Middle = "learned", **options: Any) -> CenterNet3D:
+    """CenterNet in space on DLA-34. Options: those of `centernet_dla34` and `CenterNet3D`.
 
-    middle: of an object, `"learned"` by a head of its own, or that of its `"box"`, as the authors take it.
+    middle: of an object, `"learned"`, or that of its `"box"`, as the authors take it.
     """
-    backbone = take_timm("dla34", options, kind=DLA34)
-    neck = AggregationUpsample(backbone.channels, backbone.strides, norm=options.pop("neck_norm", "bn"))
-    heads = _heads(neck.channels, classes, middle, hidden=options.pop("head_channels", 256))
     form = {"pixel_mean": KITTI_MEAN, "pixel_std": KITTI_STD}
-    return CenterNet3D(backbone, neck, heads, classes=classes, **{**form, **options})
+    return _in_space(centernet_dla34, classes, middle, **{**form, **options})
 
 
 def centernet_shufflenet_v2_x0_5_lite_3d(
-    *,
-    classes: Classes = KITTI_CLASSES,
-    middle: Literal["learned", "box"] = "learned",
-    channels: int = 64,
-    **options: Any,
+    *, classes: Classes = KITTI_CLASSES, middle: Middle = "learned", **options: Any
 ) -> CenterNet3D:
-    """The same light enough to be trained on a CPU, as `centernet_shufflenet_v2_x0_5_lite` (ours). Options as
-    `centernet_dla34_3d`, `activation` (the backbone's)."""
-    backbone = take_shufflenet_v2(0.5, options)
-    neck = LiteUpsample(backbone.channels, backbone.strides, channels=channels, norm=options.pop("neck_norm", "bn"))
-    hidden = options.pop("head_channels", channels)
-    heads = _heads(neck.channels, classes, middle, hidden=hidden, norm="bn", separable=True)
-    form = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
-    return CenterNet3D(backbone, neck, heads, classes=classes, **{**form, **options})
+    """The same light enough to be trained on a CPU (ours). Options: those of `centernet_shufflenet_v2_x0_5_lite`, else
+    as `centernet_dla34_3d`."""
+    return _in_space(centernet_shufflenet_v2_x0_5_lite, classes, middle, **options)
 
 
 BUILDERS = {build.__name__: build for build in (centernet_dla34_3d, centernet_shufflenet_v2_x0_5_lite_3d)}
 
 
-def _published(name: str, run: str, split: str, metrics: dict[str, float]) -> PublishedWeights:
-    return PublishedWeights(
-        name=name,
-        url="https://drive.google.com/drive/folders/1S3NnppRgXea_IG4WeyquJcnOB3I6G-LX",
-        file=f"{run}.pth",
-        sha256="",  # not published
+def _published(name: str, run: str, half: str, **metrics: float) -> PublishedWeights:
+    """metrics: the authors' AP of cars at 11 recalls, moderate."""
+    return replace(
+        published_by_authors(name, "centernet_dla34_3d", run, metrics["AP"]),
         licence="MIT (xingyizhou/CenterNet); trained on KITTI, whose data are CC BY-NC-SA 3.0",
-        source=f"the authors, {run}, trained on KITTI's training pictures, {split}",
+        source=f"the authors, {run}, trained on {half} half of KITTI's training pictures",
         metrics=metrics,
-        builder="centernet_dla34_3d",
         arguments={"middle": "box"},
         classes=KITTI_CLASSES,
         resize={"short": 384, "long": 1280},
-        convert=centernet_from_authors,
+        convert=centernet_3d_from_authors,
     )
 
 
-# The authors' AP of cars at 11 recalls, moderate: boxes, orientation, bird's eye (their model zoo).
 PUBLISHED = {
     "centernet_dla34_3d": {
-        "3dop": _published("3dop", "ddd_3dop", "3DOP's half", {"AP": 87.8, "AOS": 84.3, "bird's eye AP": 30.5}),
-        "sub": _published("sub", "ddd_sub", "SubCNN's half", {"AP": 79.8, "AOS": 75.2, "bird's eye AP": 27.7}),
+        "3dop": _published("3dop", "ddd_3dop", "3DOP's", AP=87.8, AOS=84.3, birds_eye=30.5),
+        "sub": _published("sub", "ddd_sub", "SubCNN's", AP=79.8, AOS=75.2, birds_eye=27.7),
     }
 }

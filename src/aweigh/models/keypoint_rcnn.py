@@ -16,7 +16,7 @@ Legend: R regions, K keypoints, S cells of a map's side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -38,14 +38,11 @@ from aweigh.models.faster_rcnn import (
 )
 from aweigh.ops.keypoints import NOWHERE, cells_of_points, highest_pixels
 from aweigh.ops.losses import world_mean
-from aweigh.structures import IMAGENET_STD, Classes, KeypointSet, Targets
+from aweigh.structures import IMAGENET_STD, Classes, Keypoints, KeypointSet, Targets
+from aweigh.weights.coco import PERSON
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 from aweigh.weights.record import PublishedWeights
-
-PERSON = Classes(("person",), (1,))  # COCO's only class with keypoints
-# What `keypoints` may be: a set, what its `to_dict` gives, or None for COCO's 17 of a person.
-Keypoints = KeypointSet | Mapping[str, Any] | None
 
 
 class KeypointBranch(nn.Module):
@@ -114,7 +111,7 @@ def on_pyramid_with_keypoints(
 
     keypoints: what they are. keypoint_convs, keypoint_width: of the `KeypointHead`.
     """
-    keypoint_set = KeypointSet.coco_person() if keypoints is None else KeypointSet.of(keypoints)
+    keypoint_set = KeypointSet.of(keypoints)
     branch = KeypointBranch(channels, keypoint_set, convs=keypoint_convs, width=keypoint_width)
     return on_pyramid(backbone, classes, channels=channels, branches={"keypoints": branch}, **options)
 

@@ -30,12 +30,6 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return intersection / union.clamp(min=torch.finfo(boxes.dtype).tiny)
 
 
-def pairwise_share(boxes: Tensor, others: Tensor) -> Tensor:
-    """How much of each of `[N, 4]` lies in each of `[M, 4]`, as a share of its own area -> `[N, M]`; 0 without area."""
-    intersection, _ = _intersection_and_union(boxes[:, None], others[None])
-    return intersection / areas(boxes)[:, None].clamp(min=torch.finfo(boxes.dtype).tiny)
-
-
 def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union, element by element: `[..., 4]`, `[..., 4]` -> `[...]` in `[0, 1]`."""
     intersection, union = _intersection_and_union(boxes, others)
@@ -222,17 +216,10 @@ def select_detections(
 def select_rows(
     boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, max_detections: int, method: NMS
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as rows of what is given: index `[B, K]` int64, scores `[B, K]` and count `[B]`."""
+    """The same, but which rows these are: index `[B, K]`, 0 from `count` on, scores `[B, K]` and count `[B]`."""
     selected = [
-        non_maximum_suppression(
-            boxes[image],
-            scores[image],
-            labels[image],
-            iou_threshold=iou_threshold,
-            max_detections=max_detections,
-            method=method,
-        )
-        for image in range(len(boxes))
+        non_maximum_suppression(*image, iou_threshold=iou_threshold, max_detections=max_detections, method=method)
+        for image in zip(boxes, scores, labels, strict=True)
     ]
     index, kept, count = (torch.stack(parts) for parts in zip(*selected, strict=True))
     return index, kept, count

@@ -1,17 +1,22 @@
 """Heat maps with a peak at each point to be found: how far a peak reaches, drawing, and reading peaks off again.
 
 Papers: Law and Deng, "CornerNet", ECCV 2018, section 3.2 (the radius); Zhou et al., "Objects as Points", 2019, section
-3 (Gaussians that keep the larger value where they meet, and peaks that need no suppression).
+3 (Gaussians that keep the larger value where they meet, and peaks that need no suppression); Duan et al., "CenterNet:
+Keypoint Triplets", ICCV 2019 (whose centres have wider Gaussians, in its code).
 
 Legend: B images, C classes, H x W cells, N points, P planes (a plane is one class of one image).
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from aweigh.ops import boxes as box_ops
+from aweigh.ops.losses import unknown_in_batch
 
 Radius = Literal["official", "corrected"]
 
@@ -46,14 +51,20 @@ def gaussian_radius(sizes_hw: Tensor, *, kind: Radius = "official", min_iou: flo
 
 @torch.no_grad()
 def draw_gaussians(
-    size: tuple[int, int, int], planes: Tensor, cells: Tensor, radii: Tensor, *, byte_budget: int = 64 * 2**20
+    size: tuple[int, int, int],
+    planes: Tensor,
+    cells: Tensor,
+    radii: Tensor,
+    *,
+    divisor: float = 6.0,
+    byte_budget: int = 64 * 2**20,
 ) -> Tensor:
     """Heat maps `[P, H, W]` float32 with a Gaussian round each point, the larger value where several meet.
 
     size: (P, H, W). planes: `[N]` int64. cells: `[N, 2]` int64 (column, row), inside the map. radii: `[N]` int64, >= 0.
     A Gaussian is 1 at its point, ends `radius` cells from it, in a square, and has a third of that as its deviation
-    (Law and Deng, section 3.2; (2 radius + 1) / 6 in their code). All points are drawn at once, each in its own square
-    only, in portions of about `byte_budget` bytes.
+    (Law and Deng, section 3.2; (2 radius + 1) / 6 in their code; divisor: what stands for the 6). All points are drawn
+    at once, each in its own square only, in portions of about `byte_budget` bytes.
     """
     count, height, width = size
     heatmaps = torch.zeros(count * height * width, device=cells.device)
@@ -62,7 +73,7 @@ def draw_gaussians(
     top, bottom = (y - radii).clamp(min=0), (y + radii).clamp(max=height - 1)
     columns, rows = right - left + 1, bottom - top + 1  # of the square, inside the map
     corner = (planes * height + top) * width + left
-    falloff = -18.0 / (2 * radii + 1).square()  # -1 / (2 deviation^2)
+    falloff = -0.5 * (divisor / (2 * radii + 1)).square()  # -1 / (2 deviation^2)
     points = torch.stack([columns, rows, left - x, top - y, corner])
     bytes_per_cell = 80
     for portion in _portions(columns * rows, byte_budget // bytes_per_cell):
@@ -120,3 +131,49 @@ def peaks(heatmaps: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     values = values.gather(2, cells[:, None].expand(-1, values.shape[1], -1)).flatten(1)  # [B, C * k']
     values, pairs = values.topk(min(count, values.shape[1]), dim=1)  # [B, k]
     return values, pairs // most, cells.gather(1, pairs % most)
+
+
+def at_cells(values: Tensor, image: Tensor, cell: Tensor) -> Tensor:
+    """The values of a map `[B, X, H, W]` at cells `[N]` of images `[N]`: `[N, X]` float32."""
+    picked: Tensor = values.flatten(2)[image, :, cell]
+    return picked.float()
+
+
+def at_peaks(values: Tensor, cells: Tensor) -> Tensor:
+    """The values of a map `[B, X, H, W]` at cells `[B, k]` of each image: `[B, k, X]` float32."""
+    channels = values.shape[1]
+    return values.float().flatten(2).gather(2, cells[:, None].expand(-1, channels, -1)).transpose(1, 2)
+
+
+def unknown_cells(
+    size_hw: tuple[int, int],
+    stride: int,
+    images: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]],
+    num_classes: int,
+) -> Tensor | None:
+    """Which cells of heat maps nobody calls background, `[B, C, H, W]` bool, by their middles; None: there are none.
+
+    images: boxes `[N, 4]` in pixels, labels, uncertain, ignore `[N]` and known `[C]` or None of each, as in `Targets`.
+    """
+    middle = (stride / 2, stride / 2)
+    points = box_ops.grid_points(*size_hw, (stride, stride), middle, like=images[0][0])  # [H * W, 2]
+    unknown = unknown_in_batch(points, [(*three, known) for *three, _, known in images], num_classes)  # [B * H * W, C]
+    ignored = [box_ops.covered(points, boxes[ignore]) if ignore.any() else None for boxes, _, _, ignore, _ in images]
+    if all(part is None for part in (unknown, *ignored)):
+        return None
+    nowhere = points.new_zeros(len(points), dtype=torch.bool)
+    everything = torch.stack([nowhere if part is None else part for part in ignored])[:, None]  # [B, 1, H * W]
+    if unknown is not None:
+        everything = everything | unknown.view(len(images), len(points), -1).transpose(1, 2)  # [B, C, H * W]
+    return everything.expand(-1, num_classes, -1).reshape(len(images), -1, *size_hw)
+
+
+def mean_logits(logits: Tensor, others: Tensor) -> Tensor:
+    """The logits of the mean of two maps of probabilities, given as logits of any equal shapes; float32.
+
+    From the logarithms of p and of 1 - p, so that scores near 1 stay apart.
+    """
+    logits, others = logits.float(), others.float()
+    yes = torch.logaddexp(F.logsigmoid(logits), F.logsigmoid(others))
+    no = torch.logaddexp(F.logsigmoid(-logits), F.logsigmoid(-others))
+    return yes - no

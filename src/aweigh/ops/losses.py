@@ -111,6 +111,25 @@ def penalty_reduced_focal_loss_sum(
     return -(weight * error**alpha * torch.log1p(-error)).sum()
 
 
+def pull_and_push(embeddings: Tensor, image: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Associative embedding (Newell et al. 2017; Law and Deng 2018, equations 4 and 5): two scalars, means over images.
+
+    embeddings: `[N, K]`, one number of each of the K points of each object. image: `[N]`, which of `images` it is of.
+    Pull: the squared distances of an object's points from their mean, the mean over the objects of an image. Push: how
+    much less than 1 the means of two objects of an image lie apart, the mean over its ordered pairs.
+    """
+    mean = embeddings.mean(dim=1)  # [N]
+    count = torch.bincount(image, minlength=images).clamp(min=1)[image]  # [N], the objects of its image
+    pull = ((embeddings - mean[:, None]).square().sum(dim=1) / count).sum() / images
+    push = mean.sum() * 0
+    for index in range(images):
+        own = mean[image == index]
+        near = (1 - (own[:, None] - own).abs()).clamp(min=0)
+        pairs = len(own) * (len(own) - 1)
+        push = push + (near.sum() - near.diagonal().sum()) / max(1, pairs)
+    return pull, push / images
+
+
 def check_labels(
     labels: Sequence[Tensor], known: Sequence[Tensor | None], *, images: int, classes: int, what: str
 ) -> None:

@@ -2,6 +2,10 @@
 
 from aweigh.structures import Classes
 
+# Mean and deviation of its pictures' colours, RGB in `[0, 1]`, as CornerNet's and CenterNet's authors have them.
+COCO_MEAN = (0.47026115, 0.44719302, 0.40789654)
+COCO_STD = (0.27809835, 0.27408164, 0.28863828)
+
 # Ids that were planned and never annotated.
 _UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
@@ -19,3 +23,5 @@ COCO_CLASSES = Classes(
     ),
     ids=tuple(category for category in range(1, 91) if category not in _UNUSED),
 )
+
+PERSON = Classes(("person",), (1,))  # its only class with keypoints

@@ -6,17 +6,18 @@ are 18 offsets, (y, x) of each place of the kernel, and 9 masks: the order of to
 """
 
 import re
+from collections.abc import Mapping
 
 from aweigh.errors import UsageError
 from aweigh.weights.record import State
 
-HEADS = {
-    "hm": "heatmap", "wh": "size", "reg": "offset", "dep": "depth", "rot": "orientation", "dim": "dimensions",
-}  # fmt: skip
+HEADS = {"hm": "heatmap", "wh": "size", "reg": "offset"}
+POSE_HEADS = {**HEADS, "hps": "joints", "hm_hp": "joint_heatmap", "hp_offset": "joint_offset"}
+SPACE_HEADS = {**HEADS, "dep": "depth", "rot": "orientation", "dim": "dimensions"}
 FIRST = ("backbone.body.conv1.weight", "backbone.body.base_layer.0.weight", "backbone.stem.0.0.weight")
 
 # Parts of names, theirs -> ours, one after the other. In the body of an hourglass network:
-_HOURGLASS = (
+HOURGLASS = (
     (r"^pre\.", r"backbone.stem."),
     (r"^kps\.", r"backbone.hourglasses."),
     (r"^cnvs\.", r"backbone.outputs."),
@@ -50,32 +51,45 @@ _OTHERS = (
 
 
 def centernet_from_authors(state: State) -> State:
-    """The weights of the authors' CenterNet for boxes (`ctdet`) or objects in space (`ddd`) under our names.
+    """The weights of the authors' CenterNet for boxes (`ctdet`) under our names.
 
     Raises `UsageError` for a tensor of another model.
     """
+    return _converted(state, HEADS, "boxes")
+
+
+def centernet_pose_from_authors(state: State) -> State:
+    """Those of their CenterNet for human poses (`multi_pose`), likewise."""
+    return _converted(state, POSE_HEADS, "poses")
+
+
+def centernet_3d_from_authors(state: State) -> State:
+    """Those of their CenterNet for objects in space (`ddd`), likewise."""
+    return _converted(state, SPACE_HEADS, "objects in space")
+
+
+def _converted(state: State, heads: Mapping[str, str], kind_of_model: str) -> State:
     state = {key.removeprefix("module."): value for key, value in state.items()}
     converted: State = {}
     for key, value in state.items():
         module, _, kind = key.rpartition(".")
         if f"{module}.conv_offset_mask.weight" in state:  # a deformable convolution's own weight and bias
             key = f"{module}.conv.{kind}"
-        ours = _name(key)
+        ours = _name(key, heads, kind_of_model)
         converted[ours] = value.flip(1) if ours in FIRST else value
     return converted
 
 
-def _name(key: str) -> str:
-    head = rf"({'|'.join(HEADS)})\.(?:(\d)\.)?(0|2|0\.conv|1)\.(weight|bias)"
+def _name(key: str, heads: Mapping[str, str], kind_of_model: str) -> str:
+    head = rf"({'|'.join(heads)})\.(?:(\d)\.)?(0|2|0\.conv|1)\.(weight|bias)"
     if match := re.fullmatch(head, key):  # numbered by stack where there may be several
         place = 0 if match[3].startswith("0") else 3
-        return f"heads.{match[2] or 0}.{HEADS[match[1]]}.{place}.{match[4]}"
+        return f"heads.{match[2] or 0}.{heads[match[1]]}.{place}.{match[4]}"
     ours = key
-    for theirs, exchanged in _HOURGLASS if re.match(r"(pre|kps|cnvs_?|inters_?)\.", key) else _OTHERS:
+    for theirs, exchanged in HOURGLASS if re.match(r"(pre|kps|cnvs_?|inters_?)\.", key) else _OTHERS:
         ours = re.sub(theirs, exchanged, ours)
     if not ours.startswith(("backbone.", "neck.")):
         raise UsageError(
-            f"The tensor {key!r} is not one of CenterNet's for boxes or objects in space; these weights belong to "
-            "another model."
+            f"The tensor {key!r} is not one of CenterNet's for {kind_of_model}; these weights belong to another model."
         )
     return ours

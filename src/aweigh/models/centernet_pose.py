@@ -1,0 +1,301 @@
+"""CenterNet for poses: from the centre of an object the network also says where each of its keypoints lies.
+
+Paper: Zhou et al., "Objects as Points", 2019, section 5.2. `centernet.py` is the detector. A keypoint, here a joint, is
+found twice: by a regression from the centre, which says whose it is, and as a peak of a heat map of its own, which says
+better where. At prediction a regressed joint moves to the closest peak of its kind.
+
+How ours differs:
+- An object without a labelled joint counts as unknown at its centre: neither found nor background. So the authors'
+  comments and numbers have it, 0.9999; their Gaussian, drawn after it, makes a centre of it all the same. This is
+  `without_keypoints="center"`: it is found, and learns no size.
+- The paper looks for the closest peak in the box. The authors' code, and ours, takes the closest of all and asks then
+  whether it lies in the box and near enough.
+- A joint has a score: of the peak it moved to, else of its heat map where it is. The authors write 1.
+- What lies in a region to ignore, is uncertain or was not labelled gives no loss in the heat maps of joints either.
+
+Legend, beside that of `centernet.py`: K joints, P labelled joints on the map of all objects, M detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from aweigh.backbones import Backbone, Hourglass
+from aweigh.errors import UsageError
+from aweigh.models.centernet import (
+    CenterGoals,
+    CenterNet,
+    CenterNetOutput,
+    centernet_dla34,
+    centernet_hourglass104,
+    centernet_shufflenet_v2_x0_5_lite,
+    published_by_authors,
+)
+from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, draw_gaussians, peaks
+from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
+from aweigh.structures import Classes, Detections, Keypoints, KeypointSet, Targets
+from aweigh.weights.coco import PERSON
+from aweigh.weights.convert.centernet import centernet_pose_from_authors
+from aweigh.weights.record import PublishedWeights
+
+# The authors' code; the paper says none of the three.
+PEAKS = 100  # of each joint
+PEAK_SCORE = 0.1  # above which a peak counts
+PEAK_REACH = 0.3  # of the longer side of the box, as far as a joint moves at most
+
+WithoutKeypoints = Literal["unknown", "center"]
+
+
+@dataclass(frozen=True, eq=False)
+class PoseGoals(CenterGoals):
+    """What there is to learn in a batch; the N objects are those with a labelled joint."""
+
+    joint_heatmap: Tensor  # [B, K, H, W] 1 at joints, less round them, UNKNOWN where no background is known
+    owner: Tensor  # [P] which of the N objects a joint is of
+    joint: Tensor  # [P] which of the K joints it is
+    place: Tensor  # [P, 2] x, y from the cell of its object's centre, cells
+    joint_cell: Tensor  # [P] row * W + column
+    joint_offset: Tensor  # [P, 2] x, y in that cell, cells
+
+
+class CenterNetPose(CenterNet):
+    """The detector.
+
+    Args:
+        heads: beside those of `CenterNet` `joints`, 2 K channels (x, y of each joint in turn) and, for the second way,
+            `joint_heatmap`, K channels, and `joint_offset`, 2; without them the regression alone answers, and without
+            `joint_offset` a joint lies in the middle of its cell.
+        keypoint_set: what the K joints are.
+        joint_weight, joint_heatmap_weight, joint_offset_weight: of the losses.
+        without_keypoints: what an object without any labelled joint is, see the top of the file.
+        options: those of `CenterNet`.
+    """
+
+    extras = ("keypoints",)
+
+    def __init__(
+        self,
+        backbone: Backbone | Hourglass,
+        neck: nn.Module,
+        heads: Sequence[nn.ModuleDict],
+        *,
+        keypoint_set: KeypointSet,
+        joint_weight: float = 1.0,
+        joint_heatmap_weight: float = 1.0,
+        joint_offset_weight: float = 1.0,
+        without_keypoints: WithoutKeypoints = "unknown",
+        **options: Any,
+    ) -> None:
+        super().__init__(backbone, neck, heads, **options)
+        if without_keypoints not in ("unknown", "center"):
+            raise UsageError(f"CenterNet: unknown without_keypoints {without_keypoints!r}; known: unknown, center.")
+        self.keypoint_set = keypoint_set
+        self.joint_weight, self.joint_heatmap_weight = joint_weight, joint_heatmap_weight
+        self.joint_offset_weight = joint_offset_weight
+        self.without_keypoints = without_keypoints
+
+    # Training
+
+    def loss(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """As `CenterNet.loss`; `UsageError` for objects to find without keypoints `[N, K, 3]`."""
+        number = len(self.keypoint_set)
+        for image, target in enumerate(targets):
+            given = None if target.keypoints is None else tuple(target.keypoints.shape[1:])
+            if given != (number, 3) and target.learned.any():
+                got = "none" if given is None else f"[N, {given[0]}, {given[1]}]"
+                raise UsageError(
+                    f"CenterNet.loss: the objects of image {image} need keypoints [N, {number}, 3], got {got}; "
+                    "give data with keypoints, and build the model with the `keypoints` they have."
+                )
+        return super().loss(raw, targets)
+
+    def stack_losses(self, raw: CenterNetOutput, goals: CenterGoals) -> dict[str, list[Tensor]]:
+        """Those of `CenterNet` and three of joints.
+
+        `joints` and `joint_offset`: the mean absolute difference of x and y, at the centres and at the joints, over all
+        labelled joints on the map. `joint_heatmap`: focal loss divided by the number of cells that are a joint, or by
+        one where there is none.
+        """
+        assert isinstance(goals, PoseGoals)
+        losses = super().stack_losses(raw, goals)
+        values = 2 * world_mean(goals.place.new_tensor(float(len(goals.place)))) + 1e-4
+        cells = world_mean((goals.joint_heatmap == 1).sum().float()).clamp(min=1)
+        image = goals.image[goals.owner]  # [P]
+        for stack in raw:
+            joints = at_cells(stack["joints"], goals.image, goals.cell).unflatten(1, (-1, 2))  # [N, K, 2]
+            difference = joints[goals.owner, goals.joint] - goals.place
+            losses.setdefault("joints", []).append(self.joint_weight * difference.abs().sum() / values)
+            if "joint_heatmap" in stack:
+                logits = stack["joint_heatmap"].float()
+                focal = penalty_reduced_focal_loss_sum(logits, goals.joint_heatmap, unknown=UNKNOWN)
+                losses.setdefault("joint_heatmap", []).append(self.joint_heatmap_weight * focal / cells)
+            if "joint_offset" in stack:
+                difference = at_cells(stack["joint_offset"], image, goals.joint_cell) - goals.joint_offset
+                weighted = self.joint_offset_weight * difference.abs().sum() / values
+                losses.setdefault("joint_offset", []).append(weighted)
+        return losses
+
+    @torch.no_grad()
+    def goals(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> PoseGoals:
+        """What a map of `size_hw` cells has to learn of the targets of each image.
+
+        A joint's Gaussian reaches as far as that of its object's centre. A labelled joint beyond the map teaches
+        nothing, one outside the box of its object does.
+        """
+        height, width = size_hw
+        number = len(self.keypoint_set)
+        centers = super().goals(targets, size_hw)
+        given = [
+            target.boxes.new_zeros(len(target), number, 3) if target.keypoints is None else target.keypoints
+            for target in targets
+        ]
+        keypoints = torch.cat(given)[centers.row]  # [N, K, 3]
+        labels = torch.cat([target.labels for target in targets])[centers.row]
+        labelled = (keypoints[..., 2] > 0).any(dim=1)
+        if self.without_keypoints == "unknown":  # but what has a joint stays a centre where both have the same cell
+            flat = centers.heatmap.view(*centers.heatmap.shape[:2], -1)
+            for which, value in ((~labelled, UNKNOWN), (labelled, 1.0)):
+                flat[centers.image[which], labels[which], centers.cell[which]] = value
+        of_object = ("row", "image", "radius", "cell", "offset", "size")
+        centers = replace(centers, **{name: getattr(centers, name)[labelled] for name in of_object})
+
+        places = keypoints[labelled][..., :2] / self.stride
+        on_map = ((places >= 0) & (places < places.new_tensor([width, height]))).all(dim=-1)
+        owner, joint = (on_map & (keypoints[labelled][..., 2] > 0)).nonzero().unbind(1)  # [P]
+        places, image = places[owner, joint], centers.image[owner]
+        cell = places.floor().long()
+        planes = (len(targets) * number, height, width)
+        heatmap = draw_gaussians(planes, image * number + joint, cell, centers.radius[owner])
+        heatmap = heatmap.view(len(targets), number, height, width)
+        if centers.unknown is not None:
+            heatmap = torch.where(centers.unknown.any(dim=1, keepdim=True) & (heatmap < 1), UNKNOWN, heatmap)
+        center = torch.stack([centers.cell % width, centers.cell // width], dim=1)[owner]
+        return PoseGoals(
+            **{entry.name: getattr(centers, entry.name) for entry in fields(centers)},
+            joint_heatmap=heatmap,
+            owner=owner,
+            joint=joint,
+            place=places - center,
+            joint_cell=cell[:, 1] * width + cell[:, 0],
+            joint_offset=places - cell,
+        )
+
+    # Prediction
+
+    @torch.no_grad()
+    def decode(self, raw: CenterNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+        """As `CenterNet.decode`, with keypoints."""
+        return [replace(found, keypoint_set=self.keypoint_set) for found in super().decode(raw, sizes_hw)]
+
+    def more(self, stack: dict[str, Tensor], inside: Tensor, cells: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        """The joints of M detections, `[B, M, K, 3]`: x and y in pixels, and a score.
+
+        cells: `[B, M]` of the centres. boxes: `[B, M, 4]` pixels. inside: `[B, H, W]`, where a peak may be. A joint is
+        where the regression has it, or the closest peak of its kind above `PEAK_SCORE`, if that lies in the box and not
+        farther away than `PEAK_REACH`. Without heat maps the score is 1.
+        """
+        height, width = stack["heatmap"].shape[-2:]
+        center = torch.stack([cells % width, cells // width], dim=-1)  # [B, M, 2]
+        joints = at_peaks(stack["joints"], cells).unflatten(2, (-1, 2)) + center[:, :, None]  # [B, M, K, 2] cells
+        joints = joints.transpose(1, 2)  # [B, K, M, 2]
+        if "joint_heatmap" not in stack:
+            score = torch.ones_like(joints[..., :1])
+            return (torch.cat([joints * self.stride, score], dim=-1).transpose(1, 2),)
+        places, heights = self.joint_peaks(stack, inside)  # [B, K, p, 2] cells, [B, K, p] scores
+        away = (joints[:, :, :, None] - places[:, :, None]).square().sum(dim=-1).sqrt()  # [B, K, M, p]
+        distance, closest = torch.where(heights[:, :, None] > PEAK_SCORE, away, torch.inf).min(dim=-1)  # [B, K, M]
+        place = places.gather(2, closest[..., None].expand(-1, -1, -1, 2))
+        corner, end = (boxes / self.stride)[:, None].split(2, dim=-1)  # [B, 1, M, 2]
+        near = distance <= PEAK_REACH * (end - corner).amax(dim=-1)
+        moves = near & ((place >= corner) & (place <= end)).all(dim=-1)
+
+        column, row = joints.floor().long().unbind(-1)
+        at = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+        own = stack["joint_heatmap"].float().flatten(2).gather(2, at).sigmoid()
+        score = torch.where(moves, heights.gather(2, closest), own)
+        joints = torch.where(moves[..., None], place, joints) * self.stride
+        return (torch.cat([joints, score[..., None]], dim=-1).transpose(1, 2),)
+
+    def joint_peaks(self, stack: dict[str, Tensor], inside: Tensor) -> tuple[Tensor, Tensor]:
+        """The highest peaks of each joint's heat map: places `[B, K, p, 2]` in cells, scores `[B, K, p]`."""
+        heatmap = torch.where(inside[:, None], stack["joint_heatmap"].float(), -torch.inf)
+        batch, number, _, width = heatmap.shape
+        values, _, cells = peaks(heatmap.flatten(0, 1)[:, None], PEAKS)  # [B * K, p]
+        cells = cells.view(batch, number, -1)
+        offset: Tensor | float = 0.5
+        if "joint_offset" in stack:
+            offset = at_peaks(stack["joint_offset"], cells.flatten(1)).unflatten(1, (number, -1))
+        return torch.stack([cells % width, cells // width], dim=-1) + offset, values.view(cells.shape).sigmoid()
+
+
+# Builders
+
+
+def _pose(
+    build: Callable[..., CenterNet],
+    classes: Classes,
+    keypoints: Keypoints,
+    *,
+    joint_heatmaps: bool = True,
+    joint_offsets: bool = True,
+    **options: Any,
+) -> CenterNetPose:
+    """A builder of `CenterNet` with the heads of joints. joint_heatmaps: off, the regression alone is learned, the
+    form "-reg" of table 5. joint_offsets: off, a peak lies in the middle of its cell."""
+    keypoint_set = KeypointSet.of(keypoints)
+    outputs = {"joints": 2 * len(keypoint_set)}
+    if joint_heatmaps:
+        outputs |= {"joint_heatmap": len(keypoint_set)} | ({"joint_offset": 2} if joint_offsets else {})
+    detector = partial(CenterNetPose, keypoint_set=keypoint_set)
+    return cast(CenterNetPose, build(classes=classes, detector=detector, further_outputs=outputs, **options))
+
+
+def centernet_dla34_pose(*, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any) -> CenterNetPose:
+    """CenterNet for poses on DLA-34: AP 58.9 of keypoints after the longer schedule, tested with flipping.
+
+    Options: those of `centernet_dla34`, `CenterNetPose`, `joint_heatmaps`, `joint_offsets`.
+    """
+    return _pose(centernet_dla34, classes, keypoints, **options)
+
+
+def centernet_hourglass104_pose(
+    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+) -> CenterNetPose:
+    """CenterNet for poses on Hourglass-104: AP 64.0 likewise. Options: those of `centernet_hourglass104`, else as
+    `centernet_dla34_pose`."""
+    return _pose(centernet_hourglass104, classes, keypoints, **options)
+
+
+def centernet_shufflenet_v2_x0_5_lite_pose(
+    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+) -> CenterNetPose:
+    """CenterNet for poses light enough to be trained on a CPU (ours). Options: those of
+    `centernet_shufflenet_v2_x0_5_lite`, else as `centernet_dla34_pose`."""
+    return _pose(centernet_shufflenet_v2_x0_5_lite, classes, keypoints, **options)
+
+
+BUILDERS = {
+    build.__name__: build
+    for build in (centernet_dla34_pose, centernet_hourglass104_pose, centernet_shufflenet_v2_x0_5_lite_pose)
+}
+
+
+def _published(builder: str, body: str, schedule: str, average_precision: float) -> PublishedWeights:
+    record = published_by_authors(schedule, builder, f"multi_pose_{body}_{schedule}", average_precision)
+    metrics = {"keypoint AP with flipping": average_precision}
+    return replace(record, metrics=metrics, classes=PERSON, convert=centernet_pose_from_authors)
+
+
+PUBLISHED = {
+    builder: {schedule: _published(builder, body, schedule, value) for schedule, value in results.items()}
+    for builder, body, results in (
+        ("centernet_dla34_pose", "dla", {"3x": 58.9, "1x": 54.7}),
+        ("centernet_hourglass104_pose", "hg", {"3x": 64.0, "1x": 58.7}),
+    )
+}
