@@ -191,12 +191,12 @@ def test_it_learns_a_depth() -> None:
     first = None
     for _ in range(40):
         losses = model(Images.stack([image, image]), [target, target])
-        first = first or {name: float(value) for name, value in losses.items()}
+        first = first or {name: float(value.detach()) for name, value in losses.items()}
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
     for name in ("depth", "dimensions", "orientation"):
-        assert float(losses[name]) < 0.5 * first[name], name
+        assert float(losses[name].detach()) < 0.5 * first[name], name
 
 
 def test_bad_arguments_are_named() -> None:

@@ -18,6 +18,7 @@ How ours differs:
   objects.
 - With an augmented picture they leave out depth and sides; here the data say what is not known, by NaN (see
   `data/transforms.py`), and each of the three losses takes what is known.
+- Depths begin at 20 metres and sides at 1.6, not at 1 and 0.
 - Sides are never less than zero. They keep detections above a score of 0.2; here all are kept, as `score_threshold`
   says.
 
@@ -62,6 +63,9 @@ OUTPUTS = {"depth": 1, "orientation": 8, "dimensions": 3}
 BIN_CENTERS = (-math.pi / 2, math.pi / 2)
 BIN_REACH = 2 * math.pi / 3
 
+# Biases by which a head says 20 metres at first, and sides of 1.6 metres (ours).
+STARTS = {"depth": -math.log(20.0), "dimensions": 1.6}
+
 Middle = Literal["learned", "box"]
 
 
@@ -99,6 +103,9 @@ class CenterNet3D(CenterNet):
         if slots is not None and slots < 1:
             raise UsageError(f"CenterNet3D: slots = {slots}; expected a number above 0, or None for the objects there.")
         self.slots = slots
+        for head in heads:
+            for name, value in STARTS.items():
+                nn.init.constant_(cast(Tensor, cast(nn.Conv2d, cast(nn.Sequential, head[name])[-1]).bias), value)
 
     # Training
 
