@@ -109,16 +109,6 @@ class CenterNet3D(CenterNet):
 
     # Training
 
-    def loss(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """As `CenterNet.loss`; `UsageError` for objects to find without cuboids."""
-        for number, target in enumerate(targets):
-            if target.cuboids is None and target.learned.any():
-                raise UsageError(
-                    f"CenterNet3D.loss: the objects of image {number} have no cuboids; give data with places in space "
-                    "(KITTI's layout), or train a detector of boxes."
-                )
-        return super().loss(raw, targets)
-
     def stack_losses(self, raw: CenterNetOutput, goals: CenterGoals) -> dict[str, list[Tensor]]:
         """Those of `CenterNet` and, of what is known of each object, of `depth` and `dimensions` (metres),
         `orientation` and, where it is learned, `middle` (cells).
@@ -154,7 +144,14 @@ class CenterNet3D(CenterNet):
 
     @torch.no_grad()
     def goals(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> SpaceGoals:
-        """What a map of `size_hw` cells has to learn of the targets of each image."""
+        """What a map of `size_hw` cells has to learn of the targets of each image; `UsageError` for objects to find
+        without cuboids."""
+        for number, target in enumerate(targets):
+            if target.cuboids is None and target.learned.any():
+                raise UsageError(
+                    f"CenterNet3D: the objects of image {number} have no cuboids; give data with places in space (KITTI's "
+                    "layout), or train a detector of boxes."
+                )
         centers = super().goals(targets, size_hw)
         given = [t.boxes.new_full((len(t), 7), torch.nan) if t.cuboids is None else t.cuboids for t in targets]
         cuboids = torch.cat(given)[centers.row]  # [N, 7]
