@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from aweigh.engine.evaluate import find
+from aweigh.engine.tta import TTA, averages, mirrored_detections, mirrored_images
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, create
 from aweigh.structures import Classes, Detections, Images, Targets, padded_proposals
@@ -18,13 +20,15 @@ CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
 # What makes a wide head narrow, by the beginning of its builders' names or a parameter that they have. The head of
 # keypoints is eight convolutions of 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has
-# 120 million weights; the six heads of poses are 256 channels wide on a map of stride 4.
+# 120 million weights, an hourglass network 200 million; the six heads of poses are 256 channels wide at stride 4.
 FEW = {"names": ["nose", "paw", "tail"]}
+SMALL_HOURGLASS = {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8}
 NARROW = {
     "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
     "head_width": {"head_width": 128},
     "centernet_dla34_pose": {"keypoints": FEW, "head_channels": 16},
-    "centernet_hourglass104_pose": {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8},
+    "stem_channels": SMALL_HOURGLASS,
+    "centernet_hourglass104_pose": SMALL_HOURGLASS,
 }
 
 
@@ -78,6 +82,8 @@ def _tiny(model: nn.Module, *, sampled: int = 64) -> nn.Module:
         model.proposer.train_proposals = model.proposer.test_proposals = (100, 100)
         if model.extras:  # a head that costs a billion multiply-adds for each detection
             model.max_detections = 20
+    if model.nms == "soft":  # a graph has its steps one after the other, one for each detection
+        model.max_detections = 20
     return model
 
 
@@ -189,6 +195,24 @@ def test_what_lies_in_the_padding_gives_no_detection_and_no_target(model: nn.Mod
     padded = replace(images([(96, 128)]), sizes_hw=[(60, 70)])
     (found,) = model(padded)
     assert (found.boxes <= torch.tensor([70.0, 60, 70, 60])).all()
+
+
+def test_with_a_flip_a_mirrored_picture_gives_mirrored_detections(model: nn.Module) -> None:
+    given, order = images([(64, 96)]), torch.arange(len(CLASSES))
+
+    def found_in(batch: Images) -> Detections:
+        def network(images: Images) -> object:
+            return model.network(*images.inputs(model))
+
+        with torch.no_grad():
+            return find(model, network, [batch], [(64, 96)], TTA(flip=True, merge="nms"))[0]
+
+    found, mirrored = found_in(given), mirrored_detections(found_in(mirrored_images(given)), order)
+    assert 0 < len(found) <= model.max_detections
+    assert {*getattr(model, "extras", ())} <= {name for name, value in vars(found).items() if value is not None}
+    torch.testing.assert_close(mirrored.scores, found.scores)
+    if not averages(model):  # where offsets are those of the plain picture
+        torch.testing.assert_close(mirrored.boxes, found.boxes, atol=0.01, rtol=0)
 
 
 def test_select_is_decode_with_padding(model: nn.Module) -> None:

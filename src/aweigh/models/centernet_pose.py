@@ -32,6 +32,7 @@ from aweigh.models.centernet import (
     CenterGoals,
     CenterNet,
     CenterNetOutput,
+    Mirroring,
     centernet_dla34,
     centernet_hourglass104,
     centernet_shufflenet_v2_x0_5_lite,
@@ -102,19 +103,6 @@ class CenterNetPose(CenterNet):
 
     # Training
 
-    def loss(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """As `CenterNet.loss`; `UsageError` for objects to find without keypoints `[N, K, 3]`."""
-        number = len(self.keypoint_set)
-        for image, target in enumerate(targets):
-            given = None if target.keypoints is None else tuple(target.keypoints.shape[1:])
-            if given != (number, 3) and target.learned.any():
-                got = "none" if given is None else f"[N, {given[0]}, {given[1]}]"
-                raise UsageError(
-                    f"CenterNet.loss: the objects of image {image} need keypoints [N, {number}, 3], got {got}; "
-                    "give data with keypoints, and build the model with the `keypoints` they have."
-                )
-        return super().loss(raw, targets)
-
     def stack_losses(self, raw: CenterNetOutput, goals: CenterGoals) -> dict[str, list[Tensor]]:
         """Those of `CenterNet` and three of joints.
 
@@ -146,15 +134,12 @@ class CenterNetPose(CenterNet):
         """What a map of `size_hw` cells has to learn of the targets of each image.
 
         A joint's Gaussian reaches as far as that of its object's centre. A labelled joint beyond the map teaches
-        nothing, one outside the box of its object does.
+        nothing, one outside the box of its object does. `UsageError` for objects to find without keypoints `[N, K, 3]`.
         """
         height, width = size_hw
         number = len(self.keypoint_set)
         centers = super().goals(targets, size_hw)
-        given = [
-            target.boxes.new_zeros(len(target), number, 3) if target.keypoints is None else target.keypoints
-            for target in targets
-        ]
+        given = [self._keypoints(image, target) for image, target in enumerate(targets)]
         keypoints = torch.cat(given)[centers.row]  # [N, K, 3]
         labels = torch.cat([target.labels for target in targets])[centers.row]
         labelled = (keypoints[..., 2] > 0).any(dim=1)
@@ -186,7 +171,34 @@ class CenterNetPose(CenterNet):
             joint_offset=places - cell,
         )
 
+    def _keypoints(self, image: int, target: Targets) -> Tensor:
+        """Those of all objects of one image, `[N, K, 3]`."""
+        number, given = len(self.keypoint_set), target.keypoints
+        if given is not None and given.shape[1:] == (number, 3):
+            return given
+        if target.learned.any():
+            got = "none" if given is None else f"[N, {given.shape[1]}, {given.shape[2]}]"
+            raise UsageError(
+                f"CenterNet.loss: the objects of image {image} need keypoints [N, {number}, 3], got {got}; "
+                "give data with keypoints, and build the model with the `keypoints` they have."
+            )
+        return target.boxes.new_zeros(len(target), number, 3)
+
     # Prediction
+
+    def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
+        """As `CenterNet.mirroring`. Left and right joints change places; a joint that is x cells from the left edge of
+        its centre's cell is x cells from the right edge of the mirrored one, which is 1 - x from the left."""
+        order = list(range(len(self.keypoint_set)))
+        for first, second in self.keypoint_set.flip_pairs:
+            order[first], order[second] = second, first
+
+        def joints(places: Tensor) -> Tensor:
+            x, y = places.unflatten(1, (-1, 2))[:, order].unbind(2)  # [B, K, H, W] each
+            return torch.stack([1 - x, y], dim=2).flatten(1, 2)
+
+        own: dict[str, Mirroring] = {"joints": joints, "joint_heatmap": lambda logits: logits[:, order]}
+        return super().mirroring(class_order) | own | {"joint_offset": None}
 
     @torch.no_grad()
     def decode(self, raw: CenterNetOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
