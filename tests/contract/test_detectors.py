@@ -103,14 +103,16 @@ def targets(model: nn.Module) -> list[Targets]:
 
 
 def with_extras(model: nn.Module, target: Targets, size_hw: tuple[int, int]) -> Targets:
-    """The same objects with what the model says of each beside its box: ellipses, and keypoints along a diagonal."""
+    """The same objects with what the model says of each beside its box: ellipses, keypoints along a diagonal, a car."""
     corner, side = target.boxes[:, :2], target.boxes[:, 2:] - target.boxes[:, :2]
     y, x = (torch.arange(size) + 0.5 for size in size_hw)
     away_x, away_y = ((at - corner[:, i, None]) / side[:, i, None] - 0.5 for i, at in enumerate((x, y)))
     masks = away_y[:, :, None].square() + away_x[:, None, :].square() < 0.25  # [N, H, W]
     count = len(model.keypoint_set) if "keypoints" in getattr(model, "extras", ()) else 0
     places = corner[:, None] + side[:, None] * torch.linspace(0.05, 0.95, count)[:, None]  # [N, K, 2]
+    sizes = torch.tensor([12.0, 1.5, 1.6, 4, 0.3]).expand(len(target), 5)  # depth, height, width, length, angle
     extras = {"masks": masks, "keypoints": torch.cat([places, torch.full_like(places[..., :1], 2)], dim=2)}
+    extras["cuboids"] = torch.cat([corner + side / 2, sizes], dim=1)
     return replace(target, **{name: extras[name] for name in getattr(model, "extras", ())})
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from aweigh.data.transforms import flip_horizontally
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet_pose import CenterNetPose
@@ -304,6 +305,27 @@ def test_what_is_learned_perfectly_is_found_exactly() -> None:
     assert sorted(order) == [0, 1, 2]
     torch.testing.assert_close(found.keypoints[order][..., :2], target.keypoints[..., :2], atol=1e-4, rtol=0)
     assert (found.keypoints[..., 2] - 0.95).abs().max() < 1e-5
+
+
+def test_what_is_said_of_a_mirrored_picture_is_the_same_turned_back() -> None:
+    boxes, joints = [[10.0, 21, 41, 39], [50, 1, 95, 60]], [[[15.0, 37.5, 1], [33, 22, 2], [18.5, 30, 2]]] * 2
+    target, model = person(boxes, joints), lite()
+
+    def said(target: Targets) -> dict[str, Tensor]:
+        goals = model.goals([target], (16, 24))
+        maps = {name: torch.rand(1, 2, 16, 24) for name in ("offset", "size", "joint_offset")}
+        maps |= {name: torch.logit(getattr(goals, name) * 0.9 + 0.05) for name in ("heatmap", "joint_heatmap")}
+        maps["joints"] = torch.full((1, 6, 16, 24), torch.nan)
+        for owner, joint, place in zip(goals.owner, goals.joint, goals.place, strict=True):
+            maps["joints"].flatten(2)[0, 2 * joint : 2 * joint + 2, goals.cell[owner]] = place
+        return maps
+
+    plain = said(target)
+    mirrored = said(flip_horizontally(torch.zeros(3, 64, 96), target, model.keypoint_set.flip_pairs)[1])
+    (mean,) = model.average_flipped([plain], [mirrored], torch.tensor([0]))
+    assert mean.keys() == plain.keys() and plain["joints"].isfinite().sum() == 12
+    for name in ("heatmap", "joint_heatmap", "joints", "joint_offset"):
+        torch.testing.assert_close(mean[name], plain[name], atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
 # Networks
