@@ -18,13 +18,15 @@ CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
 # What makes a wide head narrow, by the beginning of its builders' names or a parameter that they have. The head of
 # keypoints is eight convolutions of 512, nearly 4 billion multiply-adds for each of 100 regions; the head of VGG-16 has
-# 120 million weights; the six heads of poses are 256 channels wide on a map of stride 4.
+# 120 million weights, an hourglass network 200 million; the six heads of poses are 256 channels wide at stride 4.
 FEW = {"names": ["nose", "paw", "tail"]}
+SMALL_HOURGLASS = {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8}
 NARROW = {
     "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
     "head_width": {"head_width": 128},
     "centernet_dla34_pose": {"keypoints": FEW, "head_channels": 16},
-    "centernet_hourglass104_pose": {"stacks": 1, "channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8},
+    "stem_channels": SMALL_HOURGLASS,
+    "centernet_hourglass104_pose": SMALL_HOURGLASS,
 }
 
 
@@ -78,6 +80,8 @@ def _tiny(model: nn.Module, *, sampled: int = 64) -> nn.Module:
         model.proposer.train_proposals = model.proposer.test_proposals = (100, 100)
         if model.extras:  # a head that costs a billion multiply-adds for each detection
             model.max_detections = 20
+    if model.nms == "soft":  # a graph has its steps one after the other, one for each detection
+        model.max_detections = 20
     return model
 
 

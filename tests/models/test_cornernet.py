@@ -245,12 +245,14 @@ def with_center(pair: list[Any], centers: list[dict[str, Any]], size_hw: tuple[i
 
 
 @BOTH
-@pytest.mark.parametrize("size_hw", [(64, 96), (44, 90)])
-def test_decoding_is_that_of_a_slow_form(models: dict[str, CornerNet], name: str, size_hw: tuple[int, int]) -> None:
-    stack, nonsense = outputs(name, 1, 16, 24), outputs(name, 1, 16, 24, seed=1)  # the last stack alone predicts
+@pytest.mark.parametrize(("map_hw", "size_hw"), [((16, 24), (44, 90)), ((40, 48), (160, 187))])
+def test_decoding_is_that_of_a_slow_form(
+    models: dict[str, CornerNet], name: str, map_hw: tuple[int, int], size_hw: tuple[int, int]
+) -> None:
+    stack, nonsense = outputs(name, 1, *map_hw), outputs(name, 1, *map_hw, seed=1)  # the last stack alone predicts
     (found,) = models[name].decode([nonsense, stack], [size_hw])
     expected = slow_decoding(name, stack, size_hw, models[name])
-    assert len(found) == len(expected) > 50
+    assert len(found) == len(expected) > 15
     for score, label, box, (s, c, b) in zip(found.scores, found.labels, found.boxes, expected, strict=True):
         assert float(score) == pytest.approx(s, rel=1e-4)
         assert int(label) == c and box.tolist() == pytest.approx(b, abs=1e-3)
@@ -258,7 +260,7 @@ def test_decoding_is_that_of_a_slow_form(models: dict[str, CornerNet], name: str
 
 @BOTH
 def test_what_is_learned_perfectly_is_found_exactly(models: dict[str, CornerNet], name: str) -> None:
-    boxes = torch.tensor([[0.0, 0, 3, 3], [10, 21, 40, 39], [40, 0, 96, 64], [3, 3, 93, 61], [92, 60, 96, 64]])
+    boxes = torch.tensor([[0.0, 0, 3, 3], [10, 21, 40, 39], [40, 0, 88, 60], [5, 9, 83, 61], [92, 60, 96, 64]])
     target = Targets(boxes, torch.tensor([0, 1, 2, 0, 1]))
     goals = models[name].goals([target], (16, 24))
     raw = {key: torch.zeros_like(value) for key, value in outputs(name, 1, 16, 24).items()}
@@ -440,15 +442,16 @@ def test_the_light_one_learns_a_picture_by_heart(name: str) -> None:
     target = Targets(torch.tensor([[8.0, 4, 40, 28], [40, 36, 56, 60]]), torch.tensor([1, 2]))
     images = Images.stack([image])
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
-    for step in range(60):
-        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / 60)
+    for step in range(40):
+        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / 40)
         optimizer.zero_grad()
         sum(model(images, [target]).values()).backward()
         optimizer.step()
     (found,) = model(images)  # in training mode, by the picture's own statistics
     best = found[:2][found.labels[:2].argsort()]
     assert best.labels.tolist() == [1, 2] and (best.boxes - target.boxes).abs().max() < 4
-    assert best.scores.min() > 0.5 and found.scores[2:3].sum() < 0.4
+    # What is left over are sure corners with one that is none: near a half.
+    assert best.scores.min() > 0.8 and found.scores[2:3].sum() < 0.6
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ DETECTORS = {
     "efficientdet_lite0": {},
     "faster_rcnn_resnet18_fpn": {"channels": 32, "box_size": 3},
     "centernet_shufflenet_v2_x0_5_lite": {"channels": 32},
+    "cornernet_shufflenet_v2_x0_5_lite": {"channels": 32},
+    "foveabox_resnet18_fpn": {"channels": 32, "convs": 1},
 }
 ASSIGNMENTS = {
     "fcos_shufflenet_v2_x0_5_fpn": ["ranges", "adaptive", "aligned"],

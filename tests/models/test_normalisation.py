@@ -15,6 +15,8 @@ DETECTORS = {
     "efficientdet_d0": {},
     "faster_rcnn_resnet18_fpn": {"channels": 32, "box_size": 3, "box_head": "4conv1fc"},
     "centernet_shufflenet_v2_x0_5_lite": {"channels": 32},
+    "cornernet_shufflenet_v2_x0_5_lite": {"channels": 32},
+    "foveabox_resnet18_fpn": {"channels": 32, "convs": 1},
 }
 BUILDERS_OF_OTHERS = [
     "fcos_resnet50_fpn_base",

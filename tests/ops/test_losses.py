@@ -156,8 +156,19 @@ def test_pull_and_push_are_those_of_a_slow_form(image: list[int]) -> None:
             for other in range(len(own)):
                 if one != other:
                     push += max(0.0, 1 - abs(means[one] - means[other])) / (len(own) * (len(own) - 1))
-    got = losses.pull_and_push(embeddings, torch.tensor(image, dtype=torch.int64), 3)
+    ours, theirs = embeddings.clone().requires_grad_(), embeddings.clone().requires_grad_()
+    got = losses.pull_and_push(ours, torch.tensor(image, dtype=torch.int64), 3)
     assert [float(value) for value in got] == pytest.approx([pull / 3, push / 3])
+
+    got[1].backward()
+    means, which = theirs.mean(dim=1), torch.tensor(image, dtype=torch.int64)
+    total = theirs.sum() * 0
+    for index in range(3):
+        own = means[which == index]
+        near = (1 - (own[:, None] - own).abs()).clamp(min=0)
+        total = total + (near.sum() - near.diagonal().sum()) / max(1, len(own) * (len(own) - 1)) / 3
+    total.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_pull_and_push_of_nothing_have_a_gradient_of_zero() -> None:

@@ -131,7 +131,7 @@ def centernet_triplets_hourglass104(
     **options: Any,
 ) -> CornerNet:
     """On Hourglass-104: AP 44.9 on test-dev; with `stacks=1`, which the paper calls Hourglass-52, 41.6. The body's
-    numbers are those of `Hourglass`; options: those of `CornerNet`, `point_channels`, `point_norm`, `head_norm`."""
+    numbers are those of `Hourglass`; options: those of `CornerNet`, `point_channels`, `head_norm`."""
     backbone = Hourglass(
         stacks=stacks, channels=channels, blocks=blocks, stem_channels=stem_channels, norm=backbone_norm
     )

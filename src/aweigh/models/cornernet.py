@@ -20,7 +20,7 @@ How ours differs:
   are none, at a score of 0, take part. A box has an area, and lies in its image.
 - What lies in a region to ignore, is uncertain, or of a class an image was not labelled for, gives no loss in the heat
   maps, to one cell beyond its edge.
-- Prediction is of one picture; the authors add its mirror image.
+- Prediction is of one picture; the authors' tests add its mirror image, as test augmentation can.
 
 Legend: B images, C classes, H x W cells of the map, N objects of all images that are learned, S stacks, k points of a
 kind, P pairs.
@@ -42,7 +42,16 @@ from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.necks.upsample import LiteUpsample
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.heatmaps import UNKNOWN, Radius, at_cells, draw_gaussians, gaussian_radius, peaks, unknown_cells
+from aweigh.ops.heatmaps import (
+    UNKNOWN,
+    Radius,
+    at_cells,
+    at_peaks,
+    draw_gaussians,
+    gaussian_radius,
+    peaks,
+    unknown_cells,
+)
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, pull_and_push, world_mean
 from aweigh.ops.pooling import largest_above, largest_below, largest_left, largest_right
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
@@ -275,7 +284,7 @@ class CornerNet(nn.Module):
         limits = sizes_hw + (kind == "bottom_right")
         inside = (rows < limits[:, :1])[:, :, None] & (columns < limits[:, 1:])[:, None, :]  # [B, H, W]
         values, labels, cells = peaks(torch.where(inside[:, None], heatmap, -torch.inf), self.points_per_kind)  # [B, k]
-        offset = _at_points(stack[f"{kind}_offset"], cells)  # [B, k, 2]
+        offset = at_peaks(stack[f"{kind}_offset"], cells)  # [B, k, 2]
         return Points(values.sigmoid(), labels, torch.stack([cells % width, cells // width], dim=-1) + offset, cells)
 
     def _pairs(self, stack: dict[str, Tensor], starts: Points, ends: Points) -> tuple[Tensor, Tensor, Tensor]:
@@ -284,7 +293,7 @@ class CornerNet(nn.Module):
         A score of 0 is no pair. P is `max_pairs`, or the number of all pairs where that is less.
         """
         first, second = (
-            _at_points(stack[f"{kind}_embedding"], points.cells).squeeze(-1)
+            at_peaks(stack[f"{kind}_embedding"], points.cells).squeeze(-1)
             for kind, points in zip(CORNERS, (starts, ends), strict=True)
         )  # [B, k]
         near = (first[:, :, None] - second[:, None]).abs() <= self.embedding_distance  # [B, k, k]
@@ -303,18 +312,12 @@ class CornerNet(nn.Module):
         return torch.cat(corners, dim=-1), scores, starts.labels.gather(1, start)
 
 
-def _at_points(values: Tensor, cells: Tensor) -> Tensor:
-    """The values of a map `[B, X, H, W]` at cells `[B, k]`: `[B, k, X]` float32."""
-    index = cells[:, None].expand(-1, values.shape[1], -1)
-    return values.float().flatten(2).gather(2, index).transpose(1, 2)
-
-
 class Point(nn.Module):
     """Of a kind of point, all that a stack says: what is read of row and column, and the heads (figures 4 and 7).
 
     channels: of the map. outputs: heads by name, and their channels. gather: see `Gather`. hidden: channels while
-    gathering. norm: behind each convolution before the heads. head_kernel: of each head's first convolution, with
-    head_norm behind it. separable: 3x3 convolutions are 5x5 depthwise and 1x1, for a CPU (ours).
+    gathering. norm: behind each convolution before the heads. head_kernel: of each head's first convolution.
+    separable: 3x3 convolutions are 5x5 depthwise and 1x1, and heads have a normalisation too, for a CPU (ours).
     """
 
     def __init__(
@@ -326,7 +329,6 @@ class Point(nn.Module):
         hidden: int = 128,
         norm: Norm = "bn",
         head_kernel: int = 3,
-        head_norm: Norm | None = None,
         separable: bool = False,
     ) -> None:
         super().__init__()
@@ -337,7 +339,12 @@ class Point(nn.Module):
         self.around = convolution(channels, channels, kernel=1, activation=False, norm=norm)
         self.out = convolution(channels, channels, **form)
         self.heads = make_heads(
-            channels, outputs, hidden=channels, kernel=head_kernel, norm=head_norm, separable=separable
+            channels,
+            outputs,
+            hidden=channels,
+            kernel=head_kernel,
+            norm=norm if separable else None,
+            separable=separable,
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -390,8 +397,8 @@ def corner_points(
     channels: Sequence[int], num_classes: int, kinds: Mapping[str, Gather], options: dict[str, Any], **form: Any
 ) -> list[nn.ModuleDict]:
     """The points of each stack, whose map has `channels`. kinds: what each kind gathers; form, and what `options` of a
-    builder say of it, which is taken out of them: `point_channels`, `point_norm`, `head_norm`."""
-    names = {"point_channels": "hidden", "point_norm": "norm", "head_norm": "head_norm"}
+    builder say of it, which is taken out of them: `point_channels`, `head_norm`."""
+    names = {"point_channels": "hidden", "head_norm": "norm"}
     form |= {ours: options.pop(name) for name, ours in names.items() if name in options}
     corner = {"heatmap": num_classes, "embedding": 1, "offset": 2}
     outputs = {kind: corner if kind in CORNERS else {"heatmap": num_classes, "offset": 2} for kind in kinds}
@@ -417,7 +424,7 @@ def cornernet_hourglass104(
     **options: Any,
 ) -> CornerNet:
     """CornerNet on Hourglass-104: AP 40.6 on test-dev. The body's numbers are those of `Hourglass`; options: those of
-    `CornerNet`, `point_channels`, `point_norm`, `head_norm`."""
+    `CornerNet`, `point_channels` (while a point gathers), `head_norm`."""
     backbone = Hourglass(
         stacks=stacks, channels=channels, blocks=blocks, stem_channels=stem_channels, norm=backbone_norm
     )
@@ -467,7 +474,7 @@ def lite_body(channels: int, options: dict[str, Any]) -> tuple[Backbone, LiteUps
 
 def lite_form(channels: int) -> dict[str, Any]:
     """Of a `Point`, light enough for a CPU."""
-    return {"hidden": channels, "head_norm": "bn", "separable": True}
+    return {"hidden": channels, "separable": True}
 
 
 BUILDERS = {

@@ -117,17 +117,25 @@ def pull_and_push(embeddings: Tensor, image: Tensor, images: int) -> tuple[Tenso
     embeddings: `[N, K]`, one number of each of the K points of each object. image: `[N]`, which of `images` it is of.
     Pull: the squared distances of an object's points from their mean, the mean over the objects of an image. Push: how
     much less than 1 the means of two objects of an image lie apart, the mean over its ordered pairs.
+
+    In the order of their means, each object is near to those that follow it up to some place, so that sums over all
+    that precede a place are enough: no table of all pairs is made.
     """
     mean = embeddings.mean(dim=1)  # [N]
-    count = torch.bincount(image, minlength=images).clamp(min=1)[image]  # [N], the objects of its image
-    pull = ((embeddings - mean[:, None]).square().sum(dim=1) / count).sum() / images
-    push = mean.sum() * 0
-    for index in range(images):
-        own = mean[image == index]
-        near = (1 - (own[:, None] - own).abs()).clamp(min=0)
-        pairs = len(own) * (len(own) - 1)
-        push = push + (near.sum() - near.diagonal().sum()) / max(1, pairs)
-    return pull, push / images
+    objects = torch.bincount(image, minlength=images)[image]  # [N], of its image
+    pull = ((embeddings - mean[:, None]).square().sum(dim=1) / objects).sum() / images
+    if len(mean) == 0:
+        return pull, mean.sum()
+    mean = mean.to(torch.float32 if mean.device.type == "mps" else torch.float64)
+    line = mean.detach() - mean.detach().min()
+    line, order = (line + image * (line.max() + 2)).sort()  # one image far behind the other
+    mean, objects = mean[order], objects[order]
+    behind = torch.arange(1, len(mean) + 1, device=mean.device)
+    until = torch.searchsorted(line, line + 1)  # [N], the first that lies 1 or more behind
+    before = F.pad(mean.cumsum(0), (1, 0))  # [N + 1]
+    near = (until - behind) * (1 + mean) - (before[until] - before[behind])  # [N], the sum of 1 - distance
+    push = (2 * near / (objects * (objects - 1)).clamp(min=1)).sum() / images
+    return pull, push.to(embeddings.dtype)
 
 
 def check_labels(
