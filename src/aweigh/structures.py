@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.ops import cuboids as cuboid_ops
 from aweigh.ops import masks as mask_ops
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -281,6 +282,8 @@ class Targets:
     ignore: `[N]` bool; a region (COCO crowd, VOC difficult) inside which nothing is a mistake: it gives no loss.
     area: `[N]` float32, the object's area in pixels (of its mask where there is one). ids: `[N]` int64, the
     annotation ids. masks: `[N, H, W]` bool. keypoints: `[N, K, 3]` float32 `(x, y, visibility 0 | 1 | 2)`.
+    cuboids: `[N, 7]` float32 `(u, v, depth, height, width, length, alpha)`, the object as the camera sees it, see
+    `aweigh.ops.cuboids`; u and v in pixels of this image, NaN for what is not known.
     uncertain: `[N]` bool; an object that may or may not be there, another detector's guess, not `ignore`: it is
     nobody's target, and inside its box its own class gives no negative loss.
     known: `[C]` bool, of the image: the classes it was labelled for, None for all; of any other it may show objects
@@ -300,6 +303,7 @@ class Targets:
     uncertain: Tensor = field(default=_DERIVED, metadata=_PER_INSTANCE)
     known: Tensor | None = None
     proposals: Tensor | None = None
+    cuboids: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
 
     def __post_init__(self) -> None:
         _check_boxes_and_labels(self, "Targets")
@@ -321,6 +325,7 @@ class Targets:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value())
         _check_instance_counts(self, "Targets")
+        _check_cuboids(self, "Targets")
         for name in ("uncertain", "known"):
             value = getattr(self, name)
             if value is not None and (value.ndim != 1 or value.dtype != torch.bool):
@@ -361,8 +366,10 @@ class Detections:
     masks: `[N, S, S]` float32 in `[0, 1]`, the probability that a place is the object's, in the frame of its box;
     `bitmaps` and `rle` say which pixels these are, as `masks_rounded` has them pasted (see `aweigh.ops.masks`).
     keypoints: `[N, K, 3]` float32 `(x, y, score)`, x and y in pixels; any finite score, the higher the surer, drawn
-    where it is above 0. keypoint_set: what the K are. path: the file, when there is one. error: why the image could not
-    be read; then N = 0.
+    where it is above 0. keypoint_set: what the K are. cuboids: `[N, 7]` float32, the object as the camera sees it, see
+    `aweigh.ops.cuboids`, u and v in pixels; camera: `[3, 4]` float64, which takes points in space to pixels times depth
+    of this image, where it is known; the two say where the object stands (`solids`). path: the file, when there is one.
+    error: why the image could not be read; then N = 0.
     """
 
     boxes: Tensor = field(metadata=_PER_INSTANCE)
@@ -376,10 +383,13 @@ class Detections:
     error: str | None = None
     masks_rounded: bool = False
     keypoint_set: KeypointSet | None = None
+    cuboids: Tensor | None = field(default=None, metadata=_PER_INSTANCE)
+    camera: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_boxes_and_labels(self, "Detections")
         _check_instance_counts(self, "Detections")
+        _check_cuboids(self, "Detections")
         _check_masks_and_keypoints(self)
 
     @classmethod
@@ -407,7 +417,7 @@ class Detections:
         """One for each image of a batch.
 
         padded: boxes `[B, K, 4]`, scores, labels `[B, K]`, number of each `[B]`. extras: what the detector says beside
-        them, `masks` `[B, K, S, S]` and `keypoints` `[B, K, number of keypoints, 3]`.
+        them, `masks` `[B, K, S, S]`, `keypoints` `[B, K, number of keypoints, 3]` and `cuboids` `[B, K, 7]`.
         """
         boxes, scores, labels, count = padded
         further: Mapping[str, Any] = extras or {}
@@ -459,6 +469,15 @@ class Detections:
         texts = mask_ops.run_lengths(self._masks(), self.boxes, self.size_hw, rounded=self.masks_rounded)
         return [{"size": list(self.size_hw), "counts": text} for text in texts]
 
+    def solids(self) -> Tensor:
+        """Where the objects stand, `[N, 7]` float64, see `aweigh.ops.cuboids`; `UsageError` where that is not known."""
+        if self.cuboids is None or self.camera is None:
+            raise UsageError(
+                "Where these detections stand is not known: it takes a detector that finds cuboids and the camera's "
+                "matrix (a calibration file, --camera)."
+            )
+        return cuboid_ops.solids_from_cuboids(self.cuboids, self.camera)
+
     def _masks(self) -> Tensor:
         if self.masks is None:
             raise UsageError("These detections have no masks; a detector that finds masks gives them.")
@@ -467,7 +486,8 @@ class Detections:
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """COCO results entries: original category id, box as xywh in pixels.
 
-        With a `segmentation` (run lengths) and `keypoints` (x, y, score of each in turn) where there are any.
+        With a `segmentation` (run lengths), `keypoints` (x, y, score of each in turn) and a `cuboid` where there are
+        any.
         """
         entries: list[dict[str, Any]] = [
             {
@@ -484,6 +504,9 @@ class Detections:
         if self.keypoints is not None:
             for entry, values in zip(entries, self.keypoints.flatten(1).tolist(), strict=True):
                 entry["keypoints"] = values
+        if self.cuboids is not None:
+            for entry, values in zip(entries, self.cuboids.tolist(), strict=True):
+                entry["cuboid"] = values
         return entries
 
 
@@ -530,6 +553,15 @@ def _check_instance_counts(instances: Targets | Detections, kind: str) -> None:
     for name, value in _instance_fields(instances).items():
         if len(value) != len(instances.boxes):
             raise DataError(f"{kind}.{name} has {len(value)} entries, but there are {len(instances.boxes)} boxes.")
+
+
+def _check_cuboids(instances: Targets | Detections, kind: str) -> None:
+    cuboids = instances.cuboids
+    if cuboids is not None and (cuboids.ndim != 2 or cuboids.shape[1] != 7 or cuboids.dtype != torch.float32):
+        raise DataError(
+            f"{kind}.cuboids must be float32 [N, 7] of (u, v, depth, height, width, length, alpha), got "
+            f"{cuboids.dtype} {tuple(cuboids.shape)}."
+        )
 
 
 def _check_masks_and_keypoints(found: Detections) -> None:

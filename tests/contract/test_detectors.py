@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from aweigh.engine.evaluate import find
+from aweigh.engine.tta import TTA, averages, mirrored_detections, mirrored_images
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, create
 from aweigh.structures import Classes, Detections, Images, Targets, padded_proposals
@@ -101,14 +103,16 @@ def targets(model: nn.Module) -> list[Targets]:
 
 
 def with_extras(model: nn.Module, target: Targets, size_hw: tuple[int, int]) -> Targets:
-    """The same objects with what the model says of each beside its box: ellipses, and keypoints along a diagonal."""
+    """The same objects with what the model says of each beside its box: ellipses, keypoints along a diagonal, a car."""
     corner, side = target.boxes[:, :2], target.boxes[:, 2:] - target.boxes[:, :2]
     y, x = (torch.arange(size) + 0.5 for size in size_hw)
     away_x, away_y = ((at - corner[:, i, None]) / side[:, i, None] - 0.5 for i, at in enumerate((x, y)))
     masks = away_y[:, :, None].square() + away_x[:, None, :].square() < 0.25  # [N, H, W]
     count = len(model.keypoint_set) if "keypoints" in getattr(model, "extras", ()) else 0
     places = corner[:, None] + side[:, None] * torch.linspace(0.05, 0.95, count)[:, None]  # [N, K, 2]
+    sizes = torch.tensor([12.0, 1.5, 1.6, 4, 0.3]).expand(len(target), 5)  # depth, height, width, length, angle
     extras = {"masks": masks, "keypoints": torch.cat([places, torch.full_like(places[..., :1], 2)], dim=2)}
+    extras["cuboids"] = torch.cat([corner + side / 2, sizes], dim=1)
     return replace(target, **{name: extras[name] for name in getattr(model, "extras", ())})
 
 
@@ -191,6 +195,24 @@ def test_what_lies_in_the_padding_gives_no_detection_and_no_target(model: nn.Mod
     padded = replace(images([(96, 128)]), sizes_hw=[(60, 70)])
     (found,) = model(padded)
     assert (found.boxes <= torch.tensor([70.0, 60, 70, 60])).all()
+
+
+def test_with_a_flip_a_mirrored_picture_gives_mirrored_detections(model: nn.Module) -> None:
+    given, order = images([(64, 96)]), torch.arange(len(CLASSES))
+
+    def found_in(batch: Images) -> Detections:
+        def network(images: Images) -> object:
+            return model.network(*images.inputs(model))
+
+        with torch.no_grad():
+            return find(model, network, [batch], [(64, 96)], TTA(flip=True, merge="nms"))[0]
+
+    found, mirrored = found_in(given), mirrored_detections(found_in(mirrored_images(given)), order)
+    assert 0 < len(found) <= model.max_detections
+    assert {*getattr(model, "extras", ())} <= {name for name, value in vars(found).items() if value is not None}
+    torch.testing.assert_close(mirrored.scores, found.scores)
+    if not averages(model):  # where offsets are those of the plain picture
+        torch.testing.assert_close(mirrored.boxes, found.boxes, atol=0.01, rtol=0)
 
 
 def test_select_is_decode_with_padding(model: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """Resizing equals torchvision's; random changes keep boxes true and depend on the generator alone."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -72,9 +73,33 @@ def test_resize_to_almost_nothing(size_hw: tuple[int, int]) -> None:
     assert resized.shape == (3, *size_hw) and float((resized - exact).abs().max()) <= 1.01 / 255
 
 
+def test_a_factor_on_the_size() -> None:
+    assert Resize(short=None, long=416, scale=1.25).size_for(480, 640) == (390, 520)
+    assert Resize(short=None, long=None, scale=0.5).size_for(5, 9) == (2, 4)
+    assert Resize(short=None, long=None, scale=0.01).size_for(7, 9) == (1, 1)
+    assert Resize(short=None, long=10, scale=1).size_for(7, 9) == Resize(short=None, long=10).size_for(7, 9)
+    for scale in (0, -1, math.nan, math.inf, "1", True):
+        with pytest.raises(UsageError, match="scale must be a number above 0"):
+            Resize(scale=scale)
+
+
+def test_a_size_in_words() -> None:
+    trained = Resize(short=800, long=1333, antialias=False)
+    assert trained.with_size("original") == Resize(None, None, antialias=False)
+    assert trained.with_size("512") == Resize(None, 512, antialias=False)
+    assert trained.with_size("600,1000") == Resize(600, 1000, antialias=False)
+    for text in ("", "keep", "5x5", "1,2,3", "12.5"):
+        with pytest.raises(UsageError, match="expected original, the long side as 512"):
+            trained.with_size(text)
+    for text in ("0", "-4", "0,7"):
+        with pytest.raises(UsageError, match="whole number of pixels above 0"):
+            trained.with_size(text)
+
+
 def test_resize_round_trip_and_errors() -> None:
-    resize = Resize(600, None, antialias=False)
-    assert Resize.from_dict(resize.to_dict()) == resize
+    for resize in (Resize(600, None, antialias=False), Resize(600, None, scale=0.5)):
+        assert Resize.from_dict(resize.to_dict()) == resize
+    assert Resize(600, None).to_dict() == {"short": 600, "long": None, "antialias": True}
     with pytest.raises(UsageError, match="unknown argument 'shrot'"):
         Resize.from_dict({"shrot": 1})
     with pytest.raises(UsageError, match="short"):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aweigh.backbones.dla import DLA34
 from aweigh.data.transforms import Resize
+from aweigh.engine.tta import TTA
 from aweigh.errors import AweighError, UsageError
 from aweigh.heads.heatmap import make_heads
 from aweigh.models import DETECTORS, PUBLISHED, create
@@ -357,3 +358,53 @@ def test_a_picture_stays_in_its_size_as_in_the_authors_tests() -> None:
     assert resize.size_for(50, 70) == (50, 70)
     found = Predictor(model, resize, device="cpu")(picture)
     assert found.size_hw == (50, 70) and len(found) > 0 and found.boxes[:, 2].max() <= 70
+
+
+# A picture and its mirror image
+
+
+def test_averaged_maps_by_hand() -> None:
+    model = lite(2)
+
+    def maps(heatmap: list[list[float]], size: list[float], offset: float) -> CenterNetOutput:
+        """Of one row of two cells, from probabilities, one list a class."""
+        wide = torch.tensor(size).view(1, 1, 1, 2).expand(1, 2, 1, 2)
+        return [{"heatmap": torch.tensor(heatmap).view(1, 2, 1, 2).logit(), "size": wide, "offset": wide * offset}]
+
+    plain = maps([[0.1, 0.2], [0.3, 0.4]], [3.0, 5.0], 0.1)
+    mirrored = maps([[0.5, 0.7], [0.9, 0.6]], [7.0, 4.0], 9.0)
+    (averaged,) = model.average_flipped(plain, mirrored, torch.tensor([0, 1]))
+    expected = torch.tensor([[0.4, 0.35], [0.45, 0.65]]).view(1, 2, 1, 2)  # 0.1 with 0.7, 0.2 with 0.5, ...
+    torch.testing.assert_close(averaged["heatmap"].sigmoid(), expected)
+    assert averaged["size"][0, :, 0].tolist() == [[3.5, 6.0]] * 2
+    assert torch.equal(averaged["offset"], plain[0]["offset"])
+    (averaged,) = model.average_flipped(plain, mirrored, torch.tensor([1, 0]))  # left and right, say
+    expected = torch.tensor([[0.35, 0.55], [0.5, 0.45]]).view(1, 2, 1, 2)  # 0.1 with 0.6, 0.2 with 0.9, ...
+    torch.testing.assert_close(averaged["heatmap"].sigmoid(), expected)
+
+
+def test_a_head_that_does_not_say_how_it_mirrors_is_refused() -> None:
+    maps: CenterNetOutput = [{"heatmap": torch.zeros(1, 3, 2, 2), "depth": torch.zeros(1, 1, 2, 2)}]
+    with pytest.raises(UsageError, match="how the head 'depth' mirrors is not known"):
+        lite().average_flipped(maps, maps, torch.arange(3))
+
+
+def test_a_mirrored_picture_gives_mirrored_detections() -> None:
+    model = lite()
+    last = model.heads[0]["offset"][-1]
+    with torch.no_grad():  # every centre in the middle of its cell, as offsets are not averaged
+        last.weight.zero_()
+        last.bias.fill_(0.5)
+        model.heads[0]["size"][-1].bias.fill_(2.0)
+        model.heads[0]["heatmap"][-1].weight.mul_(50)  # so that no two scores are alike
+    picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1))
+    plain = Predictor(model, Resize(None, None), device="cpu")(picture)
+    predictor = Predictor(model, Resize(None, None), tta=TTA(flip=True), device="cpu")
+    found, mirrored = predictor(picture), predictor(picture.flip(-1))
+    assert len(found) == len(mirrored) > 20
+    torch.testing.assert_close(mirrored.scores, found.scores)
+    x0, y0, x1, y1 = found.boxes.unbind(1)
+    turned = torch.stack([96 - x1, y0, 96 - x0, y1], dim=1)
+    torch.testing.assert_close(mirrored.boxes, turned, atol=1e-3, rtol=0)
+    assert mirrored.labels.equal(found.labels)
+    assert plain.scores.tolist() != found.scores.tolist()

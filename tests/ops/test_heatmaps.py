@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aweigh.ops.boxes import aligned_iou
-from aweigh.ops.heatmaps import UNKNOWN, draw_gaussians, gaussian_radius, peaks
+from aweigh.ops.heatmaps import UNKNOWN, draw_gaussians, gaussian_radius, mean_logits, peaks
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum
 
 SIZES = torch.tensor([[8, 8], [20, 20], [50, 30], [100, 100], [128, 128]])
@@ -114,6 +114,14 @@ def test_the_loss_ends_where_the_authors_cut_probabilities_off() -> None:
     assert loss.item() == pytest.approx(-2 * (1 - 1e-4) ** 2 * math.log(1e-4), rel=1e-4)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert (gradient == 0).all()
+
+
+def test_the_mean_of_two_maps_of_probabilities() -> None:
+    logits, others = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).mul(4).unbind(0)
+    mean = (logits.double().sigmoid() + others.double().sigmoid()) / 2
+    torch.testing.assert_close(mean_logits(logits, others), mean.logit().float(), atol=1e-5, rtol=1e-5)
+    sure = torch.tensor([20.0, 30.0, -200.0])  # the first two have a score of 1 in float32
+    torch.testing.assert_close(mean_logits(sure, sure), sure)
 
 
 def test_a_smaller_divisor_makes_a_wider_gaussian_of_the_same_square() -> None:

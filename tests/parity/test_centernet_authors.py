@@ -15,11 +15,16 @@ from torchvision.ops import deform_conv2d
 
 from aweigh.errors import UsageError
 from aweigh.layers import DeformableConv2d
-from aweigh.models import create
-from aweigh.weights.convert.centernet import centernet_from_authors, centernet_pose_from_authors
+from aweigh.models import PUBLISHED, create
+from aweigh.weights.convert.centernet import (
+    centernet_3d_from_authors,
+    centernet_from_authors,
+    centernet_pose_from_authors,
+)
 from aweigh.weights.load import compare, load_strict
 
 HEADS = {"hm": 80, "wh": 2, "reg": 2}
+SPACE_HEADS = {"hm": 3, "dep": 1, "rot": 8, "dim": 3, "wh": 2, "reg": 2}
 POSE_HEADS = {"hm": 1, "wh": 2, "hps": 34, "reg": 2, "hm_hp": 17, "hp_offset": 2}
 # Of images in the order BGR.
 MEAN = torch.tensor([0.40789654, 0.44719302, 0.47026115])[:, None, None]
@@ -274,6 +279,25 @@ def test_their_weights_for_poses_give_their_outputs(name: str) -> None:
         for other, one in {**names, "hp_offset": "joint_offset"}.items():
             assert theirs[other].std() > 1e-3
             torch.testing.assert_close(ours[one], theirs[other], atol=1e-4, rtol=1e-4)
+
+
+def test_their_weights_for_objects_in_space_give_their_outputs() -> None:
+    """KITTI's pictures, in BGR, get ImageNet's mean and deviation in the order of RGB."""
+    authors, rgb = Authors(SPACE_HEADS), torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    mean, std = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    (expected,) = authors.dla34((rgb.flip(1) - mean) / std)
+    record = PUBLISHED["centernet_dla34_3d"]["3dop"]
+    model = create(record.builder, classes=record.classes, **record.arguments)
+    state = centernet_3d_from_authors({f"module.{key}": value for key, value in authors.state.items()})
+    assert compare(model, state).total == len(authors.state)
+    load_strict(model, state, what="ddd")
+    with torch.no_grad():
+        (got,) = model.eval().network(rgb)
+    names = {"hm": "heatmap", "wh": "size", "reg": "offset", "dep": "depth", "rot": "orientation", "dim": "dimensions"}
+    assert got.keys() == {*names.values()}
+    for other, one in names.items():
+        assert expected[other].std() > 1e-3
+        torch.testing.assert_close(got[one], expected[other], atol=1e-4, rtol=1e-4)
 
 
 def small_hourglass() -> dict[str, object]:

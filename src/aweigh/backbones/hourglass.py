@@ -105,7 +105,8 @@ class Step(nn.Module):
         beside: Tensor = self.beside(x)
         low = self.up(self.inner(self.down(x)))
         if self.enlarge is not None:
-            return beside + self.enlarge(low)[..., : beside.shape[-2], : beside.shape[-1]]
+            enlarged: Tensor = self.enlarge(low)
+            return beside + enlarged[..., : beside.shape[-2], : beside.shape[-1]]
         return beside + F.interpolate(low, size=beside.shape[-2:], mode="nearest")
 
 

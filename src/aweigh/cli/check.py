@@ -43,7 +43,7 @@ def check(
     Parameters
     ----------
     data
-        Folder of the data set: COCO, VOC or YOLO layout.
+        Folder of the data set: COCO, VOC, YOLO or KITTI layout.
     html
         Write the report as one page, with pictures of the worst cases.
     json

@@ -34,7 +34,7 @@ def convert(
     Parameters
     ----------
     data
-        Folder of the data set: COCO, VOC or YOLO layout.
+        Folder of the data set: COCO, VOC, YOLO or KITTI layout.
     to
         The layout to write.
     out
@@ -150,7 +150,7 @@ def complete(
     Parameters
     ----------
     data
-        Folder of the data set: COCO, VOC or YOLO layout.
+        Folder of the data set: COCO, VOC, YOLO or KITTI layout.
     results
         Boxes in COCO's results format, as `aweigh predict --format coco` writes them: image_id, category_id, bbox
         (x, y, width, height in pixels) and score.

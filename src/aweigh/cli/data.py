@@ -1,8 +1,9 @@
 """`aweigh data ...`: draw a data set to try things on, look at one before training, convert, merge and complete."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from cyclopts import App, Group
+from cyclopts import App, Group, Parameter
 
 from aweigh.cli.check import check
 from aweigh.cli.convert import complete, convert, merge
@@ -15,15 +16,28 @@ app.command(complete)
 
 
 @app.command
-def synth(out: Path, /, *, train: int = 300, val: int = 60, test: int = 60, size: int = 256, seed: int = 0) -> None:
-    """Draw scenes of textured shapes, with boxes, masks and keypoints, as a COCO data set.
+def synth(
+    out: Path,
+    /,
+    *,
+    kind: Literal["shapes", "road"] = "shapes",
+    train: int = 300,
+    val: int = 60,
+    test: int = 60,
+    size: Annotated[int, Parameter(show_default=False)] = 0,
+    seed: int = 0,
+) -> None:
+    """Draw scenes of textured shapes, with boxes, masks and keypoints, as a COCO data set, or of a road, as KITTI's.
 
-    The same seed gives the same pictures. Some scenes are empty, and some hold a crowd region, as real data do.
+    The same seed gives the same pictures. Of the shapes, some scenes are empty, and some hold a crowd region, as real
+    data do. On the road stand cars, pedestrians and cyclists, with the camera and their places in space.
 
     Parameters
     ----------
     out
         The folder to write.
+    kind
+        What to draw: shapes, or a road for detection in space.
     train
         Pictures to train on.
     val
@@ -31,11 +45,17 @@ def synth(out: Path, /, *, train: int = 300, val: int = 60, test: int = 60, size
     test
         Pictures to test on.
     size
-        Long side of the pictures in pixels.
+        Long side of the pictures in pixels; 256 for shapes and 1280 for a road when not given.
     seed
         Number that decides every scene.
     """
-    from aweigh.data.synthetic import write_synthetic
+    if kind == "road":
+        from aweigh.data.road import write_road
 
-    write_synthetic(out, train=train, val=val, test=test, size=size, seed=seed)
-    print(f"{train + val + test} pictures of shapes in {out} (train {train}, val {val}, test {test})")
+        write_road(out, train=train, val=val, test=test, width=size or 1280, seed=seed)
+    else:
+        from aweigh.data.synthetic import write_synthetic
+
+        write_synthetic(out, train=train, val=val, test=test, size=size or 256, seed=seed)
+    what = "a road" if kind == "road" else "shapes"
+    print(f"{train + val + test} pictures of {what} in {out} (train {train}, val {val}, test {test})")

@@ -33,14 +33,15 @@ def command(
 
     Prints the numbers and, beside them, what they depend on: the size pictures are brought to and the thresholds of
     detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its pictures. By
-    COCO's protocol masks and keypoints are measured as well, where detector and data have them.
+    COCO's protocol masks, keypoints and, by KITTI's rules, places in space are measured as well, where detector and
+    data have them.
 
     Parameters
     ----------
     detector
         A checkpoint, or the name of a detector with --weights.
     data
-        Folder of the data set: COCO, VOC or YOLO layout.
+        Folder of the data set: COCO, VOC, YOLO or KITTI layout.
     split
         Which part of the data: train, val, test, or as it is called there.
     protocol
@@ -79,6 +80,7 @@ def command(
     from aweigh.engine.evaluate import evaluate
     from aweigh.engine.extras import extras, further_metrics
     from aweigh.engine.report import save_evaluation, save_predictions
+    from aweigh.engine.space import LOOSE, kitti_metrics
     from aweigh.evaluation.coco import CocoMetrics
     from aweigh.evaluation.recall import LIMITS
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
@@ -133,7 +135,10 @@ def command(
         "batch": chosen_batch,
         "device": str(predictor.device),
     }
-    print("\n\n".join([measured.table(), *(metrics.table() for metrics in further.values()), *notes]))
+    tables = [measured.table(), *(metrics.table() for metrics in further.values())]
+    if "cuboids" in further:  # beside KITTI's own, the overlaps that papers on one camera add
+        tables.append(kitti_metrics(part, results, overlaps=LOOSE).table())
+    print("\n\n".join([*tables, *notes]))
     print()
     resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
     print(
@@ -146,7 +151,7 @@ def command(
         "ms per image: " + ", ".join(f"{name} {value:.1f}" for name, value in speed.items()) + f" ({predictor.device})"
     )
     if json_file is not None:
-        names = {"segm": "masks", "keypoints": "keypoints"}
+        names = {"segm": "masks", "keypoints": "keypoints", "cuboids": "space"}
         more = {names[kind]: metrics.to_dict() for kind, metrics in further.items()}
         text = json.dumps({**measured.to_dict(), **more, "settings": settings, "ms_per_image": speed}, indent=2)
         json_file.parent.mkdir(parents=True, exist_ok=True)

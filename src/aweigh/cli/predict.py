@@ -33,6 +33,7 @@ FILES = {
     "csv": "detections.csv",
     "yolo": "labels",
     "voc": "labels",
+    "kitti": "labels",
 }
 
 
@@ -44,7 +45,8 @@ def command(
     proposals_file: Annotated[Path | None, Parameter(show_default=False)] = None,
     score: float = 0.5,
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
-    format: Literal["jsonl", "coco", "csv", "yolo", "voc"] = "jsonl",
+    format: Literal["jsonl", "coco", "csv", "yolo", "voc", "kitti"] = "jsonl",
+    camera: Annotated[Path | None, Parameter(show_default=False)] = None,
     draw: bool = True,
     batch: Annotated[int, Parameter(show_default=False)] = 0,
     device: str = "auto",
@@ -53,7 +55,7 @@ def command(
     sample: Annotated[bool, Parameter(negative="")] = False,
     views: Annotated[Views, Parameter(name="*")] = AS_TRAINED,
 ) -> int:
-    """Find objects in pictures: draw the boxes, masks and keypoints and write them to a file.
+    """Find objects in pictures: draw the boxes, masks, keypoints and places in space and write them to a file.
 
     Boxes are in the pixels of the picture as it is seen, after the rotation its EXIF data ask for. A picture that
     cannot be read is named and left out; the others are done, and the command ends with 1.
@@ -77,8 +79,12 @@ def command(
     classes
         Look for these classes only.
     format
-        jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc: a file per picture.
-        Masks are in jsonl and coco, keypoints in csv too.
+        jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc, kitti: a file per
+        picture. Masks are in jsonl and coco, keypoints in csv too, places in space in jsonl, coco and kitti.
+    camera
+        For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with one for
+        each picture, by its name. When not given, it is looked for where KITTI has it, in calib beside the folder of
+        pictures.
     draw
         Draw what was found on the pictures.
     batch
@@ -110,6 +116,10 @@ def command(
     if not predictor.tta.plain:
         log().print("\n".join(predictor.tta.describe(predictor.model)), markup=False)
     given = given_proposals(predictor.model, proposals_file)
+    in_space = "cuboids" in extras(predictor.model)
+    if camera is not None and not in_space:
+        raise UsageError(f"--camera {camera}: {predictor.model.builder} finds no objects in space; leave it out.")
+    seen = partial(with_camera, given=camera) if in_space else lambda result: result
     labels = [predictor.classes.label(name) for name in classes] or list(range(len(predictor.classes)))
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
     folder = None if output == "-" else Path(output)
@@ -121,9 +131,14 @@ def command(
     tally = Tally()
     results = predictor.stream(paths, batch or predictor.usual_batch, proposals=given, **reading)
     with bar("predicting", len(paths)) as show:
-        kept = (keep(result, score, labels) for result in results)
+        kept = (keep(seen(result), score, labels) for result in results)
         write_detections(tally.watch(draw_each(kept, drawn, reading), show), target, format)
     tally.tell(folder, format, drawn=bool(drawn))
+    if in_space and tally.without_camera:
+        log().print(
+            f"The camera of {tally.without_camera} picture{'s' * (tally.without_camera != 1)} is not known, nor where "
+            "objects stand; --camera names a calibration file."
+        )
     lost = [what for what in extras(predictor.model) if what in LEFT_OUT.get(format, ())]
     if lost:
         log().print(f"Format {format} has no place for {' and '.join(lost)}; --format jsonl and coco have.")
@@ -137,18 +152,32 @@ def keep(result: "Detections", score: float, labels: Sequence[int]) -> "Detectio
     return result[(result.scores >= score) & torch.isin(result.labels, torch.tensor(labels))]
 
 
+def with_camera(result: "Detections", *, given: Path | None) -> "Detections":
+    """The detections with the camera of their picture: of the file or folder given, else where KITTI has it."""
+    from dataclasses import replace
+
+    from aweigh.data.kitti import camera_beside, read_camera
+
+    picture = Path(result.path or "")
+    if given is None:
+        file = camera_beside(picture)
+        return replace(result, camera=read_camera(file)) if file.is_file() else result
+    return replace(result, camera=read_camera(given / f"{picture.stem}.txt" if given.is_dir() else given))
+
+
 def draw_each(
     results: Iterable["Detections"], drawn: Mapping[Path, Path], reading: "Reading"
 ) -> Iterator["Detections"]:
     """Write each picture with its boxes to the place `drawn` has for it, and pass the result on."""
     from aweigh.data.images import read_image
     from aweigh.engine.checkpoint import write_atomically
-    from aweigh.visualise import draw_detections
+    from aweigh.visualise import draw_detections, draw_in_space
 
     for result in results:
         source = Path(result.path or "")
         if source in drawn and result.error is None:
-            picture = draw_detections(read_image(source, **reading), result)
+            stands = result.cuboids is not None and result.camera is not None
+            picture = (draw_in_space if stands else draw_detections)(read_image(source, **reading), result)
             drawn[source].parent.mkdir(parents=True, exist_ok=True)
             write_atomically(drawn[source], partial(picture.save, quality=92))
         yield result
@@ -180,6 +209,7 @@ class Tally:
 
     pictures: int = 0
     failed: int = 0
+    without_camera: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.perf_counter)
 
@@ -187,6 +217,7 @@ class Tally:
         for result in results:
             self.pictures += 1
             self.objects.update(result.names)
+            self.without_camera += result.camera is None and result.error is None
             if result.error is not None:
                 self.failed += 1
                 log().print(f"left out: {one_line(result.error)}", markup=False)

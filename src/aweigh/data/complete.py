@@ -272,6 +272,8 @@ def _with(split: Split, added: _Added, label_sets: LabelSets | None, seen: np.nd
     if split.keypoints is not None and split.num_keypoints is not None:
         more |= {"keypoints": np.zeros((count, *split.keypoints.shape[1:]), dtype=np.float32)}
         more |= {"num_keypoints": np.zeros(count, dtype=np.int64)}
+    if split.cuboids is not None:
+        more |= {"cuboids": np.full((count, 7), np.nan, dtype=np.float32)}
     arrays = {key: np.concatenate([getattr(split, key), value])[order] for key, value in more.items()}
     texts = list(split.extras) if split.extras is not None else [""] * before
     texts += [json.dumps({"score": value}) for value in added.scores.tolist()]

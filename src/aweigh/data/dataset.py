@@ -63,7 +63,8 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
     An index is the row of an image, or `(epoch, row, turn)`, as the loader sends it, `turn` counting how often the row
     was drawn before in this epoch; with the row alone the epoch is that of `set_epoch`.
     masks: whether targets have masks; in a split without any they have no pixel. keypoints: how many keypoints targets
-    have at least; in a split without any none of them is given. draws: `[I]`, how often an image is drawn in an epoch,
+    have at least; in a split without any none of them is given. cuboids: whether targets have cuboids; in a split
+    without any nothing is known of them. draws: `[I]`, how often an image is drawn in an epoch,
     see `aweigh.data.sampling`; the loader follows it, and so do the partners of mixing. mixing_until_epoch: the number
     of epochs with the mosaic, copy-paste and mixup of the transform's augmentation, all when None; it may be changed
     until the first epoch begins.
@@ -77,6 +78,7 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         seed: int = 0,
         masks: bool = False,
         keypoints: int = 0,
+        cuboids: bool = False,
         draws: np.ndarray | None = None,
         mixing_until_epoch: int | None = None,
     ) -> None:
@@ -84,6 +86,7 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         self.seed = seed
         self.masks = masks
         self.keypoints = keypoints
+        self.cuboids = cuboids
         self.draws = draws
         self.mixing_until_epoch = mixing_until_epoch
         self.epoch = 0
@@ -142,6 +145,8 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         targets = self.split.targets(row)
         if self.keypoints and targets.keypoints is None:
             targets = replace(targets, keypoints=torch.zeros(len(targets), self.keypoints, 3))
+        if self.cuboids and targets.cuboids is None:
+            targets = replace(targets, cuboids=torch.full((len(targets), 7), torch.nan))
         try:
             image, targets, full_hw, problem = read_annotated(path, targets, declared_hw, needed)
             image_hw = (image.shape[1], image.shape[2])

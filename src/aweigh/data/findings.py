@@ -141,6 +141,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
             "Give every annotation an id of its own; tools that look up by id see only one of the two."
         ),
         "mask cannot be used": "Its box is trained on without it. Draw the mask again.",
+        "place in space cannot be used": "The box is trained on without it. Correct the line of the label file.",
         "keypoints cannot be used": "The box is trained on without them. Mark the keypoints again.",
         "keypoint outside the image": "Nothing is there to be seen, so it counts as not given. Mark it again.",
         "number of keypoints is wrong": (
@@ -184,7 +185,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
     },
     ("error", "records"): {
         "unreadable record": "Export the file again, or delete the record.",
-        "unreadable line": "Write 'class cx cy w h' as fractions of the image, or delete the line.",
+        "unreadable line": "Write the line as the layout has it (the cases below say how), or delete it.",
     },
     ("error", "pictures"): {
         "duplicate image id": "Give every image an id of its own; the later ones are left out.",
@@ -211,6 +212,8 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
     ("error", "files"): {
         "annotation file missing": "The list names a picture without annotations; export it again.",
         "annotation file unreadable": "Export the file again; its picture is left out.",
+        "calibration missing": "Fetch the calibration of this picture; without it no object has a place in space.",
+        "calibration unreadable": "Fetch the calibration again; it needs a line P2 with twelve numbers.",
         "label file unreadable": "Export the file again; its picture has lost its boxes.",
         "folder or list missing": "The description names what is not there: fetch it, or correct the description.",
         "unreadable skeleton": "Write pairs of numbers of keypoints, from 1.",

@@ -1,4 +1,4 @@
-"""Data sets as they come: a folder is looked at, its layout recognised (COCO, VOC or YOLO), a split of it read.
+"""Data sets as they come: a folder is looked at, its layout recognised (COCO, VOC, YOLO or KITTI), a split of it read.
 
 What is recognised:
 
@@ -7,9 +7,10 @@ What is recognised:
 - VOC: `Annotations/*.xml` with `JPEGImages/` and `ImageSets/Main/train.txt`; `train/*.xml` beside its pictures.
 - YOLO: `data.yaml` or another YAML naming train and val; `images/train` with `labels/train`; `train/images` with
   `train/labels`.
+- KITTI: `training/label_2/*.txt` with `training/image_2`, `training/calib` and, for splits, `ImageSets/train.txt`.
 
-Where several match, COCO is taken before VOC before YOLO: it holds more. Conversions are our own, because a
-converter stops at the first bad record, where this reader names it and goes on; tests compare them with hotcoco's.
+Where several match, COCO is taken before KITTI before VOC before YOLO: it holds more. Conversions are our own, because
+a converter stops at the first bad record, where this reader names it and goes on; tests compare them with hotcoco's.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from aweigh.data.description import class_names, read_description
 from aweigh.data.files import lies_within, read_text
 from aweigh.data.flat import PathList
 from aweigh.data.folders import read_voc, read_yolo
+from aweigh.data.kitti import read_kitti
 from aweigh.data.records import distinct_names, some_of
 from aweigh.data.split import Split, split_off
 from aweigh.errors import DataError, UsageError, did_you_mean
@@ -48,16 +50,17 @@ _NOT_BOXES = ("captions_", "panoptic_", "stuff_", "image_info_")
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Where one split lies. annotations: the JSON (COCO) or the folder of XML or label files (VOC, YOLO).
+    """Where one split lies. annotations: the JSON (COCO) or the folder of XML or label files (VOC, YOLO,
+    KITTI).
 
     images: folders to look for its pictures in, the likeliest first; YOLO's may be text files that list pictures.
-    listing: the file that names the images (VOC's ImageSets) or their places (YOLO's description), if any. names: class
-    names, where something beside the annotations gives them. keypoint_shape: how many keypoints YOLO lines have, and
-    the numbers of each. within: the folder that YOLO's lists may not lead out of, if any.
+    listing: the file that names the images (ImageSets of VOC and KITTI) or their places (YOLO's description), if any.
+    names: class names, where something beside the annotations gives them. keypoint_shape: how many keypoints YOLO lines
+    have, and the numbers of each. within: the folder that YOLO's lists may not lead out of, if any.
     """
 
     name: str
-    layout: Literal["coco", "voc", "yolo"]
+    layout: Literal["coco", "voc", "yolo", "kitti"]
     annotations: Path
     images: tuple[Path, ...]
     listing: Path | None = None
@@ -94,7 +97,7 @@ def find_splits(
     if not source.is_dir():
         raise DataError(f"{source}: a data set is a folder, a COCO JSON or a YOLO data.yaml.")
     coco = partial(_find_coco, keypoints=keypoints)
-    finders: tuple[Callable[[Path], dict[str, SplitFiles]], ...] = (coco, _find_voc, _find_yolo)
+    finders: tuple[Callable[[Path], dict[str, SplitFiles]], ...] = (coco, _find_kitti, _find_voc, _find_yolo)
     for find in finders:
         if found := find(source):
             if images is not None:
@@ -105,7 +108,8 @@ def find_splits(
     shown = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "") if held else "nothing"
     raise DataError(
         f"{source}: no known layout. Looked for COCO (annotations/*.json, */_annotations.coco.json, *.json), VOC "
-        f"(Annotations/*.xml, train/*.xml) and YOLO (data.yaml, images/ with labels/, train/images with train/labels); "
+        f"(Annotations/*.xml, train/*.xml), YOLO (data.yaml, images/ with labels/, train/images with train/labels) and "
+        f"KITTI (training/label_2/*.txt); "
         f"found {shown}{_no_coco(source)}. Give the JSON and the picture folder by hand (--annotations, --images)."
     )
 
@@ -147,6 +151,8 @@ def load_split(
         read = read_coco(files.annotations, files.images, name=wanted, wanted=classes)
     elif files.layout == "voc":
         read = read_voc(files.annotations, files.images, files.listing, name=wanted, wanted=classes, names=files.names)
+    elif files.layout == "kitti":
+        read = read_kitti(files.annotations, files.images[0], files.listing, name=wanted, wanted=classes)
     else:
         others = [other.annotations for other in found.values()]
         read = read_yolo(
@@ -289,6 +295,28 @@ def _find_voc(root: Path) -> dict[str, SplitFiles]:
     if not found and any(root.glob("*.xml")):
         found["train"] = SplitFiles("train", "voc", root, (root, root / "images"))
     return _in_order(found)
+
+
+def _find_kitti(root: Path) -> dict[str, SplitFiles]:
+    """`label_2` and `image_2` in the folder or in its `training`; KITTI's `testing` has no labels and is no split."""
+    for base in (root, root / "training"):
+        labels, pictures = base / "label_2", base / "image_2"
+        if labels.is_dir() and pictures.is_dir() and any(labels.glob("*.txt")):
+            listed = {
+                file.stem.lower(): file
+                for place in (base.parent / "ImageSets", base / "ImageSets")
+                for file in sorted(place.glob("*.txt"))
+                if _SPLIT_IN_NAME.fullmatch(file.stem)
+            }
+            if (base.parent / "testing").is_dir():  # whose pictures, which have no labels, are those of test.txt
+                listed.pop("test", None)
+            if not listed:
+                return {"train": SplitFiles("train", "kitti", labels, (pictures,))}
+            found = {ALIASES.get(name, name): file for name, file in listed.items()}
+            return _in_order(
+                {name: SplitFiles(name, "kitti", labels, (pictures,), file) for name, file in found.items()}
+            )
+    return {}
 
 
 def _find_yolo(source: Path) -> dict[str, SplitFiles]:
@@ -438,6 +466,8 @@ def _by_hand(source: Path, annotations: Path, images: Path | None) -> dict[str, 
         files = _coco_files(name, annotations, root)
     elif any(annotations.glob("*.xml")):
         files = SplitFiles(name, "voc", annotations, (annotations.parent / "JPEGImages", annotations))
+    elif annotations.name == "label_2":
+        files = SplitFiles(name, "kitti", annotations, (annotations.parent / "image_2",))
     else:
         files = SplitFiles(name, "yolo", annotations, (annotations.parent / "images", annotations))
     return {name: files if images is None else replace(files, images=(images,))}

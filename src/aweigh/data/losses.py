@@ -25,12 +25,14 @@ def check_layout(layout: str) -> None:
 
 
 def not_held(splits: Mapping[str, Split], layout: Layout) -> list[str]:
-    """A line for each kind of thing in these splits that the layout cannot hold; COCO holds all."""
+    """A line for each kind of thing in these splits that the layout cannot hold; COCO holds all but places in
+    space."""
     check_layout(layout)
-    if layout == "coco":
-        return []
-    lines = _ids(splits, layout)
     counts = _counts(splits)
+    space = [f"places in space: {counts['places in space']} are left out, with their cameras"]
+    if layout == "coco":
+        return space if counts["places in space"] else []
+    lines = _ids(splits, layout) + (space if counts["places in space"] else [])
     kind = yolo_kind(splits) if layout == "yolo" else "boxes"
     texts = {
         "boxes over the edge": "are clipped to their image",
@@ -105,6 +107,8 @@ def _counts(splits: Mapping[str, Split]) -> Counter[str]:
         if split.keypoints is not None:
             counts["keypoints"] += int((split.keypoints[:, :, 2] > 0).any(axis=1).sum())
             counts["skeleton"] += len(split.skeleton)
+        if split.cuboids is not None:
+            counts["places in space"] += int(np.isfinite(split.cuboids).all(axis=1).sum())
         if split.label_sets is not None:
             known = split.label_sets.known[split.label_sets.of_image]
             counts["label sets"] += int((~known.all(axis=1)).sum())

@@ -97,6 +97,8 @@ def _merge_splits(name: str, parts: Mapping[str, Split], classes: Classes, renam
         masks=Masks.join([split.masks or Masks.none(len(split.boxes)) for split in moved]) if masked else None,
         keypoints=np.concatenate([_keypoints(split, len(points)) for split in moved]) if pointed else None,
         num_keypoints=np.concatenate([_num_keypoints(split) for split in moved]) if pointed else None,
+        cuboids=_known([split.cuboids for split in moved], [(len(split.boxes), 7) for split in moved]),
+        cameras=_known([split.cameras for split in moved], [(len(split), 3, 4) for split in moved]),
         keypoint_names=tuple(points),
         skeleton=tuple(dict.fromkeys(edge for split in moved for edge in split.skeleton)),
         label_sets=_label_sets(parts, classes, rename),
@@ -194,6 +196,15 @@ def _keypoints(split: Split, count: int) -> np.ndarray:
 
 def _num_keypoints(split: Split) -> np.ndarray:
     return np.zeros(len(split.boxes), dtype=np.int64) if split.num_keypoints is None else split.num_keypoints
+
+
+def _known(arrays: Sequence[np.ndarray | None], shapes: Sequence[tuple[int, ...]]) -> np.ndarray | None:
+    """All in one, NaN for those that are not there; None where none is."""
+    there = next((array for array in arrays if array is not None), None)
+    if there is None:
+        return None
+    filled = [np.full(shape, np.nan, there.dtype) if own is None else own for own, shape in zip(arrays, shapes)]
+    return np.concatenate(filled)
 
 
 def _texts(lists: Sequence[TextList | None], counts: Sequence[int]) -> TextList | None:

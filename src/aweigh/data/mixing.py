@@ -36,6 +36,7 @@ from aweigh.data.transforms import (
     resize_targets,
     to_float,
     uniform,
+    without_depth,
 )
 from aweigh.structures import IMAGENET_MEAN, Targets
 
@@ -170,14 +171,14 @@ def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
 
 
 def join(parts: Sequence[Targets]) -> Targets:
-    """The objects of all; masks, keypoints and proposals where all parts have them, labelled for what all were labelled
-    for."""
+    """The objects of all; masks, keypoints, cuboids and proposals where all parts have them, labelled for what all were
+    labelled for."""
 
     def joined(name: str) -> Tensor | None:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else torch.cat(values)
 
-    names = ("boxes", "labels", "ignore", "area", "ids", "masks", "keypoints", "uncertain", "proposals")
+    names = ("boxes", "labels", "ignore", "area", "ids", "masks", "keypoints", "uncertain", "cuboids", "proposals")
     known = [part.known for part in parts if part.known is not None]
     everywhere = torch.stack(known).all(dim=0) if known else None
     return Targets(**{name: joined(name) for name in names}, known=everywhere)  # type: ignore[arg-type]
@@ -290,5 +291,5 @@ def _scaled(pair: Pair, factor: float, limit_hw: tuple[int, int]) -> Pair:
     height, width = (max(1, min(limit, round(side * factor))) for side, limit in zip(before_hw, limit_hw))
     return (
         resize_pixels(image, (height, width), antialias=True),
-        resize_targets(targets, before_hw, (height, width)),
+        without_depth(resize_targets(targets, before_hw, (height, width))),
     )

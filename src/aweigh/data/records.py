@@ -40,7 +40,8 @@ class Records:
 
     said: `[I]` int8, whether an image was looked at, where the source says so (`NOT_SAID` otherwise). segmentations:
     masks as COCO writes them. keypoints: `[M, K, 3]` float32; num_keypoints: `[M]`. image_extras, extras: what else the
-    source says, as JSON. uncertain: `[M]` bool, none when None.
+    source says, as JSON. uncertain: `[M]` bool, none when None. cuboids: `[M, 7]` float32,
+    see `Split`; cameras: `[I, 3, 4]` float64.
     """
 
     paths: Sequence[Path]
@@ -67,6 +68,8 @@ class Records:
     extras: Sequence[str] | None = None
     header: dict[str, Any] = field(default_factory=dict)
     uncertain: np.ndarray | None = None
+    cuboids: np.ndarray | None = None
+    cameras: np.ndarray | None = None
 
 
 def build_split(
@@ -136,6 +139,8 @@ def build_split(
         extras=TextList.of(extras) if extras and any(extras) else None,
         header=records.header,
         uncertain=uncertain[kept],
+        cuboids=None if records.cuboids is None else records.cuboids[kept],
+        cameras=records.cameras,
     )
 
 

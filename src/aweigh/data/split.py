@@ -29,7 +29,7 @@ from aweigh.structures import Classes, Targets
 REVIEWED, NEVER_LABELLED, NOT_SAID = 1, 0, -1  # values of `Split.reviewed`
 _PER_ANNOTATION = (
     "boxes", "labels", "ignore", "crowd", "area", "annotation_ids", "source_boxes_xywh", "keypoints", "num_keypoints",
-    "uncertain",
+    "uncertain", "cuboids",
 )  # fmt: skip
 
 
@@ -50,8 +50,8 @@ class LabelSets:
 class Split:
     """Images and their annotations, cleaned; everything that was wrong is in `problems`.
 
-    layout: "coco", "voc" or "yolo". root: the folder of the pictures. image_ids: `[I]` int64. sizes_hw: `[I, 2]`.
-    first: `[I + 1]`, the annotations of image i are rows `first[i]` to `first[i + 1]` of: boxes `[N, 4]` float32
+    layout: "coco", "voc", "yolo" or "kitti". root: the folder of the pictures. image_ids: `[I]` int64. sizes_hw: `[I,
+    2]`. first: `[I + 1]`, the annotations of image i are rows `first[i]` to `first[i + 1]` of: boxes `[N, 4]` float32
     xyxy inside the image, labels `[N]` int64, ignore `[N]` bool (no object to find: crowd, difficult, uncertain), crowd
     `[N]` bool, area `[N]` float64 (of the mask where the source gives it), annotation_ids `[N]` int64,
     source_boxes_xywh `[N, 4]` float64, as the source has them before clipping, uncertain `[N]` bool (may or may not be
@@ -64,7 +64,9 @@ class Split:
     keypoint_names: K names. skeleton: pairs of rows of keypoints, from 0. label_sets: None when every image was
     labelled for all classes. image_extras, extras: what else the source says of each image and annotation, as JSON
     objects, "" for nothing; None when there is nothing at all. header: what else a COCO file says as a whole.
-    proposals: of the I images, for a detector that needs them; see `with_proposals`.
+    proposals: of the I images, for a detector that needs them; see `with_proposals`. cuboids: `[N, 7]` float32, objects
+    as the camera of their picture sees them (see `aweigh.ops.cuboids`), NaN where that is not known, None when it never
+    is. cameras: `[I, 3, 4]` float64, from points in space to pixels times depth, NaN where not known.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Split:
     header: dict[str, Any] = field(default_factory=dict)
     uncertain: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     proposals: Proposals | None = None
+    cuboids: np.ndarray | None = None
+    cameras: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.uncertain) != len(self.boxes):  # not given
@@ -125,6 +129,7 @@ class Split:
             ids=torch.tensor(self.annotation_ids[rows]),
             masks=self.mask_pixels(index) if masks else None,
             keypoints=None if self.keypoints is None else torch.tensor(self.keypoints[rows]),
+            cuboids=None if self.cuboids is None else torch.tensor(self.cuboids[rows]),
             uncertain=torch.tensor(self.uncertain[rows]),
             known=None if known is None or known.all() else torch.tensor(known),
             proposals=None if self.proposals is None else self.proposals.of_image(index),
@@ -163,6 +168,8 @@ class Split:
             shapes += f", {int((self.masks.kinds != NONE).sum())} with masks"
         if self.keypoints is not None:
             shapes += f", {int((self.keypoints[:, :, 2] > 0).any(axis=1).sum())} with keypoints"
+        if self.cuboids is not None:
+            shapes += f", {int(np.isfinite(self.cuboids).all(axis=1).sum())} with a place in space"
         order = np.argsort(-counts, kind="stable")
         shown = [f"{self.classes.names[label]} {counts[label]}" for label in order[:12]]
         more = [f"{len(order) - 12} more classes"] * (len(order) > 12)
@@ -234,6 +241,7 @@ class Split:
             image_extras=None if self.image_extras is None else self.image_extras.take(images),
             extras=None if self.extras is None else self.extras.take(rows),
             proposals=None if self.proposals is None else self.proposals.take(images),
+            cameras=None if self.cameras is None else self.cameras[images],
             **{key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None},
         )
 
@@ -326,6 +334,8 @@ class Split:
         arrays.append(self.reviewed)
         arrays += [] if self.masks is None else self.masks.arrays()
         arrays += [] if self.keypoints is None else [self.keypoints]
+        arrays += [] if self.cuboids is None else [self.cuboids]
+        arrays += [] if self.cameras is None else [self.cameras]
         arrays += [self.uncertain] if self.uncertain.any() else []
         arrays += [] if self.label_sets is None else [self.label_sets.known, self.label_sets.of_image]
         for array in arrays:

@@ -14,7 +14,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,19 +75,27 @@ def write_synthetic(
         raise UsageError(f"Synthetic pictures need a size of at least 64 pixels, got {size}.")
     if min(train, val, test) < 0 or train + val + test == 0:
         raise UsageError(f"The numbers of pictures must be 0 or more and not all 0, got {train}, {val}, {test}.")
+    with new_folder(out) as folder:
+        for number, (name, count) in enumerate((("train", train), ("val", val), ("test", test))):
+            if count:
+                _write_split(folder, name, [seed, number], count, size, empty, crowd)
+    return out
+
+
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `out` at the end; `UsageError` where that holds something already."""
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists already and is not an empty folder; name a new one.")
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
     try:
-        for number, (name, count) in enumerate((("train", train), ("val", val), ("test", test))):
-            if count:
-                _write_split(unfinished, name, [seed, number], count, size, empty, crowd)
+        yield unfinished
         if out.exists():
             out.rmdir()
         unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return out
 
 
 def render(

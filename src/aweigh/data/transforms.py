@@ -2,6 +2,8 @@
 
 Everything random is drawn from the generator that is passed in, so that a sample depends on nothing else. Boxes stay
 true: they are moved, scaled and clipped with the pixels, and areas, ignore flags, ids, masks and keypoints with them.
+Where a picture is scaled at random, or a part of it is, the depths and sides of cuboids become unknown: what is as
+large as before is seen as if it were nearer or farther, so that only where the middle lies and the angle stay true.
 Pixel work is done by the functional kernels of `torchvision.transforms.v2`.
 """
 
@@ -21,6 +23,7 @@ from torchvision.transforms.v2 import functional as kernels
 from aweigh.data.images import reduction
 from aweigh.data.pairs import describe_pairs
 from aweigh.errors import UsageError
+from aweigh.ops import cuboids as cuboid_ops
 from aweigh.structures import IMAGENET_MEAN, Classes, Targets
 
 CROP_TRIES = 10
@@ -289,16 +292,18 @@ class TrainTransform:
         change = self.augmentation
         if change.crop and uniform(generator) < change.crop:
             image, targets = random_crop(image, targets, generator, min_visible=change.min_visible)
-            full_hw = None
+            full_hw, targets = None, without_depth(targets)
         if change.affine_crop:
             shares, visible = change.affine_crop, change.min_visible
             image, targets = affine_crop(image, targets, shares, generator, full_hw=full_hw, min_visible=visible)
-            full_hw = None
+            full_hw, targets = None, without_depth(targets)
         before_hw = (image.shape[1], image.shape[2])
         size_hw, limit_hw = self._draw_size(full_hw or before_hw, generator)
         span_hw = span(before_hw, full_hw)
         image = resize_pixels(image, size_hw, antialias=self.resize.antialias, span_hw=span_hw)
         targets = resize_targets(targets, span_hw, size_hw)
+        if change.short_sides or change.scale_jitter is not None:
+            targets = without_depth(targets)
         if size_hw[0] > limit_hw[0] or size_hw[1] > limit_hw[1]:
             window = random_window(size_hw, limit_hw, generator)
             image, targets = cut_window(image, targets, window, min_visible=change.min_visible)
@@ -388,18 +393,21 @@ def resize_targets(targets: Targets, before_hw: tuple[float, float], after_hw: t
     ratio_y, ratio_x = after_hw[0] / before_hw[0], after_hw[1] / before_hw[1]
     if ratio_y == ratio_x == 1:
         return targets
-    masks, keypoints, proposals = targets.masks, targets.keypoints, targets.proposals
+    masks, keypoints, cuboids, proposals = targets.masks, targets.keypoints, targets.cuboids, targets.proposals
     ratio = targets.boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
     if masks is not None:
         masks = _resize_masks(masks, after_hw, before_hw)
     if keypoints is not None:
         keypoints = keypoints * keypoints.new_tensor([ratio_x, ratio_y, 1.0])
+    if cuboids is not None:
+        cuboids = cuboids * cuboids.new_tensor([ratio_x, ratio_y, 1, 1, 1, 1, 1])
     return replace(
         targets,
         boxes=targets.boxes * ratio,
         area=targets.area * (ratio_x * ratio_y),
         masks=masks,
         keypoints=keypoints,
+        cuboids=cuboids,
         proposals=None if proposals is None else proposals * ratio,
     )
 
@@ -428,6 +436,7 @@ def flip_horizontally(
         labels=labels,
         masks=None if targets.masks is None else kernels.horizontal_flip(targets.masks),
         keypoints=keypoints,
+        cuboids=None if targets.cuboids is None else cuboid_ops.mirrored(targets.cuboids, width),
         known=known,
         proposals=None if targets.proposals is None else _mirrored(targets.proposals, width),
     )
@@ -488,9 +497,23 @@ def cut_window(
         area=torch.where(untouched, targets.area, targets.area * visible),
         masks=masks,
         keypoints=keypoints,
+        cuboids=None if targets.cuboids is None else moved_cuboids(targets.cuboids, (-x0, -y0)),
         proposals=None if targets.proposals is None else _within(targets.proposals, window),
     )
     return image[:, y0:y1, x0:x1], cut[keep]
+
+
+def moved_cuboids(cuboids: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Cuboids `[N, 7]` in a picture whose origin lies elsewhere."""
+    return cuboids + cuboids.new_tensor([*shift, 0, 0, 0, 0, 0])
+
+
+def without_depth(targets: Targets) -> Targets:
+    """The targets in a picture that was scaled: of cuboids the depth and the sides are not known any more."""
+    if targets.cuboids is None:
+        return targets
+    kept = targets.cuboids.new_tensor([True, True, False, False, False, False, True]).bool()
+    return replace(targets, cuboids=targets.cuboids.where(kept, torch.nan))
 
 
 def affine_crop(
@@ -565,7 +588,10 @@ def move_targets(targets: Targets, place: tuple[int, int], size_hw: tuple[int, i
         keypoints = torch.where(given, keypoints + keypoints.new_tensor([x0, y0, 0]), keypoints)
     shift = targets.boxes.new_tensor([x0, y0, x0, y0])
     proposals = None if targets.proposals is None else targets.proposals + shift
-    return replace(targets, boxes=targets.boxes + shift, masks=masks, keypoints=keypoints, proposals=proposals)
+    cuboids = None if targets.cuboids is None else moved_cuboids(targets.cuboids, place)
+    return replace(
+        targets, boxes=targets.boxes + shift, masks=masks, keypoints=keypoints, cuboids=cuboids, proposals=proposals
+    )
 
 
 def _within(proposals: Tensor, window: tuple[int, int, int, int]) -> Tensor:

@@ -1,12 +1,14 @@
 """Detections to files that other programs read, as a stream: one image after the other, in bounded memory.
 
 - `jsonl`: one line per image: schema, path, width, height, detections (box as xyxy, score, class, category_id, where
-  there are any a segmentation and keypoints), error; with keypoints their names.
+  there are any a segmentation, keypoints, a cuboid and, with the camera, a solid), error; with keypoints their names.
 - `coco`: the list of results that COCO's tools load; beside it `NAME.images.json` with the images and categories.
 - `csv`: one row per detection, with x, y and score of each keypoint at its end; an image that could not be read has a
   row with its error. Holds no masks.
 - `yolo`: a folder with one `.txt` per image (class, centre and size as fractions) and `classes.txt`; holds no scores,
   masks and keypoints.
+- `kitti`: a folder with one `.txt` per image, KITTI's label files with a score (16 columns; -1, -1000 and -10 where a
+  place in space is not known); holds no masks and keypoints.
 - `voc`: a folder with one XML per image (1-based inclusive corners, as VOC has them, with a confidence); holds no masks
   and keypoints.
 
@@ -29,18 +31,24 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from aweigh.data.kitti import detections_text as kitti_text
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.structures import Classes, Detections, KeypointSet
 
-Format = Literal["jsonl", "coco", "csv", "yolo", "voc"]
+Format = Literal["jsonl", "coco", "csv", "yolo", "voc", "kitti"]
+FOLDERS = ("yolo", "voc", "kitti")  # formats with a file for each picture
 FORMATS: tuple[str, ...] = get_args(Format)
 # What a format has no place for. YOLO's lines of polygons hold no holes, and those of keypoints no scores.
 LEFT_OUT: dict[str, tuple[str, ...]] = {
-    "csv": ("masks",),
-    "yolo": ("masks", "keypoints"),
-    "voc": ("masks", "keypoints"),
+    "csv": ("masks", "cuboids"),
+    "yolo": ("masks", "keypoints", "cuboids"),
+    "voc": ("masks", "keypoints", "cuboids"),
+    "kitti": ("masks", "keypoints"),
 }
 SCHEMA = "aweigh.detections/1"
+# An object as its camera sees it, and where it stands: pixels, metres, radians, see `aweigh.ops.cuboids`.
+CUBOID = ("u", "v", "depth", "height", "width", "length", "alpha")
+SOLID = ("x", "y", "z", "height", "width", "length", "rotation")
 COLUMNS = ("path", "width", "height", "x0", "y0", "x1", "y1", "score", "class", "category_id", "error")
 
 
@@ -55,8 +63,8 @@ def write_detections(results: Iterable[Detections], out: str | Path, format: For
 class DetectionWriter:
     """A context manager: what is written inside appears when it ends well, and not at all when it does not.
 
-    out: a file, or a folder for yolo and voc (whose files appear one by one, each complete); `-` is standard output.
-    Images are numbered from 1 in the order written; `image_ids` gives other numbers, in the same order.
+    out: a file, or a folder for yolo, voc and kitti (whose files appear one by one, each complete); `-` is standard
+    output. Images are numbered from 1 in the order written; `image_ids` gives other numbers, in the same order.
     """
 
     def __init__(self, out: str | Path, format: Format = "jsonl", *, image_ids: Sequence[int] | None = None) -> None:
@@ -64,11 +72,11 @@ class DetectionWriter:
             raise UsageError(f"Unknown format {format!r}; known: {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}")
         self.format, self.count, self._image_ids = format, 0, image_ids
         self._path = None if str(out) == "-" else Path(out)
-        if self._path is None and format in ("yolo", "voc"):
+        if self._path is None and format in FOLDERS:
             raise UsageError(
                 f"The {format} format is a folder of files and cannot go to standard output; name a folder."
             )
-        if self._path is not None and format not in ("yolo", "voc") and self._path.is_dir():
+        if self._path is not None and format not in FOLDERS and self._path.is_dir():
             raise UsageError(f"{self._path}: this is a folder; name the {format} file to write.")
         self._classes: Classes | None = None
         self._keypoints: KeypointSet | None = None
@@ -80,7 +88,7 @@ class DetectionWriter:
     def __enter__(self) -> DetectionWriter:
         self._aside: Path | None = None
         self._stream: TextIO = sys.stdout
-        if self.format in ("yolo", "voc"):
+        if self.format in FOLDERS:
             assert self._path is not None
             self._path.mkdir(parents=True, exist_ok=True)
         elif self._path is not None:
@@ -131,8 +139,9 @@ class DetectionWriter:
         elif detections.error is None:
             assert self._path is not None
             name = self._free_name(detections, number)
-            if self.format == "yolo":
-                _write_whole(self._path / f"{name}.txt", yolo_text(detections))
+            if self.format in ("yolo", "kitti"):
+                text = yolo_text if self.format == "yolo" else kitti_text
+                _write_whole(self._path / f"{name}.txt", text(detections))
             else:
                 _write_whole(self._path / f"{name}.xml", voc_text(detections))
 
@@ -199,6 +208,12 @@ def json_line(detections: Detections, *, masks: bool = True) -> dict[str, Any]:
         names = {"keypoint_names": _keypoint_names(detections)}
         for entry, points in zip(found, _short(detections.keypoints), strict=True):
             entry["keypoints"] = points
+    if detections.cuboids is not None:
+        for entry, values in zip(found, _short(detections.cuboids), strict=True):
+            entry["cuboid"] = dict(zip(CUBOID, values, strict=True))
+    if detections.cuboids is not None and detections.camera is not None:
+        for entry, values in zip(found, _short(detections.solids()), strict=True):
+            entry["solid"] = dict(zip(SOLID, values, strict=True))
     return {
         "schema": SCHEMA,
         "path": detections.path,

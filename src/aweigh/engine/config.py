@@ -24,7 +24,16 @@ from aweigh.errors import UsageError, did_you_mean
 DEFAULT_MODEL = "fcos_shufflenet_v2_x1_0_lite"  # small enough for a CPU; its weights come with the package
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KEYPOINT_NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
-PREFIXES = {"bbox": "", "segm": "mask_", "keypoints": "keypoint_"}  # of the numbers of masks and of keypoints
+SPACE_NAMES = ("AP",)
+# Of the numbers of masks, of keypoints and of objects in space (KITTI's).
+PREFIXES = {"bbox": "", "segm": "mask_", "keypoints": "keypoint_", "cuboids": "space_"}
+
+
+FURTHER_NAMES = (
+    *(PREFIXES["segm"] + name for name in COCO_NAMES),
+    *(PREFIXES["keypoints"] + name for name in KEYPOINT_NAMES),
+    *(PREFIXES["cuboids"] + name for name in SPACE_NAMES),
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class TrainConfig:
     """Everything a training run is decided by. Learning rates are stated for `lr_batch` images and scaled."""
 
     data: str = ""
-    """Folder of the data set: COCO, VOC or YOLO layout, recognised by looking at it."""
+    """Folder of the data set: COCO, VOC, YOLO or KITTI layout, recognised by looking at it."""
     annotations: str = ""
     """COCO file of the training images, when the folder is no known layout; validation is then split off."""
     images: str = ""
@@ -220,14 +229,14 @@ class TrainConfig:
         if not self.select:
             return
         name, colon, class_name = self.select.partition(":")
-        masks, keypoints = PREFIXES["segm"], PREFIXES["keypoints"]
         known = (*COCO_NAMES, "val_loss")
-        further = (*(masks + name for name in COCO_NAMES), *(keypoints + name for name in KEYPOINT_NAMES))
+        further = FURTHER_NAMES
         of_class = [prefix + name for prefix in PREFIXES.values() for name in ("AP", "AP50")]
+        of_class.remove(PREFIXES["cuboids"] + "AP50")
         if (name not in of_class or not class_name) if colon else name not in (*known, *further):
             raise UsageError(
                 f"select = {self.select!r}: expected one of {', '.join(known)}, AP:CLASS or AP50:CLASS, or an AP of "
-                f"these after {masks} or {keypoints}." + did_you_mean(name, (*known, *further))
+                f"these after {', '.join(filter(None, PREFIXES.values()))}." + did_you_mean(name, (*known, *further))
             )
 
 

@@ -188,7 +188,7 @@ def read(model: Model, view: View, sizes_hw: Sequence[tuple[int, int]], tta: TTA
 def to_original(detections: Detections, size_hw: tuple[int, int]) -> Detections:
     """The detections of a resized image, in the pixels of the original of `size_hw` (height, width), inside it.
 
-    Masks are in the frame of their boxes and stay as they are; keypoints may lie outside.
+    Masks are in the frame of their boxes and stay as they are; keypoints and the middles of cuboids may lie outside.
     """
     height, width = detections.size_hw
     scale = torch.tensor([size_hw[1] / width, size_hw[0] / height] * 2)
@@ -197,7 +197,10 @@ def to_original(detections: Detections, size_hw: tuple[int, int]) -> Detections:
     keypoints = detections.keypoints
     if keypoints is not None:
         keypoints = keypoints * torch.cat([scale[:2], scale.new_ones(1)])
-    return replace(detections, boxes=boxes, keypoints=keypoints, size_hw=size_hw)
+    cuboids = detections.cuboids
+    if cuboids is not None:
+        cuboids = cuboids * torch.cat([scale[:2], scale.new_ones(5)])
+    return replace(detections, boxes=boxes, keypoints=keypoints, cuboids=cuboids, size_hw=size_hw)
 
 
 def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:

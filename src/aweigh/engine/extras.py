@@ -1,26 +1,30 @@
-"""What a detector finds beside boxes, masks and keypoints: what it has to be taught, how it is measured and chosen.
+"""What a detector finds beside boxes, masks, keypoints or cuboids: what it has to be taught, how it is measured.
 
 A detector names it in `extras` (see `aweigh.models.Detector`); of one that does not, nothing here applies.
 """
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from aweigh.data.masks import NONE
 from aweigh.data.pairs import flip_pairs
 from aweigh.data.split import Split
 from aweigh.engine.checkpoint import Model
 from aweigh.engine.config import PREFIXES, TrainConfig
+from aweigh.engine.space import kitti_metrics
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
+from aweigh.evaluation.kitti import KittiMetrics
 from aweigh.evaluation.records import IouType
 from aweigh.models import DETECTORS
 from aweigh.structures import UNIFORM_SIGMA, KeypointSet
 
+Kind = IouType | Literal["cuboids"]
+
 
 def extras(model: Model) -> tuple[str, ...]:
-    """What the model finds beside boxes: of "masks" and "keypoints"."""
+    """What the model finds beside boxes: of "masks", "keypoints" and "cuboids"."""
     return tuple(getattr(model, "extras", ()))
 
 
@@ -58,11 +62,16 @@ def keypoint_set(config: TrainConfig, train: Split, given: Any = None) -> Keypoi
 
 
 def check_taught(model: Model, train: Split, val: Split | None) -> None:
-    """`DataError` where the detector learns masks or keypoints that the data do not have, or not the same ones."""
+    """`DataError` where the detector learns masks, keypoints or cuboids and the data have none, or not the same."""
     if "masks" in extras(model) and not _has_masks(train):
         raise DataError(
             f"{train.root}: the data have no masks, which {model.builder} learns; annotate outlines, or train a "
             "detector of boxes."
+        )
+    if "cuboids" in extras(model) and train.cuboids is None:
+        raise DataError(
+            f"{train.root}: the data say of no object where it is in space, which {model.builder} learns; give "
+            "labels in KITTI's layout with calibrations, or train a detector of boxes."
         )
     other = None if val is None or val.keypoints is None else val.keypoint_names
     if "keypoints" in extras(model) and other is not None and other != train.keypoint_names:
@@ -75,7 +84,8 @@ def check_taught(model: Model, train: Split, val: Split | None) -> None:
 def taught(model: Model) -> dict[str, Any]:
     """What a data set has to hand out so that the model can compute its losses, as arguments of `DetectionDataset`."""
     found = extras(model)
-    return {"masks": "masks" in found, "keypoints": len(model.keypoint_set) if "keypoints" in found else 0}
+    keypoints = len(model.keypoint_set) if "keypoints" in found else 0
+    return {"masks": "masks" in found, "keypoints": keypoints, "cuboids": "cuboids" in found}
 
 
 def keypoint_lines(model: Model) -> list[str]:
@@ -97,13 +107,15 @@ def keypoint_lines(model: Model) -> list[str]:
 
 def further_metrics(
     model: Model, split: Split, results: Sequence[Mapping[str, Any]], *, max_detections: int = 100
-) -> tuple[dict[IouType, CocoMetrics], list[str]]:
-    """COCO's numbers of the masks (`segm`) and keypoints that the model finds, as far as the split has them annotated.
+) -> tuple[dict[Kind, CocoMetrics | KittiMetrics], list[str]]:
+    """COCO's numbers of the masks (`segm`), keypoints and cuboids that the model finds, as far as the split has them
+    annotated.
 
     results: as `evaluate` returns them. Keypoints count up to 20 objects an image and class, with the sigmas of the
-    model's keypoint set. Returns beside the numbers a line for each kind that cannot be measured, and why.
+    model's keypoint set. Cuboids are measured by KITTI's rules. Returns beside the numbers a line for each kind that
+    cannot be measured, and why.
     """
-    metrics: dict[IouType, CocoMetrics] = {}
+    metrics: dict[Kind, CocoMetrics | KittiMetrics] = {}
     measured = measurable(model, split)
     if "segm" in measured:
         metrics["segm"] = evaluate_coco(split.to_coco(), results, iou_type="segm", max_detections=max_detections)
@@ -111,7 +123,11 @@ def further_metrics(
         sigmas = model.keypoint_set.sigmas
         truth = split.to_coco(masks=False)
         metrics["keypoints"] = evaluate_coco(truth, results, iou_type="keypoints", keypoint_sigmas=sigmas)
+    if "cuboids" in measured:
+        metrics["cuboids"] = kitti_metrics(split, results)
     notes = []
+    if "cuboids" in extras(model) and "cuboids" not in measured:
+        notes.append(f"places in space are not measured: {split.name} has none")
     if "masks" in extras(model) and "segm" not in measured:
         notes.append(f"masks are not measured: {split.name} has none")
     if "keypoints" in extras(model) and "keypoints" not in measured:
@@ -121,13 +137,15 @@ def further_metrics(
     return metrics, notes
 
 
-def measurable(model: Model, split: Split) -> list[IouType]:
-    """What of a model can be measured on a split: boxes always, masks and keypoints where both have the same."""
-    found: list[IouType] = ["bbox"]
+def measurable(model: Model, split: Split) -> list[Kind]:
+    """What of a model can be measured on a split: boxes always, what else it finds where both have the same."""
+    found: list[Kind] = ["bbox"]
     if "masks" in extras(model) and _has_masks(split):
         found.append("segm")
     if "keypoints" in extras(model) and _has_keypoints(split):
         found += ["keypoints"] * same_keypoints(model.keypoint_set.names, split.keypoint_names)
+    if "cuboids" in extras(model) and split.cuboids is not None:
+        found.append("cuboids")
     return found
 
 
@@ -142,7 +160,7 @@ def choose_select(select: str, model: Model, val: Split | None) -> str:
 
     `UsageError` where it would be of a class that there is not, or of masks or keypoints that are not measured.
     """
-    measured: list[IouType] = ["bbox"] if val is None else measurable(model, val)
+    measured: list[Kind] = ["bbox"] if val is None else measurable(model, val)
     if not select:
         return PREFIXES[measured[-1]] + "AP"
     metric, _, name = select.partition(":")

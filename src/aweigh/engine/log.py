@@ -19,20 +19,16 @@ from typing import Any
 from rich.console import Console
 
 from aweigh.engine.checkpoint import write_atomically
-from aweigh.engine.config import COCO_NAMES, KEYPOINT_NAMES, PREFIXES
+from aweigh.engine.config import COCO_NAMES, FURTHER_NAMES, PREFIXES
 from aweigh.engine.live import Display
 from aweigh.errors import UsageError
 
-# The first columns of results.csv, there in every run; then each loss, each val_loss, the numbers of masks and of
-# keypoints where there are any, and the AP of each class.
+# The first columns of results.csv, there in every run; then each loss, each val_loss, the numbers of masks, of
+# keypoints and in space where there are any, and the AP of each class.
 COLUMNS = (
     *("epoch", "step", "seconds", "lr", "loss", "val_loss", *COCO_NAMES, "best"),
     *("images_per_second", "data_share", "skipped_steps"),
 )
-FURTHER = {
-    *(PREFIXES["segm"] + name for name in COCO_NAMES),
-    *(PREFIXES["keypoints"] + name for name in KEYPOINT_NAMES),
-}
 HISTORY = 1000  # points of the curves over steps; with more, neighbours are averaged
 
 
@@ -250,7 +246,7 @@ def results_table(
 ) -> list[list[Any]]:
     """The rows of `results.csv`, its head first: the same columns in every epoch, empty where there is no number."""
     losses = [name for name in _names(epochs) if name.startswith("loss_")]
-    further = [name for name in _names(epochs) if name in FURTHER]
+    further = [name for name in _names(epochs) if name in FURTHER_NAMES]
     columns = [*COLUMNS, *losses, *(f"val_{name}" for name in losses), *further]
     classes = classes or list(dict.fromkeys(name for row in epochs for name in row.get("per_class") or ()))
     best = best_epoch(epochs, select)
@@ -309,7 +305,7 @@ class _Board:
         for name, value in row.items():
             if name in ("kind", "step", "epoch") or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            validation = name in COCO_NAMES or name in FURTHER or "val_" in name
+            validation = name in COCO_NAMES or name in FURTHER_NAMES or "val_" in name
             group = "train" if row["kind"] == "step" else "val" if validation else "epoch"
             self._writer.add_scalar(f"{group}/{name.removeprefix('val_')}", value, row["step"])
 

@@ -399,7 +399,7 @@ def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]
 
 
 def all_metrics(model: Model, val: Split, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `CocoMetrics.to_dict` gives for boxes, and the same for masks and keypoints, each name with its prefix."""
+    """What `CocoMetrics.to_dict` gives for boxes, and the same for what else is found, each name with its prefix."""
     metrics = evaluate_coco(val.to_coco(), results).to_dict()
     for kind, further in further_metrics(model, val, results)[0].items():
         metrics |= {PREFIXES[kind] + name: value for name, value in further.to_dict().items()}

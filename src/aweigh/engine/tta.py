@@ -110,6 +110,8 @@ def look(model: Any, network: Callable[[Images], Any], batches: Sequence[Images]
 
     network: `Images` to the raw output of `model`. batches: the same pictures in the size of each scale.
     """
+    if len(batches) > 1 and "cuboids" in getattr(model, "extras", ()):
+        raise UsageError(f"{model.builder} tells depths by sizes, which other scales change; leave the scales out.")
     for images in batches:
         raw = network(images)
         if tta.flip and averages(model):

@@ -12,6 +12,7 @@ from torch import Tensor
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
+    centernet_3d,
     centernet_pose,
     centernet_triplets,
     cornernet,
@@ -41,6 +42,7 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **keypoint_rcnn.BUILDERS,
     **light_head_rcnn.BUILDERS,
     **centernet.BUILDERS,
+    **centernet_3d.BUILDERS,
     **cornernet.BUILDERS,
     **centernet_triplets.BUILDERS,
     **foveabox.BUILDERS,
@@ -57,6 +59,7 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **mask_rcnn.PUBLISHED,
     **keypoint_rcnn.PUBLISHED,
     **centernet.PUBLISHED,
+    **centernet_3d.PUBLISHED,
     **cornernet.PUBLISHED,
     **centernet_triplets.PUBLISHED,
     **centernet_pose.PUBLISHED,
@@ -67,10 +70,10 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
 class Detector(Protocol):
     """What `create` returns, and all that the rest of the library knows about a detector (an `nn.Module`).
 
-    One that says more than boxes names it in `extras`, a tuple of "masks" and "keypoints", for each of which `select`
-    returns a further tensor, in that order: `[B, K, S, S]` probabilities in the frame of each box, and
-    `[B, K, number of keypoints, 3]` (x, y, score). One that finds keypoints has them as `keypoint_set`, and its builder
-    names a parameter `keypoints`, a `KeypointSet` or the dictionary of one.
+    One that says more than boxes names it in `extras`, a tuple of "masks", "keypoints" and "cuboids", for each of which
+    `select` returns a further tensor, in that order: `[B, K, S, S]` probabilities in the frame of each box, `[B, K,
+    number of keypoints, 3]` (x, y, score), and `[B, K, 7]`, see `aweigh.ops.cuboids`. One that finds keypoints has them
+    as `keypoint_set`, and its builder names a parameter `keypoints`, a `KeypointSet` or the dictionary of one.
     """
 
     classes: Classes

@@ -173,7 +173,7 @@ class CenterNet(nn.Module):
         smooth L1 loss they divide by the objects. Both numbers are averaged over all processes.
         """
         centers = world_mean((goals.heatmap == 1).sum().float()).clamp(min=1)
-        objects = world_mean(goals.heatmap.new_tensor(float(len(goals.image))))
+        objects = self.averaged_over(raw, goals)
         losses: dict[str, list[Tensor]] = {"heatmap": [], "offset": [], "size": []}
         for stack in raw:
             heatmap = penalty_reduced_focal_loss_sum(stack["heatmap"].float(), goals.heatmap, unknown=UNKNOWN)
@@ -186,6 +186,14 @@ class CenterNet(nn.Module):
                 size_loss = F.smooth_l1_loss(size, goals.size, reduction="sum") / (objects + 1e-4)
             losses["size"].append(self.size_weight * size_loss)
         return losses
+
+    def averaged_over(self, raw: CenterNetOutput, goals: CenterGoals) -> Tensor:
+        """The number of objects, a scalar, that losses at the centres are divided by."""
+        return world_mean(goals.heatmap.new_tensor(float(len(goals.image))))
+
+    def radii(self, size: Tensor) -> Tensor:
+        """How far the Gaussians of boxes of these widths and heights `[N, 2]` reach, all in cells: `[N]` int64."""
+        return gaussian_radius(size.flip(1).ceil(), kind=self.radius).long()
 
     @torch.no_grad()
     def goals(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> CenterGoals:
@@ -205,7 +213,7 @@ class CenterNet(nn.Module):
 
         size, center = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
         cell = torch.minimum(center.floor().long(), torch.tensor([width - 1, height - 1], device=boxes.device))
-        radii = gaussian_radius(size.flip(1).ceil(), kind=self.radius).long()
+        radii = self.radii(size)
         classes = len(self.classes)
         planes = (len(targets) * classes, height, width)
         heatmap = draw_gaussians(planes, image * classes + labels, cell, radii).view(-1, classes, height, width)
@@ -276,7 +284,8 @@ class CenterNet(nn.Module):
         )
         of_each = best[..., None].expand(-1, -1, 4)
         more = self.more(raw[-1], inside, cells.gather(1, best), whole.gather(1, of_each))
-        padded = [torch.where((scores > 0)[..., None, None], values, 0) for values in more]
+        found = [(scores > 0).view(*scores.shape, *[1] * (values.ndim - 2)) for values in more]
+        padded = [torch.where(there, values, 0) for there, values in zip(found, more, strict=True)]
         return boxes.gather(1, of_each), scores, labels.gather(1, best), count, *padded
 
     def more(self, stack: dict[str, Tensor], inside: Tensor, cells: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,8 @@ class CenterPool(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.vertical(x).amax(dim=2, keepdim=True) + self.horizontal(x).amax(dim=3, keepdim=True)
+        vertical, horizontal = cast(Tensor, self.vertical(x)), cast(Tensor, self.horizontal(x))
+        return vertical.amax(dim=2, keepdim=True) + horizontal.amax(dim=3, keepdim=True)
 
 
 class CascadeCornerPool(nn.Module):

@@ -20,7 +20,7 @@ Legend: B images, A points over all levels, C classes, H x W cells of a level, N
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -95,7 +95,8 @@ class FoveaBox(nn.Module):
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
         rule: dict[str, Any] = {"level_ranges": level_ranges(self.strides, eta), "sigma": sigma}
-        self.assign, self.candidates = partial(assign, **rule), partial(candidates, **rule)
+        self.assign: Callable[..., Tensor] = partial(assign, **rule)
+        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
         self.alpha, self.gamma, self.beta = alpha, gamma, beta
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -125,7 +126,7 @@ class FoveaBox(nn.Module):
         features = self.neck(self.backbone(pixels))
         logits, distances = self.head(features)
         points = [
-            box_ops.grid_points(*x.shape[-2:], (stride, stride), (stride / 2, stride / 2), like=x)
+            box_ops.grid_points(x.shape[-2], x.shape[-1], (stride, stride), (stride / 2, stride / 2), like=x)
             for x, stride in zip(features, self.strides, strict=True)
         ]
         return FoveaBoxOutput(logits, distances, points)

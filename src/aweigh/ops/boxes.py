@@ -30,6 +30,12 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return intersection / union.clamp(min=torch.finfo(boxes.dtype).tiny)
 
 
+def pairwise_share(boxes: Tensor, others: Tensor) -> Tensor:
+    """How much of each of `[N, 4]` lies in each of `[M, 4]`, as a share of its own area -> `[N, M]`; 0 without area."""
+    intersection, _ = _intersection_and_union(boxes[:, None], others[None])
+    return intersection / areas(boxes)[:, None].clamp(min=torch.finfo(boxes.dtype).tiny)
+
+
 def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union, element by element: `[..., 4]`, `[..., 4]` -> `[...]` in `[0, 1]`."""
     intersection, union = _intersection_and_union(boxes, others)

@@ -157,7 +157,8 @@ def unknown_cells(
     """
     middle = (stride / 2, stride / 2)
     points = box_ops.grid_points(*size_hw, (stride, stride), middle, like=images[0][0])  # [H * W, 2]
-    unknown = unknown_in_batch(points, [(*three, known) for *three, _, known in images], num_classes)  # [B * H * W, C]
+    guesses = [(boxes, labels, uncertain, known) for boxes, labels, uncertain, _, known in images]
+    unknown = unknown_in_batch(points, guesses, num_classes)  # [B * H * W, C]
     ignored = [box_ops.covered(points, boxes[ignore]) if ignore.any() else None for boxes, _, _, ignore, _ in images]
     if all(part is None for part in (unknown, *ignored)):
         return None

@@ -1,4 +1,5 @@
-"""What one looks at: boxes, masks and keypoints on pictures (`pictures.py`), curves and matrices (`charts.py`)."""
+"""What one looks at: boxes, masks and keypoints on pictures (`pictures.py`), objects in space on them and from above
+(`space.py`), curves and matrices (`charts.py`)."""
 
 from aweigh.visualise.charts import confusion, curves, feature_reuse, precision_recall
 from aweigh.visualise.pictures import (
@@ -13,6 +14,7 @@ from aweigh.visualise.pictures import (
     draw_targets,
     grid,
 )
+from aweigh.visualise.space import birds_eye, draw_in_space
 
 __all__ = [
     "IGNORED",
@@ -20,11 +22,13 @@ __all__ = [
     "PALETTE",
     "PAPER",
     "as_picture",
+    "birds_eye",
     "confusion",
     "curves",
     "draw_boxes",
     "draw_detections",
     "draw_heat_map",
+    "draw_in_space",
     "draw_targets",
     "feature_reuse",
     "grid",

@@ -13,6 +13,7 @@ from aweigh.weights.record import State
 
 HEADS = {"hm": "heatmap", "wh": "size", "reg": "offset"}
 POSE_HEADS = {**HEADS, "hps": "joints", "hm_hp": "joint_heatmap", "hp_offset": "joint_offset"}
+SPACE_HEADS = {**HEADS, "dep": "depth", "rot": "orientation", "dim": "dimensions"}
 FIRST = ("backbone.body.conv1.weight", "backbone.body.base_layer.0.weight", "backbone.stem.0.0.weight")
 
 # Parts of names, theirs -> ours, one after the other. In the body of an hourglass network:
@@ -60,6 +61,11 @@ def centernet_from_authors(state: State) -> State:
 def centernet_pose_from_authors(state: State) -> State:
     """Those of their CenterNet for human poses (`multi_pose`), likewise."""
     return _converted(state, POSE_HEADS, "poses")
+
+
+def centernet_3d_from_authors(state: State) -> State:
+    """Those of their CenterNet for objects in space (`ddd`), likewise."""
+    return _converted(state, SPACE_HEADS, "objects in space")
 
 
 def _converted(state: State, heads: Mapping[str, str], kind_of_model: str) -> State:
