@@ -95,6 +95,9 @@ def main() -> None:
         if row % 20 == 0:
             print(f"{row} of {len(split)}", flush=True)
 
+    truth = split.to_coco()  # of the classes that the detector knows
+    for part, key in (("categories", "id"), ("annotations", "category_id")):
+        truth[part] = [entry for entry in truth[part] if entry[key] in category_ids.values()]
     plain = times["none", None]
     lines = [
         f"{model.builder} ({options.detector}), {len(split)} pictures of {options.data.name} {options.split}; "
@@ -104,7 +107,7 @@ def main() -> None:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (name, method), entries in results.items():
-        numbers = evaluate_coco(split.to_coco(), entries)
+        numbers = evaluate_coco(truth, entries)
         shown = [numbers.AP, numbers.AP50, numbers.APs, numbers.APm, numbers.APl, numbers.AR100]
         taken = times[name, method]
         cost = statistics.median(one / other for one, other in zip(taken, plain, strict=True))

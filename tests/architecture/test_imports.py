@@ -53,6 +53,7 @@ EXTENSIONS: set[tuple[str, str]] = {
     ("mask_rcnn", "faster_rcnn"),
     ("keypoint_rcnn", "faster_rcnn"),
     ("centernet_pose", "centernet"),
+    ("centernet_3d", "centernet"),
     ("light_head_rcnn", "faster_rcnn"),
     ("fcos_rpn", "faster_rcnn"),
     ("fcos_rpn", "fcos"),

@@ -14,7 +14,7 @@ import torch
 from tests.data.conftest import picture
 
 from aweigh.data.formats import load_split
-from aweigh.data.writers import COLUMNS, FORMATS, LEFT_OUT, DetectionWriter, write_detections
+from aweigh.data.writers import COLUMNS, FOLDERS, FORMATS, LEFT_OUT, DetectionWriter, write_detections
 from aweigh.errors import UsageError
 from aweigh.structures import Classes, Detections, KeypointSet
 
@@ -143,7 +143,7 @@ def test_yolo_and_voc_hold_the_boxes_of_objects_with_masks(tmp_path: Path, forma
     write_detections([found()], tmp_path / "boxes", format)  # type: ignore[arg-type]
     (one,), (other,) = (list((tmp_path / name).glob("x.*")) for name in ("shapes", "boxes"))
     assert one.read_text() == other.read_text()
-    assert LEFT_OUT[format] == ("masks", "keypoints")
+    assert LEFT_OUT[format] == ("masks", "keypoints", "cuboids")
 
 
 @pytest.mark.parametrize("format", ["yolo", "voc"])
@@ -187,7 +187,7 @@ def test_standard_output(format: str, capsys: pytest.CaptureFixture[str], tmp_pa
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_failure_leaves_nothing_half_written(tmp_path: Path, format: str) -> None:
     file = tmp_path / "found"
-    if format not in ("yolo", "voc"):
+    if format not in FOLDERS:
         file.write_text("before")
 
     def failing() -> object:
@@ -196,7 +196,7 @@ def test_a_failure_leaves_nothing_half_written(tmp_path: Path, format: str) -> N
 
     with pytest.raises(RuntimeError):
         write_detections(failing(), file, format)  # type: ignore[arg-type]
-    if format in ("yolo", "voc"):
+    if format in FOLDERS:
         (only,) = file.iterdir()  # complete: it was the first image's own file
         assert only.stem == "x"
     else:

@@ -149,8 +149,8 @@ class CenterNet3D(CenterNet):
         for number, target in enumerate(targets):
             if target.cuboids is None and target.learned.any():
                 raise UsageError(
-                    f"CenterNet3D: the objects of image {number} have no cuboids; give data with places in space (KITTI's "
-                    "layout), or train a detector of boxes."
+                    f"CenterNet3D: the objects of image {number} have no cuboids; give data with places in space "
+                    "(KITTI's layout), or train a detector of boxes."
                 )
         centers = super().goals(targets, size_hw)
         given = [t.boxes.new_full((len(t), 7), torch.nan) if t.cuboids is None else t.cuboids for t in targets]
