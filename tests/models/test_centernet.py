@@ -256,6 +256,20 @@ def test_suppression_is_off_and_can_be_put_on() -> None:
     assert len(softened) == 2 and softened.scores[1] < 0.5
 
 
+def test_an_exported_graph_has_no_suppression() -> None:
+    class Exported(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = lite().eval()
+
+        def forward(self, pixels: Tensor, sizes_hw: Tensor) -> tuple[Tensor, ...]:
+            return self.model.select(self.model.network(pixels), sizes_hw)
+
+    program = torch.export.export(Exported(), (torch.rand(1, 3, 64, 64), torch.tensor([[64, 64]])), strict=False)
+    called = [str(node.target) for node in program.graph.nodes]
+    assert any("max_pool2d" in name for name in called) and not any("nms" in name for name in called)
+
+
 # Networks
 
 
