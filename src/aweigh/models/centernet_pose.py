@@ -114,9 +114,9 @@ class CenterNetPose(CenterNet):
         losses = super().stack_losses(raw, goals)
         values = 2 * world_mean(goals.place.new_tensor(float(len(goals.place)))) + 1e-4
         cells = world_mean((goals.joint_heatmap == 1).sum().float()).clamp(min=1)
-        image = goals.image[goals.owner]  # [P]
+        image, number = goals.image[goals.owner], len(self.keypoint_set)  # [P]
         for stack in raw:
-            joints = at_cells(stack["joints"], goals.image, goals.cell).unflatten(1, (-1, 2))  # [N, K, 2]
+            joints = at_cells(stack["joints"], goals.image, goals.cell).view(-1, number, 2)  # [N, K, 2]
             difference = joints[goals.owner, goals.joint] - goals.place
             losses.setdefault("joints", []).append(self.joint_weight * difference.abs().sum() / values)
             if "joint_heatmap" in stack:
@@ -194,7 +194,7 @@ class CenterNetPose(CenterNet):
             order[first], order[second] = second, first
 
         def joints(places: Tensor) -> Tensor:
-            x, y = places.unflatten(1, (-1, 2))[:, order].unbind(2)  # [B, K, H, W] each
+            x, y = places[:, 0::2][:, order], places[:, 1::2][:, order]  # [B, K, H, W] each
             return torch.stack([1 - x, y], dim=2).flatten(1, 2)
 
         own: dict[str, Mirroring] = {"joints": joints, "joint_heatmap": lambda logits: logits[:, order]}
@@ -214,7 +214,9 @@ class CenterNetPose(CenterNet):
         """
         height, width = stack["heatmap"].shape[-2:]
         center = torch.stack([cells % width, cells // width], dim=-1)  # [B, M, 2]
-        joints = at_peaks(stack["joints"], cells).unflatten(2, (-1, 2)) + center[:, :, None]  # [B, M, K, 2] cells
+        joints = (
+            at_peaks(stack["joints"], cells).reshape(*cells.shape, -1, 2) + center[:, :, None]
+        )  # [B, M, K, 2] cells
         joints = joints.transpose(1, 2)  # [B, K, M, 2]
         if "joint_heatmap" not in stack:
             score = torch.ones_like(joints[..., :1])
@@ -223,7 +225,7 @@ class CenterNetPose(CenterNet):
         away = (joints[:, :, :, None] - places[:, :, None]).square().sum(dim=-1).sqrt()  # [B, K, M, p]
         distance, closest = torch.where(heights[:, :, None] > PEAK_SCORE, away, torch.inf).min(dim=-1)  # [B, K, M]
         place = places.gather(2, closest[..., None].expand(-1, -1, -1, 2))
-        corner, end = (boxes / self.stride)[:, None].split(2, dim=-1)  # [B, 1, M, 2]
+        corner, end = boxes[:, None, :, :2] / self.stride, boxes[:, None, :, 2:] / self.stride  # [B, 1, M, 2]
         near = distance <= PEAK_REACH * (end - corner).amax(dim=-1)
         moves = near & ((place >= corner) & (place <= end)).all(dim=-1)
 
@@ -242,7 +244,7 @@ class CenterNetPose(CenterNet):
         cells = cells.view(batch, number, -1)
         offset: Tensor | float = 0.5
         if "joint_offset" in stack:
-            offset = at_peaks(stack["joint_offset"], cells.flatten(1)).unflatten(1, (number, -1))
+            offset = at_peaks(stack["joint_offset"], cells.flatten(1)).reshape(batch, number, -1, 2)
         return torch.stack([cells % width, cells // width], dim=-1) + offset, values.view(cells.shape).sigmoid()
 
 
