@@ -67,6 +67,12 @@ def test_predict_writes_labels_and_draws_in_space(trained: tuple[Path, Path], tm
     assert run([*command, "-o", str(tmp_path / "none"), "--camera", str(tmp_path / "no.txt")]) == 3
 
 
+def test_check_reads_kitti_and_does_not_write_it(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    data = str(trained[0])
+    assert run(["data", "check", data, "--model", "none"]) == 0
+    assert run(["data", "check", data, "--model", "none", "--fix-to", str(tmp_path / "clean")]) == 2
+
+
 def test_a_detector_of_boxes_takes_no_camera(trained: tuple[Path, Path], tmp_path: Path) -> None:
     picture = str(trained[0] / "training/image_2/000000.png")
     assert run(["predict", picture, "-o", str(tmp_path / "x"), "--camera", "c.txt", "--device", "cpu"]) == 2

@@ -73,6 +73,8 @@ def check(
     _check_places(html, json, fix_to)
     names = find_splits(data, annotations=annotations, images=images)
     splits = {name: load_split(data, name, annotations=annotations, images=images) for name in names}
+    if fix_to is not None and any(split.layout == "kitti" for split in splits.values()):
+        raise UsageError("--fix-to does not write KITTI's layout; mend the label files that the report names.")
     fit = None
     if model != "none":  # first, since a wrong name or size is told here
         from aweigh.engine.fit import measure_fit
