@@ -1,5 +1,6 @@
 """Fixtures every test may use."""
 
+import multiprocessing
 import os
 import re
 import resource
@@ -12,6 +13,10 @@ import pytest
 # On the tiny tensors of tests a second thread costs more than it gains (four times the processor time); read when torch
 # is first imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The server of "forkserver" loads torch and aweigh once; a process forked from it starts in tenths of a second, not in
+# ten.
+multiprocessing.set_forkserver_preload(["aweigh.cli.resume", "aweigh.cli.train", "aweigh.engine.train"])
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -313,7 +313,9 @@ def test_memory_is_used_again_when_a_batch_is_gone_and_not_before() -> None:
 def test_workers_do_not_grow(coco: Make) -> None:
     small = many(coco, 20, width=12, height=9)
     split = small.take(np.resize(np.arange(20), 20_000))
-    loader = make_loader(DetectionDataset(split, EvalTransform(Resize(9, 32))), batch=4, workers=2)
+    data = DetectionDataset(split, EvalTransform(Resize(9, 32)))
+    # From a process without gaps in its memory, which one forked from this one would fill, and have for itself then.
+    loader = make_loader(data, batch=4, workers=2, start_method="forkserver")
     held = []
     for step, _ in zip(range(1, 2401), loader):
         if step in (400, 2400):

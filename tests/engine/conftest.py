@@ -26,9 +26,7 @@ TINY = {
 
 AWEIGH = "from aweigh.cli.main import main; main()"
 
-# It has loaded torch and aweigh once; each process forked from it starts in tenths of a second, not in ten.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["aweigh.cli.resume", "aweigh.cli.train", "aweigh.engine.train"])
 
 IN_THE_PROCESS = """
 import multiprocessing, os, sys
