@@ -142,6 +142,15 @@ class KeypointSet:
 
 Keypoints = KeypointSet | Mapping[str, Any] | None  # what a builder's `keypoints` may be, see `KeypointSet.of`
 
+
+def swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """`[count]`: each index, those of a pair exchanged."""
+    order = list(range(count))
+    for first, second in pairs:
+        order[first], order[second] = second, first
+    return torch.tensor(order, dtype=torch.int64)
+
+
 PERSON_KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
     "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",

@@ -42,14 +42,14 @@ NOT_KNOWN = (-1.0, -1.0, -1.0, -1000.0, -1000.0, -1000.0, -10.0)
 
 @dataclass(frozen=True)
 class Label:
-    """A line of a label file. box: xyxy, pixels. solid: height, width, length, x, y, z, rotation, in that order."""
+    """A line of a label file. box: xyxy, pixels. solid: height, width, length, x, y, z, rotation, in this order."""
 
     kind: str
     truncated: float
     occluded: int
     alpha: float
-    box: tuple[float, float, float, float]
-    solid: tuple[float, float, float, float, float, float, float]
+    box: tuple[float, ...]
+    solid: tuple[float, ...]
     score: float | None = None
 
 
@@ -191,7 +191,7 @@ def parse_label(line: str) -> Label | str:
         return f"column {place + 2} is {words[place][:20]!r}, which is no number"
     truncated, occluded, alpha, *rest = values
     score = rest[11] if len(rest) == 12 else None
-    return Label(kind, truncated, int(occluded), alpha, tuple(rest[:4]), tuple(rest[4:11]), score)  # type: ignore[arg-type]
+    return Label(kind, truncated, int(occluded), alpha, tuple(rest[:4]), tuple(rest[4:11]), score)
 
 
 def label_text(label: Label) -> str:

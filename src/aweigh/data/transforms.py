@@ -24,7 +24,7 @@ from aweigh.data.images import reduction
 from aweigh.data.pairs import describe_pairs
 from aweigh.errors import UsageError
 from aweigh.ops import cuboids as cuboid_ops
-from aweigh.structures import IMAGENET_MEAN, Classes, Targets
+from aweigh.structures import IMAGENET_MEAN, Classes, Targets, swapped
 
 CROP_TRIES = 10
 CROP_SIDE = (0.5, 1.0)  # the sides of a random crop, as a share of the picture's
@@ -679,11 +679,3 @@ def random_window(
 
 def uniform(generator: Generator, lo: float = 0.0, hi: float = 1.0) -> float:
     return lo + (hi - lo) * float(torch.rand((), generator=generator, dtype=torch.float64))
-
-
-def swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """`[count]`: each index, those of a pair exchanged."""
-    order = list(range(count))
-    for first, second in pairs:
-        order[first], order[second] = second, first
-    return torch.tensor(order, dtype=torch.int64)

@@ -294,7 +294,7 @@ def _curve(images: Sequence[_Image]) -> Curve:
     scores = [score for image in images for score in image.scores_of_found()]
     thresholds = _thresholds(np.array(sorted(scores, reverse=True)), objects)
     if len(thresholds):
-        right, wrong, alike = sum(image.counts(thresholds) for image in images).T  # type: ignore[union-attr]
+        right, wrong, alike = np.sum([image.counts(thresholds) for image in images], axis=0).T
         all_of_them = np.maximum(right + wrong, 1e-12)
         for values, filled in ((right / all_of_them, precision), (alike / all_of_them, similarity)):
             filled[: len(values)] = np.maximum.accumulate(values[::-1])[::-1]
