@@ -124,7 +124,9 @@ def test_heights_occlusion_and_truncation_by_difficulty() -> None:
     assert counted(occluded=1) == [False, True, True] and counted(occluded=2) == [False, False, True]
     assert counted(occluded=3) == [False, False, False]
     assert counted(truncated=0.15) == [True, True, True] and counted(truncated=0.16) == [False, True, True]
-    assert counted(truncated=0.4) == [False, False, True] and counted(truncated=0.51) == [False, False, False]
+    assert counted(truncated=0.3) == [False, True, True] and counted(truncated=0.31) == [False, False, True]
+    assert counted(truncated=0.5) == [False, False, True] and counted(truncated=0.51) == [False, False, False]
+    assert counted(truncated=0.4) == [False, False, True]
 
 
 def test_small_detections_are_no_mistakes() -> None:
