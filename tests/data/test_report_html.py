@@ -12,6 +12,7 @@ from tests.data.test_doctor import load, sound
 from aweigh.data.doctor import examine
 from aweigh.data.formats import load_split
 from aweigh.data.report_html import AFFECTED, draw_case, report_html
+from aweigh.engine.fit import measure_fit
 
 
 class Tags(HTMLParser):
@@ -79,3 +80,19 @@ def test_a_small_box_is_shown_enlarged_and_a_broken_picture_not_at_all(tmp_path:
     assert draw_case(split, 0, [(float("nan"), 0.0, 1.0, 1.0)]) is not None
     (tmp_path / "images" / "train" / "a.png").write_text("no picture")
     assert draw_case(split, 0, []) is None
+
+
+def test_the_page_names_the_input_that_was_measured(tmp_path: Path) -> None:
+    write_coco(tmp_path, "train", {"a.jpg": scene(1)}, [entry(1, 1, [20, 20, 30, 30])])
+    splits = {"train": load_split(tmp_path)}
+    examination = examine(splits)
+    for short, long, words, flags in (
+        (0, 160, "long side 160 pixels", "--long 160"),
+        (120, 0, "short side 120 pixels", "--short 120 --long 0"),
+        (120, 160, "short side 120, long side at most 160 pixels", "--short 120 --long 160"),
+        (0, 0, "the pictures in their own size", "--long 0"),
+    ):
+        fit = measure_fit(splits, "fcos_resnet18_fpn", short=short, long=long).to_dict()
+        page = report_html("set", splits, examination, fit)
+        assert f"Input: {words}." in page
+        assert page.count("(here)") == 1 and f"{flags} (here)" in page

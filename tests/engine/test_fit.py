@@ -82,6 +82,41 @@ def test_the_input_advised_is_enough_and_the_next_smaller_is_not(tmp_path: Path,
         assert measure_fit({"train": split}, MODEL, short=proposed, long=0).here.small == small
 
 
+def test_advice_where_the_long_side_is_fixed_names_it(tmp_path: Path) -> None:
+    """Boxes of 3 x 3 px between the points: at 160 px a fifth has one, at twice the size nearly all."""
+    split = split_of(tmp_path, [[5 + 9 * n, 5 + 7 * n, 3, 3] for n in range(10)], per_image=10)
+    measured = measure_fit({"train": split}, MODEL, short=0, long=160)
+    assert [(trial.short, trial.long) for trial in measured.trials] == [(0, 64), (0, 128), (0, 160), (0, 256), (0, 320)]
+    assert [trial.flags == measured.here.flags for trial in measured.trials] == [False, False, True, False, False]
+    recall = {trial.long: trial.best_possible_recall or 0.0 for trial in measured.trials}
+    better = next(long for long in recall if recall[long] > recall[160] + fit.NOTED)
+    won = 100 * (recall[better] - recall[160]) / (1 - recall[160])
+    advice = " ".join(measured.advice)
+    assert f"--long {better} would win back about {won:.0f} % of them" in advice and won > 10
+    assert "--long 448 makes 95 % of them larger" in advice  # 3 px x 448 / 160 = 8.4 px
+    assert "--short" not in advice
+    assert measure_fit({"train": split}, MODEL, short=0, long=448).here.small == 0.0
+    assert measure_fit({"train": split}, MODEL, short=0, long=416).here.small == 1.0
+    written = measured.to_dict()
+    assert written["here"]["flags"] == "--long 160"
+    assert [trial["flags"] for trial in written["trials"]] == [f"--long {long}" for long in recall]
+
+
+def test_the_flags_advised_are_those_of_the_limits_given(tmp_path: Path) -> None:
+    split = split_of(tmp_path, [[10 + 9 * n, 10, 4, 4] for n in range(10)], per_image=10)
+    for short, long, flags in (
+        (96, 128, "--short 256 --long 342"),
+        (96, 0, "--short 256 --long 0"),
+        (0, 128, "--long 320"),
+        (0, 0, "--long 320"),  # as they are, 160 px long
+    ):
+        measured = measure_fit({"train": split}, MODEL, short=short, long=long)
+        assert f"{flags} makes 95 % of them larger" in " ".join(measured.advice), (short, long)
+    assert [(trial.short, trial.long) for trial in measured.trials] == [(0, 0)]
+    measured = measure_fit({"train": split}, MODEL, short=0, long=32)
+    assert [trial.long for trial in measured.trials] == [32, 64]  # each size once
+
+
 def test_tiles_where_no_input_is_large_enough(tmp_path: Path) -> None:
     tiny = split_of(tmp_path / "a", [[10 + 9 * n, 10, 1.5, 1.5] for n in range(10)], per_image=10)
     advice = " ".join(measure_fit({"train": tiny}, MODEL, short=640, long=1066).advice)
@@ -89,6 +124,8 @@ def test_tiles_where_no_input_is_large_enough(tmp_path: Path) -> None:
     object.__setattr__(tiny, "sizes_hw", tiny.sizes_hw * 50)  # the same boxes in pictures of 8000 x 6000
     advice = " ".join(measure_fit({"train": tiny}, MODEL, short=640, long=1066).advice)
     assert "tiles of about 96 x 96 px that overlap by 32 px" in advice  # 1.5 px x 640 / 96 = 10 px
+    assert "train at --short 640 --long 1066." in advice
+    assert "train at --long 640." in " ".join(measure_fit({"train": tiny}, MODEL, short=0, long=640).advice)
 
 
 def test_a_detector_that_assigns_no_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

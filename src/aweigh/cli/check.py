@@ -173,8 +173,7 @@ def _print_fit(console: "Console", fit: "Fit") -> None:
     from rich.text import Text
 
     console.print()
-    size = f"--short {fit.here.short} --long {fit.here.long}"
-    console.print(Text.assemble((f"The objects as {fit.model} would see them", "bold"), f" ({size})"))
+    console.print(Text.assemble((f"The objects as {fit.model} would see them", "bold"), f" ({fit.here.flags})"))
     lines = []
     if fit.percentiles:
         parts = ", ".join(f"{part} % under {value:.0f}" for part, value in fit.percentiles.items())

@@ -109,7 +109,7 @@ def _fit(fit: Mapping[str, Any], splits: Mapping[str, Split], budget: list[int])
     advice = "".join(f"<li>{_text(line)}</li>" for line in fit["advice"])
     parts = [
         f"<section><h2>The objects as {_text(fit['model'])} would see them</h2>",
-        f"<p>Input: short side {here['short']}, long side at most {here['long']} pixels. Test boxes are left out.</p>",
+        f"<p>Input: {_input_size(here['short'], here['long'])}. Test boxes are left out.</p>",
         f"<ul class=advice>{advice}</ul>",
     ]
     if any(map(any, fit["owners"])):
@@ -125,14 +125,14 @@ def _fit(fit: Mapping[str, Any], splits: Mapping[str, Split], budget: list[int])
     if fit["trials"]:
         rows = [
             [
-                f"{trial['short']} / {trial['long']}" + (" (here)" if trial["short"] == here["short"] else ""),
+                trial["flags"] + (" (here)" if trial["flags"] == here["flags"] else ""),
                 percent(trial["small"]),
                 "-" if trial["best_possible_recall"] is None else percent(1 - trial["best_possible_recall"]),
                 "-" if trial["ambiguous"] is None else percent(trial["ambiguous"]),
             ]
             for trial in fit["trials"]
         ]
-        titles = ["short / long side", "boxes under 8 px", "boxes no point learns", "ambiguous points"]
+        titles = ["input", "boxes under 8 px", "boxes no point learns", "ambiguous points"]
         note = "The last two columns are measured on the same few images at every size."
         parts.append(_table(titles, rows, numbers={1, 2, 3}) + f"<p class=small>{note}</p>")
     drawn = []
@@ -145,6 +145,13 @@ def _fit(fit: Mapping[str, Any], splits: Mapping[str, Split], budget: list[int])
     if drawn := [figure for figure in drawn if figure]:
         parts.append(f"<h3>Boxes that no point would learn</h3><div class=gallery>{''.join(drawn)}</div>")
     return "\n".join([*parts, "</section>"])
+
+
+def _input_size(short: int, long: int) -> str:
+    """In words, 0 for no such limit."""
+    if short:
+        return f"short side {short}" + (f", long side at most {long}" if long else "") + " pixels"
+    return f"long side {long} pixels" if long else "the pictures in their own size"
 
 
 def _sizes(examination: Examination) -> str:

@@ -65,6 +65,14 @@ class Trial:
     best_possible_recall: float | None
     ambiguous: float | None
 
+    @property
+    def flags(self) -> str:
+        """How this size is asked for: "--long 416" fixes the long side alone, "--short 800 --long 0" the short side."""
+        return input_flags(self.short, self.long)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "flags": self.flags}
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -90,7 +98,7 @@ class Fit:
             "images": self.images,
             "images_measured": self.measured,
             "boxes": self.boxes,
-            "here": vars(self.here),
+            "here": self.here.to_dict(),
             "size_edges": list(SIZE_EDGES),
             "sizes": list(self.sizes),
             "owners": [list(row) for row in self.owners],
@@ -98,7 +106,7 @@ class Fit:
             "levels": [vars(level) for level in self.levels],
             "unowned_count": self.unowned_count,
             "unowned": [vars(box) for box in self.unowned],
-            "trials": [vars(trial) for trial in self.trials],
+            "trials": [trial.to_dict() for trial in self.trials],
             "advice": list(self.advice),
         }
 
@@ -134,7 +142,7 @@ def measure_fit(
             Level(int(stride), float(share)) for stride, share in zip(detector.strides, of_level, strict=True)
         )
         here = replace(here, best_possible_recall=coverage.best_possible_recall, ambiguous=coverage.ambiguous_share)
-    trials = _trials(detector, used, _draw(used, MOST_TRIALS, seed), here, sizes) if len(sizes) else ()
+    trials = _trials(detector, used, _draw(used, MOST_TRIALS, seed), here) if len(sizes) else ()
     percentiles = {part: float(np.percentile(sizes, part)) for part in (5, 25, 50, 75, 95)} if len(sizes) else {}
     fit = Fit(
         model=model,
@@ -252,20 +260,23 @@ def _unowned(split: Split, row: int, index: int, targets: Targets, crowded: bool
 
 
 def _trials(
-    detector: Any | None, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], here: Trial, sizes: np.ndarray
+    detector: Any | None, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], here: Trial
 ) -> tuple[Trial, ...]:
-    """The same at several input sizes of the same proportions, on fewer images."""
-    base = here.short or here.long
+    """The same at several input sizes of the same proportions, on fewer images; one where pictures keep their size."""
+    sides = [
+        (here.short, here.long)
+        if factor == 1.0
+        else tuple(max(STEP, round(side * factor / STEP) * STEP) if side else 0 for side in (here.short, here.long))
+        for factor in (0.5, 0.75, 1.0, 1.5, 2.0)
+    ]
     found = []
-    for factor in (0.5, 0.75, 1.0, 1.5, 2.0):
-        short, long = here.short, here.long
-        if factor != 1.0:
-            short, long = (max(STEP, round(side * factor / STEP) * STEP) if side else 0 for side in (short, long))
-        real = (short or long) / base
-        trial = Trial(short, long, float((sizes * real < SMALL).mean()), None, None)
+    for short, long in dict.fromkeys(sides):
+        resize = Resize(short=short or None, long=long or None)
+        small = float((_sizes(list(splits.values()), resize)[0] < SMALL).mean())
+        trial = Trial(short, long, small, None, None)
         if detector is not None:
             coverage = measure_coverage(
-                _resized(splits, chosen, Resize(short=short or None, long=long or None)),
+                _resized(splits, chosen, resize),
                 strides=detector.strides,
                 assign=detector.assign,
                 candidates=detector.candidates,
@@ -292,10 +303,10 @@ def _advice(
     if recall is not None and 1 - recall > NOTED:
         crowded = sum(box.reason == CROWDED for box in fit.unowned) > len(fit.unowned) / 2
         why = "smaller boxes take all their points" if crowded else "they are too small to hold a point of their level"
-        same = next(trial for trial in fit.trials if trial.short == fit.here.short)  # on the images of the others
+        same = next(trial for trial in fit.trials if trial.flags == fit.here.flags)  # on the images of the others
         better = [t for t in fit.trials if (t.best_possible_recall or 0) > (same.best_possible_recall or 0) + NOTED]
         won = 1 - (1 - (better[0].best_possible_recall or 0)) / (1 - (same.best_possible_recall or 0)) if better else 0
-        remedy = f" --short {better[0].short} would win back about {100 * won:.0f} % of them." if better else ""
+        remedy = f" {better[0].flags} would win back about {100 * won:.0f} % of them." if better else ""
         lost = f"{_share(1 - recall)} of the boxes belong to no point and cannot be learned"
         said.append(f"{lost}, mostly because {why}.{remedy}")
     unused = [str(level.stride) for level in fit.levels if level.share == 0]
@@ -310,11 +321,13 @@ def _advice(
 
 
 def _size_advice(fit: Fit, splits: Mapping[str, Split], sizes: np.ndarray, scales: np.ndarray) -> str:
-    current = fit.here.short or fit.here.long
+    short, long = fit.here.short, fit.here.long
+    if not short and not long:  # as they are: the input that makes the largest picture as long as it is
+        long = max(int(split.sizes_hw.max(initial=1)) for split in splits.values())
+        sizes, scales = _sizes(list(splits.values()), Resize(short=None, long=long))
+    current = short or long
     needed = smallest_input(sizes, current)
-    flag = f"{'--short' if fit.here.short else '--long'} {needed}"
-    if fit.here.short and fit.here.long:
-        flag += f" --long {math.ceil(fit.here.long * needed / current / 2) * 2}"
+    flag = input_flags(needed if short else 0, math.ceil(long * needed / current / 2) * 2)
     if fit.here.small <= 1 - ENOUGH:
         part = f"{_share(1 - fit.here.small)} of the objects" if fit.here.small else "all objects"
         smaller = f" {100 * ENOUGH:.0f} % of them would be so from {flag} on." if needed < current else ""
@@ -322,8 +335,13 @@ def _size_advice(fit: Fit, splits: Mapping[str, Split], sizes: np.ndarray, scale
     too_small = f"{_share(fit.here.small)} of the objects are under {SMALL:g} px at the input"
     if needed <= max(LONGEST_SHORT, current):
         return f"{too_small}. {flag} makes {100 * ENOUGH:.0f} % of them larger."
-    tiles = _tiles(splits, sizes, scales, current)
+    tiles = _tiles(splits, sizes, scales, current, input_flags(short, long))
     return f"{too_small}, and {flag} is what {100 * ENOUGH:.0f} % of them would need. {tiles}"
+
+
+def input_flags(short: int, long: int) -> str:
+    """What to type for an input of these sides, 0 for none; the defaults of both flags are such that this is enough."""
+    return (f"--short {short} " if short else "") + f"--long {long}"
 
 
 def smallest_input(sizes: np.ndarray, current: int, *, share: float = ENOUGH, least: float = SMALL) -> int:
@@ -336,7 +354,7 @@ def smallest_input(sizes: np.ndarray, current: int, *, share: float = ENOUGH, le
     return max(STEP, math.ceil(least / max(smallest, 1e-6) * current / STEP - 1e-9) * STEP)
 
 
-def _tiles(splits: Mapping[str, Split], sizes: np.ndarray, scales: np.ndarray, current: int) -> str:
+def _tiles(splits: Mapping[str, Split], sizes: np.ndarray, scales: np.ndarray, current: int, flags: str) -> str:
     """A tile that, resized to the input, makes `ENOUGH` of the objects large enough and still holds the large ones."""
     original = sizes / scales
     small = float(np.sort(original)[math.floor((1 - ENOUGH) * len(original))])
@@ -353,7 +371,7 @@ def _tiles(splits: Mapping[str, Split], sizes: np.ndarray, scales: np.ndarray, c
         )
     return (
         f"Better cut the pictures into tiles of about {tile} x {tile} px that overlap by {overlap} px, so that every "
-        f"object is whole in one of them, and train at --short {current}."
+        f"object is whole in one of them, and train at {flags}."
     )
 
 
