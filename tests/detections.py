@@ -28,7 +28,7 @@ def assert_same_detections(
         distance = torch.where(alike, (boxes - box).abs().amax(dim=1), torch.inf)  # [N] pixels
         nearest = int(distance.argmin())
         assert distance[nearest] <= box_tolerance, (
-            f"row {row} (score {float(score)}, label {int(label)}, box {box.tolist()}) has no like among the rows found; "
+            f"row {row} (score {float(score)}, label {int(label)}, box {box.tolist()}) is not among the rows found; "
             f"the nearest is {float(distance[nearest])} px away"
         )
         left[nearest] = False

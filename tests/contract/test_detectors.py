@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.detections import assert_same_detections
 from torch import nn
 
 from aweigh.engine.evaluate import find
@@ -16,7 +17,6 @@ from aweigh.errors import UsageError
 from aweigh.heads.heatmap import HEATMAP_BIAS
 from aweigh.models import DETECTORS, create
 from aweigh.structures import Classes, Detections, Images, Targets, padded_proposals
-from tests.detections import assert_same_detections
 
 CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]
