@@ -86,7 +86,10 @@ def configure(toys, tmp_path):
     """A configuration of a tiny run on the toys; keyword arguments change it."""
 
     def make(**changes) -> TrainConfig:
-        return resolve({}, {"data": str(toys), "output": str(tmp_path / "run"), **TINY, **changes})[0]
+        values = {"data": str(toys), "output": str(tmp_path / "run"), **TINY, **changes}
+        if "iterations" in changes:
+            values.pop("epochs")
+        return resolve({}, values)[0]
 
     return make
 

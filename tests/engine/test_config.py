@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from aweigh.engine.config import TrainConfig, help_texts, load_recipe, resolve, to_dict, to_toml
+from aweigh.engine.recipes import MEASURED, other_recipes, packaged_recipes
 from aweigh.errors import UsageError
 
 
@@ -17,7 +18,7 @@ def recipe(tmp_path, text):
 
 
 def test_command_line_beats_recipe_beats_default(tmp_path):
-    values = load_recipe(recipe(tmp_path, "lr = 0.02\nbatch = 4\nsteps = [0.5, 1]\n"))
+    values = load_recipe(recipe(tmp_path, 'model = "fcos_resnet50_fpn"\nlr = 0.02\nbatch = 4\nsteps = [0.5, 1]\n'))
     config, origin = resolve(values, {"batch": 2, "epochs": None}, recipe_name="recipe.toml")
     assert (config.lr, config.batch, config.epochs, config.steps) == (0.02, 2, 30, (0.5, 1.0))
     assert [origin[name] for name in ("lr", "batch", "epochs")] == ["recipe.toml", "command line", "default"]
@@ -114,3 +115,67 @@ def test_every_field_has_a_help_text_and_is_plain_data():
 def test_importing_the_configuration_imports_no_torch():
     code = "import sys, aweigh.engine.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+LITE = {"data": "cells", "model": "fcos_shufflenet_v2_x1_0_lite"}
+
+
+def test_a_bare_run_has_the_settings_that_were_measured():
+    """Without a recipe the default detector trains by the one whose numbers the documents show; each value says so."""
+    bare, origin = resolve({}, {"data": "cells"})
+    measured, _ = resolve(load_recipe(packaged_recipes()["lite"]), {"data": "cells"})
+    assert bare == measured and bare == resolve({}, LITE)[0]
+    assert (bare.optimizer, bare.lr, bare.backbone_norm, bare.ema) == ("adamw", 0.001, "frozen_bn", 0.99)
+    assert origin["lr"] == "recipe lite of the model" and origin["momentum"] == "default"
+    assert origin["model"] == "default" and resolve({}, LITE)[1]["model"] == "command line"
+
+
+def test_flags_and_recipes_go_before_the_settings_of_the_detector():
+    config, origin = resolve({"lr": 0.5, "batch": 2}, {**LITE, "batch": 3}, recipe_name="recipe mine")
+    assert (config.lr, config.batch, config.optimizer) == (0.5, 3, "adamw")
+    expected = ["recipe mine", "command line", "recipe lite of the model"]
+    assert [origin[name] for name in ("lr", "batch", "optimizer")] == expected
+
+
+def test_only_a_detector_that_was_measured_has_settings_of_its_own():
+    config, origin = resolve({}, {"data": "cells", "model": "fcos_resnet50_fpn"})
+    assert config == replace(TrainConfig(), data="cells", model="fcos_resnet50_fpn")
+    assert "coco_fcos_resnet50_1x" in other_recipes("fcos_resnet50_fpn", origin)
+    assert other_recipes("fcos_resnet50_fpn", {**origin, "lr": "recipe mine"}) == ""
+    assert other_recipes("no_such", origin) == other_recipes(LITE["model"], resolve({}, LITE)[1]) == ""
+    for name, recipe in MEASURED.items():
+        assert load_recipe(packaged_recipes()[recipe])["model"] == name
+
+
+def test_random_weights_keep_no_statistics():
+    assert resolve({}, {**LITE, "init": "none"})[0].backbone_norm == ""
+    assert resolve({}, {**LITE, "init": "none", "backbone_weights": "body.safetensors"})[0].backbone_norm == "frozen_bn"
+    assert resolve({}, {**LITE, "init": "none", "backbone_norm": "frozen_bn"})[0].backbone_norm == "frozen_bn"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "words"),
+    [
+        ({"iterations": 90}, {"epochs": 5}, "--iterations 0 --epochs 5"),
+        ({}, {"epochs": 5, "iterations": 10}, "epochs = 5 and iterations = 10 are both given"),
+    ],
+)
+def test_a_length_that_would_change_nothing_is_refused(recipe, given, words):
+    with pytest.raises(UsageError) as caught:
+        resolve(recipe, {**LITE, **given})
+    assert words in str(caught.value)
+    assert resolve({"iterations": 90}, {**LITE, "iterations": 0, "epochs": 5})[0].epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "words"),
+    [
+        ({"iterations": 90}, {"epochs": 60}, "counts in optimiser steps (iterations = 90). Give --iterations N"),
+        ({"epochs": 30}, {"iterations": 500}, "counts in epochs (epochs = 30). Give --epochs N"),
+    ],
+)
+def test_a_run_goes_on_in_the_unit_it_was_started_with(tmp_path, run, given, words):
+    (tmp_path / "config.toml").write_text(to_toml(replace(TrainConfig(), data="cells", **run)), encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        resolve(None, {"resume": str(tmp_path), **given})
+    assert words in str(caught.value)

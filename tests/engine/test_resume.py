@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from aweigh.engine import checkpoint
+from aweigh.engine import train as loop
 from aweigh.engine.checkpoint import load_model, load_state, read_header, save_state
 from aweigh.engine.config import load_recipe, resolve
 from aweigh.engine.log import read_log
@@ -127,6 +128,38 @@ def test_a_longer_run_keeps_or_stretches_the_schedule(configure, quiet, tmp_path
     train(again(stretched, epochs=4), extend="stretch", console=quiet)
     assert [row["lr"] for row in rows(stretched, "step")] == pytest.approx([0.01] * 2 + [0.001] * 2 + [0.001] * 4)
     assert "The schedule of 4 steps is now laid over 8." in quiet.file.getvalue()
+
+
+def test_a_length_that_trains_nothing_is_refused(configure, quiet, tmp_path):
+    """Fewer than are done: exit code 2, and what to give; as many: it is finished, and in which unit to go on."""
+    by_epochs = train(configure(epochs=2), console=quiet)
+    by_steps = train(configure(iterations=3, output=str(tmp_path / "steps")), console=quiet)
+    for folder, length, words in (
+        (by_epochs, {"epochs": 1}, "has done 2 epochs already; give more than that, as --epochs 4"),
+        (by_steps, {"iterations": 2}, "has done 3 steps already; give more than that, as --iterations 6"),
+    ):
+        before = (folder / "config.toml").read_bytes()
+        config, origin = resolve(None, {"resume": str(folder), **length})
+        with pytest.raises(UsageError, match=words):
+            train(config, origin, console=quiet)
+        assert (folder / "config.toml").read_bytes() == before
+    for folder, length, words in (
+        (by_epochs, {"epochs": 2}, "finished (2 epochs, 4 steps); --epochs 4 would go on"),
+        (by_steps, {"iterations": 3}, "finished (2 epochs, 3 steps); --iterations 6 would go on"),
+    ):
+        train(*resolve(None, {"resume": str(folder), **length}), console=quiet)
+        assert words in quiet.file.getvalue()
+
+
+def test_a_run_that_ended_by_patience_says_how_to_go_on(configure, quiet, monkeypatch):
+    values = iter([0.5, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(loop, "selected", lambda metrics, select: next(values))
+    folder = train(configure(epochs=4, patience=1), console=quiet)
+    assert f"To go on all the same: aweigh resume {folder} --patience 0" in quiet.file.getvalue()
+    with pytest.raises(UsageError, match=r"no better AP for 1 epoch \(patience 1\).*--patience 0"):
+        train(*resolve(None, {"resume": str(folder), "epochs": 9}), extend="stretch", console=quiet)
+    train(*resolve(None, {"resume": str(folder), "patience": 0, "epochs": 3}), extend="stretch", console=quiet)
+    assert len(rows(folder, "epoch")) == 3
 
 
 def test_a_run_that_kept_its_schedule_can_be_stretched_later(configure, quiet):

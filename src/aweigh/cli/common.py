@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from aweigh.engine.recipes import packaged_recipes
 from aweigh.errors import UsageError, did_you_mean, printable
 
 if TYPE_CHECKING:
@@ -44,15 +45,6 @@ def find_recipe(name: str) -> Path:
         f"There is no recipe {name!r}: neither a file of that path nor one of {', '.join(known) or 'none'}."
         f"{did_you_mean(stem, known)}"
     )
-
-
-def packaged_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name: in an installed one inside it, in a clone at its top."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "recipes", package.parents[1] / "recipes"):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    return {}
 
 
 def sample_photograph() -> Path:

@@ -75,7 +75,8 @@ def command(
     """Train a detector on a folder of labelled pictures (COCO, VOC, YOLO or KITTI layout).
 
     Nothing has to be said about the classes: they come from the data. What is wrong with the data is listed, mended or
-    left out. Values come from the flags, else the recipe, else the defaults. Ctrl-C stops; `aweigh resume` goes on.
+    left out. Values come from the flags, else the recipe, else the settings the detector was measured with, else the
+    defaults; `aweigh config show` prints them. Ctrl-C stops; `aweigh resume` goes on.
 
     Parameters
     ----------
@@ -107,7 +108,8 @@ def show(
     recipe: Annotated[str, Parameter(alias="-r", show_default=False)] = "",
     flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
 ) -> None:
-    """Print every value a training run would have, and where it comes from: a flag, the recipe or the default.
+    """Print every value a training run would have, and where it comes from: a flag, the recipe, the recipe that
+    the detector was measured with, or the default.
 
     Takes the arguments of `aweigh train` and prints a recipe that gives the same run.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from aweigh.engine.recipes import check_length
 from aweigh.errors import UsageError, did_you_mean
 
 LEAST_SIZE = 64  # pixels: from here on the last maps have 2 x 2 cells, which batch statistics of one picture need
@@ -94,7 +95,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 def configure(recipe: Mapping[str, Any] | None, given: Mapping[str, Any]) -> ClassifyConfig:
     """The configuration of a recipe's values and those of the command line, where `None` means "not given"."""
-    return ClassifyConfig(**{**(recipe or {}), **{name: value for name, value in given.items() if value is not None}})
+    said = {name: value for name, value in given.items() if value is not None}
+    check_length(recipe or {}, said, "the recipe")
+    return ClassifyConfig(**{**(recipe or {}), **said})
 
 
 def _checked(name: str, value: Any, *, where: str) -> Any:

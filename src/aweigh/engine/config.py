@@ -1,8 +1,9 @@
-"""The configuration of a training run: one flat, typed dataclass, filled from defaults < TOML recipe < command line.
+"""The configuration of a training run: one flat, typed dataclass, filled from defaults < the recipe that the detector
+was measured with < TOML recipe < command line.
 
-`load_recipe` reads a file, `resolve` puts the three together and says where every value came from, `to_toml` writes
-the result into the run folder. The text under each field is its help text on the command line and in the written
-file. There is no inheritance and no nesting; 0 or an empty text means "off" or "not given", so that every value can
+`load_recipe` reads a file, `resolve` puts them together and says where every value came from, `to_toml` writes the
+result into the run folder. The text under each field is its help text on the command line and in the written file.
+There is no inheritance and no nesting; 0 or an empty text means "off" or "not given", so that every value can
 be written in TOML. This file imports no torch.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from aweigh.engine.recipes import MEASURED, check_length, from_this_start, packaged_recipes
 from aweigh.errors import UsageError, did_you_mean
 
 DEFAULT_MODEL = "fcos_shufflenet_v2_x1_0_lite"  # small enough for a CPU; its weights come with the package
@@ -254,22 +256,31 @@ def load_recipe(path: str | Path) -> dict[str, Any]:
 def resolve(
     recipe: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None, *, recipe_name: str = "recipe"
 ) -> tuple[TrainConfig, dict[str, str]]:
-    """The configuration and, for each field, where its value came from: `default`, `recipe_name`, `command line`.
+    """The configuration and, for each field, where its value came from: `default`, the recipe that the detector was
+    measured with, `recipe_name`, `command line`; the later goes before the earlier.
 
     recipe: what `load_recipe` returned. overrides: values of the command line; `None` means "not given". With
     `resume` among the overrides and no recipe, the written configuration of that run is the recipe.
     """
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    if given.get("resume") and recipe is None:
+    resumed = bool(given.get("resume")) and recipe is None
+    if resumed:
         recipe_name = str(Path(given["resume"]) / "config.toml")
         if not Path(recipe_name).is_file():
             raise UsageError(f"{given['resume']} is no run folder to go on with: there is no {recipe_name}.")
         recipe = load_recipe(recipe_name)
+    chosen = {**(recipe or {}), **given}
+    check_length(recipe or {}, given, recipe_name, resumed=resumed)
+    own_name = "" if resumed else MEASURED.get(chosen.get("model", DEFAULT_MODEL), "")
+    own = from_this_start(load_recipe(packaged_recipes()[own_name]), chosen) if own_name else {}
     values, origin = {}, {entry.name: "default" for entry in fields(TrainConfig)}
-    for source, name_of_source in ((recipe or {}, recipe_name), (given, "command line")):
+    sources = ((own, f"recipe {own_name} of the model"), (recipe or {}, recipe_name), (given, "command line"))
+    for source, name_of_source in sources:
         for name, value in source.items():
             values[name] = _checked(name, value, where=f"from the {name_of_source}")
             origin[name] = name_of_source
+    if "model" not in chosen:
+        origin["model"] = "default"
     return TrainConfig(**values), origin
 
 

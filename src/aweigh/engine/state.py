@@ -18,6 +18,7 @@ from aweigh.engine import distributed
 from aweigh.engine.checkpoint import load_state, save_state
 from aweigh.engine.prepare import Run, schedule_of
 from aweigh.errors import UsageError
+from aweigh.evaluation.records import count
 
 Extend = Literal["keep", "stretch"]
 COUNTERS = ("epoch", "step", "batches", "best", "best_epoch", "epochs_without_gain", "skipped", "bad_in_a_row")
@@ -36,8 +37,10 @@ def exists(folder: Path) -> bool:
     return any((folder / "last").glob("*.safetensors"))
 
 
-def restore(run: Run, extend: Extend) -> str:
+def restore(run: Run, extend: Extend, *, asked: bool = False) -> str:
     """Take over the state in `last/` of the run folder; says from where, and what has changed since.
+
+    asked: whether the length of the run was asked for now: one that trains nothing is then a `UsageError`.
 
     extend: where the run has become longer or shorter, `"keep"` leaves the learning-rate schedule as it was laid out
     (after its end the rate stays as it is), `"stretch"` lays it over the new length.
@@ -50,9 +53,12 @@ def restore(run: Run, extend: Extend) -> str:
     for name in COUNTERS:
         setattr(run, name, values[name])
     run.best = -math.inf if values["best"] is None else values["best"]
+    if asked:
+        _check_length(run)
     remarks = [remark, *_other_processes(run, values), *_other_data(run, values), *_other_length(run, values, extend)]
     if run.finished:
-        return f"The run is finished ({run.epoch} epochs, {run.step} steps); --epochs {2 * run.epoch} would go on."
+        longer = f"--iterations {2 * run.step}" if run.config.iterations else f"--epochs {2 * run.epoch}"
+        return f"The run is finished ({count(run.epoch, 'epoch')}, {count(run.step, 'step')}); {longer} would go on."
     where = f"in epoch {run.epoch + 1}" if run.batches else f"after epoch {run.epoch}"
     return " ".join(part for part in [f"Going on {where}, step {run.step} of {run.total_steps}.", *remarks] if part)
 
@@ -140,6 +146,27 @@ def _data_facts(run: Run) -> dict[str, Any]:
     }
 
 
+def _check_length(run: Run) -> None:
+    """`UsageError` where the run is to be no longer than it is, or ended by its patience, and would train nothing."""
+    steps = run.config.iterations
+    if run.step > steps > 0:
+        raise UsageError(
+            f"iterations = {steps}: {run.folder} has done {count(run.step, 'step')} already; give more than that, as "
+            f"--iterations {2 * run.step}."
+        )
+    if not steps and (run.epoch > run.epochs or (run.epoch == run.epochs and run.batches)):
+        raise UsageError(
+            f"epochs = {run.epochs}: {run.folder} has done {count(run.epoch, 'epoch')} already; give more than "
+            f"that, as --epochs {2 * run.epoch}."
+        )
+    if run.out_of_patience and not run.finished:
+        raise UsageError(
+            f"{run.folder} ended after epoch {run.epoch}, as there was no better {run.select} for "
+            f"{count(run.epochs_without_gain, 'epoch')} (patience {run.config.patience}). To go on give --patience 0, "
+            f"or more than {run.epochs_without_gain}."
+        )
+
+
 def _other_length(run: Run, values: dict[str, Any], extend: Extend) -> list[str]:
     """The schedule of a run whose length has changed since it was saved."""
     then, config = values["schedule_steps"], run.config
@@ -157,7 +184,7 @@ def _other_length(run: Run, values: dict[str, Any], extend: Extend) -> list[str]
         raise UsageError(
             f"The schedule ({config.schedule}) of {run.folder} ends at lr 0 after step {then}: longer training by "
             f"it would change nothing. Lay it over the new length: aweigh resume {run.folder} --schedule stretch "
-            f"--epochs {run.epochs}"
+            + (f"--iterations {run.total_steps}" if config.iterations else f"--epochs {run.epochs}")
         )
     return [f"The schedule stays laid out for {then} steps; after them lr stays at {run.lr * last:g}."]
 

@@ -41,10 +41,12 @@ from aweigh.engine.log import Means, RunLog, Stopwatch, read_log, require_tensor
 from aweigh.engine.memory import is_out_of_memory, out_of_memory
 from aweigh.engine.optim import set_lr
 from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
+from aweigh.engine.recipes import other_recipes
 from aweigh.engine.report import save_evaluation, save_inputs, save_predictions, start_report
 from aweigh.engine.stop import Interrupts, Stopped
 from aweigh.errors import AweighError, UsageError
 from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
+from aweigh.evaluation.records import count
 from aweigh.visualise import curves
 
 BAD_STEPS = 3  # so many steps in a row without a finite loss end the run
@@ -95,7 +97,9 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
         there = distributed.gather(state.exists(folder))
         if any(there) and not all(there):
             raise UsageError(f"Not every process sees {folder}/last; put the folder on a disk that all of them share.")
-        remark = state.restore(run, extend) if all(there) else "No state was saved yet: from the beginning."
+        asked = any((origin or {}).get(name) == "command line" for name in ("epochs", "iterations"))
+        begun = "No state was saved yet: from the beginning."
+        remark = state.restore(run, extend, asked=asked) if all(there) else begun
     if main:
         save_config(run, origin)
     if run.step == 0:
@@ -110,7 +114,8 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
         total_steps=run.total_steps,
         tensorboard=run.config.tensorboard,
     ) as log:
-        for line in [*start_report(run), run.batch_note, learning_rate_line(run), remark] if main else ():
+        known = other_recipes(run.config.model, origin or {})
+        for line in [*start_report(run), known, run.batch_note, learning_rate_line(run), remark] if main else ():
             if line:
                 log.say(line)
         if run.step == 0 and main:
@@ -132,7 +137,8 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
             log.say(f"Stopped at once. To go on from the last saved state: aweigh resume {folder}")
             raise
         if run.out_of_patience:
-            log.say(f"No better {run.select} for {run.epochs_without_gain} epochs: the run ends here.")
+            ends = f"No better {run.select} for {count(run.epochs_without_gain, 'epoch')}: the run ends here."
+            log.say(f"{ends} To go on all the same: aweigh resume {folder} --patience 0")
         if main:
             finish(run, log)
 
