@@ -9,6 +9,7 @@ from effdet import EfficientDet as Reference
 from effdet.anchors import AnchorLabeler, Anchors
 from effdet.config.model_config import efficientdet_model_param_dict
 from effdet.loss import DetectionLoss
+from tests.detections import assert_same_detections
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -155,9 +156,8 @@ def test_detections_are_equal(pair, soft: bool, candidates: int) -> None:
     model.nms, model.candidates_per_image = before
     for theirs, mine in zip(expected, found, strict=True):
         assert len(mine) == 100
-        torch.testing.assert_close(mine.boxes, theirs[:, :4], atol=0.01, rtol=0)
-        torch.testing.assert_close(mine.scores, theirs[:, 4], atol=1e-5, rtol=0)
-        assert torch.equal(mine.labels + 1, theirs[:, 5].long())
+        their_rows = theirs[:, :4], theirs[:, 4], theirs[:, 5].long() - 1
+        assert_same_detections((mine.boxes, mine.scores, mine.labels), their_rows)
 
 
 def test_a_published_file_gives_effdets_boxes_in_the_pixels_of_a_photograph(tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_a_published_file_gives_effdets_boxes_in_the_pixels_of_a_photograph(tmp_
         (expected,) = DetBenchPredict(network)(square, information)
 
     assert len(found) == 100
-    torch.testing.assert_close(found.boxes, expected[:, :4], atol=0.01, rtol=0)
-    torch.testing.assert_close(found.scores, expected[:, 4], atol=1e-4, rtol=0)
-    assert [found.classes.ids[label] for label in found.labels] == expected[:, 5].tolist()
+    ids = torch.tensor(found.classes.ids)[found.labels]
+    their_rows = expected[:, :4], expected[:, 4], expected[:, 5].long()
+    assert_same_detections((found.boxes, found.scores, ids), their_rows, score_tolerance=1e-4)
 
 
 # Trainable parameters of effdet's networks with 90 classes.

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
+from tests.detections import assert_same_detections
 from tests.parity import plain_detectron2 as plain
 from tests.parity.plain_detectron2 import RandomState, convolved
 from torch import Tensor
@@ -183,9 +184,8 @@ def test_proposals_and_detections_are_those_of_the_plain_one(pair, images: Image
         torch.testing.assert_close(boxes[image, : len(expected)], expected, atol=0.01, rtol=0)
         theirs = reference.detections(features, image, expected, size)
         assert len(found[image]) == len(theirs[0]) > 20
-        torch.testing.assert_close(found[image].boxes, theirs[0], atol=0.01, rtol=0)
-        torch.testing.assert_close(found[image].scores, theirs[1], atol=1e-4, rtol=0)
-        assert torch.equal(found[image].labels, theirs[2])
+        mine = found[image].boxes, found[image].scores, found[image].labels
+        assert_same_detections(mine, theirs, score_tolerance=1e-4)
 
 
 @torch.no_grad()
@@ -206,9 +206,8 @@ def test_fast_rcnn_is_the_same_second_stage_on_given_proposals(pair, images: Ima
     for image, (size, own) in enumerate(zip(SIZES, proposals, strict=True)):
         theirs = reference.detections(features, image, own, size)
         assert len(found[image]) == len(theirs[0]) > 10
-        torch.testing.assert_close(found[image].boxes, theirs[0], atol=0.01, rtol=0)
-        torch.testing.assert_close(found[image].scores, theirs[1], atol=1e-4, rtol=0)
-        assert torch.equal(found[image].labels, theirs[2])
+        mine = found[image].boxes, found[image].scores, found[image].labels
+        assert_same_detections(mine, theirs, score_tolerance=1e-4)
 
 
 @torch.no_grad()

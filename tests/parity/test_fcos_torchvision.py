@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from tests.detections import assert_same_detections
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -109,9 +110,8 @@ def test_detections_are_equal(pair, sizes) -> None:
         detections = ours(Images.stack(_images(sizes)))
     for theirs, mine in zip(expected, detections, strict=True):
         assert len(mine) == len(theirs["boxes"]) > 20
-        torch.testing.assert_close(mine.scores, theirs["scores"], atol=1e-5, rtol=0)
-        torch.testing.assert_close(mine.boxes, theirs["boxes"], atol=0.01, rtol=0)
-        assert torch.equal(mine.labels, theirs["labels"])
+        their_rows = theirs["boxes"], theirs["scores"], theirs["labels"]
+        assert_same_detections((mine.boxes, mine.scores, mine.labels), their_rows)
 
 
 def test_a_published_file_gives_torchvisions_boxes_in_the_pixels_of_a_photograph(tmp_path: Path) -> None:
@@ -136,6 +136,6 @@ def test_a_published_file_gives_torchvisions_boxes_in_the_pixels_of_a_photograph
     found = Predictor(ours, Resize(**ours.record.resize), device="cpu")(photo)
 
     assert len(found) == len(expected["boxes"]) > 20
-    torch.testing.assert_close(found.boxes, expected["boxes"], atol=0.01, rtol=0)
-    torch.testing.assert_close(found.scores, expected["scores"], atol=1e-4, rtol=0)
-    assert [found.classes.ids[label] for label in found.labels] == expected["labels"].tolist()
+    ids = torch.tensor(found.classes.ids)[found.labels]
+    their_rows = expected["boxes"], expected["scores"], expected["labels"]
+    assert_same_detections((found.boxes, found.scores, ids), their_rows, score_tolerance=1e-4)

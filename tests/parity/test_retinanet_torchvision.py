@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from tests.detections import assert_same_detections
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -113,12 +114,8 @@ def test_detections_are_equal(pair, sizes) -> None:
         detections = ours(Images.stack(_images(sizes)))
     for theirs, mine in zip(expected, detections, strict=True):
         assert len(mine) == len(theirs["boxes"]) > 20
-        # Scores that differ by a rounding error may come in another order.
-        apart = (mine.boxes[:, None] - theirs["boxes"]).abs().amax(dim=-1)  # [N, N]
-        apart[mine.labels[:, None] != theirs["labels"]] = torch.inf
-        distance, partner = apart.min(dim=1)
-        assert distance.max() < 0.01 and len(partner.unique()) == len(mine)
-        torch.testing.assert_close(mine.scores, theirs["scores"][partner], atol=1e-5, rtol=0)
+        their_rows = theirs["boxes"], theirs["scores"], theirs["labels"]
+        assert_same_detections((mine.boxes, mine.scores, mine.labels), their_rows)
 
 
 def missing(ours: nn.Module) -> int:
