@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from aweigh.backbones.timm import pack_residual_blocks
-from aweigh.data.images import SUFFIXES, ImageSource, ValueRange, read_reduced
+from aweigh.data.decode import ValueRange
+from aweigh.data.images import SUFFIXES, ImageSource, read_reduced
 from aweigh.data.proposals import Proposals
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import load_model

@@ -16,7 +16,7 @@ from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.errors import UsageError
 
 if TYPE_CHECKING:
-    from aweigh.data.images import ValueRange
+    from aweigh.data.decode import ValueRange
     from aweigh.structures import Detections
 
 

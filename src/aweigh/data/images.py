@@ -11,40 +11,52 @@ The result is always a uint8 tensor `[3, H, W]`, RGB. Choices made here, once:
   bits are what they are, whatever `value_range` says.
 - Of a file with several frames the first is read.
 
+- A picture too large for the memory is refused like a damaged one: the error names it, and the others are read.
+
 `read_reduced` is for those who scale the picture down anyway: a JPEG that is much larger than they need is decoded at
-a half, a quarter or an eighth of its size, which takes a fraction of the time. `read_image` gives every pixel.
+a half, a quarter or an eighth of its size, which takes a fraction of the time; a file of another format is reduced so
+from 33 megapixels on, which bounds the memory. `read_image` gives every pixel.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from aweigh.data.decode import (
+    BACKGROUND,
+    BROKEN,
+    STRIP,
+    ValueRange,
+    declared_range,
+    line,
+    loaded,
+    orientation,
+    pixels_of,
+    quiet,
+    stored_wh,
+    to_8_bits,
+)
 from aweigh.data.files import special
 from aweigh.errors import DataError, UsageError
 
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
-ValueRange = Literal["auto"] | tuple[float, float]
 SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole picture -> those it is needed in
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")  # others may start programs
-BROKEN = (  # what Pillow's decoders raise for bytes that are no picture
-    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError, EOFError,
-    struct.error,
-)  # fmt: skip
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its MAX_IMAGE_PIXELS
-BACKGROUND = (255, 255, 255)
+LARGE = 1 << 25  # pixels: a larger file of any format is reduced while it is converted, where it is much too large
 
 # A picture decoded at reduced size keeps at least so many times the sides that are needed. Scaled down from there, 200
 # photographs of COCO with detail down to the pixel are 0.7 grey levels (of 255) beside the whole picture scaled down,
@@ -52,16 +64,6 @@ BACKGROUND = (255, 255, 255)
 REDUCED_MARGIN = 2.0
 REDUCTIONS = (8, 4, 2)  # that libjpeg offers
 
-_EXIF_ORIENTATION = 0x0112
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _pillow_limit = threading.Lock()
 
 
@@ -94,7 +96,7 @@ def read_reduced(
 
     needed: from the height and width of the whole (upright) picture to those it is going to be scaled to; None: every
     pixel. The tensor is uint8 `[3, h, w]`, RGB, in any memory order. What is at x in the whole is at `x / reduction`
-    in it, see `reduction`. Only JPEG files are ever reduced.
+    in it, see `reduction`. JPEG files are reduced, and those of other formats of more than 33 megapixels.
     """
     return _read(source, needed, exif, value_range, max_pixels)
 
@@ -113,10 +115,7 @@ def reduction(image_hw: tuple[int, int], full_hw: tuple[int, int]) -> int:
 def _read(
     source: ImageSource, needed: SizeRule | None, exif: str, value_range: ValueRange, max_pixels: int
 ) -> tuple[Tensor, tuple[int, int]]:
-    if exif not in ("apply", "ignore"):
-        raise UsageError(f"exif must be 'apply' or 'ignore', got {exif!r}.")
-    if value_range != "auto" and not (len(value_range) == 2 and value_range[0] < value_range[1]):
-        raise UsageError(f"value_range must be 'auto' or (lo, hi) with lo < hi, got {value_range!r}.")
+    check_reading(exif, value_range)
     if isinstance(source, str | Path):
         return _from_file(Path(source), needed, exif, value_range, max_pixels)
     if isinstance(source, Tensor):
@@ -124,7 +123,8 @@ def _read(
     elif isinstance(source, np.ndarray):
         pixels = _from_array(source, value_range, "the array")
     elif isinstance(source, Image.Image):
-        pixels = _from_pillow(source, exif, value_range, "the image")
+        with quiet():
+            pixels = pixels_of(source, loaded(source, exif, "the image"), value_range, "the image")
     else:
         raise UsageError(
             f"An image is a path, a PIL image, an array (H, W, 3) or a tensor [3, H, W], got {type(source)}."
@@ -132,50 +132,58 @@ def _read(
     return pixels, (pixels.shape[1], pixels.shape[2])
 
 
+def check_reading(exif: str, value_range: ValueRange) -> None:
+    """`UsageError` for ways to read a picture that there are not."""
+    if exif not in ("apply", "ignore"):
+        raise UsageError(f"exif must be 'apply' or 'ignore', got {exif!r}.")
+    if value_range != "auto" and not (
+        len(value_range) == 2 and all(map(math.isfinite, value_range)) and value_range[0] < value_range[1]
+    ):
+        raise UsageError(f"value_range must be 'auto' or (lo, hi) with lo < hi, got {value_range!r}.")
+
+
+@contextmanager
+def opened(path: Path, max_pixels: int | None = None) -> Iterator[Image.Image]:
+    """A picture file as Pillow opens it, header read and pixels not yet; what Pillow prints meanwhile is not shown."""
+    with quiet(), _opened(path, MAX_PIXELS if max_pixels is None else max_pixels) as image:
+        yield image
+
+
 def read_size(path: Path, *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
-    """Height and width of a picture from its header, without decoding it."""
-    with _opened(path, MAX_PIXELS) as image:
-        width, height = image.size
+    """Height and width of a picture from its header, without decoding it (but a PNG, whose EXIF data may follow)."""
+    with opened(path) as image:
+        width, height = stored_wh(image)
         turned = exif == "apply" and orientation(image) >= 5
-    return (width, height) if turned else (height, width)
-
-
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) where there is none or it cannot be read. From 5 on, sides swap."""
-    try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except BROKEN:
-        return 1  # damaged metadata says nothing about the pixels
-    return value if value in _TRANSPOSITIONS else 1
+        return (width, height) if turned else (height, width)
 
 
 def _from_file(
     path: Path, needed: SizeRule | None, exif: str, value_range: ValueRange, max_pixels: int
 ) -> tuple[Tensor, tuple[int, int]]:
-    with _opened(path, max_pixels) as image:
-        width, height = image.size
-        turn = orientation(image) if exif == "apply" else 1
-        upright_hw = (width, height) if turn >= 5 else (height, width)
-        factor = 1 if needed is None else _fitting(image, upright_hw, needed, turned=turn != 1)
-        try:
+    with opened(path, max_pixels) as image:
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            width, height = image.size
+            turn = orientation(image) if exif == "apply" else 1
+            full_hw = (width, height) if turn >= 5 else (height, width)
+            factor = _fitting(full_hw, needed, turned=turn != 1)
             if factor > 1:
                 image.draft(None, (width // factor, height // factor))
-            image.load()
-        except BROKEN as error:
-            raise DataError(
-                f"{path}: the picture is damaged or cut short ({_line(error)}). Fetch or export it again, or remove it."
-            ) from error
-        return _from_pillow(image, exif, value_range, str(path)), upright_hw
+            return pixels_of(image, loaded(image, exif, str(path)), value_range, str(path)), full_hw
+        turn = loaded(image, exif, str(path))
+        full_hw = image.size if turn >= 5 else image.size[::-1]
+        large = image.width * image.height > LARGE
+        factor = _fitting(full_hw, needed, turned=turn != 1) if large else 1
+        return pixels_of(image, turn, value_range, str(path), factor), full_hw
 
 
-def _fitting(image: Image.Image, upright_hw: tuple[int, int], needed: SizeRule, *, turned: bool) -> int:
-    """By how much the picture can be reduced in decoding: 8, 4, 2 or 1."""
-    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+def _fitting(full_hw: tuple[int, int], needed: SizeRule | None, *, turned: bool) -> int:
+    """By how much a picture can be reduced: 8, 4, 2 or 1."""
+    if needed is None:
         return 1
-    sides = [math.ceil(side * REDUCED_MARGIN) for side in needed(*upright_hw)]
-    fitting = [r for r in REDUCTIONS if all(side // r >= least for side, least in zip(upright_hw, sides))]
+    sides = [math.ceil(side * REDUCED_MARGIN) for side in needed(*full_hw)]
+    fitting = [r for r in REDUCTIONS if all(side // r >= least for side, least in zip(full_hw, sides))]
     if turned:  # what is rounded up has to stay at the right and at the bottom
-        fitting = [r for r in fitting if all(side % r == 0 for side in upright_hw)]
+        fitting = [r for r in fitting if all(side % r == 0 for side in full_hw)]
     return max(fitting, default=1)
 
 
@@ -197,19 +205,22 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
                 finally:
                     Image.MAX_IMAGE_PIXELS = before
     except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file. Check the path.") from error
+        what = "this link leads nowhere" if path.is_symlink() else "there is no such file"
+        raise DataError(f"{path}: {what}. Check the path.") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: there is not enough memory to open it ({line(error)}).") from error
     except PermissionError as error:
         raise DataError(f"{path}: no permission to read this file.") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: the picture is too large to read safely ({_line(error)}). {too_large}") from error
+        raise DataError(f"{path}: the picture is too large to read safely ({line(error)}). {too_large}") from error
     except UnidentifiedImageError as error:
         what = "the file is empty (0 bytes)" if path.stat().st_size == 0 else "this is not a picture that can be read"
         raise DataError(f"{path}: {what}. Use JPEG, PNG, TIFF, WebP or BMP, or remove it.") from error
     except BROKEN as error:
         raise DataError(
-            f"{path}: the picture cannot be opened ({_line(error)}). Export it again, or remove it."
+            f"{path}: the picture cannot be opened ({line(error)}). Export it again, or remove it."
         ) from error
-    width, height = image.size
+    width, height = stored_wh(image)
     if width * height > max_pixels:
         image.close()
         raise DataError(f"{path}: {width} x {height} is more than {max_pixels} pixels. {too_large}")
@@ -220,25 +231,6 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
 def _formats() -> list[str]:
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _from_pillow(image: Image.Image, exif: str, value_range: ValueRange, name: str) -> Tensor:
-    if exif == "apply" and (turn := _TRANSPOSITIONS.get(orientation(image))) is not None:
-        image = image.transpose(turn)
-    mode = image.mode
-    if mode.startswith(("I", "F")):
-        return _from_array(np.asarray(image), value_range, name)
-    if mode in ("RGBA", "LA", "La", "PA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        flat = Image.new("RGB", image.size, BACKGROUND)
-        flat.paste(rgba, mask=rgba.getchannel("A"))
-        image = flat
-    elif mode != "RGB":
-        try:
-            image = image.convert("RGB")
-        except ValueError as error:
-            raise DataError(f"{name}: colour mode {mode} cannot be turned into RGB; save it as RGB.") from error
-    return _finish(np.asarray(image))
 
 
 def _channels_last(tensor: Tensor) -> np.ndarray:
@@ -259,7 +251,7 @@ def _from_array(array: np.ndarray, value_range: ValueRange, name: str) -> Tensor
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
-        array = _to_8_bits(array, value_range, name)
+        array = _in_8_bits(array, value_range, name)
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)  # (H, W, 3)
     elif array.shape[2] == 4:
@@ -269,33 +261,14 @@ def _from_array(array: np.ndarray, value_range: ValueRange, name: str) -> Tensor
     return _finish(array)
 
 
-def _to_8_bits(array: np.ndarray, value_range: ValueRange, name: str) -> np.ndarray:
-    """Values of the declared range to 0..255, rounded."""
-    if array.dtype.kind not in "iuf":
-        raise UsageError(f"{name}: an array of {array.dtype} is not a picture; use uint8, uint16 or float.")
-    values = array.astype(np.float64)
-    lowest, highest = float(values.min()), float(values.max())
-    if not np.isfinite([lowest, highest]).all():
-        raise DataError(f"{name}: the picture holds values that are not finite. Replace them before reading it.")
-    if value_range != "auto":
-        lo, hi = value_range
-    elif array.dtype.kind == "f":
-        lo, hi = 0.0, 1.0
-    else:
-        lo, hi = 0.0, 65535.0  # also 32-bit integers: how 16-bit grey is held by some readers
-    if value_range == "auto" and not (lo <= lowest and highest <= hi):
-        raise DataError(
-            f"{name}: values of type {array.dtype} run from {lowest:g} to {highest:g}, expected {lo:g} to {hi:g}. "
-            f"Say what is black and what is white with value_range=(lo, hi)."
-        )
-    scaled: np.ndarray = np.clip((values - lo) * (255.0 / (hi - lo)), 0, 255)
-    return (scaled + 0.5).astype(np.uint8)
+def _in_8_bits(array: np.ndarray, value_range: ValueRange, name: str) -> np.ndarray:
+    """Values of the declared range to 0..255, a few rows at a time."""
+    step = max(1, STRIP // array[0].size)
+    strips = [array[top : top + step] for top in range(0, len(array), step)]  # views
+    limits = declared_range(strips, value_range, name)
+    return np.concatenate([to_8_bits(strip, limits) for strip in strips])
 
 
 def _finish(array: np.ndarray) -> Tensor:
     """`(H, W, 3)` uint8 to a tensor `[3, H, W]` that owns its memory, in the order of the array."""
     return torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1)
-
-
-def _line(error: Exception | Any) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -17,8 +17,9 @@ from PIL import Image
 
 from aweigh.data.check import CHANGED, KEPT, SKIPPED, Problem
 from aweigh.data.dataset import SAME_SHAPE
+from aweigh.data.decode import loaded, orientation
 from aweigh.data.duplicates import THUMB_WH, file_hash, fingerprint
-from aweigh.data.images import orientation, read_image, read_size
+from aweigh.data.images import opened, read_image, read_size
 from aweigh.data.split import Split
 from aweigh.errors import DataError
 
@@ -102,7 +103,7 @@ def look_at(path: Path, declared_hw: tuple[int, int], *, decode: bool = True) ->
 
 def _judge_size(path: Path, stored_hw: tuple[int, int], declared_hw: tuple[int, int]) -> Problem | None:
     """What the sizes tell; `aweigh.data.dataset` does the same when it reads a picture."""
-    with Image.open(path) as image:
+    with opened(path) as image:
         turn = orientation(image)
     height, width = stored_hw[::-1] if turn >= 5 else stored_hw
     said = f"annotations say {declared_hw[1]} x {declared_hw[0]}, the picture is {width} x {height}"
@@ -121,16 +122,10 @@ def _judge_size(path: Path, stored_hw: tuple[int, int], declared_hw: tuple[int, 
 
 def _fingerprint(path: Path) -> tuple[int, np.ndarray]:
     """Decode all of the picture, as small as its format allows; `DataError` where it is damaged."""
-    with Image.open(path) as image:
+    with opened(path) as image:
         if image.mode.startswith(("I", "F")):  # more than 8 bits: the one reader knows what is black and white
             return fingerprint(Image.fromarray(read_image(path)[0].numpy()))
         image.draft("L", _REDUCED)  # JPEG alone can do so; nothing happens to others
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(
-                f"{path}: the picture is damaged or cut short ({reason}). Fetch or export it again, or remove it."
-            ) from error
+        loaded(image, "apply", str(path))
         small = image.reduce(max(1, min(image.size) // _REDUCED[0])) if image.mode in ("L", "RGB", "RGBA") else image
         return fingerprint(small.convert("L"))

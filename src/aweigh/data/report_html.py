@@ -16,11 +16,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from aweigh.data.decode import loaded, orientation, pixels_of, stored_wh
 from aweigh.data.doctor import SIZE_EDGES, ClassCounts, Examination, example_lines
 from aweigh.data.findings import Box, Example, Finding, by_kind, percent
-from aweigh.data.images import orientation
+from aweigh.data.images import opened
 from aweigh.data.report_style import STYLE
 from aweigh.data.split import Split
+from aweigh.errors import DataError
 
 PICTURES_PER_KIND, PICTURES_IN_ALL = 6, 120
 SIDE = 340  # pixels, the long side of an embedded picture
@@ -234,17 +236,20 @@ def draw_case(split: Split, row: int, boxes: Sequence[Box], *, side: int = SIDE)
     boxes: xyxy in the pixels of the annotations. One without a size, or outside, is marked by a ring where it is.
     """
     height, width = split.sizes_hw[row].tolist()
+    path = split.paths[row]
     finite = [box for box in boxes if all(map(math.isfinite, box))]
     window = _window(finite, width, height)
     try:
-        with Image.open(split.paths[row]) as opened:
+        with opened(path) as image:
+            stored = stored_wh(image)
+            upright = stored[::-1] if orientation(image) >= 5 else stored
+            as_stored = upright[0] * height != upright[1] * width  # another shape: annotated before the rotation
             whole = window == (0, 0, width, height)
             if whole:
-                opened.draft("RGB", (side, side))
-            turn = orientation(opened) >= 5 and opened.width * height != opened.height * width
-            picture = _upright(opened) if turn else opened
-            picture = picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, MemoryError):
+                image.draft("RGB", (side, side))
+            turn = loaded(image, "ignore" if as_stored else "apply", str(path))
+            picture = Image.fromarray(pixels_of(image, turn, "auto", str(path)).permute(1, 2, 0).numpy())
+    except (DataError, OSError):
         return None
     scale_x, scale_y = picture.width / width, picture.height / height  # a draft, or another size than declared
     left, top, right, bottom = window
@@ -301,12 +306,6 @@ def _mark(
     x, y = min(max((x0 + x1) / 2, 8), last[0] - 8), min(max((y0 + y1) / 2, 8), last[1] - 8)
     for radius, width, ink in ((9, 5, (0, 0, 0, 200)), (8, 3, colour)):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=ink, width=width)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -22,11 +22,11 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
+from aweigh.data.decode import orientation
 from aweigh.data.flat import TextList
 from aweigh.data.formats import split_name
-from aweigh.data.images import orientation, read_size
+from aweigh.data.images import opened, read_size
 from aweigh.data.losses import Layout, check_layout, not_held, united_names, voc_can_hold, yolo_kind
 from aweigh.data.pairs import find_pairs
 from aweigh.data.split import NEVER_LABELLED, NOT_SAID, REVIEWED, Split
@@ -317,7 +317,7 @@ def _turn(split: Split, row: int) -> tuple[bool, bool] | None:
         upright, stored = read_size(path), read_size(path, exif="ignore")
         if upright == declared or stored != declared:
             return None
-        with Image.open(path) as image:
+        with opened(path) as image:
             return _TURNS.get(orientation(image))
     except (DataError, OSError):
         return None  # a picture that cannot be read is copied as it is
