@@ -36,6 +36,23 @@ class GateError(AweighError):
     exit_code = 4
 
 
+PLURAL_VERBS = {"has": "have", "is": "are", "was": "were", "does": "do"}
+
+
+def counted(number: int, noun: str, verb: str = "") -> str:
+    """`counted(1, "box")` is "1 box", `counted(1200, "box")` "1,200 boxes"; a noun may have words before it.
+
+    verb: in its singular, as "has" or "lies"; it follows the noun and agrees with the number.
+    """
+    if number == 1:
+        return f"1 {noun} {verb}".rstrip()
+    if re.search(r"(s|x|sh|(?<!epo)ch)$", noun):
+        noun = f"{noun}es"
+    else:
+        noun = f"{noun[:-1]}ies" if re.search(r"[^aeiou]y$", noun) else f"{noun}s"
+    return f"{number:,} {noun} {PLURAL_VERBS.get(verb, verb.removesuffix('s'))}".rstrip()
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'person'?"` when a known name is close to `name` (ignoring case), else an empty string."""
     by_folded = {candidate.casefold(): candidate for candidate in known}

@@ -33,7 +33,7 @@ from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.engine.device import choose_device
 from aweigh.engine.evaluate import find, to_original
 from aweigh.engine.tta import PLAIN, TTA
-from aweigh.errors import DataError, UsageError
+from aweigh.errors import DataError, UsageError, counted
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED
 from aweigh.structures import Classes, Detections, Images, padded_proposals
@@ -238,7 +238,7 @@ def _paths(source: str | Path) -> list[Path]:
 def _images_among(files: list[Path], where: str, advice: str) -> list[Path]:
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not images:
-        held = f"{len(files)} file{'s' * (len(files) != 1)}, none of them" if files else "no file that is"
+        held = f"{counted(len(files), 'file')}, none of them" if files else "no file that is"
         raise DataError(f"{where} holds {held} a picture ({', '.join(SUFFIXES)}).{advice}")
     return images
 

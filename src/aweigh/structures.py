@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean
 from aweigh.ops import cuboids as cuboid_ops
 from aweigh.ops import masks as mask_ops
 
@@ -35,7 +35,10 @@ class Classes:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.ids):
-            raise DataError(f"Classes: {len(self.names)} names but {len(self.ids)} ids; there must be one id per name.")
+            raise DataError(
+                f"Classes: {counted(len(self.names), 'name')} but {counted(len(self.ids), 'id')}; there must be one "
+                "id per name."
+            )
         for what, values in (("name", self.names), ("id", self.ids)):
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
@@ -89,7 +92,7 @@ class KeypointSet:
             object.__setattr__(self, "sigmas", own)
         if len(self.sigmas) != len(self.names) or not all(0 < sigma < math.inf for sigma in self.sigmas):
             raise DataError(
-                f"KeypointSet: expected {len(self.names)} sigmas above 0, one for each keypoint, got "
+                f"KeypointSet: expected {counted(len(self.names), 'sigma')} above 0, one for each keypoint, got "
                 f"{list(self.sigmas)}."
             )
         rows = range(len(self.names))
@@ -188,7 +191,7 @@ class Images:
                 f"{tuple(self.pixels.shape)}."
             )
         if len(self.sizes_hw) != len(self.pixels):
-            raise UsageError(f"Images: {len(self.pixels)} images but {len(self.sizes_hw)} sizes.")
+            raise UsageError(f"Images: {counted(len(self.pixels), 'image')} but {counted(len(self.sizes_hw), 'size')}.")
         limit = tuple(self.pixels.shape[-2:])
         for index, (height, width) in enumerate(self.sizes_hw):
             if not (0 < height <= limit[0] and 0 < width <= limit[1]):
@@ -561,7 +564,10 @@ def _check_boxes_and_labels(instances: Targets | Detections, kind: str) -> None:
 def _check_instance_counts(instances: Targets | Detections, kind: str) -> None:
     for name, value in _instance_fields(instances).items():
         if len(value) != len(instances.boxes):
-            raise DataError(f"{kind}.{name} has {len(value)} entries, but there are {len(instances.boxes)} boxes.")
+            raise DataError(
+                f"{kind}.{name} has {counted(len(value), 'entry')}, but there are "
+                f"{counted(len(instances.boxes), 'box')}."
+            )
 
 
 def _check_cuboids(instances: Targets | Detections, kind: str) -> None:
@@ -587,7 +593,8 @@ def _check_masks_and_keypoints(found: Detections) -> None:
         )
     if keypoints is not None and found.keypoint_set is not None and keypoints.shape[1] != len(found.keypoint_set):
         raise DataError(
-            f"Detections: {keypoints.shape[1]} keypoints of each object, but the set names {len(found.keypoint_set)}."
+            f"Detections: {counted(keypoints.shape[1], 'keypoint')} of each object, but the set names "
+            f"{len(found.keypoint_set)}."
         )
     for name, value in (("masks", masks), ("keypoints", keypoints)):
         finite = None if value is None else value.isfinite().flatten(1).all(dim=1)

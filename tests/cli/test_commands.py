@@ -154,3 +154,10 @@ def test_keep_by_score_and_class() -> None:
     assert predict.keep(found, 0.3, [0, 1]).scores.tolist() == pytest.approx([0.9, 0.5])
     assert predict.keep(found, 0.0, [0]).scores.tolist() == pytest.approx([0.9, 0.2])
     assert len(predict.keep(found, 0.95, [0, 1])) == 0
+
+
+def test_a_time_per_picture_needs_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    predict.Tally(pictures=1, failed=1).tell(None, "csv", drawn=False)
+    assert capsys.readouterr().err.splitlines() == ["0 pictures, 0 objects", "1 of 1 picture could not be read."]
+    predict.Tally(pictures=2, failed=1).tell(None, "csv", drawn=False)
+    assert "1 picture, 0 objects; 0.00 s per picture" in capsys.readouterr().err

@@ -38,16 +38,16 @@ def test_convert(tmp_path: Path, capsys: Capture) -> None:
     source = make(tmp_path / "set", "cat", "dog", crowd=1)
     command = ("convert", source, "--to", "yolo", "--out", tmp_path / "out")
     code, out, _ = aweigh(capsys, *command, "--strict")
-    assert code == 3 and "crowd: 1 regions are left out" in out and not (tmp_path / "out").exists()
+    assert code == 3 and "crowd: 1 region left out" in out and not (tmp_path / "out").exists()
     code, out, err = aweigh(capsys, *command, "--link")
-    assert code == 0 and "crowd: 1 regions are left out" in out, err
-    assert "train: 1 images, 2 boxes of 2 classes" in out
+    assert code == 0 and "crowd: 1 region left out" in out, err
+    assert "train: 1 image, 2 boxes of 2 classes" in out
     assert (tmp_path / "out" / "images" / "train" / "1.png").is_symlink()
     assert len(load_split(tmp_path / "out").boxes) == 1
     code, _, err = aweigh(capsys, *command)
     assert code == 2 and "not an empty folder" in err
     code, out, _ = aweigh(capsys, "convert", tmp_path / "out", "--to", "coco", "--out", tmp_path / "back", "--strict")
-    assert code == 0 and out.startswith("train: 1 images, 1 boxes")
+    assert code == 0 and out.startswith("train: 1 image, 1 box")
     code, _, err = aweigh(capsys, "convert", source, "--split", "vall", "--to", "voc", "--out", tmp_path / "x")
     assert code == 3 and "there is no split 'vall'" in err
 
@@ -76,7 +76,7 @@ def test_merge_without_what_is_held_out(tmp_path: Path, capsys: Capture) -> None
     Image.new("RGB", (40, 30), (9, 9, 9)).save(sets[1] / "images" / "1.png")  # the only one with other bytes
     code, out, err = aweigh(capsys, *command)
     assert code == 0 and "train: 1 picture left out: in other val too (1.png)" in out, err
-    assert "train: 1 images, 1 boxes of 1 classes" in out and len(load_split(tmp_path / "out")) == 1
+    assert "train: 1 image, 1 box of 1 class" in out and len(load_split(tmp_path / "out")) == 1
 
 
 def test_complete(tmp_path: Path, capsys: Capture) -> None:
@@ -88,9 +88,9 @@ def test_complete(tmp_path: Path, capsys: Capture) -> None:
     results.write_text(json.dumps([{**box, "category_id": 1, "score": 0.5}, {**box, "category_id": 18, "score": 0.2}]))
     command = ("complete", source, "--with", results, "--out", tmp_path / "out")
     code, out, err = aweigh(capsys, *command, "--link")
-    assert code == 0 and "added: 1 objects and 1 uncertain boxes" in out, err
-    assert "person         1 objects         0 uncertain" in out and "evaluate" not in out
-    assert "train: 1 images, 3 boxes of 80 classes, 1 uncertain" in out
+    assert code == 0 and "added: 1 object and 1 uncertain box" in out, err
+    assert "person          1 object         0 uncertain" in out and "evaluate" not in out
+    assert "train: 1 image, 3 boxes of 80 classes, 1 uncertain" in out
     assert not (tmp_path / "out" / "annotations" / "instances_val.json").exists()
     split = load_split(tmp_path / "out")
     assert split.classes.names[:2] == ("person", "bicycle") and split.classes.ids[-1] == 90
@@ -102,7 +102,7 @@ def test_complete(tmp_path: Path, capsys: Capture) -> None:
     code, out, err = aweigh(capsys, *command[:-1], tmp_path / "more", *more)
     assert code == 0 and "unknown category ids: left out (18)" in out, err
     assert "val: holds guesses of a detector now; do not evaluate on it" in out
-    assert "added: 0 objects and 1 uncertain boxes" in out
+    assert "added: 0 objects and 1 uncertain box" in out
     assert load_split(tmp_path / "more", "train").classes.names == ("boat", "car")
     results.write_text(json.dumps([{**box, "image_id": 77, "category_id": 1, "score": 0.5}]))
     code, _, err = aweigh(capsys, *command[:-1], tmp_path / "none")

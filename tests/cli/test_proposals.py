@@ -116,5 +116,5 @@ def test_coco_results_become_proposals(here: Path, capsys) -> None:
     (here / "r.json").write_text(json.dumps(entries))
     arguments = [str(here / "r.json"), str(here / "toys"), "--split", "val", "-o", str(here / "r.safetensors")]
     assert run(["proposals", *arguments]) == 0
-    assert "1 of 2 pictures have no box in it" in capsys.readouterr().err
+    assert "1 of 2 pictures without a box in it" in capsys.readouterr().err
     assert read_proposals(here / "r.safetensors").boxes.tolist() == [[1, 2, 31, 32]]

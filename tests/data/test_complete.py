@@ -91,7 +91,7 @@ def test_where_people_have_a_box(coco: Make, tmp_path: Path) -> None:
     )
     added = [entry for entry in found(result.splits["train"], 0)][3:]
     assert added == [("cat", [5, 5, 15, 10], False), ("bus", [20, 5, 30, 14], True), ("bus", [20, 20, 30, 28], False)]
-    assert "train: 1 sure boxes lie where people have one: uncertain" in result.remarks
+    assert "train: 1 sure box lies where people have one: uncertain" in result.remarks
 
 
 def test_what_an_image_is_labelled_for_afterwards(coco: Make, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_an_image_is_labelled_for_afterwards(coco: Make, tmp_path: Path) ->
     ]
     assert out.label_sets is not None
     assert out.label_sets.names == ("people", "people and a detector", "nobody and a detector")
-    assert "train: 1 images have no proposal at all and stay as they are" in result.remarks
+    assert "train: 1 image has no proposal at all: left as before" in result.remarks
     twice = merge({"a": {"train": out}, "b": {"train": split}}).splits["train"]
     assert twice.labelled_for(0).tolist() == [True] * 4 and twice.labelled_for(3).tolist() == [False, True, False, True]
 
@@ -153,8 +153,8 @@ def test_what_cannot_be_used_is_counted_and_named(coco: Make, tmp_path: Path) ->
         result.remarks[0].startswith("results.json: 10 entries without image_id, ")
         and "(5, 6, 7, 8 and 6 more" in (result.remarks[0])
     )
-    assert "results.json: 1 boxes of unknown category ids: left out (99)" in result.remarks
-    assert "1 boxes of images that are not in train: left out (image ids 9)" in result.remarks
+    assert "results.json: 1 box of unknown category ids: left out (99)" in result.remarks
+    assert "1 box of images that are not in train: left out (image ids 9)" in result.remarks
     assert "train: 2 boxes outside their image, or under one pixel of it: left out" in result.remarks
 
 

@@ -374,3 +374,13 @@ def test_real_photographs(shared: Path) -> None:
     leak = found(cells, "look-alike pictures in two splits")
     assert leak.count == 1 and re.search(r"BloodImage_0003[78]", leak.examples[0].problem.where)
     assert cells.count("error") == 1 and cells.count("warning") == 1
+
+
+def test_the_start_of_training_does_not_praise_what_it_lists(tmp_path: Path) -> None:
+    """Two records that cannot be used: they are counted in the line that follows the list of them."""
+    root = sound(tmp_path / "set")
+    bad = [entry(900, 2, [20, 20, 0, 10]), entry(901, 3, [20, 20, -5, 10])]
+    change(root, "train", lambda data: data["annotations"].extend(bad))
+    splits = load(root)
+    total = quick(splits["train"], splits["val"])[0]
+    assert total.startswith("data check: 28 boxes in 10 images, 2 problems") and "nothing to complain of" not in total

@@ -28,7 +28,7 @@ def test_coco_is_read_as_it_is(coco: Make) -> None:
     targets = split.targets(0)
     assert targets.boxes.tolist() == split.boxes.tolist() and targets.ids.tolist() == [10, 11]
     assert len(split.targets(1)) == 0 and split.targets(1).boxes.shape == (0, 4)
-    assert "2 images, 2 boxes, 1 of them to be ignored" in split.summary() and "1 images without" in split.summary()
+    assert "2 images, 2 boxes, 1 of them to be ignored" in split.summary() and "1 image without" in split.summary()
 
 
 def test_to_coco_gives_back_what_was_read(coco: Make) -> None:

@@ -165,7 +165,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, color: np.ndarray) -> None
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.png"
     Image.new("1", (400, 300)).save(path)
-    with pytest.raises(DataError, match=r"400 x 300 is more than 1000 pixels.*max_pixels"):
+    with pytest.raises(DataError, match=r"400 x 300 is more than 1,000 pixels.*max_pixels"):
         read_image(path, max_pixels=1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses from twice as many on
     with pytest.raises(DataError, match="too large"):

@@ -119,7 +119,7 @@ def test_whether_somebody_looked_at_an_image(coco: Make, tmp_path: Path) -> None
         assert split.reviewed.tolist() == [REVIEWED, expected]
         assert split.labelled_for(0).all() and split.labelled_for(1).all() == (expected == REVIEWED)
         assert split.take([1, 0]).reviewed.tolist() == [expected, REVIEWED]
-    assert "1 images without objects, kept (1 never labelled)" in split.summary()
+    assert "1 image without objects, kept (1 never labelled)" in split.summary()
     chosen = load_split(coco(data) / "annotations" / "instances_train.json", "val", classes=["dog"])
     assert chosen.reviewed.tolist() == [REVIEWED, NEVER_LABELLED]  # an image of cats was looked at
 

@@ -158,7 +158,7 @@ def test_a_split_keeps_places_and_cameras_together(tmp_path: Path) -> None:
     assert split.take_annotations(np.array([0, 2])).cuboids.shape == (2, 7)  # type: ignore[union-attr]
     other = load_split(kitti(tmp_path / "other", CAR.replace("14.00", "15.00")))
     assert other.content_hash != split.take([0]).content_hash
-    assert "places in space: 3 are left out, with their cameras" in not_held({"train": split}, "coco")
+    assert "places in space: 3 left out, with their cameras" in not_held({"train": split}, "coco")
     merged = merge({"a": {"train": split}, "b": {"train": other}}, {}).splits["train"]
     assert merged.cuboids is not None and merged.cameras is not None
     assert merged.cuboids.shape == (4, 7) and merged.cameras.shape == (3, 3, 4)

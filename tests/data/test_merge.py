@@ -66,7 +66,7 @@ def test_what_a_set_was_labelled_for_is_written_and_read_back(coco: Make, tmp_pa
     assert thrice.labelled_for(4).tolist() == [False, False, False, True]
     assert again.content_hash != merge({"a": {"train": one}}).splits["train"].content_hash
     lost = [line for line in not_held(merged.splits, "yolo") if line.startswith("label sets")]
-    assert lost == ["label sets: 4 images are labelled for a part of the classes; which ones is lost"]
+    assert lost == ["label sets: 4 images labelled for a part of the classes; which ones is lost"]
 
 
 @pytest.mark.parametrize(

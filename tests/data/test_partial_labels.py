@@ -64,7 +64,7 @@ def test_targets_carry_both(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(tensor is targets.known for tensor in moved) and any(tensor is targets.uncertain for tensor in moved)
     with pytest.raises(DataError, match=r"Targets\.known must be a bool tensor"):
         replace(targets, known=torch.ones(2))
-    with pytest.raises(DataError, match=r"Targets\.uncertain has 1 entries"):
+    with pytest.raises(DataError, match=r"Targets\.uncertain has 1 entry"):
         replace(targets, uncertain=torch.tensor([True]))
 
 
@@ -110,7 +110,7 @@ def test_it_is_written_and_read_back(coco: Make, tmp_path: Path) -> None:
     assert again.content_hash == split.content_hash and again.extras is not None
     assert json.loads(again.extras[1]) == {"score": 0.25}
     for layout in ("voc", "yolo"):
-        assert "uncertain: 1 annotations, which may be no objects, are left out" in not_held({"train": split}, layout)
+        assert "uncertain: 1 annotation that may be no object: left out" in not_held({"train": split}, layout)
         save_dataset({"train": split}, tmp_path / layout, layout)
         assert load_split(tmp_path / layout).boxes.tolist() == [[2, 2, 12, 12]]
     same_box = replace(split, boxes=split.boxes[[0, 0]], source_boxes_xywh=split.source_boxes_xywh[[0, 0]])

@@ -267,7 +267,7 @@ def test_coco_results_of_any_class(split, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(entries))
     found, remarks = from_coco_results(tmp_path / "r.json", split, number=5, made={})
     assert found.boxes.tolist() == [[5, 5, 15, 15], [1, 2, 4, 6.5], [30, 20, 40, 30]]
-    assert found.first.tolist() == [0, 1, 3] and remarks == ["1 boxes of 1 other pictures left out"]
+    assert found.first.tolist() == [0, 1, 3] and remarks == ["1 box of 1 other picture left out"]
     split.with_proposals(found)
     for wrong, message in (
         ([{"image_id": 1, "bbox": [1, 2, 3], "score": 1}], "entry 0 is"),

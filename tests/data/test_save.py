@@ -93,15 +93,15 @@ def test_what_yolo_and_voc_cannot_hold_is_told(coco: Make, tmp_path: Path) -> No
     told = {layout: {line.split(": ")[0]: line for line in not_held(splits, layout)} for layout in ("voc", "yolo")}
     both = {
         "category ids", "image ids", "annotation ids", "boxes over the edge", "boxes too small or outside the image",
-        "crowd", "masks", "areas", "field 'license' of 1 images", "field 'coco_url' of 1 images",
+        "crowd", "masks", "areas", "field 'license' of 1 image", "field 'coco_url' of 1 image",
         "field 'info' of the data set", "field 'licenses' of the data set", "field 'supercategory' of the data set",
     }  # fmt: skip
     both -= {"image ids"}
     assert told["voc"].keys() == both | {"keypoints", "skeleton"}
     assert told["yolo"].keys() == both | {
-        "difficult", "field 'attributes' of 1 objects", "field 'truncated' of 1 objects"
+        "difficult", "field 'attributes' of 1 object", "field 'truncated' of 1 object"
     }  # fmt: skip
-    assert told["yolo"]["masks"].startswith("masks: 3 are left out")
+    assert told["yolo"]["masks"].startswith("masks: 3 masks left out")
     assert save_dataset(splits, tmp_path / "yolo", "yolo") == list(told["yolo"].values())
 
 
@@ -179,7 +179,7 @@ def test_polygons_survive_yolo_where_every_object_has_one(coco: Make, tmp_path: 
     data["annotations"][1]["segmentation"] = [[20, 2, 24, 2, 24, 8, 20, 8], [26, 15, 30, 15, 30, 22, 26, 22]]
     split = load_split(coco(data))
     lines = save_dataset({"train": split}, tmp_path / "yolo", "yolo")
-    assert "masks of several parts: 1 become one line around all parts" in lines
+    assert "masks of several parts: 1 mask written as one line around all parts" in lines
     yolo = load_split(tmp_path / "yolo")
     assert yolo.problems == []
     assert_same_objects(yolo, split, atol=1e-3)
@@ -336,7 +336,7 @@ def test_voc_parts_and_flags_survive_coco(tmp_path: Path) -> None:
     assert coco.extras is not None and split.extras is not None
     assert json.loads(coco.extras[0]) == json.loads(split.extras[0])
     assert json.loads(coco.extras[0]) == {"truncated": 1, "pose": "Left", "part": {"name": "head", "xmin": "3"}}
-    assert [line.split(":")[0] for line in not_held({"train": coco}, "voc")] == ["field 'part' of 1 objects"]
+    assert [line.split(":")[0] for line in not_held({"train": coco}, "voc")] == ["field 'part' of 1 object"]
 
 
 @pytest.mark.parametrize("name", ["bccd", "coco_tiny"])

@@ -81,7 +81,7 @@ def test_info(aweigh: Aweigh, trained: Path) -> None:
         "fcos_shufflenet_v2_x0_5_fpn",
         "circle (id 1)",
         "long 96",
-        "1 epochs",
+        "1 epoch",
         "aweigh " + library.__version__,
     ):
         assert text in ended.out

@@ -303,7 +303,7 @@ def test_without_a_val_split_a_tenth_is_set_aside_and_test_is_left_alone(tmp_pat
     data = write_coco(tmp_path / "data", {"train": 10, "test": 2})
     run = prepare(configure(data=str(data)), tmp_path)
     assert (len(run.data.train), len(run.data.val)) == (9, 1)
-    assert "no val split: 1 training images" in run.data.note
+    assert "no val split: 1 training image" in run.data.note
     with pytest.raises(UsageError, match="'vall'"):
         prepare(configure(data=str(data), val_split="vall"), tmp_path)
 

@@ -469,7 +469,7 @@ def test_a_wrong_argument_is_named(arguments: dict[str, object], said: str) -> N
 
 def test_heads_for_other_classes_are_refused(models: dict[str, CornerNet]) -> None:
     model = models[LITE]
-    with pytest.raises(UsageError, match=r"predict \[3\] classes, but 2 are named"):
+    with pytest.raises(UsageError, match=r"predict \[3\] classes, but 2 classes are named"):
         CornerNet(model.backbone, model.neck, list(model.points), classes=Classes.numbered(2))
 
 

@@ -127,7 +127,9 @@ def test_large_numbers_of_pixels_are_encoded() -> None:
 
 
 def test_bitmaps_over_the_budget_are_refused_with_their_bytes() -> None:
-    with pytest.raises(UsageError, match=r"500 bitmaps of 4000 x 3000 pixels take 6,000,000,000 bytes.*run lengths"):
+    with pytest.raises(
+        UsageError, match=r"The bitmaps of 500 objects in 4000 x 3000 pixels take 6,000,000,000 bytes.*run lengths"
+    ):
         paste(torch.zeros(500, 28, 28), torch.zeros(500, 4), (3000, 4000))
     with pytest.raises(UsageError, match=r"float \[N, S, S\]"):
         list(windows(torch.zeros(2, 28, 28, dtype=torch.bool), torch.zeros(2, 4), SIZE_HW))

@@ -92,7 +92,7 @@ class TestLocate:
         assert list(cache.iterdir()) == []
 
     @pytest.mark.parametrize(
-        ("path", "said"), [("gone.pth", "404"), ("short.pth", "1000 of 1280000 bytes|IncompleteRead")]
+        ("path", "said"), [("gone.pth", "404"), ("short.pth", "1,000 of 1,280,000 bytes|IncompleteRead")]
     )
     def test_a_failed_download_leaves_nothing(self, server, cache, path, said):
         with pytest.raises(AweighError, match=said):

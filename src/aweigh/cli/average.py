@@ -5,6 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from aweigh.errors import counted
+
 
 def command(*checkpoints: Path, output: Annotated[Path, Parameter(alias="-o")]) -> None:
     """Write the mean of the weights of checkpoints of which each was trained on from another.
@@ -22,4 +24,4 @@ def command(*checkpoints: Path, output: Annotated[Path, Parameter(alias="-o")]) 
     from aweigh.engine.checkpoint import average
 
     average(checkpoints, output)
-    print(f"{output}: the mean of {len(checkpoints)} checkpoints")
+    print(f"{output}: the mean of {counted(len(checkpoints), 'checkpoint')}")

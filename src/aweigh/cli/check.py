@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aweigh.engine.config import DEFAULT_MODEL
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,8 +107,9 @@ def print_report(console: "Console", data: Path, examination: "Examination", fit
         Text.assemble(
             (str(data), "bold"),
             f": {', '.join(dict.fromkeys(split.layout for split in splits))}, ",
-            f"{sum(split.pictures for split in splits):,} images, {sum(split.boxes for split in splits):,} boxes, ",
-            f"{len(examination.classes)} class{'es' * (len(examination.classes) != 1)}",
+            f"{counted(sum(split.pictures for split in splits), 'image')}, "
+            f"{counted(sum(split.boxes for split in splits), 'box')}, ",
+            counted(len(examination.classes), "class"),
         )
     )
     _print_tables(console, examination)
@@ -150,7 +151,9 @@ def _print_tables(console: "Console", examination: "Examination") -> None:
     for row in rows[:CLASSES_SHOWN]:
         table.add_row(row.name, *(f"{row.boxes[name]:,}" for name in names))
     if rest := rows[CLASSES_SHOWN:]:
-        table.add_row(f"{len(rest)} more classes", *(f"{sum(row.boxes[name] for row in rest):,}" for name in names))
+        table.add_row(
+            counted(len(rest), "more class"), *(f"{sum(row.boxes[name] for row in rest):,}" for name in names)
+        )
     console.print(table)
 
 
@@ -182,7 +185,7 @@ def _print_fit(console: "Console", fit: "Fit") -> None:
         parts = ", ".join(f"{level.stride}: {100 * level.share:.0f} %" for level in fit.levels)
         lines.append(f"levels by stride, and their share of the boxes: {parts}")
     if fit.here.best_possible_recall is not None and fit.here.ambiguous is not None:
-        of = f" (on {fit.measured:,} of {fit.images:,} images)" if fit.measured < fit.images else ""
+        of = f" (on {fit.measured:,} of {counted(fit.images, 'image')})" if fit.measured < fit.images else ""
         lines.append(
             f"best possible recall {100 * fit.here.best_possible_recall:.1f} %, ambiguous points "
             f"{100 * fit.here.ambiguous:.1f} %{of}"

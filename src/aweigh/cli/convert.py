@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.data.complete import Completed
@@ -57,7 +57,7 @@ def convert(
     problems = _report_problems(splits, data)
     if strict and (lost := [*problems, *not_held(splits, to)]):
         print(*lost, sep="\n")
-        print(f"{len(lost)} kinds of things would be lost or left out; nothing was written.")
+        print(f"Things of {counted(len(lost), 'kind')} would be lost or left out; nothing was written.")
         return 3
     lost = save_dataset(splits, out, to, pictures="link" if link else "copy")
     print(*problems, *lost, sep="\n", end="\n" * bool(problems or lost))
@@ -204,8 +204,14 @@ def _report_completed(completed: "Completed") -> None:
     both = completed.objects + completed.uncertain
     width = max(map(len, both), default=0)
     for name, _ in both.most_common():
-        print(f"  {name:<{width}}  {completed.objects[name]:>8,} objects  {completed.uncertain[name]:>8,} uncertain")
-    print(f"added: {completed.objects.total():,} objects and {completed.uncertain.total():,} uncertain boxes")
+        print(
+            f"  {name:<{width}}  {counted(completed.objects[name], 'object'):>16}  {completed.uncertain[name]:>8,} "
+            "uncertain"
+        )
+    print(
+        f"added: {counted(completed.objects.total(), 'object')} and "
+        f"{counted(completed.uncertain.total(), 'uncertain box')}"
+    )
 
 
 def _read(
@@ -233,15 +239,18 @@ def _distinct_names(folders: Sequence[Path]) -> dict[str, Path]:
 
 def _report_problems(splits: dict[str, "Split"], source: object) -> list[str]:
     """A line for each kind of record that is not written as it was read, since it was mended or left out."""
-    from aweigh.data.check import CHANGED, DROPPED, SKIPPED
+    from aweigh.data.check import CHANGED, DROPPED, SKIPPED, done
 
     actions = (CHANGED, DROPPED, SKIPPED)
     counts = Counter((p.kind, p.action) for split in splits.values() for p in split.problems if p.action in actions)
-    return [f"{source}, {kind}: {count} {action}" for (kind, action), count in counts.items()]
+    return [f"{source}, {kind}: {done(count, action)}" for (kind, action), count in counts.items()]
 
 
 def _report_written(splits: dict[str, "Split"], out: Path) -> None:
     for name, split in splits.items():
         uncertain = f", {int(split.uncertain.sum()):,} uncertain" if split.uncertain.any() else ""
-        print(f"{name}: {len(split)} images, {len(split.boxes)} boxes of {len(split.classes)} classes{uncertain}")
+        print(
+            f"{name}: {counted(len(split), 'image')}, {counted(len(split.boxes), 'box')} of "
+            f"{counted(len(split.classes), 'class')}{uncertain}"
+        )
     print(f"Written to {out}")

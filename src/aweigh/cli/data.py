@@ -7,6 +7,7 @@ from cyclopts import App, Group, Parameter
 
 from aweigh.cli.check import check
 from aweigh.cli.convert import complete, convert, merge
+from aweigh.errors import counted
 
 app = App(name="data", help="Make and inspect data sets.", help_format="plaintext", group_commands=Group("Commands"))
 app.command(check)
@@ -58,4 +59,4 @@ def synth(
 
         write_synthetic(out, train=train, val=val, test=test, size=size or 256, seed=seed)
     what = "a road" if kind == "road" else "shapes"
-    print(f"{train + val + test} pictures of {what} in {out} (train {train}, val {val}, test {test})")
+    print(f"{counted(train + val + test, 'picture')} of {what} in {out} (train {train}, val {val}, test {test})")

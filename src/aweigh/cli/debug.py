@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from aweigh.errors import counted
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -65,12 +67,12 @@ def header(bundle: "Bundle") -> Iterator[str]:
     for number, (batch, entry) in enumerate(zip(bundle.batches, record["batches"], strict=True)):
         height, width = batch.images.pixels.shape[-2:]
         which = f"batch {number + 1} of {len(bundle.batches)}" if len(bundle.batches) > 1 else "batch"
-        yield f"  {which}: {len(batch)} image{'s' * (len(batch) != 1)} in {width} x {height} pixels"
+        yield f"  {which}: {counted(len(batch), 'image')} in {width} x {height} pixels"
         for image, (rows, told) in enumerate(zip(batch.targets, entry["images"], strict=True)):
             high, wide = batch.images.sizes_hw[image]
             dark, light = told["pixels"]
             strange = "" if 0 <= float(dark) <= float(light) <= 1 else f", pixels from {dark} to {light}"
-            objects = f"{len(rows)} object{'s' * (len(rows) != 1)}"
+            objects = counted(len(rows), "object")
             yield f"    image {told['id']}: {wide} x {high}, {objects}{strange}  {told['file']}"
 
 
@@ -126,7 +128,7 @@ def images(bundle: "Bundle", number: int, blamed: "Blame") -> Iterator[str]:
         for row in rows[:8]:
             yield f"  {names[image]}: {_annotation(bundle, batch.targets[image], row)}"
         if len(rows) > 8:
-            yield f"  {names[image]}: and {len(rows) - 8} annotations more"
+            yield f"  {names[image]}: and {counted(len(rows) - 8, 'annotation')} more"
 
 
 def advice(bundle: "Bundle", exact: "Examination", again: "Examination", blamed: "Blame | None") -> Iterator[str]:

@@ -8,6 +8,7 @@ import sys
 from importlib import metadata
 
 from aweigh.cli.common import one_line
+from aweigh.errors import counted
 
 LIBRARIES = ("torch", "torchvision", "timm", "hotcoco", "safetensors", "pillow", "numpy", "matplotlib")
 
@@ -34,7 +35,7 @@ def command() -> int:
     problems = pair_problems(torch.__version__, torchvision.__version__, metadata.requires("torchvision") or [])
     threads = torch.get_num_threads()
     limit = os.environ.get("OMP_NUM_THREADS")
-    print(f"{threads} of {os.cpu_count()} CPU threads{f' (OMP_NUM_THREADS={limit})' if limit else ''}")
+    print(f"{threads} of {counted(os.cpu_count() or 1, 'CPU thread')}{f' (OMP_NUM_THREADS={limit})' if limit else ''}")
     if torch.version.cuda and not torch.cuda.is_available() and shutil.which("nvidia-smi"):
         problems.append(
             f"there is an NVIDIA driver, but torch, built for CUDA {torch.version.cuda}, finds no usable GPU; "

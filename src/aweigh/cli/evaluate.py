@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from aweigh.cli.common import AS_TRAINED, Views, bar, find_detector, given_proposals, log, one_line
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 
 
 def command(
@@ -142,8 +142,8 @@ def command(
     print()
     resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
     print(
-        f"score above {model.score_threshold:g}, NMS at IoU {model.nms_threshold:g}, at most {model.max_detections} "
-        f"detections per image; resize: {resize}; batch {chosen_batch}"
+        f"score above {model.score_threshold:g}, NMS at IoU {model.nms_threshold:g}, at most "
+        f"{counted(model.max_detections, 'detection')} per image; resize: {resize}; batch {chosen_batch}"
     )
     if not predictor.tta.plain:
         print("\n".join(predictor.tta.describe(model)))

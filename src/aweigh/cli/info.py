@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from aweigh.errors import counted
+
 
 def command(
     checkpoint: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False
@@ -50,7 +52,12 @@ def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("most detections", header.get("max_detections")),
         ("measured on", numbers.get("split")),
         ("metrics", ", ".join(metrics)),
-        ("trained", f"{training['epoch']} epochs, {training['step']} steps" if "epoch" in training else None),
+        (
+            "trained",
+            f"{counted(training['epoch'], 'epoch')}, {counted(training['step'], 'step')}"
+            if "epoch" in training
+            else None,
+        ),
         ("data", config.get("data")),
         ("data hash", header.get("data_hash")),
         ("licence", header.get("licence") or "not stated"),

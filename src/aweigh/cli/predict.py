@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from aweigh.cli.common import AS_TRAINED, Views, bar, find_detector, given_proposals, log, one_line, sample_photograph
 from aweigh.engine.config import DEFAULT_MODEL
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.data.decode import ValueRange
@@ -136,7 +136,7 @@ def command(
     tally.tell(folder, format, drawn=bool(drawn))
     if in_space and tally.without_camera:
         log().print(
-            f"The camera of {tally.without_camera} picture{'s' * (tally.without_camera != 1)} is not known, nor where "
+            f"The camera of {counted(tally.without_camera, 'picture')} is not known, nor where "
             "objects stand; --camera names a calibration file."
         )
     lost = [what for what in extras(predictor.model) if what in LEFT_OUT.get(format, ())]
@@ -228,15 +228,15 @@ class Tally:
         screen = log()
         read = self.pictures - self.failed
         names = ", ".join(f"{name} {count}" for name, count in self.objects.most_common(8))
-        more = f" and {len(self.objects) - 8} more classes" if len(self.objects) > 8 else ""
-        seconds = (time.perf_counter() - self.started) / max(1, read)
+        more = f" and {counted(len(self.objects) - 8, 'more class')}" if len(self.objects) > 8 else ""
+        speed = f"; {(time.perf_counter() - self.started) / read:.2f} s per picture" if read else ""
         screen.print(
-            f"{read} picture{'s' * (read != 1)}, {self.objects.total()} object{'s' * (self.objects.total() != 1)}"
-            f"{f' ({names}{more})' if names else ''}; {seconds:.2f} s per picture",
+            f"{counted(read, 'picture')}, {counted(self.objects.total(), 'object')}"
+            f"{f' ({names}{more})' if names else ''}{speed}",
             markup=False,
         )
         if self.failed:
-            screen.print(f"{self.failed} of {self.pictures} pictures could not be read.", markup=False)
+            screen.print(f"{self.failed} of {counted(self.pictures, 'picture')} could not be read.", markup=False)
         if folder is not None:
             boxes = f"; boxes drawn in {folder}" if drawn and read else ""
             screen.print(f"Detections: {folder / FILES[format]}{boxes}", markup=False)

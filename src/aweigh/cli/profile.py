@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
-from aweigh.errors import UsageError, did_you_mean
+from aweigh.errors import UsageError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ def reuse(
         raise UsageError(f"{model!r} is neither a file nor a ShuffleNet V2.{did_you_mean(model, BUILDERS)}")
     found = feature_reuse(body)
     draw(found.weights.numpy(), found.channels.numpy(), found.sources, found.units, output)
-    print(f"Feature reuse of {body.name}, {len(found.units)} units: {output}")
+    print(f"Feature reuse of {body.name}, {counted(len(found.units), 'unit')}: {output}")
 
 
 def run_network(detector: Any, pixels: "Tensor") -> object:

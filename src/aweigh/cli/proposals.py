@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 import aweigh
 from aweigh.cli.common import bar, find_detector, log, one_line
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.data.proposals import Proposals
@@ -78,7 +78,7 @@ def command(
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, found.write)
-        screen.print(f"Proposals: {output}, {len(found.boxes):,} of {len(found):,} pictures", markup=False)
+        screen.print(f"Proposals: {output}, {len(found.boxes):,} of {counted(len(found), 'picture')}", markup=False)
     measure(found, part, json_file)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aweigh.errors import printable
+from aweigh.errors import counted, printable
 
 if TYPE_CHECKING:
     from aweigh.data.split import Split
@@ -57,16 +57,24 @@ def report_lines(problems: Sequence[Problem], title: str = "", *, examples: int 
     groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in problems:
         groups[problem.kind, problem.action].append(problem)
-    remarks = sum(problem.action == KEPT for problem in problems)
-    mended = len(problems) - remarks
-    counts = [f"{mended} problem{'s' * (mended != 1)}"] * bool(mended)
-    counts += [f"{remarks} remark{'s' * (remarks != 1)}"] * bool(remarks)
-    lines = [f"{title}{' and '.join(counts)} in the annotations"]
+    lines = [f"{title}{' and '.join(tally(problems))} in the annotations"]
     for (kind, action), group in sorted(groups.items(), key=lambda item: (item[0][1] == KEPT, -len(item[1]))):
         shown = "; ".join(_example(problem) for problem in group[:examples])
         more = f"; and {len(group) - examples} more" if len(group) > examples else ""
-        lines.append(f"  {kind}: {len(group)} {action} ({shown}{more})")
+        lines.append(f"  {kind}: {done(len(group), action)} ({shown}{more})")
     return "\n".join(lines)
+
+
+def tally(problems: Sequence[Problem]) -> list[str]:
+    """How many records were not used as they are, and how many were remarked upon: "3 problems", "1 remark"."""
+    remarks = sum(problem.action == KEPT for problem in problems)
+    mended = len(problems) - remarks
+    return [counted(mended, "problem")] * bool(mended) + [counted(remarks, "remark")] * bool(remarks)
+
+
+def done(count: int, action: str) -> str:
+    """What was done how often: "3 dropped", "13 images skipped"."""
+    return f"{counted(count, 'image')} skipped" if action == SKIPPED else f"{count:,} {action}"
 
 
 def clean_boxes(boxes: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:

@@ -19,6 +19,7 @@ from aweigh.data.doctor import Examination
 from aweigh.data.duplicates import groups_of, look_alikes, same_bytes
 from aweigh.data.pictures import Pictures, look_at_pictures
 from aweigh.data.split import NEVER_LABELLED, Split
+from aweigh.errors import counted
 
 # One picture saved twice: ours; 797 of 800 photographs, scaled to 70 % and compressed anew, are this close.
 SURE_BITS, SURE_DIFFERENCE = 5, 1.5
@@ -64,7 +65,7 @@ def _bad_pictures(
         looked = examination.pictures[name]
         leave_out[name] |= ~looked.readable
         kinds = Counter(problem.kind for problem in looked.problems if problem.action == SKIPPED)
-        changes += [f"{name}: {_pictures(count)} left out: {kind}" for kind, count in kinds.items()]
+        changes += [f"{name}: {counted(count, 'picture')} left out: {kind}" for kind, count in kinds.items()]
         for (kind, action), count in Counter((one.kind, one.action) for one in split.problems).items():
             if action == CLIPPED:
                 changes.append(f"{name}: {count} of '{kind}': clipped")
@@ -94,7 +95,7 @@ def _leaks(
                 leave_out["train"][rows[trained]] = True
                 count += len(trained)
         if count:
-            changes.append(f"train: {_pictures(count)} left out: in another split too ({what})")
+            changes.append(f"train: {counted(count, 'picture')} left out: in another split too ({what})")
 
 
 def hold_out(train: Split, others: Mapping[str, Split]) -> tuple[Split, list[str]]:
@@ -112,7 +113,7 @@ def hold_out(train: Split, others: Mapping[str, Split]) -> tuple[Split, list[str
         rows = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *shared]))
         if len(rows):
             names = ", ".join(train.paths[int(row)].name for row in rows[:4]) + (", ..." if len(rows) > 4 else "")
-            lines.append(f"{train.name}: {_pictures(len(rows))} left out: in {name} too ({names})")
+            lines.append(f"{train.name}: {counted(len(rows), 'picture')} left out: in {name} too ({names})")
         out[rows] = True
     return replace(train.take(np.flatnonzero(~out)), problems=train.problems), lines
 
@@ -146,9 +147,11 @@ def _copies(
                 else:
                     differing += 1
         if count:
-            changes.append(f"{name}: {_pictures(count)} left out: the same picture is there already")
+            changes.append(f"{name}: {counted(count, 'picture')} left out: the same picture is there already")
         if differing:
-            changes.append(f"{name}: {_pictures(differing)} kept though stored twice: their annotations differ")
+            changes.append(
+                f"{name}: {counted(differing, 'picture')} kept though stored twice: their annotations differ"
+            )
 
 
 def _contents(split: Split, image: int) -> list[tuple[float, ...]]:
@@ -173,14 +176,12 @@ def _clean_boxes(kept: Split, source: Split, changes: list[str]) -> Split:
     lost = {problem.where for problem in source.problems if problem.box is not None and problem.action != CLIPPED}
     bare = np.array([path.name in lost for path in kept.paths], dtype=bool) & (np.diff(kept.first) == 0)
     if bare.any():
-        changes.append(f"{kept.name}: {_pictures(int(bare.sum()))} marked as never labelled: all their boxes were bad")
+        changes.append(
+            f"{kept.name}: {counted(int(bare.sum()), 'picture')} marked as never labelled: all their boxes were bad"
+        )
     return replace(
         kept,
         source_boxes_xywh=np.where(moved[:, None], clipped_xywh, source_xywh),
         area=np.where(moved & of_box, clipped_xywh[:, 2:].prod(axis=1), kept.area),
         reviewed=np.where(bare, NEVER_LABELLED, kept.reviewed).astype(np.int8),
     )
-
-
-def _pictures(count: int) -> str:
-    return f"{count} picture{'s' * (count != 1)}"

@@ -37,7 +37,7 @@ from aweigh.data.records import (
     some_of,
 )
 from aweigh.data.split import NEVER_LABELLED, NOT_SAID, REVIEWED, LabelSets, Split
-from aweigh.errors import DataError
+from aweigh.errors import DataError, counted
 from aweigh.structures import Classes
 
 _LOOKED_AT = ("reviewed", "labeled", "labelled")
@@ -349,8 +349,8 @@ def _resolve_images(
         looked = ", ".join(str(folder) for folder in folders[:6])
         shown = ", ".join(names[:3])
         raise DataError(
-            f"{file}: none of its {len(names)} pictures was found ({shown}, ...), looked for in {looked}. Name the "
-            "picture folder by hand (images)."
+            f"{file}: none of its {counted(len(names), 'picture')} was found ({shown}, ...), looked for in {looked}. "
+            "Name the picture folder by hand (images)."
         )
     return best, paths
 

@@ -25,7 +25,7 @@ from aweigh.data.masks import Masks
 from aweigh.data.merge import recast
 from aweigh.data.records import as_number, some_of
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, LabelSets, Split
-from aweigh.errors import DataError, UsageError
+from aweigh.errors import DataError, UsageError, counted
 from aweigh.ops.boxes import pairwise_iou
 from aweigh.structures import Classes
 
@@ -88,10 +88,10 @@ def read_proposals(file: Path, classes: Classes) -> Proposals:
     remarks = []
     if broken:
         what = "without image_id, category_id, four numbers as bbox and a score from 0 to 1"
-        remarks.append(f"{file.name}: {len(broken)} entries {what}: left out ({some_of(broken, 4)} from 0)")
+        remarks.append(f"{file.name}: {counted(len(broken), 'entry')} {what}: left out ({some_of(broken, 4)} from 0)")
     if unknown:
         ids = some_of(sorted(unknown, key=str), 6)
-        remarks.append(f"{file.name}: {unknown.total()} boxes of unknown category ids: left out ({ids})")
+        remarks.append(f"{file.name}: {counted(unknown.total(), 'box')} of unknown category ids: left out ({ids})")
     ids_and_labels = np.array(rows, dtype=np.int64).reshape(-1, 2)
     x, y, width, height, scores = np.array(numbers, dtype=np.float64).reshape(-1, 5).T
     boxes = np.column_stack([x, y, x + width, y + height])
@@ -119,7 +119,9 @@ def complete(
     every = np.concatenate([split.image_ids for split in splits.values()])
     if strange := int((~np.isin(proposals.image_ids, every)).sum()):
         ids = some_of(np.setdiff1d(proposals.image_ids, every).tolist(), 6)
-        remarks.append(f"{strange} boxes of images that are not in {', '.join(splits)}: left out (image ids {ids})")
+        remarks.append(
+            f"{counted(strange, 'box')} of images that are not in {', '.join(splits)}: left out (image ids {ids})"
+        )
     if only := [name for name in classes.names if name not in proposals.classes.names]:
         remarks.append(f"the detector does not know {some_of(only, 8)}; nothing was added of these")
     completed = {}
@@ -200,7 +202,7 @@ def _complete(
     seen = np.zeros(len(split), dtype=bool)
     seen[rows[here]] = True
     if unseen := int((~seen).sum()):
-        remarks.append(f"{split.name}: {unseen} images have no proposal at all and stay as they are")
+        remarks.append(f"{split.name}: {counted(unseen, 'image', 'has')} no proposal at all: left as before")
 
     wanted = here & (proposals.scores >= uncertain)
     added = _Added(rows, proposals.labels, proposals.boxes, proposals.scores, proposals.scores < score).take(wanted)
@@ -209,7 +211,9 @@ def _complete(
     clipped = np.clip(added.boxes, 0, limits)
     added, inside = replace(added, boxes=clipped), (clipped[:, 2:] - clipped[:, :2] >= LEAST_SIDE).all(axis=1)
     if outside := int((~inside).sum()):
-        remarks.append(f"{split.name}: {outside} boxes outside their image, or under one pixel of it: left out")
+        remarks.append(
+            f"{split.name}: {counted(outside, 'box')} outside their image, or under one pixel of it: left out"
+        )
     added = _beside_people(split, added.take(inside), remarks)
     detector = np.isin(classes.names, proposals.classes.names)
     return _with(split, added, _label_sets(own, known, seen, detector), seen), added
@@ -232,7 +236,9 @@ def _beside_people(split: Split, added: _Added, remarks: list[str]) -> _Added:
         doubted[group] = (ious > SAME_PLACE).any(axis=1)
     demoted = keep & doubted & ~added.uncertain
     if demoted.any():
-        remarks.append(f"{split.name}: {int(demoted.sum())} sure boxes lie where people have one: uncertain")
+        remarks.append(
+            f"{split.name}: {counted(int(demoted.sum()), 'sure box', 'lies')} where people have one: uncertain"
+        )
     return replace(added, uncertain=added.uncertain | doubted).take(keep)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from aweigh.data.files import read_text
 from aweigh.data.records import MAX_CLASSES, distinct_names
-from aweigh.errors import DataError
+from aweigh.errors import DataError, counted
 
 MOST_BRACKETS = 5000  # ours: so many within each other take PyYAML a second, and four times as many sixteen
 
@@ -18,7 +18,7 @@ def read_description(file: Path) -> dict[str, Any]:
 
     text = read_text(file)
     if text.count("[") + text.count("{") > MOST_BRACKETS:
-        raise DataError(f"{file}: has more than {MOST_BRACKETS} brackets, which takes too long to read.")
+        raise DataError(f"{file}: has more than {counted(MOST_BRACKETS, 'bracket')}, which takes too long to read.")
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise DataError(

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.data.check import KEPT, Problem
+from aweigh.data.check import KEPT, Problem, tally
 from aweigh.data.duplicates import groups_of, look_alikes, same_bytes
 from aweigh.data.findings import EXAMPLES_KEPT, SEVERITIES, Example, Finding, Severity, by_kind, finding, in_order
 from aweigh.data.pictures import Pictures, look_at_pictures
 from aweigh.data.rules import box_rules, class_counts, class_rules, image_rules, reported
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
+from aweigh.errors import counted
 
 SCHEMA = "aweigh.data_check/1"
 SIZE_EDGES = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # pixels, of the square root of a box's area; the last is open
@@ -75,14 +76,15 @@ class Examination:
     def verdict(self) -> str:
         """One line: "2 errors, 1 warning, 3 notes"."""
         counts = [(self.count(severity), severity) for severity in SEVERITIES]
-        said = [f"{count} {severity}{'s' * (count != 1)}" for count, severity in counts if count]
+        said = [counted(count, severity) for count, severity in counts if count]
         unread = "" if self.decoded else " (the pixels of the pictures were not read)"
         return (", ".join(said) or "nothing to complain of") + unread
 
     def text(self, *, examples: int = 3) -> str:
         """Plain lines: the totals, each finding with examples by file and annotation, the verdict."""
         lines = [
-            f"{split.name} ({split.layout}, {split.root}): {split.pictures} images, {split.boxes} boxes"
+            f"{split.name} ({split.layout}, {split.root}): {counted(split.pictures, 'image')}, "
+            f"{counted(split.boxes, 'box')}"
             for split in self.splits
         ]
         for group in by_kind(self.findings):
@@ -136,7 +138,8 @@ def examine(
 def quick(train: Split, val: Split | None) -> list[str]:
     """Lines for the start of a training run: warnings about the annotations and the classes, a count of the notes.
 
-    What the readers dropped or mended is left to `problem_report`, and the totals of each split to `Split.summary`.
+    What the readers dropped or mended is counted here and listed by `problem_report`; the totals of each split are
+    told by `Split.summary`.
     """
     splits = {"train": train} | ({"val": val} if val is not None else {})
     rules = [
@@ -152,9 +155,13 @@ def quick(train: Split, val: Split | None) -> list[str]:
         lines.append(f"{one.severity}: {one.kind}: {one.line()}" + (f" ({shown})" if shown else "") + f". {one.advice}")
     boxes, images = sum(len(split.boxes) for split in splits.values()), sum(map(len, splits.values()))
     notes = len(findings) - len(grave)
-    counts = [f"{len(grave)} warning{'s' * (len(grave) != 1)}"] * bool(grave)
-    counts += [f"{notes} note{'s' * (notes != 1)}"] * bool(notes)
-    total = f"data check: {boxes:,} boxes in {images:,} images, {' and '.join(counts) or 'nothing to complain of'}"
+    counts = tally([problem for split in splits.values() for problem in split.problems])
+    counts += [counted(len(grave), "warning")] * bool(grave)
+    counts += [counted(notes, "note")] * bool(notes)
+    total = (
+        f"data check: {counted(boxes, 'box')} in {counted(images, 'image')}, "
+        f"{', '.join(counts) or 'nothing to complain of'}"
+    )
     return [total + ("; `aweigh data check` shows them and looks at the pictures too" if counts else ""), *lines]
 
 

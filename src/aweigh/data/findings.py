@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aweigh.data.check import CLIPPED, KEPT, Problem
+from aweigh.errors import counted
 
 Severity = Literal["error", "warning", "note"]
 Box = tuple[float, float, float, float]
@@ -51,10 +52,10 @@ class Finding:
 
     def line(self) -> str:
         """ "train: 3 of 2,804 boxes (0.1 %)": without the kind."""
-        share = f" ({percent(self.share)})" if self.of > self.count else ""
-        total = f" of {self.of:,}" if self.of > self.count else ""
-        unit = SINGULAR.get(self.unit, self.unit) if self.count == 1 and not total else self.unit
-        return f"{self.split}: {self.count:,}{total} {unit}{share}"
+        unit = SINGULAR[self.unit]
+        if self.of <= self.count:
+            return f"{self.split}: {counted(self.count, unit)}"
+        return f"{self.split}: {self.count:,} of {counted(self.of, unit)} ({percent(self.share)})"
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -12,7 +12,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 from xml.etree import ElementTree
@@ -38,7 +38,7 @@ from aweigh.data.records import (
     some_of,
 )
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
-from aweigh.errors import DataError, printable
+from aweigh.errors import DataError, counted, printable
 
 _VOC_KEYS = {"name", "difficult", "bndbox"}
 _VOC_DEFAULTS = {("pose", "Unspecified"), ("truncated", "0"), ("occluded", "0")}
@@ -191,7 +191,9 @@ def read_yolo(
     paths = [pairs[index][0] for index in good]
     records = _records(paths, sizes_hw[good], problems, rows, boxes, shown, said, named, inside)
     root = places[0] if places[0].is_dir() else places[0].parent
-    return build_split(records, name=name, layout="yolo", root=root, classes=classes, problems=problems)
+    return build_split(
+        replace(records, fractions=True), name=name, layout="yolo", root=root, classes=classes, problems=problems
+    )
 
 
 class _ForbiddenXML(Exception):
@@ -311,7 +313,9 @@ def _yolo_lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, 
             box = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
             entries.append(_Row(0, int(values[0]), box, mark, polygon=values[1:]))
         else:
-            wanted = "a polygon" if keypoint_shape is None else f"{keypoint_shape[0]} keypoints after the box"
+            wanted = (
+                "a polygon" if keypoint_shape is None else f"{counted(keypoint_shape[0], 'keypoint')} after the box"
+            )
             detail = f"expected 'class cx cy w h' or {wanted}, got {line[:60]!r}"
             problems.append(Problem("unreadable line", file.name, mark, detail, DROPPED))
     return entries

@@ -14,7 +14,7 @@ from aweigh.data.files import read_bytes
 from aweigh.data.matlab import read_mat
 from aweigh.data.proposals import Proposals
 from aweigh.data.split import Split
-from aweigh.errors import DataError, printable
+from aweigh.errors import DataError, counted, printable
 
 
 def from_coco_results(path: Path, split: Split, *, number: int, made: Mapping[str, Any]) -> tuple[Proposals, list[str]]:
@@ -48,7 +48,9 @@ def from_coco_results(path: Path, split: Split, *, number: int, made: Mapping[st
             f"{path}: no box is for a picture of {split.name} ({split.root}); its image ids are "
             f"{', '.join(list(unknown)[:4])}, those here {', '.join(map(str, split.image_ids[:4].tolist()))}."
         )
-    remarks = [f"{unknown.total()} boxes of {len(unknown)} other pictures left out"] if unknown else []
+    remarks = (
+        [f"{counted(unknown.total(), 'box')} of {counted(len(unknown), 'other picture')} left out"] if unknown else []
+    )
     remarks += _without(sum(not boxes for boxes in of_row), len(split))
     found = [([box[:4] for box in boxes], [box[4] for box in boxes]) for boxes in of_row]
     return split.proposed(found, number=number, made=made), remarks
@@ -91,7 +93,7 @@ def from_selective_search(
     found = sum(stem in of_name for stem in stems)
     if not found:
         raise DataError(
-            f"{path}: none of the {len(split)} pictures of {split.name} ({split.root}) is in it; it names "
+            f"{path}: none of the {counted(len(split), 'picture')} of {split.name} ({split.root}) is in it; it names "
             f"{', '.join(printable(name) for name in list(of_name)[:3])}, here are {', '.join(stems[:3])}."
         )
 
@@ -102,4 +104,4 @@ def from_selective_search(
 
 
 def _without(missing: int, pictures: int) -> list[str]:
-    return [f"{missing} of {pictures} pictures have no box in it"] if missing else []
+    return [f"{missing} of {counted(pictures, 'picture')} without a box in it"] if missing else []

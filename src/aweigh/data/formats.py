@@ -35,7 +35,7 @@ from aweigh.data.folders import read_voc, read_yolo
 from aweigh.data.kitti import read_kitti
 from aweigh.data.records import distinct_names, some_of
 from aweigh.data.split import Split, split_off
-from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean
 
 __all__ = ["PathList", "Problem", "Split", "SplitFiles", "find_splits", "load_split", "split_off"]
 
@@ -189,7 +189,7 @@ def _refuse(split: Split, files: SplitFiles, classes: Sequence[str] | None, *, s
     if len(split.boxes) == 0 and split.name not in ("val", "test", "minival"):
         asked = f" Classes asked for: {', '.join(classes)}." if classes else ""
         raise DataError(
-            f"{where}: split {split.name!r} has {len(split)} images but no box that can be used. Classes "
+            f"{where}: split {split.name!r} has {counted(len(split), 'image')} but no box that can be used. Classes "
             f"in the data: {some_of(list(split.classes.names))}.{asked} Annotations were looked for in "
             f"{files.annotations}.{why}"
         )

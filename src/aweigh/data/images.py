@@ -48,7 +48,7 @@ from aweigh.data.decode import (
     to_8_bits,
 )
 from aweigh.data.files import special
-from aweigh.errors import DataError, UsageError
+from aweigh.errors import DataError, UsageError, counted
 
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole picture -> those it is needed in
@@ -223,7 +223,7 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
     width, height = stored_wh(image)
     if width * height > max_pixels:
         image.close()
-        raise DataError(f"{path}: {width} x {height} is more than {max_pixels} pixels. {too_large}")
+        raise DataError(f"{path}: {width} x {height} is more than {counted(max_pixels, 'pixel')}. {too_large}")
     return image
 
 

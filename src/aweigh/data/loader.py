@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 from aweigh.data.check import SKIPPED, Problem
 from aweigh.data.dataset import DetectionDataset, Sample, Unreadable
 from aweigh.data.sampling import epoch_rows, times_drawn
-from aweigh.errors import DataError, UsageError
+from aweigh.errors import DataError, UsageError, counted
 from aweigh.structures import IMAGENET_MEAN, Images, Targets, padded_proposals
 
 MAX_BAD = 0.01
@@ -159,8 +159,8 @@ class Loader(DataLoader[Batch]):
         if len(bad) > max(1, self._max_bad * total):
             shown = "; ".join(f"{problem.where}: {problem.detail}" for problem in bad[:3])
             raise DataError(
-                f"{len(bad)} of {total} pictures cannot be read, more than the {self._max_bad:.0%} that is let pass: "
-                f"{shown}{'; ...' if len(bad) > 3 else ''}. Mend or remove them."
+                f"{len(bad)} of {counted(total, 'picture')} cannot be read, more than the {self._max_bad:.0%} that is "
+                f"let pass: {shown}{'; ...' if len(bad) > 3 else ''}. Mend or remove them."
             )
 
 
@@ -416,6 +416,6 @@ def _check_shared_memory(dataset: DetectionDataset, batch: int, workers: int, by
     free = shutil.disk_usage(shared).free
     if needed > free:
         raise UsageError(
-            f"{workers} workers may hold {needed >> 20} MiB of batches in /dev/shm, which has {free >> 20} MiB free. "
-            "Use workers=0, a smaller batch, or start the container with a larger --shm-size."
+            f"{counted(workers, 'worker')} may hold {needed >> 20} MiB of batches in /dev/shm, which has {free >> 20} "
+            "MiB free. Use workers=0, a smaller batch, or start the container with a larger --shm-size."
         )

@@ -12,7 +12,7 @@ import numpy as np
 from aweigh.data.flat import TextList
 from aweigh.data.masks import NONE, POLYGONS
 from aweigh.data.split import NOT_SAID, Split
-from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean
 
 Layout = Literal["coco", "voc", "yolo"]
 LAYOUTS = ("coco", "voc", "yolo")
@@ -29,28 +29,30 @@ def not_held(splits: Mapping[str, Split], layout: Layout) -> list[str]:
     space."""
     check_layout(layout)
     counts = _counts(splits)
-    space = [f"places in space: {counts['places in space']} are left out, with their cameras"]
+    space = [f"places in space: {counts['places in space']:,} left out, with their cameras"]
     if layout == "coco":
         return space if counts["places in space"] else []
     lines = _ids(splits, layout) + (space if counts["places in space"] else [])
     kind = yolo_kind(splits) if layout == "yolo" else "boxes"
     texts = {
-        "boxes over the edge": "are clipped to their image",
-        "boxes too small or outside the image": "are left out",
-        "unlabelled or empty": "images without objects do not say whether somebody looked; they become reviewed ones",
-        "uncertain": "annotations, which may be no objects, are left out",
-        "label sets": "images are labelled for a part of the classes; which ones is lost",
+        "boxes over the edge": ("box", "clipped to its image"),
+        "boxes too small or outside the image": ("box", "left out"),
+        "unlabelled or empty": ("image", "without objects, of which nobody says whether somebody looked: now reviewed"),
+        "uncertain": ("annotation", "that may be no object: left out"),
+        "label sets": ("image", "labelled for a part of the classes; which ones is lost"),
     }
     if layout == "voc":
-        texts |= {"crowd": "regions become difficult objects", "masks": "are left out", "keypoints": "are left out"}
-        texts |= {"skeleton": "lines between keypoints are left out"}
+        texts |= {"crowd": ("region", "written as difficult"), "masks": ("mask", "left out")}
+        texts |= {"keypoints": ("object", "written without"), "skeleton": ("line", "between keypoints left out")}
     else:
-        texts |= {"crowd": "regions are left out", "difficult": "objects to be ignored become ordinary ones"}
-        texts |= {"masks": "are left out; " + _why_no_polygons(kind)} if kind != "polygons" else {}
-        texts |= {"masks of several parts": "become one line around all parts"} if kind == "polygons" else {}
+        texts |= {"crowd": ("region", "left out"), "difficult": ("object", "to be ignored, written as an ordinary one")}
+        texts |= {"masks": ("mask", f"left out; {_why_no_polygons(kind)}")} if kind != "polygons" else {}
+        texts |= (
+            {"masks of several parts": ("mask", "written as one line around all parts")} if kind == "polygons" else {}
+        )
     if kind != "polygons":
-        texts |= {"areas": "objects have another area than their box; it is lost"}
-    lines += [f"{key}: {counts[key]} {text}" for key, text in texts.items() if counts[key]]
+        texts |= {"areas": ("object", "of another area than its box; it is lost")}
+    lines += [f"{key}: {counted(counts[key], noun)} {text}" for key, (noun, text) in texts.items() if counts[key]]
     return lines + _extra_lines(splits, layout)
 
 
@@ -132,8 +134,8 @@ def _ids(splits: Mapping[str, Split], layout: Layout) -> list[str]:
             order = np.array(sorted(range(len(paths)), key=paths.__getitem__), dtype=np.int64)
         image += int((split.image_ids[order] != np.arange(1, len(split) + 1)).sum())
         annotation += int((split.annotation_ids != np.arange(1, len(split.annotation_ids) + 1)).sum())
-    named = (("category", category), ("image", image), ("annotation", annotation))
-    return [f"{kind} ids: {count} are numbered anew" for kind, count in named if count]
+    named = (("category ids", category), ("image ids", image), ("annotation ids", annotation))
+    return [f"{kind}: {count:,} numbered anew" for kind, count in named if count]
 
 
 def _extra_lines(splits: Mapping[str, Split], layout: Layout) -> list[str]:
@@ -148,8 +150,8 @@ def _extra_lines(splits: Mapping[str, Split], layout: Layout) -> list[str]:
         header.update(key for key in split.header if key != "categories")
         header.update(key for entry in split.header.get("categories", {}).values() for key in entry if entry[key])
     lines = [f"field {key!r} of the data set: left out" for key in header]
-    lines += [f"field {key!r} of {count} images: left out" for key, count in of_images.items()]
-    return lines + [f"field {key!r} of {count} objects: left out" for key, count in of_objects.items()]
+    lines += [f"field {key!r} of {counted(count, 'image')}: left out" for key, count in of_images.items()]
+    return lines + [f"field {key!r} of {counted(count, 'object')}: left out" for key, count in of_objects.items()]
 
 
 def voc_can_hold(key: str, value: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from aweigh.data.flat import offsets, ranges
-from aweigh.errors import DataError
+from aweigh.errors import DataError, counted
 from aweigh.ops.masks import decode_counts, encode_counts
 
 NONE, POLYGONS, COUNTS, COUNT_LIST = 0, 1, 2, 3  # the last two are the same, written as a text or as a list
@@ -183,7 +183,7 @@ class Masks:
         """
         height, width = out_hw or size_hw
         if len(rows) * height * width > MOST_PIXELS:
-            raise DataError(f"{len(rows)} masks of {width} x {height} pixels do not fit into memory.")
+            raise DataError(f"Memory cannot hold {counted(len(rows), 'mask')} of {width} x {height} pixels.")
         out = np.zeros((len(rows), height, width), dtype=bool)
         if out_hw is None or (out_hw == size_hw and step_yx == (1.0, 1.0)):
             for number, row in enumerate(rows):
@@ -240,7 +240,9 @@ def _parts(given: Any) -> list[list[float]]:
         if not isinstance(part, list | tuple):
             raise _Unusable(f"expected a list of x, y, x, y, ..., got {str(part)[:40]!r}")
         if part and (len(part) < 6 or len(part) % 2):
-            raise _Unusable(f"a polygon of {len(part)} numbers; three points or more are needed, two numbers each")
+            raise _Unusable(
+                f"a polygon of {counted(len(part), 'number')}; three points or more are needed, two numbers each"
+            )
         if not set(map(type, part)) <= {int, float}:
             raise _Unusable(f"a polygon holds something that is no number: {str(part)[:40]}")
     return [list(part) for part in parts if part]
@@ -252,12 +254,12 @@ def _run_lengths(given: dict[str, Any], height: int, width: int) -> bytes:
         raise _Unusable(f"run lengths for the size {str(size)[:40]} (height, width) in an image of {width} x {height}")
     if isinstance(counts, list | tuple):
         if not set(map(type, counts)) <= {int} or min(counts, default=0) < 0 or sum(counts) != height * width:
-            raise _Unusable(f"run lengths must be whole numbers that add up to the {height * width} pixels")
+            raise _Unusable(f"run lengths must be whole numbers that add up to the {counted(height * width, 'pixel')}")
         return encode_counts(np.array(counts, dtype=np.int64))
     text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
     if not isinstance(text, bytes):
         raise _Unusable(f"run lengths must be a list or a text, got {type(counts).__name__}")
     values = decode_counts(text)
     if (values < 0).any() or values.sum() != height * width:
-        raise _Unusable(f"the run lengths {text[:20]!r}... do not add up to the {height * width} pixels")
+        raise _Unusable(f"the run lengths {text[:20]!r}... do not add up to the {counted(height * width, 'pixel')}")
     return text

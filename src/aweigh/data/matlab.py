@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from aweigh.data.files import read_bytes
-from aweigh.errors import DataError
+from aweigh.errors import DataError, counted
 
 HEADER = 128  # bytes: a text, the version, the order of bytes
 MATRIX, COMPRESSED = 14, 15  # kinds of elements
@@ -64,7 +64,7 @@ def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
             (length,) = struct.unpack_from(f"{order}I", content, at + 4)
             start, padding = at + 8, 1 if kind == COMPRESSED else 8
         if start + length > len(content):
-            raise ValueError(f"an element of {length} bytes where {len(content) - start} are left")
+            raise ValueError(f"an element of {counted(length, 'byte')} where {len(content) - start} are left")
         yield kind, content[start : start + length]
         at = start + -(-length // padding) * padding
 
@@ -86,7 +86,7 @@ def _array(content: bytes, order: str, depth: int) -> tuple[str, Any]:
     if kind == CELL:
         cells = [_array(data, order, depth + 1)[1] for _, data in parts]
         if len(cells) != prod(shape):
-            raise ValueError(f"{len(cells)} cells where {prod(shape)} are said to be")
+            raise ValueError(f"{counted(len(cells), 'cell')} where {prod(shape)} are said to be")
         return name, cells
     if kind == CHAR:
         stored, data = next(parts, (1, b""))

@@ -19,7 +19,7 @@ import numpy as np
 from aweigh.data.flat import PathList, TextList, offsets
 from aweigh.data.masks import Masks
 from aweigh.data.split import LabelSets, Split
-from aweigh.errors import UsageError, did_you_mean
+from aweigh.errors import UsageError, counted, did_you_mean
 from aweigh.structures import Classes
 
 
@@ -265,7 +265,10 @@ def _remarks(
     for name, split in merged.items():
         real = [os.path.realpath(path) for path in split.paths]
         if twice := len(real) - len(set(real)):
-            lines.append(f"{name}: {twice} pictures come twice, from one file; each keeps the annotations of its set")
+            lines.append(
+                f"{name}: {counted(twice, 'picture', 'comes')} twice, from one file; each keeps the annotations of "
+                "its set"
+            )
     return lines
 
 

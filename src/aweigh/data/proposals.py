@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from aweigh.data.flat import TextList, offsets, ranges
-from aweigh.errors import DataError, UsageError, printable
+from aweigh.errors import DataError, UsageError, counted, printable
 
 KIND, FORMAT = "aweigh.proposals", 1
 METADATA_KEY = "aweigh"
@@ -139,8 +139,8 @@ class Proposals:
         missing = np.flatnonzero(rows < 0)
         if len(missing):
             raise DataError(
-                f"{self.name}: {len(missing)} of the {len(files)} pictures of {what} have no proposals, such as "
-                f"{printable(files[int(missing[0])])}. It was made for {self.made_for}; make one for these: "
+                f"{self.name}: {len(missing)} of the {counted(len(files), 'picture')} of {what} have no proposals, "
+                f"such as {printable(files[int(missing[0])])}. It was made for {self.made_for}; make one for these: "
                 "aweigh proposals DETECTOR DATA --split NAME -o FILE."
             )
         other = np.flatnonzero((self.sizes_hw[rows] != sizes_hw).any(axis=1))

@@ -21,7 +21,7 @@ from aweigh.data.flat import PathList, TextList, offsets
 from aweigh.data.images import read_size
 from aweigh.data.masks import FARTHEST, NONE, Masks
 from aweigh.data.split import REVIEWED, LabelSets, Split, coco_entry, decimals
-from aweigh.errors import UNPRINTABLE, DataError, UsageError, did_you_mean
+from aweigh.errors import UNPRINTABLE, DataError, UsageError, counted, did_you_mean
 from aweigh.structures import Classes
 
 NOT_WANTED, UNKNOWN = -2, -1  # labels of annotations that are left out: by the user's choice, or because unknown
@@ -36,7 +36,7 @@ class Records:
     paths, image_ids `[I]`, sizes_hw `[I, 2]`: the images that exist. image_of: `[M]`, rows of the images. boxes: `[M,
     4]` float64 xyxy. boxes_xywh: the same as the source has them. labels: `[M]`, already valid. crowd, difficult:
     `[M]` bool. area: `[M]`, NaN where not given. annotation_ids: `[M]`. marks: how each is called in a problem (id
-    or "line 3"). shown: its box as the source writes it.
+    or "line 3"). shown: its box as the source writes it; fractions: that is in fractions of the image, not in pixels.
 
     said: `[I]` int8, whether an image was looked at, where the source says so (`NOT_SAID` otherwise). segmentations:
     masks as COCO writes them. keypoints: `[M, K, 3]` float32; num_keypoints: `[M]`. image_extras, extras: what else the
@@ -70,6 +70,7 @@ class Records:
     uncertain: np.ndarray | None = None
     cuboids: np.ndarray | None = None
     cameras: np.ndarray | None = None
+    fractions: bool = False
 
 
 def build_split(
@@ -84,6 +85,8 @@ def build_split(
         shown = records.shown[row]
         box = shown if isinstance(shown, str) else str([round(value, 4) for value in shown.tolist()])
         left, top, right, bottom = records.boxes[row].tolist()
+        if records.fractions:
+            box += f" as fractions, {[round(value, 1) for value in (left, top, right, bottom)]} in pixels,"
         problems.append(
             Problem(
                 kind,
@@ -239,8 +242,10 @@ def place_keypoints(
             continue
         why = ""
         if not isinstance(values, list | tuple) or len(values) != 3 * count:
-            got = f"{len(values)} numbers" if isinstance(values, list | tuple) else str(values)[:40]
-            why = f"expected {3 * count} numbers (x, y, visibility of {count} keypoints), got {got}"
+            got = counted(len(values), "number") if isinstance(values, list | tuple) else str(values)[:40]
+            why = (
+                f"expected {counted(3 * count, 'number')} (x, y, visibility of {counted(count, 'keypoint')}), got {got}"
+            )
         else:
             points = np.array([as_number(value) for value in values]).reshape(-1, 3)
             if not np.isfinite(points).all() or (np.abs(points) > FARTHEST).any():

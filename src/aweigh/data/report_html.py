@@ -22,7 +22,7 @@ from aweigh.data.findings import Box, Example, Finding, by_kind, percent
 from aweigh.data.images import opened
 from aweigh.data.report_style import STYLE
 from aweigh.data.split import Split
-from aweigh.errors import DataError
+from aweigh.errors import DataError, counted
 
 PICTURES_PER_KIND, PICTURES_IN_ALL = 6, 120
 SIDE = 340  # pixels, the long side of an embedded picture
@@ -140,9 +140,8 @@ def _fit(fit: Mapping[str, Any], splits: Mapping[str, Split], budget: list[int])
     drawn = []
     for box in fit["unowned"][:: max(1, len(fit["unowned"]) // PICTURES_PER_KIND)][:PICTURES_PER_KIND]:
         width, height = box["size_wh"]
-        caption = (
-            f"{box['file']} annotation {box['annotation']}: {width:.0f} x {height:.0f} px at the input, {box['reason']}"
-        )
+        where = f"{box['file']}, annotation {box['annotation']}"
+        caption = f"{where}: {width:.0f} x {height:.0f} px at the input, {box['reason']}"
         drawn.append(_figure(splits, [(box["split"], box["image"])], [tuple(box["box"])], caption, budget))
     if drawn := [figure for figure in drawn if figure]:
         parts.append(f"<h3>Boxes that no point would learn</h3><div class=gallery>{''.join(drawn)}</div>")
@@ -153,7 +152,7 @@ def _input_size(short: int, long: int) -> str:
     """In words, 0 for no such limit."""
     if short:
         return f"short side {short}" + (f", long side at most {long}" if long else "") + " pixels"
-    return f"long side {long} pixels" if long else "the pictures in their own size"
+    return f"long side {long} px" if long else "the pictures in their own size"
 
 
 def _sizes(examination: Examination) -> str:
@@ -171,7 +170,7 @@ def _classes(examination: Examination) -> str:
         bars = []
         for name in names:
             share = math.sqrt(row.boxes[name] / most[name])  # the root lets small classes be seen
-            pictures = f"{row.pictures[name]:,} image{'s' * (row.pictures[name] != 1)}"
+            pictures = counted(row.pictures[name], "image")
             shape = f'<i style="width:{100 * share:.1f}%"></i><b>{row.boxes[name]:,}</b>'
             bars.append(f'<td class=bar title="{pictures}">{shape}</td>')
         return [f"<th scope=row>{_text(row.name)}</th>", *bars]

@@ -19,6 +19,7 @@ from aweigh.data.check import CLIPPED, DROPPED, KEPT, MIXED_UP_FROM, UNLEARNED, 
 from aweigh.data.findings import EXAMPLES_KEPT, KINDS, Box, Example, Finding, finding
 from aweigh.data.images import SUFFIXES
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
+from aweigh.errors import counted
 
 SAME_IOU = 0.95  # as hotcoco's health check, which finds near-duplicates of one class
 LONGEST_RATIO = 20.0  # likewise
@@ -351,7 +352,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _some_boxes(count: int) -> str:
-    return f"{count} box{'es' * (count != 1)}"
+    return counted(count, "box")
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from aweigh.data.split import Split
-from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean
 
 Kind = Literal["uniform", "repeat_factor", "class_aware"]
 SHOWN = 5  # classes that the description names
@@ -74,7 +74,9 @@ class Sampling:
         how += f", weights {', '.join(self.class_draws)}" if self.class_draws else ""
         absent = [name for name, count in zip(names, counts) if count == 0]
         lacking = f"; no picture shows {', '.join(absent[:SHOWN])}{', ...' * (len(absent) > SHOWN)}" if absent else ""
-        return [f"sampler {self.kind}{how}: an epoch draws {len(split)} pictures, most often {shown}{lacking}"]
+        return [
+            f"sampler {self.kind}{how}: an epoch draws {counted(len(split), 'picture')}, most often {shown}{lacking}"
+        ]
 
 
 def epoch_rows(count: int, seed: int, epoch: int, draws: np.ndarray | None = None) -> np.ndarray:

@@ -30,7 +30,7 @@ from aweigh.data.images import opened, read_size
 from aweigh.data.losses import Layout, check_layout, not_held, united_names, voc_can_hold, yolo_kind
 from aweigh.data.pairs import find_pairs
 from aweigh.data.split import NEVER_LABELLED, NOT_SAID, REVIEWED, Split
-from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.errors import AweighError, DataError, UsageError, counted
 
 # What EXIF orientations 5 to 8 do to a point (x, y): change the two first, then count x, y from the other side.
 _TURNS = {5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True)}
@@ -61,7 +61,8 @@ def save_dataset(
         write = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}[layout]
         lines += write(splits, names, unfinished)
         renamed = _write_pictures(splits, names, unfinished, layout, link=pictures == "link")
-        lines += [f"file names: {renamed} pictures have a new one, since another has theirs"] * bool(renamed)
+        if renamed:
+            lines.append(f"file names: {counted(renamed, 'picture', 'has')} a new one, since another has theirs")
         if out.exists():
             out.rmdir()
         unfinished.rename(out)

@@ -23,7 +23,7 @@ from aweigh.data.check import Problem
 from aweigh.data.flat import PathList, TextList, offsets, ranges
 from aweigh.data.masks import NONE, Masks
 from aweigh.data.proposals import Proposals, length_of
-from aweigh.errors import DataError, UsageError
+from aweigh.errors import DataError, UsageError, counted
 from aweigh.structures import Classes, Targets
 
 REVIEWED, NEVER_LABELLED, NOT_SAID = 1, 0, -1  # values of `Split.reviewed`
@@ -172,18 +172,19 @@ class Split:
             shapes += f", {int(np.isfinite(self.cuboids).all(axis=1).sum())} with a place in space"
         order = np.argsort(-counts, kind="stable")
         shown = [f"{self.classes.names[label]} {counts[label]}" for label in order[:12]]
-        more = [f"{len(order) - 12} more classes"] * (len(order) > 12)
+        more = [counted(len(order) - 12, "more class")] * (len(order) > 12)
         partial = f"\n  {text}" if (text := self._partial_labels()) else ""
         return (
-            f"{self.name} ({self.layout}, {self.root}): {len(self)} images, {len(self.boxes)} boxes{shapes}{ignored}; "
-            f"{self._empty_images()}\n  {', '.join(shown + more)}{partial}"
+            f"{self.name} ({self.layout}, {self.root}): {counted(len(self), 'image')}, "
+            f"{counted(len(self.boxes), 'box')}{shapes}{ignored}; {self._empty_images()}\n  "
+            f"{', '.join(shown + more)}{partial}"
         )
 
     def _empty_images(self) -> str:
         empty = self.reviewed[np.diff(self.first) == 0]
         kinds = ((REVIEWED, "reviewed and empty"), (NEVER_LABELLED, "never labelled"))
         said = [f"{count} {text}" for value, text in kinds if (count := int((empty == value).sum()))]
-        return f"{len(empty)} images without objects, kept" + (f" ({', '.join(said)})" if said else "")
+        return f"{counted(len(empty), 'image')} without objects, kept" + (f" ({', '.join(said)})" if said else "")
 
     def _partial_labels(self) -> str:
         if self.label_sets is None:
@@ -192,7 +193,7 @@ class Split:
         partly = [
             f"{name} {int(count)}" for name, count in zip(self.classes.names, images, strict=True) if count < len(self)
         ]
-        more = f" and {len(partly) - 12} more classes" if len(partly) > 12 else ""
+        more = f" and {counted(len(partly) - 12, 'more class')}" if len(partly) > 12 else ""
         return f"labelled in a part of the images only: {', '.join(partly[:12])}{more}" if partly else ""
 
     def file_names(self) -> list[str]:
@@ -374,7 +375,7 @@ def split_off(split: Split, fraction: float, seed: int = 0, *, name: str = "val"
     if not 0 < fraction < 1:
         raise UsageError(f"The fraction to set aside must lie between 0 and 1, got {fraction}.")
     if len(split) < 2:
-        raise DataError(f"{split.root}: {len(split)} image cannot be divided into {split.name} and {name}.")
+        raise DataError(f"{split.root}: {counted(len(split), 'image')} cannot be divided into {split.name} and {name}.")
     order = np.random.default_rng(seed).permutation(len(split))
     count = min(len(split) - 1, max(1, round(fraction * len(split))))
     rest = replace(split.take(np.sort(order[count:])), problems=split.problems)

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as kernels
 
 from aweigh.data.images import reduction
 from aweigh.data.pairs import describe_pairs
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.ops import cuboids as cuboid_ops
 from aweigh.structures import IMAGENET_MEAN, Classes, Targets, swapped
 
@@ -199,9 +199,9 @@ class Augmentation:
             what = "a square round a random point, grey beyond the picture"
             lines.append(f"affine crop: {what}, its side {shares} of the longer side; {ignored}")
         if self.short_sides:
-            sides = ", ".join(map(str, self.short_sides))
-            between = f"{self.short_sides[0]} to {self.short_sides[-1]}"
-            lines.append(f"short side {between if len(self.short_sides) == 2 else f'one of {sides}'} pixels")
+            sides = f"one of {', '.join(map(str, self.short_sides))}"
+            sides = " to ".join(map(str, self.short_sides)) if len(self.short_sides) == 2 else sides
+            lines.append(f"short side {sides} pixels")
         if self.scale_jitter:
             beyond = f", a random window where larger; {ignored}" if self.scale_jitter[1] > 1 else ""
             lines.append(f"scale jitter: size times {self.scale_jitter[0]:g} to {self.scale_jitter[1]:g}{beyond}")
@@ -218,7 +218,7 @@ class Augmentation:
         if self.lighting:
             lines.append(f"lighting: along the principal colours, standard deviation {self.lighting:g}")
         few = {None: "", 0: ", in no epoch of this run", 1: ", in the first epoch"}
-        until = few.get(mixing_until_epoch, f", in the first {mixing_until_epoch} epochs")
+        until = few.get(mixing_until_epoch, f", in the first {counted(mixing_until_epoch or 0, 'epoch')}")
         mixing = {
             "mosaic": f"four pictures in one; {ignored}",
             "copy_paste": f"objects of another picture pasted in; {ignored}",

@@ -77,7 +77,7 @@ class DetectionWriter:
                 f"The {format} format is a folder of files and cannot go to standard output; name a folder."
             )
         if self._path is not None and format not in FOLDERS and self._path.is_dir():
-            raise UsageError(f"{self._path}: this is a folder; name the {format} file to write.")
+            raise UsageError(f"{self._path}: this is a folder; name the file to write ({format}).")
         self._classes: Classes | None = None
         self._keypoints: KeypointSet | None = None
         self._waiting: list[list[Any]] | None = []  # rows of csv that came before its head could be written

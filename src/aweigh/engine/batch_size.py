@@ -25,7 +25,7 @@ from aweigh.data.transforms import Augmentation, Resize, resize_targets
 from aweigh.engine import distributed, memory
 from aweigh.engine.checkpoint import Model
 from aweigh.engine.replay import How, alone, losses_of
-from aweigh.errors import AweighError
+from aweigh.errors import AweighError, counted
 from aweigh.structures import Images, Targets, padded_proposals
 
 HEADROOM = 0.9  # of a GPU's memory: the rest is lost to blocks of changing size
@@ -48,7 +48,7 @@ class Worst:
     objects: int
 
     def __str__(self) -> str:
-        return f"worst images {self.size_hw[1]} x {self.size_hw[0]} with {self.objects} objects"
+        return f"worst images {self.size_hw[1]} x {self.size_hw[0]} with {counted(self.objects, 'object')}"
 
 
 def find_batch(

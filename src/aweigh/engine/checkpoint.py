@@ -22,7 +22,7 @@ from torch import Tensor
 import aweigh
 from aweigh.data.transforms import Resize
 from aweigh.engine.header import check_header
-from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean
 from aweigh.models import DETECTORS, create
 from aweigh.structures import Classes, KeypointSet
 from aweigh.weights.load import load_strict
@@ -185,7 +185,7 @@ def start_from(model: Model, path: str | Path) -> str:
             state[name] = rows
         shared += [name for name in new if name in old]
     load_strict(model, state, what=str(path))
-    line = f"loaded {len(own) - len(fresh)} of {len(own)} tensors"
+    line = f"loaded {len(own) - len(fresh)} of {counted(len(own), 'tensor')}"
     if fresh:
         line += f"; new: {', '.join(fresh.values())}; rows kept by name: {', '.join(shared) or 'none'}"
     return line

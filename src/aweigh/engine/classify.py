@@ -44,7 +44,7 @@ from aweigh.engine.device import choose_device, choose_precision
 from aweigh.engine.log import Means
 from aweigh.engine.optim import make_optimizer, set_lr
 from aweigh.engine.prepare import choose_workers
-from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.errors import AweighError, DataError, UsageError, counted
 from aweigh.visualise import curves
 from aweigh.weights.load import load_backbone
 
@@ -166,12 +166,15 @@ def describe(run: ClassifierRun) -> Iterator[str]:
     """What the user is told before the first step."""
     data, config = run.data, run.config
     split = "a tenth of each class, set aside" if data.split_off else "val"
-    yield f"{len(data.classes)} classes, {len(data.train)} pictures to train on, {len(data.val)} to validate ({split})."
+    yield (
+        f"{counted(len(data.classes), 'class')}, {counted(len(data.train), 'picture')} to train on, {len(data.val)} "
+        f"to validate ({split})."
+    )
     chance = max(_counts(data.val, len(data.classes))) / len(data.val)
     yield f"Always naming the most frequent class would be right for {chance:.1%} of the latter."
     scaled = f" = {config.lr:g} x {config.batch}/{config.lr_batch}" if config.lr_batch else ""
     done = f", {run.step} of them done" if run.step else ""
-    yield f"lr {run.lr:g}{scaled}, falling linearly to 0 over {run.total_steps} steps{done}; {run.device}."
+    yield f"lr {run.lr:g}{scaled}, falling linearly to 0 over {counted(run.total_steps, 'step')}{done}; {run.device}."
 
 
 def train_and_evaluate(run: ClassifierRun) -> None:
@@ -208,7 +211,7 @@ def train_epoch(run: ClassifierRun) -> dict[str, float]:
             means.add({"loss": optimiser_step(run, batch)})
         run.step += 1
     if not means.result():
-        raise DataError(f"None of the {len(run.data.train)} pictures of {run.config.data} could be read.")
+        raise DataError(f"None of the {counted(len(run.data.train), 'picture')} of {run.config.data} could be read.")
     return means.result()
 
 
@@ -250,7 +253,7 @@ def evaluate(run: ClassifierRun) -> dict[str, float]:
         hits = best == labels[:, None]
         first, five, count = first + int(hits[:, 0].sum()), five + int(hits.sum()), count + len(labels)
     if not count:
-        raise DataError(f"None of the {len(rows)} validation pictures of {config.data} could be read.")
+        raise DataError(f"None of the {counted(len(rows), 'validation picture')} of {config.data} could be read.")
     return {"val_loss": loss / count, "top1": first / count, "top5": five / count}
 
 
@@ -327,7 +330,7 @@ def restore(run: ClassifierRun) -> None:
         run.say(remark)
     if values["classes"] != list(run.data.classes):
         raise UsageError(
-            f"{run.folder} was trained on {len(values['classes'])} classes, and {run.config.data} now holds "
+            f"{run.folder} was trained on {counted(len(values['classes']), 'class')}, and {run.config.data} now holds "
             f"{len(run.data.classes)}, or others; start a new run."
         )
     run.model.load_state_dict(

@@ -13,7 +13,7 @@ from aweigh.data.split import Split
 from aweigh.engine.checkpoint import Model
 from aweigh.engine.config import PREFIXES, TrainConfig
 from aweigh.engine.space import kitti_metrics
-from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.evaluation.kitti import KittiMetrics
 from aweigh.evaluation.records import IouType
@@ -49,8 +49,8 @@ def keypoint_set(config: TrainConfig, train: Split, given: Any = None) -> Keypoi
         )
     if config.keypoint_sigmas and len(config.keypoint_sigmas) != len(names):
         raise UsageError(
-            f"keypoint_sigmas has {len(config.keypoint_sigmas)} numbers, but the data have {len(names)} keypoints: "
-            f"{_some(names)}."
+            f"keypoint_sigmas has {counted(len(config.keypoint_sigmas), 'number')}, but the data have "
+            f"{counted(len(names), 'keypoint')}: {_some(names)}."
         )
     if given is not None:
         known = KeypointSet.of(given)

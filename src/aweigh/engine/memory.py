@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from aweigh.data.loader import Batch
-from aweigh.errors import AweighError
+from aweigh.errors import AweighError, counted
 
 GIB = 2**30
 SHOWN = 8  # images named in a message
@@ -30,7 +30,7 @@ def out_of_memory(error: BaseException, batch: Batch, *, accumulate: int = 1) ->
     order = sorted(range(count), key=lambda image: -len(batch.targets[image]))
     shown = [
         f"{batch.image_ids[image]} ({batch.images.sizes_hw[image][1]} x {batch.images.sizes_hw[image][0]}, "
-        f"{len(batch.targets[image])} objects)"
+        f"{counted(len(batch.targets[image]), 'object')})"
         for image in order[:SHOWN]
     ]
     more = f" and {count - SHOWN} more" if count > SHOWN else ""
@@ -41,7 +41,7 @@ def out_of_memory(error: BaseException, batch: Batch, *, accumulate: int = 1) ->
     )
     first = " ".join(str(error).split(". ")[0].split()).rstrip(".")
     return AweighError(
-        f"Out of memory with {count} {'images' if count > 1 else 'image'} of {width} x {height} pixels, padding "
+        f"Out of memory with {counted(count, 'image')} of {width} x {height} pixels, padding "
         f"included ({first or type(error).__name__}). Images: {', '.join(shown)}{more}. Try {smaller}a smaller short "
         f"and long{'; batch = auto finds what fits' if count > 1 else ''}."
     )

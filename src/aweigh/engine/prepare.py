@@ -29,7 +29,7 @@ from aweigh.engine.evaluate import mean_colour
 from aweigh.engine.extras import check_taught, choose_select, keypoint_set, takes_keypoints, taught
 from aweigh.engine.optim import lr_factor, make_optimizer, milestones_in_steps
 from aweigh.engine.replay import How
-from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean
 from aweigh.models import PUBLISHED, create
 from aweigh.weights.load import locate
 
@@ -262,7 +262,9 @@ def load_data(config: TrainConfig) -> Data:
         if len(train) < 2:
             return Data(train, None, "no validation: there is no val split, and one training image cannot be divided")
         train, val = split_off(train, 0.1, seed=config.seed)
-        return Data(train, val, f"no val split: {len(val)} training images, a tenth, are set aside for validation")
+        return Data(
+            train, val, f"no val split: {counted(len(val), 'training image')}, a tenth, set aside for validation"
+        )
     if name not in known:
         raise UsageError(
             f"val_split = {name!r}: {source} has only {', '.join(known) or 'what was given by hand'}; give one of "
@@ -375,10 +377,11 @@ def learning_rate_line(run: Run) -> str:
         else "as given, not scaled"
     )
     milestones = f" at {', '.join(map(str, run.milestones))}" if config.schedule == "step" else ""
-    laid_out = f" laid out for {run.schedule_steps} steps" if run.schedule_steps != run.total_steps else ""
+    laid_out = f" laid out for {counted(run.schedule_steps, 'step')}" if run.schedule_steps != run.total_steps else ""
     return (
-        f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}{laid_out}; {run.total_steps} "
-        f"steps in {run.epochs} epochs, warm-up {run.warmup} steps, {config.warmup_kind} from {config.warmup_factor:g})"
+        f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}{laid_out}; "
+        f"{counted(run.total_steps, 'step')} in {counted(run.epochs, 'epoch')}, warm-up "
+        f"{counted(run.warmup, 'step')}, {config.warmup_kind} from {config.warmup_factor:g})"
     )
 
 

@@ -26,6 +26,7 @@ from aweigh.engine.evaluate import find, mean_colour
 from aweigh.engine.extras import keypoint_lines, taught
 from aweigh.engine.prepare import Run
 from aweigh.engine.tta import PLAIN, TTA
+from aweigh.errors import counted
 from aweigh.evaluation.errors import (
     NOTHING_THERE,
     ImageErrors,
@@ -65,12 +66,14 @@ def start_report(run: Run) -> list[str]:
         *lines,
         run.data.note
         + ("" if val is None or not val.ignore.all() else "; it has no objects, so its AP is not defined"),
-        f"model: {run.config.model}, {len(model.classes)} classes, {total:,} parameters, {trained:,} trained",
+        f"model: {run.config.model}, {counted(len(model.classes), 'class')}, {counted(total, 'parameter')}, "
+        f"{trained:,} trained",
         *keypoint_lines(model),
         run.start_note,
         f"every image: {run.resize}",
         "while training: " + "; ".join([*augmentations, *run.sampling.describe(train)]),
-        f"device: {run.device}, {precision}, {run.workers} processes read images; run folder: {run.folder}",
+        f"device: {run.device}, {precision}, {counted(run.workers, 'process', 'reads')} images; run folder: "
+        f"{run.folder}",
     ]
 
 

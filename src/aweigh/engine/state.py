@@ -17,8 +17,7 @@ from torch import Tensor
 from aweigh.engine import distributed
 from aweigh.engine.checkpoint import load_state, save_state
 from aweigh.engine.prepare import Run, schedule_of
-from aweigh.errors import UsageError
-from aweigh.evaluation.records import count
+from aweigh.errors import UsageError, counted
 
 Extend = Literal["keep", "stretch"]
 COUNTERS = ("epoch", "step", "batches", "best", "best_epoch", "epochs_without_gain", "skipped", "bad_in_a_row")
@@ -58,7 +57,9 @@ def restore(run: Run, extend: Extend, *, asked: bool = False) -> str:
     remarks = [remark, *_other_processes(run, values), *_other_data(run, values), *_other_length(run, values, extend)]
     if run.finished:
         longer = f"--iterations {2 * run.step}" if run.config.iterations else f"--epochs {2 * run.epoch}"
-        return f"The run is finished ({count(run.epoch, 'epoch')}, {count(run.step, 'step')}); {longer} would go on."
+        return (
+            f"The run is finished ({counted(run.epoch, 'epoch')}, {counted(run.step, 'step')}); {longer} would go on."
+        )
     where = f"in epoch {run.epoch + 1}" if run.batches else f"after epoch {run.epoch}"
     return " ".join(part for part in [f"Going on {where}, step {run.step} of {run.total_steps}.", *remarks] if part)
 
@@ -112,15 +113,17 @@ def _other_processes(run: Run, values: dict[str, Any]) -> list[str]:
     if processes * batch != world * run.batch:
         fitting = f"give --batch {processes * batch // world}" if processes * batch % world == 0 else "start as many"
         raise UsageError(
-            f"{run.folder} was trained with {processes * batch} images per step ({processes} x {batch}), and would go "
-            f"on with {world * run.batch} ({world} x {run.batch}); {fitting}."
+            f"{run.folder} was trained with {counted(processes * batch, 'image')} per step ({processes} x {batch}), "
+            f"and would go on with {world * run.batch} ({world} x {run.batch}); {fitting}."
         )
     if processes != world:
-        remarks.append(f"It was saved by {processes} processes and goes on with {world}: equal but for rounding.")
+        remarks.append(
+            f"It was saved by {counted(processes, 'process')} and goes on with {world}: equal but for rounding."
+        )
     if values["threads"] != torch.get_num_threads():
         remarks.append(
-            f"Torch has {torch.get_num_threads()} threads here and had {values['threads']}: sums may differ in their "
-            "last digits from those without the stop."
+            f"Torch has {counted(torch.get_num_threads(), 'thread')} here and had {values['threads']}: sums may "
+            "differ in their last digits from those without the stop."
         )
     return remarks
 
@@ -151,18 +154,19 @@ def _check_length(run: Run) -> None:
     steps = run.config.iterations
     if run.step > steps > 0:
         raise UsageError(
-            f"iterations = {steps}: {run.folder} has done {count(run.step, 'step')} already; give more than that, as "
+            f"iterations = {steps}: {run.folder} has done {counted(run.step, 'step')} already; give more than that, as "
             f"--iterations {2 * run.step}."
         )
     if not steps and (run.epoch > run.epochs or (run.epoch == run.epochs and run.batches)):
         raise UsageError(
-            f"epochs = {run.epochs}: {run.folder} has done {count(run.epoch, 'epoch')} already; give more than "
+            f"epochs = {run.epochs}: {run.folder} has done {counted(run.epoch, 'epoch')} already; give more than "
             f"that, as --epochs {2 * run.epoch}."
         )
     if run.out_of_patience and not run.finished:
         raise UsageError(
             f"{run.folder} ended after epoch {run.epoch}, as there was no better {run.select} for "
-            f"{count(run.epochs_without_gain, 'epoch')} (patience {run.config.patience}). To go on give --patience 0, "
+            f"{counted(run.epochs_without_gain, 'epoch')} (patience {run.config.patience}). To go on give --patience "
+            "0, "
             f"or more than {run.epochs_without_gain}."
         )
 
@@ -173,12 +177,12 @@ def _other_length(run: Run, values: dict[str, Any], extend: Extend) -> list[str]
     if extend == "stretch":
         _lay_out(run, 0)
         stretched = run.schedule_steps != then
-        return [f"The schedule of {then} steps is now laid over {run.schedule_steps}."] if stretched else []
+        return [f"The schedule of {counted(then, 'step')} is now laid over {run.schedule_steps}."] if stretched else []
     if config.schedule_steps or run.schedule_steps == then:
         return []
     _lay_out(run, then)
     if run.total_steps <= then:
-        return [f"The schedule stays laid out for {then} steps."]
+        return [f"The schedule stays laid out for {counted(then, 'step')}."]
     last = run.lr_factor(then)
     if last == 0:
         raise UsageError(
@@ -186,7 +190,7 @@ def _other_length(run: Run, values: dict[str, Any], extend: Extend) -> list[str]
             f"it would change nothing. Lay it over the new length: aweigh resume {run.folder} --schedule stretch "
             + (f"--iterations {run.total_steps}" if config.iterations else f"--epochs {run.epochs}")
         )
-    return [f"The schedule stays laid out for {then} steps; after them lr stays at {run.lr * last:g}."]
+    return [f"The schedule stays laid out for {counted(then, 'step')}; after them lr stays at {run.lr * last:g}."]
 
 
 def _lay_out(run: Run, schedule_steps: int) -> None:

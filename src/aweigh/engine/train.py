@@ -44,9 +44,8 @@ from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
 from aweigh.engine.recipes import other_recipes
 from aweigh.engine.report import save_evaluation, save_inputs, save_predictions, start_report
 from aweigh.engine.stop import Interrupts, Stopped
-from aweigh.errors import AweighError, UsageError
+from aweigh.errors import AweighError, UsageError, counted
 from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
-from aweigh.evaluation.records import count
 from aweigh.visualise import curves
 
 BAD_STEPS = 3  # so many steps in a row without a finite loss end the run
@@ -137,7 +136,7 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
             log.say(f"Stopped at once. To go on from the last saved state: aweigh resume {folder}")
             raise
         if run.out_of_patience:
-            ends = f"No better {run.select} for {count(run.epochs_without_gain, 'epoch')}: the run ends here."
+            ends = f"No better {run.select} for {counted(run.epochs_without_gain, 'epoch')}: the run ends here."
             log.say(f"{ends} To go on all the same: aweigh resume {folder} --patience 0")
         if main:
             finish(run, log)
@@ -334,7 +333,7 @@ def optimiser_step(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str,
             remark = kept(
                 run,
                 group,
-                reason=f"{BAD_STEPS} steps in a row had no finite loss or gradient",
+                reason=f"{counted(BAD_STEPS, 'step')} in a row had no finite loss or gradient",
                 losses=values,
                 gradient_norm=gradient_norm,
                 random_state=random_state,
@@ -435,8 +434,8 @@ def not_finite(run: Run, losses: Mapping[str, float], gradient_norm: float, rema
     images = ", ".join(run.bad_images[-24:])
     kept_weights = f" {run.folder / 'last.safetensors'} holds epoch {run.epoch}." if run.epoch else ""
     return AweighError(
-        f"{BAD_STEPS} steps in a row had no finite loss or gradient; the run stopped at step {run.step} ({values}, "
-        f"gradient norm {gradient_norm:g}). Images of these steps: {images}. Look at their boxes, lower lr "
+        f"{counted(BAD_STEPS, 'step')} in a row had no finite loss or gradient; the run stopped at step {run.step} "
+        f"({values}, gradient norm {gradient_norm:g}). Images of these steps: {images}. Look at their boxes, lower lr "
         f"({run.config.lr:g}), or set clip. {remark}{kept_weights}"
     )
 
@@ -474,15 +473,15 @@ def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
         words += [f"{name} {'-' if row[name] is None else f'{row[name]:.3f}'}" for name in names]
     words += [f"lr {row['lr']:.3g}", f"{row['seconds']:.0f} s, {row['data_share']:.0%} waiting for images"]
     if run.skipped:
-        words.append(f"{run.skipped} steps skipped (loss not finite)")
+        words.append(f"{counted(run.skipped, 'step')} skipped (loss not finite)")
     return "  ".join(words) + ("  *best" if run.best_epoch == run.epoch and "AP" in row else "")
 
 
 def summary(run: Run) -> str:
     if run.data.val is None:
-        return f"Trained {run.epoch} epochs, not validated."
+        return f"Trained {counted(run.epoch, 'epoch')}, not validated."
     select, name = run.select, run.data.val.name
     if run.best == UNDEFINED and select != "val_loss":
-        return f"Trained {run.epoch} epochs; {select} is not defined on {name}, which has no such objects."
+        return f"Trained {counted(run.epoch, 'epoch')}; {select} is not defined on {name}, which has no such objects."
     value = -run.best if select == "val_loss" else run.best
-    return f"Trained {run.epoch} epochs; best {select} on {name}: {value:.3f} in epoch {run.best_epoch}."
+    return f"Trained {counted(run.epoch, 'epoch')}; best {select} on {name}: {value:.3f} in epoch {run.best_epoch}."

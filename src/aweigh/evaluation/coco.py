@@ -25,13 +25,12 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from aweigh.errors import DataError, UsageError
+from aweigh.errors import DataError, UsageError, counted
 from aweigh.evaluation.records import (
     GroundTruth,
     IouType,
     Results,
     class_names,
-    count,
     read_ground_truth,
     read_results,
     three_decimals,
@@ -155,14 +154,14 @@ class CocoMetrics:
         """The numbers, the protocol they were measured by, and AP per class, as lines for a terminal."""
         measures = {"bbox": ("boxes", "IoU"), "segm": ("masks", "mask IoU"), "keypoints": ("keypoints", "OKS")}
         what, overlap = measures[self.iou_type]
-        objects = count(sum(self.objects.values()), "object")
-        crowds = f" and {count(self.crowds, 'crowd region')}" if self.crowds else ""
+        objects = counted(sum(self.objects.values()), "object")
+        crowds = f" and {counted(self.crowds, 'crowd region')}" if self.crowds else ""
         sizes = "medium (m) 32² to 96², large (l) above"
         sizes = sizes if self.iou_type == "keypoints" else f"small (s) up to 32², {sizes}"
         lines = [
-            f"COCO protocol, {what}: {count(self.images, 'image')}, {objects}{crowds}, "
-            f"{count(self.detections, 'detection')}",
-            f"{overlap} 0.50:0.95, at most {count(self.max_detections, 'detection')} per image and class",
+            f"COCO protocol, {what}: {counted(self.images, 'image')}, {objects}{crowds}, "
+            f"{counted(self.detections, 'detection')}",
+            f"{overlap} 0.50:0.95, at most {counted(self.max_detections, 'detection')} per image and class",
             f"object area in pixels: {sizes}",
         ]
         if self.keypoint_sigmas and len(self.keypoint_sigmas) != PERSON_KEYPOINTS:
@@ -170,7 +169,7 @@ class CocoMetrics:
             lines.append(f"keypoint sigmas: {sigmas} (these keypoints are not COCO's 17, so compare with care)")
         if self.without_mask:
             shown = ", ".join(map(str, self.without_mask[:8])) + ", ..." * (len(self.without_mask) > 8)
-            number = count(len(self.without_mask), "object")
+            number = counted(len(self.without_mask), "object")
             lines.append(f"{number} without a mask, neither found nor missed: annotation {shown}")
         lines += ["", "  ".join(f"{name:>5}" for name in self.numbers)]
         lines += ["  ".join(f"{three_decimals(value):>5}" for value in self.numbers.values()), ""]
@@ -214,7 +213,9 @@ def _sigmas(truth: Mapping[str, Any], given: Sequence[float] | None) -> list[flo
         raise DataError(f"The ground truth has objects with {sorted(counts)} keypoints; all must have the same number.")
     number = counts.pop() if counts else PERSON_KEYPOINTS
     if given is not None and len(given) != number:
-        raise UsageError(f"keypoint_sigmas has {len(given)} numbers, but the objects have {number} keypoints.")
+        raise UsageError(
+            f"keypoint_sigmas has {counted(len(given), 'number')}, but the objects have {counted(number, 'keypoint')}."
+        )
     if given is None and number != PERSON_KEYPOINTS:
         return [UNIFORM_SIGMA] * number
     return list(given) if given is not None else None

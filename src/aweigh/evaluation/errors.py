@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import hotcoco
 import numpy as np
 
-from aweigh.errors import UsageError
-from aweigh.evaluation.records import GroundTruth, Results, class_names, count, read_ground_truth, read_results
+from aweigh.errors import UsageError, counted
+from aweigh.evaluation.records import GroundTruth, Results, class_names, read_ground_truth, read_results
 
 NEAR = 0.1  # below this IoU a detection has nothing to do with an object (Bolya et al., TIDE, ECCV 2020, section 2.2)
 
@@ -326,7 +326,7 @@ def _image_errors(
     return ImageErrors(
         image_id=int(matches.image_ids[image]),
         cost=float(len(confused) + len(unfound) + matches.score[wrong].sum()),
-        reason=f"of {count(int(things.sum()), 'object')}: {'; '.join(parts)}" if things.any() else "; ".join(parts),
+        reason=f"of {counted(int(things.sum()), 'object')}: {'; '.join(parts)}" if things.any() else "; ".join(parts),
         missed=tuple(missed),
         confused=tuple(confused.tolist()),
         poor=tuple(poor),

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from aweigh.errors import DataError
+from aweigh.errors import DataError, counted
 from aweigh.ops.boxes import pairwise_iou, pairwise_share
 from aweigh.ops.cuboids import birds_eye_iou, solid_iou
 
@@ -142,7 +142,7 @@ class KittiMetrics:
         ]
         if few:
             lines.append(
-                f"The rules cannot give 1, whatever is found, of fewer than {SAMPLES} moderate objects: "
+                f"The rules cannot give 1, whatever is found, of fewer than {counted(SAMPLES, 'moderate object')}: "
                 f"{', '.join(few)}"
             )
         return "\n".join(lines)
@@ -160,7 +160,9 @@ def evaluate_kitti(
     overlaps: what each class has to exceed, by name; KITTI's, 0.7 for cars and 0.5 for others, when not given.
     """
     if len(truth) != len(found):
-        raise DataError(f"KITTI's measure: {len(truth)} images with objects, but {len(found)} with detections.")
+        raise DataError(
+            f"KITTI's measure: {counted(len(truth), 'image')} with objects, but {len(found)} with detections."
+        )
     wanted = {name: (overlaps or {}).get(name, OVERLAPS.get(name.lower(), OVERLAP)) for name in classes}
     pairs = [(_lower(objects), _lower(own)) for objects, own in zip(truth, found, strict=True)]
     curves: dict[tuple[str, Measure, str], Curve] = {}

@@ -14,9 +14,9 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from aweigh.errors import DataError, UsageError
+from aweigh.errors import DataError, UsageError, counted
 from aweigh.evaluation.coco import AREAS, UNDEFINED
-from aweigh.evaluation.records import GroundTruth, count, read_ground_truth, three_decimals
+from aweigh.evaluation.records import GroundTruth, read_ground_truth, three_decimals
 
 LIMITS = (100, 1000)
 OBJECT = {"id": 1, "name": "object"}  # of an array without a column for it hotcoco makes category 1
@@ -51,11 +51,11 @@ class ProposalRecall:
 
     def table(self) -> str:
         """The numbers and the protocol they were measured by, as lines for a terminal."""
-        crowds = f" and {count(self.crowds, 'crowd region')}" if self.crowds else ""
+        crowds = f" and {counted(self.crowds, 'crowd region')}" if self.crowds else ""
         of_each = f"{self.proposals / max(1, self.images):.0f} of each on average"
         lines = [
-            f"COCO recall of proposals: {count(self.images, 'image')}, {count(self.objects, 'object')}{crowds}, "
-            f"{count(self.proposals, 'proposal')}, {of_each}",
+            f"COCO recall of proposals: {counted(self.images, 'image')}, {counted(self.objects, 'object')}{crowds}, "
+            f"{counted(self.proposals, 'proposal')}, {of_each}",
             "mean recall over IoU 0.50:0.95, classes left aside; object area in pixels: small up to 32², medium to 96²",
             "",
             f"{'proposals':<9}  {'all':>6}" + "".join(f"  {name:>6}" for name in ("small", "medium", "large")),

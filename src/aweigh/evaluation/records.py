@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import hotcoco.mask
 
-from aweigh.errors import DataError
+from aweigh.errors import DataError, counted
 
 IouType = Literal["bbox", "segm", "keypoints"]
 GroundTruth = Mapping[str, Any] | str | Path
@@ -81,8 +81,8 @@ def read_results(source: Results, truth: Mapping[str, Any], iou_type: IouType = 
             _check_size(result["segmentation"], images[result["image_id"]], index)
         elif points and (len(result["keypoints"]) != points or not all(map(math.isfinite, result["keypoints"]))):
             raise DataError(
-                f"Result {index} has {len(result['keypoints'])} numbers as keypoints; expected {points} finite ones, "
-                f"(x, y, score) of the {points // 3} keypoints of the ground truth."
+                f"Result {index} has {counted(len(result['keypoints']), 'number')} as keypoints; expected {points} "
+                f"finite ones, (x, y, score) of the {counted(points // 3, 'keypoint')} of the ground truth."
             )
         found.append({name: result[name] for name in ("image_id", "category_id", "score", key)})
     return found
@@ -95,11 +95,6 @@ def class_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
         category["id"]: f"{name} (id {category['id']})" if names.count(name) > 1 else name
         for category, name in sorted(zip(categories, names), key=lambda pair: pair[0]["id"])
     }
-
-
-def count(number: int, what: str) -> str:
-    """`"1,024 images"`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def three_decimals(value: float) -> str:

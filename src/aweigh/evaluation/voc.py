@@ -20,12 +20,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.evaluation.records import (
     GroundTruth,
     Results,
     class_names,
-    count,
     read_ground_truth,
     read_results,
     three_decimals,
@@ -115,8 +114,8 @@ class VocMetrics:
         difficult = f" and {self.difficult:,} difficult" if self.difficult else ""
         width = max(len("all classes"), *map(len, self.per_class), 0)
         lines = [
-            f"VOC protocol: {count(self.images, 'image')}, {count(sum(self.objects.values()), 'object')}{difficult}, "
-            f"{count(self.detections, 'detection')}",
+            f"VOC protocol: {counted(self.images, 'image')}, "
+            f"{counted(sum(self.objects.values()), 'object')}{difficult}, {counted(self.detections, 'detection')}",
             f"IoU above {self.iou:g}, {how}, {'last pixel counted (legacy)' if self.legacy else 'continuous boxes'}",
             "",
             f"{'class':<{width}}  objects  {f'AP{round(100 * self.iou)}':>5}",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, make_norm
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import level_anchors
@@ -85,7 +85,7 @@ class RPN(nn.Module):
         if normaliser not in ("sampled", "allowed"):
             raise UsageError(f"RPN: unknown normaliser {normaliser!r}; known: sampled, allowed.")
         if len(shapes) != len(strides):
-            raise UsageError(f"RPN: {len(strides)} feature levels, but anchors of {len(shapes)}.")
+            raise UsageError(f"RPN: {counted(len(strides), 'feature level')}, but anchors of {len(shapes)}.")
         numbers = {len(shape) for shape in shapes}
         if len(numbers) != 1:
             raise UsageError(f"RPN: levels need as many anchors of a cell as each other, got {sorted(numbers)}.")

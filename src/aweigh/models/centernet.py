@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.backbones import DLA34, Backbone, Hourglass, take_shufflenet_v2, take_timm
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm
 from aweigh.necks.upsample import AggregationUpsample, LiteUpsample, TransposedUpsample
@@ -112,7 +112,10 @@ class CenterNet(nn.Module):
         super().__init__()
         predicted = {cast(nn.Conv2d, cast(nn.Sequential, head["heatmap"])[-1]).out_channels for head in heads}
         if predicted != {len(classes)}:
-            raise UsageError(f"CenterNet: the heads predict {sorted(predicted)} classes, but {len(classes)} are named.")
+            raise UsageError(
+                f"CenterNet: the heads predict {sorted(predicted)} classes, but "
+                f"{counted(len(classes), 'class', 'is')} named."
+            )
         if radius not in ("official", "corrected"):
             raise UsageError(f"CenterNet: unknown radius {radius!r}; known: official, corrected.")
         if size_loss not in ("l1", "smooth_l1"):

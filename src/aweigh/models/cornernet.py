@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.backbones import Backbone, Hourglass, take_shufflenet_v2
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.necks.upsample import LiteUpsample
@@ -126,7 +126,10 @@ class CornerNet(nn.Module):
             raise UsageError(f"CornerNet: each stack needs the points {', '.join(self.kinds)}, got {list(points[0])}.")
         predicted = {cast(Point, point).classes for of_stack in points for point in of_stack.values()}
         if predicted != {len(classes)}:
-            raise UsageError(f"CornerNet: the heads predict {sorted(predicted)} classes, but {len(classes)} are named.")
+            raise UsageError(
+                f"CornerNet: the heads predict {sorted(predicted)} classes, but "
+                f"{counted(len(classes), 'class', 'is')} named."
+            )
         if radius not in ("official", "corrected"):
             raise UsageError(f"CornerNet: unknown radius {radius!r}; known: official, corrected.")
         if not 0 < radius_iou < 1:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.backbones import Backbone, take_timm
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.necks import Neck
 from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, BiFPN, Fusion
@@ -97,7 +97,8 @@ class EfficientDet(nn.Module):
         for what, net, each in (("class_net", class_net, len(classes)), ("box_net", box_net, 4)):
             if net.outputs != per_cell * each:
                 raise UsageError(
-                    f"EfficientDet: {what} has {net.outputs} outputs a cell; {per_cell} anchors need {per_cell * each}."
+                    f"EfficientDet: {what} has {counted(net.outputs, 'output')} a cell; "
+                    f"{counted(per_cell, 'anchor', 'needs')} {per_cell * each}."
                 )
         self.backbone, self.neck, self.class_net, self.box_net = backbone, neck, class_net, box_net
         self.classes = classes

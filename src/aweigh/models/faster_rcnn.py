@@ -60,7 +60,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.backbones import Backbone, take_last_stage, take_mobilenet_v3_ends, take_timm
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
 from aweigh.heads.rpn import RPN, Proposer, take_rpn
 from aweigh.layers import Norm
@@ -172,7 +172,8 @@ class FasterRCNN(nn.Module):
         super().__init__()
         if box_predictor.num_classes != len(classes):
             raise UsageError(
-                f"FasterRCNN: the head predicts {box_predictor.num_classes} classes, but {len(classes)} are named."
+                f"FasterRCNN: the head predicts {counted(box_predictor.num_classes, 'class')}, but "
+                f"{counted(len(classes), 'class', 'is')} named."
             )
         self.backbone, self.proposer, self.pool = backbone, proposer, pool
         self.needs_proposals: bool = getattr(proposer, "needs_proposals", False)

@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.backbones import Backbone, take_shufflenet_v2, take_timm
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
 from aweigh.necks import Neck, NeckName, make_neck
 from aweigh.necks.fpn import FPN
@@ -116,12 +116,15 @@ class FCOS(nn.Module):
     ) -> None:
         super().__init__()
         if len(level_ranges) != len(neck.strides):
-            raise UsageError(f"FCOS: {len(neck.strides)} feature levels, but {len(level_ranges)} level ranges.")
+            raise UsageError(
+                f"FCOS: {counted(len(neck.strides), 'feature level')}, but {counted(len(level_ranges), 'level range')}."
+            )
         if (head.centerness is None) != (quality is None):
             raise UsageError(f"FCOS: quality is {quality!r}, which does not go with the head's quality branch.")
         if head.logits.out_channels != len(classes):
             raise UsageError(
-                f"FCOS: the head predicts {head.logits.out_channels} classes, but {len(classes)} are named."
+                f"FCOS: the head predicts {counted(head.logits.out_channels, 'class')}, but "
+                f"{counted(len(classes), 'class', 'is')} named."
             )
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, make_activation, make_norm
 from aweigh.models.fcos import assign, candidates
 from aweigh.necks.pan import LitePAN
@@ -87,7 +87,10 @@ class FCOSLite(nn.Module):
     def __init__(self, backbone: ShuffleNetV2, neck: LitePAN, head: LiteHead, *, classes: Classes) -> None:
         super().__init__()
         if head.num_classes != len(classes):
-            raise UsageError(f"FCOSLite: the head predicts {head.num_classes} classes, but {len(classes)} are named.")
+            raise UsageError(
+                f"FCOSLite: the head predicts {counted(head.num_classes, 'class')}, but "
+                f"{counted(len(classes), 'class', 'is')} named."
+            )
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.backbones import Backbone, take_timm
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, make_norm
 from aweigh.necks import Neck
 from aweigh.necks.fpn import FPN
@@ -87,7 +87,8 @@ class FoveaBox(nn.Module):
         super().__init__()
         if head.logits.out_channels != len(classes):
             raise UsageError(
-                f"FoveaBox: the head predicts {head.logits.out_channels} classes, but {len(classes)} are named."
+                f"FoveaBox: the head predicts {counted(head.logits.out_channels, 'class')}, but "
+                f"{counted(len(classes), 'class', 'is')} named."
             )
         if not 0 < sigma <= 1 or eta < 1:
             raise UsageError(f"FoveaBox: sigma must lie in (0, 1] and eta be 1 or more, got {sigma} and {eta}.")

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.backbones import Backbone, take_shufflenet_v2, take_timm
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
 from aweigh.necks import Neck, NeckName, make_neck
 from aweigh.necks.fpn import FPN
@@ -122,12 +122,15 @@ class RetinaNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(shapes) != len(neck.strides):
-            raise UsageError(f"RetinaNet: {len(neck.strides)} feature levels, but anchors of {len(shapes)}.")
+            raise UsageError(f"RetinaNet: {counted(len(neck.strides), 'feature level')}, but anchors of {len(shapes)}.")
         if head.num_classes != len(classes):
-            raise UsageError(f"RetinaNet: the head predicts {head.num_classes} classes, but {len(classes)} are named.")
+            raise UsageError(
+                f"RetinaNet: the head predicts {counted(head.num_classes, 'class')}, but "
+                f"{counted(len(classes), 'class', 'is')} named."
+            )
         if any(len(shape) != head.num_anchors for shape in shapes):
             raise UsageError(
-                f"RetinaNet: the head predicts {head.num_anchors} anchors of a cell, but the levels have "
+                f"RetinaNet: the head predicts {counted(head.num_anchors, 'anchor')} of a cell, but the levels have "
                 f"{[len(shape) for shape in shapes]}."
             )
         if assignment not in ("overlap", "adaptive", "aligned"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, DeformableConv2d, Norm, SeparableConv2d, make_activation, make_norm
 
 
@@ -39,8 +39,8 @@ class TransposedUpsample(nn.Module):
         super().__init__()
         if in_strides[-1] != 4 * 2 ** len(channels):
             raise UsageError(
-                f"TransposedUpsample: {len(channels)} doublings bring stride {4 * 2 ** len(channels)} to 4, and the "
-                f"backbone's coarsest map has stride {in_strides[-1]}."
+                f"TransposedUpsample: {counted(len(channels), 'doubling', 'brings')} stride {4 * 2 ** len(channels)} "
+                f"to 4, and the backbone's coarsest map has stride {in_strides[-1]}."
             )
         layers: list[nn.Module] = []
         for before, width in pairwise([in_channels[-1], *channels]):

@@ -11,7 +11,7 @@ import torch.distributed
 from torch import Tensor
 from torch.nn import functional as F
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.ops import boxes as box_ops
 
 BYTES_PER_PAIR = 8  # of a point and a box at the peak: bool values, and one of float32
@@ -146,17 +146,17 @@ def check_labels(
     labels: `[N]` and known: `[C]` or None, as in `Targets`, of each image. what: who asks, for the message.
     """
     if len(labels) != images:
-        raise UsageError(f"{what}: {images} images, but {len(labels)} targets.")
+        raise UsageError(f"{what}: {counted(images, 'image')}, but {counted(len(labels), 'target')}.")
     for index, (of_image, learned) in enumerate(zip(labels, known, strict=True)):
         if learned is not None and len(learned) != classes:
             raise UsageError(
-                f"{what}: image {index} says of {len(learned)} classes whether it was labelled for them, but the "
-                f"model knows {classes}; train with the classes of the data."
+                f"{what}: image {index} says of {counted(len(learned), 'class')} whether it was labelled for them, "
+                f"but the model knows {classes}; train with the classes of the data."
             )
         if len(of_image) and int(of_image.max()) >= classes:
             raise UsageError(
-                f"{what}: image {index} has label {int(of_image.max())}, but the model knows {classes} classes "
-                f"(labels 0 to {classes - 1})."
+                f"{what}: image {index} has label {int(of_image.max())}, but the model knows "
+                f"{counted(classes, 'class')} (labels 0 to {classes - 1})."
             )
 
 

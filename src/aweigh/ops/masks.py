@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 
 BYTE_BUDGET = 2**31  # ours: 2 GiB of bitmaps, 178 objects of a 12-megapixel photograph
 CROP_BYTES = 2**28  # ours: bitmaps made floats at a time, 60 objects of a picture of 800 x 1333
@@ -39,8 +39,9 @@ def paste(
     needed = len(masks) * height * width
     if needed > byte_budget:
         raise UsageError(
-            f"{len(masks)} bitmaps of {width} x {height} pixels take {needed:,} bytes, more than the {byte_budget:,} "
-            "allowed; take fewer objects at a time, use run lengths (`rle`), or set byte_budget."
+            f"The bitmaps of {counted(len(masks), 'object')} in {width} x {height} pixels take "
+            f"{counted(needed, 'byte')}, more than the {byte_budget:,} allowed; take fewer objects at a time, use run "
+            "lengths (`rle`), or set byte_budget."
         )
     pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
     for bitmap, (inside, (left, top)) in zip(pasted, windows(masks, boxes, size_hw, rounded=rounded), strict=True):

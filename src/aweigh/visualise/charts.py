@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.visualise.pictures import PALETTE
 
 Points = Mapping[float, float]  # position -> value
@@ -125,7 +125,7 @@ def precision_recall(
                 left.plot(entry.recall[entry.best], entry.precision[entry.best], "o", color=colour, markersize=5)
             right.plot(entry.scores[entry.best], entry.f1[entry.best], "o", color=colour, markersize=5)
     if len(drawn) > MANY:
-        left.plot([], [], color="#b4bac4", linewidth=0.8, label=f"{len(drawn)} classes, each a line")
+        left.plot([], [], color="#b4bac4", linewidth=0.8, label=f"{counted(len(drawn), 'class')}, each a line")
     _finish(left, f"Precision over recall at IoU {iou:g}", "recall")
     _finish(right, "F1 over the score threshold", "least score of a detection")
     left.set_ylabel("precision", fontsize=9)
@@ -146,7 +146,9 @@ def confusion(counts: np.ndarray, names: Sequence[str], path: str | Path, *, min
     """
     classes = len(names)
     if counts.shape != (classes + 1, classes + 1):
-        raise UsageError(f"confusion: {classes} classes need a matrix [{classes + 1}, {classes + 1}]: {counts.shape}.")
+        raise UsageError(
+            f"confusion: {counted(classes, 'class', 'needs')} a matrix [{classes + 1}, {classes + 1}]: {counts.shape}."
+        )
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     share[-1] = 0
     side = min(14.0, max(3.6, 0.7 * (classes + 1) if classes <= 12 else 0.42 * (classes + 1)))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.ops.masks import Window
 from aweigh.structures import PERSON_JOINTS, Classes, Detections, Targets
 
@@ -112,7 +112,10 @@ def draw_boxes(
     is empty. ignored: which boxes are hatched and dashed.
     """
     if not len(boxes) == len(colours) == len(captions):
-        raise UsageError(f"draw_boxes: {len(boxes)} boxes, {len(colours)} colours and {len(captions)} captions.")
+        raise UsageError(
+            f"draw_boxes: {counted(len(boxes), 'box')}, {counted(len(colours), 'colour')} and "
+            f"{counted(len(captions), 'caption')}."
+        )
     return _draw(image, boxes, colours, captions, windows=None, keypoints=None, skeleton=None, ignored=ignored)
 
 
@@ -153,7 +156,7 @@ def grid(
     if not pictures:
         raise UsageError("grid needs at least one picture.")
     if captions is not None and len(captions) != len(pictures):
-        raise UsageError(f"grid: {len(pictures)} pictures but {len(captions)} captions.")
+        raise UsageError(f"grid: {counted(len(pictures), 'picture')} but {counted(len(captions), 'caption')}.")
     columns = min(len(pictures), columns or math.ceil(math.sqrt(len(pictures))))
     if cell_wh is None:
         width, height = (max(picture.size[axis] for picture in pictures) for axis in (0, 1))

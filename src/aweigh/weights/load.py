@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.errors import AweighError, DataError, UsageError, counted
 from aweigh.weights.convert.torchvision import mobilenet_v2_from_torchvision, mobilenet_v3_from_torchvision
 from aweigh.weights.imagenet import imagenet_record
 from aweigh.weights.record import PublishedWeights, State
@@ -50,7 +50,7 @@ class LoadReport:
         shapes = self.mismatched.items()
         resized = {_module(key): f" ({old[0]} -> {new[0]})" for key, (old, new) in shapes if old and new}
         new = [module + resized.get(module, "") for module in _modules([*self.missing, *self.mismatched])]
-        parts = [f"loaded {self.loaded} of {self.total} tensors"]
+        parts = [f"loaded {self.loaded} of {counted(self.total, 'tensor')}"]
         parts += [f"new: {_shortened(new, 6)}"] if new else []
         parts += [f"not used: {_shortened(_modules(self.unexpected), 6)}"] if self.unexpected else []
         return "; ".join(parts)
@@ -77,8 +77,8 @@ def load_backbone(
     if report.mismatched or 2 * report.loaded < report.loaded + len(report.unexpected) or not report.loaded:
         example = next((f", {key} is {old} there and {new} here" for key, (old, new) in report.mismatched.items()), "")
         raise UsageError(
-            f"{path} holds another architecture: {report.loaded} of the backbone's {report.total} tensors fit"
-            f"{example}. Give weights of {getattr(backbone, 'name', type(backbone).__name__)}."
+            f"{path} holds another architecture: {report.loaded} of the backbone's {counted(report.total, 'tensor')} "
+            f"fit{example}. Give weights of {getattr(backbone, 'name', type(backbone).__name__)}."
         )
     fitting = {key: value for key, value in named.items() if key in own}
     backbone.load_state_dict(fitting, strict=False)
@@ -93,7 +93,7 @@ def load_strict(module: nn.Module, state: State, *, what: str) -> None:
     what: the file and the model, for the message. Nothing is loaded unless everything fits.
     """
     report = compare(module, state)
-    lines = [f"{what}: {report.loaded} of {report.total} tensors fit."]
+    lines = [f"{what}: {report.loaded} of {counted(report.total, 'tensor')} fit."]
     if report.missing:
         lines.append(f"  missing in the file: {_shortened(report.missing)}")
     if report.unexpected:
@@ -246,7 +246,8 @@ def _download(record: PublishedWeights, write: Callable[[bytes], object], path: 
         ) from error
     if total is not None and done != total:
         raise AweighError(
-            f"The download of {record.url} ended after {done} of {total} bytes; nothing was kept. Try again."
+            f"The download of {record.url} ended after {done:,} of {counted(total, 'byte')}; nothing was kept. Try "
+            "again."
         )
     return digest.hexdigest()
 

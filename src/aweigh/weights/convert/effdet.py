@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import State
 
@@ -73,7 +73,7 @@ def _per_anchor(prediction: Tensor, rows: Sequence[int]) -> Tensor:
     each = len(prediction) // ANCHORS
     if len(prediction) % ANCHORS or each <= max(rows):
         raise UsageError(
-            f"The prediction has {len(prediction)} rows, expected at least {max(rows) + 1} for each of {ANCHORS} "
-            "anchors; these weights were trained on other classes or anchors."
+            f"The prediction has {counted(len(prediction), 'row')}, expected at least {max(rows) + 1} for each of "
+            f"{counted(ANCHORS, 'anchor')}; these weights were trained on other classes or anchors."
         )
     return prediction.unflatten(0, (ANCHORS, each))[:, list(rows)].flatten(0, 1)

@@ -16,7 +16,7 @@ import re
 import torch
 from torch import Tensor
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 from aweigh.weights.record import State
 
@@ -61,8 +61,8 @@ def in_torchvision_order(state: State) -> State:
         projected, half = (len(state[f"{stage}.0.{name}.weight"]) for name in ("branch1.2", "branch2.5"))
         if projected != half:
             raise UsageError(
-                f"Torchvision's form cannot hold these weights: the projection of {stage}.0 gives {projected} channels "
-                f"beside {half}. Build the network with form='authors'."
+                f"Torchvision's form cannot hold these weights: the projection of {stage}.0 gives "
+                f"{counted(projected, 'channel')} beside {half}. Build the network with form='authors'."
             )
         if order is not None:
             _reorder_outputs(state, f"{stage}.0.branch1.0", f"{stage}.0.branch1.1", order)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import State
 
@@ -165,8 +165,8 @@ def _renamed(key: str, names: dict[str, str], expected: str) -> str:
 def _rows(classifier: Tensor, rows: Sequence[int]) -> Tensor:
     if len(classifier) <= max(rows):
         raise UsageError(
-            f"The classifier has {len(classifier)} rows, expected at least {max(rows) + 1} (COCO's ids up to "
-            f"{max(rows)}); these weights were trained on other classes."
+            f"The classifier has {counted(len(classifier), 'row')}, expected at least {max(rows) + 1} (COCO's ids up "
+            f"to {max(rows)}); these weights were trained on other classes."
         )
     return classifier[list(rows)]
 
