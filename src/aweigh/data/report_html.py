@@ -152,7 +152,7 @@ def _input_size(short: int, long: int) -> str:
     """In words, 0 for no such limit."""
     if short:
         return f"short side {short}" + (f", long side at most {long}" if long else "") + " pixels"
-    return f"long side {long} px" if long else "the pictures in their own size"
+    return f"long side {counted(long, 'pixel')}" if long else "the pictures in their own size"
 
 
 def _sizes(examination: Examination) -> str:
