@@ -8,7 +8,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and bytes that are no text
+# Control characters, bytes that are no text, and what ends a line or turns the direction of writing in Unicode.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 LONGEST = 600  # characters of one problem
 
 
@@ -62,5 +63,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def printable(text: str) -> str:
     """The text in one line of bounded length; what would move the cursor of a terminal is spelled out."""
-    shown = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], shown)
+    return escaped(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}")
+
+
+def escaped(text: str) -> str:
+    """The whole text in one line: control characters, line ends and bytes that are no text are spelled out."""
+    return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)

@@ -1,14 +1,19 @@
-"""Files of a data set, which anybody may have written: read only where they are ordinary files, below its folder."""
+"""Files of a data set, which anybody may have written: read only where they are ordinary files, below its folder.
+
+And the names of files to write: those of unfinished ones, and names that would be longer than a file system takes.
+"""
 
 from __future__ import annotations
 
 import codecs
+import hashlib
 import os
 import stat
 from pathlib import Path
 
 from aweigh.errors import DataError
 
+LONGEST_NAME = 255  # bytes of one name that ext4, XFS, APFS and NTFS (there, characters) take
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -49,3 +54,29 @@ def lies_within(path: Path, folder: Path) -> bool:
     if Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
         return True
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def beside(path: Path) -> Path:
+    """The name that `path` has while it is being written: beside it, short whatever its length, with its suffix.
+
+    Programs that tell a format by its suffix then write the same one; a suffix that is none of theirs is left out.
+    """
+    suffix = path.suffix if len(path.suffix) <= 12 else ""
+    return path.with_name(f".{_digest(path.name)}.{os.getpid()}.unfinished{suffix}")
+
+
+def fitting_name(stem: str, ending: str) -> str:
+    """`stem + ending`, where that is too long for a file name with the end of the stem replaced by a short digest."""
+    if len(os.fsencode(stem + ending)) <= LONGEST_NAME:
+        return stem + ending
+    kept = os.fsencode(stem)[: LONGEST_NAME - len(os.fsencode(ending)) - 9]
+    whole = kept.decode("utf-8", "ignore") if _is_text(stem) else os.fsdecode(kept)
+    return f"{whole}~{_digest(stem)}{ending}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)

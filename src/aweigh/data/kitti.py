@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from aweigh.data.files import read_text
 from aweigh.data.images import SUFFIXES
 from aweigh.data.records import UNKNOWN, Records, as_number, build_split, choose_classes, file_names, known_sizes
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
-from aweigh.errors import DataError
+from aweigh.errors import DataError, escaped
 from aweigh.ops.cuboids import cuboids_from_solids, solids_from_cuboids
 from aweigh.structures import Detections
 
@@ -270,6 +271,11 @@ def camera_beside(picture: Path) -> Path:
     return picture.parent.parent / "calib" / f"{picture.stem}.txt"
 
 
+def _word(name: str) -> str:
+    """A class name as one word, which is all that a column holds."""
+    return re.sub(r"\s", "_", escaped(name)) or "_"
+
+
 def detections_text(found: Detections) -> str:
     """A label file with scores. Where a detection has no cuboid or its picture no camera, KITTI's "not known"."""
     lines = []
@@ -283,5 +289,5 @@ def detections_text(found: Detections) -> str:
             spaces = [(h, w, length, x, y, z, turn) for x, y, z, h, w, length, turn in solids]
     rows = zip(found.names, alphas, found.boxes.tolist(), spaces, found.scores.tolist(), strict=True)
     for name, alpha, box, space, score in rows:
-        lines.append(label_text(Label(name.replace(" ", "_"), -1, -1, alpha, tuple(box), space, score)))
+        lines.append(label_text(Label(_word(name), -1, -1, alpha, tuple(box), space, score)))
     return "".join(lines)

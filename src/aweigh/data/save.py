@@ -24,6 +24,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from aweigh.data.decode import orientation
+from aweigh.data.files import beside, fitting_name
 from aweigh.data.flat import TextList
 from aweigh.data.formats import split_name
 from aweigh.data.images import opened, read_size
@@ -54,7 +55,7 @@ def save_dataset(
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UsageError(f"{out}: exists already and is not an empty folder; name a new one.")
     lines = not_held(splits, layout)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
+    unfinished = beside(out)
     try:
         unfinished.mkdir(parents=True)
         names = picture_names(splits, layout)
@@ -91,7 +92,7 @@ def picture_names(splits: Mapping[str, Split], layout: Layout) -> dict[str, Text
             name, further = wanted, 1
             while _key(name, layout) in used:
                 further += 1
-                name = wanted.with_name(f"{wanted.stem}-{further}{wanted.suffix}")
+                name = wanted.with_name(fitting_name(wanted.stem, f"-{further}{wanted.suffix}"))
             used.add(_key(name, layout))
             names.append(name.as_posix())
         named[split_key] = TextList.of(names)

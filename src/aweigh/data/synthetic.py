@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from aweigh.data.files import beside
 from aweigh.errors import UsageError
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -88,7 +88,7 @@ def new_folder(out: str | Path) -> Iterator[Path]:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists already and is not an empty folder; name a new one.")
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
+    unfinished = beside(out)
     try:
         yield unfinished
         if out.exists():

@@ -15,6 +15,10 @@
 Masks are COCO's compressed run lengths, keypoints (x, y, score) in the detector's order. Boxes are in the pixels of the
 original image; category ids are those of the data set the model learned from. Files are written aside and renamed when
 they are complete. `-` writes jsonl, coco and csv to standard output.
+
+Names are those of classes and files, whatever they hold. JSON holds everything. In the other formats control characters
+and bytes that are no text are spelled out (a line end as `\\n`), and a cell of csv that a spreadsheet would compute (it
+begins with =, +, - or @ and is no number) begins with an apostrophe.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,8 +36,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from aweigh.data.files import beside, fitting_name
 from aweigh.data.kitti import detections_text as kitti_text
-from aweigh.errors import UsageError, did_you_mean
+from aweigh.errors import UsageError, did_you_mean, escaped
 from aweigh.structures import Classes, Detections, KeypointSet
 
 Format = Literal["jsonl", "coco", "csv", "yolo", "voc", "kitti"]
@@ -49,6 +55,7 @@ SCHEMA = "aweigh.detections/1"
 # An object as its camera sees it, and where it stands: pixels, metres, radians, see `aweigh.ops.cuboids`.
 CUBOID = ("u", "v", "depth", "height", "width", "length", "alpha")
 SOLID = ("x", "y", "z", "height", "width", "length", "rotation")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 COLUMNS = ("path", "width", "height", "x0", "y0", "x1", "y1", "score", "class", "category_id", "error")
 
 
@@ -93,7 +100,7 @@ class DetectionWriter:
             self._path.mkdir(parents=True, exist_ok=True)
         elif self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._aside = _beside(self._path)
+            self._aside = beside(self._path)
             self._stream = self._aside.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         if self.format == "coco":
             self._stream.write("[")
@@ -102,27 +109,35 @@ class DetectionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self.format == "coco":
-            self._stream.write("\n]\n" if self._rows else "]\n")
-        elif kind is None and self.format == "csv":
-            self._write_head(())
-        if self._aside is not None:
-            self._stream.close()
-            if kind is not None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            if self._aside is not None:
+                self._stream.close()
                 self._aside.unlink(missing_ok=True)
-                return
-            assert self._path is not None
-            if self.format == "coco":
-                beside = self._path.with_suffix(".images.json")
-                classes = self._classes or Classes((), ())
-                categories = [
-                    {"id": number, "name": name, **_said_of(self._keypoints)}
-                    for number, name in zip(classes.ids, classes.names)
-                ]
-                _write_whole(beside, json.dumps({"images": self._images, "categories": categories}) + "\n")
+
+    def _finish(self) -> None:
+        """Write what comes at the end, and give the file its name."""
+        if self.format == "coco":
+            self._stream.write("\n]\n" if self._rows else "]\n")
+        elif self.format == "csv":
+            self._write_head(())
+        if self._path is None:
+            return
+        if self.format == "coco":
+            classes = self._classes or Classes((), ())
+            categories = [
+                {"id": number, "name": name, **_said_of(self._keypoints)}
+                for number, name in zip(classes.ids, classes.names)
+            ]
+            images = self._path.with_name(fitting_name(self._path.stem, ".images.json"))
+            _write_whole(images, json.dumps({"images": self._images, "categories": categories}) + "\n")
+        elif self.format == "yolo" and self._classes is not None:
+            _write_whole(self._path / "classes.txt", "".join(f"{escaped(name)}\n" for name in self._classes.names))
+        if self._aside is not None:
+            self._stream.close()  # what cannot be written to the disk is an error here
             os.replace(self._aside, self._path)
-        elif kind is None and self._path is not None and self._classes is not None and self.format == "yolo":
-            _write_whole(self._path / "classes.txt", "\n".join(self._classes.names) + "\n")
 
     def write(self, detections: Detections) -> None:
         """The detections of one image; for one that could not be read, its error."""
@@ -139,11 +154,8 @@ class DetectionWriter:
         elif detections.error is None:
             assert self._path is not None
             name = self._free_name(detections, number)
-            if self.format in ("yolo", "kitti"):
-                text = yolo_text if self.format == "yolo" else kitti_text
-                _write_whole(self._path / f"{name}.txt", text(detections))
-            else:
-                _write_whole(self._path / f"{name}.xml", voc_text(detections))
+            text = {"yolo": yolo_text, "kitti": kitti_text, "voc": voc_text}[self.format]
+            _write_whole(self._path / name, text(detections))
 
     def _write_coco(self, detections: Detections, number: int) -> None:
         height, width = detections.size_hw
@@ -161,19 +173,19 @@ class DetectionWriter:
     def _write_csv(self, detections: Detections) -> None:
         height, width = detections.size_hw
         if detections.error is not None:
-            row = [detections.path, "", "", "", "", "", "", "", "", "", detections.error]
+            row = [_cell(detections.path or ""), *[""] * 9, _cell(detections.error)]
             self._table().writerow(row) if self._waiting is None else self._waiting.append(row)
             return
         self._write_head(_keypoint_names(detections))
         for found in json_line(detections, masks=False)["detections"]:
-            what = [found["score"], found["class"], found["category_id"], ""]
+            what = [found["score"], _cell(found["class"]), found["category_id"], ""]
             points = [value for point in found.get("keypoints", ()) for value in point]
-            self._table().writerow([detections.path, width, height, *found["box"], *what, *points])
+            self._table().writerow([_cell(detections.path or ""), width, height, *found["box"], *what, *points])
 
     def _write_head(self, keypoints: Sequence[str]) -> None:
         """The names of the columns, once it is known what a detection has, and the rows that waited for them."""
         if self._waiting is not None:
-            points = [f"{name}_{what}" for name in keypoints for what in ("x", "y", "score")]
+            points = [_cell(f"{name}_{what}") for name in keypoints for what in ("x", "y", "score")]
             self._table().writerows([[*COLUMNS, *points], *self._waiting])
             self._waiting = None
 
@@ -183,10 +195,11 @@ class DetectionWriter:
     def _free_name(self, detections: Detections, number: int) -> str:
         """The stem of the picture's file; with a number where another picture has it already."""
         stem = Path(detections.path).stem if detections.path else f"{number:06d}"
-        name, further = stem, 1
-        while name in self._names or name == "classes":
+        ending = ".xml" if self.format == "voc" else ".txt"
+        name, further = fitting_name(stem, ending), 1
+        while name in self._names or name == "classes.txt":
             further += 1
-            name = f"{stem}-{further}"
+            name = fitting_name(stem, f"-{further}{ending}")
         self._names.add(name)
         return name
 
@@ -273,7 +286,13 @@ def voc_text(detections: Detections) -> str:
 
 
 def _add(parent: ElementTree.Element, name: str, value: object) -> None:
-    ElementTree.SubElement(parent, name).text = str(value)
+    ElementTree.SubElement(parent, name).text = escaped(str(value))
+
+
+def _cell(text: str) -> str:
+    """A text as a cell of csv: on one line, and nothing that a spreadsheet takes for a formula."""
+    text = escaped(text)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(text) else text
 
 
 def _short(values: Any) -> Any:
@@ -282,11 +301,10 @@ def _short(values: Any) -> Any:
     return np.array([float(str(value)) for value in array.reshape(-1)]).reshape(array.shape).tolist()
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-
-
 def _write_whole(path: Path, text: str) -> None:
-    aside = _beside(path)
-    aside.write_text(text, encoding="utf-8", errors="surrogateescape")
-    os.replace(aside, path)
+    aside = beside(path)
+    try:
+        aside.write_text(text, encoding="utf-8", errors="surrogateescape")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

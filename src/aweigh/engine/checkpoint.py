@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import aweigh
+from aweigh.data.files import beside
 from aweigh.data.transforms import Resize
 from aweigh.engine.header import check_header
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
@@ -263,31 +264,32 @@ def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], s
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a name beside `path`, flush that file to the disk, and give it the name `path`."""
     path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    aside = beside(path)
     try:
-        beside.touch()
-        mode = beside.stat().st_mode  # what this user's new files get; safetensors makes them private
-        write(beside)
-        beside.chmod(mode)
-        with open(beside, "rb") as file:
+        aside.touch()
+        mode = aside.stat().st_mode  # what this user's new files get; safetensors makes them private
+        write(aside)
+        aside.chmod(mode)
+        with open(aside, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(aside, path)
     except safetensors.SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.filename in (None, str(aside)):  # the user has named the other
+            error.filename = str(path)
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: str | Path) -> None:
     """Remove what a process that was killed in the middle of writing has left in a run folder."""
     for path in [*Path(folder).glob(".*"), *Path(folder).glob("last/.*")]:
-        if re.fullmatch(r"\..+\.\d+(\.\w+)?|\.tmp\w{6}", path.name):  # ours, and those of safetensors
+        if re.fullmatch(r"\..+\.\d+(\.unfinished)?(\.\w+)?|\.tmp\w{6}", path.name):  # ours, and those of safetensors
             path.unlink(missing_ok=True)
     for unfinished in Path(folder).glob(".crash-*-unfinished"):
         shutil.rmtree(unfinished, ignore_errors=True)

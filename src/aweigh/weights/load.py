@@ -197,7 +197,7 @@ def locate(record: PublishedWeights, *, progress: Progress | None = None) -> Pat
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{record.file}.", suffix=".part")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     except OSError as error:
         raise AweighError(
             f"The folder for downloaded weights, {path.parent}, cannot be written ({error}); "
