@@ -54,6 +54,11 @@ def counted(number: int, noun: str, verb: str = "") -> str:
     return f"{number:,} {noun} {PLURAL_VERBS.get(verb, verb.removesuffix('s'))}".rstrip()
 
 
+def lost_worker(error: BaseException) -> bool:
+    """Whether torch says that a process that reads pictures is gone, which it does wherever the program just is."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'person'?"` when a known name is close to `name` (ignoring case), else an empty string."""
     by_folded = {candidate.casefold(): candidate for candidate in known}

@@ -27,12 +27,22 @@ def command(crash: str, /) -> None:
     crash
         The folder that training kept the step in, such as runs/shapes/crash-000123.
     """
+    from aweigh.engine.crash import read_bundle
+    from aweigh.engine.lock import hold
+
+    bundle = read_bundle(crash)
+    with hold(bundle.folder) as remark:
+        if remark:
+            print(remark)
+        replay(bundle)
+
+
+def replay(bundle: "Bundle") -> None:
+    """Compute the step of a bundle again, say what is found, and draw its pictures."""
     import torch
 
     from aweigh.engine.checkpoint import write_atomically
-    from aweigh.engine.crash import read_bundle
 
-    bundle = read_bundle(crash)
     print(*header(bundle), sep="\n")
     exact = bundle.examine()
     print(f"\non the CPU in float32: {outcome(exact)}", *found(exact), sep="\n")

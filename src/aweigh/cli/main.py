@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Group
 
 from aweigh import __version__
 from aweigh.cli.common import one_line
-from aweigh.errors import AweighError, UsageError
+from aweigh.errors import AweighError, UsageError, lost_worker
 
 WORK = Group("Work", sort_key=1)
 LOOK = Group("Look", sort_key=2)
@@ -78,6 +78,15 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except RuntimeError as error:
+        if not lost_worker(error):
+            raise
+        return _explain(
+            AweighError(
+                f"A process that reads pictures is gone ({error}); where memory was short, give fewer --workers."
+            ),
+            cause=error,
+        )
     except OSError as error:
         if error.filename is None:
             raise

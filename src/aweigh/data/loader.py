@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from aweigh.data.dataset import DetectionDataset, Sample, Unreadable
 from aweigh.data.sampling import epoch_rows, times_drawn
 from aweigh.errors import DataError, UsageError, counted
 from aweigh.structures import IMAGENET_MEAN, Images, Targets, padded_proposals
+
+Value = TypeVar("Value")
 
 MAX_BAD = 0.01
 AHEAD = 2  # batches that each worker holds ready
@@ -145,7 +147,7 @@ class Loader(DataLoader[Batch]):
         self.batch_sampler.epoch, self.batch_sampler.skip = epoch, skip
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for packed in cast(Iterator[Packed], super().__iter__()):
+        for packed in said_if_lost(cast(Iterator[Packed], super().__iter__()), workers=self.num_workers):
             for problem in packed.problems:
                 self._met[problem.where] = problem
             self._refuse_too_many()
@@ -162,6 +164,16 @@ class Loader(DataLoader[Batch]):
                 f"{len(bad)} of {counted(total, 'picture')} cannot be read, more than the {self._max_bad:.0%} that is "
                 f"let pass: {shown}{'; ...' if len(bad) > 3 else ''}. Mend or remove them."
             )
+
+
+def said_if_lost(batches: Iterator[Value], *, workers: int) -> Iterator[Value]:
+    """The batches; where the connection to a worker breaks before torch has noticed why, what torch would say."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError) as error:
+        if not workers:
+            raise
+        raise RuntimeError(f"DataLoader worker exited unexpectedly: {type(error).__name__}") from error
 
 
 class EpochSampler(Sampler[list[tuple[int, ...]]]):

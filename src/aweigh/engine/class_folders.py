@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from aweigh.data.images import SUFFIXES, read_image
+from aweigh.data.loader import said_if_lost
 from aweigh.errors import DataError
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 
@@ -124,7 +125,7 @@ def load_batches(
         collate_fn=_collate,
         generator=torch.Generator(),  # torch draws a number here, which nothing uses
     )
-    return iter(loader)
+    return said_if_lost(iter(loader), workers=workers)
 
 
 class _Pictures(Dataset[tuple[Tensor, int] | str]):

@@ -41,10 +41,11 @@ from aweigh.engine.class_folders import (
 from aweigh.engine.classify_config import ClassifyConfig, read_recipe
 from aweigh.engine.config import to_toml
 from aweigh.engine.device import choose_device, choose_precision
+from aweigh.engine.lock import hold
 from aweigh.engine.log import Means
 from aweigh.engine.optim import make_optimizer, set_lr
 from aweigh.engine.prepare import choose_workers
-from aweigh.errors import AweighError, DataError, UsageError, counted
+from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
 from aweigh.visualise import curves
 from aweigh.weights.load import load_backbone
 
@@ -102,13 +103,30 @@ def train_classifier(
             raise UsageError(f"{resume} is no run folder to go on with: there is no {path}.")
         config = replace(ClassifyConfig(**read_recipe(path)), output=str(resume))
     run = prepare(config, new=resume is None, console=console or Console(stderr=True))
-    run.folder.mkdir(parents=True, exist_ok=True)
+    with hold(run.folder) as remark:
+        if remark:
+            run.say(remark)
+        if resume is None and (run.folder / "config.toml").exists():
+            raise UsageError(f"{run.folder} holds a run that has begun meanwhile; give another output.")
+        try:
+            _train(run, resumed=resume is not None)
+        except RuntimeError as error:
+            if not lost_worker(error):
+                raise
+            raise AweighError(
+                f"A process that reads pictures is gone ({' '.join(str(error).split())}); where memory was short, give "
+                f"fewer --workers. To go on from the last epoch: aweigh train-backbone --resume {run.folder}"
+            ) from error
+    return run.folder
+
+
+def _train(run: ClassifierRun, *, resumed: bool) -> None:
     remove_leftovers(run.folder)
-    if resume is None:
-        text = to_toml(cast(Any, config))  # which reads the fields of any dataclass
-        write_atomically(run.folder / "config.toml", lambda beside: beside.write_text(text, encoding="utf-8"))
-    else:
+    if resumed:
         restore(run)
+    else:
+        text = to_toml(cast(Any, run.config))  # which reads the fields of any dataclass
+        write_atomically(run.folder / "config.toml", lambda beside: beside.write_text(text, encoding="utf-8"))
     for line in describe(run):
         run.say(line)
     try:
@@ -118,7 +136,6 @@ def train_classifier(
     except KeyboardInterrupt:
         run.say(f"Stopped. To go on from the last epoch: aweigh train-backbone --resume {run.folder}")
         raise
-    return run.folder
 
 
 def prepare(config: ClassifyConfig, *, new: bool, console: Console) -> ClassifierRun:

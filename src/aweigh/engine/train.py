@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from aweigh.engine.crash import kept
 from aweigh.engine.device import determinism
 from aweigh.engine.evaluate import detect, inputs_on
 from aweigh.engine.extras import further_metrics
+from aweigh.engine.lock import FolderTakenError, hold
 from aweigh.engine.log import Means, RunLog, Stopwatch, read_log, require_tensorboard, split_name
 from aweigh.engine.memory import is_out_of_memory, out_of_memory
 from aweigh.engine.optim import set_lr
@@ -44,7 +45,7 @@ from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
 from aweigh.engine.recipes import other_recipes
 from aweigh.engine.report import save_evaluation, save_inputs, save_predictions, start_report
 from aweigh.engine.stop import Interrupts, Stopped
-from aweigh.errors import AweighError, UsageError, counted
+from aweigh.errors import AweighError, UsageError, counted, lost_worker
 from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
 from aweigh.visualise import curves
 
@@ -71,11 +72,22 @@ def train(
     """
     if config.tensorboard:
         require_tensorboard()
-    with distributed.join(config.device) as device_name, determinism(config.deterministic):
-        folder = distributed.from_main(run_folder(config) if distributed.is_main() else Path())
+    console = console or Console(stderr=True)
+    with (
+        distributed.join(config.device) as device_name,
+        determinism(config.deterministic),
+        _claimed(config, console) as folder,
+    ):
         run = prepare(config, folder, device_name=device_name)
         try:
-            _train(run, origin, extend, console or Console(stderr=True))
+            _train(run, origin, extend, console)
+        except RuntimeError as error:
+            if not lost_worker(error):
+                raise
+            raise AweighError(
+                f"A process that reads images is gone ({' '.join(str(error).split())}); where memory was short, give "
+                f"fewer --workers or a smaller --batch. To go on from the last saved state: aweigh resume {folder}"
+            ) from error
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
@@ -84,6 +96,27 @@ def train(
                 f"state saved before are whole. Make room, then go on: aweigh resume {folder}"
             ) from error
     return folder
+
+
+@contextmanager
+def _claimed(config: TrainConfig, console: Console) -> Iterator[Path]:
+    """The run folder, held for this run by process 0 until it ends; one that is numbered is another where two begin."""
+    with ExitStack() as stack:
+        folder = Path()
+        while distributed.is_main():
+            folder = run_folder(config)
+            try:
+                remark = stack.enter_context(hold(folder))
+            except FolderTakenError:
+                if config.resume or config.output:
+                    raise
+                continue
+            if config.output and not config.resume:
+                run_folder(config)  # once more: a run may have begun and ended since the first look
+            if remark:
+                console.print(remark, markup=False, highlight=False, soft_wrap=True)
+            break
+        yield distributed.from_main(folder)
 
 
 def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, console: Console) -> None:
@@ -300,7 +333,7 @@ def optimiser_step(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str,
     except Exception as error:
         if is_out_of_memory(error):
             raise out_of_memory(error, largest(group), accumulate=run.config.accumulate) from error
-        if not (distributed.lost_connection(error) or isinstance(error, AweighError)):
+        if not (distributed.lost_connection(error) or lost_worker(error) or isinstance(error, AweighError)):
             torch._foreach_copy_(list(run.model.buffers()), buffers)
             reason, step = f"{type(error).__name__}: {error}", run.step + 1
             error.add_note(
