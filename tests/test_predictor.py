@@ -173,6 +173,48 @@ def test_stream_goes_on_after_a_bad_file(detector: Predictor, tmp_path: Path) ->
     assert results[3].size_hw == (40, 20)
 
 
+def test_whatever_is_wrong_with_one_picture_is_its_error(detector: Predictor, tmp_path: Path) -> None:
+    Image.fromarray(picture(30, 30)).save(tmp_path / "whole.png")
+    broken = (tmp_path / "whole.png").read_bytes()[:-40]
+    (tmp_path / "cut.png").write_bytes(broken)
+    lazy = Image.open(tmp_path / "cut.png")  # Pillow reads its pixels later
+    wrong = [lazy, None, 7, np.zeros((3, 8, 8), np.uint8), np.full((4, 4), np.nan), torch.zeros(8), np.array(["a"])]
+    mixed = [picture(30, 30), *wrong, tmp_path / "whole.png"]
+    results = list(detector.stream(mixed, batch=4))  # type: ignore[arg-type]
+    assert [result.error is None for result in results] == [True, *[False] * len(wrong), True]
+    assert all(result.error and "\n" not in result.error for result in results[1:-1])
+    with pytest.raises(UsageError, match="value_range"):
+        detector.stream([], value_range=(1, 0))  # wrong for all of them: at once
+
+
+def test_a_picture_that_needs_too_much_memory_costs_itself(
+    detector: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, side in enumerate((20, 60, 30)):
+        Image.fromarray(picture(side, side)).save(tmp_path / f"{number}.png")
+    detect = detector._detect
+
+    def scarce(images: list[tuple[tuple[list[Tensor], tuple[int, int]], Tensor | None]]) -> list[Detections]:
+        if sum(full_hw[0] for (_, full_hw), _ in images) > 55:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return detect(images)
+
+    monkeypatch.setattr(detector, "_detect", scarce)
+    results = list(detector.stream(tmp_path, batch=3))
+    assert [result.error is None for result in results] == [True, False, True]
+    assert "1.png: there is not enough memory" in (results[1].error or "")
+    assert [result.size_hw for result in results] == [(20, 20), (0, 0), (30, 30)]
+
+
+def test_an_input_that_no_network_has_room_for_is_refused(fcos: nn.Module, tmp_path: Path) -> None:
+    Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
+    Image.fromarray(picture(20, 20)).save(tmp_path / "small.png")
+    whole = Predictor(fcos, Resize(None, None), device="cpu")  # type: ignore[arg-type]
+    results = list(whole.stream(tmp_path, batch=2))
+    assert "huge.png" in (results[0].error or "") and "9000 x 9000" in (results[0].error or "")
+    assert results[1].error is None
+
+
 def test_stream_is_a_generator_that_reads_no_further_than_a_batch(detector: Predictor) -> None:
     taken = 0
 
@@ -238,8 +280,9 @@ def test_sources(tmp_path: Path) -> None:
 def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one picture"):
         detector([picture(8, 8)])  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="batch = 0"):
-        detector.stream([], batch=0)
+    for batch in (0, -1, 10**20):
+        with pytest.raises(UsageError, match=f"batch = {batch}: expected a number from 1 to"):
+            detector.stream([], batch=batch)
     with pytest.raises(DataError, match="no file or folder"):
         detector.stream(tmp_path / "nowhere")  # at once, not at the first picture
     with pytest.raises(DataError, match=r"missing\.jpg"):

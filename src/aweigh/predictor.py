@@ -11,7 +11,7 @@ Boxes are in the pixels of the picture after its EXIF rotation, whatever size th
 
 from __future__ import annotations
 
-import glob
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -25,15 +25,17 @@ from torch import Tensor, nn
 
 from aweigh.backbones.timm import pack_residual_blocks
 from aweigh.data.decode import ValueRange
-from aweigh.data.images import SUFFIXES, ImageSource, read_reduced
+from aweigh.data.images import ImageSource, check_reading, read_reduced
 from aweigh.data.proposals import Proposals
+from aweigh.data.sources import image_paths
 from aweigh.data.transforms import Resize
 from aweigh.engine.checkpoint import load_model
 from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.engine.device import choose_device
 from aweigh.engine.evaluate import find, to_original
+from aweigh.engine.memory import is_out_of_memory
 from aweigh.engine.tta import PLAIN, TTA
-from aweigh.errors import DataError, UsageError, counted
+from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED
 from aweigh.structures import Classes, Detections, Images, padded_proposals
@@ -58,6 +60,9 @@ def load(
     model, header = load_model(locate(PUBLISHED[DEFAULT_MODEL]["box"]) if path == "box" else path)
     return Predictor(model, resize or Resize.from_dict(header["resize"]), tta=tta, device=device)
 
+
+LARGEST_BATCH = 4096  # ours; all pictures of a batch are in memory
+MOST_INPUT_PIXELS = 1 << 26  # ours: 0.8 GB as the network's input, and some ten times that inside it
 
 # A picture for each size it is looked at in, perhaps decoded at a reduced one, and the size of the whole.
 _Read = tuple[list[Tensor], tuple[int, int]]
@@ -115,8 +120,9 @@ class Predictor:
     ) -> Iterator[Detections]:
         """The objects in each picture of a file, folder, pattern or sequence, in its order, while it is read.
 
-        Always a generator; it holds `batch` pictures at a time. A picture that cannot be read gives an empty result
-        whose `error` says why, and the run goes on. A file or folder that is not there is an error at once.
+        Always a generator; it holds `batch` pictures at a time. Where anything is wrong with one picture (it cannot be
+        read, it is no picture, the memory is too small for it), its result is empty, `error` says why, and the run goes
+        on. A file or folder that is not there is an error at once.
 
         The pictures of a batch are padded at the right and bottom, with the mean colour, to the size of the largest.
         The network sees that margin: scores of objects next to it, and a little of everything where group
@@ -126,22 +132,36 @@ class Predictor:
         proposals: of a file, for a detector that needs them. Pictures are then files, and one that they do not name, or
         in another size, gives an empty result with an error.
         """
-        if batch < 1:
-            raise UsageError(f"batch = {batch}: expected a number above 0.")
+        if not 1 <= batch <= LARGEST_BATCH:
+            raise UsageError(f"batch = {batch}: expected a number from 1 to {LARGEST_BATCH}.")
+        check_reading(exif, value_range)
         pictures = sources(source)  # here, not at the first picture: a wrong name is an error at once
 
         def results() -> Iterator[Detections]:
             while chunk := list(islice(pictures, batch)):
                 read = [self._read_or_say_why(picture, exif, value_range) for picture in chunk]
                 images = [_with_proposals(image, picture, proposals) for image, picture in zip(read, chunk)]
-                found = iter(self._detect([image for image in images if not isinstance(image, DataError)]))
+                del read
+                found = iter(self._detect_or_say_why([image for image in images if not isinstance(image, Exception)]))
                 for picture, image in zip(chunk, images):
-                    if not isinstance(image, DataError):
-                        yield replace(next(found), path=_path(picture))
-                    else:
-                        yield Detections.empty(self.classes, path=_path(picture), error=str(image))
+                    result = image if isinstance(image, Exception) else next(found)
+                    if isinstance(result, Exception):
+                        result = Detections.empty(self.classes, error=_reason(result, picture))
+                    yield replace(result, path=_path(picture))
 
         return results()
+
+    def _detect_or_say_why(self, images: list[tuple[_Read, Tensor | None]]) -> list[Detections | Exception]:
+        """`_detect`; where the memory is too small for all of them, one at a time, and why for those it is too small
+        for."""
+        try:
+            return [*self._detect(images)]
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(images) == 1:
+                return [error]
+        return [result for image in images for result in self._detect_or_say_why([image])]
 
     @torch.inference_mode()
     def _detect(self, images: list[tuple[_Read, Tensor | None]]) -> list[Detections]:
@@ -177,16 +197,23 @@ class Predictor:
 
     def _read(self, picture: ImageSource, exif: Literal["apply", "ignore"], value_range: ValueRange) -> _Read:
         """Once for each size, of which each may be decoded at its own reduced one, as in evaluation."""
-        needed = [resize.needed_size for resize in self.tta.resizes(self.resize)]
-        read = [read_reduced(picture, size, exif=exif, value_range=value_range) for size in needed]
-        return [image for image, _ in read], read[0][1]
+        resizes = self.tta.resizes(self.resize)
+        read = [read_reduced(picture, each.needed_size, exif=exif, value_range=value_range) for each in resizes]
+        full_hw = read[0][1]
+        height, width = max((each.size_for(*full_hw) for each in resizes), key=math.prod)
+        if height * width > MOST_INPUT_PIXELS:
+            raise DataError(
+                f"{_path(picture) or 'the picture'}: {full_hw[1]} x {full_hw[0]} pixels would go through the network "
+                f"as {width} x {height}, more than {MOST_INPUT_PIXELS:,} pixels. Choose a smaller size with --resize."
+            )
+        return [image for image, _ in read], full_hw
 
     def _read_or_say_why(
         self, picture: ImageSource, exif: Literal["apply", "ignore"], value_range: ValueRange
-    ) -> _Read | DataError:
+    ) -> _Read | Exception:
         try:
             return self._read(picture, exif, value_range)
-        except DataError as error:
+        except (AweighError, MemoryError) as error:
             return error
 
 
@@ -197,7 +224,7 @@ def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource
     any other path for itself, a sequence for what is in it. `DataError` at once when there is nothing of that name.
     """
     if isinstance(source, str | Path):
-        return iter(_paths(source))
+        return iter(image_paths(source))
     if isinstance(source, Image.Image | np.ndarray | Tensor):
         if not isinstance(source, Image.Image) and source.ndim == 4:
             return iter(source)
@@ -222,38 +249,24 @@ def prepare(model: Detector, device: torch.device) -> Any:
     return pack_convolutions(pack_residual_blocks(prepared))  # on a CPU; elsewhere they find nothing to pack
 
 
-def _paths(source: str | Path) -> list[Path]:
-    path = Path(source)
-    if path.is_dir():
-        inside = sorted(entry for entry in path.iterdir() if entry.is_file())
-        return _images_among(inside, f"The folder {path}", f" For folders inside it use the pattern '{path}/**/*'.")
-    if path.exists():
-        return [path]
-    if glob.has_magic(str(source)):
-        matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
-        return _images_among([match for match in matches if match.is_file()], f"The pattern {source}", "")
-    raise DataError(f"There is no file or folder {path}.")
-
-
-def _images_among(files: list[Path], where: str, advice: str) -> list[Path]:
-    images = [file for file in files if file.suffix.lower() in SUFFIXES]
-    if not images:
-        held = f"{counted(len(files), 'file')}, none of them" if files else "no file that is"
-        raise DataError(f"{where} holds {held} a picture ({', '.join(SUFFIXES)}).{advice}")
-    return images
-
-
 def _with_proposals(
-    image: _Read | DataError, picture: ImageSource, proposals: Proposals | None
-) -> tuple[_Read, Tensor | None] | DataError:
-    if proposals is None or isinstance(image, DataError):
-        return image if isinstance(image, DataError) else (image, None)
+    image: _Read | Exception, picture: ImageSource, proposals: Proposals | None
+) -> tuple[_Read, Tensor | None] | Exception:
+    if proposals is None or isinstance(image, Exception):
+        return image if isinstance(image, Exception) else (image, None)
     if not isinstance(picture, str | Path):
         raise UsageError(f"Proposals are found by the names of files, and a {type(picture).__name__} has none.")
     try:
         return image, proposals.of_picture(Path(picture), image[1])
     except DataError as error:
         return error
+
+
+def _reason(error: Exception, picture: ImageSource) -> str:
+    """What is wrong with a picture, in words."""
+    if isinstance(error, AweighError):
+        return str(error)
+    return f"{_path(picture) or 'the picture'}: there is not enough memory to look at it. Choose a smaller --resize."
 
 
 def _path(picture: ImageSource) -> str | None:

@@ -41,6 +41,9 @@ PRINCIPAL_COLORS = torch.tensor(
 ) * torch.tensor([0.2141788, 0.01817699, 0.00341571])
 
 
+LARGEST_SIDE, LARGEST_SCALE = 1 << 15, 100  # ours; no network has room for more
+
+
 @dataclass(frozen=True)
 class Resize:
     """Scale a picture, keeping its shape, until its short side is `short` or its long side is `long`.
@@ -60,10 +63,15 @@ class Resize:
     def __post_init__(self) -> None:
         for name in ("short", "long"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise UsageError(f"Resize: {name} must be a whole number of pixels above 0 or None, got {value!r}.")
-        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 < self.scale < math.inf:
-            raise UsageError(f"Resize: scale must be a number above 0, got {self.scale!r}.")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (whole and 1 <= value <= LARGEST_SIDE):
+                raise UsageError(
+                    f"Resize: {name} must be a whole number of pixels above 0 (at most {LARGEST_SIDE}) or None, "
+                    f"got {value!r}."
+                )
+        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if not (number and 0 < self.scale <= LARGEST_SCALE):  # nor NaN
+            raise UsageError(f"Resize: scale must be a number above 0, at most {LARGEST_SCALE}, got {self.scale!r}.")
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing a picture of `height` x `width`."""

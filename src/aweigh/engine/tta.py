@@ -10,7 +10,6 @@ A row that is left keeps its mask and keypoints. Of boxes that were fused, these
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aweigh.data.pairs import describe_pairs, flip_pairs
-from aweigh.data.transforms import Resize
+from aweigh.data.transforms import LARGEST_SCALE, Resize
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.ops.boxes import non_maximum_suppression
 from aweigh.ops.fusion import weighted_box_fusion
@@ -45,10 +44,11 @@ class TTA:
     flip_pairs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        wrong = [scale for scale in self.scales if not 0 < scale < math.inf]  # nor NaN
+        wrong = [scale for scale in self.scales if not 0 < scale <= LARGEST_SCALE]  # nor NaN
         if not self.scales or wrong or len(set(self.scales)) < len(self.scales):
             raise UsageError(
-                f"scales = {list(self.scales)}: expected different numbers above 0, one at least, as 0.5,1,1.5."
+                f"scales = {list(self.scales)}: expected different numbers above 0, one at least and none above "
+                f"{LARGEST_SCALE}, as 0.5,1,1.5."
             )
         if self.merge is not None and self.merge not in get_args(Merge):
             known = get_args(Merge)
