@@ -1,4 +1,4 @@
-"""`import aweigh` and `aweigh --help` bring in no torch, and every public name is found all the same."""
+"""`import aweigh`, `aweigh --help`, `aweigh models` bring in no torch, and every public name is found all the same."""
 
 import subprocess
 import sys
@@ -18,8 +18,9 @@ HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "hotcoco"
         "from aweigh.cli.main import run; assert run(['train', '--help']) == 0",
         "from aweigh.cli.main import run; assert run(['predict', '--help']) == 0",
         "from aweigh.cli.main import run; assert run(['predct']) == 2",
+        "from aweigh.cli.main import run; assert run(['models']) == run(['models', 'fcos', '--json']) == 0",
     ],
-    ids=["import", "help", "train-help", "predict-help", "mistake"],
+    ids=["import", "help", "train-help", "predict-help", "mistake", "models"],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
     code += f"\nimport sys; heavy = sorted(set(sys.modules) & set({HEAVY})); assert not heavy, heavy"

@@ -1,5 +1,6 @@
 """What single commands do that needs no training: the flags of train, models, doctor, places of drawn pictures."""
 
+import json
 import sys
 import tomllib
 from dataclasses import fields
@@ -15,6 +16,8 @@ from aweigh.engine.config import TrainConfig, load_recipe, to_dict
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED
 from aweigh.structures import Classes, Detections
+
+FAMILIES = [module for module in vars(aweigh.models).values() if hasattr(module, "BUILDERS")]
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +57,28 @@ def test_unknown_recipe_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(["train", "DATA", "--recipe", str(tmp_path / "mine.toml")]) == 2
     err = capsys.readouterr().err
     assert "'epoch'" in err and "Did you mean 'epochs'?" in err and err.count("\n") == 1
+
+
+def test_the_stored_table_names_every_detector_and_all_published_weights() -> None:
+    """Made by `python -m aweigh.cli.models`; that again where this fails."""
+    stored = json.loads(models.TABLE.read_text(encoding="utf-8"))
+    assert [row["name"] for row in stored] == list(DETECTORS)
+    assert [row["weights"] for row in stored] == [models.published(name) for name in DETECTORS]
+
+
+@pytest.mark.parametrize("name", [next(iter(family.BUILDERS)) for family in FAMILIES])
+def test_the_stored_sizes_are_those_of_the_detectors(name: str) -> None:
+    """The first detector of each file, built without memory; all of them are counted when the table is written."""
+    stored = {row["name"]: row["parameters"] for row in json.loads(models.TABLE.read_text(encoding="utf-8"))}
+    assert stored[name] == models.parameters(name)
+
+
+def test_the_table_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "mask_rcnn_resnet50_fpn_v2", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["name"] == "mask_rcnn_resnet50_fpn_v2_torchvision" and row["parameters"] == 46301232
+    (weights,) = row["weights"]
+    assert weights["metrics"] == {"AP": 47.4, "mask AP": 41.8} and weights["licence"].startswith("BSD-3-Clause (")
 
 
 def test_models_lists_every_detector_and_every_licence(capsys: pytest.CaptureFixture[str]) -> None:

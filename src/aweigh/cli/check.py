@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aweigh.cli.tables import print_table
 from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.errors import UsageError, counted
 
@@ -97,7 +98,7 @@ def check(
 
 
 def print_report(console: "Console", data: Path, examination: "Examination", fit: "Fit | None") -> None:
-    """The whole report, for a terminal of 80 columns or more."""
+    """The whole report, for a terminal of any width."""
     from rich.text import Text
 
     from aweigh.data.findings import by_kind
@@ -110,7 +111,8 @@ def print_report(console: "Console", data: Path, examination: "Examination", fit
             f"{counted(sum(split.pictures for split in splits), 'image')}, "
             f"{counted(sum(split.boxes for split in splits), 'box')}, ",
             counted(len(examination.classes), "class"),
-        )
+        ),
+        soft_wrap=True,
     )
     _print_tables(console, examination)
     for group in by_kind(examination.findings):
@@ -123,38 +125,25 @@ def print_report(console: "Console", data: Path, examination: "Examination", fit
 
 
 def _print_tables(console: "Console", examination: "Examination") -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("split", no_wrap=True)
     guesses = ["uncertain"] * any(split.uncertain for split in examination.splits)  # in few data sets
-    for title in ("images", "boxes", "ignored", *guesses, "empty"):
-        table.add_column(title, justify="right")
-    table.add_column("most pictures", overflow="fold")
+    titles = ("split", "images", "boxes", "ignored", *guesses, "empty", "most pictures")
+    rows = []
     for split in examination.splits:
         width, height, times = split.picture_sizes[0] if split.picture_sizes else (0, 0, 0)
         share = f" ({times / split.pictures:.0%})" if times < split.pictures else ""
         counts = (split.pictures, split.boxes, split.ignored, *[split.uncertain] * len(guesses), split.empty)
-        numbers = [f"{count:,}" for count in counts]
-        table.add_row(split.name, *numbers, f"{width} x {height}{share}")
+        rows.append((split.name, *(f"{count:,}" for count in counts), f"{width} x {height}{share}"))
     console.print()
-    console.print(table)
+    print_table(console, titles, rows, left=(0, len(titles) - 1))
     console.print()
 
     names = [split.name for split in examination.splits]
-    rows = sorted(examination.classes, key=lambda row: -sum(row.boxes.values()))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("class", overflow="ellipsis", max_width=36)
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in rows[:CLASSES_SHOWN]:
-        table.add_row(row.name, *(f"{row.boxes[name]:,}" for name in names))
-    if rest := rows[CLASSES_SHOWN:]:
-        table.add_row(
-            counted(len(rest), "more class"), *(f"{sum(row.boxes[name] for row in rest):,}" for name in names)
-        )
-    console.print(table)
+    classes = sorted(examination.classes, key=lambda row: -sum(row.boxes.values()))
+    shown = [(row.name, *(f"{row.boxes[name]:,}" for name in names)) for row in classes[:CLASSES_SHOWN]]
+    if rest := classes[CLASSES_SHOWN:]:
+        sums = (sum(row.boxes[name] for row in rest) for name in names)
+        shown.append((counted(len(rest), "more class"), *(f"{number:,}" for number in sums)))
+    print_table(console, ("class", *names), shown)
 
 
 def _print_finding(console: "Console", group: "list[Finding]") -> None:

@@ -1,34 +1,112 @@
-"""`aweigh models`: every detector that can be built, its size, and the weights others have published for it."""
+"""`aweigh models`: every detector that can be built, its size, and the weights others have published for it.
+
+It answers from a table that comes with the package, `models/table.json`, since building all detectors takes half a
+minute. `python -m aweigh.cli.models` writes the table anew; the tests compare it with the detectors.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+import aweigh
+from aweigh.cli.tables import print_table
+from aweigh.errors import UsageError
+
+TABLE = Path(aweigh.__file__).parent / "models" / "table.json"
 
 
-def command() -> None:
+def command(
+    which: str = "",
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False,
+) -> None:
     """List the detectors that can be built, and what is known of each.
 
-    Parameters are counted with 80 classes. Metrics of published weights are those their source states.
+    Parameters are counted with 80 classes. Under a detector stand the weights that others have published for it, with
+    the metrics that their source states and their licence.
+
+    Parameters
+    ----------
+    which
+        Only those with this word in their name, as resnet50; or with a name of this pattern, as 'fcos_*_fpn'.
+    as_json
+        Print the table as JSON, with source, file and whole licence of all weights.
     """
     from rich.console import Console
-    from rich.table import Table
 
-    from aweigh.models import DETECTORS, PUBLISHED
+    rows = chosen(json.loads(TABLE.read_text(encoding="utf-8")), which)
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    screen = Console(highlight=False, markup=False, emoji=False)
+    print_table(screen, ("detector", "parameters", "licence"), list(lines(rows)), left=(0, 2))
+    for known in {weights["file"]: weights for row in rows for weights in row["weights"]}.values():
+        about = f"\n{known['name']}: {known['source']}\n  licence: {known['licence']}\n  file: {known['file']}"
+        screen.print(about, soft_wrap=True)
+    screen.print(
+        "\nBuild one: aweigh.create(NAME, num_classes=3). Train one: aweigh train DATA --model NAME.", soft_wrap=True
+    )
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("detector", min_width=max(map(len, DETECTORS)))  # whole, for one has to type it
-    table.add_column("parameters", justify="right", no_wrap=True)
-    table.add_column("--weights: metrics")
-    for name in DETECTORS:
-        published = [
-            f"{record.name}: {', '.join(f'{key} {value:g}' for key, value in record.metrics.items())}"
-            for record in PUBLISHED.get(name, {}).values()
+
+def chosen(rows: Sequence[Mapping[str, Any]], which: str) -> list[Mapping[str, Any]]:
+    """The detectors with this word in their name, or whose name has this pattern; `UsageError` where none has."""
+    wanted = which.strip().casefold()
+    pattern = wanted if any(letter in wanted for letter in "*?[") else f"*{wanted}*"
+    found = [row for row in rows if fnmatchcase(row["name"], pattern)]
+    if not found:
+        near = ", ".join(nearest(wanted, [row["name"] for row in rows]))
+        advice = f"The nearest: {near}." if near else "`aweigh models` lists all of them."
+        raise UsageError(f"There is no detector {which!r}, nor one with that in its name. {advice}")
+    return found
+
+
+def nearest(word: str, names: Sequence[str], count: int = 5) -> list[str]:
+    """The names that are, begin with, or hold something close to the word; the closest first."""
+
+    def closeness(name: str) -> float:
+        parts = name.split("_")
+        spans = [
+            "_".join(parts[first:last]) for first in range(len(parts)) for last in range(first + 1, len(parts) + 1)
         ]
-        table.add_row(name, f"{parameters(name) / 1e6:.1f} M", "\n".join(published) or "-")
-    screen = Console(highlight=False)
-    screen.print(table)
-    records = {record.file: record for published in PUBLISHED.values() for record in published.values()}
-    for record in records.values():
-        screen.print(
-            f"\n{record.name}: {record.source}\n  licence: {record.licence}\n  file: {record.file}", markup=False
-        )
-    screen.print("\nBuild one: aweigh.create(NAME, num_classes=3). Train one: aweigh train DATA --model NAME.")
+        return max(difflib.SequenceMatcher(None, word, span).ratio() for span in spans)
+
+    by_name = {name: closeness(name) for name in names}
+    return [name for name in sorted(names, key=lambda name: -by_name[name])[:count] if by_name[name] >= 0.6]
+
+
+def lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """A row for each detector, then one for each of its published weights."""
+    found = []
+    for row in rows:
+        found.append((row["name"], f"{row['parameters'] / 1e6:.1f} M", ""))
+        for weights in row["weights"]:
+            metrics = ", ".join(f"{name} {value:g}" for name, value in weights["metrics"].items())
+            found.append((f"  {weights['name']}: {metrics or 'not measured'}", "", short(weights["licence"])))
+    return found
+
+
+def short(licence: str) -> str:
+    """The name of the licence of weights, and a word where the data they were trained on forbid commerce."""
+    return licence.split(" (")[0] + (", data NC" if "-NC" in licence else "")
+
+
+def built(name: str) -> dict[str, Any]:
+    """The entry of a detector in the table, by building it."""
+    return {"name": name, "parameters": parameters(name), "weights": published(name)}
+
+
+def published(name: str) -> list[dict[str, Any]]:
+    """What is known of the published weights of a detector."""
+    from aweigh.models import PUBLISHED
+
+    keys = ("name", "metrics", "licence", "source", "file")
+    return [{key: getattr(record, key) for key in keys} for record in PUBLISHED.get(name, {}).values()]
 
 
 def parameters(name: str) -> int:
@@ -39,3 +117,9 @@ def parameters(name: str) -> int:
 
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in create(name).parameters())
+
+
+if __name__ == "__main__":
+    from aweigh.models import DETECTORS
+
+    TABLE.write_text(json.dumps([built(name) for name in DETECTORS], ensure_ascii=False, indent=1) + "\n", "utf-8")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
+from aweigh.cli.tables import print_table
 from aweigh.errors import UsageError, counted, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,23 +45,20 @@ def cost(
         List every layer.
     """
     from rich.console import Console
-    from rich.table import Table
 
     from aweigh.profiling.cost import shortened
 
     if size < 1:
         raise UsageError(f"size = {size}: expected a number above 0.")
     found = costs(model, size)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer" if layers else "part", no_wrap=True)
-    for title in ("parameters", "multiply-adds", "memory access"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in (*(found.layers if layers else found.parts), found.total):
-        numbers = (row.parameters, row.multiply_adds, row.memory_access)
-        table.add_row(row.name, *map(shortened, numbers), style="bold" if row is found.total else None)
+    titles = ("layer" if layers else "part", "parameters", "multiply-adds", "memory access")
+    rows = [
+        (row.name, *map(shortened, (row.parameters, row.multiply_adds, row.memory_access)))
+        for row in (*(found.layers if layers else found.parts), found.total)
+    ]
     screen = Console(highlight=False)
-    screen.print(f"{model}, one picture of {size} x {size}", markup=False)
-    screen.print(table)
+    screen.print(f"{model}, one picture of {size} x {size}", markup=False, soft_wrap=True)
+    print_table(screen, titles, rows, bold=(len(rows) - 1,))
 
 
 @app.command

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -41,7 +42,7 @@ _COLUMNS = (
     ("waiting", "data_share", 4),
     ("time", "seconds", 3),
 )
-_WIDTH = 9  # of a column, with the space before the next
+_GAP = 2  # blanks between two columns
 
 
 class Display:
@@ -119,7 +120,7 @@ class Display:
         parts: list[RenderableType] = [epoch_table(self._epochs, self._best, self._console.size)] * bool(self._epochs)
         if self._progress is not None:
             parts += [self._progress.get_renderable()]
-            parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in self._lines()]
+            parts += [Text(line) for line in self._lines()]
         return Group(*parts)
 
     def _lines(self) -> list[str]:
@@ -162,17 +163,21 @@ def epoch_table(rows: Sequence[Mapping[str, Any]], best: int | None, size: tuple
     if best is not None and best not in [row["epoch"] for row in shown]:
         shown = [row for row in rows if row["epoch"] == best] + shown[-max(1, room - 1) :]
     columns = [entry for entry in _COLUMNS if any(row.get(entry[1]) is not None for row in rows)]
-    fitting = max(2, size[0] // _WIDTH)
-    by_rank = sorted(range(len(columns)), key=lambda index: columns[index][2])[:fitting]
-    columns = [columns[index] for index in sorted(by_rank)]
+    mark = {best: "*"}
+    texts = [
+        [head, *(mark.get(row["epoch"], "") * (key == "epoch") + cell(key, row.get(key)) for row in shown)]
+        for head, key, _ in columns
+    ]
+    widths = [max(map(len, column)) for column in texts]
+    by_rank = sorted(range(len(columns)), key=lambda index: columns[index][2])
+    needed = list(accumulate(widths[index] + _GAP for index in by_rank))
+    fitting = sorted(index for index, total in zip(by_rank, needed) if total - _GAP <= size[0])
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for head, _, _ in columns:
-        table.add_column(head, justify="right", no_wrap=True, min_width=len(head))
-    for row in shown:
-        is_best = row["epoch"] == best
-        cells = [cell(key, row.get(key)) for _, key, _ in columns]
-        cells[0] = ("*" if is_best else "") + cells[0]
-        table.add_row(*cells, style="bold green" if is_best else None)
+    for index in fitting:
+        table.add_column(texts[index][0], justify="right", no_wrap=True, min_width=widths[index])
+    for number, row in enumerate(shown, start=1):
+        cells = (texts[index][number] for index in fitting)
+        table.add_row(*cells, style="bold green" if row["epoch"] == best else None)
     return table
 
 
