@@ -26,6 +26,7 @@ def command(
     images: Path | None = None,
     batch: Annotated[int, Parameter(show_default=False)] = 0,
     workers: int = 0,
+    strict: Annotated[bool, Parameter(negative="")] = False,
     device: str = "auto",
     views: Annotated[Views, Parameter(name="*")] = AS_TRAINED,
 ) -> None:
@@ -68,6 +69,8 @@ def command(
         Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.
     workers
         Processes that read pictures; 0 reads in this one.
+    strict
+        Refuse data with problems, pictures that cannot be read among them, which are else left out of the numbers.
     device
         auto, cpu, cuda, cuda:1 or mps.
     """
@@ -77,11 +80,11 @@ def command(
     from aweigh.data.check import problem_report
     from aweigh.data.formats import load_split
     from aweigh.engine.checkpoint import write_atomically
-    from aweigh.engine.evaluate import evaluate
+    from aweigh.engine.evaluate import detect
     from aweigh.engine.extras import extras, further_metrics
     from aweigh.engine.report import save_evaluation, save_predictions
     from aweigh.engine.space import LOOSE, kitti_metrics
-    from aweigh.evaluation.coco import CocoMetrics
+    from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
     from aweigh.evaluation.recall import LIMITS
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
 
@@ -91,14 +94,15 @@ def command(
             raise UsageError("--proposals measures regions alone: leave out --plots, --picture and --protocol.")
         if views != AS_TRAINED:
             raise UsageError("--proposals measures what is proposed in training's size: leave out --resize and --tta.")
-        part = load_split(data, split, annotations=annotations, images=images)
+        part = load_split(data, split, annotations=annotations, images=images, strict=strict)
         screen.print(part.summary(), markup=False)
         how: dict[str, Any] = {"weights": weights, "batch": batch, "workers": workers, "device": device}
-        measure(collect(detector, part, max(LIMITS), data=data, **how), part, json_file)
+        regions, unread = collect(detector, part, max(LIMITS), data=data, strict=strict, **how)
+        measure(regions, part, json_file, unread)
         return
     predictor = find_detector(detector, weights, device, views)
     keypoints = "keypoints" in extras(predictor.model)
-    part = load_split(data, split, annotations=annotations, images=images, keypoints=keypoints)
+    part = load_split(data, split, annotations=annotations, images=images, keypoints=keypoints, strict=strict)
     screen.print(part.summary(), markup=False)
     if part.problems:
         screen.print(problem_report(part), markup=False)
@@ -106,7 +110,7 @@ def command(
         part = part.with_proposals(given)
     model, chosen_batch = predictor.model, batch or predictor.usual_batch
     with bar("measuring", len(part)) as show:
-        metrics, results, speed = evaluate(
+        found = detect(
             model,
             predictor.resize,
             part,
@@ -114,19 +118,21 @@ def command(
             device=predictor.device,
             workers=workers,
             tta=predictor.tta,
+            max_bad=0.0 if strict else 1.0,
             progress=lambda done, total: show(done),
-            unreadable=lambda problem: screen.print(f"  {one_line(str(problem))}", markup=False),
         )
-    measured: CocoMetrics | VocMetrics = metrics
+    for problem in found.problems:
+        screen.print(f"  {one_line(str(problem))}", markup=False)
+    settings: dict[str, Any] = {"split": part.name, "data_hash": part.content_hash}
+    part, results, speed = found.measured(part), found.results, found.speed
+    measured: CocoMetrics | VocMetrics = evaluate_coco(part.to_coco(), results)
     further, notes = further_metrics(model, part, results) if protocol == "coco" else ({}, [])
     if protocol != "coco":
         measured = evaluate_voc(part.to_coco(), results, points="11" if protocol == "voc07" else "all")
-    settings = {
+    settings |= {
         "detector": detector,
         "builder": model.builder,
         "data": data,
-        "split": part.name,
-        "data_hash": part.content_hash,
         "resize": predictor.resize.to_dict(),
         "tta": None if predictor.tta.plain else predictor.tta.to_dict(model),
         "score_threshold": model.score_threshold,

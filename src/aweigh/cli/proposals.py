@@ -1,6 +1,7 @@
 """`aweigh proposals`: where to look in the pictures of a split, written for Fast R-CNN, and how much that reaches."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ def command(
     images: Path | None = None,
     batch: Annotated[int, Parameter(show_default=False)] = 0,
     workers: int = 0,
+    strict: Annotated[bool, Parameter(negative="")] = False,
     device: str = "auto",
 ) -> None:
     """Write where to look in the pictures of a split, for Fast R-CNN, and measure how many objects that reaches.
@@ -63,6 +65,8 @@ def command(
         Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.
     workers
         Processes that read pictures; 0 reads in this one.
+    strict
+        Refuse data with problems, pictures that cannot be read among them, which are else left out of the numbers.
     device
         auto, cpu, cuda, cuda:1 or mps.
     """
@@ -72,21 +76,29 @@ def command(
     if output is not None and output.suffix != SUFFIX:
         raise UsageError(f"-o {output}: a file of proposals is called NAME{SUFFIX}; see docs/proposals.md.")
     screen = log()
-    part = load_split(data, split, annotations=annotations, images=images)
+    part = load_split(data, split, annotations=annotations, images=images, strict=strict)
     screen.print(part.summary(), markup=False)
-    found = collect(source, part, number, data=data, weights=weights, batch=batch, workers=workers, device=device)
+    how: dict[str, Any] = {"weights": weights, "batch": batch, "workers": workers, "device": device, "strict": strict}
+    found, unread = collect(source, part, number, data=data, **how)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, found.write)
         screen.print(f"Proposals: {output}, {len(found.boxes):,} of {counted(len(found), 'picture')}", markup=False)
-    measure(found, part, json_file)
+    measure(found, part, json_file, unread)
 
 
-def measure(found: "Proposals", part: "Split", json_file: Path | None) -> None:
-    """Print the recall of the proposals of a split, and write it to a file where one is given."""
+def measure(found: "Proposals", part: "Split", json_file: Path | None, unread: Sequence[int]) -> None:
+    """Print the recall of the proposals of a split, and write it to a file where one is given.
+
+    unread: rows of images that could not be read; they and their objects are left out.
+    """
+    import numpy as np
+
     from aweigh.engine.checkpoint import write_atomically
     from aweigh.evaluation.recall import average_recall
 
+    found = found.take(np.setdiff1d(np.arange(len(part)), np.array(unread, dtype=np.int64)))
+    part = part.without(unread)
     recall = average_recall(part.to_coco(masks=False), found.results(part.image_ids))
     print(recall.table())
     if json_file is not None:
@@ -98,11 +110,21 @@ def measure(found: "Proposals", part: "Split", json_file: Path | None) -> None:
 
 
 def collect(
-    source: str, part: "Split", number: int, *, data: str, weights: str, batch: int, workers: int, device: str
-) -> "Proposals":
-    """The `number` best proposals of each picture of a split, in its order, from a detector or a file.
+    source: str,
+    part: "Split",
+    number: int,
+    *,
+    data: str,
+    weights: str,
+    batch: int,
+    workers: int,
+    device: str,
+    strict: bool,
+) -> tuple["Proposals", list[int]]:
+    """The `number` best proposals of each picture of a split, in its order, from a detector or a file; and the rows of
+    pictures that could not be read.
 
-    data: the folder of the data set, whose name they keep.
+    data: the folder of the data set, whose name they keep. strict: refuse such pictures.
     """
     from aweigh.data.proposals import is_proposals, read_proposals
 
@@ -111,16 +133,16 @@ def collect(
     path = Path(source)
     made = {"source": path.name, "data": Path(data).resolve().name, "aweigh": aweigh.__version__}
     if path.suffix in CONVERTED:
-        return _converted(path, part, number, made)
+        return _converted(path, part, number, made), []
     if is_proposals(path):
         given = part.with_proposals(read_proposals(path)).proposals
         assert given is not None
-        return given.best(number)
+        return given.best(number), []
     from aweigh.engine.proposals import propose
 
     predictor = find_detector(source, weights, device)
     with bar("proposing", len(part)) as show:
-        found, problems = propose(
+        found, problems, unread = propose(
             predictor.model,
             predictor.resize,
             part,
@@ -130,10 +152,11 @@ def collect(
             device=predictor.device,
             workers=workers,
             progress=lambda done, total: show(done),
+            max_bad=0.0 if strict else 1.0,
         )
     for problem in problems:
         log().print(f"  {one_line(str(problem))}", markup=False)
-    return found
+    return found, unread
 
 
 def _converted(path: Path, part: "Split", number: int, made: dict[str, Any]) -> "Proposals":

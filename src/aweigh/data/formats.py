@@ -168,8 +168,11 @@ def load_split(
             within=files.within,
         )
     read.problems[:0] = files.problems
+    skipped = {problem.where for problem in read.problems if problem.action == check.SKIPPED and not problem.annotation}
+    read = replace(read, left_out=len(skipped))
     if drop_empty:
-        read = replace(read.take(np.flatnonzero(np.diff(read.first))), problems=read.problems)
+        whole: dict[str, Any] = {"problems": read.problems, "left_out": read.left_out}
+        read = replace(read.take(np.flatnonzero(np.diff(read.first))), **whole)
     _refuse(read, files, classes, strict=strict)
     return read
 

@@ -1,8 +1,9 @@
 """Batches: pictures padded to one tensor, the same in the same order for the same seed, whatever the workers.
 
 The order depends on (seed, epoch). Unreadable pictures are skipped, counted and listed in `loader.problems`; when they
-are more than one file and more than `max_bad` of the data, reading stops with the exit code for data problems. Where
-nothing is left of a batch, a blank one takes its place, so that every epoch has the same number of batches.
+are more than one file and more than `max_bad` of the data (any at all where that is 0), reading stops with the exit
+code for data problems. Where nothing is left of a batch, a blank one takes its place, so that every epoch has the same
+number of batches.
 
 Pictures travel from a worker in 8 bits, one after the other in one tensor, and become padded floats in the process
 (and on the device) that uses them: a quarter of the bytes in shared memory, and one file descriptor per batch.
@@ -127,7 +128,7 @@ def make_loader(
 class Loader(DataLoader[Batch]):
     """A `DataLoader` that skips what cannot be read, and says so.
 
-    problems: each picture that was skipped or mended, once, in the order met.
+    problems: each picture that was skipped or mended, once, in the order met. unread: the rows of those skipped.
     """
 
     def __init__(
@@ -136,10 +137,15 @@ class Loader(DataLoader[Batch]):
         super().__init__(dataset, **rest)  # type: ignore[arg-type]
         self._max_bad, self._unpack = max_bad, unpack
         self._met: dict[str, Problem] = {}
+        self._unread: set[int] = set()
 
     @property
     def problems(self) -> list[Problem]:
         return list(self._met.values())
+
+    @property
+    def unread(self) -> list[int]:
+        return sorted(self._unread)
 
     def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
         """The epoch to come, from batch `skip` on."""
@@ -150,6 +156,7 @@ class Loader(DataLoader[Batch]):
         for packed in said_if_lost(cast(Iterator[Packed], super().__iter__()), workers=self.num_workers):
             for problem in packed.problems:
                 self._met[problem.where] = problem
+            self._unread.update(packed.unread)
             self._refuse_too_many()
             with _one_thread_here():
                 batch = self._unpack(packed)
@@ -158,7 +165,7 @@ class Loader(DataLoader[Batch]):
     def _refuse_too_many(self) -> None:
         bad = [problem for problem in self._met.values() if problem.action == SKIPPED]
         total = len(self.dataset)  # type: ignore[arg-type]
-        if len(bad) > max(1, self._max_bad * total):
+        if len(bad) > (max(1, self._max_bad * total) if self._max_bad else 0):
             shown = "; ".join(f"{problem.where}: {problem.detail}" for problem in bad[:3])
             raise DataError(
                 f"{len(bad)} of {counted(total, 'picture')} cannot be read, more than the {self._max_bad:.0%} that is "
@@ -235,7 +242,8 @@ class Packed:
     pixels: of all pictures, `[sum of h * w * 3]`, uint8 or float32, row by row, red, green and blue together.
     counts: objects in each picture. objects: what `Targets` holds of them, all pictures together. masks:
     `[sum of n * h * w]` bool. known: `[B, C]` bool, the classes each picture was labelled for, None when that is every
-    class in all. proposals: of each picture `[P_i, 4]`, padded as in `Images`. The rest as in `Batch`.
+    class in all. proposals: of each picture `[P_i, 4]`, padded as in `Images`. unread: rows of the pictures that
+    could not be read. The rest as in `Batch`.
     """
 
     pixels: Tensor
@@ -250,6 +258,7 @@ class Packed:
     original_sizes_hw: list[tuple[int, int]]
     problems: tuple[Problem, ...]
     blank: bool
+    unread: tuple[int, ...] = ()
 
     def pin_memory(self) -> Packed:
         masks = None if self.masks is None else self.masks.pin_memory()
@@ -277,6 +286,7 @@ def pack(samples: Sequence[Sample | Unreadable], *, eight_bits: bool) -> Packed:
         original_sizes_hw=[sample.original_hw for sample in used],
         problems=tuple(problems),
         blank=not readable,
+        unread=tuple(sample.index for sample in samples if isinstance(sample, Unreadable)),
     )
 
 

@@ -66,7 +66,8 @@ class Split:
     objects, "" for nothing; None when there is nothing at all. header: what else a COCO file says as a whole.
     proposals: of the I images, for a detector that needs them; see `with_proposals`. cuboids: `[N, 7]` float32, objects
     as the camera of their picture sees them (see `aweigh.ops.cuboids`), NaN where that is not known, None when it never
-    is. cameras: `[I, 3, 4]` float64, from points in space to pixels times depth, NaN where not known.
+    is. cameras: `[I, 3, 4]` float64, from points in space to pixels times depth, NaN where not known. left_out: how
+    many images belong to the split besides, and cannot be used.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Split:
     proposals: Proposals | None = None
     cuboids: np.ndarray | None = None
     cameras: np.ndarray | None = None
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         if len(self.uncertain) != len(self.boxes):  # not given
@@ -243,8 +245,21 @@ class Split:
             extras=None if self.extras is None else self.extras.take(rows),
             proposals=None if self.proposals is None else self.proposals.take(images),
             cameras=None if self.cameras is None else self.cameras[images],
+            left_out=0,
             **{key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None},
         )
+
+    def without(self, rows: Sequence[int] | np.ndarray) -> Split:
+        """What is left to be measured where these images cannot be: they and their objects are left out, and counted.
+
+        `DataError` where no image is left.
+        """
+        kept = np.setdiff1d(np.arange(len(self)), np.asarray(rows, dtype=np.int64))
+        if len(kept) == len(self):
+            return self
+        if len(kept) == 0:
+            raise DataError(f"{self.root}: none of the {counted(len(self), 'image')} of {self.name} can be read.")
+        return replace(self.take(kept), left_out=self.left_out + len(self) - len(kept), problems=self.problems)
 
     def take_annotations(self, rows: np.ndarray) -> Split:
         """The split with these annotations alone, `[K]` int64 in rising order; all images stay."""
@@ -275,7 +290,7 @@ class Split:
 
         What is to be ignored is marked as crowd, by which COCO's evaluation counts nothing inside it as a mistake;
         "difficult" tells VOC's flag from COCO's, "uncertain" a guess, which is neither found nor missed. Annotation ids
-        are moved above 0, which the protocol reads as "none".
+        are moved above 0, which the protocol reads as "none". "left_out" is there where images are not among them.
         masks: with the segmentations.
         """
         annotations = self.coco_annotations(masks=masks)
@@ -287,7 +302,8 @@ class Split:
                 self.image_ids.tolist(), self.file_names(), self.sizes_hw.tolist(), strict=True
             )
         ]
-        return {"images": images, "annotations": annotations, "categories": self.coco_categories()}
+        truth = {"images": images, "annotations": annotations, "categories": self.coco_categories()}
+        return truth | ({"left_out": self.left_out} if self.left_out else {})
 
     def coco_categories(self) -> list[dict[str, Any]]:
         names = {"keypoints": list(self.keypoint_names)} if self.keypoint_names else {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
-from aweigh.data.loader import MAX_BAD, make_loader
+from aweigh.data.loader import MAX_BAD, Loader, make_loader
 from aweigh.data.split import Split
 from aweigh.data.transforms import EvalTransform, Resize
 from aweigh.engine import distributed
@@ -38,18 +38,31 @@ def evaluate(
     max_detections: int = 100,
     progress: Callable[[int, int], object] = lambda done, total: None,
     unreadable: Callable[[Problem], object] = lambda problem: None,
+    max_bad: float = 1.0,
 ) -> tuple[CocoMetrics, list[dict[str, Any]], dict[str, float]]:
     """COCO's numbers of the boxes of `model` on `split`, the results they come from, and where the time went.
 
     results: COCO entries, boxes xywh in the pixels of the original image, category ids of the split; with masks and
     keypoints where the model finds them, which `further_metrics` measures.
     speed: milliseconds per image: `read` (waiting for reading and resizing), `network`, `decode`, `total`.
-    unreadable: called with each picture that was skipped or mended while reading; objects of a skipped one are missed.
+    unreadable: called with each picture that was skipped or mended while reading. A skipped one and its objects are
+    left out of the numbers, which say so. max_bad: the share of them above which there are no numbers but a
+    `DataError`.
     """
-    found = detect(model, resize, split, batch=batch, device=device, workers=workers, tta=tta, progress=progress)
+    found = detect(
+        model,
+        resize,
+        split,
+        batch=batch,
+        device=device,
+        workers=workers,
+        tta=tta,
+        max_bad=max_bad,
+        progress=progress,
+    )
     for problem in found.problems:
         unreadable(problem)
-    metrics = evaluate_coco(split.to_coco(), found.results, max_detections=max_detections)
+    metrics = evaluate_coco(found.measured(split).to_coco(), found.results, max_detections=max_detections)
     return metrics, found.results, found.speed
 
 
@@ -57,13 +70,18 @@ def evaluate(
 class SplitDetections:
     """What `detect` found: COCO results entries, mean losses by name (where asked for), milliseconds per image.
 
-    problems: pictures that could not be read; they have no detections.
+    problems: pictures that were skipped or mended while reading. unread: rows of the skipped ones.
     """
 
     results: list[dict[str, Any]]
     losses: dict[str, float]
     speed: dict[str, float]
     problems: list[Problem] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
+
+    def measured(self, split: Split) -> Split:
+        """The images of the split that the detections can be measured on."""
+        return split.without(self.unread)
 
 
 @torch.no_grad()
@@ -143,13 +161,13 @@ def detect(
         if was_training:
             model.train()
     speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
-    return _together(parts, {**speed, "total": sum(speed.values())}, loaders[0].problems)
+    return _together(parts, {**speed, "total": sum(speed.values())}, loaders[0])
 
 
 _Part = tuple[int, int, list[dict[str, Any]], dict[str, float]]  # number of the batch, images, results, losses
 
 
-def _together(parts: list[_Part], speed: dict[str, float], problems: list[Problem]) -> SplitDetections:
+def _together(parts: list[_Part], speed: dict[str, float], loader: Loader) -> SplitDetections:
     """The parts of all processes in the order of their batches: the same for any number of processes."""
     means = Means()
     results: list[dict[str, Any]] = []
@@ -157,7 +175,9 @@ def _together(parts: list[_Part], speed: dict[str, float], problems: list[Proble
         results += found
         for _ in range(images):
             means.add(values)
-    return SplitDetections(results, means.result(), speed, [p for own in distributed.gather(problems) for p in own])
+    problems = [problem for own in distributed.gather(loader.problems) for problem in own]
+    unread = sorted(row for own in distributed.gather(loader.unread) for row in own)
+    return SplitDetections(results, means.result(), speed, problems, unread)
 
 
 def _number(part: _Part) -> int:

@@ -84,6 +84,7 @@ class Run:
     bad_in_a_row: int = 0
     bad_images: list[str] = field(default_factory=list)
     val_problems: list[Problem] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)  # rows of the validation split that could not be read
     told: set[str] = field(default_factory=set)  # problems of reading the user has been told of
 
     @property
@@ -171,7 +172,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         fill=mean_colour(model),
         pin_memory=device.type == "cuda",
         device=device,
-        max_bad=config.max_bad,
+        max_bad=0.0 if config.strict else config.max_bad,
         rank=distributed.rank(),
         world=distributed.world_size(),
     )

@@ -36,8 +36,10 @@ def propose(
     device: torch.device | str = "cpu",
     workers: int = 0,
     progress: Callable[[int, int], object] = lambda done, total: None,
-) -> tuple[Proposals, list[Problem]]:
-    """The `number` best of each picture, in its own pixels, and which pictures could not be read; those have none.
+    max_bad: float = 1.0,
+) -> tuple[Proposals, list[Problem], list[int]]:
+    """The `number` best of each picture, in its own pixels; what was wrong with pictures, and the rows of those that
+    could not be read, which have none.
 
     model: in evaluation mode; its settings are changed. made: what else the file says of where they are from.
     """
@@ -52,6 +54,7 @@ def propose(
         stride_divisor=model.stride_divisor,
         fill=mean_colour(model),
         device=device,
+        max_bad=max_bad,
     )
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for part in loader:
@@ -68,7 +71,7 @@ def propose(
     nothing = torch.zeros(0, 4), torch.zeros(0)
     said = {**(made or {}), "builder": model.builder, "resize": resize.to_dict(), "nms_threshold": threshold}
     ordered = [found.get(row, nothing) for row in range(len(split))]
-    return split.proposed(ordered, number=number, made=said), loader.problems
+    return split.proposed(ordered, number=number, made=said), loader.problems, loader.unread
 
 
 def prepare_to_propose(model: Model, number: int) -> float:

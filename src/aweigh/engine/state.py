@@ -51,6 +51,7 @@ def restore(run: Run, extend: Extend, *, asked: bool = False) -> str:
     _restore_tensors(run, tensors, values)
     for name in COUNTERS:
         setattr(run, name, values[name])
+    run.unread = values.get("unread", [])
     run.best = -math.inf if values["best"] is None else values["best"]
     if asked:
         _check_length(run)
@@ -72,6 +73,7 @@ def _state(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None}
     values = {name: getattr(run, name) for name in COUNTERS}
     values["best"] = None if math.isinf(run.best) else run.best
+    values["unread"] = run.unread
     values["ema_updates"] = run.ema.updates if run.ema is not None else 0
     values["scaler"] = run.scaler.state_dict()
     values["data"] = _data_facts(run)

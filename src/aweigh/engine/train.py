@@ -188,7 +188,7 @@ def finish(run: Run, log: RunLog) -> None:
         best, _ = load_model(run.folder / "best.safetensors", device=run.device)
         save_predictions(best, run.resize, run.data.val, run.folder / "val_predictions.png", device=run.device)
         results = json.loads((run.folder / RESULTS).read_text(encoding="utf-8"))
-        for line in save_evaluation(run.folder, run.data.val, results):
+        for line in save_evaluation(run.folder, run.data.val.without(run.unread), results):
             log.say(line)
     log.say(f"{summary(run)} Weights: {run.folder / 'best.safetensors'}")
 
@@ -426,12 +426,12 @@ def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]
             losses=True,
             channels_last=run.config.channels_last,
             precision=run.precision,
-            max_bad=run.config.max_bad,
+            max_bad=0.0 if run.config.strict else run.config.max_bad,
             progress=bar.to,
         )
-    run.val_problems = found.problems
+    run.val_problems, run.unread = found.problems, found.unread
     losses = {f"val_loss_{name}": value for name, value in found.losses.items()}
-    metrics = all_metrics(run.evaluated_model, val, found.results) if distributed.is_main() else {}
+    metrics = all_metrics(run.evaluated_model, found.measured(val), found.results) if distributed.is_main() else {}
     metrics = {"split": val.name, "val_loss": sum(losses.values()), **losses, **distributed.from_main(metrics)}
     return metrics, found.results
 
@@ -491,6 +491,10 @@ def save_checkpoint(run: Run, name: str, metrics: Mapping[str, Any]) -> None:
 def tell_problems(run: Run, log: RunLog) -> None:
     """Each picture that was skipped or mended while reading, in any process, once."""
     training = [problem for own in distributed.gather(run.loader.problems) for problem in own]
+    of_all = f"{len(run.data.val) - len(run.unread)} of {counted(len(run.data.val), 'image')}" if run.data.val else ""
+    if run.unread and of_all not in run.told:
+        run.told.add(of_all)
+        log.say(f"validated on {of_all}: those that cannot be read are left out, with their objects")
     for problem in [*training, *run.val_problems]:
         if str(problem) not in run.told:
             run.told.add(str(problem))

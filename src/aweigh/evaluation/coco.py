@@ -31,6 +31,7 @@ from aweigh.evaluation.records import (
     IouType,
     Results,
     class_names,
+    images_measured,
     read_ground_truth,
     read_results,
     three_decimals,
@@ -97,6 +98,7 @@ def evaluate_coco(
         iou_type=iou_type,
         max_detections=max_detections,
         images=len(truth["images"]),
+        left_out=truth["left_out"],
         crowds=sum(annotation["iscrowd"] and "no_mask" not in annotation for annotation in truth["annotations"]),
         detections=len(found),
         keypoint_sigmas=tuple(sigmas) if sigmas is not None else None,
@@ -112,7 +114,7 @@ class CocoMetrics:
     `AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl`. Each is also an attribute: `metrics.AP50`.
     per_class: class name -> `{"AP": ..., "AP50": ...}`. objects: class name -> its objects, without crowd
     regions (and, for keypoints, without those that have none marked). without_mask: for masks, the ids of the objects
-    that have none.
+    that have none. left_out: images of the data that could not be read, and are not among `images`.
     """
 
     numbers: dict[str, float]
@@ -125,6 +127,7 @@ class CocoMetrics:
     detections: int
     keypoint_sigmas: tuple[float, ...] | None = None
     without_mask: tuple[int, ...] = ()
+    left_out: int = 0
 
     def __getattr__(self, name: str) -> float:
         numbers = self.__dict__.get("numbers", {})
@@ -145,6 +148,7 @@ class CocoMetrics:
                 "areas": {name: list(limits) for name, limits in _areas(self.iou_type).items()},
                 "keypoint_sigmas": list(self.keypoint_sigmas) if self.keypoint_sigmas else None,
                 "images": self.images,
+                "left_out": self.left_out,
                 "detections": self.detections,
                 "without_mask": len(self.without_mask),
             },
@@ -159,7 +163,7 @@ class CocoMetrics:
         sizes = "medium (m) 32² to 96², large (l) above"
         sizes = sizes if self.iou_type == "keypoints" else f"small (s) up to 32², {sizes}"
         lines = [
-            f"COCO protocol, {what}: {counted(self.images, 'image')}, {objects}{crowds}, "
+            f"COCO protocol, {what}: {images_measured(self.images, self.left_out)}, {objects}{crowds}, "
             f"{counted(self.detections, 'detection')}",
             f"{overlap} 0.50:0.95, at most {counted(self.max_detections, 'detection')} per image and class",
             f"object area in pixels: {sizes}",

@@ -16,7 +16,7 @@ import numpy as np
 
 from aweigh.errors import DataError, UsageError, counted
 from aweigh.evaluation.coco import AREAS, UNDEFINED
-from aweigh.evaluation.records import GroundTruth, read_ground_truth, three_decimals
+from aweigh.evaluation.records import GroundTruth, images_measured, read_ground_truth, three_decimals
 
 LIMITS = (100, 1000)
 OBJECT = {"id": 1, "name": "object"}  # of an array without a column for it hotcoco makes category 1
@@ -33,6 +33,7 @@ class ProposalRecall:
     objects: int
     crowds: int
     proposals: int
+    left_out: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers by name, then `protocol`: ready for JSON, never NaN."""
@@ -44,6 +45,7 @@ class ProposalRecall:
                 "limits": list(self.limits),
                 "areas": {name: list(ends) for name, ends in AREAS.items()},
                 "images": self.images,
+                "left_out": self.left_out,
                 "objects": self.objects,
                 "proposals": self.proposals,
             },
@@ -54,7 +56,8 @@ class ProposalRecall:
         crowds = f" and {counted(self.crowds, 'crowd region')}" if self.crowds else ""
         of_each = f"{self.proposals / max(1, self.images):.0f} of each on average"
         lines = [
-            f"COCO recall of proposals: {counted(self.images, 'image')}, {counted(self.objects, 'object')}{crowds}, "
+            f"COCO recall of proposals: {images_measured(self.images, self.left_out)}, "
+            f"{counted(self.objects, 'object')}{crowds}, "
             f"{counted(self.proposals, 'proposal')}, {of_each}",
             "mean recall over IoU 0.50:0.95, classes left aside; object area in pixels: small up to 32², medium to 96²",
             "",
@@ -107,4 +110,5 @@ def average_recall(
         objects=len(objects),
         crowds=len(truth["annotations"]) - len(objects),
         proposals=len(proposals),
+        left_out=truth["left_out"],
     )

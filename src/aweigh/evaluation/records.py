@@ -19,7 +19,8 @@ Results = Sequence[Mapping[str, Any]] | str | Path
 
 
 def read_ground_truth(source: GroundTruth, iou_type: IouType = "bbox") -> dict[str, Any]:
-    """`images`, `categories` and `annotations`, each annotation with id, bbox, area and iscrowd (0 or 1).
+    """`images`, `categories` and `annotations`, each annotation with id, bbox, area and iscrowd (0 or 1), and
+    `left_out`: how many images belong to the data besides, and could not be read.
 
     What is missing is filled in on copies: the area is that of the segmentation where there is one, else of the box.
     For masks, an object without one, among others that have one, becomes a crowd region of its box, marked `no_mask`.
@@ -46,7 +47,12 @@ def read_ground_truth(source: GroundTruth, iou_type: IouType = "bbox") -> dict[s
     if not all(isinstance(number, Integral) and int(number) >= 1 for number in ids) or len(set(ids)) < len(ids):
         for number, annotation in enumerate(annotations, start=1):
             annotation["id"] = number
-    return {"images": list(truth["images"]), "categories": list(truth["categories"]), "annotations": annotations}
+    return {
+        "images": list(truth["images"]),
+        "categories": list(truth["categories"]),
+        "annotations": annotations,
+        "left_out": int(truth.get("left_out", 0)),
+    }
 
 
 def read_results(source: Results, truth: Mapping[str, Any], iou_type: IouType = "bbox") -> list[dict[str, Any]]:
@@ -95,6 +101,11 @@ def class_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
         category["id"]: f"{name} (id {category['id']})" if names.count(name) > 1 else name
         for category, name in sorted(zip(categories, names), key=lambda pair: pair[0]["id"])
     }
+
+
+def images_measured(images: int, left_out: int) -> str:
+    """`"4 images"`, or `"3 of 4 images"` where one could not be read."""
+    return f"{images:,} of {counted(images + left_out, 'image')}" if left_out else counted(images, "image")
 
 
 def three_decimals(value: float) -> str:

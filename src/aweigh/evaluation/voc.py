@@ -25,6 +25,7 @@ from aweigh.evaluation.records import (
     GroundTruth,
     Results,
     class_names,
+    images_measured,
     read_ground_truth,
     read_results,
     three_decimals,
@@ -76,6 +77,7 @@ def evaluate_voc(
         points=points,
         legacy=legacy,
         images=len(truth["images"]),
+        left_out=truth["left_out"],
         difficult=int(difficult.sum()),
         detections=len(detections),
     )
@@ -97,6 +99,7 @@ class VocMetrics:
     images: int
     difficult: int
     detections: int
+    left_out: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """`mAP`, `per_class`, `objects` and `protocol`: ready for JSON, never NaN."""
@@ -105,7 +108,12 @@ class VocMetrics:
             "mAP": self.mAP,
             "per_class": dict(self.per_class),
             "objects": dict(self.objects),
-            "protocol": {**protocol, "images": self.images, "detections": self.detections},
+            "protocol": {
+                **protocol,
+                "images": self.images,
+                "left_out": self.left_out,
+                "detections": self.detections,
+            },
         }
 
     def table(self) -> str:
@@ -114,7 +122,7 @@ class VocMetrics:
         difficult = f" and {self.difficult:,} difficult" if self.difficult else ""
         width = max(len("all classes"), *map(len, self.per_class), 0)
         lines = [
-            f"VOC protocol: {counted(self.images, 'image')}, "
+            f"VOC protocol: {images_measured(self.images, self.left_out)}, "
             f"{counted(sum(self.objects.values()), 'object')}{difficult}, {counted(self.detections, 'detection')}",
             f"IoU above {self.iou:g}, {how}, {'last pixel counted (legacy)' if self.legacy else 'continuous boxes'}",
             "",
