@@ -16,7 +16,6 @@ from aweigh.data import findings
 from aweigh.data.doctor import Examination, examine, quick
 from aweigh.data.findings import Finding
 from aweigh.data.formats import find_splits, load_split
-from aweigh.data.rules import near_boxes
 from aweigh.data.split import Split
 
 BOX = [20.0, 20.0, 30.0, 30.0]
@@ -104,28 +103,6 @@ def test_one_object_of_two_classes(tmp_path: Path) -> None:
     change(root, "train", lambda data: data["annotations"].extend(pair))
     finding = found(examine(load(root)), "one object, two classes")
     assert finding.count == 1 and "dog" in finding.examples[0].problem.detail and len(finding.examples[0].boxes) == 2
-
-
-def test_near_boxes_are_exactly_those_that_comparing_all_finds(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    base = random.uniform(5, 90, (20, 2))
-    boxes = [[*corner, 30.0, 20.0] for corner in base.tolist()]
-    boxes += [[x + random.uniform(-1, 1), y + random.uniform(-1, 1), w, h] for x, y, w, h in boxes for _ in range(3)]
-    rows = [entry(n, 1 + n % 2, box) for n, box in enumerate(boxes, start=1)]
-    write_coco(tmp_path, "train", {"a.jpg": scene(1), "b.jpg": scene(2)}, rows)
-    split = load_split(tmp_path)
-    expected = set()
-    for image in range(2):
-        start, end = int(split.first[image]), int(split.first[image + 1])
-        for i in range(start, end):
-            for j in range(i + 1, end):
-                one, other = split.boxes[i].astype(float), split.boxes[j].astype(float)
-                sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
-                shared = float(sides.clip(0).prod())
-                whole = float((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod()) - shared
-                if shared / whole > 0.95:
-                    expected.add((i, j))
-    assert expected and {tuple(pair) for pair in near_boxes(split).tolist()} == expected
 
 
 @pytest.mark.parametrize(

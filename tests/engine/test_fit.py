@@ -128,6 +128,17 @@ def test_tiles_where_no_input_is_large_enough(tmp_path: Path) -> None:
     assert "train at --long 640." in " ".join(measure_fit({"train": tiny}, MODEL, short=0, long=640).advice)
 
 
+def test_of_a_crowded_picture_a_part_is_assigned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "MOST_IN_ONE", 50)
+    split = split_of(tmp_path, [[5, 5, 40, 40]] * 200 + [[5, 5, 80, 80], [5, 5, 60, 60]], per_image=200)
+    measured = measure_fit({"train": split}, MODEL, short=120, long=160)
+    assert measured.boxes == sum(measured.sizes) == 202 and sum(map(sum, measured.owners)) == 52
+    assert measured.unowned_count == 49 and measured.here.best_possible_recall == 3 / 52  # of equal boxes one learns
+    assert "1 image holds more than 50 boxes, of which 50 were assigned." in measured.advice
+    monkeypatch.setattr(fit, "MOST_BOXES", 51)
+    assert measure_fit({"train": split}, MODEL, short=120, long=160).measured == 1
+
+
 def test_a_detector_that_assigns_no_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(torch.nn.Module):
         pass

@@ -129,23 +129,23 @@ def suspicions(boxes_xywh: np.ndarray, sizes_hw: np.ndarray, where: str) -> list
     return found
 
 
-def remarks(split: Split) -> list[Problem]:
-    """Good boxes that deserve a look: equal to another of the same class, or as large as the whole image."""
+def remarks(split: Split) -> dict[str, np.ndarray]:
+    """Rows of good boxes that deserve a look, by kind: equal to an earlier one of the same class, or as large as the
+    whole image."""
+    if len(split.boxes) == 0:
+        return {}
     image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
-    found: list[Problem] = []
-    if len(image_of) == 0:
-        return found
     sizes_wh = split.sizes_hw[image_of][:, ::-1]
     whole = (split.boxes[:, :2] <= 1).all(axis=1) & (split.boxes[:, 2:] >= sizes_wh - 1).all(axis=1)
     keys = np.column_stack([split.boxes.astype(np.float64), split.labels, image_of])  # [N, 6]
     order = np.lexsort(keys.T)
     twice = np.zeros(len(keys), dtype=bool)
     twice[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
-    for kind, which in (("same box twice", twice), ("box as large as the image", whole & ~split.ignore)):
-        for row in np.flatnonzero(which):
-            where, box = split.paths[int(image_of[row])].name, split.boxes[row].tolist()
-            found.append(Problem(kind, where, int(split.annotation_ids[row]), _numbers(box), KEPT))
-    return found
+    found = {
+        "same box twice": np.flatnonzero(twice),
+        "box as large as the image": np.flatnonzero(whole & ~split.ignore),
+    }
+    return {kind: rows for kind, rows in found.items() if len(rows)}
 
 
 def _example(problem: Problem) -> str:

@@ -26,6 +26,7 @@ from aweigh.errors import DataError, counted
 
 PICTURES_PER_KIND, PICTURES_IN_ALL = 6, 120
 SIDE = 340  # pixels, the long side of an embedded picture
+OTHERS_DRAWN = 1000  # boxes of the picture beside the affected ones
 ZOOM_BELOW, ZOOM = 0.12, 7.0  # boxes smaller than this part of the picture are shown in a window this much larger
 AFFECTED, SECOND, OTHERS = (255, 69, 58), (10, 190, 255), (255, 255, 255)
 LEVEL_COLOURS = ("#4e79a7", "#59a14f", "#d6a800", "#b07aa1", "#9c755f", "#76b7b2", "#bab0ac")
@@ -258,7 +259,7 @@ def draw_case(split: Split, row: int, boxes: Sequence[Box], *, side: int = SIDE)
     part = part.resize(size, Image.Resampling.LANCZOS if zoom < 1 else Image.Resampling.NEAREST)
 
     draw = ImageDraw.Draw(part, "RGBA")
-    others = split.boxes[int(split.first[row]) : int(split.first[row + 1])].tolist()
+    others = split.boxes[int(split.first[row]) : int(split.first[row + 1])][:OTHERS_DRAWN].tolist()
     for box in others:
         if tuple(box) not in boxes:
             draw.rectangle(_placed(box, window, zoom), outline=(*OTHERS, 110))

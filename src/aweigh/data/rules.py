@@ -18,6 +18,7 @@ import numpy as np
 from aweigh.data.check import CLIPPED, DROPPED, KEPT, MIXED_UP_FROM, UNLEARNED, Problem, remarks
 from aweigh.data.findings import EXAMPLES_KEPT, KINDS, Box, Example, Finding, finding
 from aweigh.data.images import SUFFIXES
+from aweigh.data.near import near_pairs
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import counted
 
@@ -52,19 +53,10 @@ def reported(split: Split) -> list[Finding]:
 
 def box_rules(split: Split) -> list[Finding]:
     """Boxes drawn twice, of two classes, as large as the image, very long or tiny; formats mixed up."""
-    found = []
-    groups: dict[str, list[Problem]] = defaultdict(list)
-    for remark in remarks(split):
-        groups[remark.kind].append(remark)
-    row_of = {int(number): row for row, number in enumerate(split.annotation_ids)} if groups else {}
-    for kind, group in groups.items():
-        rows = np.array([row_of[int(remark.annotation)] for remark in group if remark.annotation is not None])
-        found.append(_boxes(kind, split, rows))
-    pairs = near_boxes(split)
-    same = split.labels[pairs[:, 0]] == split.labels[pairs[:, 1]]
-    equal = (split.boxes[pairs[:, 0]] == split.boxes[pairs[:, 1]]).all(axis=1)
-    found.append(_boxes("nearly the same box twice", split, pairs[same & ~equal]))
-    found.append(_boxes("one object, two classes", split, pairs[~same]))
+    found = [_boxes(kind, split, rows) for kind, rows in remarks(split).items()]
+    same, other = near_boxes(split)
+    found.append(_boxes("nearly the same box twice", split, same))
+    found.append(_boxes("one object, two classes", split, other))
 
     sides = split.boxes[:, 2:] - split.boxes[:, :2]  # [N, 2]
     learned = ~split.ignore
@@ -101,30 +93,13 @@ def _far_keypoints(split: Split) -> np.ndarray:
     return far[np.argsort(-share[far], kind="stable")]
 
 
-def near_boxes(split: Split, min_iou: float = SAME_IOU) -> np.ndarray:
-    """Pairs of boxes of one image that overlap by more than `min_iou`, `[K, 2]` rows; regions to ignore left out.
-
-    Along x, sorted: two such boxes begin within `1 - min_iou` of the left one's width of each other.
-    """
+def near_boxes(split: Split, min_iou: float = SAME_IOU) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes that overlap an earlier one of their image by more than `min_iou`, of their class and of another: `[K, 2]`
+    rows each, see `near_pairs`. Regions to ignore are left out."""
     rows = np.flatnonzero(~split.ignore)
-    image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
-    rows = rows[np.lexsort((split.boxes[rows, 0], image_of[rows]))]
-    boxes, images = split.boxes[rows].astype(np.float64), image_of[rows]
-    reach = boxes[:, 0] + (1 - min_iou) * (boxes[:, 2] - boxes[:, 0])
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    active, found, step = np.arange(len(rows)), [np.empty((0, 2), dtype=np.int64)], 0
-    while len(active):
-        step += 1
-        active = active[active + step < len(rows)]
-        other = active + step
-        near = (images[active] == images[other]) & (boxes[other, 0] <= reach[active])
-        active, other = active[near], other[near]
-        inner = np.minimum(boxes[active, 2:], boxes[other, 2:]) - np.maximum(boxes[active, :2], boxes[other, :2])
-        shared = inner.clip(0).prod(axis=1)
-        close = shared > min_iou * (areas[active] + areas[other] - shared)
-        found.append(np.column_stack([rows[active[close]], rows[other[close]]]))
-    pairs = np.sort(np.concatenate(found), axis=1)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    images = np.repeat(np.arange(len(split)), np.diff(split.first))
+    same, other = near_pairs(split.boxes[rows], images[rows], split.labels[rows], min_iou)
+    return rows[same], rows[other]
 
 
 def mixed_up(split: Split) -> list[Finding]:

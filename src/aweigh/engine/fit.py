@@ -21,6 +21,7 @@ from torch import Tensor
 from aweigh.data.doctor import SIZE_EDGES
 from aweigh.data.split import Split
 from aweigh.data.transforms import Resize, resize_targets
+from aweigh.errors import counted
 from aweigh.evaluation.coverage import Coverage, measure_coverage
 from aweigh.models import create
 from aweigh.structures import Classes, Targets
@@ -29,6 +30,10 @@ SMALL = 8.0  # pixels at the input, square root of the area: one cell of the fin
 ENOUGH = 0.95  # the share of objects that should be larger than that
 NOTED = 0.005  # the share of boxes without a point from which it is worth a sentence
 MOST_IMAGES, MOST_TRIALS = 1000, 100  # images assigned; and those on which several input sizes are compared
+MOST_BOXES = 100_000  # of these images together, on which several sizes are compared a fifth: the pairs of boxes and
+MOST_IN_ONE = (
+    3000  # points to compare are some 3,600 times as many; and of one image, of whose boxes others are left out
+)
 CROWDED, BETWEEN = "smaller boxes took all its points", "no point of its level lies in it"
 LONGEST_SHORT = 1600  # pixels: beyond it cutting pictures into tiles is cheaper than a larger input
 STEP = 32  # short sides proposed are multiples
@@ -129,20 +134,22 @@ def measure_fit(
     resize = Resize(short=short or None, long=long or None)
     sizes, scales = _sizes(list(used.values()), resize)
     detector = _on_no_device(model, next(iter(used.values())).classes, arguments or {})
-    chosen = _draw(used, MOST_IMAGES, seed)
+    thinned, crowded = _thinned(used)
+    chosen = _draw(thinned, MOST_IMAGES, MOST_BOXES, seed)
     small = float((sizes < SMALL).mean()) if len(sizes) else 0.0
     here = Trial(short, long, small, None, None)
     levels: tuple[Level, ...] = ()
     owners = np.zeros((0, 0), dtype=np.int64)
     unowned: list[Unowned] = []
     if detector is not None and len(sizes):
-        coverage, owners, unowned = _assigned(detector, used, chosen, resize)
+        coverage, owners, unowned = _assigned(detector, thinned, chosen, resize)
         of_level = owners[:, :-1].sum(axis=0) / max(1, owners[:, :-1].sum())
         levels = tuple(
             Level(int(stride), float(share)) for stride, share in zip(detector.strides, of_level, strict=True)
         )
         here = replace(here, best_possible_recall=coverage.best_possible_recall, ambiguous=coverage.ambiguous_share)
-    trials = _trials(detector, used, _draw(used, MOST_TRIALS, seed), here) if len(sizes) else ()
+    trial_images = _draw(thinned, MOST_TRIALS, MOST_BOXES // 5, seed)
+    trials = _trials(detector, thinned, trial_images, here) if len(sizes) else ()
     percentiles = {part: float(np.percentile(sizes, part)) for part in (5, 25, 50, 75, 95)} if len(sizes) else {}
     fit = Fit(
         model=model,
@@ -159,7 +166,11 @@ def measure_fit(
         trials=trials,
         advice=(),
     )
-    return replace(fit, advice=tuple(_advice(fit, used, sizes, scales, assigns=detector is not None)))
+    advice = _advice(fit, used, sizes, scales, assigns=detector is not None)
+    if crowded and detector is not None:
+        held = counted(crowded, "image", "holds")
+        advice.append(f"{held} more than {MOST_IN_ONE:,} boxes, of which {MOST_IN_ONE:,} were assigned.")
+    return replace(fit, advice=tuple(advice))
 
 
 # --- what is measured ---------------------------------------------------------------------------------------------
@@ -186,12 +197,28 @@ def _sizes(splits: Sequence[Split], resize: Resize) -> tuple[np.ndarray, np.ndar
     return np.concatenate(sizes), np.concatenate(scales)
 
 
-def _draw(splits: Mapping[str, Split], most: int, seed: int) -> list[tuple[str, int]]:
-    """At most so many images, `(split, row)`, the same for the same seed."""
+def _thinned(splits: Mapping[str, Split]) -> tuple[dict[str, Split], int]:
+    """The splits with `MOST_IN_ONE` boxes of an image at most, evenly taken; and how many images had more."""
+    thinned, crowded = {}, 0
+    for name, split in splits.items():
+        counts = np.diff(split.first)
+        place = np.arange(len(split.boxes)) - np.repeat(split.first[:-1], counts)  # in its image
+        share = np.repeat(MOST_IN_ONE / np.maximum(counts, MOST_IN_ONE), counts)
+        kept = np.floor((place + 1) * share) > np.floor(place * share)
+        thinned[name] = split.take_annotations(np.flatnonzero(kept)) if not kept.all() else split
+        crowded += int((counts > MOST_IN_ONE).sum())
+    return thinned, crowded
+
+
+def _draw(splits: Mapping[str, Split], most: int, most_boxes: int, seed: int) -> list[tuple[str, int]]:
+    """At most so many images with so many boxes, one at least, `(split, row)`, the same for the same seed."""
     every = [(name, row) for name, split in splits.items() for row in range(len(split))]
-    if len(every) <= most:
+    boxes = np.concatenate([np.diff(split.first) for split in splits.values()])
+    if len(every) <= most and boxes.sum() <= most_boxes:
         return every
-    return [every[index] for index in np.sort(np.random.default_rng(seed).permutation(len(every))[:most])]
+    order = np.random.default_rng(seed).permutation(len(every))[:most]
+    held = max(1, int(np.searchsorted(np.cumsum(boxes[order]), most_boxes, side="right")))
+    return [every[index] for index in np.sort(order[:held])]
 
 
 def _resized(
