@@ -90,7 +90,7 @@ class _Search:
         pairs = np.sort(np.column_stack([found[rows], rows]), axis=1)
         return pairs[np.unique(pairs[:, 1], return_index=True)[1]]
 
-    def _cells(self, rows: np.ndarray, scale: float, beside: tuple[int, int, int, int] = (0, 0, 0, 0)) -> np.ndarray:
+    def _cells(self, rows: np.ndarray, scale: float, beside: tuple[int, ...] = (0, 0, 0, 0)) -> np.ndarray:
         """The cell of each box or, with -1 and 1, that in which its partners of less and more width, height, x and y
         lie. At scale 1 it is twice as large as partners differ, so that these two hold all of them. A number of 64
         bits, the last 16 free for the class."""
