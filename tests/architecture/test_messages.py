@@ -89,7 +89,8 @@ def counts(source: str) -> Iterator[tuple[int, str]]:
                 shown = ast.unparse(value.value)
                 percent = value.format_spec is not None and "%" in ast.unparse(value.format_spec)
                 side = before.endswith((" x ", " x"))
-                text = shown.startswith(("counted(", "sorted(")) or shown == "sides"
+                constant = shown.isupper()  # whose number is known where the sentence is written
+                text = shown.startswith(("counted(", "sorted(")) or shown == "sides" or constant
                 if not (percent or side or text) and behind.match(str(after.value)):
                     yield value.lineno, f"{{{shown}}}{str(after.value)[:30]}"
             before = str(value.value) if isinstance(value, ast.Constant) else ""
