@@ -18,10 +18,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -29,47 +29,18 @@ from aweigh.data import check
 from aweigh.data.check import Problem
 from aweigh.data.coco import read_coco
 from aweigh.data.description import class_names, read_description
-from aweigh.data.files import lies_within, read_text
+from aweigh.data.files import lies_within
 from aweigh.data.flat import PathList
 from aweigh.data.folders import read_voc, read_yolo
 from aweigh.data.kitti import read_kitti
-from aweigh.data.records import distinct_names, some_of
+from aweigh.data.records import some_of
 from aweigh.data.split import Split, split_off
+from aweigh.data.split_files import ALIASES, SPLIT_IN_NAME, SplitFiles, in_order, listed_names, split_name
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
 
-__all__ = ["PathList", "Problem", "Split", "SplitFiles", "find_splits", "load_split", "split_off"]
+__all__ = ["PathList", "Problem", "Split", "SplitFiles", "find_splits", "load_split", "split_name", "split_off"]
 
-ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
-_SPLIT_IN_NAME = re.compile(
-    r"(?:^|[_\-. ])(trainval|training|train|minival|validation|valid|val|dev|testing|test)"
-    r"(?:[_\-]?\d{4})?(?=$|[_\-. ])",
-    re.IGNORECASE,
-)
 _NOT_BOXES = ("captions_", "panoptic_", "stuff_", "image_info_")
-
-
-@dataclass(frozen=True)
-class SplitFiles:
-    """Where one split lies. annotations: the JSON (COCO) or the folder of XML or label files (VOC, YOLO,
-    KITTI).
-
-    images: folders to look for its pictures in, the likeliest first; YOLO's may be text files that list pictures.
-    listing: the file that names the images (ImageSets of VOC and KITTI) or their places (YOLO's description), if any.
-    names: class names, where something beside the annotations gives them. keypoint_shape: how many keypoints YOLO lines
-    have, and the numbers of each. within: the folder that YOLO's lists may not lead out of, if any.
-    """
-
-    name: str
-    layout: Literal["coco", "voc", "yolo", "kitti"]
-    annotations: Path
-    images: tuple[Path, ...]
-    listing: Path | None = None
-    names: tuple[str, ...] | None = None
-    problems: tuple[Problem, ...] = ()
-    keypoint_shape: tuple[int, int] | None = None
-    keypoint_names: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()
-    within: Path | None = None
 
 
 def find_splits(
@@ -208,15 +179,6 @@ def _in_one_line(problems: Sequence[Problem]) -> str:
 # --- recognising a layout -----------------------------------------------------------------------------------------
 
 
-def split_name(text: str) -> str | None:
-    """The split a file or folder is named after: "instances_val2017" is "val"; None when it names none."""
-    found = _SPLIT_IN_NAME.search(text)
-    if found is None:
-        return None
-    name = found.group(1).lower()
-    return ALIASES.get(name, name)
-
-
 def _find_coco(root: Path, *, keypoints: bool = False) -> dict[str, SplitFiles]:
     found: dict[str, tuple[int, SplitFiles]] = {}
     loose = []
@@ -234,7 +196,7 @@ def _find_coco(root: Path, *, keypoints: bool = False) -> dict[str, SplitFiles]:
             found[name] = rank, _coco_files(name, file, root)
     if not found and len(loose) == 1:
         found["train"] = 0, _coco_files("train", loose[0], root)
-    return _in_order({name: files for name, (_, files) in found.items()})
+    return in_order({name: files for name, (_, files) in found.items()})
 
 
 def _coco_candidates(root: Path) -> list[Path]:
@@ -275,11 +237,11 @@ def _find_voc(root: Path) -> dict[str, SplitFiles]:
         folder = root / name
         if folder.is_dir() and any(folder.glob("*.xml")):
             pictures = tuple(root / picture for picture in ("JPEGImages", "images", "Images", "."))
-            names = _listed_names(root / "labels.txt", root / "classes.txt")
+            names = listed_names(root / "labels.txt", root / "classes.txt")
             listings = {
                 listing.stem.lower(): listing
                 for listing in sorted((root / "ImageSets" / "Main").glob("*.txt"))
-                if _SPLIT_IN_NAME.fullmatch(listing.stem)
+                if SPLIT_IN_NAME.fullmatch(listing.stem)
             }
             if not listings:
                 return {"train": SplitFiles("train", "voc", folder, pictures, names=names)}
@@ -289,7 +251,7 @@ def _find_voc(root: Path) -> dict[str, SplitFiles]:
                 )
                 for split, listing in listings.items()
             }
-            return _in_order(found)
+            return in_order(found)
     found = {}
     for child in sorted(entry for entry in root.iterdir() if entry.is_dir()):
         split = split_name(child.name)
@@ -297,7 +259,7 @@ def _find_voc(root: Path) -> dict[str, SplitFiles]:
             found[split] = SplitFiles(split, "voc", child, (child, child / "images"))
     if not found and any(root.glob("*.xml")):
         found["train"] = SplitFiles("train", "voc", root, (root, root / "images"))
-    return _in_order(found)
+    return in_order(found)
 
 
 def _find_kitti(root: Path) -> dict[str, SplitFiles]:
@@ -309,14 +271,14 @@ def _find_kitti(root: Path) -> dict[str, SplitFiles]:
                 file.stem.lower(): file
                 for place in (base.parent / "ImageSets", base / "ImageSets")
                 for file in sorted(place.glob("*.txt"))
-                if _SPLIT_IN_NAME.fullmatch(file.stem)
+                if SPLIT_IN_NAME.fullmatch(file.stem)
             }
             if (base.parent / "testing").is_dir():  # whose pictures, which have no labels, are those of test.txt
                 listed.pop("test", None)
             if not listed:
                 return {"train": SplitFiles("train", "kitti", labels, (pictures,))}
             found = {ALIASES.get(name, name): file for name, file in listed.items()}
-            return _in_order(
+            return in_order(
                 {name: SplitFiles(name, "kitti", labels, (pictures,), file) for name, file in found.items()}
             )
     return {}
@@ -330,14 +292,14 @@ def _find_yolo(source: Path) -> dict[str, SplitFiles]:
         try:
             description = read_description(file)
             if found := _from_description(file, description, anywhere=file == source):
-                return _in_order(found)
+                return in_order(found)
             names = names or class_names(file, description)
         except DataError:
             if file == source or file.stem in ("data", "dataset"):
                 raise  # else it is some other program's
     if source.is_file():
         raise DataError(f"{source}: names no train, val or test folder that exists; a YOLO description has them.")
-    names = names or _listed_names(root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")
+    names = names or listed_names(root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")
     found = {}
     for images in sorted(entry for entry in (root / "images").glob("*") if entry.is_dir()):
         split = split_name(images.name)
@@ -349,7 +311,7 @@ def _find_yolo(source: Path) -> dict[str, SplitFiles]:
             found[split] = SplitFiles(split, "yolo", folder / "labels", (folder / "images",), names=names)
     if not found and (root / "images").is_dir() and (root / "labels").is_dir() and any((root / "labels").glob("*.txt")):
         found["train"] = SplitFiles("train", "yolo", root / "labels", (root / "images",), names=names)
-    return _in_order(found)
+    return in_order(found)
 
 
 def _descriptions(root: Path) -> list[Path]:
@@ -474,16 +436,3 @@ def _by_hand(source: Path, annotations: Path, images: Path | None) -> dict[str, 
     else:
         files = SplitFiles(name, "yolo", annotations, (annotations.parent / "images", annotations))
     return {name: files if images is None else replace(files, images=(images,))}
-
-
-def _listed_names(*files: Path) -> tuple[str, ...] | None:
-    for file in files:
-        if file.is_file():
-            lines = [line.strip() for line in read_text(file).splitlines()]
-            return distinct_names(list(filter(None, lines)), file) or None
-    return None
-
-
-def _in_order(found: dict[str, SplitFiles]) -> dict[str, SplitFiles]:
-    usual = ["train", "val", "test"]
-    return dict(sorted(found.items(), key=lambda item: (usual.index(item[0]) if item[0] in usual else 3, item[0])))
