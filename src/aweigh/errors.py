@@ -74,3 +74,11 @@ def printable(text: str) -> str:
 def escaped(text: str) -> str:
     """The whole text in one line: control characters, line ends and bytes that are no text are spelled out."""
     return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+def spelled_out(text: str) -> str:
+    """A text of several lines as it can be shown: control characters but line ends and tabulators as JSON spells them.
+
+    What is printed as JSON stays JSON. A text that has to stay on one line is `printable` or `escaped`.
+    """
+    return UNPRINTABLE.sub(lambda found: found[0] if found[0] in "\n\t" else f"\\u{ord(found[0]):04x}", text)

@@ -204,7 +204,8 @@ class Predictor:
         if height * width > MOST_INPUT_PIXELS:
             raise DataError(
                 f"{_path(picture) or 'the picture'}: {full_hw[1]} x {full_hw[0]} pixels would go through the network "
-                f"as {width} x {height}, more than {MOST_INPUT_PIXELS:,} pixels. Choose a smaller size with --resize."
+                f"as {width} x {height}, which is more than {MOST_INPUT_PIXELS / 1e6:.0f} megapixels. Choose a smaller "
+                "size with --resize."
             )
         return [image for image, _ in read], full_hw
 

@@ -66,10 +66,9 @@ def check(
     images
         Image folder that goes with --annotations.
     """
-    from rich.console import Console
-
     from aweigh.data.doctor import examine
     from aweigh.data.formats import find_splits, load_split
+    from aweigh.engine.screen import Screen
 
     _check_places(html, json, fix_to)
     names = find_splits(data, annotations=annotations, images=images)
@@ -82,7 +81,7 @@ def check(
 
         fit = measure_fit(splits, model, short=short, long=long)
     examination = _with_bar(splits, lambda tell: examine(splits, pictures=pictures, progress=tell))
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    console = Screen(highlight=False, markup=False, emoji=False, soft_wrap=False)
     print_report(console, data, examination, fit)
     if json is not None:
         _write_json(json, examination, fit)

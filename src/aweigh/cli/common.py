@@ -28,9 +28,9 @@ def one_line(text: str) -> str:
 
 def log() -> "Console":
     """The console for progress and remarks: the error stream, so that the output stream carries results alone."""
-    from rich.console import Console
+    from aweigh.engine.screen import Screen
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Screen(stderr=True, highlight=False, soft_wrap=True)
 
 
 def find_recipe(name: str) -> Path:
@@ -180,6 +180,7 @@ def given_proposals(detector: Any, file: Path | None) -> "Proposals | None":
 
 def run_in_processes(count: int) -> int:
     """Run this command line again in `count` processes, as `torchrun` does; the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
@@ -194,6 +195,8 @@ def run_in_processes(count: int) -> int:
             kept.append(word)
     try:
         torchrun(["--standalone", "--nproc-per-node", str(count), "-m", "aweigh", *kept])
+    except SignalException as error:
+        return 128 + error.sigval
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 1

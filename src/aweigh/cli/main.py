@@ -6,7 +6,9 @@ exit code of `aweigh.errors`. Anything unexpected keeps its traceback and ends w
 traceback of the user's mistakes too.
 """
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -15,6 +17,7 @@ from cyclopts import App, CycloptsError, Group
 
 from aweigh import __version__
 from aweigh.cli.common import one_line
+from aweigh.cli.ending import Ended, ended_by_signals, shown_output
 from aweigh.errors import AweighError, UsageError, lost_worker
 
 WORK = Group("Work", sort_key=1)
@@ -64,6 +67,11 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; a traceback leaves it only for what nobody foresaw."""
+    with ended_by_signals(), shown_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
@@ -72,9 +80,9 @@ def run(arguments: Sequence[str]) -> int:
         return _explain(UsageError(f"{one_line(str(error))} See: {_help_for(arguments)}"))
     except AweighError as error:
         return _explain(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("stopped", file=sys.stderr)
-        return 130
+        return 128 + (error.number if isinstance(error, Ended) else signal.SIGINT)
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -88,9 +96,10 @@ def run(arguments: Sequence[str]) -> int:
             cause=error,
         )
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return _explain(AweighError(f"{error.filename}: {error.strerror or error}."), cause=error)
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _explain(AweighError(f"{where}{error.strerror or error}."), cause=error)
 
 
 def _explain(error: AweighError, cause: BaseException | None = None) -> int:

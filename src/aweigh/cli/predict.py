@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from aweigh.cli.common import AS_TRAINED, Views, bar, find_detector, given_proposals, log, one_line, sample_photograph
 from aweigh.engine.config import DEFAULT_MODEL
-from aweigh.errors import UsageError, counted
+from aweigh.errors import AweighError, DataError, UsageError, counted, printable
 
 if TYPE_CHECKING:
     from aweigh.data.decode import ValueRange
@@ -27,6 +27,8 @@ class Reading(TypedDict):
     value_range: "ValueRange"
 
 
+MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger picture is drawn smaller
+LONGEST_JPEG = 65_500  # pixels of a side that libjpeg writes
 FILES = {
     "jsonl": "detections.jsonl",
     "coco": "detections.json",
@@ -107,6 +109,10 @@ def command(
         )
     if not 0 <= score <= 1:  # nor NaN, which no score reaches
         raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
+    if not output:
+        raise UsageError("-o is empty; name a folder, or - for the output stream.")
+    if batch < 0:
+        raise UsageError(f"batch = {batch}: expected a number above 0, or 0 for the usual one.")
     from aweigh.data.writers import LEFT_OUT, write_detections
     from aweigh.engine.extras import extras
     from aweigh.predictor import sources
@@ -132,7 +138,7 @@ def command(
     results = predictor.stream(paths, batch or predictor.usual_batch, proposals=given, **reading)
     with bar("predicting", len(paths)) as show:
         kept = (keep(seen(result), score, labels) for result in results)
-        write_detections(tally.watch(draw_each(kept, drawn, reading), show), target, format)
+        write_detections(tally.watch(draw_each(kept, drawn, reading, tally.lose), show), target, format)
     tally.tell(folder, format, drawn=bool(drawn))
     if in_space and tally.without_camera:
         log().print(
@@ -142,7 +148,7 @@ def command(
     lost = [what for what in extras(predictor.model) if what in LEFT_OUT.get(format, ())]
     if lost:
         log().print(f"Format {format} has no place for {' and '.join(lost)}; --format jsonl and coco have.")
-    return 1 if tally.failed else 0
+    return 1 if tally.failed or tally.lost else 0
 
 
 def keep(result: "Detections", score: float, labels: Sequence[int]) -> "Detections":
@@ -153,34 +159,74 @@ def keep(result: "Detections", score: float, labels: Sequence[int]) -> "Detectio
 
 
 def with_camera(result: "Detections", *, given: Path | None) -> "Detections":
-    """The detections with the camera of their picture: of the file or folder given, else where KITTI has it."""
+    """The detections with the camera of their picture: of the file or folder given, else where KITTI has it.
+
+    A calibration that cannot be read is the error of its picture.
+    """
     from dataclasses import replace
 
     from aweigh.data.kitti import camera_beside, read_camera
 
     picture = Path(result.path or "")
-    if given is None:
-        file = camera_beside(picture)
-        return replace(result, camera=read_camera(file)) if file.is_file() else result
-    return replace(result, camera=read_camera(given / f"{picture.stem}.txt" if given.is_dir() else given))
+    file = camera_beside(picture) if given is None else given / f"{picture.stem}.txt" if given.is_dir() else given
+    if result.error is not None or (given is None and not file.is_file()):
+        return result
+    try:
+        return replace(result, camera=read_camera(file))
+    except DataError as error:
+        return type(result).empty(result.classes, path=result.path, error=str(error))
 
 
 def draw_each(
-    results: Iterable["Detections"], drawn: Mapping[Path, Path], reading: "Reading"
+    results: Iterable["Detections"],
+    drawn: Mapping[Path, Path],
+    reading: "Reading",
+    lost: Callable[[Path, Exception], object],
 ) -> Iterator["Detections"]:
-    """Write each picture with its boxes to the place `drawn` has for it, and pass the result on."""
-    from aweigh.data.images import read_image
-    from aweigh.engine.checkpoint import write_atomically
-    from aweigh.visualise import draw_detections, draw_in_space
+    """Write each picture with its boxes to the place `drawn` has for it, and pass the result on.
 
+    lost: called with the picture and the reason where a drawing fails; its detections and the others are not lost.
+    """
     for result in results:
         source = Path(result.path or "")
         if source in drawn and result.error is None:
-            stands = result.cuboids is not None and result.camera is not None
-            picture = (draw_in_space if stands else draw_detections)(read_image(source, **reading), result)
-            drawn[source].parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(drawn[source], partial(picture.save, quality=92))
+            try:
+                _draw(source, result, drawn[source], reading)
+            except (AweighError, OSError, ValueError, RuntimeError, MemoryError) as error:
+                lost(source, error)
         yield result
+
+
+def _draw(source: Path, result: "Detections", target: Path, reading: "Reading") -> None:
+    """A large picture is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
+    from dataclasses import replace
+
+    import torch
+
+    from aweigh.data.images import read_reduced
+    from aweigh.engine.checkpoint import write_atomically
+    from aweigh.engine.evaluate import to_original
+    from aweigh.visualise import draw_detections, draw_in_space
+
+    image, full_hw = read_reduced(source, drawn_hw, **reading)
+    size_hw = (image.shape[1], image.shape[2])
+    stands = result.cuboids is not None and result.camera is not None
+    if size_hw != full_hw:
+        if result.camera is not None:
+            ratios = torch.tensor([[size_hw[1] / full_hw[1]], [size_hw[0] / full_hw[0]], [1.0]])
+            result = replace(result, camera=result.camera * ratios)
+        result = to_original(result, size_hw)
+    picture = (draw_in_space if stands else draw_detections)(image, result)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, partial(picture.save, quality=92))
+
+
+def drawn_hw(height: int, width: int) -> tuple[int, int]:
+    """What `read_reduced` has to keep twice of: the whole picture, or what JPEG and the memory hold of a large one."""
+    factor = 1
+    while factor < 8 and (height * width > MOST_DRAWN * factor**2 or max(height, width) > LONGEST_JPEG * factor):
+        factor *= 2
+    return max(1, height // factor // 2), max(1, width // factor // 2)
 
 
 def drawn_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
@@ -188,6 +234,8 @@ def drawn_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
     Pictures that differ only in their suffix keep it in the name. `UsageError` where a source would be overwritten.
     """
+    from aweigh.data.files import fitting_name
+
     absolute = [path.absolute() for path in paths]
     shared = Path(os.path.commonpath([path.parent for path in absolute]))
     stems = Counter(path.with_suffix("") for path in absolute)
@@ -195,7 +243,7 @@ def drawn_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
     for path, full in zip(paths, absolute):
         name = full.relative_to(shared)
         alone = stems[full.with_suffix("")] == 1
-        targets[path] = folder / (name.with_suffix(".jpg") if alone else name.with_name(f"{name.name}.jpg"))
+        targets[path] = folder / name.with_name(fitting_name(name.stem if alone else name.name, ".jpg"))
     sources = {path.resolve() for path in paths}
     for path, target in targets.items():
         if target.resolve() in sources:
@@ -209,6 +257,7 @@ class Tally:
 
     pictures: int = 0
     failed: int = 0
+    lost: int = 0  # drawings
     without_camera: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.perf_counter)
@@ -224,10 +273,16 @@ class Tally:
             show(self.pictures)
             yield result
 
+    def lose(self, picture: Path, error: Exception) -> None:
+        """Say why a picture could not be drawn."""
+        self.lost += 1
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        log().print(f"not drawn: {one_line(f'{picture}: {reason}')}", markup=False)
+
     def tell(self, folder: Path | None, format: str, *, drawn: bool) -> None:
         screen = log()
         read = self.pictures - self.failed
-        names = ", ".join(f"{name} {count}" for name, count in self.objects.most_common(8))
+        names = ", ".join(f"{printable(name)} {count}" for name, count in self.objects.most_common(8))
         more = f" and {counted(len(self.objects) - 8, 'more class')}" if len(self.objects) > 8 else ""
         speed = f"; {(time.perf_counter() - self.started) / read:.2f} s per picture" if read else ""
         screen.print(

@@ -45,6 +45,7 @@ from aweigh.engine.lock import hold
 from aweigh.engine.log import Means
 from aweigh.engine.optim import make_optimizer, set_lr
 from aweigh.engine.prepare import choose_workers
+from aweigh.engine.screen import Screen
 from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
 from aweigh.visualise import curves
 from aweigh.weights.load import load_backbone
@@ -102,7 +103,7 @@ def train_classifier(
         if not path.is_file():
             raise UsageError(f"{resume} is no run folder to go on with: there is no {path}.")
         config = replace(ClassifyConfig(**read_recipe(path)), output=str(resume))
-    run = prepare(config, new=resume is None, console=console or Console(stderr=True))
+    run = prepare(config, new=resume is None, console=console or Screen(stderr=True))
     with hold(run.folder) as remark:
         if remark:
             run.say(remark)

@@ -21,7 +21,8 @@ from rich.console import Console
 from aweigh.engine.checkpoint import write_atomically
 from aweigh.engine.config import COCO_NAMES, FURTHER_NAMES, PREFIXES
 from aweigh.engine.live import Display
-from aweigh.errors import UsageError
+from aweigh.engine.screen import Screen
+from aweigh.errors import UsageError, escaped
 
 # The first columns of results.csv, there in every run; then each loss, each val_loss, the numbers of masks, of
 # keypoints and in space where there are any, and the AP of each class.
@@ -61,7 +62,7 @@ class RunLog:
         run, for the time that is left.
         """
         self.path = Path(path)
-        self.console = console or Console(stderr=True)
+        self.console = console or Screen(stderr=True)
         self.select, self.classes = select, tuple(classes)
         self.epochs: list[dict[str, Any]] = []
         self._steps = _Thinned(HISTORY)
@@ -250,7 +251,7 @@ def results_table(
     columns = [*COLUMNS, *losses, *(f"val_{name}" for name in losses), *further]
     classes = classes or list(dict.fromkeys(name for row in epochs for name in row.get("per_class") or ()))
     best = best_epoch(epochs, select)
-    table: list[list[Any]] = [[*columns, *(f"AP:{name}" for name in classes)]]
+    table: list[list[Any]] = [[*columns, *(f"AP:{escaped(name)}" for name in classes)]]
     for row in epochs:
         values = {**row, "best": int(row["epoch"] == best)}
         per_class = row.get("per_class") or {}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Stopped(KeyboardInterrupt):
@@ -15,7 +15,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Within the block the first SIGINT or SIGTERM sets `wanted`, for the loop to end after the step under way.
+    """Within the block the first SIGINT, SIGTERM or SIGHUP sets `wanted`, for the loop to end after the step under way.
 
     tell: called then, to let the user know. The second ends at once, as Ctrl-C does. Outside the main thread, where
     Python allows no handlers, nothing changes. Processes that read images inherit the handler, and leave it to us.
@@ -29,7 +29,8 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            ignored = [number for number in SIGNALS[2:] if signal.getsignal(number) is signal.SIG_IGN]  # nohup
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS if number not in ignored}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -44,6 +44,7 @@ from aweigh.engine.optim import set_lr
 from aweigh.engine.prepare import Run, learning_rate_line, prepare, run_folder
 from aweigh.engine.recipes import other_recipes
 from aweigh.engine.report import save_evaluation, save_inputs, save_predictions, start_report
+from aweigh.engine.screen import Screen
 from aweigh.engine.stop import Interrupts, Stopped
 from aweigh.errors import AweighError, UsageError, counted, lost_worker
 from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
@@ -72,7 +73,7 @@ def train(
     """
     if config.tensorboard:
         require_tensorboard()
-    console = console or Console(stderr=True)
+    console = console or Screen(stderr=True)
     with (
         distributed.join(config.device) as device_name,
         determinism(config.deterministic),

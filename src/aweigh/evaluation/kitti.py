@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from aweigh.errors import DataError, counted
+from aweigh.errors import DataError, counted, escaped
 from aweigh.ops.boxes import pairwise_iou, pairwise_share
 from aweigh.ops.cuboids import birds_eye_iou, solid_iou
 
@@ -132,11 +132,11 @@ class KittiMetrics:
                     self.value(name, measure, difficulty, points) for points in (40, 11) for difficulty in DIFFICULTIES
                 ]
                 shown = ["-" if value < 0 else f"{value:.3f}" for value in values]
-                title = f"{name} > {self.overlaps[name]:g}" if number == 0 else ""
+                title = f"{escaped(name)} > {self.overlaps[name]:g}" if number == 0 else ""
                 cells = "".join(f"{text:>{width}}" for text, width in zip(shown, (8, 10, 8, 10, 10, 8), strict=True))
                 lines.append(f"{title:<16}{text:<12}{cells}")
         few = [
-            f"{name} ({self.curves[name, 'box', 'moderate'].objects})"
+            f"{escaped(name)} ({self.curves[name, 'box', 'moderate'].objects})"
             for name in self.classes
             if 0 < self.curves[name, "box", "moderate"].objects < SAMPLES
         ]

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aweigh.errors import UsageError, counted
+from aweigh.errors import UsageError, counted, escaped
 from aweigh.evaluation.records import (
     GroundTruth,
     Results,
@@ -120,7 +120,7 @@ class VocMetrics:
         """The mean, the protocol it was measured by, and AP per class, as lines for a terminal."""
         how = "11 recall points" if self.points == "11" else "area under the curve"
         difficult = f" and {self.difficult:,} difficult" if self.difficult else ""
-        width = max(len("all classes"), *map(len, self.per_class), 0)
+        width = max(len("all classes"), *(len(escaped(name)) for name in self.per_class), 0)
         lines = [
             f"VOC protocol: {images_measured(self.images, self.left_out)}, "
             f"{counted(sum(self.objects.values()), 'object')}{difficult}, {counted(self.detections, 'detection')}",
@@ -130,7 +130,7 @@ class VocMetrics:
             f"{'all classes':<{width}}  {sum(self.objects.values()):>7}  {three_decimals(self.mAP):>5}",
         ]
         for name, value in self.per_class.items():
-            lines.append(f"{name:<{width}}  {self.objects[name]:>7}  {three_decimals(value):>5}")
+            lines.append(f"{escaped(name):<{width}}  {self.objects[name]:>7}  {three_decimals(value):>5}")
         if any(value < 0 for value in self.per_class.values()):
             lines.append("(- no such object in the ground truth; left out of the mean)")
         return "\n".join(lines)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from aweigh.errors import UsageError, counted
+from aweigh.errors import UsageError, counted, escaped
 from aweigh.visualise.pictures import PALETTE
 
 Points = Mapping[float, float]  # position -> value
@@ -117,9 +117,10 @@ def precision_recall(
         best = ", nothing right"
         if entry.best >= 0:
             best = f", best F1 {entry.f1[entry.best]:.2f} from score {entry.scores[entry.best]:.2f}"
-        label = f"{entry.name}: AP{round(100 * iou)} {entry.AP:.3f}" if entry.AP >= 0 else entry.name
+        name = _plain(entry.name)
+        label = f"{name}: AP{round(100 * iou)} {entry.AP:.3f}" if entry.AP >= 0 else name
         left.plot(recalls, entry.curve, label=None if many and not whole else label, **style)
-        right.plot(entry.scores, entry.f1, label=None if many and not whole else f"{entry.name}{best}", **style)
+        right.plot(entry.scores, entry.f1, label=None if many and not whole else f"{name}{best}", **style)
         if entry.best >= 0 and (whole or not many):
             if not whole:  # together, the line is a mean over classes and the point is not
                 left.plot(entry.recall[entry.best], entry.precision[entry.best], "o", color=colour, markersize=5)
@@ -161,7 +162,7 @@ def confusion(counts: np.ndarray, names: Sequence[str], path: str | Path, *, min
         weight = "bold" if row == column else "normal"
         colour = "white" if dark else "#16181d"
         axes.text(column, row, text, ha="center", va="center", fontsize=letters, color=colour, fontweight=weight)
-    ticks = range(classes + 1)
+    ticks, names = range(classes + 1), [_plain(name) for name in names]
     axes.set_xticks(
         ticks, [*names, "missed"], rotation=90 if classes > 6 else 30, ha="center" if classes > 6 else "right"
     )
@@ -278,6 +279,11 @@ def _figure(panels: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
     figure = Figure(figsize=(size[0] * panels, size[1]), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(np.ravel(figure.subplots(1, panels, squeeze=False)))
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib shows it letter by letter: on one line, dollar signs not taken for formulas."""
+    return escaped(name).replace("$", r"\$")
 
 
 def _finish(axes: Any, title: str, below: str) -> None:

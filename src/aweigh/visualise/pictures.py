@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from aweigh.errors import UsageError, counted
+from aweigh.errors import UsageError, counted, escaped
 from aweigh.ops.masks import Window
 from aweigh.structures import PERSON_JOINTS, Classes, Detections, Targets
 
@@ -168,7 +168,7 @@ def grid(
     heights = [max(picture.height for picture in row) for row in rows]
     gap = max(4, round(width / 60))
     font = _font(max(12, min(24, round(width / 28))))
-    texts = [_wrapped(caption, font, width) for caption in captions or ()]
+    texts = [_wrapped(escaped(caption), font, width) for caption in captions or ()]
     lines = 1 + any("\n" in text for text in texts)
     below = round(font.size * (0.7 + 1.2 * lines)) if captions is not None else 0
     above = round(font.size * 1.9) if title else 0
@@ -176,7 +176,7 @@ def grid(
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((gap, gap + above / 2), _shortened(title, font, size[0]), fill=INK, font=font, anchor="lm")
+        draw.text((gap, gap + above / 2), _shortened(escaped(title), font, size[0]), fill=INK, font=font, anchor="lm")
     top = above + gap
     for number, (row, height) in enumerate(zip(rows, heights)):
         for column, picture in enumerate(row):
@@ -229,6 +229,7 @@ def _draw(
 ) -> Image.Image:
     """Everything of one image; the instances come best first. windows: of their masks, the best last."""
     picture = as_picture(image)
+    captions = [escaped(caption) for caption in captions]
     short = min(picture.size)
     width = max(1, round(short / 220))  # 2 px at 480, 4 px at 800
     least = 10 if short < 300 else 12  # letters would cover most of a small picture

@@ -1,0 +1,126 @@
+"""A command that is ended from outside leaves nothing unfinished; names are shown in any locale."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+from PIL import Image
+
+from aweigh.cli import main
+from aweigh.cli.ending import SIGNALS, ended_by_signals
+from aweigh.data.synthetic import new_folder
+from aweigh.data.writers import DetectionWriter
+from aweigh.engine.checkpoint import write_atomically
+from aweigh.engine.stop import Interrupts
+
+
+def writes_whole(folder: Path, stop: Callable[[], None]) -> None:
+    write_atomically(folder / "a.png", lambda path: (path.write_text("half"), stop()))
+
+
+def writes_detections(folder: Path, stop: Callable[[], None]) -> None:
+    with DetectionWriter(folder / "a.jsonl"):
+        stop()
+
+
+def writes_a_data_set(folder: Path, stop: Callable[[], None]) -> None:
+    with new_folder(folder / "a") as made:
+        made.mkdir()
+        (made / "half").touch()
+        stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("work", [writes_whole, writes_detections, writes_a_data_set])
+def test_a_signal_leaves_nothing_unfinished(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    work: Callable[[Path, Callable[[], None]], None],
+) -> None:
+    app = App(name="aweigh", suppress_keyboard_interrupt=False)
+    before = [signal.getsignal(each) for each in SIGNALS]
+
+    @app.default
+    def command() -> None:
+        work(tmp_path, lambda: os.kill(os.getpid(), number))
+
+    monkeypatch.setattr(main, "app", app)
+    assert main.run([]) == 128 + number
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == "stopped\n"
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_a_second_signal_does_not_disturb_the_clearing_away() -> None:
+    cleared = False
+    with pytest.raises(KeyboardInterrupt), ended_by_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+            cleared = True
+    assert cleared
+
+
+def test_what_nohup_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with Interrupts(lambda: None) as interrupts:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert not interrupts.wanted
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with Interrupts(lambda: None) as interrupts:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupts.wanted
+
+
+CODE = """
+import os, signal, sys
+from aweigh.data import images
+from aweigh.cli.main import main
+read = images.read_reduced
+def slow(path, *arguments, **options):
+    if path.name == "b.png":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return read(path, *arguments, **options)
+import aweigh.predictor
+aweigh.predictor.read_reduced = slow
+sys.argv = ["aweigh", *sys.argv[1:]]
+main()
+"""
+
+
+def test_predict_is_ended_as_a_process_and_names_are_shown_in_ascii(tmp_path: Path) -> None:
+    """As a process, once for both: the whole path, with a terminal's encoding that has no such letters."""
+    names = ("a größe 猫.png", "b.png", "caf\udce9.png")
+    (tmp_path / "in").mkdir()
+    for name in names:
+        Image.new("RGB", (40, 30)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "c猫\udce9.png").write_bytes(b"")
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+
+    def typed(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, "predict", str(tmp_path / "in"), "--device", "cpu", *words]
+        return subprocess.run(command, capture_output=True, text=True, env=plain)
+
+    ended = typed(CODE, "-o", str(tmp_path / "ended"))
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    assert "Traceback" not in ended.stderr and ended.stderr.endswith("stopped\n")
+    assert [path.name for path in (tmp_path / "ended").iterdir()] == ["a größe 猫.jpg"]
+    whole = typed(
+        "from aweigh.cli.main import main; main()", "-o", "-", "--format", "csv", "--no-draw", "--score", "0.01"
+    )
+    assert whole.returncode == 1 and "Traceback" not in whole.stderr, whole.stderr
+    assert "c\\u732b\\udce9.png" in whole.stdout
+    assert "left out:" in whole.stderr and "c\\u732b\\udce9.png: the file is empty" in whole.stderr

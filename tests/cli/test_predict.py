@@ -1,0 +1,173 @@
+"""`aweigh predict` where a drawing, a name or the place to write goes wrong: the rest is written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from aweigh.cli import common, predict
+from aweigh.cli.main import run
+from aweigh.data.images import read_reduced
+from aweigh.structures import Classes, Detections, Images
+from aweigh.visualise import draw_detections
+
+HOSTILE = "evil\x1b]0;x\x07\nerror: forged"
+
+
+class Finds(torch.nn.Module):
+    """A stand-in detector: one object in the middle of every picture."""
+
+    classes = Classes((HOSTILE, "plain"), (1, 2))
+    stride_divisor = 32
+    builder = "finds"
+    extras = ()
+    score_threshold, nms_threshold, max_detections = 0.05, 0.6, 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("pixel_mean", torch.zeros(3))
+
+    def network(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+    def forward(self, images: Images, targets: object = None) -> list[Detections]:
+        return self.decode(None, images.sizes_hw)
+
+    def decode(self, raw: object, sizes_hw: list[tuple[int, int]]) -> list[Detections]:
+        return [
+            Detections(
+                torch.tensor([[w / 4, h / 4, w * 3 / 4, h * 3 / 4]]),
+                torch.tensor([0.9]),
+                torch.tensor([0]),
+                classes=self.classes,
+                size_hw=(h, w),
+            )
+            for h, w in sizes_hw
+        ]
+
+
+@pytest.fixture
+def finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aweigh.data.transforms import Resize
+    from aweigh.predictor import Predictor
+
+    def found(*_: Any) -> Predictor:
+        return Predictor(Finds(), Resize(None, 64), device="cpu")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(common, "_find_detector", found)
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        Image.new("RGB", (40, 30)).save(folder / name)
+    return folder
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), MemoryError(), ValueError("x\ny"), RuntimeError("z")]
+)
+def test_a_failed_drawing_costs_one_picture(
+    tmp_path: Path, finds: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    source = pictures(tmp_path / "in", "a.png", "b.png", "c.png")
+    calls = iter([None, error, None])
+
+    def draw(*arguments: Any) -> Image.Image:
+        if (failure := next(calls)) is not None:
+            raise failure
+        return draw_detections(*arguments)
+
+    monkeypatch.setattr("aweigh.visualise.draw_detections", draw)
+    assert run(["predict", str(source), "-o", str(tmp_path / "out")]) == 1
+    assert [len(line["detections"]) for line in lines(tmp_path / "out")] == [1, 1, 1]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
+    told = [line for line in capsys.readouterr().err.splitlines() if "b.png" in line]
+    assert len(told) == 1 and told[0].startswith("not drawn: ")
+
+
+def test_a_broken_calibration_is_the_error_of_its_picture(tmp_path: Path) -> None:
+    (tmp_path / "calib").mkdir()
+    (tmp_path / "calib" / "a.txt").write_text("P2: not numbers\n")
+    found = Finds().decode(None, [(30, 40)])[0]
+    from dataclasses import replace
+
+    result = predict.with_camera(replace(found, path=str(tmp_path / "a.png")), given=tmp_path / "calib")
+    assert result.error is not None and "a.txt" in result.error and len(result) == 0
+
+
+def test_names_cannot_move_the_cursor_or_forge_a_line(
+    tmp_path: Path, finds: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = pictures(tmp_path / "in", "a\x1b[2J\n.png", "ok.png")
+    (source / "cut\x1b[31m\nerror: x.png").write_bytes(b"")
+    assert run(["predict", str(source), "-o", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err and "\x07" not in out + err
+    assert not [line for line in err.splitlines() if line.startswith("error:")]
+    assert "evil\\x1b]0;x\\x07\\nerror: forged 2" in err
+    assert len(lines(tmp_path / "out")) == 3
+    for format in ("csv", "jsonl", "coco"):
+        assert run(["predict", str(source / "ok.png"), "-o", "-", "--format", format]) == 0
+        out, _ = capsys.readouterr()
+        assert "\x1b" not in out
+    assert json.loads(out)[0]["category_id"] == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", ""],
+        ["predict", "PICTURE", "-o", ""],
+        ["predict", "PICTURE", "--resize", "1000000"],
+        ["predict", "PICTURE", "--resize", "9" * 5000],
+        ["predict", "PICTURE", "--tta", "multiscale", "--scales", "1e9"],
+        ["predict", "PICTURE", "--tta", "multiscale", "--scales", "nan"],
+        ["predict", "PICTURE", "--batch", str(10**20)],
+        ["predict", "PICTURE", "--batch", "-1"],
+        ["predict", "PICTURE", "--score", "1e300"],
+        ["predict", "PICTURE", "--value-range", "nan", "1"],
+        ["predict", "PICTURE", "--value-range", "0", "inf"],
+        ["predict", "PICTURE", "--value-range", "1", "0"],
+    ],
+)
+def test_values_out_of_reach_are_wrong_usage(
+    words: list[str], tmp_path: Path, finds: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(pictures(tmp_path / "in", "a.png") / "a.png")
+    typed = [picture if word == "PICTURE" else word for word in words]
+    assert run([*typed, *([] if "-o" in words else ["-o", str(tmp_path / "out")])]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 1500
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "drawn_wh"), [((40, 30), (40, 30)), ((9000, 9000), (4500, 4500)), ((70_000, 600), (35_000, 300))]
+)
+def test_what_is_too_large_for_a_drawing_is_drawn_smaller(
+    tmp_path: Path, size_wh: tuple[int, int], drawn_wh: tuple[int, int]
+) -> None:
+    Image.new("1", size_wh).save(tmp_path / "a.png")
+    image, full_hw = read_reduced(tmp_path / "a.png", predict.drawn_hw)
+    assert full_hw == size_wh[::-1]
+    assert tuple(image.shape[1:]) == drawn_wh[::-1]
+
+
+def test_boxes_of_a_smaller_drawing_lie_where_they_should(tmp_path: Path) -> None:
+    Image.new("RGB", (8000, 6000)).save(tmp_path / "a.png")
+    found = Finds().decode(None, [(6000, 8000)])[0]
+    reading: predict.Reading = {"exif": "apply", "value_range": "auto"}
+    predict._draw(tmp_path / "a.png", found, tmp_path / "out" / "a.jpg", reading)
+    with Image.open(tmp_path / "out" / "a.jpg") as drawn:
+        assert drawn.size == (4000, 3000)
+        column = [sum(drawn.getpixel((1900, row))) for row in range(700, 800)]  # type: ignore[arg-type]
+        brightest = max(range(100), key=column.__getitem__)
+    assert abs(700 + brightest - 750) < 25  # the upper edge at a quarter of the height
