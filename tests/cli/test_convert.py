@@ -98,7 +98,7 @@ def test_complete(tmp_path: Path, capsys: Capture) -> None:
 
     classes = tmp_path / "classes.json"
     classes.write_text(json.dumps({"categories": [{"id": 1, "name": "boat"}]}))
-    more = ("--categories", classes, "--uncertain", "0.5", "--score", "0.6", "--split", "train", "--split", "val")
+    more = ("--categories", classes, "--uncertain", "0.5", "--score", "0.6", "--split", "train", "val")
     code, out, err = aweigh(capsys, *command[:-1], tmp_path / "more", *more)
     assert code == 0 and "unknown category ids: left out (18)" in out, err
     assert "val: holds guesses of a detector now; do not evaluate on it" in out

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from aweigh.data.split import Split
     from aweigh.structures import Classes
 
+SEVERAL = Parameter(consume_multiple=True, negative="")  # --split train val
+
 
 def convert(
     data: Path,
@@ -21,7 +23,7 @@ def convert(
     *,
     to: Literal["coco", "voc", "yolo"],
     out: Path,
-    split: tuple[str, ...] = (),
+    split: Annotated[tuple[str, ...], SEVERAL] = (),
     link: bool = False,
     strict: bool = False,
     annotations: Path | None = None,
@@ -135,7 +137,7 @@ def complete(
     *,
     results: Annotated[Path, Parameter(name="--with")],
     out: Path,
-    split: tuple[str, ...] = ("train",),
+    split: Annotated[tuple[str, ...], SEVERAL] = ("train",),
     score: float = 0.4,
     uncertain: float = 0.15,
     categories: Path | None = None,

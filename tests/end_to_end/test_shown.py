@@ -1,0 +1,149 @@
+"""What the documents show and takes no time is done: commands, in a folder where all that they name is there, and
+blocks of Python. What trains, downloads or needs files of others is only read, by `tests/architecture/test_shown_*.py`.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cyclopts import MissingArgumentError
+from PIL import Image
+from tests.architecture.shown import BLOCKS, COMMANDS, Shown
+from tests.end_to_end.conftest import typed
+
+import aweigh
+from aweigh.cli.main import app
+from aweigh.data.formats import load_split
+from aweigh.data.transforms import Resize
+from aweigh.engine.checkpoint import save_model
+
+DONE = {
+    *(("predict",), ("eval",), ("proposals",), ("info",), ("models",), ("average",), ("shrink",), ("config", "show")),
+    *(("profile", "cost"), ("profile", "reuse")),
+    *(("data", "check"), ("data", "convert"), ("data", "merge"), ("data", "complete"), ("data", "synth")),
+}
+DATA_SETS = ("DATA", "SRC", "C", "D", "ROAD", "full", "persons", "coco_person", "voc5", "coco_tiny", "bccd", "coco")
+DENSE = (
+    *("RUN/best.safetensors", "RUN/last.safetensors", "runs/x/best.safetensors"),
+    *("runs/bccd/best.safetensors", "A.safetensors", "B.safetensors", "detector.safetensors", "mean.safetensors"),
+    *("second/last.safetensors", "third/last.safetensors", "runs/fcos_rpn/last.safetensors"),
+    "runs/fcos_rpn_without/last.safetensors",
+)
+STAND_INS = dict.fromkeys(("FILE", "CHECKPOINT", "DETECTOR"), "RUN/best.safetensors")
+RESULTS = ("RESULTS.json", "persons_train.json", "coco_person_train.json", "voc5_train.json")
+TINY = {"channels": 16}
+CLASSES = {"A": {"circle": "car", "square": "bicycle"}, "B": {"circle": "truck", "square": "Bike"}}
+
+
+def is_done(shown: Shown) -> bool:
+    words = shown.words
+    if words[0] != "aweigh" or not DONE & {tuple(words[1:2]), tuple(words[1:3])}:
+        return False
+    if "--weights" in words or "NAME" in words:  # weights of others are downloads, or files of theirs
+        return False
+    try:
+        app.parse_args(words[1:], exit_on_error=False, print_error=False)
+    except MissingArgumentError:  # a part of a command, in a sentence
+        return not shown.inline
+    return words[1] != "predict" or "--sample" in words or (len(words) > 2 and words[2][0] != "-")
+
+
+ONCE = list({tuple(shown.words): shown for shown in COMMANDS if is_done(shown)}.values())
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the documents name: data sets, detectors, photographs, results, proposals."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for seed, name in enumerate(("DATA", "A", "B")):
+        words = ("--train", 4, "--val", 3, "--test", 2, "--size", 64, "--seed", seed)
+        assert typed("data", "synth", folder / name, *words) == 0
+        rename(folder / name, CLASSES.get(name, {}))
+    for name in DATA_SETS:
+        if name != "DATA":
+            (folder / name).symlink_to("DATA")
+    (folder / "photos" / "more").mkdir(parents=True)
+    for place in ("photo.jpg", "photos/a.jpg", "photos/more/b.jpg"):
+        Image.fromarray(np.full((48, 64, 3), 90, dtype=np.uint8)).save(folder / place)
+    train = load_split(folder / "DATA", "train")
+    detectors = {
+        ("fcos_shufflenet_v2_x0_5_lite",): DENSE,
+        ("faster_rcnn_resnet18_fpn", *TINY): ("runs/rpn/best.safetensors", "runs/rpn/last.safetensors"),
+        ("fast_rcnn_resnet18_fpn", *TINY): ("runs/fast/best.safetensors",),
+    }
+    torch.manual_seed(0)
+    for (name, *small), places in detectors.items():
+        model = aweigh.create(name, classes=train.classes.names, **{key: TINY[key] for key in small})
+        for path in (folder / place for place in places):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_model(path, model, resize=Resize(None, 64))
+    for split in ("train", "val"):
+        words = ("--split", split, "--number", 20, "-o", folder / f"{split}_proposals.safetensors")
+        assert typed("proposals", folder / "runs/rpn/best.safetensors", folder / "DATA", *words) == 0
+    assert typed("eval", folder / "mean.safetensors", folder / "coco_tiny", "--json", folder / "mean.json") == 0
+    for results in ("RESULTS.json", "persons_train.json", "coco_person_train.json", "voc5_train.json"):
+        found = [
+            {"image_id": i, "category_id": 1, "bbox": [4, 4, 20, 20], "score": 0.5} for i in train.image_ids.tolist()
+        ]
+        (folder / results).write_text(json.dumps(found))
+    boxes = [np.array([[1.0, 1.0, 30.0, 30.0]])] * len(train)
+    given = {"ids": train.image_ids, "boxes": boxes, "objectness_logits": [np.array([0.5])] * len(train)}
+    (folder / "proposals.pkl").write_bytes(pickle.dumps(given))
+    for made_of in ("persons_completed", "person", "voc"):
+        (folder / made_of).symlink_to("A")
+    return folder
+
+
+def rename(root: Path, names: dict[str, str]) -> None:
+    for file in (root / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["name"] = names.get(category["name"], category["name"])
+        file.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def place(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of its own with links to all in the workshop, to be in."""
+    for entry in workshop.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+@pytest.mark.parametrize("shown", ONCE, ids=str)
+def test_a_command_that_is_shown(shown: Shown, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [STAND_INS.get(word, word) for word in shown.words[1:]]
+    made = [words[words.index(flag) + 1] for flag in ("--out", "-o") if flag in words]
+    if words[:2] == ["data", "synth"]:
+        made, words = [words[2]], fewer(words)
+    for name in made:  # what the documents make step by step
+        (place / name).unlink(missing_ok=True)
+    code = typed(*words)
+    out, err = capsys.readouterr()
+    assert code in ({0, 3} if "--strict" in words else {0}), out + err
+
+
+def fewer(words: list[str]) -> list[str]:
+    """The same data set with fewer and smaller pictures."""
+    for flag, value in (("--train", "1"), ("--val", "1"), ("--test", "0"), ("--size", "160")):
+        if flag in words:
+            words = [*words[: words.index(flag) + 1], value, *words[words.index(flag) + 2 :]]
+        else:
+            words = [*words, flag, value]
+    return words
+
+
+@pytest.mark.parametrize("shown", BLOCKS, ids=str)
+def test_a_block_of_python(shown: Shown, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    my_boxes = [(np.array([[1.0, 1.0, 9.0, 9.0]]), np.array([0.5]))] * 3  # of the val split
+    exec(compile(shown.text, str(shown), "exec"), {"my_boxes": my_boxes})
+
+
+def test_enough_is_done() -> None:
+    assert len(ONCE) > 35 and len(BLOCKS) > 5
+    assert {tuple(shown.words[1:3]) for shown in ONCE} >= {("data", "check"), ("data", "complete"), ("profile", "cost")}
