@@ -86,7 +86,7 @@ def test_complete(tmp_path: Path, capsys: Capture) -> None:
     )
     box = {"image_id": 1, "bbox": [15, 5, 10, 10]}
     results.write_text(json.dumps([{**box, "category_id": 1, "score": 0.5}, {**box, "category_id": 18, "score": 0.2}]))
-    command = ("complete", source, "--with", results, "--out", tmp_path / "out")
+    command = ("complete", source, "--with", results, "--own-ids", "--out", tmp_path / "out")
     code, out, err = aweigh(capsys, *command, "--link")
     assert code == 0 and "added: 1 object and 1 uncertain box" in out, err
     assert "person          1 object         0 uncertain" in out and "evaluate" not in out

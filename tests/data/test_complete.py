@@ -30,7 +30,8 @@ def proposals(tmp_path: Path, *entries: tuple[int, int, list[float], float] | An
 
 
 def completed(split: Split, tmp_path: Path, *entries: Any, **how: float) -> Completed:
-    return complete({"train": split}, read_proposals(proposals(tmp_path, *entries), DETECTOR), **how)
+    """With a file that says nothing of its images, whose numbers are said to be those of the split."""
+    return complete({"train": split}, read_proposals(proposals(tmp_path, *entries), DETECTOR), own_ids=True, **how)
 
 
 def found(split: Split, image: int) -> list[tuple[str, list[float], bool]]:
@@ -170,9 +171,9 @@ def test_refused(coco: Make, tmp_path: Path) -> None:
         completed(split, tmp_path, (1, 1, [1, 1, 5, 5], 0.9), score=0.1, uncertain=0.2)
     good = read_proposals(proposals(tmp_path, (1, 1, [1, 1, 5, 5], 0.9)), DETECTOR)
     with pytest.raises(DataError, match="image id 1 is in train and in val"):
-        complete({"train": split, "val": split}, good)
+        complete({"train": split, "val": split}, good, own_ids=True)
     empty = split.take(np.empty(0, dtype=np.int64), name="val")
-    assert len(complete({"train": split, "val": empty}, good).splits["val"].boxes) == 0
+    assert len(complete({"train": split, "val": empty}, good, own_ids=True).splits["val"].boxes) == 0
     for text in ("{", '{"a": 1}', "7"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match=r"bad\.json"):

@@ -265,7 +265,7 @@ def test_coco_results_of_any_class(split, tmp_path: Path) -> None:
         {"image_id": 9, "bbox": [1, 2, 3, 4.5], "score": 0.75},
     ]
     (tmp_path / "r.json").write_text(json.dumps(entries))
-    found, remarks = from_coco_results(tmp_path / "r.json", split, number=5, made={})
+    found, remarks = from_coco_results(tmp_path / "r.json", split, number=5, made={}, own_ids=True)
     assert found.boxes.tolist() == [[5, 5, 15, 15], [1, 2, 4, 6.5], [30, 20, 40, 30]]
     assert found.first.tolist() == [0, 1, 3] and remarks == ["1 box of 1 other picture left out"]
     split.with_proposals(found)
@@ -279,7 +279,7 @@ def test_coco_results_of_any_class(split, tmp_path: Path) -> None:
     ):
         (tmp_path / "w.json").write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=message):
-            from_coco_results(tmp_path / "w.json", split, number=5, made={})
+            from_coco_results(tmp_path / "w.json", split, number=5, made={}, own_ids=True)
 
 
 # Written by scipy 1.17.1, `savemat` of {"images": cell [3, 1] of texts "000005", "picture_b", "c", "boxes": cell [1, 3]

@@ -66,7 +66,13 @@ def test_coco_is_loaded_by_coco_tools(tmp_path: Path) -> None:
     assert listed["images"][2]["error"] == "cut short" and listed["categories"][1] == {"id": 7, "name": "dog"}
     entries = json.loads((tmp_path / "found.json").read_text())
     assert [entry["image_id"] for entry in entries] == [1, 1, 4, 4]
-    assert entries[0] == {"image_id": 1, "category_id": 7, "bbox": [1.1, 2.0, 28.9, 18.5], "score": 0.9}
+    assert entries[0] == {
+        "image_id": 1,
+        "category_id": 7,
+        "bbox": [1.1, 2.0, 28.9, 18.5],
+        "score": 0.9,
+        "file_name": "a/x.jpg",
+    }
     loaded = hotcoco.COCO({**listed, "annotations": []}).load_res(str(tmp_path / "found.json"))
     assert len(loaded.dataset["annotations"]) == 4
 

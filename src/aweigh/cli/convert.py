@@ -141,6 +141,7 @@ def complete(
     score: float = 0.4,
     uncertain: float = 0.15,
     categories: Path | None = None,
+    own_ids: Annotated[bool, Parameter(negative="")] = False,
     link: bool = False,
 ) -> int:
     """Add what a detector proposes for the classes that people did not label, and write it as COCO.
@@ -154,8 +155,9 @@ def complete(
     data
         Folder of the data set: COCO, VOC, YOLO or KITTI layout.
     results
-        Boxes in COCO's results format, as `aweigh predict --format coco` writes them: image_id, category_id, bbox
-        (x, y, width, height in pixels) and score.
+        Boxes in COCO's results format, as `aweigh predict --data DATA --format coco` writes them: image_id,
+        category_id, bbox (x, y, width, height in pixels) and score. Images are found by the names in it and in the list
+        beside it.
     out
         The folder to write; it must not hold anything yet.
     split
@@ -165,17 +167,20 @@ def complete(
     uncertain
         A box of this score or more, and less than --score, may be an object or not.
     categories
-        What the category ids mean: a COCO file with categories, or the detector's checkpoint; COCO's own 80 ids when
-        not given.
+        What the category ids mean: a COCO file with categories, or the detector's checkpoint. When not given, what the
+        list beside the results says, else COCO's own 80 ids.
+    own_ids
+        The image ids in the results are those of DATA, though nothing beside them says so.
     link
         Link to the pictures instead of copying them.
     """
     from aweigh.data import complete as completing
     from aweigh.data.save import save_dataset
+    from aweigh.weights.coco import COCO_CLASSES
 
     splits = _read(data, split)
-    proposals = completing.read_proposals(results, _detector_classes(categories))
-    completed = completing.complete(splits, proposals, score=score, uncertain=uncertain)
+    proposals = completing.read_proposals(results, _detector_classes(categories), otherwise=COCO_CLASSES)
+    completed = completing.complete(splits, proposals, score=score, uncertain=uncertain, own_ids=own_ids)
     problems = _report_problems(splits, data)
     held = [name for name in completed.splits if name != "train"]
     warning = [f"{', '.join(held)}: holds guesses of a detector now; do not evaluate on it"] * bool(held)
@@ -187,14 +192,13 @@ def complete(
     return 0
 
 
-def _detector_classes(file: Path | None) -> "Classes":
+def _detector_classes(file: Path | None) -> "Classes | None":
     from aweigh.data.coco import read_categories
     from aweigh.engine.checkpoint import read_header
     from aweigh.structures import Classes
-    from aweigh.weights.coco import COCO_CLASSES
 
     if file is None:
-        return COCO_CLASSES
+        return None
     if file.suffix == ".safetensors":
         classes = read_header(file)["classes"]
         return Classes(tuple(classes["names"]), tuple(classes["ids"]))

@@ -41,6 +41,8 @@ FILES = {
 
 def command(
     *pictures: str,
+    data: Annotated[Path | None, Parameter(show_default=False)] = None,
+    split: Annotated[str, Parameter(show_default=False)] = "",
     output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = "out",
     model: Annotated[str, Parameter(alias="-m")] = DEFAULT_MODEL,
     weights: Annotated[str, Parameter(show_default=False)] = "",
@@ -66,6 +68,11 @@ def command(
     ----------
     pictures
         Files, folders, or patterns such as 'photos/**/*.jpg'.
+    data
+        In place of pictures a data set: its pictures, with the numbers and category ids they have there, and boxes in
+        the pixels its own boxes are in. What --format coco then writes fits its annotations.
+    split
+        Which part of the data: train, val, test, or as it is called there; all when not given.
     output
         Folder for pictures with boxes and the file of detections; - writes the latter to the output stream.
     model
@@ -102,7 +109,11 @@ def command(
     """
     if sample:
         pictures = (*pictures, str(sample_photograph()))
-    if not pictures:
+    if data is not None and (pictures or exif != "apply"):
+        raise UsageError("--data takes the pictures of a data set, rotated as they were annotated: name no others.")
+    if split and data is None:
+        raise UsageError(f"--split {split} goes with --data DATA.")
+    if not pictures and data is None:
         raise UsageError(
             "Name the pictures: files, folders or patterns such as 'photos/**/*.jpg'; or try --sample, a photograph "
             "that is on this machine already."
@@ -114,10 +125,13 @@ def command(
     if batch < 0:
         raise UsageError(f"batch = {batch}: expected a number above 0, or 0 for the usual one.")
     from aweigh.data.writers import LEFT_OUT, write_detections
+    from aweigh.engine.data_pictures import DataPictures
     from aweigh.engine.extras import extras
     from aweigh.predictor import sources
 
-    paths = list(dict.fromkeys(Path(str(path)) for picture in pictures for path in sources(picture)))
+    of_data = None if data is None else DataPictures.of(data, split, distinct=format == "coco")
+    given_paths = (Path(str(path)) for picture in pictures for path in sources(picture))
+    paths = list(dict.fromkeys(given_paths if of_data is None else of_data.ids))
     predictor = find_detector(model, weights, device, views)
     if not predictor.tta.plain:
         log().print("\n".join(predictor.tta.describe(predictor.model)), markup=False)
@@ -138,7 +152,16 @@ def command(
     results = predictor.stream(paths, batch or predictor.usual_batch, proposals=given, **reading)
     with bar("predicting", len(paths)) as show:
         kept = (keep(seen(result), score, labels) for result in results)
-        write_detections(tally.watch(draw_each(kept, drawn, reading, tally.lose), show), target, format)
+        found = draw_each(kept, drawn, reading, tally.lose)
+        if of_data is not None:
+
+            def unrotated(path: Path) -> "Detections":
+                stored = predictor.stream([path], 1, proposals=given, value_range=reading["value_range"], exif="ignore")
+                return keep(seen(next(stored)), score, labels)
+
+            found = of_data.framed(found, predictor.classes, unrotated)
+        ids = None if of_data is None else [of_data.ids[path] for path in paths]
+        write_detections(tally.watch(found, show), target, format, image_ids=ids)
     tally.tell(folder, format, drawn=bool(drawn))
     if in_space and tally.without_camera:
         log().print(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ def command(
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     annotations: Path | None = None,
     images: Path | None = None,
+    own_ids: Annotated[bool, Parameter(negative="")] = False,
     batch: Annotated[int, Parameter(show_default=False)] = 0,
     workers: int = 0,
     strict: Annotated[bool, Parameter(negative="")] = False,
@@ -61,6 +63,8 @@ def command(
         COCO file, when the folder is no known layout.
     images
         Image folder that goes with --annotations.
+    own_ids
+        The image ids of results in COCO's format are those of DATA, though nothing beside them says so.
     batch
         Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.
     workers
@@ -78,8 +82,8 @@ def command(
     screen = log()
     part = load_split(data, split, annotations=annotations, images=images, strict=strict)
     screen.print(part.summary(), markup=False)
-    how: dict[str, Any] = {"weights": weights, "batch": batch, "workers": workers, "device": device, "strict": strict}
-    found, unread = collect(source, part, number, data=data, **how)
+    how: dict[str, Any] = {"weights": weights, "batch": batch, "workers": workers, "device": device}
+    found, unread = collect(source, part, number, data=data, strict=strict, own_ids=own_ids, **how)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, found.write)
@@ -120,11 +124,13 @@ def collect(
     workers: int,
     device: str,
     strict: bool,
+    own_ids: bool = False,
 ) -> tuple["Proposals", list[int]]:
     """The `number` best proposals of each picture of a split, in its order, from a detector or a file; and the rows of
     pictures that could not be read.
 
-    data: the folder of the data set, whose name they keep. strict: refuse such pictures.
+    data: the folder of the data set, whose name they keep. strict: refuse such pictures. own_ids: as for
+    `from_coco_results`.
     """
     from aweigh.data.proposals import is_proposals, read_proposals
 
@@ -133,7 +139,7 @@ def collect(
     path = Path(source)
     made = {"source": path.name, "data": Path(data).resolve().name, "aweigh": aweigh.__version__}
     if path.suffix in CONVERTED:
-        return _converted(path, part, number, made), []
+        return _converted(path, part, number, made, own_ids=own_ids), []
     if is_proposals(path):
         given = part.with_proposals(read_proposals(path)).proposals
         assert given is not None
@@ -159,7 +165,7 @@ def collect(
     return found, unread
 
 
-def _converted(path: Path, part: "Split", number: int, made: dict[str, Any]) -> "Proposals":
+def _converted(path: Path, part: "Split", number: int, made: dict[str, Any], *, own_ids: bool) -> "Proposals":
     from aweigh.data.foreign_proposals import from_coco_results, from_selective_search
 
     if path.suffix in (".pkl", ".pickle"):
@@ -169,7 +175,7 @@ def _converted(path: Path, part: "Split", number: int, made: dict[str, Any]) -> 
         )
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
-    convert = from_coco_results if path.suffix == ".json" else from_selective_search
+    convert = partial(from_coco_results, own_ids=own_ids) if path.suffix == ".json" else from_selective_search
     found, remarks = convert(path, part, number=number, made=made)
     for remark in remarks:
         log().print(f"  {remark}", markup=False)

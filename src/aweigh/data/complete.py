@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from aweigh.data.files import read_bytes
 from aweigh.data.flat import TextList, offsets
 from aweigh.data.masks import Masks
 from aweigh.data.merge import recast
+from aweigh.data.proposals import length_of
 from aweigh.data.records import as_number, some_of
 from aweigh.data.split import NEVER_LABELLED, REVIEWED, LabelSets, Split
-from aweigh.errors import DataError, UsageError, counted
+from aweigh.errors import DataError, UsageError, counted, printable
 from aweigh.ops.boxes import pairwise_iou
+from aweigh.results import Named, ResultsFile, read_results_file
 from aweigh.structures import Classes
 
 SCORE, UNCERTAIN = 0.4, 0.15  # ours: from where on a proposal is an object, and from where on it is taken at all
@@ -39,7 +40,8 @@ class Proposals:
     """What a detector found.
 
     image_ids: `[P]` int64. labels: `[P]` int64, of `classes`. boxes: `[P, 4]` float64 xyxy, as the file has them.
-    scores: `[P]` float64. remarks: what could not be used, one line each.
+    scores: `[P]` float64. remarks: what could not be used, one line each. file: where they are from, which knows whose
+    images the ids mean; None where they are those of the data.
     """
 
     classes: Classes
@@ -48,6 +50,7 @@ class Proposals:
     boxes: np.ndarray
     scores: np.ndarray
     remarks: list[str] = field(default_factory=list)
+    file: ResultsFile | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,23 +63,20 @@ class Completed:
     remarks: list[str]
 
 
-def read_proposals(file: Path, classes: Classes) -> Proposals:
+def read_proposals(file: Path, classes: Classes | None = None, *, otherwise: Classes | None = None) -> Proposals:
     """A file in COCO's results format: a list of `image_id`, `category_id`, `bbox` (xywh in pixels) and `score`.
 
-    classes: the detector's, by whose ids the categories are named.
+    classes: the detector's, by whose ids the categories are named; when not given, those of the list beside the file,
+    and `otherwise` where there is no list.
     """
-    try:
-        entries = json.loads(read_bytes(file))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Write it again.") from error
-    if not isinstance(entries, list):
-        raise DataError(f"{file}: COCO results are a list of boxes with scores, this is a {type(entries).__name__}.")
+    results = read_results_file(file)
+    classes = _detector_classes(results, classes, otherwise)
     label_of = {number: label for label, number in enumerate(classes.ids)}
     rows: list[tuple[int, int]] = []
     numbers: list[list[float]] = []
     unknown: Counter[Any] = Counter()
     broken: list[int] = []
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(results.entries):
         values = _numbers(entry)
         if values is None:
             broken.append(index)
@@ -95,38 +95,61 @@ def read_proposals(file: Path, classes: Classes) -> Proposals:
     ids_and_labels = np.array(rows, dtype=np.int64).reshape(-1, 2)
     x, y, width, height, scores = np.array(numbers, dtype=np.float64).reshape(-1, 5).T
     boxes = np.column_stack([x, y, x + width, y + height])
-    return Proposals(classes, ids_and_labels[:, 0], ids_and_labels[:, 1], boxes, scores, remarks)
+    return Proposals(classes, ids_and_labels[:, 0], ids_and_labels[:, 1], boxes, scores, remarks, results)
+
+
+def _detector_classes(results: ResultsFile, given: Classes | None, otherwise: Classes | None) -> Classes:
+    listed = results.categories
+    if given is None and listed is not None:
+        return Classes(tuple(listed.values()), tuple(listed))
+    given = given or otherwise
+    if given is None:
+        raise UsageError(f"{results.path} does not say what its categories are; give the detector's classes.")
+    names = dict(zip(given.ids, given.names, strict=True))
+    for number, name in (listed or {}).items():
+        if names.get(number, name) != name:
+            raise DataError(
+                f"{results.path}: category {number} is {printable(name)} by the list beside it and "
+                f"{printable(names[number])} by --categories; leave the latter out."
+            )
+    return given
 
 
 def complete(
-    splits: Mapping[str, Split], proposals: Proposals, *, score: float = SCORE, uncertain: float = UNCERTAIN
+    splits: Mapping[str, Split],
+    proposals: Proposals,
+    *,
+    score: float = SCORE,
+    uncertain: float = UNCERTAIN,
+    own_ids: bool = False,
 ) -> Completed:
     """The splits with the proposals for what was not labelled. Classes: the detector's, then what people have besides.
 
     score: from this on a proposal becomes an object, and from `uncertain` on an uncertain one. One that lies where
     people have a box (IoU above 0.7) is at most uncertain, since a wrong name is likelier there than two things of one
     outline, and nothing at all where the class is the same. An image that no entry names stays as it is: nobody
-    knows whether the detector saw it.
+    knows whether the detector saw it. own_ids: the image ids of the proposals are those of the splits, though nothing
+    in their file says so.
     """
     if not 0 <= uncertain <= score <= 1:
         raise UsageError(f"The scores must be 0 <= uncertain <= score <= 1, got uncertain {uncertain}, score {score}.")
-    _check_ids(splits, proposals)
+    places, strangers = _places(splits, proposals, own_ids=own_ids)
     own = [split.classes for split in splits.values()]
     classes = _united(proposals.classes, own)
     objects: Counter[str] = Counter()
     guesses: Counter[str] = Counter()
     remarks = list(proposals.remarks)
-    every = np.concatenate([split.image_ids for split in splits.values()])
-    if strange := int((~np.isin(proposals.image_ids, every)).sum()):
-        ids = some_of(np.setdiff1d(proposals.image_ids, every).tolist(), 6)
+    if strange := int((places < 0).sum()):
         remarks.append(
-            f"{counted(strange, 'box')} of images that are not in {', '.join(splits)}: left out (image ids {ids})"
+            f"{counted(strange, 'box')} of images that are not in {', '.join(splits)}: left out ({strangers})"
         )
     if only := [name for name in classes.names if name not in proposals.classes.names]:
         remarks.append(f"the detector does not know {some_of(only, 8)}; nothing was added of these")
-    completed = {}
+    completed, first = {}, 0
     for name, split in splits.items():
-        completed[name], added = _complete(split, proposals, classes, score, uncertain, remarks)
+        here = np.where((places >= first) & (places < first + len(split)), places - first, -1)
+        completed[name], added = _complete(split, proposals, here, classes, score, uncertain, remarks)
+        first += len(split)
         for label in added.labels[~added.uncertain].tolist():
             objects[classes.names[label]] += 1
         for label in added.labels[added.uncertain].tolist():
@@ -146,21 +169,44 @@ def _numbers(entry: Any) -> list[float] | None:
     return values if usable else None
 
 
-def _check_ids(splits: Mapping[str, Split], proposals: Proposals) -> None:
-    seen: dict[int, str] = {}
-    for name, split in splits.items():
-        for number in split.image_ids.tolist():
-            if number in seen:
-                raise DataError(
-                    f"The image id {number} is in {seen[number]} and in {name}, so a box cannot be placed; "
-                    "complete one split at a time."
-                )
-            seen[number] = name
-    if not any(number in seen for number in proposals.image_ids.tolist()):
-        raise DataError(
-            f"No box is of an image of {', '.join(splits)}: the image ids there are {some_of(list(seen), 4)}, those of "
-            f"the results {some_of(np.unique(proposals.image_ids).tolist(), 4)}. Predict on these images."
+def _places(splits: Mapping[str, Split], proposals: Proposals, *, own_ids: bool) -> tuple[np.ndarray, str]:
+    """The image of each proposal `[P]`, counted over all splits, -1 for none of them; some of the latter in words."""
+    file, what = proposals.file, ", ".join(splits)
+    known = known_images(splits.values())
+    ids: dict[int, int] = {}
+    by_number = own_ids or file is None or file.images is None
+    rows = [(name, number) for name, split in splits.items() for number in split.image_ids.tolist()]
+    for key, (name, number) in enumerate(rows):
+        if number in ids and by_number:
+            raise DataError(
+                f"The image id {number} is in {rows[ids[number]][0]} and in {name}, so a box cannot be placed; "
+                "complete one split at a time."
+            )
+        ids[number] = key
+    found, strangers = ids, ""
+    if file is not None:
+        lengths = [path for split in splits.values() for path in split.paths]
+        found, strangers = file.joined(
+            known, ids, what=what, own_ids=own_ids, bytes_of=lambda key: length_of(lengths[key])
         )
+    places = np.array([found.get(number, -1) for number in proposals.image_ids.tolist()], dtype=np.int64)
+    if not (places >= 0).any():
+        raise DataError(
+            f"No box is of an image of {what}: the image ids there are {some_of(list(ids), 4)}, those of the results "
+            f"{some_of(np.unique(proposals.image_ids).tolist(), 4)}. Predict on these images: aweigh predict --data "
+            "DATA --format coco."
+        )
+    return places, strangers
+
+
+def known_images(splits: Iterable[Split]) -> dict[int, Named]:
+    """The images of splits, counted through, by their files."""
+    rows = (
+        Named(name, (int(width), int(height)), place=str(path))
+        for split in splits
+        for name, path, (height, width) in zip(split.file_names(), split.paths, split.sizes_hw, strict=True)
+    )
+    return dict(enumerate(rows))
 
 
 def _united(detector: Classes, others: list[Classes]) -> Classes:
@@ -188,17 +234,21 @@ class _Added:
 
 
 def _complete(
-    split: Split, proposals: Proposals, classes: Classes, score: float, uncertain: float, remarks: list[str]
+    split: Split,
+    proposals: Proposals,
+    rows: np.ndarray,
+    classes: Classes,
+    score: float,
+    uncertain: float,
+    remarks: list[str],
 ) -> tuple[Split, _Added]:
+    """rows: the image of each proposal `[P]`, -1 for none of this split."""
     split, own = recast(split, classes, {}, list(split.keypoint_names)), split
     known = np.zeros((len(split), len(classes)), dtype=bool)  # [I, C]
     columns = [classes.names.index(name) for name in own.classes.names]
     for image in range(len(split)):
         known[image, columns] = own.labelled_for(image)
-    order = np.argsort(split.image_ids, kind="stable")
-    place = np.searchsorted(split.image_ids, proposals.image_ids, sorter=order).clip(max=max(0, len(split) - 1))
-    rows = order[place] if len(split) else place
-    here = split.image_ids[rows] == proposals.image_ids if len(split) else np.zeros(len(rows), dtype=bool)
+    here = rows >= 0
     seen = np.zeros(len(split), dtype=bool)
     seen[rows[here]] = True
     if unseen := int((~seen).sum()):

@@ -10,28 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.data.files import read_bytes
+from aweigh.data.complete import known_images
 from aweigh.data.matlab import read_mat
-from aweigh.data.proposals import Proposals
+from aweigh.data.proposals import Proposals, length_of
 from aweigh.data.split import Split
 from aweigh.errors import DataError, counted, printable
+from aweigh.results import read_results_file
 
 
-def from_coco_results(path: Path, split: Split, *, number: int, made: Mapping[str, Any]) -> tuple[Proposals, list[str]]:
+def from_coco_results(
+    path: Path, split: Split, *, number: int, made: Mapping[str, Any], own_ids: bool = False
+) -> tuple[Proposals, list[str]]:
     """A list of `image_id`, `bbox` (xywh in pixels) and `score`; what class a box is of is not looked at.
 
-    Returns the proposals of the split's pictures, and remarks on what could not be used.
+    own_ids: the image ids are those of the split, though nothing in the file says so. Returns the proposals of the
+    split's pictures, and remarks on what could not be used.
     """
-    try:
-        entries = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())}). Write it again.") from error
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: COCO results are a list of boxes with scores, this is a {type(entries).__name__}.")
-    row_of = {image_id: row for row, image_id in enumerate(split.image_ids.tolist())}
+    results = read_results_file(path)
+    row_of, _ = results.joined(
+        known_images([split]),
+        {image_id: row for row, image_id in enumerate(split.image_ids.tolist())},
+        what=split.name,
+        own_ids=own_ids,
+        bytes_of=lambda row: length_of(split.paths[row]),
+    )
     of_row: list[list[list[float]]] = [[] for _ in range(len(split))]
     unknown: Counter[str] = Counter()
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(results.entries):
         values = _values(entry)
         if values is None:
             raise DataError(

@@ -2,7 +2,8 @@
 
 - `jsonl`: one line per image: schema, path, width, height, detections (box as xyxy, score, class, category_id, where
   there are any a segmentation, keypoints, a cuboid and, with the camera, a solid), error; with keypoints their names.
-- `coco`: the list of results that COCO's tools load; beside it `NAME.images.json` with the images and categories.
+- `coco`: the list of results that COCO's tools load, each with the `file_name` of its image; beside it
+  `NAME.images.json` with the images (with the `bytes` of their files) and categories, see `aweigh.results`.
 - `csv`: one row per detection, with x, y and score of each keypoint at its end; an image that could not be read has a
   row with its error. Holds no masks.
 - `yolo`: a folder with one `.txt` per image (class, centre and size as fractions) and `classes.txt`; holds no scores,
@@ -38,7 +39,9 @@ import numpy as np
 
 from aweigh.data.files import beside, fitting_name
 from aweigh.data.kitti import detections_text as kitti_text
+from aweigh.data.proposals import length_of
 from aweigh.errors import UsageError, did_you_mean, escaped
+from aweigh.results import list_of
 from aweigh.structures import Classes, Detections, KeypointSet
 
 Format = Literal["jsonl", "coco", "csv", "yolo", "voc", "kitti"]
@@ -59,9 +62,11 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 COLUMNS = ("path", "width", "height", "x0", "y0", "x1", "y1", "score", "class", "category_id", "error")
 
 
-def write_detections(results: Iterable[Detections], out: str | Path, format: Format = "jsonl") -> int:
+def write_detections(
+    results: Iterable[Detections], out: str | Path, format: Format = "jsonl", *, image_ids: Sequence[int] | None = None
+) -> int:
     """Write all results; returns the number of images. See `DetectionWriter`."""
-    with DetectionWriter(out, format) as writer:
+    with DetectionWriter(out, format, image_ids=image_ids) as writer:
         for detections in results:
             writer.write(detections)
     return writer.count
@@ -131,8 +136,7 @@ class DetectionWriter:
                 {"id": number, "name": name, **_said_of(self._keypoints)}
                 for number, name in zip(classes.ids, classes.names)
             ]
-            images = self._path.with_name(fitting_name(self._path.stem, ".images.json"))
-            _write_whole(images, json.dumps({"images": self._images, "categories": categories}) + "\n")
+            _write_whole(list_of(self._path), json.dumps({"images": self._images, "categories": categories}) + "\n")
         elif self.format == "yolo" and self._classes is not None:
             _write_whole(self._path / "classes.txt", "".join(f"{escaped(name)}\n" for name in self._classes.names))
         if self._aside is not None:
@@ -159,7 +163,10 @@ class DetectionWriter:
 
     def _write_coco(self, detections: Detections, number: int) -> None:
         height, width = detections.size_hw
-        image = {"id": number, "file_name": detections.path or "", "width": width, "height": height}
+        name = detections.path or ""
+        image = {"id": number, "file_name": name, "width": width, "height": height}
+        if name and (length := length_of(Path(name))) >= 0:
+            image["bytes"] = length
         self._images.append(image if detections.error is None else image | {"error": detections.error})
         entries = detections.to_coco(number)
         if detections.keypoints is not None:
@@ -167,6 +174,7 @@ class DetectionWriter:
                 entry["keypoints"] = points
         for entry, (x0, y0, x1, y1), score in zip(entries, _short(detections.boxes), _short(detections.scores)):
             entry |= {"bbox": [x0, y0, round(x1 - x0, 4), round(y1 - y0, 4)], "score": score}
+            entry |= {"file_name": name} if name else {}
             self._stream.write((",\n" if self._rows else "\n") + json.dumps(entry))
             self._rows += 1
 

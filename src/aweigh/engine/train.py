@@ -240,7 +240,8 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
         if better:
             save_checkpoint(run, "best", metrics)
             if metrics:
-                found = json.dumps(results)
+                names = dict(zip(run.data.val.image_ids.tolist(), run.data.val.file_names())) if run.data.val else {}
+                found = json.dumps([{**result, "file_name": names[result["image_id"]]} for result in results])
                 write_atomically(run.folder / RESULTS, lambda path: path.write_text(found, encoding="utf-8"))
         write_atomically(run.folder / "curves.png", lambda path: curves(log.history(), path))
     state.save(run)

@@ -51,12 +51,15 @@ def evaluate_coco(
     iou_type: IouType = "bbox",
     max_detections: int | None = None,
     keypoint_sigmas: Sequence[float] | None = None,
+    own_ids: bool = False,
 ) -> CocoMetrics:
     """COCO's numbers for a list of results, over all images of the ground truth.
 
     ground_truth: a COCO dictionary (`images`, `annotations`, `categories`) or the JSON file that holds one.
     results: COCO results, one dictionary per detection (`image_id`, `category_id`, `score`, and `bbox` as xywh in
-    pixels, `segmentation` or `keypoints`), or the JSON file that holds them.
+    pixels, `segmentation` or `keypoints`), whose ids are those of the ground truth; or the JSON file that holds them,
+    whose images and classes are then joined by name, with the list that `aweigh predict` writes beside it. Of a file
+    without names the ids are taken where they cannot be a running number, or with own_ids.
     max_detections: how many detections, best first, count in each image for each class; 100, or 20 for keypoints,
     when not given. The name of the last recall follows it: `AR100` becomes `AR300`.
     keypoint_sigmas: how loosely each keypoint is placed; COCO's for 17 keypoints, else 0.05 for each.
@@ -68,7 +71,7 @@ def evaluate_coco(
     if max_detections < 1:
         raise UsageError(f"max_detections must be at least 1, got {max_detections}.")
     truth = read_ground_truth(ground_truth, iou_type)
-    found = read_results(results, truth, iou_type)
+    found = read_results(results, truth, iou_type, own_ids=own_ids)
     limits = [max_detections] if iou_type == "keypoints" else sorted({1, min(10, max_detections), max_detections})
     sigmas = _sigmas(truth, keypoint_sigmas) if iou_type == "keypoints" else None
 

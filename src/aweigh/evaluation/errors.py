@@ -28,16 +28,17 @@ NOTHING_THERE = "nothing there"  # what a detection is that no object is near
 
 
 def match_results(
-    ground_truth: GroundTruth, results: Results, *, iou: float = 0.5, max_detections: int = 100
+    ground_truth: GroundTruth, results: Results, *, iou: float = 0.5, max_detections: int = 100, own_ids: bool = False
 ) -> Matches:
     """Which detection found which object at one overlap, over all images of the ground truth.
 
-    ground_truth: a COCO dictionary or its JSON file. results: COCO box results, or the JSON file that holds them.
+    ground_truth: a COCO dictionary or its JSON file. results: COCO box results, or the JSON file that holds them;
+    own_ids: as for `evaluate_coco`.
     """
     if not 0 < iou < 1 or max_detections < 1:
         raise UsageError(f"match_results: iou must be in (0, 1) and max_detections above 0: {iou}, {max_detections}.")
     truth = read_ground_truth(ground_truth)
-    found = read_results(results, truth)
+    found = read_results(results, truth, own_ids=own_ids)
     coco = hotcoco.COCO(truth)
     evaluation = hotcoco.COCOeval(coco, coco.load_res(found), "bbox")
     evaluation.params.iou_thrs = [iou]

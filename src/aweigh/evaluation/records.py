@@ -12,6 +12,7 @@ from typing import Any, Literal
 import hotcoco.mask
 
 from aweigh.errors import DataError, counted
+from aweigh.results import Named, read_results_file
 
 IouType = Literal["bbox", "segm", "keypoints"]
 GroundTruth = Mapping[str, Any] | str | Path
@@ -55,9 +56,15 @@ def read_ground_truth(source: GroundTruth, iou_type: IouType = "bbox") -> dict[s
     }
 
 
-def read_results(source: Results, truth: Mapping[str, Any], iou_type: IouType = "bbox") -> list[dict[str, Any]]:
-    """Results that fit the ground truth, each with image_id, category_id, score and the field that is measured."""
-    results = _read(source, "results")
+def read_results(
+    source: Results, truth: Mapping[str, Any], iou_type: IouType = "bbox", *, own_ids: bool = False
+) -> list[dict[str, Any]]:
+    """Results that fit the ground truth, each with image_id, category_id, score and the field that is measured.
+
+    source: results whose ids are those of the ground truth, or a file, whose images and categories are then joined by
+    their names. own_ids: the ids in the file are those of the ground truth, though nothing in it says so.
+    """
+    results = _joined(source, truth, own_ids=own_ids) if isinstance(source, str | Path) else source
     if isinstance(results, Mapping) or not isinstance(results, Sequence):
         raise DataError(f"COCO results are a list with one dictionary per detection, got {type(results).__name__}.")
     key = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[iou_type]
@@ -92,6 +99,43 @@ def read_results(source: Results, truth: Mapping[str, Any], iou_type: IouType = 
             )
         found.append({name: result[name] for name in ("image_id", "category_id", "score", key)})
     return found
+
+
+def _joined(path: str | Path, truth: Mapping[str, Any], *, own_ids: bool) -> list[Any]:
+    """The results of a file with the ids of the ground truth; those of its classes alone."""
+    file = read_results_file(path)
+    known = {
+        image["id"]: Named(
+            str(image.get("file_name") or image["id"]),
+            (image["width"], image["height"]) if image.get("width") and image.get("height") else None,
+        )
+        for image in truth["images"]
+    }
+    ids = {number: number for number in known}
+    image_of, strangers = file.joined(known, ids, what="the ground truth", own_ids=own_ids)
+    if file.images is None or own_ids:
+        return file.entries
+    if strangers:
+        raise DataError(
+            f"{file.path}: the ground truth does not have {strangers}; are these the results of another split?"
+        )
+    category_of: dict[int, int] = {}
+    if file.categories is not None:
+        of_name = {str(entry.get("name", entry["id"])): entry["id"] for entry in truth["categories"]}
+        category_of = {number: of_name[name] for number, name in file.categories.items() if name in of_name}
+        if file.categories and not category_of:
+            theirs = _some(list(file.categories.values()))
+            raise DataError(
+                f"{file.path}: none of its classes is one of the ground truth's: {theirs} there, "
+                f"{_some(list(of_name))} here."
+            )
+    kept = []
+    for entry in file.entries:
+        known_class = file.categories is None or entry.get("category_id") in category_of
+        if isinstance(entry, dict) and entry.get("image_id") in image_of and known_class:
+            category = category_of.get(entry["category_id"], entry["category_id"])
+            kept.append({**entry, "image_id": image_of[entry["image_id"]], "category_id": category})
+    return kept
 
 
 def class_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:

@@ -39,11 +39,12 @@ def evaluate_voc(
     iou: float = 0.5,
     points: Literal["11", "all"] = "all",
     legacy: bool = False,
+    own_ids: bool = False,
 ) -> VocMetrics:
     """VOC's AP of each class and their mean, over all images of the ground truth.
 
     ground_truth: a COCO dictionary or its JSON file; annotations with `iscrowd`, `ignore` or `difficult` set are
-    difficult objects. results: COCO box results, or the JSON file that holds them.
+    difficult objects. results: COCO box results, or the JSON file that holds them; own_ids: as for `evaluate_coco`.
     points: `"11"` for the mean of the best precision at eleven recalls, `"all"` for the area under the curve.
     legacy: count the last pixel, as VOC's own code does: a box from pixel 3 to pixel 5 is 3 wide.
     """
@@ -52,7 +53,7 @@ def evaluate_voc(
     if not 0 <= iou < 1:
         raise UsageError(f"iou must be at least 0 and below 1, got {iou}.")
     truth = read_ground_truth(ground_truth)
-    found = read_results(results, truth)
+    found = read_results(results, truth, own_ids=own_ids)
     objects, detections = truth["annotations"], found
     difficult = np.array([any(map(a.get, ("iscrowd", "ignore", "difficult"))) for a in objects], dtype=bool)
     right, wrong, order = _judge(objects, difficult, detections, iou, 1.0 if legacy else 0.0)
