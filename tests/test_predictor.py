@@ -281,7 +281,7 @@ def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one picture"):
         detector([picture(8, 8)])  # type: ignore[arg-type]
     for batch in (0, -1, 10**20):
-        with pytest.raises(UsageError, match=f"batch = {batch}: expected a number from 1 to"):
+        with pytest.raises(UsageError, match=f"batch = {batch}: expected a number from 1 to 4,096"):
             detector.stream([], batch=batch)
     with pytest.raises(DataError, match="no file or folder"):
         detector.stream(tmp_path / "nowhere")  # at once, not at the first picture

@@ -82,3 +82,31 @@ def spelled_out(text: str) -> str:
     What is printed as JSON stays JSON. A text that has to stay on one line is `printable` or `escaped`.
     """
     return UNPRINTABLE.sub(lambda found: found[0] if found[0] in "\n\t" else f"\\u{ord(found[0]):04x}", text)
+
+
+LARGEST_NUMBER = 2**31 - 1
+# The least and the largest that settings of these names take in every command; ours, where memory or processes end.
+REACH: dict[str, tuple[float, float]] = {
+    "batch": (1, 4096),
+    "accumulate": (1, 65_536),
+    "workers": (-1, 1024),
+    "processes": (1, 1024),
+    "seed": (0, LARGEST_NUMBER),
+    "short": (0, 1 << 15),
+    "long": (0, 1 << 15),
+    "size": (0, 1 << 15),
+    "multi_scale": (1, 1 << 15),
+    "scale_jitter": (0, 100),
+    "affine_crop": (0, 100),
+    "steps": (0, LARGEST_NUMBER),
+}
+
+
+def check_reach(name: str, value: object) -> None:
+    """`UsageError` for a number, or one of several, that no setting of this name may be, nor any that is not finite."""
+    least, most = REACH.get(name, (-LARGEST_NUMBER, LARGEST_NUMBER))
+    for number in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if not least <= number <= most:  # nor NaN
+            raise UsageError(f"{name} = {printable(str(number))}: expected a number from {least:,} to {most:,}.")

@@ -35,7 +35,7 @@ from aweigh.engine.device import choose_device
 from aweigh.engine.evaluate import find, to_original
 from aweigh.engine.memory import is_out_of_memory
 from aweigh.engine.tta import PLAIN, TTA
-from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.errors import AweighError, DataError, UsageError, check_reach
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED
 from aweigh.structures import Classes, Detections, Images, padded_proposals
@@ -61,7 +61,6 @@ def load(
     return Predictor(model, resize or Resize.from_dict(header["resize"]), tta=tta, device=device)
 
 
-LARGEST_BATCH = 4096  # ours; all pictures of a batch are in memory
 MOST_INPUT_PIXELS = 1 << 26  # ours: 0.8 GB as the network's input, and some ten times that inside it
 
 # A picture for each size it is looked at in, perhaps decoded at a reduced one, and the size of the whole.
@@ -132,8 +131,7 @@ class Predictor:
         proposals: of a file, for a detector that needs them. Pictures are then files, and one that they do not name, or
         in another size, gives an empty result with an error.
         """
-        if not 1 <= batch <= LARGEST_BATCH:
-            raise UsageError(f"batch = {batch}: expected a number from 1 to {LARGEST_BATCH}.")
+        check_reach("batch", batch)
         check_reading(exif, value_range)
         pictures = sources(source)  # here, not at the first picture: a wrong name is an error at once
 

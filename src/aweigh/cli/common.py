@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from aweigh.engine.recipes import packaged_recipes
-from aweigh.errors import UsageError, did_you_mean, printable
+from aweigh.errors import UsageError, check_reach, did_you_mean, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +62,14 @@ _VIEWS = Group("How pictures are looked at", sort_key=100)
 
 def _flag(help: str) -> Parameter:
     return Parameter(group=_VIEWS, help=help, show_default=False)
+
+
+def check_loading(batch: int, workers: int) -> None:
+    """`UsageError` for a batch (0 is the usual one) or a number of processes that cannot be."""
+    check_reach("batch", batch or 1)
+    if workers < 0:
+        raise UsageError(f"workers = {workers}: expected a number of processes, or 0 to read in this one.")
+    check_reach("workers", workers)
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,7 @@ def given_proposals(detector: Any, file: Path | None) -> "Proposals | None":
 
 def run_in_processes(count: int) -> int:
     """Run this command line again in `count` processes, as `torchrun` does; the exit code."""
+    check_reach("processes", count)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import AS_TRAINED, Views, bar, find_detector, given_proposals, log, one_line
+from aweigh.cli.common import AS_TRAINED, Views, bar, check_loading, find_detector, given_proposals, log, one_line
 from aweigh.errors import UsageError, counted
 
 
@@ -88,6 +88,7 @@ def command(
     from aweigh.evaluation.recall import LIMITS
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
 
+    check_loading(batch, workers)
     screen = log()
     if proposals:
         if plots is not None or picture is not None or proposals_file is not None or protocol != "coco":

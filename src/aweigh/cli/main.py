@@ -13,17 +13,25 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from aweigh import __version__
 from aweigh.cli.common import one_line
 from aweigh.cli.ending import Ended, ended_by_signals, shown_output
-from aweigh.errors import AweighError, UsageError, lost_worker
+from aweigh.errors import LARGEST_NUMBER, AweighError, UsageError, lost_worker
 
 WORK = Group("Work", sort_key=1)
 LOOK = Group("Look", sort_key=2)
 TRY = Group("Try", sort_key=3)
 OTHER = Group("Options", sort_key=4)
+
+
+def _within_reach(_: object, value: object) -> None:
+    """What no whole number of any command may be; what each number may be is checked where it is used."""
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    if any(isinstance(number, int) and abs(number) > LARGEST_NUMBER for number in numbers):
+        raise ValueError(f"Expected a number from -{LARGEST_NUMBER:,} to {LARGEST_NUMBER:,}.")
+
 
 app = App(
     name="aweigh",
@@ -31,6 +39,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     group_commands=OTHER,
+    default_parameter=Parameter(validator=_within_reach),
     suppress_keyboard_interrupt=False,  # `run` ends it
 )
 

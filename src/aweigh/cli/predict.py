@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import AS_TRAINED, Views, bar, find_detector, given_proposals, log, one_line, sample_photograph
+from aweigh.cli.common import (
+    AS_TRAINED,
+    Views,
+    bar,
+    check_loading,
+    find_detector,
+    given_proposals,
+    log,
+    one_line,
+    sample_photograph,
+)
 from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.errors import AweighError, DataError, UsageError, counted, printable
 
@@ -122,8 +132,8 @@ def command(
         raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
     if not output:
         raise UsageError("-o is empty; name a folder, or - for the output stream.")
-    if batch < 0:
-        raise UsageError(f"batch = {batch}: expected a number above 0, or 0 for the usual one.")
+    check_loading(batch, 0)
+    from aweigh.data.kitti import read_camera
     from aweigh.data.writers import LEFT_OUT, write_detections
     from aweigh.engine.data_pictures import DataPictures
     from aweigh.engine.extras import extras
@@ -139,6 +149,8 @@ def command(
     in_space = "cuboids" in extras(predictor.model)
     if camera is not None and not in_space:
         raise UsageError(f"--camera {camera}: {predictor.model.builder} finds no objects in space; leave it out.")
+    if camera is not None and not camera.is_dir():
+        read_camera(camera)  # one for all of them: what is wrong with it is told at once
     seen = partial(with_camera, given=camera) if in_space else lambda result: result
     labels = [predictor.classes.label(name) for name in classes] or list(range(len(predictor.classes)))
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Group, Parameter
 
 from aweigh.cli.tables import print_table
-from aweigh.errors import UsageError, counted, did_you_mean
+from aweigh.errors import UsageError, check_reach, counted, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,7 @@ def cost(
 
     from aweigh.profiling.cost import shortened
 
+    check_reach("size", size)
     if size < 1:
         raise UsageError(f"size = {size}: expected a number above 0.")
     found = costs(model, size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 import aweigh
-from aweigh.cli.common import bar, find_detector, log, one_line
+from aweigh.cli.common import bar, check_loading, find_detector, log, one_line
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ def command(
     from aweigh.data.formats import load_split
     from aweigh.engine.checkpoint import write_atomically
 
+    check_loading(batch, workers)
+    if number < 1:
+        raise UsageError(f"number = {number}: expected a number above 0.")
     if output is not None and output.suffix != SUFFIX:
         raise UsageError(f"-o {output}: a file of proposals is called NAME{SUFFIX}; see docs/proposals.md.")
     screen = log()

@@ -50,7 +50,7 @@ def command(
     processes
         Train in so many processes on this machine.
     """
-    if processes > 1:
+    if processes != 1:
         return run_in_processes(processes)
     from aweigh.engine.config import resolve
     from aweigh.engine.train import train

@@ -92,7 +92,7 @@ def command(
         raise UsageError(
             "Name the folder of the data set: aweigh train DATA. `aweigh data synth OUT` makes one to try."
         )
-    if processes > 1:
+    if processes != 1:
         return run_in_processes(processes)
     from aweigh.engine.train import train
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from aweigh.data.kitti import NOT_KNOWN, Label, calibration_text, label_text
 from aweigh.data.synthetic import Array, Random, new_folder
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, check_reach
 from aweigh.ops.cuboids import CORNERS, corners, cuboids_from_solids, shared_ground
 
 CAMERA_HEIGHT = 1.65  # metres, KITTI's
@@ -106,6 +106,8 @@ def write_road(
     width: of the pictures, pixels; the height is 0.3 of it, to the next 32. The folder appears when it is complete; one
     that holds something already is a `UsageError`.
     """
+    check_reach("size", width)
+    check_reach("seed", seed)
     size_hw = picture_size(width)
     if min(train, val, test) < 0 or train + val + test == 0:
         raise UsageError(f"The numbers of pictures must be 0 or more and not all 0, got {train}, {val}, {test}.")

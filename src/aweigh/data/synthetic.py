@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from aweigh.data.files import beside
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, check_reach
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 KEYPOINTS = ("top", "right", "bottom", "left", "centre")  # of the whole shape, in the frame of the picture
@@ -71,6 +71,8 @@ def write_synthetic(
     appears when it is complete; one that holds something already is a `UsageError`.
     """
     out = Path(out)
+    check_reach("size", size)
+    check_reach("seed", seed)
     if size < 64:
         raise UsageError(f"Synthetic pictures need a size of at least 64 pixels, got {size}.")
     if min(train, val, test) < 0 or train + val + test == 0:

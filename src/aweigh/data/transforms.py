@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as kernels
 
 from aweigh.data.images import reduction
 from aweigh.data.pairs import describe_pairs
-from aweigh.errors import UsageError, counted
+from aweigh.errors import REACH, UsageError, counted
 from aweigh.ops import cuboids as cuboid_ops
 from aweigh.structures import IMAGENET_MEAN, Classes, Targets, swapped
 
@@ -41,7 +41,7 @@ PRINCIPAL_COLORS = torch.tensor(
 ) * torch.tensor([0.2141788, 0.01817699, 0.00341571])
 
 
-LARGEST_SIDE, LARGEST_SCALE = 1 << 15, 100  # ours; no network has room for more
+LARGEST_SIDE, LARGEST_SCALE = int(REACH["size"][1]), 100  # ours; no network has room for more
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from aweigh.engine.recipes import check_length
-from aweigh.errors import UsageError, did_you_mean
+from aweigh.errors import UsageError, check_reach, did_you_mean
 
 LEAST_SIZE = 64  # pixels: from here on the last maps have 2 x 2 cells, which batch statistics of one picture need
 
@@ -72,11 +72,12 @@ class ClassifyConfig:
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if isinstance(value, str) or entry.name == "workers":
+            if isinstance(value, str):
                 continue
             least = 1 if entry.name in ("epochs", "batch") else LEAST_SIZE if entry.name == "size" else 0
-            if not math.isfinite(value) or value < least:
+            if entry.name != "workers" and (not math.isfinite(value) or value < least):
                 raise UsageError(f"{entry.name} = {value}: expected a number from {least}.")
+            check_reach(entry.name, value)
         for name in ("momentum", "label_smoothing", "least_area", "flip"):
             if getattr(self, name) > 1:
                 raise UsageError(f"{name} = {getattr(self, name)}: expected a number from 0 to 1.")

@@ -21,7 +21,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from aweigh.engine.recipes import MEASURED, check_length, from_this_start, packaged_recipes
-from aweigh.errors import UsageError, did_you_mean
+from aweigh.errors import UsageError, check_reach, did_you_mean
 
 DEFAULT_MODEL = "fcos_shufflenet_v2_x1_0_lite"  # small enough for a CPU; its weights come with the package
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -207,6 +207,8 @@ class TrainConfig:
             if not math.isfinite(value) or value < 0 or (entry.name in positive and value == 0):
                 bound = "above 0" if entry.name in positive else "0 or more"
                 raise UsageError(f"{entry.name} = {value}: expected a number {bound}.")
+        for entry in fields(self):
+            check_reach(entry.name, getattr(self, entry.name))
         shares = ("flip", "crop", "mosaic", "mixup", "copy_paste", "close_mixing", "repeat_threshold", "max_bad")
         for name in (*shares, "shuffled_color", "momentum", "ema", "warmup_factor", "final_lr", "gamma"):
             if getattr(self, name) > 1:
