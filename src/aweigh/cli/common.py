@@ -132,9 +132,9 @@ AS_TRAINED = Views()
 def find_detector(model: str, weights: str, device: str, views: Views = AS_TRAINED) -> "Predictor":
     """The detector of a checkpoint, or of published weights by the detector's name.
 
-    model: a checkpoint that training wrote, or a name that `aweigh models` lists; the latter needs `weights`, the name
-    of published weights or a file of them, unless its weights come with the package. views: the size and the test
-    augmentation.
+    model: a checkpoint that training wrote, or its run folder (then the best weights), or a name that `aweigh models`
+    lists; the latter needs `weights`, the name of published weights or a file of them, unless its weights come with the
+    package. views: the size and the test augmentation.
     """
     tta = views.augmentation()
     predictor = _find_detector(model, weights, device)
@@ -162,7 +162,7 @@ def _find_detector(model: str, weights: str, device: str) -> "Predictor":
                 f"{model!r} is neither a checkpoint file nor a detector.{did_you_mean(model, DETECTORS)} "
                 "`aweigh models` lists the detectors."
             )
-        return load(model, device=chosen)
+        return load(checkpoint_of(model), device=chosen)
     if not weights and "box" not in PUBLISHED.get(model, {}):
         raise UsageError(
             f"{model} has no weights yet: add --weights NAME or FILE (`aweigh models` lists the published ones), "
@@ -170,6 +170,14 @@ def _find_detector(model: str, weights: str, device: str) -> "Predictor":
         )
     detector = create(model, weights=weights or "box")
     return Predictor(detector, Resize(**detector.record.resize), device=chosen)
+
+
+def checkpoint_of(model: str) -> str:
+    """The file of a checkpoint: of a run folder its best weights."""
+    best = Path(model) / "best.safetensors"
+    if Path(model).is_dir() and not best.is_file():
+        raise UsageError(f"{model} is a folder without best.safetensors; name a checkpoint or the folder of a run.")
+    return str(best) if Path(model).is_dir() else model
 
 
 def given_proposals(detector: Any, file: Path | None) -> "Proposals | None":

@@ -223,7 +223,8 @@ def _report_completed(completed: "Completed") -> None:
 def _read(
     data: Path, wanted: tuple[str, ...] = (), *, annotations: Path | None = None, images: Path | None = None
 ) -> dict[str, "Split"]:
-    from aweigh.data.formats import ALIASES, find_splits, load_split
+    from aweigh.data.formats import find_splits, load_split
+    from aweigh.data.split_files import ALIASES
 
     names = [ALIASES.get(name, name) for name in wanted] or list(
         find_splits(data, annotations=annotations, images=images)

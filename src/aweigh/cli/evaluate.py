@@ -1,12 +1,15 @@
 """`aweigh eval`: COCO's or VOC's numbers of a detector on one split of a data set."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from aweigh.cli.common import AS_TRAINED, Views, bar, check_loading, find_detector, given_proposals, log, one_line
 from aweigh.errors import UsageError, counted
+
+if TYPE_CHECKING:
+    from aweigh.data.split import Split
 
 
 def command(
@@ -14,7 +17,7 @@ def command(
     data: str,
     /,
     *,
-    split: str = "val",
+    split: Annotated[str, Parameter(show_default=False)] = "",
     protocol: Literal["coco", "voc07", "voc12"] = "coco",
     weights: Annotated[str, Parameter(show_default=False)] = "",
     proposals_file: Annotated[Path | None, Parameter(show_default=False)] = None,
@@ -40,11 +43,12 @@ def command(
     Parameters
     ----------
     detector
-        A checkpoint, or the name of a detector with --weights.
+        A checkpoint, the folder of a run (its best weights), or the name of a detector with --weights.
     data
         Folder of the data set: COCO, VOC, YOLO or KITTI layout.
     split
-        Which part of the data: train, val, test, or as it is called there.
+        Which part of the data: train, val, test, or as it is called there. When not given val; and where the data have
+        none, the images that the run held out of training.
     protocol
         coco: twelve numbers over ten overlaps. voc07: AP50 at eleven recalls. voc12: AP50 as an area.
     weights
@@ -78,7 +82,6 @@ def command(
 
     from aweigh.cli.proposals import collect, measure
     from aweigh.data.check import problem_report
-    from aweigh.data.formats import load_split
     from aweigh.engine.checkpoint import write_atomically
     from aweigh.engine.evaluate import detect
     from aweigh.engine.extras import extras, further_metrics
@@ -90,12 +93,13 @@ def command(
 
     check_loading(batch, workers)
     screen = log()
+    files: dict[str, Any] = {"annotations": annotations, "images": images, "strict": strict}
     if proposals:
         if plots is not None or picture is not None or proposals_file is not None or protocol != "coco":
             raise UsageError("--proposals measures regions alone: leave out --plots, --picture and --protocol.")
         if views != AS_TRAINED:
             raise UsageError("--proposals measures what is proposed in training's size: leave out --resize and --tta.")
-        part = load_split(data, split, annotations=annotations, images=images, strict=strict)
+        part = measured_on(detector, data, split, **files)
         screen.print(part.summary(), markup=False)
         how: dict[str, Any] = {"weights": weights, "batch": batch, "workers": workers, "device": device}
         regions, unread = collect(detector, part, max(LIMITS), data=data, strict=strict, **how)
@@ -103,7 +107,7 @@ def command(
         return
     predictor = find_detector(detector, weights, device, views)
     keypoints = "keypoints" in extras(predictor.model)
-    part = load_split(data, split, annotations=annotations, images=images, keypoints=keypoints, strict=strict)
+    part = measured_on(detector, data, split, keypoints=keypoints, **files)
     screen.print(part.summary(), markup=False)
     if part.problems:
         screen.print(problem_report(part), markup=False)
@@ -172,3 +176,19 @@ def command(
         picture.parent.mkdir(parents=True, exist_ok=True)
         save_predictions(model, predictor.resize, part, picture, device=predictor.device, tta=predictor.tta)
         screen.print(f"Picture: {picture}", markup=False)
+
+
+def measured_on(detector: str, data: str, split: str, **how: Any) -> "Split":
+    """The split that is asked for, else val; where the data have none, what the run of the checkpoint held out.
+
+    how: as `load_split` takes it.
+    """
+    from aweigh.data.formats import find_splits, load_split
+    from aweigh.data.held_out import FILE, HeldOut
+
+    listed = (Path(detector) if Path(detector).is_dir() else Path(detector).parent) / FILE
+    if split or how.get("annotations") is not None or not listed.is_file():
+        return load_split(data, split or "val", **how)
+    if "val" in find_splits(data):
+        return load_split(data, "val", **how)
+    return HeldOut.read(listed).of_split(load_split(data, "train", **how))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aweigh.data.formats import ALIASES, find_splits, load_split
+from aweigh.data.formats import find_splits, load_split
 from aweigh.data.split import Split
+from aweigh.data.split_files import ALIASES
 from aweigh.engine.evaluate import to_original
 from aweigh.errors import DataError
 from aweigh.structures import Classes, Detections

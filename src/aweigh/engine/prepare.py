@@ -3,21 +3,26 @@
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
-from aweigh.data.formats import ALIASES, find_splits, load_split
+from aweigh.data.formats import find_splits, load_split
+from aweigh.data.held_out import FILE as HELD_OUT
+from aweigh.data.held_out import HeldOut, choose
 from aweigh.data.loader import make_loader
 from aweigh.data.mixing import epochs_with_mixing
 from aweigh.data.pairs import flip_pairs
 from aweigh.data.proposals import read_proposals
 from aweigh.data.sampling import Sampling
-from aweigh.data.split import Split, split_off
+from aweigh.data.split import Split
+from aweigh.data.split_files import ALIASES
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
 from aweigh.engine import distributed
 from aweigh.engine.batch_size import find_batch
@@ -41,6 +46,7 @@ class Data:
     train: Split
     val: Split | None
     note: str
+    held_out: bool = False  # `val` is a part of the training images, set aside
 
 
 @dataclass
@@ -123,7 +129,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     """
     device = choose_device(device_name or config.device)
     precision = choose_precision(config.precision, device)
-    data = load_data(config)
+    data = load_data(config, held_out_by(folder) if config.resume else None)
     if len(data.train.boxes) == 0:
         raise DataError(f"{data.train.root}: the training images have no boxes at all; there is nothing to learn.")
 
@@ -234,10 +240,15 @@ def run_folder(config: TrainConfig) -> Path:
     return next(folder for folder in numbered if not folder.exists())
 
 
-def load_data(config: TrainConfig) -> Data:
+def held_out_by(folder: Path) -> HeldOut | None:
+    """The list of what the run of a folder held out, None where it validates on a split of the data."""
+    return HeldOut.read(folder / HELD_OUT) if (folder / HELD_OUT).exists() else None
+
+
+def load_data(config: TrainConfig, held_out: HeldOut | None = None) -> Data:
     """The training split and the one to validate on; where there is none, a tenth of the training images is set aside.
 
-    The test split is never touched.
+    held_out: what the run has set aside already. The test split is never touched.
     """
     if not config.data and not config.annotations:
         raise UsageError("There is nothing to train on: give the folder of a data set, or annotations and images.")
@@ -257,15 +268,16 @@ def load_data(config: TrainConfig) -> Data:
     if config.val_split == "none":
         return Data(train, None, "no validation: val_split is none")
     name = ALIASES.get(config.val_split, config.val_split)
+    if name == "auto" and held_out is not None:
+        return _apart(train, held_out.rows_in(train), "as before")
     if name == "auto" and "val" in known:
         name = "val"
     if name == "auto":
         if len(train) < 2:
             return Data(train, None, "no validation: there is no val split, and one training image cannot be divided")
-        train, val = split_off(train, 0.1, seed=config.seed)
-        return Data(
-            train, val, f"no val split: {counted(len(val), 'training image')}, a tenth, set aside for validation"
-        )
+        chosen = choose(train, seed=config.seed) if distributed.is_main() else None
+        rows, remark = distributed.from_main(chosen) or ([], "")
+        return _apart(train, rows, f"a tenth{remark}")
     if name not in known:
         raise UsageError(
             f"val_split = {name!r}: {source} has only {', '.join(known) or 'what was given by hand'}; give one of "
@@ -280,6 +292,14 @@ def load_data(config: TrainConfig) -> Data:
             "compares them."
         ) from error
     return Data(train, val, f"validation on {name}")
+
+
+def _apart(train: Split, rows: Sequence[int] | np.ndarray, how: str) -> Data:
+    """The training split without the images that are held out, and these."""
+    val = train.take(rows, name="val")
+    rest = replace(train.take(np.setdiff1d(np.arange(len(train)), rows)), problems=train.problems)
+    note = f"no val split: {counted(len(val), 'training image')} set aside for validation, {how}"
+    return Data(rest, val, note, held_out=True)
 
 
 def with_proposals(config: TrainConfig, data: Data, *, needed: bool) -> Data:

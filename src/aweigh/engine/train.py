@@ -19,6 +19,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from aweigh.data.held_out import FILE as HELD_OUT
+from aweigh.data.held_out import HeldOut
 from aweigh.data.loader import Batch
 from aweigh.data.split import Split
 from aweigh.engine import distributed, state
@@ -135,6 +137,9 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
         remark = state.restore(run, extend, asked=asked) if all(there) else begun
     if main:
         save_config(run, origin)
+        if run.data.held_out and run.data.val is not None and not (folder / HELD_OUT).exists():
+            text = HeldOut.of(run.data.val).text()
+            write_atomically(folder / HELD_OUT, lambda beside: beside.write_text(text, encoding="utf-8"))
     if run.step == 0:
         state.save(run)
     with RunLog(
