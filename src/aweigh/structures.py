@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from aweigh.arguments import Made
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
 from aweigh.ops import cuboids as cuboid_ops
 from aweigh.ops import masks as mask_ops
@@ -144,6 +145,7 @@ class KeypointSet:
 
 
 Keypoints = KeypointSet | Mapping[str, Any] | None  # what a builder's `keypoints` may be, see `KeypointSet.of`
+GivenKeypoints = Annotated[Keypoints, Made(KeypointSet.of, "a KeypointSet, or an object with its names")]
 
 
 def swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:

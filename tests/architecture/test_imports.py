@@ -14,6 +14,7 @@ PACKAGE = Path(aweigh.__file__).parent
 ROWS = {
     "ops": 0,
     "errors": 0,
+    "arguments": 0,
     "structures": 1,
     "weights": 1,
     "layers": 1,
@@ -36,18 +37,19 @@ ROWS = {
 ONLY = {
     "ops": {"errors"},
     "errors": set(),
+    "arguments": {"errors"},
     "structures": {"ops", "errors"},
     "weights": {"ops", "errors", "structures"},
-    "layers": {"ops", "errors"},
+    "layers": {"ops", "errors", "arguments"},
     "results": {"errors"},
     "data": {"structures", "results", "ops", "errors"},
     "evaluation": {"structures", "results", "ops", "errors"},
     "visualise": {"structures", "ops", "errors"},
-    "models": {"backbones", "necks", "heads", "structures", "weights", "layers", "ops", "errors"},
+    "models": {"backbones", "necks", "heads", "structures", "weights", "layers", "ops", "errors", "arguments"},
     "runtime": set(),
 }
 # Within one row: `aweigh.load` reads a checkpoint, which is the engine's file.
-WITHIN_A_ROW = {("predictor", "engine"), ("weights", "structures"), ("ops", "errors")}
+WITHIN_A_ROW = {("predictor", "engine"), ("weights", "structures"), ("ops", "errors"), ("arguments", "errors")}
 # A model may import another where it is an extension of it.
 EXTENSIONS: set[tuple[str, str]] = {
     ("fcos_lite", "fcos"),

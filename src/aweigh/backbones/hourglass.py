@@ -19,12 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import Few, Width, checked_class
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, make_norm
 
 Block = Literal["residual", "fire"]
 
+LARGEST = 8  # stacks, halvings, blocks of each: twice what the papers have
 
+
+@checked_class()
 class Hourglass(nn.Module):
     """Image in, one map for each stack out, of stride 4 or more, first to last; each is there to learn from.
 
@@ -36,23 +40,26 @@ class Hourglass(nn.Module):
     def __init__(
         self,
         *,
-        stacks: int = 2,
-        channels: Sequence[int] = (256, 256, 384, 384, 384, 512),
-        blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
-        stem_channels: int = 128,
-        stem_halvings: int = 2,
+        stacks: Few = 2,
+        channels: Sequence[Width] = (256, 256, 384, 384, 384, 512),
+        blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
+        stem_channels: Width = 128,
+        stem_halvings: Few = 2,
         block: Block = "residual",
         norm: Norm = "bn",
     ) -> None:
         super().__init__()
-        if block not in ("residual", "fire"):
-            raise UsageError(f"Hourglass: unknown block {block!r}; known: residual, fire.")
         if stem_halvings < 2:
             raise UsageError(f"Hourglass: the stem halves twice or more, got stem_halvings = {stem_halvings}.")
         if stacks < 1 or len(channels) < 2 or len(channels) != len(blocks) or min(*channels, *blocks) < 1:
             raise UsageError(
                 "Hourglass needs one stack or more, and as many numbers of blocks as of channels, two or more of each: "
                 f"got stacks = {stacks}, channels = {list(channels)}, blocks = {list(blocks)}."
+            )
+        if max(stacks, max(blocks), len(channels)) > LARGEST:
+            raise UsageError(
+                f"Hourglass: {LARGEST} stacks, halvings and blocks of each are the most, got stacks = {stacks}, "
+                f"blocks = {list(blocks)}."
             )
         if block == "fire" and any(width % 2 for width in channels):
             raise UsageError(f"Hourglass: fire modules need even numbers of channels, got {list(channels)}.")

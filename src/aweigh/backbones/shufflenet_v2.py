@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
+from aweigh.arguments import Frozen, checked_class
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm, make_activation, make_norm
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
@@ -59,6 +60,7 @@ LAYOUTS = {
 WIDTHS = (0.5, 1.0, 1.5, 2.0)
 
 
+@checked_class()
 class ShuffleNetV2(nn.Module):
     """Image in, feature maps out, fine to coarse.
 
@@ -78,7 +80,7 @@ class ShuffleNetV2(nn.Module):
         depth: Literal[50, 164] | None = None,
         levels: Sequence[int] = (3, 4, 5),
         norm: Norm = "bn",
-        frozen_stages: int = 0,
+        frozen_stages: Frozen = 0,
         activation: Activation = "relu",
         extra_depthwise: bool = False,
         squeeze: bool = False,
@@ -88,16 +90,12 @@ class ShuffleNetV2(nn.Module):
         super().__init__()
         if depth is None and width not in WIDTHS:
             raise UsageError(f"ShuffleNet V2 has the widths {', '.join(map(str, WIDTHS))}, got {width}.")
-        if depth not in (None, 50, 164):
-            raise UsageError(f"ShuffleNet V2 has the depths 50 and 164, got {depth}.")
         layout = LAYOUTS[depth or width]
         known = range(6 - len(layout.channels), 6)
         if not levels or list(levels) != sorted(set(known) & set(levels)):
             raise UsageError(
                 f"ShuffleNet V2: levels must be of {', '.join(map(str, known))}, fine to coarse, got {list(levels)}."
             )
-        if form not in ("torchvision", "authors"):
-            raise UsageError(f"ShuffleNet V2: unknown form {form!r}; known: torchvision, authors.")
         stages = max(levels) + 1 - known[0]
         if not 0 <= frozen_stages <= 1 + stages:
             raise UsageError(f"ShuffleNet V2: frozen_stages must lie in 0..{1 + stages}, got {frozen_stages}.")

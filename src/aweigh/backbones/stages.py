@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from aweigh.arguments import Frozen, checked_class
 from aweigh.backbones.shufflenet_v2 import BlackBorder
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, make_norm
@@ -18,6 +19,7 @@ UNITS = (4, 8, 4)  # of stages 2, 3 and 4, which lie at levels 3, 4 and 5
 LEVELS = (3, 4, 5)
 
 
+@checked_class()
 class Stages(nn.Module):
     """Image in, feature maps out, fine to coarse.
 
@@ -38,7 +40,7 @@ class Stages(nn.Module):
         *,
         levels: Sequence[int] = LEVELS,
         norm: Norm = "bn",
-        frozen_stages: int = 0,
+        frozen_stages: Frozen = 0,
         black_border: bool = False,
     ) -> None:
         super().__init__()

@@ -16,11 +16,13 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import Frozen, NotNegative, checked_class
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.layers import FrozenBatchNorm2d, Norm, PackedConv2d, SyncBatchNorm2d, make_norm
 from aweigh.weights.load import load_backbone
 
 
+@checked_class()
 class TimmBackbone(nn.Module):
     """Image in, feature maps out, fine to coarse; nothing is downloaded unless `pretrained` is true.
 
@@ -43,10 +45,10 @@ class TimmBackbone(nn.Module):
         *,
         levels: Sequence[int] = (3, 4, 5),
         norm: Norm | None = None,
-        norm_eps: float | None = None,
+        norm_eps: NotNegative | None = None,
         output_stride: int = 32,
         stride_in_1x1: bool = False,
-        frozen_stages: int = 0,
+        frozen_stages: Frozen = 0,
         pretrained: bool = False,
     ) -> None:
         super().__init__()

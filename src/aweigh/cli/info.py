@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from aweigh.cli.common import one_line
 from aweigh.errors import counted
 
 
@@ -35,6 +36,8 @@ def command(
 
 def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The header as rows of name and value, the most asked for first."""
+    from aweigh.engine.header import selection_of
+
     names, ids = header["classes"]["names"], header["classes"]["ids"]
     arguments = ", ".join(f"{name}={value}" for name, value in header["arguments"].items())
     numbers = header.get("metrics", {})
@@ -47,14 +50,12 @@ def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("detector", header["builder"] + (f" ({arguments})" if arguments else "")),
         ("classes", f"{len(names)}: " + ", ".join(f"{name} (id {ids[label]})" for label, name in enumerate(names))),
         ("resize", ", ".join(f"{name} {value}" for name, value in header["resize"].items())),
-        ("score threshold", header.get("score_threshold")),
-        ("nms threshold", header.get("nms_threshold")),
-        ("most detections", header.get("max_detections")),
+        ("selection", ", ".join(f"{name} {value}" for name, value in selection_of(header).items())),
         ("measured on", numbers.get("split")),
         ("metrics", ", ".join(metrics)),
         (
             "trained",
-            f"{counted(training['epoch'], 'epoch')}, {counted(training['step'], 'step')}"
+            f"{counted(training['epoch'], 'epoch')}, {counted(training.get('step', 0), 'step')}"
             if "epoch" in training
             else None,
         ),
@@ -63,4 +64,4 @@ def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("licence", header.get("licence") or "not stated"),
         ("written by", f"aweigh {header.get('aweigh')}, torch {header.get('torch')}"),
     ]
-    return [(name, str(value)) for name, value in rows if value not in (None, "")]
+    return [(name, one_line(str(value))) for name, value in rows if value not in (None, "")]

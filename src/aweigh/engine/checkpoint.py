@@ -1,9 +1,9 @@
 """One self-describing safetensors file per model, and the state of a run that `--resume` goes on from.
 
 A model file holds the weights and, under the metadata key `aweigh`, a JSON header that rebuilds everything else:
-builder and arguments, class names and original ids, the resize step, thresholds, metrics, training configuration.
-Loading runs no code from the file. Every write goes to a second file, is flushed to the disk and renamed, so a file
-with the right name is always whole.
+builder and arguments, class names and original ids, the resize step, thresholds and counts, metrics, training
+configuration. Loading runs no code from the file and opens nothing else. Every write goes to a second file, is flushed
+to the disk and renamed, so a file with the right name is always whole.
 """
 
 import json
@@ -20,26 +20,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import aweigh
+from aweigh.arguments import change_settings, check_arguments, settings_of
 from aweigh.data.files import beside
 from aweigh.data.transforms import Resize
-from aweigh.engine.header import check_header
-from aweigh.errors import DataError, UsageError, counted, did_you_mean
+from aweigh.engine.header import check_header, parse_header, portable, selection_of
+from aweigh.errors import AweighError, DataError, UsageError, counted, did_you_mean
 from aweigh.models import DETECTORS, create
 from aweigh.structures import Classes, KeypointSet
-from aweigh.weights.load import load_strict
+from aweigh.weights.load import check_fit, load_strict
 
 Model = Any  # an nn.Module that is a Detector; torch's stubs call every attribute of a Module a Tensor
 
-FORMAT = 1  # raised when a reader of this version could not understand the header
+FORMAT = 2  # raised when a reader of the version before could not understand the header
 METADATA_KEY = "aweigh"
 # In a configuration.
 PATHS = (
     *("data", "annotations", "images", "init", "backbone_weights", "output", "resume"),
     *("proposals_file", "val_proposals_file"),
-)
-SETTINGS = (
-    *("score_threshold", "threshold_product", "nms", "nms_threshold"),
-    *("candidates_per_level", "candidates_per_image", "max_detections"),
 )
 
 
@@ -61,13 +58,10 @@ def save_model(
     header = {
         "format": FORMAT,
         "builder": model.builder,
-        "arguments": {
-            name: value.to_dict() if isinstance(value, KeypointSet) else value
-            for name, value in model.arguments.items()
-        },
+        "arguments": {name: portable(value) for name, value in model.arguments.items()},
         "classes": {"names": list(model.classes.names), "ids": list(model.classes.ids)},
         "resize": resize.to_dict(),
-        **{name: getattr(model, name) for name in SETTINGS if hasattr(model, name)},
+        "selection": settings_of(model),
         "metrics": dict(metrics or {}),
         "training": dict(training or {}),
         "data_hash": data_hash,
@@ -79,22 +73,36 @@ def save_model(
 
 
 def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
-    """The detector of a file written by `save_model`, in evaluation mode, and the file's header."""
+    """The detector of a file written by `save_model`, in evaluation mode, and the file's header.
+
+    Torch's random numbers go on as if nothing had been loaded. A header that belongs to other weights than the file's
+    costs no memory: its detector is laid out without any first.
+    """
     header = read_header(path)
-    if header["builder"] not in DETECTORS:
+    state = _tensors(path)
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            check_fit(_built(header, path), state, what=str(path))
+        model = _built(header, path)
+    load_strict(model, state, what=str(path))
+    return model.to(device).eval(), header
+
+
+def _built(header: Mapping[str, Any], path: str | Path) -> Model:
+    """The detector that a header describes, without its weights."""
+    name = header["builder"]
+    if name not in DETECTORS:
         raise UsageError(
-            f"{path} holds a {header['builder']!r}, which is no detector of this version."
-            + did_you_mean(header["builder"], DETECTORS)
+            f"{path} holds a {name!r}, which is no detector of this version.{did_you_mean(name, DETECTORS)}"
         )
     try:
-        model = create(header["builder"], classes=_classes(header), **header["arguments"])
-    except UsageError as error:
+        # Here, since `create` takes more: weights and classes from elsewhere.
+        arguments = check_arguments(DETECTORS[name], header["arguments"], plain=True)
+        model = create(name, classes=_classes(header), **arguments)
+        change_settings(model, selection_of(header))
+    except AweighError as error:
         raise DataError(f"{path}: its Aweigh header builds no detector ({error}).") from error
-    load_strict(model, _tensors(path), what=str(path))
-    for name in SETTINGS:
-        if name in header:
-            setattr(model, name, header[name])
-    return model.to(device).eval(), header
+    return model
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -102,20 +110,20 @@ def read_header(path: str | Path) -> dict[str, Any]:
     text = _metadata(path).get(METADATA_KEY)
     if text is None:
         raise DataError(f"{path} has no Aweigh header; expected a checkpoint that `aweigh train` wrote.")
-    try:
-        header = json.loads(text)
-        if "kind" in header:
-            raise DataError(f"{path} is a file of {header['kind']}, expected a checkpoint that `aweigh train` wrote.")
-        version = header["format"]
-        missing = {"builder", "arguments", "classes", "resize"} - header.keys()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: its Aweigh header cannot be read ({error!r}).") from error
-    if not isinstance(version, int) or version > FORMAT:
-        raise UsageError(f"{path} has format {version}, this version reads up to {FORMAT}; update aweigh.")
+    header = parse_header(text, path)
+    if "kind" in header:
+        kind = str(header["kind"])[:60]
+        raise DataError(f"{path} is a file of {kind}, expected a checkpoint that `aweigh train` wrote.")
+    missing = {"format", "builder", "arguments", "classes", "resize"} - header.keys()
     if missing:
         raise DataError(f"{path}: its Aweigh header lacks {', '.join(sorted(missing))}.")
+    version = header["format"]
+    if type(version) is not int or version < 1:
+        raise DataError(f"{path}: its Aweigh header has no number as format, but {str(version)[:60]!r}.")
+    if version > FORMAT:
+        raise UsageError(f"{path} has format {version}, this version reads up to {FORMAT}; update aweigh.")
     check_header(header, path)
-    return dict(header)
+    return header
 
 
 def shrink(

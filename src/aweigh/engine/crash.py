@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import aweigh
+from aweigh.arguments import change_settings, settings_of
 from aweigh.data.loader import Batch
 from aweigh.engine import distributed
 from aweigh.engine.checkpoint import Model, load_model, save_model, write_atomically
@@ -190,6 +191,7 @@ def _copy(model: Model, device: torch.device, *, channels_last: bool) -> Model:
     """The same detector built anew: without the hooks of several processes, and not compiled."""
     other = create(model.builder, classes=model.classes, **model.arguments)
     other.load_state_dict(model.state_dict())
+    change_settings(other, settings_of(model))
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return other.to(device, memory_format=memory_format).train()
 

@@ -1,6 +1,5 @@
 """From a configuration to everything a run needs before its first step: data, model, optimiser, schedule."""
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aweigh.arguments import check_arguments
 from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
 from aweigh.data.formats import find_splits, load_split
@@ -35,7 +35,7 @@ from aweigh.engine.extras import check_taught, choose_select, keypoint_set, take
 from aweigh.engine.optim import lr_factor, make_optimizer, milestones_in_steps
 from aweigh.engine.replay import How
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
-from aweigh.models import PUBLISHED, create
+from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.weights.load import locate
 
 
@@ -129,6 +129,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     """
     device = choose_device(device_name or config.device)
     precision = choose_precision(config.precision, device)
+    builder_arguments(config)  # what is wrong there is said before the data are read
     data = load_data(config, held_out_by(folder) if config.resume else None)
     if len(data.train.boxes) == 0:
         raise DataError(f"{data.train.root}: the training images have no boxes at all; there is nothing to learn.")
@@ -346,21 +347,22 @@ def packaged(model: str) -> str:
 
 
 def builder_arguments(config: TrainConfig) -> dict[str, Any]:
-    """The builder's keyword arguments out of `arguments`, `frozen_stages` and `backbone_norm`."""
+    """The builder's keyword arguments out of `arguments`, `frozen_stages` and `backbone_norm`, checked."""
+    if config.model not in DETECTORS:
+        raise UsageError(f"There is no model {config.model!r}.{did_you_mean(config.model, DETECTORS)}")
     arguments: dict[str, Any] = {}
     for entry in config.arguments:
         name, equals, text = entry.partition("=")
         if not equals or not name:
             raise UsageError(f"arguments: {entry!r} is not name=value, as channels=128.")
-        try:
-            arguments[name.strip()] = json.loads(text)
-        except ValueError:
-            arguments[name.strip()] = text.strip()
+        if name.strip() in arguments:
+            raise UsageError(f"arguments: {name.strip()} is given twice.")
+        arguments[name.strip()] = text.strip()
     if config.frozen_stages >= 0:
         arguments["frozen_stages"] = config.frozen_stages
     if config.backbone_norm:
         arguments["backbone_norm"] = config.backbone_norm
-    return arguments
+    return check_arguments(DETECTORS[config.model], arguments, plain=True)
 
 
 def augmentation(config: TrainConfig, train: Split) -> Augmentation:

@@ -6,11 +6,13 @@ aside: without a threshold on the score, suppressed among all classes.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from aweigh.arguments import change_settings, settings_of
 from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
 from aweigh.data.loader import make_loader
@@ -80,14 +82,13 @@ def prepare_to_propose(model: Model, number: int) -> float:
         raise UsageError(f"{model.builder} proposes no regions itself; it is told where to look.")
     proposer = getattr(model, "proposer", None)
     if proposer is not None:
-        proposer.test_proposals = (number, number)
-        return float(proposer.nms_threshold)
+        proposer.selection = replace(proposer.selection, test_proposals=(number, number))
+        return float(proposer.selection.nms_threshold)
+    known = settings_of(model)
     wanted = {"score_threshold": 0.0, "nms": "agnostic", "nms_threshold": NMS_THRESHOLD, "max_detections": number}
     for name in ("candidates_per_level", "candidates_per_image"):
-        wanted[name] = max(number, getattr(model, name, 0))
-    for name, value in wanted.items():
-        if hasattr(model, name):
-            setattr(model, name, value)
+        wanted[name] = max(number, known.get(name, 0))
+    change_settings(model, {name: value for name, value in wanted.items() if name in known})
     return NMS_THRESHOLD
 
 

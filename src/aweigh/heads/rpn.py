@@ -6,12 +6,24 @@ Legend: B images, L levels, K anchors of a cell, A anchors over all levels, N bo
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import (
+    Count,
+    Layers,
+    NotNegative,
+    Share,
+    Width,
+    check_fields,
+    checked_class,
+    same_names,
+    with_selection,
+)
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, make_norm
 from aweigh.ops import boxes as box_ops
@@ -50,6 +62,22 @@ class RPNOutput(NamedTuple):
     anchors: list[Tensor]  # [H*W*K, 4] xyxy in the padded image, pixels
 
 
+@dataclass(frozen=True)
+class RPNSelection:
+    """Which anchors become proposals, in training and in prediction: how many, of each level before suppression and of
+    all levels after it; from which overlap on they suppress; the probability that each must have."""
+
+    train_proposals: tuple[Count, Count] = (2000, 2000)
+    test_proposals: tuple[Count, Count] = (1000, 1000)
+    nms_threshold: Share = 0.7
+    score_threshold: Share = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(RPNSelection)
+@checked_class()
 class RPN(nn.Module):
     """3x3 convolutions, then whether and where: of each anchor a logit and four deltas.
 
@@ -70,20 +98,18 @@ class RPN(nn.Module):
         strides: Sequence[int],
         shapes: Sequence[Tensor],
         *,
-        convs: int = 1,
-        width: int | None = None,
+        convs: Layers = 1,
+        width: Width | None = None,
         norm: Norm | None = None,
         fitted_steps: bool = False,
-        beta: float = 1 / 9,
+        beta: NotNegative = 1 / 9,
         normaliser: Literal["sampled", "allowed"] = "sampled",
-        train_proposals: tuple[int, int] = (2000, 2000),
-        test_proposals: tuple[int, int] = (1000, 1000),
-        nms_threshold: float = 0.7,
-        score_threshold: float = 0.0,
+        train_proposals: tuple[Count, Count] = (2000, 2000),
+        test_proposals: tuple[Count, Count] = (1000, 1000),
+        nms_threshold: Share = 0.7,
+        score_threshold: Share = 0.0,
     ) -> None:
         super().__init__()
-        if normaliser not in ("sampled", "allowed"):
-            raise UsageError(f"RPN: unknown normaliser {normaliser!r}; known: sampled, allowed.")
         if len(shapes) != len(strides):
             raise UsageError(f"RPN: {counted(len(strides), 'feature level')}, but anchors of {len(shapes)}.")
         numbers = {len(shape) for shape in shapes}
@@ -107,9 +133,7 @@ class RPN(nn.Module):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-        # Inference settings; plain values that may be set at any time.
-        self.train_proposals, self.test_proposals = tuple(train_proposals), tuple(test_proposals)
-        self.nms_threshold, self.score_threshold = nms_threshold, score_threshold
+        self.selection = RPNSelection(train_proposals, test_proposals, nms_threshold, score_threshold)
 
     def forward(self, features: Sequence[Tensor], pixels: Tensor) -> RPNOutput:
         """Per level `[B, channels, H, W]`, more of them than strides being left alone; pixels `[B, 3, H, W]`."""
@@ -124,7 +148,7 @@ class RPN(nn.Module):
     @torch.no_grad()
     def propose(self, raw: RPNOutput, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Of each level the most probable anchors, moved by their deltas; as `best_of_levels`. sizes_hw: `[B, 2]`."""
-        before, after = self.train_proposals if learning else self.test_proposals
+        before, after = self.selection.train_proposals if learning else self.selection.test_proposals
         boxes, scores = [], []
         for logits, deltas, anchors in zip(*raw, strict=True):
             best, rows = logits.float().topk(min(before, logits.shape[1]), dim=1)  # [B, k]
@@ -132,8 +156,8 @@ class RPN(nn.Module):
             boxes.append(
                 box_ops.decode_deltas(anchors[rows], deltas.float().gather(1, rows[..., None].expand(-1, -1, 4)))
             )
-            scores.append(torch.where(probable >= self.score_threshold, probable, 0))
-        return best_of_levels(boxes, scores, sizes_hw, number=after, iou_threshold=self.nms_threshold)
+            scores.append(torch.where(probable >= self.selection.score_threshold, probable, 0))
+        return best_of_levels(boxes, scores, sizes_hw, number=after, iou_threshold=self.selection.nms_threshold)
 
     def loss(self, raw: RPNOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """`objectness` and `proposals` of sampled anchors: binary cross-entropy and smooth L1 of the deltas, each
@@ -158,17 +182,15 @@ class RPN(nn.Module):
         return {"objectness": of_anchors / count, "proposals": of_deltas / count}
 
 
-def take_rpn(
-    channels: int, strides: Sequence[int], shapes: Sequence[Tensor], options: dict[str, Any], **fixed: Any
-) -> RPN:
-    """An `RPN`, with what `options` of a detector's builder say of it, which are taken out of them: `rpn_convs`,
-    `rpn_norm`, `rpn_beta`, `rpn_normaliser`, `fitted_steps`, `train_proposals`, `test_proposals`,
-    `proposal_threshold`."""
-    names = {"rpn_convs": "convs", "rpn_norm": "norm", "rpn_beta": "beta", "rpn_normaliser": "normaliser"}
-    names |= {"proposal_threshold": "score_threshold"}
-    names |= {name: name for name in ("fitted_steps", "train_proposals", "test_proposals")}
-    given = {ours: options.pop(name) for name, ours in names.items() if name in options}
-    return RPN(channels, strides, shapes, **{**fixed, **given})
+RPN_OPTIONS = same_names(  # what a detector's builder may be told of its proposals
+    RPN,
+    *("fitted_steps", "train_proposals", "test_proposals"),
+    rpn_convs="convs",
+    rpn_norm="norm",
+    rpn_beta="beta",
+    rpn_normaliser="normaliser",
+    proposal_threshold="score_threshold",
+)
 
 
 def best_of_levels(

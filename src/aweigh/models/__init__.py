@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from aweigh.arguments import Count, check_arguments, check_value
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
@@ -81,6 +81,7 @@ class Detector(Protocol):
     pixel_mean: Tensor  # [3] RGB in [0, 1]; the colour of padding
     builder: str
     arguments: dict[str, Any]
+    selection: Any  # a frozen dataclass, its thresholds and counts; see `aweigh.arguments.with_selection`
 
     def __call__(self, images: Images, targets: Sequence[Targets] | None = None) -> Any: ...
     def network(self, pixels: Tensor) -> Any: ...  # `images.inputs(detector)`, where it needs proposals too
@@ -108,9 +109,11 @@ def create(
             classes and, where their authors' form differs, their builder.
         backbone_weights: `"imagenet"` or a file, for the backbone alone, and for layers behind the regions that come
             from the same network.
-        arguments: passed to the builder.
+        arguments: passed to the builder, each checked against its annotation there; texts, such as a command line has,
+            will do where they say a number, yes or no, or a word.
 
-    Raises `UsageError` for an unknown name (the nearest is offered), an unknown argument, or weights that do not fit.
+    Raises `UsageError` for an unknown name (the nearest is offered), an unknown argument, a value that is none of those
+    it may have, or weights that do not fit.
     """
     if name not in DETECTORS:
         raise UsageError(f"There is no model {name!r}.{did_you_mean(name, DETECTORS)} Known: {', '.join(DETECTORS)}.")
@@ -121,8 +124,10 @@ def create(
             )
         return _create_published(name, str(weights), arguments)
     if classes is None and num_classes is not None:
-        classes = Classes.numbered(num_classes)
+        classes = Classes.numbered(check_value("num_classes", num_classes, Count, of="create"))
     elif classes is not None and not isinstance(classes, Classes):
+        if isinstance(classes, str) or not all(isinstance(each, str) for each in classes):
+            raise UsageError(f"create: classes are a list of names, got {classes!r}.")
         classes = Classes.from_names(classes)
     if classes is not None and not len(classes):
         raise UsageError("create: a detector needs at least one class; give their names (classes) or num_classes.")
@@ -136,12 +141,12 @@ def create(
 
 def _build(name: str, classes: Classes | None, arguments: dict[str, Any]) -> Any:
     chosen = {} if classes is None else {"classes": classes}
+    arguments = check_arguments(DETECTORS[name], arguments, plain=True)
     try:
         model = DETECTORS[name](**chosen, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        message = re.sub(r"^\S+ got an unexpected keyword argument", "there is no option", str(error))
-        raise UsageError(f"create({name!r}): {message}.") from error
-    model.builder, model.arguments = name, dict(arguments)
+    except (TypeError, ValueError, RuntimeError) as error:  # of numbers that do not go together
+        raise UsageError(f"create({name!r}): {error}.") from error
+    model.builder, model.arguments = name, arguments
     return model
 
 

@@ -31,7 +31,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import DLA34, Backbone, Hourglass, take_shufflenet_v2, take_timm
+from aweigh.arguments import (
+    Colour,
+    Count,
+    Deviation,
+    Divisor,
+    Few,
+    NotNegative,
+    Share,
+    Width,
+    check_fields,
+    checked,
+    checked_class,
+    same_names,
+    with_selection,
+)
+from aweigh.backbones import DLA34, SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, Hourglass, take_shufflenet_v2, take_timm
 from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm
@@ -80,6 +95,22 @@ class CenterGoals:
     size: Tensor  # [N, 2] width, height, cells
 
 
+@dataclass(frozen=True)
+class CenterNetSelection:
+    """Which of the network's answers become detections. The paper keeps the best 100 whatever they score and suppresses
+    none (section 4); the authors' option is "soft"."""
+
+    score_threshold: Share = 0.0
+    nms: box_ops.NMS = "none"
+    nms_threshold: Share = 0.5
+    max_detections: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(CenterNetSelection)
+@checked_class()
 class CenterNet(nn.Module):
     """The detector. One that says more of an object names it in `extras`, and extends `goals`, `stack_losses`, `more`.
 
@@ -103,11 +134,11 @@ class CenterNet(nn.Module):
         *,
         classes: Classes,
         radius: Radius = "official",
-        size_weight: float = 0.1,
+        size_weight: NotNegative = 0.1,
         size_loss: Literal["l1", "smooth_l1"] = "l1",
-        pixel_mean: Sequence[float] = COCO_MEAN,
-        pixel_std: Sequence[float] = COCO_STD,
-        stride_divisor: int = 32,
+        pixel_mean: Colour = COCO_MEAN,
+        pixel_std: Deviation = COCO_STD,
+        stride_divisor: Divisor = 32,
     ) -> None:
         super().__init__()
         predicted = {cast(nn.Conv2d, cast(nn.Sequential, head["heatmap"])[-1]).out_channels for head in heads}
@@ -116,10 +147,6 @@ class CenterNet(nn.Module):
                 f"CenterNet: the heads predict {sorted(predicted)} classes, but "
                 f"{counted(len(classes), 'class', 'is')} named."
             )
-        if radius not in ("official", "corrected"):
-            raise UsageError(f"CenterNet: unknown radius {radius!r}; known: official, corrected.")
-        if size_loss not in ("l1", "smooth_l1"):
-            raise UsageError(f"CenterNet: unknown size_loss {size_loss!r}; known: l1, smooth_l1.")
         self.backbone, self.neck, self.heads = backbone, neck, nn.ModuleList(heads)
         self.classes = classes
         self.stride = 4
@@ -131,12 +158,7 @@ class CenterNet(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
-        # Inference settings; plain values that may be set at any time. The paper keeps the best 100 whatever they score
-        # and suppresses none (section 4); the authors' option is `nms = "soft"`.
-        self.score_threshold = 0.0
-        self.nms: box_ops.NMS = "none"
-        self.nms_threshold = 0.5
-        self.max_detections = 100
+        self.selection: CenterNetSelection = CenterNetSelection()
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -270,7 +292,8 @@ class CenterNet(nn.Module):
         height, width = heatmap.shape[-2:]
         rows, columns = (torch.arange(side, device=heatmap.device) * self.stride for side in (height, width))
         inside = (rows < sizes_hw[:, :1])[:, :, None] & (columns < sizes_hw[:, 1:])[:, None, :]  # [B, H, W]
-        values, labels, cells = peaks(torch.where(inside[:, None], heatmap, -torch.inf), self.max_detections)  # [B, k]
+        there = torch.where(inside[:, None], heatmap, -torch.inf)
+        values, labels, cells = peaks(there, self.selection.max_detections)  # [B, k]
         scores = values.sigmoid()
         offset, size = (at_peaks(raw[-1][name], cells) for name in ("offset", "size"))  # [B, k, 2]
         center = torch.stack([cells % width, cells // width], dim=-1) + offset
@@ -279,11 +302,11 @@ class CenterNet(nn.Module):
         boxes = box_ops.clip(whole, sizes_hw)
         best, scores, count = box_ops.select_rows(
             boxes,
-            torch.where(scores > self.score_threshold, scores, 0),
+            torch.where(scores > self.selection.score_threshold, scores, 0),
             labels,
-            iou_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-            method=self.nms,
+            iou_threshold=self.selection.nms_threshold,
+            max_detections=self.selection.max_detections,
+            method=self.selection.nms,
         )
         of_each = best[..., None].expand(-1, -1, 4)
         more = self.more(raw[-1], inside, cells.gather(1, best), whole.gather(1, of_each))
@@ -300,16 +323,19 @@ class CenterNet(nn.Module):
         return ()
 
 
+NECK_OPTIONS = same_names(TransposedUpsample, neck_norm="norm")  # and of the other ways up
+
 # Builders: each architecture with its numbers, and the weights its authors have published
 
 
+@checked(CenterNet)
 def _build(
     backbone: Backbone | Hourglass,
     neck: nn.Module,
     channels: Sequence[int],
     classes: Classes,
     *,
-    head_channels: int,
+    head_channels: Width,
     head_norm: Norm | None = None,
     separable_heads: bool = False,
     detector: Callable[..., CenterNet] = CenterNet,
@@ -330,45 +356,50 @@ def _resnet(
     name: str, classes: Classes, options: dict[str, Any], *, channels: Sequence[int], deformable: bool
 ) -> CenterNet:
     backbone = take_timm(name, options, levels=(5,))
-    norm = options.pop("neck_norm", "bn")
-    neck = TransposedUpsample(backbone.channels, backbone.strides, channels=channels, deformable=deformable, norm=norm)
+    form = {"channels": channels, "deformable": deformable, **NECK_OPTIONS.take(options)}
+    neck = TransposedUpsample(backbone.channels, backbone.strides, **form)
     return _build(backbone, neck, neck.channels, classes, **{"head_channels": 64, **options})
 
 
+@checked(_build, TIMM_OPTIONS, NECK_OPTIONS)
 def centernet_resnet18(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
     """CenterNet on ResNet-18 with three transposed convolutions of 256 channels: the plain form of Xiao et al. 2018.
 
-    Options: those of `CenterNet`, `head_channels`, `backbone_norm`, `neck_norm`, `head_norm`, `frozen_stages`.
+    Options: those of `CenterNet`, `head_channels`, `head_norm`, `neck_norm`, `TIMM_OPTIONS`.
     """
     return _resnet("resnet18", classes, options, channels=(256, 256, 256), deformable=False)
 
 
+@checked(_build, TIMM_OPTIONS, NECK_OPTIONS)
 def centernet_resnet18_dcn(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
     """CenterNet on ResNet-18 with deformable and transposed convolutions: AP 28.1 on val2017 by its authors' weights.
     Options as `centernet_resnet18`."""
     return _resnet("resnet18", classes, options, channels=(256, 128, 64), deformable=True)
 
 
+@checked(_build, TIMM_OPTIONS, NECK_OPTIONS)
 def centernet_resnet101_dcn(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
     """CenterNet on ResNet-101 in the same way: AP 34.6. Options as `centernet_resnet18`."""
     return _resnet("resnet101", classes, options, channels=(256, 128, 64), deformable=True)
 
 
+@checked(_build, TIMM_OPTIONS, NECK_OPTIONS)
 def centernet_dla34(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
     """CenterNet on DLA-34 with deformable aggregation: AP 37.4 after the longer schedule. Options as
     `centernet_resnet18`."""
     backbone = take_timm("dla34", options, kind=DLA34)
-    neck = AggregationUpsample(backbone.channels, backbone.strides, norm=options.pop("neck_norm", "bn"))
+    neck = AggregationUpsample(backbone.channels, backbone.strides, **NECK_OPTIONS.take(options))
     return _build(backbone, neck, neck.channels, classes, **{"head_channels": 256, **options})
 
 
+@checked(_build)
 def centernet_hourglass104(
     *,
     classes: Classes = COCO_CLASSES,
-    stacks: int = 2,
-    channels: Sequence[int] = (256, 256, 384, 384, 384, 512),
-    blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
-    stem_channels: int = 128,
+    stacks: Few = 2,
+    channels: Sequence[Width] = (256, 256, 384, 384, 384, 512),
+    blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
+    stem_channels: Width = 128,
     backbone_norm: Norm = "bn",
     **options: Any,
 ) -> CenterNet:
@@ -381,14 +412,14 @@ def centernet_hourglass104(
     return _build(backbone, nn.Identity(), backbone.channels, classes, **{**form, **options})
 
 
+@checked(_build, SHUFFLENET_OPTIONS, NECK_OPTIONS)
 def centernet_shufflenet_v2_x0_5_lite(
-    *, classes: Classes = COCO_CLASSES, channels: int = 64, **options: Any
+    *, classes: Classes = COCO_CLASSES, channels: Width = 64, **options: Any
 ) -> CenterNet:
     """CenterNet light enough to be trained on a CPU: ShuffleNet V2 0.5x, neck and heads of separable convolutions with
-    64 channels (ours). Options as `centernet_resnet18`, `activation` (the backbone's)."""
+    64 channels (ours). Options as `centernet_resnet18`, but `SHUFFLENET_OPTIONS`."""
     backbone = take_shufflenet_v2(0.5, options)
-    norm = options.pop("neck_norm", "bn")
-    neck = LiteUpsample(backbone.channels, backbone.strides, channels=channels, norm=norm)
+    neck = LiteUpsample(backbone.channels, backbone.strides, channels=channels, **NECK_OPTIONS.take(options))
     form: dict[str, Any] = {"head_channels": channels, "head_norm": "bn", "separable_heads": True}
     form |= {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
     return _build(backbone, neck, neck.channels, classes, **{**form, **options})

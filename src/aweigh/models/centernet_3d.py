@@ -30,12 +30,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import Count, checked, checked_class, same_names
 from aweigh.backbones import Backbone, Hourglass
 from aweigh.errors import UsageError
 from aweigh.models.centernet import (
@@ -77,6 +79,7 @@ class SpaceGoals(CenterGoals):
     middle: Tensor  # [N, 2] x, y of their middles from those of their boxes, cells
 
 
+@checked_class(CenterNet)
 class CenterNet3D(CenterNet):
     """The detector.
 
@@ -96,12 +99,10 @@ class CenterNet3D(CenterNet):
         neck: nn.Module,
         heads: Sequence[nn.ModuleDict],
         *,
-        slots: int | None = 50,
+        slots: Count | None = 50,
         **options: Any,
     ) -> None:
         super().__init__(backbone, neck, heads, **options)
-        if slots is not None and slots < 1:
-            raise UsageError(f"CenterNet3D: slots = {slots}; expected a number above 0, or None for the objects there.")
         self.slots = slots
         for head in heads:
             for name, value in STARTS.items():
@@ -217,14 +218,17 @@ def angle_of(said: Tensor) -> Tensor:
 # Builders
 
 
+SPACE_OPTIONS = same_names(CenterNet3D, "slots")
+
+
 def _in_space(build: Callable[..., CenterNet], classes: Classes, middle: Middle, **options: Any) -> CenterNet3D:
     """A builder of `CenterNet` with the heads of objects in space."""
-    if middle not in ("learned", "box"):
-        raise UsageError(f"CenterNet3D: unknown middle {middle!r}; known: learned, box.")
     outputs = {**OUTPUTS, **({"middle": 2} if middle == "learned" else {})}
-    return cast(CenterNet3D, build(classes=classes, detector=CenterNet3D, further_outputs=outputs, **options))
+    detector = partial(CenterNet3D, **SPACE_OPTIONS.take(options))
+    return cast(CenterNet3D, build(classes=classes, detector=detector, further_outputs=outputs, **options))
 
 
+@checked(SPACE_OPTIONS, centernet_dla34, without=("detector", "further_outputs"))
 def centernet_dla34_3d(*, classes: Classes = KITTI_CLASSES, middle: Middle = "learned", **options: Any) -> CenterNet3D:
     """CenterNet in space on DLA-34. Options: those of `centernet_dla34` and `CenterNet3D`.
 
@@ -234,6 +238,7 @@ def centernet_dla34_3d(*, classes: Classes = KITTI_CLASSES, middle: Middle = "le
     return _in_space(centernet_dla34, classes, middle, **{**form, **options})
 
 
+@checked(SPACE_OPTIONS, centernet_shufflenet_v2_x0_5_lite, without=("detector", "further_outputs"))
 def centernet_shufflenet_v2_x0_5_lite_3d(
     *, classes: Classes = KITTI_CLASSES, middle: Middle = "learned", **options: Any
 ) -> CenterNet3D:

@@ -26,12 +26,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from aweigh.arguments import Count, NotNegative, Share, checked, checked_class, same_names, with_selection
 from aweigh.backbones import Backbone, Hourglass
 from aweigh.errors import UsageError
 from aweigh.models.centernet import (
     CenterGoals,
     CenterNet,
     CenterNetOutput,
+    CenterNetSelection,
     Mirroring,
     centernet_dla34,
     centernet_hourglass104,
@@ -40,15 +42,10 @@ from aweigh.models.centernet import (
 )
 from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, draw_gaussians, peaks
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
-from aweigh.structures import Classes, Detections, Keypoints, KeypointSet, Targets, swapped
+from aweigh.structures import Classes, Detections, GivenKeypoints, Keypoints, KeypointSet, Targets, swapped
 from aweigh.weights.coco import PERSON
 from aweigh.weights.convert.centernet import centernet_pose_from_authors
 from aweigh.weights.record import PublishedWeights
-
-# The authors' code; the paper says none of the three.
-PEAKS = 100  # of each joint
-PEAK_SCORE = 0.1  # above which a peak counts
-PEAK_REACH = 0.3  # of the longer side of the box, as far as a joint moves at most
 
 WithoutKeypoints = Literal["unknown", "center"]
 
@@ -65,6 +62,17 @@ class PoseGoals(CenterGoals):
     joint_offset: Tensor  # [P, 2] x, y in that cell, cells
 
 
+@dataclass(frozen=True)
+class CenterNetPoseSelection(CenterNetSelection):
+    """That of `CenterNet`, and which peaks a joint may move to (the authors' code; the paper says none of these)."""
+
+    peaks: Count = 100  # of each joint
+    peak_score: Share = 0.1  # above which a peak counts
+    peak_reach: NotNegative = 0.3  # of the longer side of the box, as far as a joint moves at most
+
+
+@with_selection(CenterNetPoseSelection)
+@checked_class(CenterNet)
 class CenterNetPose(CenterNet):
     """The detector.
 
@@ -87,19 +95,18 @@ class CenterNetPose(CenterNet):
         heads: Sequence[nn.ModuleDict],
         *,
         keypoint_set: KeypointSet,
-        joint_weight: float = 1.0,
-        joint_heatmap_weight: float = 1.0,
-        joint_offset_weight: float = 1.0,
+        joint_weight: NotNegative = 1.0,
+        joint_heatmap_weight: NotNegative = 1.0,
+        joint_offset_weight: NotNegative = 1.0,
         without_keypoints: WithoutKeypoints = "unknown",
         **options: Any,
     ) -> None:
         super().__init__(backbone, neck, heads, **options)
-        if without_keypoints not in ("unknown", "center"):
-            raise UsageError(f"CenterNet: unknown without_keypoints {without_keypoints!r}; known: unknown, center.")
         self.keypoint_set = keypoint_set
         self.joint_weight, self.joint_heatmap_weight = joint_weight, joint_heatmap_weight
         self.joint_offset_weight = joint_offset_weight
         self.without_keypoints = without_keypoints
+        self.selection: CenterNetPoseSelection = CenterNetPoseSelection()
 
     # Training
 
@@ -207,8 +214,8 @@ class CenterNetPose(CenterNet):
         """The joints of M detections, `[B, M, K, 3]`: x and y in pixels, and a score.
 
         cells: `[B, M]` of the centres. boxes: `[B, M, 4]` pixels. inside: `[B, H, W]`, where a peak may be. A joint is
-        where the regression has it, or the closest peak of its kind above `PEAK_SCORE`, if that lies in the box and not
-        farther away than `PEAK_REACH`. Without heat maps the score is 1.
+        where the regression has it, or the closest peak of its kind above `peak_score`, if that lies in the box and not
+        farther away than `peak_reach`. Without heat maps the score is 1.
         """
         height, width = stack["heatmap"].shape[-2:]
         center = torch.stack([cells % width, cells // width], dim=-1)  # [B, M, 2]
@@ -221,10 +228,11 @@ class CenterNetPose(CenterNet):
             return (torch.cat([joints * self.stride, score], dim=-1).transpose(1, 2),)
         places, heights = self.joint_peaks(stack, inside)  # [B, K, p, 2] cells, [B, K, p] scores
         away = (joints[:, :, :, None] - places[:, :, None]).square().sum(dim=-1).sqrt()  # [B, K, M, p]
-        distance, closest = torch.where(heights[:, :, None] > PEAK_SCORE, away, torch.inf).min(dim=-1)  # [B, K, M]
+        counts = heights[:, :, None] > self.selection.peak_score
+        distance, closest = torch.where(counts, away, torch.inf).min(dim=-1)  # [B, K, M]
         place = places.gather(2, closest[..., None].expand(-1, -1, -1, 2))
         corner, end = boxes[:, None, :, :2] / self.stride, boxes[:, None, :, 2:] / self.stride  # [B, 1, M, 2]
-        near = distance <= PEAK_REACH * (end - corner).amax(dim=-1)
+        near = distance <= self.selection.peak_reach * (end - corner).amax(dim=-1)
         moves = near & ((place >= corner) & (place <= end)).all(dim=-1)
 
         column, row = joints.floor().long().unbind(-1)
@@ -238,7 +246,7 @@ class CenterNetPose(CenterNet):
         """The highest peaks of each joint's heat map: places `[B, K, p, 2]` in cells, scores `[B, K, p]`."""
         heatmap = torch.where(inside[:, None], stack["joint_heatmap"].float(), -torch.inf)
         batch, number, _, width = heatmap.shape
-        values, _, cells = peaks(heatmap.flatten(0, 1)[:, None], PEAKS)  # [B * K, p]
+        values, _, cells = peaks(heatmap.flatten(0, 1)[:, None], self.selection.peaks)  # [B * K, p]
         cells = cells.view(batch, number, -1)
         offset: Tensor | float = 0.5
         if "joint_offset" in stack:
@@ -247,6 +255,12 @@ class CenterNetPose(CenterNet):
 
 
 # Builders
+
+
+POSE_OPTIONS = same_names(
+    CenterNetPose, "joint_weight", "joint_heatmap_weight", "joint_offset_weight", "without_keypoints"
+)
+PARTS = ("detector", "further_outputs")  # which these builders give themselves
 
 
 def _pose(
@@ -264,11 +278,14 @@ def _pose(
     outputs = {"joints": 2 * len(keypoint_set)}
     if joint_heatmaps:
         outputs |= {"joint_heatmap": len(keypoint_set)} | ({"joint_offset": 2} if joint_offsets else {})
-    detector = partial(CenterNetPose, keypoint_set=keypoint_set)
+    detector = partial(CenterNetPose, keypoint_set=keypoint_set, **POSE_OPTIONS.take(options))
     return cast(CenterNetPose, build(classes=classes, detector=detector, further_outputs=outputs, **options))
 
 
-def centernet_dla34_pose(*, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any) -> CenterNetPose:
+@checked(_pose, POSE_OPTIONS, centernet_dla34, without=PARTS)
+def centernet_dla34_pose(
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
+) -> CenterNetPose:
     """CenterNet for poses on DLA-34: AP 58.9 of keypoints after the longer schedule, tested with flipping.
 
     Options: those of `centernet_dla34`, `CenterNetPose`, `joint_heatmaps`, `joint_offsets`.
@@ -276,16 +293,18 @@ def centernet_dla34_pose(*, classes: Classes = PERSON, keypoints: Keypoints = No
     return _pose(centernet_dla34, classes, keypoints, **options)
 
 
+@checked(_pose, POSE_OPTIONS, centernet_hourglass104, without=PARTS)
 def centernet_hourglass104_pose(
-    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
 ) -> CenterNetPose:
     """CenterNet for poses on Hourglass-104: AP 64.0 likewise. Options: those of `centernet_hourglass104`, else as
     `centernet_dla34_pose`."""
     return _pose(centernet_hourglass104, classes, keypoints, **options)
 
 
+@checked(_pose, POSE_OPTIONS, centernet_shufflenet_v2_x0_5_lite, without=PARTS)
 def centernet_shufflenet_v2_x0_5_lite_pose(
-    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
 ) -> CenterNetPose:
     """CenterNet for poses light enough to be trained on a CPU (ours). Options: those of
     `centernet_shufflenet_v2_x0_5_lite`, else as `centernet_dla34_pose`."""

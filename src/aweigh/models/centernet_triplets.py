@@ -23,9 +23,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from aweigh.backbones import Hourglass
+from aweigh.arguments import Few, Width, checked
+from aweigh.backbones import SHUFFLENET_OPTIONS, Hourglass
 from aweigh.layers import Norm
 from aweigh.models.cornernet import (
+    NECK_OPTIONS,
+    OF_BODY,
+    POINT_OPTIONS,
     CornerNet,
     Gather,
     convolution,
@@ -121,13 +125,14 @@ FORM: dict[str, Any] = {
 }
 
 
+@checked(CornerNet, POINT_OPTIONS, without=OF_BODY)
 def centernet_triplets_hourglass104(
     *,
     classes: Classes = COCO_CLASSES,
-    stacks: int = 2,
-    channels: Sequence[int] = (256, 256, 384, 384, 384, 512),
-    blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
-    stem_channels: int = 128,
+    stacks: Few = 2,
+    channels: Sequence[Width] = (256, 256, 384, 384, 384, 512),
+    blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
+    stem_channels: Width = 128,
     backbone_norm: Norm = "bn",
     **options: Any,
 ) -> CornerNet:
@@ -141,8 +146,9 @@ def centernet_triplets_hourglass104(
     return CornerNet(backbone, nn.Identity(), points, classes=classes, **{**form, **options})
 
 
+@checked(CornerNet, POINT_OPTIONS, NECK_OPTIONS, SHUFFLENET_OPTIONS, without=OF_BODY)
 def centernet_triplets_shufflenet_v2_x0_5_lite(
-    *, classes: Classes = COCO_CLASSES, channels: int = 64, **options: Any
+    *, classes: Classes = COCO_CLASSES, channels: Width = 64, **options: Any
 ) -> CornerNet:
     """Light enough to be trained on a CPU, as `cornernet_shufflenet_v2_x0_5_lite` is; options as there."""
     backbone, neck = lite_body(channels, options)

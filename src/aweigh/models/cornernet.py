@@ -29,6 +29,7 @@ kind, P pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -36,7 +37,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import Backbone, Hourglass, take_shufflenet_v2
+from aweigh.arguments import (
+    Colour,
+    Count,
+    Deviation,
+    Divisor,
+    Few,
+    NotNegative,
+    Share,
+    Width,
+    check_fields,
+    checked,
+    checked_class,
+    same_names,
+    with_selection,
+)
+from aweigh.backbones import SHUFFLENET_OPTIONS, Backbone, Hourglass, take_shufflenet_v2
 from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
@@ -87,6 +103,24 @@ class Points(NamedTuple):
     cells: Tensor  # [B, k]
 
 
+@dataclass(frozen=True)
+class CornerNetSelection:
+    """Which of the network's answers become detections (section 4.2)."""
+
+    points_per_kind: Count = 100
+    max_pairs: Count = 1000
+    embedding_distance: NotNegative = 0.5
+    score_threshold: Share = 0.0
+    nms: box_ops.NMS = "soft"
+    nms_threshold: Share = 0.5
+    max_detections: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(CornerNetSelection)
+@checked_class()
 class CornerNet(nn.Module):
     """The detector.
 
@@ -108,17 +142,17 @@ class CornerNet(nn.Module):
         points: Sequence[nn.ModuleDict],
         *,
         classes: Classes,
-        stride: int = 4,
+        stride: Few = 4,
         rescore: Callable[..., Tensor] | None = None,
         radius: Radius = "corrected",
-        radius_iou: float = 0.3,
-        pull_weight: float = 0.1,
-        push_weight: float = 0.1,
-        points_per_kind: int = 100,
-        max_pairs: int = 1000,
-        pixel_mean: Sequence[float] = COCO_MEAN,
-        pixel_std: Sequence[float] = COCO_STD,
-        stride_divisor: int = 32,
+        radius_iou: Share = 0.3,
+        pull_weight: NotNegative = 0.1,
+        push_weight: NotNegative = 0.1,
+        points_per_kind: Count = 100,
+        max_pairs: Count = 1000,
+        pixel_mean: Colour = COCO_MEAN,
+        pixel_std: Deviation = COCO_STD,
+        stride_divisor: Divisor = 32,
     ) -> None:
         super().__init__()
         self.kinds = (*CORNERS, *(["center"] if rescore else []))
@@ -130,8 +164,6 @@ class CornerNet(nn.Module):
                 f"CornerNet: the heads predict {sorted(predicted)} classes, but "
                 f"{counted(len(classes), 'class', 'is')} named."
             )
-        if radius not in ("official", "corrected"):
-            raise UsageError(f"CornerNet: unknown radius {radius!r}; known: official, corrected.")
         if not 0 < radius_iou < 1:
             raise UsageError(f"CornerNet: radius_iou must lie between 0 and 1, got {radius_iou}.")
         self.backbone, self.neck, self.points = backbone, neck, nn.ModuleList(points)
@@ -145,13 +177,7 @@ class CornerNet(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
-        # Inference settings (section 4.2); plain values that may be set at any time.
-        self.points_per_kind, self.max_pairs = points_per_kind, max_pairs
-        self.embedding_distance = 0.5
-        self.score_threshold = 0.0
-        self.nms: box_ops.NMS = "soft"
-        self.nms_threshold = 0.5
-        self.max_detections = 100
+        self.selection = CornerNetSelection(points_per_kind=points_per_kind, max_pairs=max_pairs)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -272,11 +298,11 @@ class CornerNet(nn.Module):
             scores = self.rescore(boxes, scores, labels, places, centers.scores, centers.labels)
         return box_ops.select_detections(
             boxes,
-            torch.where(scores > self.score_threshold, scores, 0),
+            torch.where(scores > self.selection.score_threshold, scores, 0),
             labels,
-            iou_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-            method=self.nms,
+            iou_threshold=self.selection.nms_threshold,
+            max_detections=self.selection.max_detections,
+            method=self.selection.nms,
         )
 
     def _best(self, stack: dict[str, Tensor], kind: str, sizes_hw: Tensor) -> Points:
@@ -286,7 +312,8 @@ class CornerNet(nn.Module):
         rows, columns = (torch.arange(side, device=heatmap.device) * self.stride for side in (height, width))
         limits = sizes_hw + (kind == "bottom_right")
         inside = (rows < limits[:, :1])[:, :, None] & (columns < limits[:, 1:])[:, None, :]  # [B, H, W]
-        values, labels, cells = peaks(torch.where(inside[:, None], heatmap, -torch.inf), self.points_per_kind)  # [B, k]
+        there = torch.where(inside[:, None], heatmap, -torch.inf)
+        values, labels, cells = peaks(there, self.selection.points_per_kind)  # [B, k]
         offset = at_peaks(stack[f"{kind}_offset"], cells)  # [B, k, 2]
         return Points(values.sigmoid(), labels, torch.stack([cells % width, cells // width], dim=-1) + offset, cells)
 
@@ -299,14 +326,14 @@ class CornerNet(nn.Module):
             at_peaks(stack[f"{kind}_embedding"], points.cells).squeeze(-1)
             for kind, points in zip(CORNERS, (starts, ends), strict=True)
         )  # [B, k]
-        near = (first[:, :, None] - second[:, None]).abs() <= self.embedding_distance  # [B, k, k]
+        near = (first[:, :, None] - second[:, None]).abs() <= self.selection.embedding_distance  # [B, k, k]
         alike = starts.labels[:, :, None] == ends.labels[:, None]
         ordered = (ends.places[:, None] > starts.places[:, :, None]).all(dim=-1)
         both = torch.minimum(starts.scores[:, :, None], ends.scores[:, None]) > 0
         scores = (starts.scores[:, :, None] + ends.scores[:, None]) / 2
         scores = torch.where(near & alike & ordered & both, scores, 0).flatten(1)  # [B, k * k]
         count = ends.scores.shape[1]
-        scores, pairs = scores.topk(min(self.max_pairs, scores.shape[1]), dim=1)  # [B, P]
+        scores, pairs = scores.topk(min(self.selection.max_pairs, scores.shape[1]), dim=1)  # [B, P]
         start, end = pairs // count, pairs % count
         corners = [
             points.places.gather(1, index[..., None].expand(-1, -1, 2))
@@ -315,6 +342,7 @@ class CornerNet(nn.Module):
         return torch.cat(corners, dim=-1), scores, starts.labels.gather(1, start)
 
 
+@checked_class()
 class Point(nn.Module):
     """Of a kind of point, all that a stack says: what is read of row and column, and the heads (figures 4 and 7).
 
@@ -329,9 +357,9 @@ class Point(nn.Module):
         outputs: Mapping[str, int],
         gather: Gather,
         *,
-        hidden: int = 128,
+        hidden: Width = 128,
         norm: Norm = "bn",
-        head_kernel: int = 3,
+        head_kernel: Few = 3,
         separable: bool = False,
     ) -> None:
         super().__init__()
@@ -396,13 +424,16 @@ def convolution(
 # Builders: each architecture with its numbers, and the weights its authors have published
 
 
+POINT_OPTIONS = same_names(Point, point_channels="hidden", head_norm="norm")
+NECK_OPTIONS = same_names(LiteUpsample, neck_norm="norm")
+
+
 def corner_points(
     channels: Sequence[int], num_classes: int, kinds: Mapping[str, Gather], options: dict[str, Any], **form: Any
 ) -> list[nn.ModuleDict]:
     """The points of each stack, whose map has `channels`. kinds: what each kind gathers; form, and what `options` of a
     builder say of it, which is taken out of them: `point_channels`, `head_norm`."""
-    names = {"point_channels": "hidden", "head_norm": "norm"}
-    form |= {ours: options.pop(name) for name, ours in names.items() if name in options}
+    form |= POINT_OPTIONS.take(options)
     corner = {"heatmap": num_classes, "embedding": 1, "offset": 2}
     outputs = {kind: corner if kind in CORNERS else {"heatmap": num_classes, "offset": 2} for kind in kinds}
     return [
@@ -411,18 +442,22 @@ def corner_points(
     ]
 
 
+OF_BODY = ("stride", "rescore")  # which a builder gives itself
+
+
 def corner_pools(kind: Callable[..., nn.Module] = CornerPool) -> dict[str, Gather]:
     """A pooling of each of the two corners."""
     return {name: partial(kind, bottom_right=last) for name, last in zip(CORNERS, (False, True), strict=True)}
 
 
+@checked(CornerNet, POINT_OPTIONS, without=OF_BODY)
 def cornernet_hourglass104(
     *,
     classes: Classes = COCO_CLASSES,
-    stacks: int = 2,
-    channels: Sequence[int] = (256, 256, 384, 384, 384, 512),
-    blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
-    stem_channels: int = 128,
+    stacks: Few = 2,
+    channels: Sequence[Width] = (256, 256, 384, 384, 384, 512),
+    blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
+    stem_channels: Width = 128,
     backbone_norm: Norm = "bn",
     **options: Any,
 ) -> CornerNet:
@@ -436,13 +471,14 @@ def cornernet_hourglass104(
     return CornerNet(backbone, nn.Identity(), points, classes=classes, **{**form, **options})
 
 
+@checked(CornerNet, POINT_OPTIONS, without=OF_BODY)
 def cornernet_squeeze(
     *,
     classes: Classes = COCO_CLASSES,
-    stacks: int = 2,
-    channels: Sequence[int] = (256, 256, 384, 384, 512),
-    blocks: Sequence[int] = (2, 2, 2, 2, 4),
-    stem_channels: int = 128,
+    stacks: Few = 2,
+    channels: Sequence[Width] = (256, 256, 384, 384, 512),
+    blocks: Sequence[Few] = (2, 2, 2, 2, 4),
+    stem_channels: Width = 128,
     backbone_norm: Norm = "bn",
     **options: Any,
 ) -> CornerNet:
@@ -456,12 +492,13 @@ def cornernet_squeeze(
     return CornerNet(backbone, nn.Identity(), points, classes=classes, **{**form, **options})
 
 
+@checked(CornerNet, POINT_OPTIONS, NECK_OPTIONS, SHUFFLENET_OPTIONS, without=OF_BODY)
 def cornernet_shufflenet_v2_x0_5_lite(
-    *, classes: Classes = COCO_CLASSES, channels: int = 64, **options: Any
+    *, classes: Classes = COCO_CLASSES, channels: Width = 64, **options: Any
 ) -> CornerNet:
     """CornerNet light enough to be trained on a CPU: ShuffleNet V2 0.5x, neck, pooling and heads of separable
-    convolutions with 64 channels (ours). Options as `cornernet_hourglass104`, `neck_norm`, `activation`,
-    `frozen_stages` (the backbone's)."""
+    convolutions with 64 channels (ours). Options as `cornernet_hourglass104`, `neck_norm`,
+    `SHUFFLENET_OPTIONS`."""
     backbone, neck = lite_body(channels, options)
     points = corner_points(neck.channels, len(classes), corner_pools(), options, **lite_form(channels))
     form: dict[str, Any] = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
@@ -471,8 +508,7 @@ def cornernet_shufflenet_v2_x0_5_lite(
 def lite_body(channels: int, options: dict[str, Any]) -> tuple[Backbone, LiteUpsample]:
     """ShuffleNet V2 0.5x and its light way up to stride 4, with what `options` say of them."""
     backbone = take_shufflenet_v2(0.5, options)
-    norm = options.pop("neck_norm", "bn")
-    return backbone, LiteUpsample(backbone.channels, backbone.strides, channels=channels, norm=norm)
+    return backbone, LiteUpsample(backbone.channels, backbone.strides, channels=channels, **NECK_OPTIONS.take(options))
 
 
 def lite_form(channels: int) -> dict[str, Any]:

@@ -27,13 +27,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import Backbone, take_timm
+from aweigh.arguments import (
+    Colour,
+    Count,
+    Deviation,
+    Divisor,
+    Positive,
+    Share,
+    check_fields,
+    checked,
+    checked_class,
+    with_selection,
+)
+from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.necks import Neck
@@ -66,6 +79,22 @@ class EfficientDetOutput(NamedTuple):
     anchors: Tensor  # [A, 4] xyxy in the padded image, pixels
 
 
+@dataclass(frozen=True)
+class EfficientDetSelection:
+    """Which of the network's answers become detections (effdet's, which has no threshold)."""
+
+    score_threshold: Share = 0.0
+    nms: box_ops.NMS = "class"  # the authors' own numbers are with "soft"
+    nms_threshold: Share = 0.5
+    candidates_per_image: Count = 5000
+    max_detections: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(EfficientDetSelection)
+@checked_class()
 class EfficientDet(nn.Module):
     """The detector.
 
@@ -86,11 +115,11 @@ class EfficientDet(nn.Module):
         box_net: PredictionNet,
         *,
         classes: Classes,
-        anchor_scale: float = 4.0,
-        aspects: Sequence[Sequence[float]] = ASPECTS,
-        pixel_mean: Sequence[float] = IMAGENET_MEAN,
-        pixel_std: Sequence[float] = IMAGENET_STD,
-        stride_divisor: int | None = None,
+        anchor_scale: Positive = 4.0,
+        aspects: Sequence[tuple[Positive, Positive]] = ASPECTS,
+        pixel_mean: Colour = IMAGENET_MEAN,
+        pixel_std: Deviation = IMAGENET_STD,
+        stride_divisor: Divisor | None = None,
     ) -> None:
         super().__init__()
         per_cell = OCTAVES * len(aspects)
@@ -110,12 +139,7 @@ class EfficientDet(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
         self.register_buffer("anchor_sides", anchor_sides(anchor_scale, aspects), persistent=False)
 
-        # Inference settings (effdet's; it has no threshold); plain values that may be set at any time.
-        self.score_threshold = 0.0
-        self.nms: box_ops.NMS = "class"  # the authors' own numbers are with "soft"
-        self.nms_threshold = 0.5
-        self.candidates_per_image = 5000
-        self.max_detections = 100
+        self.selection = EfficientDetSelection()
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -201,7 +225,7 @@ class EfficientDet(nn.Module):
         image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
         """
         scores, rows, labels = box_ops.best_pairs(
-            raw.logits, count=self.candidates_per_image, threshold=self.score_threshold
+            raw.logits, count=self.selection.candidates_per_image, threshold=self.selection.score_threshold
         )
         deltas = raw.deltas.float().gather(1, rows[..., None].expand(-1, -1, 4))  # [B, k, 4]
         boxes = box_ops.decode_deltas(raw.anchors[rows], deltas)
@@ -209,9 +233,9 @@ class EfficientDet(nn.Module):
             box_ops.clip(boxes, sizes_hw),
             scores,
             labels,
-            iou_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-            method=self.nms,
+            iou_threshold=self.selection.nms_threshold,
+            max_detections=self.selection.max_detections,
+            method=self.selection.nms,
         )
 
 
@@ -324,6 +348,7 @@ SCALING = {
 }
 
 
+@checked(EfficientDet, TIMM_OPTIONS)
 def _build(
     scaling: Scaling,
     classes: Classes,
@@ -336,10 +361,8 @@ def _build(
     """One row of the table.
 
     form: the authors' (padding as TensorFlow's "SAME", biases in front of normalisations), or effdet's own, without
-    either. options: those of `EfficientDet`, `backbone_norm`, `frozen_stages`.
+    either. options: those of `EfficientDet` and `TIMM_OPTIONS`.
     """
-    if form not in ("tensorflow", "torch"):
-        raise UsageError(f"EfficientDet: unknown form {form!r}; known: tensorflow, torch.")
     name = scaling.backbone if form == "tensorflow" else scaling.backbone.removeprefix("tf_")
     activation: Activation = "relu6" if scaling.lite else "silu"
     shared: dict[str, Any] = {"activation": activation, "redundant_bias": form == "tensorflow"}
@@ -366,76 +389,91 @@ def _build(
     return EfficientDet(backbone, neck, class_net, box_net, classes=classes, **options)
 
 
+@checked(_build)
 def efficientdet_d0(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-D0, 512 px: AP 34.6 on test-dev. Options: those of `_build` and of `EfficientDet`."""
     return _build(SCALING["d0"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_d1(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-D1, 640 px: AP 40.5 on test-dev. Options as `efficientdet_d0`."""
     return _build(SCALING["d1"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_d2(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-D2, 768 px: AP 43.9 on test-dev, 41.7 of the release for 640 px. Options as `efficientdet_d0`."""
     return _build(SCALING["d2"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_d3(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-D3, 896 px: AP 47.2 on test-dev, 44.0 of the release for 640 px. Options as `efficientdet_d0`."""
     return _build(SCALING["d3"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_d4(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-D4, 1024 px: AP 49.7 on test-dev, 45.7 of the release for 640 px. Options as `efficientdet_d0`."""
     return _build(SCALING["d4"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_d5(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-D5, 1280 px: AP 51.5 on test-dev, 46.6 of the release for 640 px. Options as `efficientdet_d0`."""
     return _build(SCALING["d5"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_d6(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-D6, 1280 px: AP 52.6 on test-dev, 47.9 of the release for 640 px. Options as `efficientdet_d0`."""
     return _build(SCALING["d6"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_d7(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-D7, 1536 px: AP 53.7 on test-dev. D6 with larger anchors. Options as `efficientdet_d0`."""
     return _build(SCALING["d7"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_d7x(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-D7x, 1536 px: AP 55.1 on test-dev. A level more. Options as `efficientdet_d0`."""
     return _build(SCALING["d7x"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_lite0(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-lite0, 320 px: AP 26.4 on val2017. Options as `efficientdet_d0`."""
     return _build(SCALING["lite0"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_lite1(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-lite1, 384 px: AP 31.5 on val2017. Options as `efficientdet_d0`."""
     return _build(SCALING["lite1"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_lite2(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-lite2, 448 px: AP 35.1 on val2017. Options as `efficientdet_d0`."""
     return _build(SCALING["lite2"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_lite3(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-lite3, 512 px: AP 38.8 on val2017. Options as `efficientdet_d0`."""
     return _build(SCALING["lite3"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_lite3x(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-lite3x, 640 px: AP 42.6 on val2017. Options as `efficientdet_d0`."""
     return _build(SCALING["lite3x"], classes, **options)
 
 
+@checked(_build)
 def efficientdet_lite4(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
     """EfficientDet-lite4, 640 px: AP 43.2 on val2017. Options as `efficientdet_d0`."""
     return _build(SCALING["lite4"], classes, **options)

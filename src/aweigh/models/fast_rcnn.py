@@ -32,7 +32,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aweigh.backbones import take_timm
+from aweigh.arguments import checked
+from aweigh.backbones import TIMM_OPTIONS, take_timm
 from aweigh.heads.rpn import SMALLEST_SIDE
 from aweigh.models.faster_rcnn import DETECTRON2, FasterRCNN, on_vgg16, with_proposer
 from aweigh.ops import boxes as box_ops
@@ -70,7 +71,7 @@ class GivenProposals(nn.Module):
 PAPER: dict[str, Any] = {"sampled": 64, "negative_iou": [0.1, 0.5], "beta": 1.0}
 
 
-def told(strides: Sequence[int], options: dict[str, Any]) -> GivenProposals:
+def told(strides: Sequence[int]) -> GivenProposals:
     """The proposer, as `with_proposer` makes it; there is nothing to choose."""
     return GivenProposals()
 
@@ -79,21 +80,25 @@ def _on_pyramid(body: str, classes: Classes, options: dict[str, Any]) -> FasterR
     return with_proposer(told, take_timm(body, options, levels=(2, 3, 4, 5)), classes, **options)
 
 
+@checked(with_proposer, TIMM_OPTIONS)
 def fast_rcnn_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Fast R-CNN on ResNet-18. Options: those of `with_proposer` and `take_timm`."""
+    """Fast R-CNN on ResNet-18. Options: those of `with_proposer` and `TIMM_OPTIONS`."""
     return _on_pyramid("resnet18", classes, options)
 
 
+@checked(with_proposer, TIMM_OPTIONS)
 def fast_rcnn_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Fast R-CNN on ResNet-50. Options as `fast_rcnn_resnet18_fpn`."""
     return _on_pyramid("resnet50", classes, options)
 
 
+@checked(on_vgg16)
 def fast_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """The paper's: one map of VGG-16, RoIPool, its sampling. Options: those of `on_vgg16`."""
     return on_vgg16(told, classes, **{**PAPER, **options})
 
 
+@checked(with_proposer, TIMM_OPTIONS)
 def fast_rcnn_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's `fast_rcnn_R_50_FPN_1x` on MSRA's ResNet-50: AP 37.8 with its weights and the proposals of its
     proposal network. Options as `fast_rcnn_resnet18_fpn`."""

@@ -52,6 +52,7 @@ Legend: B images, C classes, R regions, K detections of an image, N boxes of one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
@@ -59,10 +60,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import Backbone, take_last_stage, take_mobilenet_v3_ends, take_timm
+from aweigh.arguments import (
+    Colour,
+    Count,
+    Deviation,
+    Few,
+    Layers,
+    NotNegative,
+    Positive,
+    Share,
+    Width,
+    check_fields,
+    checked,
+    checked_class,
+    with_selection,
+)
+from aweigh.backbones import TIMM_OPTIONS, Backbone, take_last_stage, take_mobilenet_v3_ends, take_timm
 from aweigh.errors import UsageError, counted
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
-from aweigh.heads.rpn import RPN, Proposer, take_rpn
+from aweigh.heads.rpn import RPN, RPN_OPTIONS, Proposer
 from aweigh.layers import Norm
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
@@ -121,6 +137,21 @@ class Branch(Protocol):
         """`[R, ...]` as `Detections` holds it, of detections with boxes `[R, 4]` and labels `[R]`."""
 
 
+@dataclass(frozen=True)
+class FasterRCNNSelection:
+    """Which of the regions become detections; the proposer has thresholds and counts of its own."""
+
+    score_threshold: Share = 0.05
+    nms: box_ops.NMS = "class"
+    nms_threshold: Share = 0.5
+    max_detections: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(FasterRCNNSelection)
+@checked_class()
 class FasterRCNN(nn.Module):
     """The detector.
 
@@ -155,19 +186,20 @@ class FasterRCNN(nn.Module):
         box_predictor: BoxPredictor,
         *,
         classes: Classes,
-        box_size: int = 7,
+        box_size: Few = 7,
         region_body: nn.Module | None = None,
         classification_layers: Mapping[str, str] | None = None,
         branches: Mapping[str, Any] | None = None,
-        sampled: int | None = 512,  # Lin et al. 2017, FPN, section 5.2.1
-        positive_fraction: float = 0.25,  # Girshick 2015, section 2.3
-        negative_iou: tuple[float, float] = (0.0, 0.5),
-        hard_regions: int | None = None,
-        beta: float = 1 / 9,
-        box_weight: float = 1.0,
-        max_detections: int = 100,
-        pixel_mean: Sequence[float] = IMAGENET_MEAN,
-        pixel_std: Sequence[float] = IMAGENET_STD,
+        sampled: Count | None = 512,  # Lin et al. 2017, FPN, section 5.2.1
+        positive_fraction: Share = 0.25,  # Girshick 2015, section 2.3
+        negative_iou: tuple[Share, Share] = (0.0, 0.5),
+        hard_regions: Count | None = None,
+        beta: NotNegative = 1 / 9,
+        box_weight: NotNegative = 1.0,
+        score_threshold: Share = 0.05,
+        max_detections: Count = 100,
+        pixel_mean: Colour = IMAGENET_MEAN,
+        pixel_std: Deviation = IMAGENET_STD,
     ) -> None:
         super().__init__()
         if box_predictor.num_classes != len(classes):
@@ -192,11 +224,7 @@ class FasterRCNN(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
-        # Inference settings; plain values that may be set at any time.
-        self.score_threshold = 0.05
-        self.nms: box_ops.NMS = "class"
-        self.nms_threshold = 0.5
-        self.max_detections = max_detections
+        self.selection = FasterRCNNSelection(score_threshold=score_threshold, max_detections=max_detections)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -378,15 +406,15 @@ class FasterRCNN(nn.Module):
         )  # [B, R, C, 4]
         boxes = box_ops.clip(boxes.flatten(1, 2), sizes_hw)  # [B, R * C, 4]
         large = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(dim=-1)
-        tested = torch.where(there[..., None] & (scores > self.score_threshold), scores, 0).flatten(1)
+        tested = torch.where(there[..., None] & (scores > self.selection.score_threshold), scores, 0).flatten(1)
         labels = torch.arange(len(self.classes), device=count.device).expand(batch, number, -1).flatten(1)
         found = box_ops.select_detections(
             boxes,
             torch.where(large, tested, 0),
             labels,
-            iou_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-            method=self.nms,
+            iou_threshold=self.selection.nms_threshold,
+            max_detections=self.selection.max_detections,
+            method=self.selection.nms,
         )
         return *found, *(self._said_of(branch, raw.features, *found) for _, branch in self._branches())
 
@@ -416,74 +444,76 @@ def pyramid_anchors(
     return [anchor_shapes(sizes or [8.0 * stride], RATIOS, rounded=rounded) for stride in strides]
 
 
-def on_pyramid(
-    backbone: Backbone,
-    classes: Classes,
-    *,
-    channels: int = 256,
-    anchor_sizes: Sequence[float] | None = None,
-    rounded_anchors: bool = False,
-    beta: float = 1 / 9,
-    **options: Any,
-) -> FasterRCNN:
-    """With the region proposal network, on any backbone with several levels, such as four at strides 4 to 32.
-
-    anchor_sizes: on every level, pixels; None: one of eight strides. beta: of the second stage, and of the `RPN` unless
-    `rpn_beta` is given. Options: those of `take_rpn` and `with_proposer`.
-    """
-
-    def proposer(strides: Sequence[int], options: dict[str, Any]) -> RPN:
-        shapes = pyramid_anchors(strides, sizes=anchor_sizes, rounded=rounded_anchors)
-        return take_rpn(channels, strides, shapes, options, beta=beta)
-
-    return with_proposer(proposer, backbone, classes, channels=channels, beta=beta, **options)
-
-
+@checked(FasterRCNN)
 def with_proposer(
-    proposer: Callable[[Sequence[int], dict[str, Any]], Proposer],
+    proposer: Callable[[Sequence[int]], Proposer],
     backbone: Backbone,
     classes: Classes,
     *,
-    channels: int = 256,
+    channels: Width = 256,
     neck_norm: Norm | None = None,
-    levels_read: int | None = None,
+    levels_read: Few | None = None,
     box_head: Literal["2fc", "4conv1fc"] = "2fc",
     head_norm: Norm | None = "gn",
-    box_size: int = 7,
-    samples: int = 2,
+    box_size: Few = 7,
+    samples: Layers = 2,
     aligned: bool = True,
     **options: Any,
 ) -> FasterRCNN:
-    """The same with any proposer, which is made of the strides of the pyramid and takes its own out of the options.
+    """The same with any proposer, which is made of the strides of the pyramid.
 
     channels: of every level. levels_read: from how many of them regions are read; None: from all but the pooled one on
     top. box_head: two fully connected layers, or four convolutions with `head_norm` and one. samples, aligned: of
     RoIAlign. The other options: those of `FasterRCNN`.
     """
     neck = FPN(backbone.channels, backbone.strides, channels=channels, top="pool", norm=neck_norm)
-    made = proposer(neck.strides, options)
+    made = proposer(neck.strides)
     pool = partial(pool_regions, strides=neck.strides[:-1][:levels_read], samples=samples, aligned=aligned)
-    if box_head not in ("2fc", "4conv1fc"):
-        raise UsageError(f"FasterRCNN: unknown box_head {box_head!r}; known: 2fc, 4conv1fc.")
     head = TwoFCHead(channels, box_size) if box_head == "2fc" else ConvFCHead(channels, box_size, norm=head_norm)
     predictor = BoxPredictor(head.width, len(classes))
     return FasterRCNN(backbone, neck, made, pool, head, predictor, classes=classes, box_size=box_size, **options)
 
 
+@checked(with_proposer, RPN_OPTIONS)
+def on_pyramid(
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    channels: Width = 256,
+    anchor_sizes: Sequence[Positive] | None = None,
+    rounded_anchors: bool = False,
+    beta: NotNegative = 1 / 9,
+    **options: Any,
+) -> FasterRCNN:
+    """With the region proposal network, on any backbone with several levels, such as four at strides 4 to 32.
+
+    anchor_sizes: on every level, pixels; None: one of eight strides. beta: of the second stage, and of the `RPN` unless
+    `rpn_beta` is given. Options: those of `RPN_OPTIONS` and `with_proposer`.
+    """
+
+    own = {"beta": beta, **RPN_OPTIONS.take(options)}
+
+    def proposer(strides: Sequence[int]) -> RPN:
+        return RPN(channels, strides, pyramid_anchors(strides, sizes=anchor_sizes, rounded=rounded_anchors), **own)
+
+    return with_proposer(proposer, backbone, classes, channels=channels, beta=beta, **options)
+
+
+@checked(FasterRCNN, RPN_OPTIONS, TIMM_OPTIONS, without=("region_body", "classification_layers"))
 def on_c4(
     name: str,
     classes: Classes,
     *,
-    box_size: int = 14,
-    samples: int = 2,
+    box_size: Few = 14,
+    samples: Layers = 2,
     aligned: bool = True,
-    anchor_sizes: Sequence[float] = (32.0, 64.0, 128.0, 256.0, 512.0),
-    beta: float = 1 / 9,
+    anchor_sizes: Sequence[Positive] = (32.0, 64.0, 128.0, 256.0, 512.0),
+    beta: NotNegative = 1 / 9,
     **options: Any,
 ) -> FasterRCNN:
     """On the map at stride 16 of a ResNet of timm, whose last stage reads the regions (He et al. 2016, appendix A).
 
-    Options: those of `take_timm`, `take_rpn` and `FasterRCNN`; the others as in `on_pyramid`.
+    Options: those of `TIMM_OPTIONS`, `RPN_OPTIONS` and `FasterRCNN`; the others as in `on_pyramid`.
     """
     backbone = take_timm(name, options, levels=(4, 5))
     width = backbone.channels[-1]
@@ -491,7 +521,7 @@ def on_c4(
     options = {"train_proposals": (12000, 2000), "test_proposals": (6000, 1000), **options}
     (channels,) = backbone.channels
     shapes = pyramid_anchors(backbone.strides, sizes=anchor_sizes)
-    proposer = take_rpn(channels, backbone.strides, shapes, options, beta=beta)
+    proposer = RPN(channels, backbone.strides, shapes, **{"beta": beta, **RPN_OPTIONS.take(options)})
     pool = partial(pool_regions, strides=backbone.strides, samples=samples, aligned=aligned)
     return FasterRCNN(
         *(backbone, None, proposer, pool, AverageHead(width), BoxPredictor(width, len(classes))),
@@ -508,66 +538,72 @@ def _timm(name: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
     return on_pyramid(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on ResNet-18. Options: those of `on_pyramid` and `take_timm`."""
+    """Faster R-CNN on ResNet-18. Options: those of `on_pyramid` and `TIMM_OPTIONS`."""
     return _timm("resnet18", classes, options)
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Faster R-CNN on ResNet-50. Options as `faster_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, options)
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Faster R-CNN on ResNet-101. Options as `faster_rcnn_resnet18_fpn`."""
     return _timm("resnet101", classes, options)
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Faster R-CNN on ResNeXt-101 32x8d. Options as `faster_rcnn_resnet18_fpn`."""
     return _timm("resnext101_32x8d", classes, options)
 
 
+@checked(on_c4)
 def faster_rcnn_resnet50_c4(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Faster R-CNN on one map of ResNet-50, C4. Options: those of `on_c4`."""
     return on_c4("resnet50", classes, **options)
 
 
-def faster_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on VGG-16 with RoIPool, as in the first papers (Ren et al. 2015, section 3; Girshick 2015). Options:
-    those of `on_vgg16` and `take_rpn`."""
-
-    def proposer(strides: Sequence[int], options: dict[str, Any]) -> RPN:
-        shapes = pyramid_anchors(strides, sizes=(128.0, 256.0, 512.0))
-        return take_rpn(512, strides, shapes, options, beta=1 / 9)  # sigma 3 in the authors' code
-
-    form = {"train_proposals": (12000, 2000), "test_proposals": (6000, 300), "sampled": 128, "beta": 1.0}
-    return on_vgg16(proposer, classes, **{**form, **options})
-
-
+@checked(FasterRCNN, TIMM_OPTIONS, without=("box_size", "classification_layers"))
 def on_vgg16(
-    proposer: Callable[[Sequence[int], dict[str, Any]], Proposer],
+    proposer: Callable[[Sequence[int]], Proposer],
     classes: Classes,
     *,
     pool: Literal["pool", "align"] = "pool",
-    head_width: int = 4096,
+    head_width: Width = 4096,
     **options: Any,
 ) -> FasterRCNN:
     """On the last map of VGG-16 before its last pooling, with its two fully connected layers, which ImageNet's weights
     fill where `head_width` is theirs.
 
     proposer: as in `with_proposer`. pool: RoIPool (Girshick 2015, section 2.1), or RoIAlign with 2 x 2 points. Options:
-    those of `take_timm` and `FasterRCNN`.
+    those of `TIMM_OPTIONS` and `FasterRCNN`.
     """
-    if pool not in ("pool", "align"):
-        raise UsageError(f"FasterRCNN: unknown pool {pool!r}; known: pool, align.")
     backbone = take_timm("vgg16", options, levels=(4,))  # behind the ReLU of conv5_3
-    made = proposer(backbone.strides, options)
+    made = proposer(backbone.strides)
     by_maximum = partial(max_pool_regions, stride=16)
     read = by_maximum if pool == "pool" else partial(pool_regions, strides=backbone.strides, aligned=True)
     parts = (backbone, None, made, read, TwoFCHead(512, 7, width=head_width), BoxPredictor(head_width, len(classes)))
     layers = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"} if head_width == 4096 else {}
     return FasterRCNN(*parts, classes=classes, classification_layers=layers, **options)
+
+
+@checked(on_vgg16, RPN_OPTIONS)
+def faster_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on VGG-16 with RoIPool, as in the first papers (Ren et al. 2015, section 3; Girshick 2015). Options:
+    those of `on_vgg16` and `RPN_OPTIONS`."""
+
+    own: dict[str, Any] = {"train_proposals": (12000, 2000), "test_proposals": (6000, 300)}
+    own |= {"beta": 1 / 9, **RPN_OPTIONS.take(options)}  # sigma 3 in the authors' code
+
+    def proposer(strides: Sequence[int]) -> RPN:
+        return RPN(512, strides, pyramid_anchors(strides, sizes=(128.0, 256.0, 512.0)), **own)
+
+    return on_vgg16(proposer, classes, **{"sampled": 128, "beta": 1.0, **options})
 
 
 TORCHVISION: dict[str, Any] = {"rounded_anchors": True, "fitted_steps": True, "aligned": False}
@@ -577,16 +613,19 @@ TORCHVISION_V2: dict[str, Any] = {
 }
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Torchvision's `fasterrcnn_resnet50_fpn`: AP 37.0 with its weights. Options as `faster_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, {**TORCHVISION, **options})
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Torchvision's `fasterrcnn_resnet50_fpn_v2`: AP 46.7 with its weights. Options as `faster_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, {**TORCHVISION_V2, **options})
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_mobilenet_v3_large_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Torchvision's `fasterrcnn_mobilenet_v3_large_fpn`: AP 32.8 with its weights.
 
@@ -598,6 +637,7 @@ def faster_rcnn_mobilenet_v3_large_fpn(*, classes: Classes = COCO_CLASSES, **opt
     return on_pyramid(take_mobilenet_v3_ends(options), classes, **{**TORCHVISION, **every, **options})
 
 
+@checked(faster_rcnn_mobilenet_v3_large_fpn)
 def faster_rcnn_mobilenet_v3_large_320_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Torchvision's `fasterrcnn_mobilenet_v3_large_320_fpn`, the same for pictures of 320 px, with 150 proposals: AP
     22.8 with its weights. Options as `faster_rcnn_resnet18_fpn`."""
@@ -614,18 +654,21 @@ DETECTRON2: dict[str, Any] = {
 DETECTRON2_FPN: dict[str, Any] = {**DETECTRON2, "train_proposals": (2000, 1000)}
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Faster R-CNN on MSRA's ResNet-50: AP 37.9 after its 1x schedule, 40.2 after 3x. Options as
     `faster_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, {**DETECTRON2_FPN, **options})
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_resnet101_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Faster R-CNN on MSRA's ResNet-101: AP 42.0 after its 3x schedule. Options as
     `faster_rcnn_resnet18_fpn`."""
     return _timm("resnet101", classes, {**DETECTRON2_FPN, **options})
 
 
+@checked(on_pyramid, TIMM_OPTIONS)
 def faster_rcnn_resnext101_32x8d_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Faster R-CNN on ResNeXt-101 32x8d, whose strides lie in the 3x3 convolutions: AP 43.0 after its 3x
     schedule. Options as `faster_rcnn_resnet18_fpn`."""
@@ -633,12 +676,14 @@ def faster_rcnn_resnext101_32x8d_fpn_detectron2(*, classes: Classes = COCO_CLASS
     return _timm("resnext101_32x8d", classes, {**DETECTRON2_FPN, **own, **options})
 
 
+@checked(on_c4)
 def faster_rcnn_resnet50_c4_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Faster R-CNN on C4 of MSRA's ResNet-50: AP 35.7 after its 1x schedule, 38.4 after 3x. Options as
     `faster_rcnn_resnet50_c4`."""
     return on_c4("resnet50", classes, **{**DETECTRON2, **options})
 
 
+@checked(on_c4)
 def faster_rcnn_resnet101_c4_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Faster R-CNN on C4 of MSRA's ResNet-101: AP 41.1 after its 3x schedule. Options as
     `faster_rcnn_resnet50_c4`."""

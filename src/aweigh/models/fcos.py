@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
@@ -46,7 +47,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import Backbone, take_shufflenet_v2, take_timm
+from aweigh.arguments import (
+    Count,
+    Layers,
+    Limit,
+    NotNegative,
+    Positive,
+    Share,
+    Width,
+    check_fields,
+    checked,
+    checked_class,
+    with_selection,
+)
+from aweigh.backbones import SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, take_shufflenet_v2, take_timm
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
 from aweigh.necks import Neck, NeckName, make_neck
@@ -74,6 +88,23 @@ class FCOSOutput(NamedTuple):
     points: list[Tensor]  # [H*W, 2] x, y of each cell in the padded image, pixels
 
 
+@dataclass(frozen=True)
+class FCOSSelection:
+    """Which of the network's answers become detections (section 4 of the ICCV paper)."""
+
+    score_threshold: Share = 0.05
+    threshold_product: bool = False
+    nms: box_ops.NMS = "class"
+    nms_threshold: Share = 0.6
+    candidates_per_level: Count = 1000
+    max_detections: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(FCOSSelection)
+@checked_class()
 class FCOS(nn.Module):
     """The detector.
 
@@ -102,16 +133,16 @@ class FCOS(nn.Module):
         head: FCOSHead,
         *,
         classes: Classes,
-        level_ranges: Sequence[tuple[float, float]] = LEVEL_RANGES,
+        level_ranges: Sequence[tuple[Limit, Limit]] = LEVEL_RANGES,
         inclusive_ranges: bool = True,
-        center_radius: float | None = 1.5,
+        center_radius: Positive | None = 1.5,
         normalise_distances: bool = True,
         corner_points: bool = False,
         assignment: Assignment = "ranges",
         box_loss: BoxLoss = "giou",
         weigh_boxes: bool = True,
         quality: Literal["centerness", "iou"] | None = "centerness",
-        score_threshold: float = 0.05,
+        score_threshold: Share = 0.05,
         threshold_product: bool = False,
     ) -> None:
         super().__init__()
@@ -141,8 +172,6 @@ class FCOS(nn.Module):
             self.assign = partial(assign_adaptively, strides=self.strides)
         elif assignment == "aligned":
             self.assign = None  # not from points and targets alone
-        elif assignment != "ranges":
-            raise UsageError(f"FCOS: unknown assignment {assignment!r}; known: ranges, adaptive, aligned.")
         self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
         self.normalise_distances, self.corner_points = normalise_distances, corner_points
         self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
@@ -151,12 +180,7 @@ class FCOS(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD), persistent=False)
 
-        # Inference settings (section 4 of the ICCV paper); plain values that may be set at any time.
-        self.score_threshold, self.threshold_product = score_threshold, threshold_product
-        self.nms: box_ops.NMS = "class"
-        self.nms_threshold = 0.6
-        self.candidates_per_level = 1000
-        self.max_detections = 100
+        self.selection = FCOSSelection(score_threshold=score_threshold, threshold_product=threshold_product)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -268,16 +292,17 @@ class FCOS(nn.Module):
         sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
         image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
         """
-        levels = [self.best_of_level(raw, level, self.candidates_per_level) for level in range(len(raw.points))]
+        number = self.selection.candidates_per_level
+        levels = [self.best_of_level(raw, level, number) for level in range(len(raw.points))]
         boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         boxes = box_ops.clip(boxes, sizes_hw)  # [B, K', 4]
         return box_ops.select_detections(
             boxes,
             scores,
             labels,
-            iou_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-            method=self.nms,
+            iou_threshold=self.selection.nms_threshold,
+            max_detections=self.selection.max_detections,
+            method=self.selection.nms,
         )
 
     def best_of_level(self, raw: FCOSOutput, level: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -292,14 +317,14 @@ class FCOS(nn.Module):
         num_points, num_classes = logits.shape[1:]
         quality = branch[0].sigmoid() if branch else torch.ones_like(logits[..., :1])  # [B, H*W, 1]
         best = logits.amax(dim=-1).sigmoid() * quality.squeeze(-1)  # [B, H*W]
-        if not self.threshold_product:
-            best = torch.where(logits.amax(dim=-1).sigmoid() > self.score_threshold, best, 0)
+        if not self.selection.threshold_product:
+            best = torch.where(logits.amax(dim=-1).sigmoid() > self.selection.score_threshold, best, 0)
         top = best.topk(min(number, num_points), dim=1).indices.unsqueeze(-1)  # [B, k', 1]
 
         probability = logits.gather(1, top.expand(-1, -1, num_classes)).sigmoid()  # [B, k', C]
         scores = (probability * quality.gather(1, top)).sqrt()
-        tested = scores if self.threshold_product else probability
-        scores = torch.where(tested > self.score_threshold, scores, 0).flatten(1)  # [B, k' * C]
+        tested = scores if self.selection.threshold_product else probability
+        scores = torch.where(tested > self.selection.score_threshold, scores, 0).flatten(1)  # [B, k' * C]
         scores, pairs = scores.topk(min(number, scores.shape[1]), dim=1)  # [B, k]
 
         rows = top.gather(1, (pairs // num_classes).unsqueeze(-1))  # [B, k, 1]
@@ -309,6 +334,7 @@ class FCOS(nn.Module):
         return boxes, scores, pairs % num_classes
 
 
+@checked_class()
 class FCOSHead(nn.Module):
     """Two towers of convolutions, shared by all levels, and three predictions (figure 2).
 
@@ -328,12 +354,12 @@ class FCOSHead(nn.Module):
         num_classes: int,
         num_levels: int,
         *,
-        convs: int = 4,
+        convs: Layers = 4,
         norm: Norm | None = "gn",
         deformable: bool = False,
         exponential: bool = False,
         scales: bool = True,
-        initial_distance: float = 4.0,
+        initial_distance: NotNegative = 4.0,
         centerness_on_boxes: bool = True,
         centerness: bool = True,
     ) -> None:
@@ -498,12 +524,13 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
 # Builders: each architecture with its numbers, and the weights others have published for it
 
 
+@checked(FCOS)
 def _build(
     backbone: Backbone,
     classes: Classes,
     *,
-    channels: int = 256,
-    head_convs: int = 4,
+    channels: Width = 256,
+    head_convs: Layers = 4,
     head_norm: Norm | None = "gn",
     neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
@@ -519,49 +546,72 @@ def _build(
     return FCOS(backbone, pyramid, head, classes=classes, quality=quality, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def fcos_timm_fpn(*, classes: Classes = COCO_CLASSES, backbone: str = "efficientnet_b0", **options: Any) -> FCOS:
     """FCOS, improved form, on any model of timm with feature maps at strides 8, 16 and 32, by its name there. Options
     as `fcos_resnet18_fpn`."""
     return _build(take_timm(backbone, options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def fcos_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
-    """FCOS, improved form, on ResNet-18. Options: those of `_build` and `FCOS`, `backbone_norm`, `frozen_stages`."""
+    """FCOS, improved form, on ResNet-18. Options: those of `_build`, `FCOS` and `TIMM_OPTIONS`."""
     return _build(take_timm("resnet18", options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def fcos_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNet-50: AP 38.6 in table 3 of the paper. Options as `fcos_resnet18_fpn`."""
     return _build(take_timm("resnet50", options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def fcos_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNet-101. Options as `fcos_resnet18_fpn`."""
     return _build(take_timm("resnet101", options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def fcos_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNeXt-101 32x8d. Options as `fcos_resnet18_fpn`."""
     return _build(take_timm("resnext101_32x8d", options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def fcos_resnext101_64x4d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS, improved form, on ResNeXt-101 64x4d. Options as `fcos_resnet18_fpn`."""
     return _build(take_timm("resnext101_64x4d", options), classes, **options)
 
 
-def fcos_shufflenet_v2_x1_0_fpn(*, classes: Classes = COCO_CLASSES, channels: int = 128, **options: Any) -> FCOS:
+@checked(_build, SHUFFLENET_OPTIONS)
+def fcos_shufflenet_v2_x1_0_fpn(*, classes: Classes = COCO_CLASSES, channels: Width = 128, **options: Any) -> FCOS:
     """FCOS, improved form, on ShuffleNet V2 1.0x. Neck and head have 128 channels: with 256 they would cost
-    more than ten times the backbone (ours). Options: those of `_build`, `backbone_norm`, `frozen_stages`,
-    `activation` (the backbone's)."""
+    more than ten times the backbone (ours). Options: those of `_build`, `FCOS` and `SHUFFLENET_OPTIONS`."""
     return _build(take_shufflenet_v2(1.0, options), classes, channels=channels, **options)
 
 
-def fcos_shufflenet_v2_x0_5_fpn(*, classes: Classes = COCO_CLASSES, channels: int = 96, **options: Any) -> FCOS:
+@checked(_build, SHUFFLENET_OPTIONS)
+def fcos_shufflenet_v2_x0_5_fpn(*, classes: Classes = COCO_CLASSES, channels: Width = 96, **options: Any) -> FCOS:
     """FCOS, improved form, on ShuffleNet V2 0.5x, neck and head with 96 channels (ours). Options as the 1.0x."""
     return _build(take_shufflenet_v2(0.5, options), classes, channels=channels, **options)
 
 
+BASE_HEAD: dict[str, Any] = {"exponential": True, "initial_distance": 0.0, "centerness_on_boxes": False}
+
+
+@checked(FCOSHead, without=tuple(BASE_HEAD))
+def base_head(channels: int, num_classes: int, num_levels: int, **options: Any) -> FCOSHead:
+    """The head of the base form; options of `FCOSHead`."""
+    return FCOSHead(channels, num_classes, num_levels, **BASE_HEAD, **options)
+
+
+def base_form(centerness: bool = True) -> dict[str, Any]:
+    """The base form as arguments of `FCOS`; without the centre-ness branch boxes are not weighted by it either."""
+    form = {"center_radius": None, "normalise_distances": False, "box_loss": "iou"}
+    return {**form, "quality": "centerness" if centerness else None, "weigh_boxes": centerness}
+
+
+@checked(base_head, TIMM_OPTIONS, without=("norm",))
 def fcos_resnet50_fpn_base(
     *,
     classes: Classes = COCO_CLASSES,
@@ -579,24 +629,14 @@ def fcos_resnet50_fpn_base(
     return FCOS(backbone, neck, head, classes=classes, **base_form(centerness))
 
 
-def base_head(channels: int, num_classes: int, num_levels: int, **options: Any) -> FCOSHead:
-    """The head of the base form; options of `FCOSHead`."""
-    form: dict[str, Any] = {"exponential": True, "initial_distance": 0.0, "centerness_on_boxes": False}
-    return FCOSHead(channels, num_classes, num_levels, **form, **options)
-
-
-def base_form(centerness: bool = True) -> dict[str, Any]:
-    """The base form as arguments of `FCOS`; without the centre-ness branch boxes are not weighted by it either."""
-    form = {"center_radius": None, "normalise_distances": False, "box_loss": "iou"}
-    return {**form, "quality": "centerness" if centerness else None, "weigh_boxes": centerness}
-
-
+@checked(_build, TIMM_OPTIONS)
 def fcos_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
     """FCOS with ATSS's assignment in the place of ranges and centre sampling: 39.2 AP in table 3 of its paper, where
     FCOS has 37.8 under the same conditions. Options as `fcos_resnet18_fpn`."""
     return _build(take_timm("resnet50", options), classes, **{"assignment": "adaptive", **options})
 
 
+@checked(FCOSHead, TIMM_OPTIONS, without=("norm", "scales", "initial_distance", "centerness"))
 def fcos_resnet50_fpn_torchvision(
     *, classes: Classes = COCO_CLASSES, neck_norm: Norm | None = None, head_norm: Norm | None = "gn", **options: Any
 ) -> FCOS:

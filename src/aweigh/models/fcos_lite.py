@@ -32,12 +32,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from aweigh.arguments import (
+    Count,
+    Few,
+    Frozen,
+    Layers,
+    Share,
+    Width,
+    check_fields,
+    checked,
+    checked_class,
+    with_selection,
+)
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, make_activation, make_norm
@@ -73,6 +86,21 @@ class FCOSLiteOutput(NamedTuple):
     strides: Tensor  # [A, 1] of its level, pixels
 
 
+@dataclass(frozen=True)
+class FCOSLiteSelection:
+    """Which of the network's answers become detections."""
+
+    score_threshold: Share = 0.02  # of the class probability, whose root is the score
+    nms: box_ops.NMS = "class"
+    nms_threshold: Share = 0.6
+    candidates_per_image: Count = 1000
+    max_detections: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(FCOSLiteSelection)
 class FCOSLite(nn.Module):
     """The detector.
 
@@ -102,12 +130,7 @@ class FCOSLite(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD), persistent=False)
 
-        # Inference settings; plain values that may be set at any time.
-        self.score_threshold = 0.02  # of the class probability, whose root is the score
-        self.nms: box_ops.NMS = "class"
-        self.nms_threshold = 0.6
-        self.candidates_per_image = 1000
-        self.max_detections = 100
+        self.selection = FCOSLiteSelection()
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -196,7 +219,7 @@ class FCOSLite(nn.Module):
         on are padding with score 0. Only the distances of the best pairs of a point and a class are decoded.
         """
         probability, rows, labels = box_ops.best_pairs(
-            raw.logits, count=self.candidates_per_image, threshold=self.score_threshold
+            raw.logits, count=self.selection.candidates_per_image, threshold=self.selection.score_threshold
         )
         bins = raw.bins.float().gather(1, rows[..., None, None].expand(-1, -1, *raw.bins.shape[2:]))  # [B, k, 4, K]
         boxes = box_ops.decode_distances(raw.points[rows], expectation(bins) * raw.strides[rows])  # [B, k, 4]
@@ -204,9 +227,9 @@ class FCOSLite(nn.Module):
             box_ops.clip(boxes, sizes_hw),
             probability.sqrt(),
             labels,
-            iou_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-            method=self.nms,
+            iou_threshold=self.selection.nms_threshold,
+            max_detections=self.selection.max_detections,
+            method=self.selection.nms,
         )
 
 
@@ -215,6 +238,7 @@ def expectation(bins: Tensor) -> Tensor:
     return bins.softmax(dim=-1) @ torch.arange(bins.shape[-1], dtype=bins.dtype, device=bins.device)
 
 
+@checked_class()
 class LiteHead(nn.Module):
     """One tower of separable convolutions and one 1x1 prediction, shared by all levels.
 
@@ -229,9 +253,9 @@ class LiteHead(nn.Module):
         channels: int,
         num_classes: int,
         *,
-        convs: int = 2,
-        kernel: int = 5,
-        bins: int = 9,
+        convs: Layers = 2,
+        kernel: Few = 5,
+        bins: Few = 9,
         norm: Norm = "bn",
         activation: Activation = "leaky_relu",
     ) -> None:
@@ -279,16 +303,17 @@ def _as_row(maps: Sequence[Tensor]) -> Tensor:
 # Builders
 
 
+@checked()
 def _build(
     width: float,
     classes: Classes,
     *,
-    channels: int,
+    channels: Width,
     activation: Activation = "leaky_relu",
     backbone_norm: Norm = "bn",
     neck_norm: Norm = "bn",
     head_norm: Norm = "bn",
-    frozen_stages: int = 0,
+    frozen_stages: Frozen = 0,
 ) -> FCOSLite:
     backbone = ShuffleNetV2(width, norm=backbone_norm, frozen_stages=frozen_stages, activation=activation)
     neck = LitePAN(backbone.channels, backbone.strides, channels=channels, norm=neck_norm, activation=activation)
@@ -296,12 +321,14 @@ def _build(
     return FCOSLite(backbone, neck, head, classes=classes)
 
 
-def fcos_shufflenet_v2_x0_5_lite(*, classes: Classes = COCO_CLASSES, channels: int = 96, **options: Any) -> FCOSLite:
+@checked(_build)
+def fcos_shufflenet_v2_x0_5_lite(*, classes: Classes = COCO_CLASSES, channels: Width = 96, **options: Any) -> FCOSLite:
     """FCOS lite on ShuffleNet V2 0.5x. Options as `fcos_shufflenet_v2_x1_0_lite`."""
     return _build(0.5, classes, channels=channels, **options)
 
 
-def fcos_shufflenet_v2_x1_0_lite(*, classes: Classes = COCO_CLASSES, channels: int = 128, **options: Any) -> FCOSLite:
+@checked(_build)
+def fcos_shufflenet_v2_x1_0_lite(*, classes: Classes = COCO_CLASSES, channels: Width = 128, **options: Any) -> FCOSLite:
     """FCOS lite on ShuffleNet V2 1.0x, the detector whose weights come with the package.
 
     Options: `channels` of neck and head, `activation` (`"relu"` where the backbone's weights were trained with it),
@@ -310,7 +337,8 @@ def fcos_shufflenet_v2_x1_0_lite(*, classes: Classes = COCO_CLASSES, channels: i
     return _build(1.0, classes, channels=channels, **options)
 
 
-def fcos_shufflenet_v2_x1_5_lite(*, classes: Classes = COCO_CLASSES, channels: int = 128, **options: Any) -> FCOSLite:
+@checked(_build)
+def fcos_shufflenet_v2_x1_5_lite(*, classes: Classes = COCO_CLASSES, channels: Width = 128, **options: Any) -> FCOSLite:
     """FCOS lite on ShuffleNet V2 1.5x. Options as `fcos_shufflenet_v2_x1_0_lite`."""
     return _build(1.5, classes, channels=channels, **options)
 

@@ -30,15 +30,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from aweigh.backbones import take_timm
-from aweigh.errors import UsageError
+from aweigh.arguments import (
+    Count,
+    Layers,
+    Share,
+    Width,
+    check_fields,
+    checked,
+    checked_class,
+    same_names,
+    with_selection,
+)
+from aweigh.backbones import TIMM_OPTIONS, take_timm
 from aweigh.heads.rpn import best_of_levels
 from aweigh.layers import Norm
 from aweigh.models.faster_rcnn import FasterRCNN, with_proposer
@@ -50,6 +60,20 @@ OBJECT = Classes.from_names(["object"])
 STRIDES_OF_A_LEVEL = 8  # the largest distance on each level; section 3.2: 64 px on P3
 
 
+@dataclass(frozen=True)
+class FCOSProposerSelection:
+    """Which points become proposals, as `aweigh.heads.rpn.RPNSelection`."""
+
+    train_proposals: tuple[Count, Count] = (2000, 2000)
+    test_proposals: tuple[Count, Count] = (1000, 1000)
+    nms_threshold: Share = 0.7
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(FCOSProposerSelection)
+@checked_class(FCOS)
 class FCOSProposer(nn.Module):
     """Where there may be an object, by FCOS; the three methods of a `Proposer`.
 
@@ -65,16 +89,14 @@ class FCOSProposer(nn.Module):
         *,
         centerness: bool = True,
         norm: Norm | None = "gn",
-        convs: int = 4,
+        convs: Layers = 4,
         form: Literal["base", "improved"] = "base",
-        train_proposals: tuple[int, int] = (2000, 2000),
-        test_proposals: tuple[int, int] = (1000, 1000),
-        nms_threshold: float = 0.7,
+        train_proposals: tuple[Count, Count] = (2000, 2000),
+        test_proposals: tuple[Count, Count] = (1000, 1000),
+        nms_threshold: Share = 0.7,
         **options: Any,
     ) -> None:
         super().__init__()
-        if form not in ("base", "improved"):
-            raise UsageError(f"FCOSProposer: unknown form {form!r}; known: base, improved.")
         head: dict[str, Any] = {"convs": convs, "norm": norm, "centerness": centerness}
         make, rules = (base_head, base_form(centerness)) if form == "base" else (FCOSHead, {})
         rules |= {"quality": "centerness" if centerness else None, "level_ranges": level_ranges(strides), **options}
@@ -83,9 +105,7 @@ class FCOSProposer(nn.Module):
             maps, maps, make(channels, 1, len(strides), **head), classes=OBJECT, score_threshold=0.0, **rules
         )
 
-        # Inference settings; plain values that may be set at any time.
-        self.train_proposals, self.test_proposals = tuple(train_proposals), tuple(test_proposals)
-        self.nms_threshold = nms_threshold
+        self.selection = FCOSProposerSelection(train_proposals, test_proposals, nms_threshold)
 
     def forward(self, features: Sequence[Tensor], pixels: Tensor) -> FCOSOutput:
         """Per level `[B, channels, H, W]`; pixels `[B, 3, H, W]`."""
@@ -94,10 +114,10 @@ class FCOSProposer(nn.Module):
     @torch.no_grad()
     def propose(self, raw: FCOSOutput, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Of each level the points that score best, as `best_of_levels`. sizes_hw: `[B, 2]`."""
-        before, after = self.train_proposals if learning else self.test_proposals
+        before, after = self.selection.train_proposals if learning else self.selection.test_proposals
         levels = [self.fcos.best_of_level(raw, level, before) for level in range(len(raw.points))]
         boxes, scores, _ = zip(*levels, strict=True)
-        return best_of_levels(boxes, scores, sizes_hw, number=after, iou_threshold=self.nms_threshold)
+        return best_of_levels(boxes, scores, sizes_hw, number=after, iou_threshold=self.selection.nms_threshold)
 
     def loss(self, raw: FCOSOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """`objectness`, `proposals` and, where there is that branch, `centerness`: FCOS's losses of one class."""
@@ -125,25 +145,30 @@ def _of_one_class(targets: Targets) -> Targets:
     return replace(targets, labels=torch.zeros_like(targets.labels), known=known)
 
 
-def take_fcos(channels: int, strides: Sequence[int], options: dict[str, Any]) -> FCOSProposer:
-    """An `FCOSProposer`, with what `options` of a detector's builder say of it, which are taken out of them:
-    `centerness`, `rpn_norm`, `rpn_convs`, `rpn_form`, `train_proposals`, `test_proposals`."""
-    names = {"rpn_norm": "norm", "rpn_convs": "convs", "rpn_form": "form"}
-    names |= {name: name for name in ("centerness", "train_proposals", "test_proposals")}
-    given = {ours: options.pop(name) for name, ours in names.items() if name in options}
-    return FCOSProposer(channels, strides, **given)
+PROPOSER_OPTIONS = same_names(
+    FCOSProposer,
+    *("centerness", "train_proposals", "test_proposals"),
+    rpn_norm="norm",
+    rpn_convs="convs",
+    rpn_form="form",
+)
 
 
-def _build(body: str, classes: Classes, *, channels: int = 256, **options: Any) -> FasterRCNN:
+@checked(with_proposer, PROPOSER_OPTIONS, TIMM_OPTIONS)
+def _build(body: str, classes: Classes, *, channels: Width = 256, **options: Any) -> FasterRCNN:
     backbone = take_timm(body, options, levels=(2, 3, 4, 5))
-    return with_proposer(partial(take_fcos, channels), backbone, classes, channels=channels, **options)
+    proposer = partial(FCOSProposer, channels, **PROPOSER_OPTIONS.take(options))
+    return with_proposer(proposer, backbone, classes, channels=channels, **options)
 
 
+@checked(_build)
 def faster_rcnn_resnet18_fcos_rpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on ResNet-18, regions by FCOS. Options: those of `take_fcos`, `with_proposer` and `take_timm`."""
+    """Faster R-CNN on ResNet-18, regions by FCOS. Options: `PROPOSER_OPTIONS`, `TIMM_OPTIONS`, those of
+    `with_proposer`."""
     return _build("resnet18", classes, **options)
 
 
+@checked(_build)
 def faster_rcnn_resnet50_fcos_rpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Faster R-CNN on ResNet-50, regions by FCOS: recalls 52.8 % of objects with 100 proposals and 60.3 % with 1,000 in
     table 6, 48.0 and 59.3 with `centerness=False`. Options as `faster_rcnn_resnet18_fcos_rpn`."""

@@ -21,15 +21,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import Backbone, take_timm
+from aweigh.arguments import (
+    Colour,
+    Count,
+    Deviation,
+    Layers,
+    NotNegative,
+    Share,
+    Width,
+    Within,
+    check_fields,
+    checked,
+    checked_class,
+    with_selection,
+)
+from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, make_norm
 from aweigh.necks import Neck
@@ -54,6 +69,22 @@ class FoveaBoxOutput(NamedTuple):
     points: list[Tensor]  # [H*W, 2] x, y of each cell in the padded image, pixels
 
 
+@dataclass(frozen=True)
+class FoveaBoxSelection:
+    """Which of the network's answers become detections (the authors' code)."""
+
+    score_threshold: Share = 0.05
+    nms: box_ops.NMS = "class"
+    nms_threshold: Share = 0.5
+    candidates_per_level: Count = 1000
+    max_detections: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(FoveaBoxSelection)
+@checked_class()
 class FoveaBox(nn.Module):
     """The detector.
 
@@ -76,13 +107,13 @@ class FoveaBox(nn.Module):
         head: FoveaHead,
         *,
         classes: Classes,
-        sigma: float = 0.4,
-        eta: float = 2.0,
-        alpha: float = 0.4,
-        gamma: float = 1.5,
-        beta: float = 0.11,
-        pixel_mean: Sequence[float] = IMAGENET_MEAN,
-        pixel_std: Sequence[float] = IMAGENET_STD,
+        sigma: Annotated[float, Within(0, 1, above=True)] = 0.4,
+        eta: Annotated[float, Within(1)] = 2.0,
+        alpha: Share = 0.4,
+        gamma: NotNegative = 1.5,
+        beta: NotNegative = 0.11,
+        pixel_mean: Colour = IMAGENET_MEAN,
+        pixel_std: Deviation = IMAGENET_STD,
     ) -> None:
         super().__init__()
         if head.logits.out_channels != len(classes):
@@ -90,8 +121,6 @@ class FoveaBox(nn.Module):
                 f"FoveaBox: the head predicts {counted(head.logits.out_channels, 'class')}, but "
                 f"{counted(len(classes), 'class', 'is')} named."
             )
-        if not 0 < sigma <= 1 or eta < 1:
-            raise UsageError(f"FoveaBox: sigma must lie in (0, 1] and eta be 1 or more, got {sigma} and {eta}.")
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
@@ -104,12 +133,7 @@ class FoveaBox(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
-        # Inference settings (the authors' code); plain values that may be set at any time.
-        self.score_threshold = 0.05
-        self.nms: box_ops.NMS = "class"
-        self.nms_threshold = 0.5
-        self.candidates_per_level = 1000
-        self.max_detections = 100
+        self.selection = FoveaBoxSelection()
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -192,15 +216,15 @@ class FoveaBox(nn.Module):
             box_ops.clip(boxes, sizes_hw),
             scores,
             labels,
-            iou_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-            method=self.nms,
+            iou_threshold=self.selection.nms_threshold,
+            max_detections=self.selection.max_detections,
+            method=self.selection.nms,
         )
 
     def _best(self, logits: Tensor, distances: Tensor, points: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of a cell and a class of one level: boxes `[B, k, 4]`, scores, labels `[B, k]`."""
         scores, rows, labels = box_ops.best_pairs(
-            logits, count=self.candidates_per_level, threshold=self.score_threshold
+            logits, count=self.selection.candidates_per_level, threshold=self.selection.score_threshold
         )
         chosen = distances.float().gather(1, rows[..., None].expand(-1, -1, 4))  # [B, k, 4]
         return decode(points[rows], chosen, UNIT * stride), scores, labels
@@ -356,12 +380,13 @@ def candidates(
 # Builders: each architecture with its numbers
 
 
+@checked(FoveaBox)
 def _build(
     backbone: Backbone,
     classes: Classes,
     *,
-    channels: int = 256,
-    convs: int = 4,
+    channels: Width = 256,
+    convs: Layers = 4,
     neck_norm: Norm | None = None,
     head_norm: Norm | None = None,
     align: bool = False,
@@ -372,12 +397,14 @@ def _build(
     return FoveaBox(backbone, neck, head, classes=classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def foveabox_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FoveaBox:
     """FoveaBox on ResNet-50: AP 36.5 after 12 epochs; with `align=True, head_norm="gn"` 37.9 after 24. Options: those
-    of `_build` and `FoveaBox`, `backbone_norm`, `frozen_stages`."""
+    of `_build`, `FoveaBox` and `TIMM_OPTIONS`."""
     return _build(take_timm("resnet50", options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def foveabox_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FoveaBox:
     """FoveaBox on ResNet-18. Options as `foveabox_resnet50_fpn`."""
     return _build(take_timm("resnet18", options), classes, **options)

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import Backbone, take_timm
+from aweigh.arguments import Layers, Width, checked, checked_class
+from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
 from aweigh.errors import UsageError
 from aweigh.heads.keypoint import KeypointHead
 from aweigh.models.faster_rcnn import (
@@ -38,13 +39,14 @@ from aweigh.models.faster_rcnn import (
 )
 from aweigh.ops.keypoints import NOWHERE, cells_of_points, highest_pixels
 from aweigh.ops.losses import world_mean
-from aweigh.structures import IMAGENET_STD, Classes, Keypoints, KeypointSet, Targets
+from aweigh.structures import IMAGENET_STD, Classes, GivenKeypoints, KeypointSet, Targets
 from aweigh.weights.coco import PERSON
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 from aweigh.weights.record import PublishedWeights
 
 
+@checked_class()
 class KeypointBranch(nn.Module):
     """What `FasterRCNN` needs to find keypoints, `branches={"keypoints": KeypointBranch(...)}`.
 
@@ -53,7 +55,7 @@ class KeypointBranch(nn.Module):
 
     size = 14
 
-    def __init__(self, channels: int, keypoint_set: KeypointSet, *, convs: int = 8, width: int = 512) -> None:
+    def __init__(self, channels: int, keypoint_set: KeypointSet, *, convs: Layers = 8, width: Width = 512) -> None:
         super().__init__()
         self.head = KeypointHead(channels, len(keypoint_set), convs=convs, width=width)
         self.notes = {"keypoint_set": keypoint_set}
@@ -97,14 +99,15 @@ class KeypointBranch(nn.Module):
 # Builders
 
 
+@checked(on_pyramid, without=("branches",))
 def on_pyramid_with_keypoints(
     backbone: Backbone,
     classes: Classes,
     *,
-    keypoints: Keypoints = None,
-    keypoint_convs: int = 8,
-    keypoint_width: int = 512,
-    channels: int = 256,
+    keypoints: GivenKeypoints = None,
+    keypoint_convs: Layers = 8,
+    keypoint_width: Width = 512,
+    channels: Width = 256,
     **options: Any,
 ) -> FasterRCNN:
     """Faster R-CNN's `on_pyramid`, with its options and a `KeypointBranch`.
@@ -120,25 +123,33 @@ def _timm(name: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
     return on_pyramid_with_keypoints(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
 
 
-def keypoint_rcnn_resnet18_fpn(*, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any) -> FasterRCNN:
-    """Keypoint R-CNN on ResNet-18. Options: those of `on_pyramid_with_keypoints`, `backbone_norm`, `frozen_stages`."""
+@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
+def keypoint_rcnn_resnet18_fpn(
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
+) -> FasterRCNN:
+    """Keypoint R-CNN on ResNet-18. Options: those of `on_pyramid_with_keypoints` and `TIMM_OPTIONS`."""
     return _timm("resnet18", classes, {"keypoints": keypoints, **options})
 
 
-def keypoint_rcnn_resnet50_fpn(*, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any) -> FasterRCNN:
+@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
+def keypoint_rcnn_resnet50_fpn(
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
+) -> FasterRCNN:
     """Keypoint R-CNN on ResNet-50. Options as `keypoint_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, {"keypoints": keypoints, **options})
 
 
+@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
 def keypoint_rcnn_resnet101_fpn(
-    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
 ) -> FasterRCNN:
     """Keypoint R-CNN on ResNet-101. Options as `keypoint_rcnn_resnet18_fpn`."""
     return _timm("resnet101", classes, {"keypoints": keypoints, **options})
 
 
+@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
 def keypoint_rcnn_resnet50_fpn_torchvision(
-    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
 ) -> FasterRCNN:
     """Torchvision's `keypointrcnn_resnet50_fpn`: AP 54.6 of boxes and 65.0 of keypoints with its weights.
 
@@ -151,24 +162,27 @@ def keypoint_rcnn_resnet50_fpn_torchvision(
 DETECTRON2_KEYPOINTS: dict[str, Any] = {**DETECTRON2, "train_proposals": (2000, 1500), "beta": 0.5, "rpn_beta": 0.0}
 
 
+@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
 def keypoint_rcnn_resnet50_fpn_detectron2(
-    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
 ) -> FasterRCNN:
     """Detectron2's Keypoint R-CNN on MSRA's ResNet-50: AP 53.6 of boxes and 64.0 of keypoints after its 1x schedule,
     55.4 and 65.5 after 3x. Options as `keypoint_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, {**DETECTRON2_KEYPOINTS, "keypoints": keypoints, **options})
 
 
+@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
 def keypoint_rcnn_resnet101_fpn_detectron2(
-    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
 ) -> FasterRCNN:
     """Detectron2's Keypoint R-CNN on MSRA's ResNet-101: AP 56.4 of boxes and 66.1 of keypoints after its 3x schedule.
     Options as `keypoint_rcnn_resnet18_fpn`."""
     return _timm("resnet101", classes, {**DETECTRON2_KEYPOINTS, "keypoints": keypoints, **options})
 
 
+@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
 def keypoint_rcnn_resnext101_32x8d_fpn_detectron2(
-    *, classes: Classes = PERSON, keypoints: Keypoints = None, **options: Any
+    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
 ) -> FasterRCNN:
     """Detectron2's Keypoint R-CNN on ResNeXt-101 32x8d: AP 57.3 of boxes and 66.0 of keypoints after its 3x schedule.
     Options as `keypoint_rcnn_resnet18_fpn`."""

@@ -36,7 +36,16 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import Backbone, take_shufflenet_v2, take_stages, take_timm
+from aweigh.arguments import Count, Few, NotNegative, Positive, Width, checked
+from aweigh.backbones import (
+    SHUFFLENET_OPTIONS,
+    STAGES_OPTIONS,
+    TIMM_OPTIONS,
+    Backbone,
+    take_shufflenet_v2,
+    take_stages,
+    take_timm,
+)
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.xception import xception
 from aweigh.errors import UsageError
@@ -53,22 +62,23 @@ SMALL: dict[str, Any] = {"rpn_width": 256, "middle": 64}  # setting S (sections 
 MOBILENET_V2 = {0.35: "035", 0.5: "050", 0.75: "075", 1.0: "100", 1.4: "140"}  # width -> timm's spelling
 
 
+@checked(FasterRCNN)
 def light_head(
     backbone: Backbone,
     classes: Classes,
     *,
-    rpn_width: int = 512,
-    middle: int = 256,
-    channels: int = 10,
-    box_size: int = 7,
+    rpn_width: Width = 512,
+    middle: Width = 256,
+    channels: Width = 10,
+    box_size: Few = 7,
     pooling: Literal["max", "mean"] = "max",
-    samples: int = 2,
+    samples: Few = 2,
     class_agnostic: bool = False,
-    train_proposals: tuple[int, int] = (12000, 2000),
-    test_proposals: tuple[int, int] = (6000, 1000),
-    hard_regions: int | None = 256,
-    beta: float = 1.0,
-    box_weight: float = 2.0,
+    train_proposals: tuple[Count, Count] = (12000, 2000),
+    test_proposals: tuple[Count, Count] = (6000, 1000),
+    hard_regions: Count | None = 256,
+    beta: NotNegative = 1.0,
+    box_weight: NotNegative = 2.0,
     **options: Any,
 ) -> FasterRCNN:
     """On a backbone with two maps: regions are proposed on the finer and read from the coarser.
@@ -78,8 +88,6 @@ def light_head(
     many before and after suppression. All regions are candidates for the `hard_regions` that learn. Options: those of
     `FasterRCNN`.
     """
-    if pooling not in ("max", "mean"):
-        raise UsageError(f"Light-Head R-CNN: unknown pooling {pooling!r}; known: max, mean.")
     neck = ThinFeatures(backbone.channels, backbone.strides, middle=middle, channels=channels * box_size**2)
     proposer = RPN(
         backbone.channels[0],
@@ -92,12 +100,11 @@ def light_head(
     pool = partial(pool_position_sensitive, stride=neck.strides[1], samples=samples, pooling=pooling)
     head = LightHead(channels, box_size)
     predictor = BoxPredictor(head.width, len(classes), class_agnostic=class_agnostic)
-    settings = {"sampled": None, "hard_regions": hard_regions, "beta": beta, "box_weight": box_weight, **options}
-    model = FasterRCNN(
+    settings: dict[str, Any] = {"sampled": None, "hard_regions": hard_regions, "beta": beta, "box_weight": box_weight}
+    settings |= {"score_threshold": 0.0, **options}  # the authors keep the 100 best, whatever their scores
+    return FasterRCNN(
         *(backbone, neck, proposer, pool, head, predictor), classes=classes, box_size=box_size, **settings
     )
-    model.score_threshold = 0.0  # the authors keep the 100 best, whatever their scores
-    return model
 
 
 class ThinFeatures(nn.Module):
@@ -160,13 +167,15 @@ class LightHead(nn.Module):
 # Builders
 
 
+@checked(light_head, TIMM_OPTIONS)
 def light_head_rcnn_resnet101(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """The large form. Options: those of `light_head`, `backbone_norm`, `frozen_stages`."""
     return light_head(take_timm("resnet101", options, levels=(4, 5), output_stride=16), classes, **options)
 
 
+@checked(light_head, SHUFFLENET_OPTIONS)
 def light_head_rcnn_shufflenet_v2(
-    *, classes: Classes = COCO_CLASSES, width: float = 1.0, extra_depthwise: bool = False, **options: Any
+    *, classes: Classes = COCO_CLASSES, width: Positive = 1.0, extra_depthwise: bool = False, **options: Any
 ) -> FasterRCNN:
     """The small form on ShuffleNet V2 of width 0.5, 1.0, 1.5 or 2.0, or V2* (`extra_depthwise`).
 
@@ -176,20 +185,25 @@ def light_head_rcnn_shufflenet_v2(
     return light_head(backbone, classes, **{**SMALL, **options})
 
 
+@checked(light_head, STAGES_OPTIONS)
 def light_head_rcnn_shufflenet_v1(
-    *, classes: Classes = COCO_CLASSES, width: float = 1.0, groups: int = 3, **options: Any
+    *, classes: Classes = COCO_CLASSES, width: Positive = 1.0, groups: Few = 3, **options: Any
 ) -> FasterRCNN:
     """The small form on ShuffleNet V1 of width 0.5, 1.0, 1.5 or 2.0. Options as `light_head_rcnn_shufflenet_v2`."""
     backbone = take_stages(shufflenet_v1, width, options, levels=(4, 5), groups=groups)
     return light_head(backbone, classes, **{**SMALL, **options})
 
 
-def light_head_rcnn_xception(*, classes: Classes = COCO_CLASSES, width: float = 1.0, **options: Any) -> FasterRCNN:
+@checked(light_head, STAGES_OPTIONS)
+def light_head_rcnn_xception(*, classes: Classes = COCO_CLASSES, width: Positive = 1.0, **options: Any) -> FasterRCNN:
     """The small form on the small Xception, widths and options as `light_head_rcnn_shufflenet_v2`."""
     return light_head(take_stages(xception, width, options, levels=(4, 5)), classes, **{**SMALL, **options})
 
 
-def light_head_rcnn_mobilenet_v2(*, classes: Classes = COCO_CLASSES, width: float = 1.0, **options: Any) -> FasterRCNN:
+@checked(light_head, TIMM_OPTIONS)
+def light_head_rcnn_mobilenet_v2(
+    *, classes: Classes = COCO_CLASSES, width: Positive = 1.0, **options: Any
+) -> FasterRCNN:
     """The small form on MobileNet V2 of the widths timm has: 0.35, 0.5, 0.75, 1.0 or 1.4.
 
     Options as `light_head_rcnn_shufflenet_v2`.

@@ -24,13 +24,14 @@ Legend: R regions, C classes, S cells of a side, N boxes of one image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import Backbone, take_timm
+from aweigh.arguments import Few, Layers, Width, checked, checked_class
+from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
 from aweigh.errors import UsageError
 from aweigh.heads.mask import MaskHead
 from aweigh.layers import Norm
@@ -55,6 +56,7 @@ from aweigh.weights.record import PublishedWeights
 Form = Literal["sigmoid", "softmax", "agnostic"]
 
 
+@checked_class()
 class MaskBranch(nn.Module):
     """What `FasterRCNN` needs to find masks, `branches={"masks": MaskBranch(...)}`.
 
@@ -74,17 +76,15 @@ class MaskBranch(nn.Module):
         num_classes: int,
         *,
         masks: Form = "sigmoid",
-        convs: int = 4,
-        width: int = 256,
+        convs: Layers = 4,
+        width: Width = 256,
         norm: Norm | None = None,
-        size: int = 14,
+        size: Few = 14,
         soft_targets: bool = False,
         aligned: bool = True,
         rounded: bool = False,
     ) -> None:
         super().__init__()
-        if masks not in get_args(Form):
-            raise UsageError(f"MaskBranch: unknown masks {masks!r}; known: {', '.join(get_args(Form))}.")
         maps = {"sigmoid": num_classes, "softmax": num_classes + 1, "agnostic": 1}[masks]
         self.head = MaskHead(channels, maps, convs=convs, width=width, norm=norm)
         self.masks, self.size = masks, size
@@ -142,12 +142,13 @@ def _of_class(maps: Tensor, labels: Tensor) -> Tensor:
 # Builders
 
 
+@checked(on_pyramid, without=("branches",))
 def on_pyramid_with_masks(
     backbone: Backbone,
     classes: Classes,
     *,
     masks: Form = "sigmoid",
-    channels: int = 256,
+    channels: Width = 256,
     aligned: bool = True,
     soft_targets: bool = False,
     rounded_masks: bool = False,
@@ -166,6 +167,7 @@ def on_pyramid_with_masks(
     return on_pyramid(backbone, classes, channels=channels, aligned=aligned, branches={"masks": branch}, **options)
 
 
+@checked(on_c4, without=("branches",))
 def on_c4_with_masks(name: str, classes: Classes, *, masks: Form = "sigmoid", **options: Any) -> FasterRCNN:
     """Faster R-CNN's `on_c4` on a ResNet of bottlenecks, with its options and a `MaskBranch` of 14 x 14 cells, which
     has only the deconvolution (figure 4, left)."""
@@ -177,26 +179,31 @@ def _timm(name: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
     return on_pyramid_with_masks(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
 
 
+@checked(on_pyramid_with_masks, TIMM_OPTIONS)
 def mask_rcnn_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Mask R-CNN on ResNet-18. Options: those of `on_pyramid_with_masks` and `take_timm`."""
+    """Mask R-CNN on ResNet-18. Options: those of `on_pyramid_with_masks` and `TIMM_OPTIONS`."""
     return _timm("resnet18", classes, options)
 
 
+@checked(on_pyramid_with_masks, TIMM_OPTIONS)
 def mask_rcnn_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Mask R-CNN on ResNet-50. Options as `mask_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, options)
 
 
+@checked(on_pyramid_with_masks, TIMM_OPTIONS)
 def mask_rcnn_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Mask R-CNN on ResNet-101. Options as `mask_rcnn_resnet18_fpn`."""
     return _timm("resnet101", classes, options)
 
 
+@checked(on_pyramid_with_masks, TIMM_OPTIONS)
 def mask_rcnn_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Mask R-CNN on ResNeXt-101 32x8d. Options as `mask_rcnn_resnet18_fpn`."""
     return _timm("resnext101_32x8d", classes, options)
 
 
+@checked(on_c4_with_masks)
 def mask_rcnn_resnet50_c4(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Mask R-CNN on one map of ResNet-50, C4. Options: those of `on_c4_with_masks`."""
     return on_c4_with_masks("resnet50", classes, **options)
@@ -205,30 +212,35 @@ def mask_rcnn_resnet50_c4(*, classes: Classes = COCO_CLASSES, **options: Any) ->
 OWN_OF_TORCHVISION: dict[str, Any] = {"soft_targets": True, "rounded_masks": True}
 
 
+@checked(on_pyramid_with_masks, TIMM_OPTIONS)
 def mask_rcnn_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Torchvision's `maskrcnn_resnet50_fpn`: AP 37.9 of boxes and 34.6 of masks with its weights. Options as
     `mask_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, {**TORCHVISION, **OWN_OF_TORCHVISION, **options})
 
 
+@checked(on_pyramid_with_masks, TIMM_OPTIONS)
 def mask_rcnn_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Torchvision's `maskrcnn_resnet50_fpn_v2`: AP 47.4 of boxes and 41.8 of masks with its weights. Options as
     `mask_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, {**TORCHVISION_V2, **OWN_OF_TORCHVISION, **options})
 
 
+@checked(on_pyramid_with_masks, TIMM_OPTIONS)
 def mask_rcnn_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Mask R-CNN on MSRA's ResNet-50: AP 38.6 of boxes and 35.2 of masks after its 1x schedule, 41.0 and
     37.2 after 3x. Options as `mask_rcnn_resnet18_fpn`."""
     return _timm("resnet50", classes, {**DETECTRON2_FPN, **options})
 
 
+@checked(on_pyramid_with_masks, TIMM_OPTIONS)
 def mask_rcnn_resnet101_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Mask R-CNN on MSRA's ResNet-101: AP 42.9 of boxes and 38.6 of masks after its 3x schedule. Options
     as `mask_rcnn_resnet18_fpn`."""
     return _timm("resnet101", classes, {**DETECTRON2_FPN, **options})
 
 
+@checked(on_pyramid_with_masks, TIMM_OPTIONS)
 def mask_rcnn_resnext101_32x8d_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Mask R-CNN on ResNeXt-101 32x8d: AP 44.3 of boxes and 39.5 of masks after its 3x schedule. Options
     as `mask_rcnn_resnet18_fpn`."""
@@ -236,12 +248,14 @@ def mask_rcnn_resnext101_32x8d_fpn_detectron2(*, classes: Classes = COCO_CLASSES
     return _timm("resnext101_32x8d", classes, {**DETECTRON2_FPN, **own, **options})
 
 
+@checked(on_c4_with_masks)
 def mask_rcnn_resnet50_c4_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Mask R-CNN on C4 of MSRA's ResNet-50: AP 36.8 of boxes and 32.2 of masks after its 1x schedule, 39.8
     and 34.4 after 3x. Options as `mask_rcnn_resnet50_c4`."""
     return on_c4_with_masks("resnet50", classes, **{**DETECTRON2, **options})
 
 
+@checked(on_c4_with_masks)
 def mask_rcnn_resnet101_c4_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
     """Detectron2's Mask R-CNN on C4 of MSRA's ResNet-101: AP 42.6 of boxes and 36.7 of masks after its 3x schedule.
     Options as `mask_rcnn_resnet50_c4`."""

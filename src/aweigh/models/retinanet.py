@@ -38,13 +38,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.backbones import Backbone, take_shufflenet_v2, take_timm
+from aweigh.arguments import (
+    Colour,
+    Count,
+    Deviation,
+    Few,
+    Layers,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    Width,
+    check_fields,
+    checked,
+    checked_class,
+    with_selection,
+)
+from aweigh.backbones import SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, take_shufflenet_v2, take_timm
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
 from aweigh.necks import Neck, NeckName, make_neck
@@ -78,6 +95,22 @@ class RetinaNetOutput(NamedTuple):
     anchors: list[Tensor]  # [H*W*K, 4] xyxy in the padded image, pixels
 
 
+@dataclass(frozen=True)
+class RetinaNetSelection:
+    """Which of the network's answers become detections (section 4.1)."""
+
+    score_threshold: Share = 0.05
+    nms: box_ops.NMS = "class"
+    nms_threshold: Share = 0.5
+    candidates_per_level: Count = 1000
+    max_detections: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@with_selection(RetinaNetSelection)
+@checked_class()
 class RetinaNet(nn.Module):
     """The detector.
 
@@ -111,14 +144,14 @@ class RetinaNet(nn.Module):
         assignment: Assignment = "overlap",
         box_loss: Literal["l1", "giou"] = "giou",
         normaliser: Literal["image", "moving"] = "image",
-        alpha: float = 0.25,
-        gamma: float = 2.0,
-        hard_examples: int = 0,
-        hard_nms: float = 0.5,
-        hard_ratio: int | None = None,
-        max_detections: int = 100,
-        pixel_mean: Sequence[float] = IMAGENET_MEAN,
-        pixel_std: Sequence[float] = IMAGENET_STD,
+        alpha: Share = 0.25,
+        gamma: NotNegative = 2.0,
+        hard_examples: Number = 0,
+        hard_nms: Share = 0.5,
+        hard_ratio: Count | None = None,
+        max_detections: Count = 100,
+        pixel_mean: Colour = IMAGENET_MEAN,
+        pixel_std: Deviation = IMAGENET_STD,
     ) -> None:
         super().__init__()
         if len(shapes) != len(neck.strides):
@@ -133,8 +166,6 @@ class RetinaNet(nn.Module):
                 f"RetinaNet: the head predicts {counted(head.num_anchors, 'anchor')} of a cell, but the levels have "
                 f"{[len(shape) for shape in shapes]}."
             )
-        if assignment not in ("overlap", "adaptive", "aligned"):
-            raise UsageError(f"RetinaNet: unknown assignment {assignment!r}; known: overlap, adaptive, aligned.")
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
@@ -150,12 +181,7 @@ class RetinaNet(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
 
-        # Inference settings (section 4.1); plain values that may be set at any time.
-        self.score_threshold = 0.05
-        self.nms: box_ops.NMS = "class"
-        self.nms_threshold = 0.5
-        self.candidates_per_level = 1000
-        self.max_detections = max_detections
+        self.selection = RetinaNetSelection(max_detections=max_detections)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -289,20 +315,21 @@ class RetinaNet(nn.Module):
             box_ops.clip(boxes, sizes_hw),
             scores,
             labels,
-            iou_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-            method=self.nms,
+            iou_threshold=self.selection.nms_threshold,
+            max_detections=self.selection.max_detections,
+            method=self.selection.nms,
         )
 
     def _candidates(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of an anchor and a class of one level: boxes `[B, k, 4]`, scores, labels `[B, k]`."""
         scores, rows, labels = box_ops.best_pairs(
-            logits, count=self.candidates_per_level, threshold=self.score_threshold
+            logits, count=self.selection.candidates_per_level, threshold=self.selection.score_threshold
         )
         chosen = deltas.float().gather(1, rows[..., None].expand(-1, -1, 4))  # [B, k, 4]
         return box_ops.decode_deltas(anchors[rows], chosen), scores, labels
 
 
+@checked_class()
 class RetinaNetHead(nn.Module):
     """Two towers of convolutions, shared by all levels, and a prediction of each (figure 3).
 
@@ -317,7 +344,7 @@ class RetinaNetHead(nn.Module):
         num_classes: int,
         num_anchors: int,
         *,
-        convs: int = 4,
+        convs: Layers = 4,
         norm: Norm | None = "gn",
     ) -> None:
         super().__init__()
@@ -361,19 +388,20 @@ def whole_pixel_anchors(strides: Sequence[int]) -> list[Tensor]:
     return [anchor_shapes(level, RATIOS, rounded=True) for level in sizes]
 
 
+@checked(RetinaNet, without=("shapes",))
 def _build(
     backbone: Backbone,
     classes: Classes,
     *,
-    channels: int = 256,
-    convs: int = 4,
+    channels: Width = 256,
+    convs: Layers = 4,
     neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
     head_norm: Norm | None = "gn",
     top: Literal["p5", "c5"] = "c5",
-    scale: float = 4.0,
-    per_octave: int = 3,
-    ratios: Sequence[float] = RATIOS,
+    scale: Positive = 4.0,
+    per_octave: Few = 3,
+    ratios: Sequence[Positive] = RATIOS,
     **options: Any,
 ) -> RetinaNet:
     """On any backbone with three levels at strides 8, 16, 32. Options: those of `RetinaNet`."""
@@ -383,6 +411,7 @@ def _build(
     return RetinaNet(backbone, pyramid, head, classes=classes, shapes=shapes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def retinanet_timm_fpn(
     *, classes: Classes = COCO_CLASSES, backbone: str = "efficientnet_b0", **options: Any
 ) -> RetinaNet:
@@ -391,39 +420,46 @@ def retinanet_timm_fpn(
     return _build(take_timm(backbone, options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def retinanet_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """RetinaNet on ResNet-18. Options: those of `_build` and `RetinaNet`, `backbone_norm`, `frozen_stages`."""
+    """RetinaNet on ResNet-18. Options: those of `_build`, `RetinaNet` and `TIMM_OPTIONS`."""
     return _build(take_timm("resnet18", options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def retinanet_resnet34_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-34. Options as `retinanet_resnet18_fpn`."""
     return _build(take_timm("resnet34", options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def retinanet_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-50. Options as `retinanet_resnet18_fpn`."""
     return _build(take_timm("resnet50", options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def retinanet_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """RetinaNet on ResNet-101. Options as `retinanet_resnet18_fpn`."""
     return _build(take_timm("resnet101", options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def retinanet_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """RetinaNet on ResNeXt-101 32x8d. Options as `retinanet_resnet18_fpn`."""
     return _build(take_timm("resnext101_32x8d", options), classes, **options)
 
 
+@checked(_build, SHUFFLENET_OPTIONS)
 def retinanet_shufflenet_v2_x1_0_fpn(
-    *, classes: Classes = COCO_CLASSES, channels: int = 128, **options: Any
+    *, classes: Classes = COCO_CLASSES, channels: Width = 128, **options: Any
 ) -> RetinaNet:
     """RetinaNet on ShuffleNet V2 1.0x, neck and head with 128 channels (ours). Options as `retinanet_resnet18_fpn`,
     and `activation` (the backbone's)."""
     return _build(take_shufflenet_v2(1.0, options), classes, channels=channels, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def retinanet_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """One square anchor of 8 strides in each cell, assigned by ATSS (Zhang et al. 2020, section 3.2 and 4): with the
     same assignment as `fcos_resnet50_fpn_atss` the two come out alike in the paper. Options as the others."""
@@ -431,6 +467,7 @@ def retinanet_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: A
     return _build(take_timm("resnet50", options), classes, **{**one, **options})
 
 
+@checked(RetinaNet, TIMM_OPTIONS, without=("shapes",))
 def _torchvision(
     classes: Classes,
     *,
@@ -447,12 +484,14 @@ def _torchvision(
     return RetinaNet(backbone, neck, head, classes=classes, shapes=shapes, **fixed)
 
 
+@checked(_torchvision)
 def retinanet_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """Torchvision's `retinanet_resnet50_fpn`: AP 36.4 with its weights. Options: those of `RetinaNet`, and the
     normalisations."""
     return _torchvision(classes, **{"top": "p5", "head_norm": None, "box_loss": "l1", **options})
 
 
+@checked(_torchvision)
 def retinanet_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """Torchvision's `retinanet_resnet50_fpn_v2`: AP 41.5 with its weights. Options as the first form's."""
     return _torchvision(classes, **{"top": "c5", "head_norm": "gn", **options})
@@ -464,11 +503,13 @@ def _detectron2(name: str, classes: Classes, options: dict[str, Any]) -> RetinaN
     return _build(take_timm(name, options), classes, **options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def retinanet_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """Detectron2's RetinaNet on MSRA's ResNet-50: AP 37.4 after its 1x schedule, 38.7 after 3x. Options as above."""
     return _detectron2("resnet50", classes, options)
 
 
+@checked(_build, TIMM_OPTIONS)
 def retinanet_resnet101_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
     """Detectron2's RetinaNet on MSRA's ResNet-101: AP 40.4 after its 3x schedule. Options as above."""
     return _detectron2("resnet101", classes, options)

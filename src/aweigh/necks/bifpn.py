@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import Few, Width, checked_class
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
 
@@ -29,6 +30,7 @@ FUSION_EPS = 1e-4  # section 3.3
 NORM_EPS, NORM_MOMENTUM = 1e-3, 0.01
 
 
+@checked_class()
 class BiFPN(nn.Module):
     """Maps of a backbone, fine to coarse, in; `levels` maps of `channels` channels each, fine to coarse, out.
 
@@ -44,9 +46,9 @@ class BiFPN(nn.Module):
         in_channels: Sequence[int],
         in_strides: Sequence[int],
         *,
-        channels: int = 64,
-        repeats: int = 3,
-        levels: int = 5,
+        channels: Width = 64,
+        repeats: Few = 3,
+        levels: Few = 5,
         fusion: Fusion = "fast",
         norm: Norm = "bn",
         activation: Activation = "silu",
@@ -62,8 +64,6 @@ class BiFPN(nn.Module):
             raise UsageError(f"BiFPN needs input strides that double from map to map, got {list(in_strides)}.")
         if levels <= len(in_channels):
             raise UsageError(f"BiFPN adds coarser levels: it needs more than {len(in_channels)}, got {levels}.")
-        if fusion not in ("fast", "softmax", "sum"):
-            raise UsageError(f"BiFPN: unknown fusion {fusion!r}; known: fast, softmax, sum.")
         self.same_padding = same_padding
         self.top = _to_width(in_channels[-1], channels, norm, redundant_bias)
         widths = [*in_channels, *(channels for _ in range(levels - len(in_channels)))]

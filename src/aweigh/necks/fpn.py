@@ -14,10 +14,12 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import Width, checked_class
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, make_norm
 
 
+@checked_class()
 class FPN(nn.Module):
     """Maps of a backbone, fine to coarse, in; maps of `channels` channels each, fine to coarse, out.
 
@@ -33,7 +35,7 @@ class FPN(nn.Module):
         in_channels: Sequence[int],
         in_strides: Sequence[int],
         *,
-        channels: int = 256,
+        channels: Width = 256,
         top: Literal["p5", "c5", "pool", "none"] = "p5",
         norm: Norm | None = None,
     ) -> None:
@@ -44,8 +46,6 @@ class FPN(nn.Module):
             )
         if any(coarse not in (fine, 2 * fine) for fine, coarse in pairwise(in_strides)):
             raise UsageError(f"FPN needs input strides that double or stay from map to map, got {list(in_strides)}.")
-        if top not in ("p5", "c5", "pool", "none"):
-            raise UsageError(f"FPN: unknown top {top!r}; known: p5, c5, pool, none.")
         self.lateral = nn.ModuleList(_convolution(width, channels, 1, norm) for width in in_channels)
         self.output = nn.ModuleList(_convolution(channels, channels, 3, norm) for _ in in_channels)
         self.top = top

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import Few, Width, checked_class
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, DeformableConv2d, Norm, SeparableConv2d, make_activation, make_norm
 
 
+@checked_class()
 class TransposedUpsample(nn.Module):
     """The coarsest map doubled several times by transposed convolutions, to stride 4 (figure 6b).
 
@@ -32,7 +34,7 @@ class TransposedUpsample(nn.Module):
         in_channels: Sequence[int],
         in_strides: Sequence[int],
         *,
-        channels: Sequence[int] = (256, 128, 64),
+        channels: Sequence[Width] = (256, 128, 64),
         deformable: bool = True,
         norm: Norm = "bn",
     ) -> None:
@@ -59,6 +61,7 @@ class TransposedUpsample(nn.Module):
         return [self.layers(features[-1])]
 
 
+@checked_class()
 class AggregationUpsample(nn.Module):
     """Iterative deep aggregation of all maps, then of the three finest results, to stride 4 (figure 6d).
 
@@ -110,6 +113,7 @@ class Aggregation(nn.Module):
         return result
 
 
+@checked_class()
 class LiteUpsample(nn.Module):
     """A way up in depthwise-separable convolutions of one width, for a CPU; ours, after `LitePAN`.
 
@@ -121,8 +125,8 @@ class LiteUpsample(nn.Module):
         in_channels: Sequence[int],
         in_strides: Sequence[int],
         *,
-        channels: int = 64,
-        kernel: int = 5,
+        channels: Width = 64,
+        kernel: Few = 5,
         norm: Norm = "bn",
         activation: Activation = "relu",
     ) -> None:

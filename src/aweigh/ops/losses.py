@@ -4,7 +4,7 @@ Every function returns values that are not reduced, except where it says `sum`; 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.distributed
@@ -225,7 +225,11 @@ def box_loss(boxes: Tensor, targets: Tensor, kind: BoxLoss, *, smoothing: float 
     intersection = (torch.minimum(boxes[:, 2:], targets[:, 2:]) - top_left).clamp(min=0).prod(dim=-1)
     union = box_ops.areas(boxes) + box_ops.areas(targets) - intersection
     iou = (intersection + smoothing) / (union + smoothing).clamp(min=1e-7)
-    return -iou.clamp(min=1e-7).log() if kind == "iou" else 1 - iou
+    if kind == "iou":
+        return -iou.clamp(min=1e-7).log()
+    if kind == "linear_iou":
+        return 1 - iou
+    raise UsageError(f"box_loss: unknown kind {kind!r}; known: {', '.join(get_args(BoxLoss))}.")
 
 
 def world_mean(value: Tensor) -> Tensor:

@@ -81,6 +81,7 @@ def load_backbone(
             f"fit{example}. Give weights of {getattr(backbone, 'name', type(backbone).__name__)}."
         )
     fitting = {key: value for key, value in named.items() if key in own}
+    check_values(backbone, fitting, what=str(path))
     backbone.load_state_dict(fitting, strict=False)
     used = {id(value) for value in fitting.values()}
     unused = tuple(key for key, value in state.items() if id(value) not in used and not _is_counter(key))
@@ -92,6 +93,12 @@ def load_strict(module: nn.Module, state: State, *, what: str) -> None:
 
     what: the file and the model, for the message. Nothing is loaded unless everything fits.
     """
+    check_fit(module, state, what=what)
+    module.load_state_dict(state, strict=False)
+
+
+def check_fit(module: nn.Module, state: State, *, what: str) -> None:
+    """What `load_strict` asks for: names and shapes are the module's, and the values are weights (`check_values`)."""
     report = compare(module, state)
     lines = [f"{what}: {report.loaded} of {counted(report.total, 'tensor')} fit."]
     if report.missing:
@@ -103,12 +110,36 @@ def load_strict(module: nn.Module, state: State, *, what: str) -> None:
         lines.append(f"  of another shape: {_shortened(shapes)}")
     if len(lines) > 1:
         raise UsageError("\n".join([*lines, "Build the model the weights were made for, or give other weights."]))
-    module.load_state_dict(state, strict=False)
+    check_values(module, state, what=what)
+
+
+def check_values(module: nn.Module, state: State, *, what: str) -> None:
+    """`DataError` with the name of a tensor that fills one of the module's and is no weight: of whole numbers where
+    that has fractions (or the other way round), not finite, or a negative variance."""
+    for key, own in module.state_dict().items():
+        value = state.get(key)
+        if value is None or value.shape != own.shape:
+            continue
+        if value.is_complex() or value.is_floating_point() != own.is_floating_point():
+            raise DataError(f"{what}: {key} is of {_kind(value)}, expected {_kind(own)}; get or save the file again.")
+        if not value.is_floating_point():
+            continue
+        # Of narrow kinds torch has no `isfinite`.
+        finite = (value if value.element_size() > 1 else value.float()).isfinite()
+        if not finite.all():
+            count = int(finite.numel() - finite.sum())
+            raise DataError(
+                f"{what}: {key} holds {count} value{'s' * (count != 1)} that are not finite, of {value.numel()}; no "
+                "detector comes of that. Get the file again, or one saved before training diverged."
+            )
+        if key.endswith("running_var") and bool((value.float() < 0).any()):
+            raise DataError(f"{what}: {key} holds a negative variance; get or save the file again.")
 
 
 def load_matching(module: nn.Module, state: State) -> LoadReport:
     """Fill what fits by name and shape, such as all but the classifier of a detector for other classes."""
     report = compare(module, state)
+    check_values(module, state, what="the weights")
     own = module.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     module.load_state_dict(fitting, strict=False)
@@ -296,6 +327,10 @@ def _spellings(state: State) -> Iterable[State]:
                 yield convert(state)
             except UsageError:
                 return  # Another network with such names; the spellings above have been tried.
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _is_counter(key: str) -> bool:
