@@ -160,6 +160,13 @@ def parameters(target: Callable[..., Any] | Options) -> dict[str, Parameter]:
     return {**{name: parameter for name, parameter in further.items() if name not in without}, **own}
 
 
+@cache
+def _parts(target: Callable[..., Any]) -> frozenset[str]:
+    """What may be given by place: the parts that a function or a class is made of."""
+    kinds = inspect.signature(target).parameters.values()
+    return frozenset(each.name for each in kinds if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], *, plain: bool = False) -> dict[str, Any]:
     """The arguments in the types of their annotations; `UsageError` for an unknown name and for what does not fit.
 
@@ -169,6 +176,9 @@ def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], *, pla
     what = getattr(target, "__name__", str(target))
     fitting = {}
     for name, value in given.items():
+        if name in _parts(target) and not plain:
+            fitting[name] = value
+            continue
         if name not in known:
             listed = ", ".join(sorted(name for name, each in known.items() if each.plain)) or "none"
             raise UsageError(f"{what}: there is no option {name!r}.{did_you_mean(name, known)} Known: {listed}.")
@@ -336,7 +346,7 @@ def _described(hint: Any) -> str:
     if origin is Literal:
         return ("one of " if len(parts) > 1 else "") + ", ".join(map(repr, parts))
     if origin is tuple and parts[-1] is not Ellipsis:
-        return f"{len(parts)} values, each {_described(parts[0])}"
+        return f"a list of {len(parts)}, in which each is {_described(parts[0])}"
     if origin is tuple or _is_sequence(origin):
         return f"a list, in which each is {_described(parts[0])}"
     plain = {bool: "yes or no", int: "a whole number", float: "a number", str: "a text", NoneType: "none"}

@@ -38,7 +38,7 @@ ONLY = {
     "ops": {"errors"},
     "errors": set(),
     "arguments": {"errors"},
-    "structures": {"ops", "errors"},
+    "structures": {"ops", "errors", "arguments"},
     "weights": {"ops", "errors", "structures"},
     "layers": {"ops", "errors", "arguments"},
     "results": {"errors"},

@@ -35,6 +35,8 @@ def test_fire_modules_and_one_halving_more_before(size_hw: tuple[int, int]) -> N
     ("wrong", "said"),
     [
         ({"block": "flame"}, "unknown block 'flame'; known: residual, fire"),
+        ({"stacks": 0}, "stacks = 0: expected a whole number from 1"),
+        ({"stacks": 9}, "8 stacks, halvings and blocks of each are the most"),
         ({"stem_halvings": 1}, "halves twice or more, got stem_halvings = 1"),
         ({"block": "fire", "channels": (6, 7, 8)}, r"even numbers of channels, got \[6, 7, 8\]"),
     ],
@@ -44,7 +46,7 @@ def test_what_it_is_made_of_is_checked(wrong: dict[str, object], said: str) -> N
         Hourglass(**{**SMALL, **wrong})
 
 
-@pytest.mark.parametrize("wrong", [{"stacks": 0}, {"channels": (8,), "blocks": (1,)}, {"blocks": (1, 1)}])
+@pytest.mark.parametrize("wrong", [{"channels": (8,), "blocks": (1,)}, {"blocks": (1, 1)}])
 def test_numbers_that_do_not_fit_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="as many numbers of blocks as of channels"):
         Hourglass(**{**SMALL, **wrong})

@@ -86,7 +86,7 @@ def test_exports_without_a_branch_on_data():
         ({"width": 0.75}, "0.5, 1.0, 1.5, 2.0"),
         ({"levels": (2, 3)}, "fine to coarse"),
         ({"levels": (4, 3)}, "fine to coarse"),
-        ({"levels": ()}, "fine to coarse"),
+        ({"levels": ()}, r"levels = \(\): expected a list"),
         ({"frozen_stages": 5}, r"0\.\.4"),
         ({"activation": "gelu"}, "relu, leaky_relu"),
         ({"norm": "layer"}, "known: bn, sync_bn, frozen_bn, gn"),
@@ -203,7 +203,7 @@ def test_classifier_is_torchvisions(width, name):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"depth": 101}, "50 and 164"),
+        ({"depth": 101}, "depth = 101: expected one of 50, 164 or none"),
         ({"form": "caffe"}, "torchvision, authors"),
         ({"depth": 50, "levels": (1, 2)}, "of 2, 3, 4, 5"),
         ({"depth": 50, "frozen_stages": 6}, r"0\.\.5"),

@@ -136,7 +136,7 @@ def test_the_classifier_is_round_the_body(build):
         ({"width": 0.75}, "0.5, 1.0, 1.5, 2.0"),
         ({"levels": (2, 3)}, "fine to coarse"),
         ({"levels": (4, 3)}, "fine to coarse"),
-        ({"levels": ()}, "fine to coarse"),
+        ({"levels": ()}, r"levels = \(\): expected a list"),
         ({"frozen_stages": 5}, r"0\.\.4"),
         ({"norm": "layer"}, "known: bn, sync_bn, frozen_bn, gn"),
     ],

@@ -459,12 +459,17 @@ def test_the_light_one_learns_a_picture_by_heart(name: str) -> None:
     [
         ({"radius": "corected"}, "unknown radius 'corected'"),
         ({"radius_iou": 1.0}, "radius_iou must lie between 0 and 1, got 1.0"),
-        ({"rescore": score_triplets}, "needs the points top_left, bottom_right, center, got"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         create(LITE, num_classes=3, channels=16, **arguments)
+
+
+def test_points_of_a_kind_that_is_not_there_are_asked_for(models: dict[str, CornerNet]) -> None:
+    model = models[LITE]
+    with pytest.raises(UsageError, match="needs the points top_left, bottom_right, center, got"):
+        CornerNet(model.backbone, model.neck, list(model.points), classes=model.classes, rescore=score_triplets)
 
 
 def test_heads_for_other_classes_are_refused(models: dict[str, CornerNet]) -> None:

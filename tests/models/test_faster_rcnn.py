@@ -211,7 +211,7 @@ def test_on_vgg16_as_the_first_papers_say() -> None:
 
 
 def test_wrong_forms_are_named() -> None:
-    with pytest.raises(UsageError, match="unknown normaliser 'images'; known: sampled, allowed"):
+    with pytest.raises(UsageError, match="unknown rpn_normaliser 'images'; known: sampled, allowed"):
         create("faster_rcnn_resnet18_fpn", rpn_normaliser="images")
     with pytest.raises(UsageError, match="layer4 stands behind the regions"):
         create("faster_rcnn_resnet50_c4", frozen_stages=5)

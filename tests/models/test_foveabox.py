@@ -257,8 +257,8 @@ def test_neck_and_head_learn_a_picture_by_heart(align: bool) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"sigma": 0.0}, r"sigma must lie in \(0, 1\] and eta be 1 or more, got 0.0 and 2.0"),
-        ({"eta": 0.5}, "got 0.4 and 0.5"),
+        ({"sigma": 0.0}, "sigma = 0.0: expected a number above 0 up to 1"),
+        ({"eta": 0.5}, "eta = 0.5: expected a number 1 or more"),
         ({"align": True, "channels": 6}, "align needs channels that 4 divides, got 6"),
         ({"sigam": 1}, "there is no option 'sigam'|unexpected"),
     ],

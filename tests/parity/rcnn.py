@@ -25,7 +25,7 @@ LOSSES = {
 }
 
 
-class _NoResize(GeneralizedRCNNTransform):
+class NoResize(GeneralizedRCNNTransform):
     def resize(self, image, target=None):
         return image, target
 
@@ -34,7 +34,7 @@ def make_pair(name: str, build: Callable[..., nn.Module], **options: object) -> 
     """Torchvision's detector and ours of that name, both in evaluation mode. options: of torchvision's."""
     torch.manual_seed(0)
     reference = build(weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1, **options)
-    reference.transform = _NoResize((1,), 10**6, reference.transform.image_mean, reference.transform.image_std)
+    reference.transform = NoResize((1,), 10**6, reference.transform.image_mean, reference.transform.image_std)
     disturb(reference.eval())
     ours = create(name, classes=Classes.numbered(NUM_CLASSES))
     ours.load_state_dict(faster_rcnn_from_torchvision(reference.state_dict(), keep_rows=None))

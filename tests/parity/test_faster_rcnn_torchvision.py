@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from aweigh.data.transforms import Resize
+from aweigh.engine.checkpoint import load_model, save_model, start_from
 from aweigh.models import PUBLISHED, create
 from aweigh.models.faster_rcnn import FasterRCNN
-from aweigh.structures import Images
+from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 
+from . import rcnn
 from .rcnn import DETECTION, LOSSES, SIZES, losses_of_the_same_samples, make_pair, pictures_of, targets_of
 
 FORMS = {
@@ -20,6 +23,7 @@ FORMS = {
     "faster_rcnn_mobilenet_v3_large_fpn": DETECTION.fasterrcnn_mobilenet_v3_large_fpn,
     "faster_rcnn_mobilenet_v3_large_320_fpn": DETECTION.fasterrcnn_mobilenet_v3_large_320_fpn,
 }
+NO_CLASS = sorted({*range(1, 91)} - {*COCO_CLASSES.ids})
 PARAMETERS = [41_755_286, 43_712_278, 19_386_354, 19_386_354]
 
 
@@ -78,7 +82,8 @@ def test_losses_of_the_same_samples_are_equal(pair, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_as_torchvision_publishes_it(tmp_path: Path, form: str) -> None:
-    """91 rows and "nothing" first, old names, no counters: the rows of the 80 named classes arrive, "nothing" last."""
+    """91 rows and "nothing" first, old names, no counters: the rows of the 80 named classes arrive, then those of no
+    class, "nothing" last."""
     torch.manual_seed(0)
     reference = FORMS[form](weights=None, weights_backbone=None, num_classes=91)
     state = {key: value for key, value in reference.state_dict().items() if "num_batches" not in key}
@@ -92,11 +97,70 @@ def test_a_file_as_torchvision_publishes_it(tmp_path: Path, form: str) -> None:
     ours = create(form, weights=tmp_path / "weights.pth")
     assert ours.record.name == ("torchvision_v2" if "_v2_" in form else "torchvision") and ours.classes == COCO_CLASSES
     given = reference.roi_heads.box_predictor
-    assert torch.equal(ours.box_predictor.logits.weight, given.cls_score.weight[[*COCO_CLASSES.ids, 0]])
+    rows = [*COCO_CLASSES.ids, *NO_CLASS, 0]
+    assert torch.equal(ours.box_predictor.logits.weight, given.cls_score.weight[rows])
     boxes = given.bbox_pred.weight.unflatten(0, (91, 4))[list(COCO_CLASSES.ids)].flatten(0, 1)
     assert torch.equal(ours.box_predictor.deltas.weight, boxes)
     eps = {module.eps for module in ours.backbone.modules() if isinstance(module, nn.BatchNorm2d)}
     assert eps == ({0.0} if form == "faster_rcnn_resnet50_fpn_torchvision" else {1e-5})
+
+
+@pytest.mark.parametrize("form", ["faster_rcnn_mobilenet_v3_large_320_fpn", "mask_rcnn_resnet50_fpn_torchvision"])
+@torch.inference_mode()
+def test_scores_of_every_class_are_those_of_all_91_rows(tmp_path: Path, form: str) -> None:
+    """Dropping the ten rows of no class before the softmax would raise the scores of the others."""
+    torch.manual_seed(0)
+    build = FORMS.get(form, DETECTION.maskrcnn_resnet50_fpn)
+    reference = build(weights=None, weights_backbone=None, num_classes=91).eval()
+    reference.transform = rcnn.NoResize((1,), 10**6, reference.transform.image_mean, reference.transform.image_std)
+    rcnn.disturb(reference)
+    reference.roi_heads.box_predictor.cls_score.weight *= 2
+    reference.roi_heads.box_predictor.cls_score.bias[NO_CLASS[:3]] += 2  # so that they are found as well
+    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    ours = create(form, weights=tmp_path / "weights.pth", backbone_norm_eps=1e-5).eval()
+
+    classifier = reference.roi_heads.box_predictor.cls_score
+    features = torch.randn(300, classifier.in_features)
+    features *= 4 / (features @ classifier.weight.T).std()  # a few classes stand out
+    scores = classifier(features).softmax(dim=1)
+    logits, _ = ours.box_predictor(features)
+    torch.testing.assert_close(logits.softmax(dim=1)[:, :80], scores[:, list(COCO_CLASSES.ids)])
+    assert (logits[:, [*range(80), 90]].softmax(dim=1)[:, :80] - scores[:, list(COCO_CLASSES.ids)]).max() > 0.05
+
+    pictures = pictures_of([(160, 224)])
+    reference.roi_heads.detections_per_img = ours.max_detections = 5000
+    (theirs,), (mine,) = reference(pictures), ours(Images.stack(pictures))
+    named = torch.isin(theirs["labels"], torch.tensor(COCO_CLASSES.ids))
+    ids = torch.tensor(COCO_CLASSES.ids)[mine.labels]
+    assert int((~named).sum()) > 0 and len(mine) == int(named.sum()) > 50 and len(ids.unique()) > 5
+    for category in ids.unique():
+        expected, found = theirs["scores"][theirs["labels"] == category], mine.scores[ids == category]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_detector_with_rows_of_no_class_is_saved_and_trained_on_other_classes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    form = "faster_rcnn_mobilenet_v3_large_320_fpn"
+    published = create(form, classes=COCO_CLASSES, unused_rows=10)
+    save_model(tmp_path / "coco.safetensors", published, resize=Resize())
+    loaded, header = load_model(tmp_path / "coco.safetensors")
+    assert header["arguments"] == {"unused_rows": 10} and loaded.box_predictor.logits.out_features == 91
+    for own, unused in (({"unused_rows": 10}, 10), ({}, 0)):
+        model = create(form, classes=["dog", "mug", "person"], **own).train()
+        fresh = model.box_predictor.logits.weight.detach().clone()
+        line = start_from(model, tmp_path / "coco.safetensors")
+        rows, given = model.box_predictor.logits.weight, published.box_predictor.logits.weight
+        assert torch.equal(rows[[0, 2]], given[[16, 0]]) and torch.equal(rows[1], fresh[1])
+        assert torch.equal(rows[-1], given[-1]) and torch.equal(rows[3 : 3 + unused], given[80 : 80 + unused])
+        assert line.endswith("rows kept by name: dog, person")
+        losses = model(
+            Images.stack(pictures_of([(96, 128)])), [Targets(torch.tensor([[8.0, 8, 60, 70]]), torch.tensor([2]))]
+        )
+        sum(losses.values()).backward()
+        assert losses["classification"].isfinite() and rows.grad.isfinite().all() and rows.grad.abs().sum() > 0
+    same = create(form, classes=COCO_CLASSES)  # its softmax has no rows of no class
+    assert "rows kept by name: person" in start_from(same, tmp_path / "coco.safetensors")
+    assert torch.equal(same.box_predictor.logits.weight[:80], published.box_predictor.logits.weight[:80])
 
 
 @pytest.mark.parametrize(("form", "parameters"), list(zip(FORMS, PARAMETERS)))

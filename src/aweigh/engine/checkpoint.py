@@ -187,9 +187,11 @@ def start_from(model: Model, path: str | Path) -> str:
         )
     state, own = _tensors(path), model.state_dict()
     fresh, shared = {}, []
+    # Behind the classes of a softmax stand rows of no class, if any, and "nothing".
+    further = tuple(1 + each.get("unused_rows", 0) for each in (header["arguments"], model.arguments))
     for old, new, sides in _renamed(model, header):
         for name in sorted(name for name in sides if name in state and state[name].ndim == own[name].ndim):
-            rows = _rows_by_name(own[name], state[name], old, new, sides[name])
+            rows = _rows_by_name(own[name], state[name], old, new, sides[name], further)
             fresh[name] = f"{name} ({state[name].shape[sides[name]]}->{rows.shape[sides[name]]})"
             state[name] = rows
         shared += [name for name in new if name in old]
@@ -211,7 +213,8 @@ def _renamed(model: Model, header: Mapping[str, Any]) -> Iterator[tuple[_Names, 
     """
     wider: dict[str, Any]
     old, new = _classes(header).names, model.classes.names
-    if old != new:
+    unused = [arguments.get("unused_rows", 0) for arguments in (header["arguments"], model.arguments)]
+    if old != new or unused[0] != unused[1]:
         wider = {"num_classes": len(new) + 1}
         yield old, new, _grown(model, model.arguments, wider)
     if getattr(model, "keypoint_set", None) is not None:
@@ -234,15 +237,19 @@ def _grown(model: Model, arguments: Mapping[str, Any], classes: Mapping[str, Any
     }
 
 
-def _rows_by_name(own: Tensor, saved: Tensor, old: _Names, new: _Names, side: int) -> Tensor:
-    """The model's own rows, those of names that the saved ones have too copied, and that of nothing behind them all."""
+def _rows_by_name(own: Tensor, saved: Tensor, old: _Names, new: _Names, side: int, further: tuple[int, ...]) -> Tensor:
+    """The model's own rows, those of names that the saved ones have too copied, and that of nothing behind them all.
+
+    further: rows behind those with names, where there are any, in the saved ones and in the model's.
+    """
     rows, source = own.clone().movedim(side, 0), saved.movedim(side, 0)
-    further = len(rows) - len(new)
-    if further in (0, 1) and source.shape == (len(old) + further, *rows.shape[1:]):
-        for number, name in enumerate(new):
-            if name in old:
-                rows[number] = source[old.index(name)].to(rows)
-        rows[len(new) :] = source[len(old) :].to(rows)
+    for there, here in ((0, 0), further):
+        if len(rows) == len(new) + here and source.shape == (len(old) + there, *rows.shape[1:]):
+            for number, name in enumerate(new):
+                if name in old:
+                    rows[number] = source[old.index(name)].to(rows)
+            kept = here if here == there else min(here, 1)
+            rows[len(rows) - kept :] = source[len(source) - kept :].to(rows)
     return rows.movedim(0, side)
 
 

@@ -52,12 +52,14 @@ class AverageHead(nn.Module):
 class BoxPredictor(nn.Module):
     """Logits of the classes and of "nothing", which comes last, and the deltas of each class.
 
-    `[R, width]` to `[R, C + 1]` and `[R, C, 4]`. class_agnostic: the deltas are the same for all classes.
+    `[R, width]` to `[R, C + unused_rows + 1]` and `[R, C, 4]`. class_agnostic: the deltas are the same for all classes.
+    unused_rows: logits between the two that stand for no class and yet take part in the softmax, as torchvision's heads
+    have them for the ids of COCO that no object has.
     """
 
-    def __init__(self, width: int, num_classes: int, *, class_agnostic: bool = False) -> None:
+    def __init__(self, width: int, num_classes: int, *, class_agnostic: bool = False, unused_rows: int = 0) -> None:
         super().__init__()
-        self.logits = nn.Linear(width, num_classes + 1)
+        self.logits = nn.Linear(width, num_classes + unused_rows + 1)
         self.deltas = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
         self.num_classes = num_classes
         nn.init.normal_(self.logits.weight, std=0.01)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from aweigh.arguments import Count, check_arguments, check_value
+from aweigh.arguments import Number, check_arguments, check_value
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
@@ -124,7 +124,7 @@ def create(
             )
         return _create_published(name, str(weights), arguments)
     if classes is None and num_classes is not None:
-        classes = Classes.numbered(check_value("num_classes", num_classes, Count, of="create"))
+        classes = Classes.numbered(check_value("num_classes", num_classes, Number, of="create"))
     elif classes is not None and not isinstance(classes, Classes):
         if isinstance(classes, str) or not all(isinstance(each, str) for each in classes):
             raise UsageError(f"create: classes are a list of names, got {classes!r}.")

@@ -43,6 +43,8 @@ How ours differs:
 - Nothing inside a region marked `ignore` or `uncertain` is background. Where an image was not labelled for all classes,
   no anchor in it is background, and a region without an object says only that it is none of the known classes.
 - A box that no anchor touches teaches none; torchvision then takes every anchor that overlaps nothing for an object.
+- Torchvision's published heads have rows for ids of COCO that are no class: they take part in the softmax
+  (`unused_rows`), and are no answers.
 - On VGG-16 nothing is dropped out behind the fully connected layers, since that would be drawn at random, and anchors
   across the edge of the picture learn, as in all later forms.
 
@@ -67,6 +69,7 @@ from aweigh.arguments import (
     Few,
     Layers,
     NotNegative,
+    Number,
     Positive,
     Share,
     Width,
@@ -261,7 +264,8 @@ class FasterRCNN(nn.Module):
         return maps  # in 32 bits, though the network may have computed in 16
 
     def second_stage(self, features: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Of regions `[R, 5]` (image, box): logits `[R, C + 1]`, the last of nothing, and deltas `[R, C, 4]`."""
+        """Of regions `[R, 5]` (image, box): logits `[R, C + 1]`, the last of nothing (before it any that stand for no
+        class), and deltas `[R, C, 4]`."""
         logits, deltas = self.box_predictor(self.box_head(self.regions_of(features, regions, self.box_size)))
         return logits, deltas
 
@@ -343,7 +347,7 @@ class FasterRCNN(nn.Module):
         targets: Sequence[Targets],
     ) -> tuple[Tensor, Tensor]:
         """Of each region `[R]`: logits `[R, C + 1]`, deltas `[R, C, 4]`; regions and index are `sample_regions`'s."""
-        nothing = len(self.classes)
+        classes, nothing = len(self.classes), logits.shape[1] - 1
         labels = torch.cat(
             [
                 torch.where(rows >= 0, target.labels[rows.clamp(min=0)] if len(target) else nothing, nothing)
@@ -351,13 +355,13 @@ class FasterRCNN(nn.Module):
             ]
         )
         unknown = [
-            torch.zeros(len(rows), nothing, dtype=torch.bool, device=rows.device)
+            torch.zeros(len(rows), classes, dtype=torch.bool, device=rows.device)
             if target.known is None
             else (~target.known & (rows < 0)[:, None])
             for rows, target in zip(index, targets, strict=True)
         ]
-        masked = logits[:, :-1].masked_fill(torch.cat(unknown), -torch.inf)
-        classification = F.cross_entropy(torch.cat([masked, logits[:, -1:]], dim=1), labels, reduction="none")
+        masked = logits[:, :classes].masked_fill(torch.cat(unknown), -torch.inf)
+        classification = F.cross_entropy(torch.cat([masked, logits[:, classes:]], dim=1), labels, reduction="none")
         boxes = torch.cat([target.boxes[rows[rows >= 0]] for rows, target in zip(index, targets, strict=True)])
         positive = (labels != nothing).nonzero().squeeze(1)
         goal = box_ops.encode_deltas(torch.cat(list(regions))[positive], boxes, weights=DELTA_WEIGHTS)
@@ -400,7 +404,7 @@ class FasterRCNN(nn.Module):
         batch, number = proposals.shape[:2]
         logits, deltas = self.second_stage(raw.features, numbered(list(proposals)))
         there = torch.arange(number, device=count.device) < count[:, None]  # [B, R]
-        scores = logits.softmax(dim=1)[:, :-1].reshape(batch, number, -1)  # [B, R, C]
+        scores = logits.softmax(dim=1)[:, : len(self.classes)].reshape(batch, number, -1)  # [B, R, C]
         boxes = box_ops.decode_deltas(
             proposals.unsqueeze(2), deltas.reshape(batch, number, -1, 4), weights=DELTA_WEIGHTS
         )  # [B, R, C, 4]
@@ -458,19 +462,20 @@ def with_proposer(
     box_size: Few = 7,
     samples: Layers = 2,
     aligned: bool = True,
+    unused_rows: Number = 0,
     **options: Any,
 ) -> FasterRCNN:
     """The same with any proposer, which is made of the strides of the pyramid.
 
     channels: of every level. levels_read: from how many of them regions are read; None: from all but the pooled one on
     top. box_head: two fully connected layers, or four convolutions with `head_norm` and one. samples, aligned: of
-    RoIAlign. The other options: those of `FasterRCNN`.
+    RoIAlign. unused_rows: of the `BoxPredictor`. The other options: those of `FasterRCNN`.
     """
     neck = FPN(backbone.channels, backbone.strides, channels=channels, top="pool", norm=neck_norm)
     made = proposer(neck.strides)
     pool = partial(pool_regions, strides=neck.strides[:-1][:levels_read], samples=samples, aligned=aligned)
     head = TwoFCHead(channels, box_size) if box_head == "2fc" else ConvFCHead(channels, box_size, norm=head_norm)
-    predictor = BoxPredictor(head.width, len(classes))
+    predictor = BoxPredictor(head.width, len(classes), unused_rows=unused_rows)
     return FasterRCNN(backbone, neck, made, pool, head, predictor, classes=classes, box_size=box_size, **options)
 
 
@@ -601,7 +606,8 @@ def faster_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, **options: Any) -> Fas
     own |= {"beta": 1 / 9, **RPN_OPTIONS.take(options)}  # sigma 3 in the authors' code
 
     def proposer(strides: Sequence[int]) -> RPN:
-        return RPN(512, strides, pyramid_anchors(strides, sizes=(128.0, 256.0, 512.0)), **own)
+        shapes = pyramid_anchors(strides, sizes=(128.0, 256.0, 512.0))
+        return RPN(512, strides, shapes, **own)
 
     return on_vgg16(proposer, classes, **{"sampled": 128, "beta": 1.0, **options})
 
@@ -722,7 +728,11 @@ def published_by_torchvision(
     long: int = 1333,
     **arguments: Any,
 ) -> PublishedWeights:
-    """The record of one of torchvision's R-CNN; builder, arguments: ours that loads it. short, long: of pictures."""
+    """The record of one of torchvision's R-CNN; builder, arguments: ours that loads it. short, long: of pictures.
+
+    Its softmax has a row for each id of COCO up to 90, ten of which are no class.
+    """
+    unused = max(COCO_CLASSES.ids) - len(COCO_CLASSES)
     form, digest = file.removesuffix(".pth").rsplit("-", 1)
     return PublishedWeights(
         name=name,
@@ -733,7 +743,7 @@ def published_by_torchvision(
         source=f"torchvision, {form.removesuffix('_coco')}, COCO_V1, trained on COCO train2017",
         metrics=metrics,
         builder=builder,
-        arguments=arguments,
+        arguments={"unused_rows": unused, **arguments},
         classes=COCO_CLASSES,
         resize={"short": short, "long": long, "antialias": False},
         convert=faster_rcnn_from_torchvision,

@@ -205,7 +205,8 @@ BUILDERS = {
 
 
 def _published(name: str, file: str, metrics: dict[str, float], source: str, **arguments: Any) -> PublishedWeights:
-    record = published_by_torchvision(name, "keypoint_rcnn_resnet50_fpn_torchvision", file, metrics, **arguments)
+    builder = "keypoint_rcnn_resnet50_fpn_torchvision"
+    record = published_by_torchvision(name, builder, file, metrics, unused_rows=0, **arguments)
     convert = partial(faster_rcnn_from_torchvision, keep_rows=None)
     return replace(record, classes=PERSON, convert=convert, source=f"torchvision, keypointrcnn_resnet50_fpn, {source}")
 

@@ -127,10 +127,10 @@ def check_values(module: nn.Module, state: State, *, what: str) -> None:
         # Of narrow kinds torch has no `isfinite`.
         finite = (value if value.element_size() > 1 else value.float()).isfinite()
         if not finite.all():
-            count = int(finite.numel() - finite.sum())
+            count = counted(int(finite.numel() - finite.sum()), "value", "is")
             raise DataError(
-                f"{what}: {key} holds {count} value{'s' * (count != 1)} that are not finite, of {value.numel()}; no "
-                "detector comes of that. Get the file again, or one saved before training diverged."
+                f"{what}: in {key} {count} not finite, of {value.numel():,}; no detector comes of that. Get the file "
+                "again, or one saved before training diverged."
             )
         if key.endswith("running_var") and bool((value.float() < 0).any()):
             raise DataError(f"{what}: {key} holds a negative variance; get or save the file again.")

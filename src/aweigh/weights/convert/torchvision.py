@@ -105,7 +105,8 @@ def faster_rcnn_from_torchvision(state: State, *, keep_rows: Sequence[int] | Non
     `fasterrcnn_mobilenet_v3_large_..._fpn` under our names.
 
     keep_rows: the rows of the classifier that become our labels 0, 1, ...; None keeps all. Row 0, "nothing", becomes
-    the last one, and has no box and no mask.
+    the last one. It and the rows of no class, which stand before it and take part in the softmax, have no box and no
+    mask.
     """
     normalised = any(re.fullmatch(r"backbone\.fpn\.inner_blocks\.0\.1\.weight", key) for key in state)
     converted = {}
@@ -136,7 +137,8 @@ def faster_rcnn_from_torchvision(state: State, *, keep_rows: Sequence[int] | Non
         logits, deltas = (f"box_predictor.{name}.{what}" for name in ("logits", "deltas"))
         if logits in converted and deltas in converted:
             rows = list(range(1, len(converted[logits]))) if keep_rows is None else list(keep_rows)
-            converted[logits] = _rows(converted[logits], [*rows, 0])
+            unused = sorted({*range(1, len(converted[logits]))} - {*rows})
+            converted[logits] = _rows(converted[logits], [*rows, *unused, 0])
             each = converted[deltas].unflatten(0, (-1, 4))  # [rows, 4, ...]
             converted[deltas] = _rows(each, rows).flatten(0, 1)
             masks = f"branches.masks.head.predictor.{what}"
