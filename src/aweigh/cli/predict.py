@@ -279,9 +279,9 @@ def drawn_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
         name = full.relative_to(shared)
         alone = stems[full.with_suffix("")] == 1
         targets[path] = folder / name.with_name(fitting_name(name.stem if alone else name.name, ".jpg"))
-    sources = {path.resolve() for path in paths}
+    sources = {os.path.realpath(path) for path in paths}  # that of a link in a circle, too
     for path, target in targets.items():
-        if target.resolve() in sources:
+        if os.path.realpath(target) in sources:
             raise UsageError(f"{target} would be overwritten by the drawing of {path}; choose another folder with -o.")
     return targets
 

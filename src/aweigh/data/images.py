@@ -204,6 +204,8 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
                     image = Image.open(path, formats=_formats())
                 finally:
                     Image.MAX_IMAGE_PIXELS = before
+    except DataError:
+        raise
     except FileNotFoundError as error:
         what = "this link leads nowhere" if path.is_symlink() else "there is no such file"
         raise DataError(f"{path}: {what}. Check the path.") from error

@@ -120,7 +120,7 @@ def _write_pictures(
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if link:
-                target.symlink_to(path.resolve())
+                target.symlink_to(os.path.realpath(path))
             else:
                 shutil.copyfile(path, target)
             renamed += target.name != path.name
