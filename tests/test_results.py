@@ -165,8 +165,10 @@ def test_images_that_are_not_the_same_are_refused_by_name(data: Path, written: P
 @pytest.mark.parametrize(
     ("ids", "used", "message"),
     [
-        ((1, 2, 3, 4), (1, 2), "are numbered from 1 to 4, as any list would be"),
-        ((0, 1, 2, 5), (5,), "are numbered from 0 to 5"),
+        ((1, 2, 3, 4), (1, 2), "any images counted from 1 could have these numbers"),
+        ((0, 1, 2, 5), (5,), "any images counted from 1"),
+        ((1, 2, 90, 500, 1000), (1, 2), "any images counted from 1"),
+        (tuple(range(1, 400, 4)), tuple(range(1, 400, 4))[:50], ""),
         ((397133, 37777, 252219, 87038), (397133, 1), "has no image 1"),
         ((397133, 37777, 252219, 87038), (397133, 37777), ""),
     ],
@@ -180,7 +182,7 @@ def test_numbers_alone_are_taken_where_they_are_certain(tmp_path: Path, ids, use
     entries = [{"image_id": number, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5} for number in used]
     (tmp_path / "r.json").write_text(json.dumps(entries))
     if not message:
-        assert evaluate_coco(truth, tmp_path / "r.json").detections == 2
+        assert evaluate_coco(truth, tmp_path / "r.json").detections == len(used)
         return
     with pytest.raises(DataError, match=message) as caught:
         evaluate_coco(truth, tmp_path / "r.json")
@@ -188,6 +190,18 @@ def test_numbers_alone_are_taken_where_they_are_certain(tmp_path: Path, ids, use
     if set(used) <= set(ids):
         assert evaluate_coco(truth, tmp_path / "r.json", own_ids=True).detections == len(used)
         assert evaluate_coco(truth, entries).detections == len(used)  # handed over in memory: the caller's own
+
+
+def test_images_that_the_detector_could_not_read_are_no_misses(data: Path, tmp_path: Path) -> None:
+    *found, last = detections(data)
+    unread = Detections.empty(FOUND, error=f"{last.path}: cut short", path=last.path)
+    write_detections([unread, *found], tmp_path / "r.json", "coco")
+    metrics = evaluate_coco(truth_of(data), tmp_path / "r.json")
+    assert pytest.approx(1) == metrics.AP and metrics.table().startswith(
+        "COCO protocol, boxes: 3 of 4 images, 6 objects"
+    )
+    assert pytest.approx(1) == evaluate_voc(truth_of(data), tmp_path / "r.json").mAP
+    assert len(match_results(truth_of(data), tmp_path / "r.json").image_ids) == 3
 
 
 def test_a_list_of_other_results_is_refused(data: Path, written: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from aweigh.errors import DataError, counted, printable
 
 LIST_SUFFIX = ".images.json"
+BY_CHANCE = 1e-3  # ours: so likely may it be that all numbers of a count are those of images of the data
 LONGEST_STEM = 255 - len(LIST_SUFFIX)  # bytes, so that the list's name is none that a file system refuses
 
 
@@ -27,13 +28,15 @@ LONGEST_STEM = 255 - len(LIST_SUFFIX)  # bytes, so that the list's name is none 
 class Named:
     """An image by its file. name: with "/", as long a part of the path as is known. size_wh and bytes: None unknown.
 
-    place: the whole path, where that is known, to tell two images of one name apart.
+    place: the whole path, where that is known, to tell two images of one name apart. unread: it could not be read, so
+    that nobody looked at it.
     """
 
     name: str
     size_wh: tuple[int, int] | None = None
     bytes: int | None = None
     place: str = ""
+    unread: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -81,14 +84,15 @@ class ResultsFile:
         return found, _some([self.images[number].name for number in others])
 
     def _refuse_uncertain(self, used: list[int], known: list[int], what: str) -> None:
-        """Refuse numbers that may be running ones: those of the data are, or not all of them are among them."""
+        """Refuse numbers that somebody may have counted: not all are in the data, or they could be so by chance."""
         unknown = sorted({*used} - {*known})
-        running = max(known, default=0) <= 2 * len(known)  # ours: so dense, they agree with counted ones by chance
-        if used and (unknown or running):
+        highest = max(used, default=0)
+        density = sum(number <= highest for number in known) / (highest + 1)
+        if used and (unknown or density ** len(used) > BY_CHANCE):
             why = (
                 f"{what} has no image {', '.join(map(str, unknown[:4]))}"
                 if unknown
-                else f"the images of {what} are numbered from {min(known)} to {max(known)}, as any list would be"
+                else f"any images counted from 1 could have these numbers, which {what} has too"
             )
             raise DataError(
                 f"{self.path}: it is not certain which images its numbers mean: {why}, and there is no list of images "
@@ -173,7 +177,8 @@ def _listed(content: Any, path: Path) -> dict[int, Named]:
         name = str(entry["file_name"])
         if entry["id"] in images:
             raise DataError(f"{path}: two images have the id {entry['id']}. Write the results again.")
-        images[entry["id"]] = Named(name, size, length if type(length) is int else None)
+        length = length if type(length) is int else None
+        images[entry["id"]] = Named(name, size, length, unread=bool(entry.get("error")))
     return images
 
 

@@ -57,12 +57,13 @@ def read_ground_truth(source: GroundTruth, iou_type: IouType = "bbox") -> dict[s
 
 
 def read_results(
-    source: Results, truth: Mapping[str, Any], iou_type: IouType = "bbox", *, own_ids: bool = False
+    source: Results, truth: dict[str, Any], iou_type: IouType = "bbox", *, own_ids: bool = False
 ) -> list[dict[str, Any]]:
     """Results that fit the ground truth, each with image_id, category_id, score and the field that is measured.
 
     source: results whose ids are those of the ground truth, or a file, whose images and categories are then joined by
-    their names. own_ids: the ids in the file are those of the ground truth, though nothing in it says so.
+    their names. own_ids: the ids in the file are those of the ground truth, though nothing in it says so. Images that
+    could not be read, as the file says, are taken out of the ground truth `read_ground_truth` gave, and counted there.
     """
     results = _joined(source, truth, own_ids=own_ids) if isinstance(source, str | Path) else source
     if isinstance(results, Mapping) or not isinstance(results, Sequence):
@@ -101,7 +102,7 @@ def read_results(
     return found
 
 
-def _joined(path: str | Path, truth: Mapping[str, Any], *, own_ids: bool) -> list[Any]:
+def _joined(path: str | Path, truth: dict[str, Any], *, own_ids: bool) -> list[Any]:
     """The results of a file with the ids of the ground truth; those of its classes alone."""
     file = read_results_file(path)
     known = {
@@ -119,6 +120,11 @@ def _joined(path: str | Path, truth: Mapping[str, Any], *, own_ids: bool) -> lis
         raise DataError(
             f"{file.path}: the ground truth does not have {strangers}; are these the results of another split?"
         )
+    unread = {image_of[number] for number, image in file.images.items() if image.unread}
+    if unread:
+        truth["images"] = [image for image in truth["images"] if image["id"] not in unread]
+        truth["annotations"] = [entry for entry in truth["annotations"] if entry["image_id"] not in unread]
+        truth["left_out"] += len(unread)
     category_of: dict[int, int] = {}
     if file.categories is not None:
         of_name = {str(entry.get("name", entry["id"])): entry["id"] for entry in truth["categories"]}
