@@ -652,7 +652,7 @@ def yolo_mutations() -> Iterator[Mutation]:
         "itself": usual + "train.txt\n", "only itself": "train.txt\n", "the description": usual + "data.yaml\n",
         "files twice": usual * 2, "files by two names": usual + "./images/train/../train/a.png\n",
         "no text": b"\xff\xfe\xff", "nothing": "", "a folder": usual + "images/train\n",
-        "absolute": "/images/train/a.png\n",
+        "absolute": "".join(f"/home/somebody/{line}\n" for line in usual.split()),
     }  # fmt: skip
     for name, content in lists.items():
         yield Mutation("yolo", f"listing has {name}", listing, _chain(described, _put(listing, content)))

@@ -44,7 +44,7 @@ def check(
     Parameters
     ----------
     data
-        Folder of the data set: COCO, VOC, YOLO or KITTI layout.
+        Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML.
     html
         Write the report as one page, with pictures of the worst cases.
     json
@@ -227,11 +227,15 @@ def _write_json(path: Path, examination: "Examination", fit: "Fit | None") -> No
 
 def _write_clean(console: "Console", splits: "dict[str, Split]", examination: "Examination", out: Path) -> None:
     from aweigh.data.clean import clean
+    from aweigh.data.losses import LAYOUTS
     from aweigh.data.save import save_dataset
 
     cleaned = clean(splits, examination)
     layout = next(iter(splits.values())).layout
-    lost = save_dataset(cleaned.splits, out, layout)  # type: ignore[arg-type]
+    written = layout if layout in LAYOUTS else "coco"
+    lost = save_dataset(cleaned.splits, out, written)  # type: ignore[arg-type]
+    if written != layout:
+        lost.append(f"the layout: files of {layout} are read only, so this is COCO")
     console.print()
     console.print(f"A cleaned copy in {out}; the original is as it was. What was changed:", soft_wrap=True)
     for line in [*cleaned.changes, *lost] or ["nothing; there was nothing that is certain to be wrong"]:

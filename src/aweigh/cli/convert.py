@@ -36,7 +36,7 @@ def convert(
     Parameters
     ----------
     data
-        Folder of the data set: COCO, VOC, YOLO or KITTI layout.
+        Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML.
     to
         The layout to write.
     out
@@ -153,7 +153,7 @@ def complete(
     Parameters
     ----------
     data
-        Folder of the data set: COCO, VOC, YOLO or KITTI layout.
+        Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML.
     results
         Boxes in COCO's results format, as `aweigh predict --data DATA --format coco` writes them: image_id,
         category_id, bbox (x, y, width, height in pixels) and score. Images are found by the names in it and in the list

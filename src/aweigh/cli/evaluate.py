@@ -45,7 +45,7 @@ def command(
     detector
         A checkpoint, the folder of a run (its best weights), or the name of a detector with --weights.
     data
-        Folder of the data set: COCO, VOC, YOLO or KITTI layout.
+        Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML.
     split
         Which part of the data: train, val, test, or as it is called there. When not given val; and where the data have
         none, the images that the run held out of training.

@@ -45,7 +45,7 @@ app = App(
 
 COMMANDS = [
     ("predict", WORK, "Find objects in pictures: draw the boxes and write them to a file."),
-    ("train", WORK, "Train a detector on a folder of labelled pictures (COCO, VOC, YOLO or KITTI layout)."),
+    ("train", WORK, "Train a detector on a folder of labelled pictures (COCO, VOC, YOLO, KITTI and more)."),
     ("train-backbone", WORK, "Train a ShuffleNet V2 on pictures sorted into folders by class."),
     ("resume", WORK, "Go on with a training run that was stopped, killed or finished."),
     ("debug", LOOK, "Compute a training step that failed again, on the CPU, and say where and why."),

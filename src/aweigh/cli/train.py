@@ -72,7 +72,7 @@ def command(
     processes: int = 1,
     flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
 ) -> int:
-    """Train a detector on a folder of labelled pictures (COCO, VOC, YOLO or KITTI layout).
+    """Train a detector on a folder of labelled pictures (COCO, VOC, YOLO, KITTI and more).
 
     Nothing has to be said about the classes: they come from the data. What is wrong with the data is listed, mended or
     left out. Values come from the flags, else the recipe, else the settings the detector was measured with, else the

@@ -9,6 +9,7 @@ import codecs
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from aweigh.errors import DataError
@@ -80,3 +81,17 @@ def _digest(name: str) -> str:
 
 def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def below(name: str, folder: Path) -> Iterator[Path]:
+    """The files inside a folder that a name can mean, without as few of its leading parts as may be.
+
+    `C:\\photos\\train\\a.jpg` is `train/a.jpg` or `a.jpg` of the folder, and `../a.jpg` is its `a.jpg`.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    for first in range(len(parts)):
+        if ".." in parts[first:]:
+            continue
+        path = folder.joinpath(*parts[first:])
+        if os.path.isfile(path) and lies_within(path, folder):
+            yield path

@@ -168,6 +168,9 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "looks like x and y exchanged": "Export x before y, and the width before the height.",
     },
     ("warning", "boxes"): {
+        "mask as a picture": "Its box is used without it. Export polygons, or COCO, for masks.",
+        "shape without an area": "Points and lines hold no object: draw a box or an outline, or delete them.",
+        "region without a class": "Give the region the attribute that names its class; training leaves it out.",
         "mask beside its box": "Its outline does not touch the box: another object's, most likely. Draw it again.",
         "keypoint far from its box": (
             "Farther outside than the box is long: the keypoints of another object, most likely. Mark them again."
@@ -190,6 +193,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
     },
     ("error", "pictures"): {
         "duplicate image id": "Give every image an id of its own; the later ones are left out.",
+        "picture described twice": "Keep one of the annotation files; the later one is left out.",
         "path outside the folder": "Write file names relative to the picture folder.",
         "image file missing": "Fetch the pictures, or name their folder with --images.",
         "image unreadable": "Fetch or export the picture again; training leaves it out.",

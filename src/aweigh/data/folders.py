@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 from xml.etree import ElementTree
@@ -22,7 +23,7 @@ import numpy as np
 
 from aweigh.data import check
 from aweigh.data.check import DROPPED, SKIPPED, Problem
-from aweigh.data.files import lies_within, read_bytes, read_text
+from aweigh.data.files import below, lies_within, read_bytes, read_text
 from aweigh.data.images import SUFFIXES
 from aweigh.data.records import (
     MAX_CLASSES,
@@ -235,7 +236,7 @@ def _yolo_pairs(
             pictures = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
         for path in pictures:
             beside = place == places[0] and not place.is_file()
-            label = labels_folder / path.relative_to(place).with_suffix(".txt") if beside else _label_file(path)
+            label = labels_folder / path.relative_to(place).with_suffix(".txt") if beside else _label_file(path, within)
             found.setdefault(path, label)
     pairs = list(found.items())
     known = set(found.values())
@@ -249,12 +250,16 @@ def _yolo_pairs(
 
 
 def _listed_pictures(listing: Path, within: Path | None, problems: list[Problem]) -> list[Path]:
-    """The pictures that the lines of a text file name, from its own folder or from where the user is."""
+    """The pictures that the lines of a text file name, from its own folder or from where the user is; else those inside
+    the folder that they name without their leading parts, as lists are written where the data were made."""
     pictures = []
     outside = Counter[str]()
+    bases = dict.fromkeys([listing.parent, within or listing.parent])
     for line in filter(None, (line.strip().replace("\\", "/") for line in read_text(listing).splitlines())):
         options = [Path(os.path.normpath(place)) for place in (listing.parent / line, Path(line))]
         there = [path for path in options if os.path.isfile(path)]
+        if not there or (within is not None and not any(lies_within(path, within) for path in there)):
+            there[:0] = [found for base in bases for found in islice(below(line, base), 1)]
         inside = [path for path in there if lies_within(path, within or listing.parent)]
         if not there:
             detail = f"listed in {listing.name}, looked for {options[0]}"
@@ -276,14 +281,20 @@ def _listed_pictures(listing: Path, within: Path | None, problems: list[Problem]
     return pictures
 
 
-def _label_file(picture: Path) -> Path:
-    """`.../images/x.jpg` to `.../labels/x.txt` by the last `images` in the path; beside the picture without one."""
+def _label_file(picture: Path, within: Path | None) -> Path:
+    """`.../images/x.jpg` to `.../labels/x.txt` by the last `images` in the path; beside the picture without one.
+
+    Also beside it where that leads out of the folder the data are in, or where there is such a file alone.
+    """
+    beside = picture.with_suffix(".txt")
     parts = list(picture.parts)
     for position in reversed(range(len(parts) - 1)):
         if parts[position] == "images":
             parts[position] = "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    label = Path(*parts).with_suffix(".txt")
+    leads_out = within is not None and not lies_within(label, within)
+    return beside if leads_out or (os.path.lexists(beside) and not os.path.lexists(label)) else label
 
 
 def _yolo_lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, int] | None) -> list[_Row]:

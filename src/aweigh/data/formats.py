@@ -1,15 +1,18 @@
-"""Data sets as they come: a folder is looked at, its layout recognised (COCO, VOC, YOLO or KITTI), a split of it read.
+"""Data sets as they come: a folder is looked at, its layout recognised, a split of it read.
 
 What is recognised:
 
 - COCO: `annotations/instances_train2017.json` with `train2017/`; `annotations/instances_train.json` with `images/` or
   `images/train/`; `train/_annotations.coco.json` beside its pictures; any JSON and picture folder given by hand.
-- VOC: `Annotations/*.xml` with `JPEGImages/` and `ImageSets/Main/train.txt`; `train/*.xml` beside its pictures.
+- VOC: `Annotations/*.xml` (or `annots/`, `xmls/`, `labels/`) with `JPEGImages/` or `images/`, and
+  `ImageSets/Main/train.txt`; `train/*.xml` beside its pictures.
 - YOLO: `data.yaml` or another YAML naming train and val; `images/train` with `labels/train`; `train/images` with
   `train/labels`.
 - KITTI: `training/label_2/*.txt` with `training/image_2`, `training/calib` and, for splits, `ImageSets/train.txt`.
+- What labelling tools write: `darknet.py` (CVAT's YOLO 1.1), `dota.py`, `labelme.py`, `via.py`, `createml.py`.
 
-Where several match, COCO is taken before KITTI before VOC before YOLO: it holds more. Conversions are our own, because
+Where several match, the first of COCO and `FINDERS` is taken: it holds more. Where none does, but one folder inside
+holds a data set, that is taken. Conversions are our own, because
 a converter stops at the first bad record, where this reader names it and goes on; tests compare them with hotcoco's.
 """
 
@@ -28,18 +31,46 @@ import numpy as np
 from aweigh.data import check
 from aweigh.data.check import Problem
 from aweigh.data.coco import read_coco
+from aweigh.data.createml import createml_by_hand, find_createml
+from aweigh.data.darknet import darknet_by_hand, find_darknet
 from aweigh.data.description import class_names, read_description
+from aweigh.data.dota import dota_by_hand, find_dota
+from aweigh.data.drawn import head_of
 from aweigh.data.files import lies_within
 from aweigh.data.flat import PathList
 from aweigh.data.folders import read_voc, read_yolo
 from aweigh.data.kitti import read_kitti
+from aweigh.data.labelme import find_labelme, labelme_by_hand
 from aweigh.data.records import some_of
 from aweigh.data.split import Split, split_off
-from aweigh.data.split_files import ALIASES, SPLIT_IN_NAME, SplitFiles, in_order, listed_names, split_name
+from aweigh.data.split_files import (
+    ALIASES,
+    PICTURES,
+    SPLIT_IN_NAME,
+    SplitFiles,
+    annotation_folders,
+    in_order,
+    listed_names,
+    picture_folders,
+    split_name,
+)
+from aweigh.data.via import find_via, via_by_hand
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
 
-__all__ = ["PathList", "Problem", "Split", "SplitFiles", "find_splits", "load_split", "split_name", "split_off"]
+__all__ = [
+    "ALIASES",
+    "PathList",
+    "Problem",
+    "Split",
+    "SplitFiles",
+    "find_splits",
+    "load_split",
+    "split_name",
+    "split_off",
+]
 
+_COCO_KEYS = re.compile(rb'"(images|annotations|categories|info|licenses)"\s*:')
+_XML_FOLDERS = ("Annotations", "annotations", "annots", "xmls", "xml", "labels", "annotations/xmls", "Annotations/xmls")
 _NOT_BOXES = ("captions_", "panoptic_", "stuff_", "image_info_")
 
 
@@ -67,20 +98,18 @@ def find_splits(
         raise DataError(f"{source}: there is no such folder. Check the path of the data set.")
     if not source.is_dir():
         raise DataError(f"{source}: a data set is a folder, a COCO JSON or a YOLO data.yaml.")
-    coco = partial(_find_coco, keypoints=keypoints)
-    finders: tuple[Callable[[Path], dict[str, SplitFiles]], ...] = (coco, _find_kitti, _find_voc, _find_yolo)
-    for find in finders:
-        if found := find(source):
-            if images is not None:
-                given = (Path(images),)
-                found = {name: replace(files, images=given) for name, files in found.items()}
-            return found
+    if found := _find(source, keypoints=keypoints):
+        if images is not None:
+            given = (Path(images),)
+            found = {name: replace(files, images=given) for name, files in found.items()}
+        return found
     held = sorted(entry.name + "/" * entry.is_dir() for entry in source.iterdir())
     shown = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "") if held else "nothing"
     raise DataError(
         f"{source}: no known layout. Looked for COCO (annotations/*.json, */_annotations.coco.json, *.json), VOC "
-        f"(Annotations/*.xml, train/*.xml), YOLO (data.yaml, images/ with labels/, train/images with train/labels) and "
-        f"KITTI (training/label_2/*.txt); "
+        f"(Annotations/*.xml, train/*.xml), YOLO (data.yaml, obj.data, images/ with labels/, train/images with "
+        f"train/labels), KITTI (training/label_2/*.txt), DOTA (labelTxt/*.txt), and the JSON of labelme, VIA and "
+        f"Create ML; "
         f"found {shown}{_no_coco(source)}. Give the JSON and the picture folder by hand (--annotations, --images)."
     )
 
@@ -118,7 +147,9 @@ def load_split(
             "Name one of these, or set a part of one aside."
         )
     files = found[wanted]
-    if files.layout == "coco":
+    if files.reader is not None:
+        read = files.reader(files, found, wanted, classes)
+    elif files.layout == "coco":
         read = read_coco(files.annotations, files.images, name=wanted, wanted=classes)
     elif files.layout == "voc":
         read = read_voc(files.annotations, files.images, files.listing, name=wanted, wanted=classes, names=files.names)
@@ -146,6 +177,23 @@ def load_split(
         read = replace(read.take(np.flatnonzero(np.diff(read.first))), **whole)
     _refuse(read, files, classes, strict=strict)
     return read
+
+
+def _find(source: Path, *, keypoints: bool = False) -> dict[str, SplitFiles]:
+    """The splits of the first layout that fits the folder, or the one data set that lies in a folder of it."""
+    finders: dict[str, Finder] = {"coco": partial(_find_coco, keypoints=keypoints)} | FINDERS
+    deeper = sorted(entry for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+    held: dict[Path, dict[str, SplitFiles]] = {}
+    for place in (source, *deeper):
+        for find in finders.values():
+            if found := find(place):
+                if place == source:
+                    return found
+                held[place] = found
+                break
+    if len(held) > 1:
+        raise DataError(f"{source}: holds several data sets, {some_of([place.name for place in held], 6)}; name one.")
+    return next(iter(held.values()), {})
 
 
 def _no_coco(root: Path) -> str:
@@ -219,13 +267,8 @@ def _is_coco(file: Path) -> bool:
     """Whether its name or its beginning is that of a COCO data set; the reader then says what is wrong with it."""
     if file.name.startswith("instances") or file.name == "_annotations.coco.json":
         return True
-    if not file.is_file():
-        return False
-    with file.open("rb") as stream:  # UTF-16 is known by its letters too
-        head = stream.read(4096).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
-    return head.startswith(b"{") and any(
-        key in head for key in (b'"images"', b'"annotations"', b'"categories"', b'"info"', b'"licenses"')
-    )
+    head = head_of(file)  # UTF-16 is known by its letters too
+    return head.startswith(b"{") and _COCO_KEYS.search(head) is not None and b'"shapes"' not in head
 
 
 def _find_voc(root: Path) -> dict[str, SplitFiles]:
@@ -233,10 +276,11 @@ def _find_voc(root: Path) -> dict[str, SplitFiles]:
     if len(years) > 1 and not (root / "Annotations").is_dir():
         raise DataError(f"{root}: holds {', '.join(year.name for year in years)}; name one of these folders.")
     root = years[0] if years and not (root / "Annotations").is_dir() else root
-    for name in ("Annotations", "annotations"):
+    for name in _XML_FOLDERS:
         folder = root / name
-        if folder.is_dir() and any(folder.glob("*.xml")):
-            pictures = tuple(root / picture for picture in ("JPEGImages", "images", "Images", "."))
+        if _has_xml(folder):
+            places = [root / picture for picture in dict.fromkeys(("JPEGImages", *PICTURES, ".", name))]
+            pictures = tuple(place for place in places if place.name == "JPEGImages" or place.is_dir())
             names = listed_names(root / "labels.txt", root / "classes.txt")
             listings = {
                 listing.stem.lower(): listing
@@ -252,14 +296,12 @@ def _find_voc(root: Path) -> dict[str, SplitFiles]:
                 for split, listing in listings.items()
             }
             return in_order(found)
-    found = {}
-    for child in sorted(entry for entry in root.iterdir() if entry.is_dir()):
-        split = split_name(child.name)
-        if split and any(child.glob("*.xml")):
-            found[split] = SplitFiles(split, "voc", child, (child, child / "images"))
-    if not found and any(root.glob("*.xml")):
-        found["train"] = SplitFiles("train", "voc", root, (root, root / "images"))
-    return in_order(found)
+    folders = annotation_folders(root, ("", *_XML_FOLDERS), _has_xml)
+    return in_order({name: SplitFiles(name, "voc", at, picture_folders(at, root)) for name, at in folders.items()})
+
+
+def _has_xml(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob("*.xml"))
 
 
 def _find_kitti(root: Path) -> dict[str, SplitFiles]:
@@ -303,15 +345,20 @@ def _find_yolo(source: Path) -> dict[str, SplitFiles]:
     found = {}
     for images in sorted(entry for entry in (root / "images").glob("*") if entry.is_dir()):
         split = split_name(images.name)
-        if split and (root / "labels" / images.name).is_dir():
+        if split and _may_hold_labels(root / "labels" / images.name):
             found[split] = SplitFiles(split, "yolo", root / "labels" / images.name, (images,), names=names)
     for folder in sorted(entry for entry in root.glob("*") if entry.is_dir()):
         split = split_name(folder.name)
-        if split and split not in found and (folder / "images").is_dir() and (folder / "labels").is_dir():
+        if split and split not in found and (folder / "images").is_dir() and _may_hold_labels(folder / "labels"):
             found[split] = SplitFiles(split, "yolo", folder / "labels", (folder / "images",), names=names)
     if not found and (root / "images").is_dir() and (root / "labels").is_dir() and any((root / "labels").glob("*.txt")):
         found["train"] = SplitFiles("train", "yolo", root / "labels", (root / "images",), names=names)
     return in_order(found)
+
+
+def _may_hold_labels(folder: Path) -> bool:
+    """Whether label files are there or might have been, and not those of another layout."""
+    return folder.is_dir() and (any(folder.glob("*.txt")) or not any(map(any, map(folder.glob, ("*.json", "*.xml")))))
 
 
 def _descriptions(root: Path) -> list[Path]:
@@ -359,6 +406,8 @@ def _from_description(file: Path, description: dict[str, Any], *, anywhere: bool
         if not places:
             continue
         labels = file.parent if places[0].is_file() else _labels_folder(places[0])
+        if not anywhere and not lies_within(labels, file.parent):
+            labels = places[0]
         found[split] = SplitFiles(
             split,
             "yolo",
@@ -426,6 +475,9 @@ def _by_hand(source: Path, annotations: Path, images: Path | None) -> dict[str, 
             raise DataError(f"{images}: there is no such folder of pictures.")
         images = inside
     name = split_name(annotations.stem if annotations.is_file() else annotations.name) or "train"
+    for by_hand in BY_HAND.values():
+        if own := by_hand(annotations, name):
+            return {name: own if images is None else replace(own, images=(images,))}
     if annotations.is_file():
         root = annotations.parent.parent if annotations.parent.name.lower() == "annotations" else annotations.parent
         files = _coco_files(name, annotations, root)
@@ -436,3 +488,24 @@ def _by_hand(source: Path, annotations: Path, images: Path | None) -> dict[str, 
     else:
         files = SplitFiles(name, "yolo", annotations, (annotations.parent / "images", annotations))
     return {name: files if images is None else replace(files, images=(images,))}
+
+
+# The layouts besides COCO in the order in which a folder is tried, and those that are told by hand from their files.
+Finder = Callable[[Path], dict[str, SplitFiles]]
+FINDERS: dict[str, Finder] = {
+    "kitti": _find_kitti,
+    "voc": _find_voc,
+    "dota": find_dota,
+    "yolo": _find_yolo,
+    "darknet": find_darknet,
+    "labelme": find_labelme,
+    "via": find_via,
+    "createml": find_createml,
+}
+BY_HAND: dict[str, Callable[[Path, str], SplitFiles | None]] = {
+    "dota": dota_by_hand,
+    "darknet": darknet_by_hand,
+    "labelme": labelme_by_hand,
+    "via": via_by_hand,
+    "createml": createml_by_hand,
+}
