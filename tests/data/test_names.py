@@ -10,8 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 from aweigh.data.files import beside, fitting_name
+from aweigh.data.formats import load_split
+from aweigh.data.save import save_dataset
 from aweigh.data.writers import write_detections
 from aweigh.engine.checkpoint import remove_leftovers, write_atomically
 from aweigh.errors import escaped, printable
@@ -152,3 +155,25 @@ def test_escapes_are_whole_and_shown_ones_bounded() -> None:
     assert escaped("a\x1b[0m\n\udcff\u202e") == "a\\x1b[0m\\n\\udcff\\u202e"
     assert len(escaped("x" * 5000)) == 5000 and len(printable("x" * 5000)) < 700
     assert escaped("größe 猫 'a' \"b\"") == "größe 猫 'a' \"b\""
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc", "yolo"])
+def test_names_of_a_data_set_come_back_from_every_layout(tmp_path: Path, layout: str) -> None:
+    (tmp_path / "data" / "annotations").mkdir(parents=True)
+    (tmp_path / "data" / "images" / "train").mkdir(parents=True)
+    names = (*PLAIN, "$x$ $y$", "{x}", "null", "=1+1", "@SUM", "yes")
+    Image.new("RGB", (40, 30)).save(tmp_path / "data" / "images" / "train" / "a.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": number, "bbox": [number, 2, 9, 9], "area": 81, "iscrowd": 0}
+            for number in range(len(names))
+        ],
+    }
+    (tmp_path / "data" / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    save_dataset({"train": load_split(tmp_path / "data", "train")}, tmp_path / "out", layout)  # type: ignore[arg-type]
+    again = load_split(tmp_path / "out", "train")
+    assert sorted(again.classes.names) == sorted(names)
+    by_left_side = again.labels[again.boxes[:, 0].argsort()].tolist()
+    assert [again.classes.names[label] for label in by_left_side] == list(names)

@@ -87,9 +87,10 @@ def check(
         _write_json(json, examination, fit)
     if html is not None:
         from aweigh.data.report_html import report_html
+        from aweigh.engine.checkpoint import write_atomically
 
         page = report_html(str(data), splits, examination, None if fit is None else fit.to_dict())
-        html.write_text(page, encoding="utf-8")
+        write_atomically(html, lambda path: path.write_text(page, encoding="utf-8"))
         console.print(f"The report with pictures: {html}")
     if fix_to is not None:
         _write_clean(console, splits, examination, fix_to)
@@ -221,8 +222,11 @@ def _check_places(html: Path | None, json: Path | None, fix_to: Path | None) -> 
 def _write_json(path: Path, examination: "Examination", fit: "Fit | None") -> None:
     import json
 
+    from aweigh.engine.checkpoint import write_atomically
+
     content = examination.to_dict() | {"fit": None if fit is None else fit.to_dict()}
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8", errors="surrogateescape")
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def _write_clean(console: "Console", splits: "dict[str, Split]", examination: "Examination", out: Path) -> None:

@@ -161,7 +161,7 @@ def _mixed(*numbers: int) -> int:
 def _pictures_by_class(folder: Path) -> dict[str, list[Path]]:
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     return {
-        each.name: sorted(path for path in each.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        each.name: sorted(path for path in each.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
         for each in classes
     }
 
