@@ -187,6 +187,7 @@ def _yolo(folder: Path) -> None:
     for stem, lines in {
         "train/a": "0 0.3 0.3 0.3 0.3\n1 0.6 0.5 0.4 0.5\n",
         "train/b": "0 0.5 0.5 0.6 0.8\n",
+        "train/c": "",
         "val/v": "1 0.3 0.3 0.3 0.3\n",
     }.items():
         (folder / "labels" / f"{stem}.txt").write_text(lines)

@@ -23,7 +23,7 @@ GOOD = [5, 5, 10, 10]
     [
         ([5, 5, 0, 10], "zero-size box", None),
         ([5, 5, 0, 0], "zero-size box", None),
-        ([15, 5, -10, 10], "inverted box", None),
+        ([15, 5, -10, 10], "corners exchanged", [5, 5, 15, 15]),
         ([50, 5, 10, 10], "box outside the image", None),
         ([5, -20, 10, 10], "box outside the image", None),
         ([float("nan"), 5, 10, 10], "box not finite", None),
@@ -43,7 +43,15 @@ def test_bad_boxes_in_coco(coco: Make, box: Any, kind: str, kept: list[float] | 
     (problem,) = split.problems
     assert (problem.kind, problem.where, problem.annotation) == (kind, "1.png", 11)
     has_a_size = kind in ("box outside the image", "box under one pixel")
-    assert problem.action == ("clipped" if kept else "not trained on" if has_a_size else "dropped")
+    assert problem.action == (
+        "changed"
+        if kind == "corners exchanged"
+        else "clipped"
+        if kept
+        else "not trained on"
+        if has_a_size
+        else "dropped"
+    )
     assert split.boxes.tolist() == [[5, 5, 15, 15]] + ([kept] if kept else [])
     assert "1.png annotation 11" in problem_report(split)
     with pytest.raises(DataError, match="strict"):
@@ -224,13 +232,13 @@ def test_bad_voc(tmp_path: Path) -> None:
     (root / "ImageSets" / "Main").mkdir(parents=True)
     (root / "ImageSets" / "Main" / "train.txt").write_text("\n".join([*texts, "gone"]))
     split = load_split(root)
-    assert split.boxes.tolist() == [[0, 0, 10, 10]]
+    assert split.boxes.tolist() == [[0, 0, 10, 10], [4, 4, 10, 10]]
     assert sorted((p.kind, p.where, p.annotation) for p in split.problems) == [
         ("annotation file missing", "gone.xml", None),
         ("annotation file unreadable", "bomb.xml", None),
         ("annotation file unreadable", "broken.xml", None),
+        ("corners exchanged", "good.jpg", "object 2"),
         ("image file missing", "alone.xml", None),
-        ("inverted box", "good.jpg", "object 2"),
         ("label out of range", "good.xml", "object 3"),
     ]
 
@@ -273,9 +281,12 @@ def test_no_good_box_is_lost_and_no_bad_one_kept(rows: list[tuple[float, float, 
     limits = np.array([40, 30, 40, 30])
     for box, after, kept in zip(boxes, clipped, good):
         inside = np.isfinite(box).all() and (box >= 0).all() and (box <= limits).all()
-        if inside and (box[2:] - box[:2] >= 1).all():
-            assert kept and np.array_equal(after, box)
+        if inside and (np.abs(box[2:] - box[:2]) >= 1).all():
+            ordered = np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
+            assert kept and np.array_equal(after, ordered)
         if kept:
             assert (after[2:] - after[:2] >= 0.99).all() and (after >= 0).all() and (after <= limits).all()
-    assert {row for row, _, action in found if action != "clipped"} == set(np.flatnonzero(~good).tolist())
+    assert {row for row, _, action in found if action not in ("clipped", "changed")} == set(
+        np.flatnonzero(~good).tolist()
+    )
     json.dumps(found)

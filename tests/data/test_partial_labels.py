@@ -86,12 +86,12 @@ def test_a_guess_is_read_and_is_no_object(coco: Make) -> None:
     assert (counts.boxes, counts.ignored, counts.uncertain) == (2, 0, 1)
 
 
-def test_without_label_sets_every_image_was_labelled_for_all(coco: Make) -> None:
-    """An image that nobody labelled is background then, and known for nothing where there are sets."""
+def test_an_image_that_nobody_labelled_is_known_for_nothing(coco: Make) -> None:
+    """With label sets and without them."""
     data = coco_dict([[2, 2, 10, 10]])
     data["images"][1]["reviewed"] = False
     split = load_split(coco(data))
-    assert split.targets(1).known is None and not split.labelled_for(1).any()
+    assert split.targets(0).known is None and split.targets(1).known.tolist() == [False, False]
     data["label_sets"] = [{"name": "all", "category_ids": [3, 7]}]
     split = load_split(coco(data))
     assert split.targets(0).known is None

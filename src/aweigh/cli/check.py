@@ -67,12 +67,11 @@ def check(
         Image folder that goes with --annotations.
     """
     from aweigh.data.doctor import examine
-    from aweigh.data.formats import find_splits, load_split
+    from aweigh.data.formats import load_splits
     from aweigh.engine.screen import Screen
 
     _check_places(html, json, fix_to)
-    names = find_splits(data, annotations=annotations, images=images)
-    splits = {name: load_split(data, name, annotations=annotations, images=images) for name in names}
+    splits, empty = load_splits(data, annotations=annotations, images=images)
     if fix_to is not None and any(split.layout == "kitti" for split in splits.values()):
         raise UsageError("--fix-to does not write KITTI's layout; mend the label files that the report names.")
     fit = None
@@ -80,7 +79,7 @@ def check(
         from aweigh.engine.fit import measure_fit
 
         fit = measure_fit(splits, model, short=short, long=long)
-    examination = _with_bar(splits, lambda tell: examine(splits, pictures=pictures, progress=tell))
+    examination = _with_bar(splits, lambda tell: examine(splits, empty=empty, pictures=pictures, progress=tell))
     console = Screen(highlight=False, markup=False, emoji=False, soft_wrap=False)
     print_report(console, data, examination, fit)
     if json is not None:
@@ -126,12 +125,14 @@ def print_report(console: "Console", data: Path, examination: "Examination", fit
 
 def _print_tables(console: "Console", examination: "Examination") -> None:
     guesses = ["uncertain"] * any(split.uncertain for split in examination.splits)  # in few data sets
-    titles = ("split", "images", "boxes", "ignored", *guesses, "empty", "most pictures")
+    unknown = ["not known"] * any(split.unknown for split in examination.splits)
+    titles = ("split", "images", "boxes", "ignored", *guesses, "empty", *unknown, "most pictures")
     rows = []
     for split in examination.splits:
         width, height, times = split.picture_sizes[0] if split.picture_sizes else (0, 0, 0)
         share = f" ({times / split.pictures:.0%})" if times < split.pictures else ""
-        counts = (split.pictures, split.boxes, split.ignored, *[split.uncertain] * len(guesses), split.empty)
+        counts = [split.pictures, split.boxes, split.ignored, *[split.uncertain] * len(guesses)]
+        counts += [split.background, *[split.unknown] * len(unknown)]
         rows.append((split.name, *(f"{count:,}" for count in counts), f"{width} x {height}{share}"))
     console.print()
     print_table(console, titles, rows, left=(0, len(titles) - 1))

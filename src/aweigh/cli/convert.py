@@ -223,12 +223,15 @@ def _report_completed(completed: "Completed") -> None:
 def _read(
     data: Path, wanted: tuple[str, ...] = (), *, annotations: Path | None = None, images: Path | None = None
 ) -> dict[str, "Split"]:
-    from aweigh.data.formats import find_splits, load_split
+    from aweigh.data.formats import load_split, load_splits
     from aweigh.data.split_files import ALIASES
 
-    names = [ALIASES.get(name, name) for name in wanted] or list(
-        find_splits(data, annotations=annotations, images=images)
-    )
+    if not wanted:
+        splits, empty = load_splits(data, annotations=annotations, images=images)
+        for problem in empty:
+            print(f"{data}, {problem.where}: {problem.detail} It is left out.")
+        return splits
+    names = [ALIASES.get(name, name) for name in wanted]
     return {name: load_split(data, name, annotations=annotations, images=images) for name in names}
 
 

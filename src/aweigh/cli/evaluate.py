@@ -101,6 +101,7 @@ def command(
             raise UsageError("--proposals measures what is proposed in training's size: leave out --resize and --tta.")
         part = measured_on(detector, data, split, **files)
         screen.print(part.summary(), markup=False)
+        part = part.measurable()
         how: dict[str, Any] = {"weights": weights, "batch": batch, "workers": workers, "device": device}
         regions, unread = collect(detector, part, max(LIMITS), data=data, strict=strict, **how)
         measure(regions, part, json_file, unread)
@@ -111,6 +112,8 @@ def command(
     screen.print(part.summary(), markup=False)
     if part.problems:
         screen.print(problem_report(part), markup=False)
+    settings: dict[str, Any] = {"split": part.name, "data_hash": part.content_hash}
+    part = part.measurable()
     if given := given_proposals(predictor.model, proposals_file):
         part = part.with_proposals(given)
     model, chosen_batch = predictor.model, batch or predictor.usual_batch
@@ -128,7 +131,6 @@ def command(
         )
     for problem in found.problems:
         screen.print(f"  {one_line(str(problem))}", markup=False)
-    settings: dict[str, Any] = {"split": part.name, "data_hash": part.content_hash}
     part, results, speed = found.measured(part), found.results, found.speed
     measured: CocoMetrics | VocMetrics = evaluate_coco(part.to_coco(), results)
     further, notes = further_metrics(model, part, results) if protocol == "coco" else ({}, [])

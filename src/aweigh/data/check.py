@@ -23,6 +23,8 @@ UNLEARNED = "not trained on"  # it has a size, so COCO's protocol still counts i
 
 SMALLEST_SIDE = 1 - 1e-6  # pixels: a thinner box is no object that a detector could learn
 OVERHANG_NOTED = 0.01  # pixels: below it an overhang is the rounding of two decimals; it is clipped without a word
+EXCHANGED = "corners exchanged"
+NO_PLACE = "box not finite"  # nobody can say where in its picture such an object is
 MIXED_UP_FROM = 0.05  # the share of boxes beyond the image from which a mix-up of formats is suspected
 
 
@@ -80,12 +82,13 @@ def done(count: int, action: str) -> str:
 def clean_boxes(boxes: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:
     """Which boxes can be used, and as what.
 
-    boxes: `[M, 4]` float64 xyxy in pixels, as read. sizes_hw: `[M, 2]`, the size of the image of each.
+    boxes: `[M, 4]` float64 xyxy in pixels, as read. sizes_hw: `[M, 2]`, the size of the image of each. A box whose
+    corners are exchanged, right for left or bottom for top, is the box between them.
     Returns the boxes clipped to their images `[M, 4]`, which of them are good `[M]` bool, and
-    `(row, kind, action)` for each that is not good or was clipped, in row order.
+    `(row, kind, action)` for each that is not good, was clipped or was mended, in row order.
     """
     finite = np.isfinite(boxes).all(axis=1)
-    safe = np.where(finite[:, None], boxes, 0.0)
+    safe, exchanged = in_order(np.where(finite[:, None], boxes, 0.0))
     sides = safe[:, 2:] - safe[:, :2]
     limits = np.tile(sizes_hw[:, ::-1].astype(np.float64), 2)  # [M, 4]: width, height, width, height
     clipped = np.clip(safe, 0.0, limits)
@@ -97,12 +100,19 @@ def clean_boxes(boxes: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np
     kinds[(left < SMALLEST_SIDE).any(axis=1)] = "box under one pixel"
     kinds[(left <= 0).any(axis=1)] = "box outside the image"
     kinds[(sides == 0).any(axis=1)] = "zero-size box"
-    kinds[(sides < 0).any(axis=1)] = "inverted box"
-    kinds[~finite] = "box not finite"
+    kinds[~finite] = NO_PLACE
     good = (kinds == "") | (kinds == "box over the edge")
     actions = np.where(good, CLIPPED, np.where(finite & (sides > 0).all(axis=1), UNLEARNED, DROPPED))
-    found = [(int(row), str(kinds[row]), str(actions[row])) for row in np.flatnonzero(kinds != "")]
-    return clipped, good, found
+    found = [(int(row), EXCHANGED, CHANGED) for row in np.flatnonzero(exchanged & finite)]
+    found += [(int(row), str(kinds[row]), str(actions[row])) for row in np.flatnonzero(kinds != "")]
+    return clipped, good, sorted(found, key=lambda one: one[0])
+
+
+def in_order(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes `[M, 4]` with their left top corner first, and which had other corners first `[M]` bool."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    exchanged = np.asarray((low > high).any(axis=1))
+    return np.hstack([np.minimum(low, high), np.maximum(low, high)]), exchanged
 
 
 def suspicions(boxes_xywh: np.ndarray, sizes_hw: np.ndarray, where: str) -> list[Problem]:

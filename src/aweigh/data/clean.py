@@ -18,7 +18,8 @@ from aweigh.data.check import CHANGED, CLIPPED, KEPT, OVERHANG_NOTED, SKIPPED
 from aweigh.data.doctor import Examination
 from aweigh.data.duplicates import groups_of, look_alikes, same_bytes
 from aweigh.data.pictures import Pictures, look_at_pictures
-from aweigh.data.split import NEVER_LABELLED, Split
+from aweigh.data.records import some_of
+from aweigh.data.split import LABELS_LOST, NEVER_LABELLED, Split
 from aweigh.errors import counted
 
 # One picture saved twice: ours; 797 of 800 photographs, scaled to 70 % and compressed anew, are this close.
@@ -52,7 +53,7 @@ def clean(splits: Mapping[str, Split], examination: Examination) -> Cleaned:
     for name, split in splits.items():
         kept = split.take(np.flatnonzero(~leave_out[name]))
         kept = replace(kept, evaluation_only=(), problems=[], header=split.header)
-        cleaned[name] = _clean_boxes(kept, split, changes)
+        cleaned[name] = _clean_boxes(kept, changes)
     grave = (found for found in examination.findings if found.severity != "note" and found.action in (KEPT, CHANGED))
     left = list(dict.fromkeys(found.kind for found in grave if found.kind not in MENDED))
     return Cleaned(cleaned, changes, left)
@@ -159,7 +160,7 @@ def _contents(split: Split, image: int) -> list[tuple[float, ...]]:
     return sorted(map(tuple, np.column_stack([split.labels[rows], split.boxes[rows]]).tolist()))
 
 
-def _clean_boxes(kept: Split, source: Split, changes: list[str]) -> Split:
+def _clean_boxes(kept: Split, changes: list[str]) -> Split:
     """Without second copies of a box; with the boxes as they were clipped; images that lost all of them marked."""
     image_of = np.repeat(np.arange(len(kept)), np.diff(kept.first))
     keys = np.column_stack([kept.boxes.astype(np.float64), kept.labels, image_of, kept.ignore])  # [N, 7]
@@ -173,12 +174,16 @@ def _clean_boxes(kept: Split, source: Split, changes: list[str]) -> Split:
     moved = np.abs(as_read - boxes).max(axis=1, initial=0.0) > OVERHANG_NOTED
     clipped_xywh = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
     of_box = np.isclose(kept.area, source_xywh[:, 2:].prod(axis=1))
-    lost = {problem.where for problem in source.problems if problem.box is not None and problem.action != CLIPPED}
-    bare = np.array([path.name in lost for path in kept.paths], dtype=bool) & (np.diff(kept.first) == 0)
+    lost, empty = kept.reviewed == LABELS_LOST, np.diff(kept.first) == 0
+    bare = lost & empty
     if bare.any():
         changes.append(
             f"{kept.name}: {counted(int(bare.sum()), 'picture')} marked as never labelled: all their boxes were bad"
         )
+    if (partly := lost & ~empty).any():
+        names = some_of([kept.paths[int(row)].name for row in np.flatnonzero(partly)], 4)
+        count = counted(int(partly.sum()), "picture")
+        changes.append(f"{kept.name}: {count} kept with a part of the labels, the others are lost: {names}")
     return replace(
         kept,
         source_boxes_xywh=np.where(moved[:, None], clipped_xywh, source_xywh),

@@ -3,8 +3,9 @@
 `area`, `iscrowd`, `info`, ids of annotations, sizes of images and even the categories may be missing. What is marked
 `ignore` or `difficult` is treated as VOC treats it: neither found nor missed.
 
-Three fields are ours. An image may say `"reviewed": true` or `false` (also `labeled`, `labelled`): whether somebody
-looked at it, which tells an image without objects from one nobody labelled. `"label_sets": [{"name": ...,
+Four fields are ours. An image may say `"reviewed": true` or `false` (also `labeled`, `labelled`): whether somebody
+looked at it, which tells an image without objects from one nobody labelled; and `"labels_lost": true` where it may show
+objects whose annotations could not be used. `"label_sets": [{"name": ...,
 "category_ids": [...]}]` beside the categories, with `"label_set": 0` in an image, says which classes the image was
 labelled for. An annotation with `"uncertain": true` may or may not be an object, such as the guess of another detector
 (see `Targets`); it has `"iscrowd": 1` beside it, by which other readers count it neither as found nor as missed.
@@ -25,6 +26,7 @@ from aweigh.data.check import DROPPED, SKIPPED, Problem
 from aweigh.data.files import lies_within, read_bytes
 from aweigh.data.records import (
     UNKNOWN,
+    EmptySplit,
     Records,
     as_number,
     as_side,
@@ -36,12 +38,13 @@ from aweigh.data.records import (
     place_keypoints,
     some_of,
 )
-from aweigh.data.split import NEVER_LABELLED, NOT_SAID, REVIEWED, LabelSets, Split
+from aweigh.data.split import LABELS_LOST, NEVER_LABELLED, NOT_SAID, REVIEWED, LabelSets, Split
 from aweigh.errors import DataError, counted
 from aweigh.structures import Classes
 
 _LOOKED_AT = ("reviewed", "labeled", "labelled")
-_IMAGE_KEYS = {"id", "file_name", "width", "height", "label_set", *_LOOKED_AT}
+_LOST = "labels_lost"
+_IMAGE_KEYS = {"id", "file_name", "width", "height", "label_set", _LOST, *_LOOKED_AT}
 _ANNOTATION_KEYS = {
     "id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "difficult", "segmentation", "keypoints",
     "num_keypoints", "uncertain",
@@ -55,6 +58,8 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
     problems: list[Problem] = []
     images = _entries(data, "images", file, problems)
     annotations = _entries(data, "annotations", file, problems)
+    without_image = len(annotations) < len(data.get("annotations") or [])
+    without_image |= any(_key(entry.get("image_id")) is None for entry in annotations)
     classes, label_of = _coco_classes(data, annotations, file, wanted)
 
     images, numbers, row_of = _distinct_images(images, file, problems)
@@ -84,7 +89,11 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
     image_of = new_row[listed[kept]]
     problems.extend(check.suspicions(boxes_xywh, sizes_hw[usable][image_of].reshape(-1, 2), file.name))
     said = np.array([_said(image) for image in images], dtype=np.int8)
+    lost = np.union1d(np.flatnonzero(said == LABELS_LOST), listed[(listed >= 0) & (labels == UNKNOWN)])
     said[listed[listed >= 0]] = REVIEWED
+    said[lost] = LABELS_LOST
+    if without_image:
+        said[said == NOT_SAID] = LABELS_LOST  # nobody can say of which image these were
     marks = [_mark(annotations[row], ids[row]) for row in kept]
     names = [str(images[row].get("file_name")) for row in listed[kept]]
     uncertain = np.array([_flag(entry, "uncertain") for entry in used], dtype=bool)
@@ -182,6 +191,8 @@ def _coco_classes(
 
 
 def _said(image: dict[str, Any]) -> int:
+    if image.get(_LOST) is True:
+        return LABELS_LOST
     for key in _LOOKED_AT:
         if isinstance(image.get(key), bool | int):
             return REVIEWED if image[key] else NEVER_LABELLED
@@ -348,7 +359,7 @@ def _resolve_images(
     if names and missing == len(names):
         looked = ", ".join(str(folder) for folder in folders[:6])
         shown = ", ".join(names[:3])
-        raise DataError(
+        raise EmptySplit(
             f"{file}: none of its {counted(len(names), 'picture')} was found ({shown}, ...), looked for in {looked}. "
             "Name the picture folder by hand (images)."
         )

@@ -24,7 +24,7 @@ from aweigh.data.masks import Masks
 from aweigh.data.merge import recast
 from aweigh.data.proposals import length_of
 from aweigh.data.records import as_number, some_of
-from aweigh.data.split import NEVER_LABELLED, REVIEWED, LabelSets, Split
+from aweigh.data.split import REVIEWED, LabelSets, Split
 from aweigh.errors import DataError, UsageError, counted, printable
 from aweigh.ops.boxes import pairwise_iou
 from aweigh.results import Named, ResultsFile, read_results_file
@@ -302,7 +302,7 @@ def _label_sets(own: Split, known: np.ndarray, seen: np.ndarray, detector: np.nd
         return None
     sets = np.zeros(len(own), dtype=np.int64) if own.label_sets is None else own.label_sets.of_image.astype(np.int64)
     names = ("people",) if own.label_sets is None else own.label_sets.names
-    sets = np.where(own.reviewed == NEVER_LABELLED, len(names), sets)
+    sets = np.where(own.complete, sets, len(names))
     keys, first, of_image = np.unique(2 * sets + seen, return_index=True, return_inverse=True)
     called = [(*names, "nobody")[key // 2] + " and a detector" * int(key % 2) for key in keys.tolist()]
     return LabelSets(completed[first], of_image.reshape(-1).astype(np.int32), tuple(called))

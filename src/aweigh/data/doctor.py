@@ -19,7 +19,7 @@ from aweigh.data.duplicates import groups_of, look_alikes, same_bytes
 from aweigh.data.findings import EXAMPLES_KEPT, SEVERITIES, Example, Finding, Severity, by_kind, finding, in_order
 from aweigh.data.pictures import Pictures, look_at_pictures
 from aweigh.data.rules import box_rules, class_counts, class_rules, image_rules, reported
-from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
+from aweigh.data.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import counted
 
 SCHEMA = "aweigh.data_check/1"
@@ -29,7 +29,8 @@ SIZE_EDGES = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # pixels, of the square
 @dataclass(frozen=True)
 class SplitCounts:
     """What one split holds. empty: pictures without objects; of them looked_at and never_labelled, where the format
-    says so. sizes: boxes between two of `SIZE_EDGES`, in the pixels of the original pictures."""
+    says so, and labels_lost, where no annotation can be used. partly_lost: pictures with objects that lost others.
+    sizes: boxes between two of `SIZE_EDGES`, in the pixels of the original pictures."""
 
     name: str
     layout: str
@@ -41,8 +42,20 @@ class SplitCounts:
     empty: int
     looked_at: int
     never_labelled: int
+    labels_lost: int
+    partly_lost: int
     picture_sizes: tuple[tuple[int, int, int], ...]  # width, height, how many; the commonest
     sizes: tuple[int, ...]
+
+    @property
+    def background(self) -> int:
+        """Pictures without objects that count as such."""
+        return self.empty - self.never_labelled - self.labels_lost
+
+    @property
+    def unknown(self) -> int:
+        """Pictures that may show objects without a box: they teach no background and are not evaluated."""
+        return self.never_labelled + self.labels_lost + self.partly_lost
 
 
 @dataclass(frozen=True)
@@ -109,17 +122,22 @@ class Examination:
 def examine(
     splits: Mapping[str, Split],
     *,
+    empty: Sequence[Problem] = (),
     pictures: bool = True,
     workers: int = 0,
     progress: Callable[[str, int], object] = lambda split, count: None,
 ) -> Examination:
     """Look at everything. Keys of `splits` are their names.
 
+    empty: splits that are named and hold nothing, as `aweigh.data.formats.load_splits` tells them.
     pictures: decode every picture, to find damaged and duplicate ones; else only the header of each is read.
     workers: threads that do so, 0 for one per core. progress: called with the name of a split and how many of its
     pictures have been looked at.
     """
     found = _annotations(splits)
+    for problem in empty:
+        example = Example(problem, problem.where)
+        found.append(finding(problem.kind, problem.where, 1, 1, [example], action=problem.action))
     looked: dict[str, Pictures] = {}
     for name, split in splits.items():
         looked[name] = look_at_pictures(split, decode=pictures, workers=workers, progress=partial(progress, name))
@@ -195,6 +213,8 @@ def count_split(split: Split) -> SplitCounts:
         empty=int(empty.sum()),
         looked_at=int((split.reviewed[empty] == REVIEWED).sum()),
         never_labelled=int((split.reviewed[empty] == NEVER_LABELLED).sum()),
+        labels_lost=int((split.reviewed[empty] == LABELS_LOST).sum()),
+        partly_lost=int((split.reviewed[~empty] == LABELS_LOST).sum()),
         picture_sizes=tuple((int(shapes[row, 1]), int(shapes[row, 0]), int(times[row])) for row in common),
         sizes=tuple(histogram.tolist()),
     )

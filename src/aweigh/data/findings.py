@@ -124,10 +124,6 @@ _UNKNOWN = "Look at the records named and mend them in the source."
 _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
     ("error", "boxes"): {
         "box not finite": "Write four finite numbers, or delete the annotation; training leaves it out.",
-        "inverted box": (
-            "The right or bottom side lies before the left or top one. Draw these boxes again or delete them; "
-            "training leaves them out."
-        ),
         "zero-size box": (
             "A click without a drag, most often. Draw these boxes again or delete them; training leaves them out."
         ),
@@ -175,6 +171,10 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "keypoint far from its box": (
             "Farther outside than the box is long: the keypoints of another object, most likely. Mark them again."
         ),
+        "corners exchanged": (
+            "The right or bottom side is written before the left or top one: the box between them is used. Export the "
+            "smaller number first."
+        ),
         "rotated box": "Boxes here are upright: the one around it is used. It holds more than the object.",
         "box over the edge": "Training clips them to the image; --fix-to writes them clipped.",
         "corners that count from 0": (
@@ -186,6 +186,12 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
             "Of the same class, and overlapping by more than 95 %: one object drawn twice, most likely. Delete one."
         ),
         "one object, two classes": "Boxes that overlap by more than 95 % and differ in class: decide which it is.",
+    },
+    ("warning", "records"): {
+        "sixth column": (
+            "Taken for the score of a detection, whose box counts as an object. Are these labels, or what a detector "
+            "proposed?"
+        ),
     },
     ("error", "records"): {
         "unreadable record": "Export the file again, or delete the record.",
@@ -219,7 +225,11 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "annotation file unreadable": "Export the file again; its picture is left out.",
         "calibration missing": "Fetch the calibration of this picture; without it no object has a place in space.",
         "calibration unreadable": "Fetch the calibration again; it needs a line P2 with twelve numbers.",
-        "label file unreadable": "Export the file again; its picture has lost its boxes.",
+        "label file unreadable": "Export the file again; its picture has lost its labels.",
+        "split without images": (
+            "The data name it, but nothing in it can be used: correct the name, or fetch its pictures. Training sets a "
+            "part of train aside where val is empty."
+        ),
         "folder or list missing": "The description names what is not there: fetch it, or correct the description.",
         "unreadable skeleton": "Write pairs of numbers of keypoints, from 1.",
         "unreadable label set": "Write a name and a list of category_ids; it counts as labelled for all classes.",
@@ -256,8 +266,13 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
     },
     ("warning", "pictures"): {
         "never labelled": (
-            "Training takes them as pictures without objects. Label them, mark them as looked at (an empty label "
-            'file; "reviewed": true in COCO), or leave them out with --empty drop.'
+            "Nobody said that they show nothing, so they teach nothing and are not evaluated. Label them, or say that "
+            'they are empty: an empty label file, an XML file without objects, "reviewed": true in COCO, or '
+            "--empty background for all of them."
+        ),
+        "labels lost": (
+            "Their annotations that cannot be used are named above. What has no box there may be an object: it teaches "
+            "no background, and they are not evaluated. Mend or delete these annotations."
         ),
         "look-alike pictures in two splits": (
             "Frames of one scene, or one picture saved twice: the evaluation promises too much. Split by scene."

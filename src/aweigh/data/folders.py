@@ -38,7 +38,7 @@ from aweigh.data.records import (
     place_keypoints,
     some_of,
 )
-from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
+from aweigh.data.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import DataError, counted, printable
 
 _VOC_KEYS = {"name", "difficult", "bndbox"}
@@ -119,13 +119,15 @@ def read_voc(
             if label == UNKNOWN:
                 detail = f"class {_text(item, 'name')!r}, known are {some_of(list(label_of))}"
                 problems.append(Problem("label out of range", f"{stem}.xml", mark, detail, DROPPED))
+                said[image] = LABELS_LOST
             if label >= 0:
                 corners = _voc_corners(item, f"{stem}.xml", mark, problems)
                 difficult = _text(item, "difficult") == "1"
                 rows.append(_Row(image, label, corners, mark, difficult, extras=_voc_extras(item)))
 
     shown = np.array([row.box for row in rows], dtype=np.float64).reshape(-1, 4)
-    boxes = shown - np.array([1.0, 1.0, 0.0, 0.0])
+    first_low = shown[:, :2] <= shown[:, 2:] + 1  # one pixel less, as a side of none is written, is not exchanged
+    boxes = shown - np.hstack([first_low, ~first_low])  # the lower of the two counts from 1
     records = _records(paths, declared, problems, rows, boxes, shown, said)
     root = paths[0].parent if paths else picture_folders[0]
     return build_split(records, name=name, layout="voc", root=root, classes=classes, problems=problems)
@@ -155,7 +157,13 @@ def read_yolo(
     pairs = _yolo_pairs(labels_folder, places, within, problems)
     sizes_hw = known_sizes([path for path, _ in pairs], np.zeros((len(pairs), 2), dtype=np.int64), problems)
     good = np.flatnonzero((sizes_hw > 0).all(axis=1))
-    lines = [_yolo_lines(pairs[index][1], problems, keypoint_shape) for index in good]
+    lines, said = [], []
+    for index in good:
+        before = len(problems)
+        lines.append(_yolo_lines(pairs[index][1], problems, keypoint_shape))
+        left_out = any(problem.action == DROPPED for problem in problems[before:])
+        there = os.path.lexists(pairs[index][1])
+        said.append(LABELS_LOST if left_out else REVIEWED if there else NEVER_LABELLED)
     if names is None:
         elsewhere = [file for folder in {*others} - {labels_folder} for file in sorted(folder.glob("*.txt"))]
         found = [line for file in lines for line in file]
@@ -172,10 +180,12 @@ def read_yolo(
             if label == UNKNOWN:
                 detail = f"class {entry.label}, valid are 0 to {len(names) - 1}"
                 problems.append(Problem("label out of range", pairs[index][1].name, entry.mark, detail, DROPPED))
+                said[image] = LABELS_LOST
             if label >= 0:
                 polygon = None if entry.polygon is None else _scaled(entry.polygon, (width, height))
                 points = None if entry.keypoints is None else _scaled(entry.keypoints, (width, height, 1))
-                rows.append(_Row(image, label, entry.box, entry.mark, polygon=polygon, keypoints=points))
+                shapes: dict[str, Any] = {"polygon": polygon, "keypoints": points}
+                rows.append(_Row(image, label, entry.box, entry.mark, extras=entry.extras, **shapes))
     shown = np.array([row.box for row in rows], dtype=np.float64).reshape(-1, 4)
     sizes_wh = sizes_hw[good][:, ::-1][[row.image for row in rows]].reshape(-1, 2).astype(np.float64)
     half = shown[:, 2:] / 2
@@ -185,13 +195,13 @@ def read_yolo(
         detail = f"values such as {shown[pixels[0]].tolist()}; the format wants fractions of the image"
         where, mark = pairs[good[rows[pixels[0]].image]][1].name, rows[pixels[0]].mark
         problems.append(Problem("looks like pixels instead of fractions", where, mark, detail, check.KEPT))
-    said = [REVIEWED if pairs[index][1].is_file() else NEVER_LABELLED for index in good]
     count = 0 if keypoint_shape is None else keypoint_shape[0]
     named = tuple(keypoint_names) if len(keypoint_names) == count else tuple(str(number) for number in range(count))
     inside = tuple((first, second) for first, second in skeleton if 0 <= first < count and 0 <= second < count)
     paths = [pairs[index][0] for index in good]
     records = _records(paths, sizes_hw[good], problems, rows, boxes, shown, said, named, inside)
-    root = places[0] if places[0].is_dir() else places[0].parent
+    place = places[0] if places else labels_folder
+    root = place if place.is_dir() else place.parent
     return build_split(
         replace(records, fractions=True), name=name, layout="yolo", root=root, classes=classes, problems=problems
     )
@@ -240,7 +250,7 @@ def _yolo_pairs(
             found.setdefault(path, label)
     pairs = list(found.items())
     known = set(found.values())
-    if not labels_folder.is_dir() or places[0].is_file():
+    if not labels_folder.is_dir() or (places and places[0].is_file()):
         return pairs
     for label in sorted(labels_folder.rglob("*.txt")):
         if label not in known and label.name not in ("classes.txt", "labels.txt"):
@@ -316,6 +326,10 @@ def _yolo_lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, 
         whole = np.isfinite(values[0]) and values[0] == int(values[0])
         if whole and len(values) == 5:
             entries.append(_Row(0, int(values[0]), values[1:], mark))
+        elif whole and len(values) == 6 and 0 <= values[5] <= 1:
+            detail = f"taken as a score, {values[5]:g}; the box before it is used"
+            problems.append(Problem("sixth column", file.name, mark, detail, check.KEPT))
+            entries.append(_Row(0, int(values[0]), values[1:5], mark, extras=json.dumps({"score": values[5]})))
         elif whole and keypoint_shape is not None and len(values) == 5 + keypoint_shape[0] * keypoint_shape[1]:
             points = _with_visibility(values[5:], keypoint_shape[1])
             entries.append(_Row(0, int(values[0]), values[1:5], mark, keypoints=points))
@@ -327,7 +341,7 @@ def _yolo_lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, 
             wanted = (
                 "a polygon" if keypoint_shape is None else f"{counted(keypoint_shape[0], 'keypoint')} after the box"
             )
-            detail = f"expected 'class cx cy w h' or {wanted}, got {line[:60]!r}"
+            detail = f"expected 'class cx cy w h', a score from 0 to 1 behind it, or {wanted}, got {line[:60]!r}"
             problems.append(Problem("unreadable line", file.name, mark, detail, DROPPED))
     return entries
 

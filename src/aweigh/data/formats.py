@@ -41,7 +41,7 @@ from aweigh.data.flat import PathList
 from aweigh.data.folders import read_voc, read_yolo
 from aweigh.data.kitti import read_kitti
 from aweigh.data.labelme import find_labelme, labelme_by_hand
-from aweigh.data.records import some_of
+from aweigh.data.records import EmptySplit, some_of
 from aweigh.data.split import Split, split_off
 from aweigh.data.split_files import (
     ALIASES,
@@ -58,16 +58,9 @@ from aweigh.data.via import find_via, via_by_hand
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
 
 __all__ = [
-    "ALIASES",
-    "PathList",
-    "Problem",
-    "Split",
-    "SplitFiles",
-    "find_splits",
-    "load_split",
-    "split_name",
-    "split_off",
-]
+    "ALIASES", "EmptySplit", "PathList", "Problem", "Split", "SplitFiles", "find_splits", "load_split", "load_splits",
+    "split_name", "split_off",
+]  # fmt: skip
 
 _COCO_KEYS = re.compile(rb'"(images|annotations|categories|info|licenses)"\s*:')
 _XML_FOLDERS = ("Annotations", "annotations", "annots", "xmls", "xml", "labels", "annotations/xmls", "Annotations/xmls")
@@ -114,6 +107,28 @@ def find_splits(
     )
 
 
+def load_splits(
+    source: str | Path,
+    *,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+) -> tuple[dict[str, Split], list[Problem]]:
+    """All splits of a data set by name, and a problem for each that is named and empty.
+
+    One without a box is read too. A data set in which every split is empty is a `DataError`.
+    """
+    splits: dict[str, Split] = {}
+    empty: list[tuple[EmptySplit, Problem]] = []
+    for name in find_splits(source, annotations=annotations, images=images):
+        try:
+            splits[name] = load_split(source, name, annotations=annotations, images=images, without_boxes=True)
+        except EmptySplit as error:
+            empty.append((error, Problem("split without images", name, None, str(error), check.SKIPPED)))
+    if not splits:
+        raise empty[0][0]
+    return splits, [problem for _, problem in empty]
+
+
 @np.errstate(over="ignore", invalid="ignore")  # numbers of any size come in, and are judged
 def load_split(
     source: str | Path,
@@ -125,13 +140,14 @@ def load_split(
     strict: bool = False,
     drop_empty: bool = False,
     keypoints: bool = False,
+    without_boxes: bool = False,
 ) -> Split:
     """Read one split. Bad records are dropped or mended and listed in `Split.problems`; nothing stops at them.
 
     classes: keep these classes only, in this order (as a model has them); `UsageError` names the nearest when the
     data have no such class. strict: a bad record is a `DataError`. drop_empty: leave out images without objects.
-    keypoints: as for `find_splits`.
-    A training split without images or boxes is a `DataError`, for any name but "val" and "test".
+    keypoints: as for `find_splits`. without_boxes: a split without a box is read as well.
+    A split without images is an `EmptySplit`; one without boxes a `DataError`, for any name but "val" and "test".
     """
     if isinstance(classes, str):
         raise UsageError(f"classes must be a list of names, got the text {classes!r}; write [{classes!r}].")
@@ -175,7 +191,7 @@ def load_split(
     if drop_empty:
         whole: dict[str, Any] = {"problems": read.problems, "left_out": read.left_out}
         read = replace(read.take(np.flatnonzero(np.diff(read.first))), **whole)
-    _refuse(read, files, classes, strict=strict)
+    _refuse(read, files, classes, strict=strict, without_boxes=without_boxes)
     return read
 
 
@@ -201,14 +217,16 @@ def _no_coco(root: Path) -> str:
     return f"; {some_of(names, 3)} {'is' if len(names) == 1 else 'are'} no COCO data set" if names else ""
 
 
-def _refuse(split: Split, files: SplitFiles, classes: Sequence[str] | None, *, strict: bool) -> None:
+def _refuse(
+    split: Split, files: SplitFiles, classes: Sequence[str] | None, *, strict: bool, without_boxes: bool
+) -> None:
     """Stop where going on could only waste the user's time."""
     where = files.listing or files.annotations
     bad = [problem for problem in split.problems if problem.action != check.KEPT]
     why = f" Of what was read: {_in_one_line(split.problems)}." if split.problems else ""
     if len(split) == 0:
-        raise DataError(f"{where}: split {split.name!r} has no images that can be used.{why}")
-    if len(split.boxes) == 0 and split.name not in ("val", "test", "minival"):
+        raise EmptySplit(f"{where}: split {split.name!r} has no images that can be used.{why}")
+    if len(split.boxes) == 0 and not without_boxes and split.name not in ("val", "test", "minival"):
         asked = f" Classes asked for: {', '.join(classes)}." if classes else ""
         raise DataError(
             f"{where}: split {split.name!r} has {counted(len(split), 'image')} but no box that can be used. Classes "
@@ -403,11 +421,11 @@ def _from_description(file: Path, description: dict[str, Any], *, anywhere: bool
             if not inside:
                 detail = str(options[0])
                 remarks.append(Problem("pictures outside the data folder", file.name, key, detail, check.KEPT))
-        if not places:
-            continue
-        labels = file.parent if places[0].is_file() else _labels_folder(places[0])
-        if not anywhere and not lies_within(labels, file.parent):
-            labels = places[0]
+        labels = file  # where there is no place to look in, there are no labels either
+        if places:
+            labels = file.parent if places[0].is_file() else _labels_folder(places[0])
+            if not anywhere and not lies_within(labels, file.parent):
+                labels = places[0]
         found[split] = SplitFiles(
             split,
             "yolo",
@@ -417,7 +435,7 @@ def _from_description(file: Path, description: dict[str, Any], *, anywhere: bool
             problems=tuple(remarks),
             within=None if anywhere else file.parent,
         )
-    if not found:
+    if not any(files.images for files in found.values()):
         return {}
     names, (shape, points, edges) = class_names(file, description), _keypoints(file, description)
     return {

@@ -28,7 +28,7 @@ from aweigh.data.check import DROPPED, SKIPPED, Problem
 from aweigh.data.files import read_text
 from aweigh.data.images import SUFFIXES
 from aweigh.data.records import UNKNOWN, Records, as_number, build_split, choose_classes, file_names, known_sizes
-from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
+from aweigh.data.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import DataError, escaped
 from aweigh.ops.cuboids import cuboids_from_solids, solids_from_cuboids
 from aweigh.structures import Detections
@@ -83,18 +83,25 @@ def read_kitti(
     if listing is not None:
         stems = list(dict.fromkeys(line.split()[0] for line in read_text(listing).splitlines() if line.strip()))
     own = set(stems)
-    lines = {stem: _read_labels(labels_folder / f"{stem}.txt", problems if stem in own else []) for stem in every}
+    lines: dict[str, list[tuple[str, Label]] | None] = {}
+    lost: set[str] = set()
+    for stem in every:
+        found: list[Problem] = []
+        lines[stem] = _read_labels(labels_folder / f"{stem}.txt", found)
+        lost |= {stem} if found else set()
+        problems += found if stem in own else []
     names = _names(lines)
     classes, label_of = choose_classes(names, list(range(1, 1 + len(names))), wanted, labels_folder)
 
-    images, rows, said = _rows(stems, by_stem, lines, label_of, len(classes), problems)
+    images, rows, said = _rows(stems, by_stem, lines, lost, label_of, len(classes), problems)
     sizes_hw = known_sizes(images, np.zeros((len(images), 2), dtype=np.int64), problems)
     usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
     place = np.full(len(images), -1, dtype=np.int64)
     place[usable] = np.arange(len(usable))
     rows = [row for row in rows if place[row.image] >= 0]
     paths = [images[index] for index in usable]
-    cameras = np.stack([_camera(labels_folder.parent / "calib" / f"{path.stem}.txt", problems) for path in paths])
+    found_cameras = [_camera(labels_folder.parent / "calib" / f"{path.stem}.txt", problems) for path in paths]
+    cameras = np.array(found_cameras, dtype=np.float64).reshape(-1, 3, 4)
     image_of = place[[row.image for row in rows]].reshape(-1)
     boxes = np.array([row.line.box for row in rows], dtype=np.float64).reshape(-1, 4)
     marks = [row.mark for row in rows]
@@ -136,11 +143,12 @@ def _rows(
     stems: Sequence[str],
     by_stem: dict[str, Path],
     lines: dict[str, list[tuple[str, Label]] | None],
+    lost: set[str],
     label_of: dict[str, int],
     classes: int,
     problems: list[Problem],
 ) -> tuple[list[Path], list[_Row], list[int]]:
-    """The pictures, what is in them, and whether somebody looked at each."""
+    """The pictures, what is in them, and whether somebody looked at each. lost: those of which a line was left out."""
     images: list[Path] = []
     rows: list[_Row] = []
     said: list[int] = []
@@ -149,10 +157,9 @@ def _rows(
             problems.append(Problem("image file missing", f"{stem}.png", None, "no picture of that name", SKIPPED))
             continue
         entries = lines.get(stem)
-        if entries is None:
-            detail = "no label file that can be read"
-            problems.append(Problem("annotation file missing", f"{stem}.txt", None, detail, check.KEPT))
-        said.append(NEVER_LABELLED if entries is None else REVIEWED)
+        if stem not in lines:
+            problems.append(Problem("annotation file missing", f"{stem}.txt", None, "no such label file", check.KEPT))
+        said.append(LABELS_LOST if stem in lost else REVIEWED if stem in lines else NEVER_LABELLED)
         for mark, label in entries or []:
             # A region is one for every class, so that no measure of a class counts a mistake inside it.
             one = label_of.get(NEIGHBOURS.get(label.kind, label.kind), UNKNOWN)  # or less than 0, not wanted

@@ -11,7 +11,7 @@ import numpy as np
 
 from aweigh.data.flat import TextList
 from aweigh.data.masks import NONE, POLYGONS
-from aweigh.data.split import NOT_SAID, Split
+from aweigh.data.split import LABELS_LOST, NOT_SAID, Split
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
 
 Layout = Literal["coco", "voc", "yolo"]
@@ -38,6 +38,7 @@ def not_held(splits: Mapping[str, Split], layout: Layout) -> list[str]:
         "boxes over the edge": ("box", "clipped to its image"),
         "boxes too small or outside the image": ("box", "left out"),
         "unlabelled or empty": ("image", "without objects, of which nobody says whether somebody looked: now reviewed"),
+        "labels lost": ("image", "without a part of the labels it had: now as if it had shown nothing else"),
         "uncertain": ("annotation", "that may be no object: left out"),
         "label sets": ("image", "labelled for a part of the classes; which ones is lost"),
     }
@@ -102,6 +103,7 @@ def _counts(splits: Mapping[str, Split]) -> Counter[str]:
         counts["boxes over the edge"] += int((np.abs(wh - split.source_boxes_xywh[:, 2:]).max(axis=1) > 0.01).sum())
         counts["boxes too small or outside the image"] += len(split.evaluation_only)
         counts["unlabelled or empty"] += int((split.reviewed == NOT_SAID).sum())
+        counts["labels lost"] += int(((split.reviewed == LABELS_LOST) & (np.diff(split.first) > 0)).sum())
         counts["areas"] += int((np.abs(split.area - box_area) > 0.001 * box_area + 1).sum())
         if split.masks is not None:
             counts["masks"] += int((split.masks.kinds != NONE).sum())

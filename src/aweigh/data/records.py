@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,17 @@ from aweigh.data.check import CHANGED, DROPPED, SKIPPED, Problem
 from aweigh.data.flat import PathList, TextList, offsets
 from aweigh.data.images import read_size
 from aweigh.data.masks import FARTHEST, NONE, Masks
-from aweigh.data.split import REVIEWED, LabelSets, Split, coco_entry, decimals
+from aweigh.data.split import LABELS_LOST, REVIEWED, LabelSets, Split, coco_entry, decimals
 from aweigh.errors import UNPRINTABLE, DataError, UsageError, counted, did_you_mean
 from aweigh.structures import Classes
 
 NOT_WANTED, UNKNOWN = -2, -1  # labels of annotations that are left out: by the user's choice, or because unknown
 NEAR_EDGE = 1.0  # pixels: a keypoint so little beyond the edge is the rounding of some tool
 MAX_CLASSES = 10_000  # ours: eight times as many as LVIS has; a higher number in a label file is no class
+
+
+class EmptySplit(DataError):
+    """A split that the data name, in which there is no image that can be used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +42,10 @@ class Records:
     `[M]` bool. area: `[M]`, NaN where not given. annotation_ids: `[M]`. marks: how each is called in a problem (id
     or "line 3"). shown: its box as the source writes it; fractions: that is in fractions of the image, not in pixels.
 
-    said: `[I]` int8, whether an image was looked at, where the source says so (`NOT_SAID` otherwise). segmentations:
-    masks as COCO writes them. keypoints: `[M, K, 3]` float32; num_keypoints: `[M]`. image_extras, extras: what else the
-    source says, as JSON. uncertain: `[M]` bool, none when None. cuboids: `[M, 7]` float32,
-    see `Split`; cameras: `[I, 3, 4]` float64.
+    said: `[I]` int8, whether an image was looked at, where the source says so (`NOT_SAID` otherwise), `LABELS_LOST`
+    where the reader had to leave out an annotation of it. segmentations: masks as COCO writes them. keypoints: `[M, K,
+    3]` float32; num_keypoints: `[M]`. image_extras, extras: what else the source says, as JSON. uncertain: `[M]` bool,
+    none when None. cuboids: `[M, 7]` float32, see `Split`; cameras: `[I, 3, 4]` float64.
     """
 
     paths: Sequence[Path]
@@ -79,12 +83,13 @@ def build_split(
     """Judge the boxes, sort them by image and put everything into flat arrays."""
     sizes = records.sizes_hw[records.image_of].reshape(-1, 2)
     clipped, good, found = check.clean_boxes(records.boxes, sizes)
+    as_read, records = records.boxes, _with_corners_in_order(records)
     problems = list(problems)
     for row, kind, action in found:
         height, width = sizes[row].tolist()
         shown = records.shown[row]
         box = shown if isinstance(shown, str) else str([round(value, 4) for value in shown.tolist()])
-        left, top, right, bottom = records.boxes[row].tolist()
+        left, top, right, bottom = as_read[row].tolist()
         if records.fractions:
             box += f" as fractions, {[round(value, 1) for value in (left, top, right, bottom)]} in pixels,"
         problems.append(
@@ -108,7 +113,6 @@ def build_split(
     ignore = records.crowd | records.difficult | uncertain
     masks = _masks(records, sizes, problems)
     extras = records.extras and [records.extras[row] for row in kept.tolist()]
-    looked_at = np.bincount(records.image_of, minlength=len(counts)) > 0  # it has an annotation, of whatever kind
     return Split(
         name=name,
         layout=layout,
@@ -131,7 +135,7 @@ def build_split(
             for row, _, act in found
             if act == check.UNLEARNED
         ],
-        reviewed=np.where(looked_at, REVIEWED, records.said).astype(np.int8),
+        reviewed=_reviewed(records, found, counts),
         masks=None if masks is None else masks.take(kept),
         keypoints=None if records.keypoints is None else records.keypoints[kept],
         num_keypoints=None if records.num_keypoints is None else records.num_keypoints[kept],
@@ -145,6 +149,28 @@ def build_split(
         cuboids=None if records.cuboids is None else records.cuboids[kept],
         cameras=records.cameras,
     )
+
+
+def _with_corners_in_order(records: Records) -> Records:
+    """The records with the left top corner of each box first, whichever the source has first."""
+    ordered, exchanged = check.in_order(records.boxes)
+    xywh = np.column_stack([ordered[:, :2], ordered[:, 2:] - ordered[:, :2]])
+    mended = np.where(exchanged[:, None], xywh, records.boxes_xywh)
+    return replace(records, boxes=np.where(exchanged[:, None], ordered, records.boxes), boxes_xywh=mended)
+
+
+def _reviewed(records: Records, found: Sequence[tuple[int, str, str]], counts: np.ndarray) -> np.ndarray:
+    """`[I]` int8: whether each image was looked at, and whether what was seen there is still known.
+
+    Labels are lost where the reader left out an annotation, where a box has no place in any picture, and where no
+    annotation of the image can be used. Beside usable ones a box that lies outside the image, or covers next to nothing
+    of it, takes no more than itself away. counts: `[I]`, the annotations of each image that are used.
+    """
+    rows = [row for row, kind, _ in found if kind == check.NO_PLACE]
+    unplaced = np.bincount(records.image_of[rows], minlength=len(counts)) > 0
+    annotated = np.bincount(records.image_of, minlength=len(counts)) > 0
+    lost = (records.said == LABELS_LOST) | unplaced | (annotated & (counts == 0))
+    return np.where(lost, LABELS_LOST, np.where(annotated, REVIEWED, records.said)).astype(np.int8)
 
 
 def _unlearned(

@@ -64,20 +64,22 @@ def _head(title: str, examination: Examination) -> str:
         "images": sum(split.pictures for split in splits),
         "boxes": sum(split.boxes for split in splits),
         "classes": len(examination.classes),
-        "without objects": sum(split.empty for split in splits),
+        "without objects": sum(split.background for split in splits),
     }
     tiles = "".join(f"<div><b>{count:,}</b><span>{name}</span></div>" for name, count in totals.items())
     rows = []
     for split in splits:
-        empty = f"{split.empty:,}"
-        if split.looked_at or split.never_labelled:
-            empty += f" ({split.looked_at:,} looked at, {split.never_labelled:,} never labelled)"
+        empty = f"{split.background:,}" + (f" ({split.looked_at:,} looked at)" if split.looked_at else "")
+        lost = split.labels_lost + split.partly_lost
+        unknown = f"{split.unknown:,}" + (f" ({lost:,} lost labels)" if lost else "")
         sizes = ", ".join(f"{width} x {height} ({times:,})" for width, height, times in split.picture_sizes[:3])
         ignored = f"{split.ignored:,}" + (f" and {split.uncertain:,} uncertain" if split.uncertain else "")
-        cells = [split.layout, f"{split.pictures:,}", f"{split.boxes:,}", ignored, empty, sizes]
+        cells = [split.layout, f"{split.pictures:,}", f"{split.boxes:,}", ignored, empty, unknown, sizes]
         rows.append([split.name, *cells])
     table = _table(
-        ["split", "layout", "images", "boxes", "ignored", "empty", "commonest sizes"], rows, numbers={2, 3, 4}
+        ["split", "layout", "images", "boxes", "ignored", "empty", "not known", "commonest sizes"],
+        rows,
+        numbers={2, 3, 4},
     )
     state = "sound" if examination.sound else "error" if examination.count("error") else "warning"
     return (

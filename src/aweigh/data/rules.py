@@ -15,11 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from aweigh.data.check import CLIPPED, DROPPED, KEPT, MIXED_UP_FROM, UNLEARNED, Problem, remarks
+from aweigh.data.check import (
+    CHANGED,
+    CLIPPED,
+    DROPPED,
+    EXCHANGED,
+    KEPT,
+    MIXED_UP_FROM,
+    UNLEARNED,
+    Problem,
+    remarks,
+)
 from aweigh.data.findings import EXAMPLES_KEPT, KINDS, Box, Example, Finding, finding
 from aweigh.data.images import SUFFIXES
 from aweigh.data.near import near_pairs
-from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
+from aweigh.data.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import counted
 
 SAME_IOU = 0.95  # as hotcoco's health check, which finds near-duplicates of one class
@@ -198,22 +208,28 @@ def image_rules(splits: Mapping[str, Split], *, listing: bool = True) -> list[Fi
     found = []
     for split in splits.values():
         empty = np.diff(split.first) == 0
-        never = empty & (split.reviewed == NEVER_LABELLED)
         for kind, rows in (
-            ("never labelled", np.flatnonzero(never)),
-            ("without objects", np.flatnonzero(empty & ~never)),
+            ("labels lost", np.flatnonzero(split.reviewed == LABELS_LOST)),
+            ("never labelled", np.flatnonzero(empty & (split.reviewed == NEVER_LABELLED))),
+            ("without objects", np.flatnonzero(empty & split.complete)),
         ):
             cases = []
             for row in rows[:EXAMPLES_KEPT]:
-                said = (
-                    "looked at" if split.reviewed[row] == REVIEWED else "no box; the format does not say if looked at"
-                )
-                detail = "no box" if kind == "never labelled" else said
-                problem = Problem(kind, split.paths[int(row)].name, None, detail, KEPT)
+                problem = Problem(kind, split.paths[int(row)].name, None, _state(split, int(row)), KEPT)
                 cases.append(Example(problem, split.name, int(row)))
             if len(rows):
                 found.append(finding(kind, split.name, len(rows), len(split), cases))
     return [*found, *_shared_files(splits), *(unlisted(splits) if listing else [])]
+
+
+def _state(split: Split, row: int) -> str:
+    """What is known of a picture, in words."""
+    if split.reviewed[row] == LABELS_LOST:
+        boxes = int(np.diff(split.first)[row])
+        return f"{_some_boxes(boxes)} can be used, others cannot" if boxes else "none of its labels can be used"
+    if split.reviewed[row] == NEVER_LABELLED:
+        return "no box"
+    return "looked at" if split.reviewed[row] == REVIEWED else "no box; the format does not say if looked at"
 
 
 def unlisted(splits: Mapping[str, Split]) -> list[Finding]:
@@ -283,15 +299,20 @@ def _as_read(split: Split) -> tuple[np.ndarray, np.ndarray]:
     xywh = split.source_boxes_xywh
     kept = np.column_stack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
     rows = _rows_by_name(split) if split.problems else {}
-    lost = [
-        (problem.box, rows[problem.where])
-        for problem in split.problems
-        if problem.box and problem.action != CLIPPED and problem.where in rows
-    ]
+    named = [problem for problem in split.problems if problem.box and problem.where in rows]
+    mended = {_corner(rows[one.where], one.box): one.box for one in named if one.kind == EXCHANGED and one.box}
+    if mended:
+        kept = np.array([mended.get(_corner(image, box), box) for image, box in zip(image_of.tolist(), kept.tolist())])
+    lost = [(one.box, rows[one.where]) for one in named if one.action not in (CLIPPED, CHANGED)]
     boxes = np.concatenate([kept, np.array([box for box, _ in lost], dtype=np.float64).reshape(-1, 4)])
     images = np.concatenate([image_of, np.array([row for _, row in lost], dtype=np.int64)])
     finite = np.isfinite(boxes).all(axis=1)
     return boxes[finite], split.sizes_hw[images[finite]][:, ::-1].astype(np.float64)
+
+
+def _corner(image: int, box: Sequence[float]) -> tuple[int, float, float]:
+    """By what a mended box is known again: its picture and left top corner."""
+    return image, min(box[0], box[2]), min(box[1], box[3])
 
 
 def _fits(boxes: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:

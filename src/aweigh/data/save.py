@@ -8,7 +8,8 @@
   `aweigh.data.losses.yolo_kind`): boxes with keypoints, polygons, or boxes.
 
 An image somebody looked at without finding anything has `"reviewed": true`, an XML file without objects, an empty label
-file; one that nobody labelled has `"reviewed": false`, or no such file.
+file; one that nobody labelled, or whose labels are all lost, has `"reviewed": false`, or no such file. That an image
+lost a part of its labels COCO alone can say (`"labels_lost": true`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from aweigh.data.formats import split_name
 from aweigh.data.images import opened, read_size
 from aweigh.data.losses import Layout, check_layout, not_held, united_names, voc_can_hold, yolo_kind
 from aweigh.data.pairs import find_pairs
-from aweigh.data.split import NEVER_LABELLED, NOT_SAID, REVIEWED, Split
+from aweigh.data.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.errors import AweighError, DataError, UsageError, counted
 
 # What EXIF orientations 5 to 8 do to a point (x, y): change the two first, then count x, y from the other side.
@@ -155,6 +156,8 @@ def coco_document(split: Split, file_names: Sequence[str]) -> dict[str, Any]:
         image = {"id": number, "file_name": name, "width": width, "height": height}
         if empty[row] and split.reviewed[row] != NOT_SAID:
             image["reviewed"] = bool(split.reviewed[row] == REVIEWED)
+        if split.reviewed[row] == LABELS_LOST:
+            image["labels_lost"] = True
         if split.label_sets is not None:
             image["label_set"] = int(split.label_sets.of_image[row])
         images.append(image | _extras(split.image_extras, row))
@@ -169,6 +172,11 @@ def coco_document(split: Split, file_names: Sequence[str]) -> dict[str, Any]:
             for name, known in zip(split.label_sets.names, split.label_sets.known, strict=True)
         ]
     return document
+
+
+def _annotated(split: Split) -> np.ndarray:
+    """`[I]` bool: which images have an annotation file where an empty one says that there is nothing in the image."""
+    return split.complete | (np.diff(split.first) > 0)
 
 
 def _extras(texts: TextList | None, row: int) -> dict[str, Any]:
@@ -188,10 +196,10 @@ def _write_voc(splits: Mapping[str, Split], names: Mapping[str, TextList], out: 
     (out / "ImageSets" / "Main").mkdir(parents=True)
     _write(out / "labels.txt", "".join(f"{name}\n" for name in classes))
     for key, split in splits.items():
-        stems = []
+        stems, annotated = [], _annotated(split)
         for row, name in enumerate(names[key]):
             stems.append(Path(name).stem)
-            if split.reviewed[row] != NEVER_LABELLED:
+            if annotated[row]:
                 _write(out / "Annotations" / f"{stems[-1]}.xml", _voc_text(split, row, name))
         _write(out / "ImageSets" / "Main" / f"{key}.txt", "".join(f"{stem}\n" for stem in stems))
     return []
@@ -257,9 +265,9 @@ def _write_yolo(splits: Mapping[str, Split], names: Mapping[str, TextList], out:
     turned = 0
     for key, split in splits.items():
         (out / "labels" / key).mkdir(parents=True)
-        number_of = [classes.index(name) for name in split.classes.names]
+        number_of, annotated = [classes.index(name) for name in split.classes.names], _annotated(split)
         for row, name in enumerate(names[key]):
-            if split.reviewed[row] == NEVER_LABELLED:
+            if not annotated[row]:
                 continue
             turn = _turn(split, row)
             turned += turn is not None

@@ -26,7 +26,7 @@ from aweigh.data.proposals import Proposals, length_of
 from aweigh.errors import DataError, UsageError, counted
 from aweigh.structures import Classes, Targets
 
-REVIEWED, NEVER_LABELLED, NOT_SAID = 1, 0, -1  # values of `Split.reviewed`
+REVIEWED, NEVER_LABELLED, NOT_SAID, LABELS_LOST = 1, 0, -1, -2  # values of `Split.reviewed`
 _PER_ANNOTATION = (
     "boxes", "labels", "ignore", "crowd", "area", "annotation_ids", "source_boxes_xywh", "keypoints", "num_keypoints",
     "uncertain", "cuboids",
@@ -58,10 +58,11 @@ class Split:
     an object, see `Targets`; none when not given). evaluation_only: annotations that have a size and so count as
     objects to be found, but cannot be learned (under one pixel, outside the image); entries as `to_coco` has them.
 
-    reviewed: `[I]` int8, `REVIEWED` when somebody looked at the image or it has annotations, `NEVER_LABELLED`, or
-    `NOT_SAID`. masks: of the N annotations, None when none has one. keypoints: `[N, K, 3]` float32 (x, y, visibility 0,
-    1 or 2) in pixels, None when the data have none; num_keypoints: `[N]` int64, as the source counts them.
-    keypoint_names: K names. skeleton: pairs of rows of keypoints, from 0. label_sets: None when every image was
+    reviewed: `[I]` int8, `REVIEWED` when somebody looked at the image or it has annotations, `NEVER_LABELLED`,
+    `NOT_SAID`, or `LABELS_LOST` when it has annotations that cannot be used, so that it may show objects without a
+    box; see `complete`. masks: of the N annotations, None when none has one. keypoints: `[N, K, 3]` float32 (x, y,
+    visibility 0, 1 or 2) in pixels, None when the data have none; num_keypoints: `[N]` int64, as the source counts
+    them. keypoint_names: K names. skeleton: pairs of rows of keypoints, from 0. label_sets: None when every image was
     labelled for all classes. image_extras, extras: what else the source says of each image and annotation, as JSON
     objects, "" for nothing; None when there is nothing at all. header: what else a COCO file says as a whole.
     proposals: of the I images, for a detector that needs them; see `with_proposals`. cuboids: `[N, 7]` float32, objects
@@ -117,12 +118,11 @@ class Split:
         """The annotations of one image as tensors that own their memory, in the pixels of the original image.
 
         Keypoints come whenever the data have them, masks when asked for; an object without a mask, in data that have
-        some, has one without a pixel. Without label sets every image counts as labelled for all classes: one that
-        nobody labelled is then background.
+        some, has one without a pixel. An image that is not `complete` is known for no class.
         """
         index = range(len(self))[index]
         rows = slice(int(self.first[index]), int(self.first[index + 1]))
-        known = None if self.label_sets is None else self.labelled_for(index)
+        known = self.labelled_for(index)
         return Targets(
             boxes=torch.tensor(self.boxes[rows]).reshape(-1, 4),
             labels=torch.tensor(self.labels[rows]),
@@ -133,7 +133,7 @@ class Split:
             keypoints=None if self.keypoints is None else torch.tensor(self.keypoints[rows]),
             cuboids=None if self.cuboids is None else torch.tensor(self.cuboids[rows]),
             uncertain=torch.tensor(self.uncertain[rows]),
-            known=None if known is None or known.all() else torch.tensor(known),
+            known=None if known.all() else torch.tensor(known),
             proposals=None if self.proposals is None else self.proposals.of_image(index),
         )
 
@@ -149,17 +149,26 @@ class Split:
 
     def labelled_for(self, index: int) -> np.ndarray:
         """`[C]` bool: the classes that were looked for in this image; of any other it may show unlabelled objects."""
-        if self.reviewed[index] == NEVER_LABELLED:
+        if not self.complete[index]:
             return np.zeros(len(self.classes), dtype=bool)
         if self.label_sets is None:
             return np.ones(len(self.classes), dtype=bool)
         known: np.ndarray = self.label_sets.known[self.label_sets.of_image[index]]
         return known
 
+    @property
+    def complete(self) -> np.ndarray:
+        """`[I]` bool: the images of which it is known that what has no box is background.
+
+        The others, which nobody labelled or which lost labels, teach no background and belong in no evaluation.
+        """
+        return (self.reviewed != NEVER_LABELLED) & (self.reviewed != LABELS_LOST)
+
     def summary(self) -> str:
         """Two lines or three: what there is, how many objects of each class, which classes only a part is labelled for.
 
-        Empty images are told apart: looked at without finding anything, never labelled, or not said.
+        Empty images are told apart: looked at without finding anything, never labelled, with labels that cannot be
+        used, or not said.
         """
         counts = np.bincount(self.labels[~self.ignore], minlength=len(self.classes))
         ignore, uncertain = int((self.ignore & ~self.uncertain).sum()), int(self.uncertain.sum())
@@ -183,10 +192,12 @@ class Split:
         )
 
     def _empty_images(self) -> str:
-        empty = self.reviewed[np.diff(self.first) == 0]
-        kinds = ((REVIEWED, "reviewed and empty"), (NEVER_LABELLED, "never labelled"))
-        said = [f"{count} {text}" for value, text in kinds if (count := int((empty == value).sum()))]
-        return f"{counted(len(empty), 'image')} without objects, kept" + (f" ({', '.join(said)})" if said else "")
+        empty = np.diff(self.first) == 0
+        kinds = ((REVIEWED, "reviewed and empty"), (NEVER_LABELLED, "never labelled"), (LABELS_LOST, "labels lost"))
+        said = [f"{count} {text}" for value, text in kinds if (count := int((self.reviewed[empty] == value).sum()))]
+        text = f"{counted(int(empty.sum()), 'image')} without objects, kept" + (f" ({', '.join(said)})" if said else "")
+        partly = int((self.reviewed[~empty] == LABELS_LOST).sum())
+        return text + (f", {partly} with a part of their labels lost" if partly else "")
 
     def _partial_labels(self) -> str:
         if self.label_sets is None:
@@ -249,17 +260,22 @@ class Split:
             **{key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None},
         )
 
-    def without(self, rows: Sequence[int] | np.ndarray) -> Split:
+    def without(self, rows: Sequence[int] | np.ndarray, *, why: str = "can be read") -> Split:
         """What is left to be measured where these images cannot be: they and their objects are left out, and counted.
 
-        `DataError` where no image is left.
+        `DataError` where no image is left. why: what none of them does then.
         """
         kept = np.setdiff1d(np.arange(len(self)), np.asarray(rows, dtype=np.int64))
         if len(kept) == len(self):
             return self
         if len(kept) == 0:
-            raise DataError(f"{self.root}: none of the {counted(len(self), 'image')} of {self.name} can be read.")
+            raise DataError(f"{self.root}: none of the {counted(len(self), 'image')} of {self.name} {why}.")
         return replace(self.take(kept), left_out=self.left_out + len(self) - len(kept), problems=self.problems)
+
+    def measurable(self) -> Split:
+        """The images that detections can be measured on: those of which all objects are known; see `complete`."""
+        why = "can be measured: they lost labels, or nobody labelled them"
+        return self.without(np.flatnonzero(~self.complete), why=why)
 
     def take_annotations(self, rows: np.ndarray) -> Split:
         """The split with these annotations alone, `[K]` int64 in rising order; all images stay."""

@@ -185,8 +185,8 @@ class TrainConfig:
     """Share of images below which sampler repeat_factor repeats a class."""
     class_draws: tuple[str, ...] = ()
     """Weights of sampler class_aware by class name, as truck=3; 1 for the others."""
-    empty: Literal["keep", "drop"] = "keep"
-    """What to do with training images without objects: they are kept, as they teach what is no object."""
+    empty: Literal["keep", "drop", "background"] = "keep"
+    """Images without objects: keep those said to be empty, drop all, or take unlabelled ones for background too."""
 
     eval_every: int = 1
     """Epochs between validations; the last epoch is always validated."""

@@ -46,9 +46,10 @@ def evaluate(
     keypoints where the model finds them, which `further_metrics` measures.
     speed: milliseconds per image: `read` (waiting for reading and resizing), `network`, `decode`, `total`.
     unreadable: called with each picture that was skipped or mended while reading. A skipped one and its objects are
-    left out of the numbers, which say so. max_bad: the share of them above which there are no numbers but a
-    `DataError`.
+    left out of the numbers, which say so, as is a picture of which not all objects are known (see `Split.complete`).
+    max_bad: the share of skipped ones above which there are no numbers but a `DataError`.
     """
+    split = split.measurable()
     found = detect(
         model,
         resize,

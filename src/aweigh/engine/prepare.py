@@ -13,7 +13,7 @@ import torch
 from aweigh.arguments import check_arguments
 from aweigh.data.check import Problem
 from aweigh.data.dataset import DetectionDataset
-from aweigh.data.formats import find_splits, load_split
+from aweigh.data.formats import EmptySplit, find_splits, load_split
 from aweigh.data.held_out import FILE as HELD_OUT
 from aweigh.data.held_out import HeldOut, choose
 from aweigh.data.loader import make_loader
@@ -21,7 +21,7 @@ from aweigh.data.mixing import epochs_with_mixing
 from aweigh.data.pairs import flip_pairs
 from aweigh.data.proposals import read_proposals
 from aweigh.data.sampling import Sampling
-from aweigh.data.split import Split
+from aweigh.data.split import NEVER_LABELLED, REVIEWED, Split
 from aweigh.data.split_files import ALIASES
 from aweigh.data.transforms import Augmentation, Resize, TrainTransform
 from aweigh.engine import distributed
@@ -265,41 +265,80 @@ def load_data(config: TrainConfig, held_out: HeldOut | None = None) -> Data:
         drop_empty=config.empty == "drop",
         keypoints=keypoints,
     )
+    train, left_out = _teaching(train, config)
     known = () if config.annotations else tuple(find_splits(source, keypoints=keypoints))
     if config.val_split == "none":
-        return Data(train, None, "no validation: val_split is none")
+        return Data(train, None, f"no validation: val_split is none{left_out}")
     name = ALIASES.get(config.val_split, config.val_split)
+    why = "no val split"
     if name == "auto" and held_out is not None:
-        return _apart(train, held_out.rows_in(train), "as before")
-    if name == "auto" and "val" in known:
-        name = "val"
-    if name == "auto":
-        if len(train) < 2:
-            return Data(train, None, "no validation: there is no val split, and one training image cannot be divided")
-        chosen = choose(train, seed=config.seed) if distributed.is_main() else None
-        rows, remark = distributed.from_main(chosen) or ([], "")
-        return _apart(train, rows, f"a tenth{remark}")
-    if name not in known:
+        return _apart(train, held_out.rows_in(train), "as before", why, left_out)
+    if name in known or (name == "auto" and "val" in known):
+        try:
+            val = _validation(source, "val" if name == "auto" else name, train, config, keypoints)
+        except EmptySplit as error:
+            if name != "auto":
+                raise
+            why = f"the val split cannot be used ({str(error).rstrip('.')})"
+        else:
+            return Data(train, val, f"validation on {val.name}{left_out}")
+    elif name != "auto":
         raise UsageError(
             f"val_split = {name!r}: {source} has only {', '.join(known) or 'what was given by hand'}; give one of "
             f"these, auto or none.{did_you_mean(name, known)}"
         )
+    whole = np.flatnonzero(train.complete)
+    if len(train) < 2 or len(whole) == 0:
+        alone = "one training image cannot be divided" if len(train) < 2 else "every training image lost labels"
+        return Data(train, None, f"no validation: {why}, and {alone}{left_out}")
+    chosen = choose(train.take(whole), seed=config.seed) if distributed.is_main() and len(whole) > 1 else None
+    rows, remark = distributed.from_main(chosen) or (np.arange(1), "")
+    return _apart(train, whole[rows], f"a tenth{remark}", why, left_out)
+
+
+def _validation(source: Path, name: str, train: Split, config: TrainConfig, keypoints: bool) -> Split:
+    """The split of that name; `EmptySplit` where it has no image of which the objects are known."""
     try:
         val = load_split(source, name, classes=list(train.classes.names), strict=config.strict, keypoints=keypoints)
     except UsageError as error:
+        load_split(source, name, keypoints=keypoints)  # an empty one, which need not name any class, is told as such
         named = find_splits(source, keypoints=keypoints)["train"].annotations
         raise DataError(
             f"{error} The splits must name the same classes; those of train come from {named}. `aweigh data check` "
             "compares them."
         ) from error
-    return Data(train, val, f"validation on {name}")
+    val = _said_empty(val) if config.empty == "background" else val
+    if not val.complete.any():
+        count = counted(len(val), "image")
+        raise EmptySplit(f"{val.root}: {name} has {count}, but nobody labelled them, or their labels are lost.")
+    return val.measurable()
 
 
-def _apart(train: Split, rows: Sequence[int] | np.ndarray, how: str) -> Data:
+def _teaching(train: Split, config: TrainConfig) -> tuple[Split, str]:
+    """The training images that teach something, and a remark on the others.
+
+    Without a box, and without anybody's word that there is none to draw, an image gives no loss at all.
+    """
+    train = _said_empty(train) if config.empty == "background" else train
+    rows = np.flatnonzero(train.complete | (np.diff(train.first) > 0))
+    if len(rows) == len(train):
+        return train, ""
+    count = counted(len(train) - len(rows), "training image")
+    what = f"; left out: {count}, never labelled or with all labels lost"
+    return replace(train.take(rows), problems=train.problems), what
+
+
+def _said_empty(split: Split) -> Split:
+    """The split where an image that nobody labelled is one that shows nothing."""
+    reviewed = np.where(split.reviewed == NEVER_LABELLED, REVIEWED, split.reviewed)
+    return replace(split, reviewed=reviewed.astype(np.int8))
+
+
+def _apart(train: Split, rows: Sequence[int] | np.ndarray, how: str, why: str, left_out: str) -> Data:
     """The training split without the images that are held out, and these."""
     val = train.take(rows, name="val")
     rest = replace(train.take(np.setdiff1d(np.arange(len(train)), rows)), problems=train.problems)
-    note = f"no val split: {counted(len(val), 'training image')} set aside for validation, {how}"
+    note = f"{why}: {counted(len(val), 'training image')} set aside for validation, {how}{left_out}"
     return Data(rest, val, note, held_out=True)
 
 
