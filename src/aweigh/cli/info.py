@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from aweigh.cli.common import one_line
-from aweigh.errors import counted
+from aweigh.errors import UNPRINTABLE, counted
 
 
 def command(
@@ -26,7 +26,8 @@ def command(
 
     header = read_header(checkpoint)
     if as_json:
-        print(json.dumps(header, ensure_ascii=False, indent=2))
+        for line in json.dumps(header, ensure_ascii=False, indent=2).split("\n"):
+            print(UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", line))
         return
     rows = describe(header)
     width = max(len(name) for name, _ in rows)
