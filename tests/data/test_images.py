@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from aweigh.data import images
+from aweigh.data import decode, images
 from aweigh.data.images import REDUCED_MARGIN, read_image, read_reduced, read_size, reduction
 from aweigh.data.transforms import EvalTransform, Resize
 from aweigh.errors import DataError, UsageError
@@ -278,3 +278,65 @@ def test_a_reduced_picture_is_damaged_where_the_whole_is(tmp_path: Path) -> None
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"half\.jpg.*cut short"):
         read_reduced(tmp_path / "half.jpg", scaled(4, 4))
+
+
+def test_what_does_not_fit_the_memory_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", np.zeros((8, 8, 3), dtype=np.uint8))
+
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    for owner, name in ((Image.Image, "load"), (np, "empty")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails)
+            patch.setattr("PIL.PngImagePlugin.PngImageFile.load", fails) if name == "load" else None
+            with pytest.raises(DataError, match=r"a\.png: there is not enough memory for a picture of 8 x 8"):
+                read_image(path)
+    assert read_image(path).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "RGB", "RGBA", "P", "F", "1", "CMYK"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_strips_give_the_pixels_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, factor: int
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (41, 30, 3), dtype=np.uint8)
+    if mode in ("I;16", "I;16B", "F"):
+        kind = {"I;16": "<u2", "I;16B": ">u2", "F": "<f4"}[mode]
+        grey = values[..., 0] / 255 if mode == "F" else values[..., 0].astype(np.int64) * 257
+        picture = Image.fromarray(grey.astype(kind))
+    else:
+        picture = Image.fromarray(values).convert(mode)
+    for turn in range(1, 9):
+        whole = decode.pixels_of(picture, turn, "auto", "a", factor)
+        with monkeypatch.context() as patch:
+            patch.setattr(decode, "STRIP", 7 * 30)
+            assert torch.equal(decode.pixels_of(picture, turn, "auto", "a", factor), whole)
+    deep = np.random.default_rng(0).integers(0, 65536, (41, 30), dtype=np.uint16)
+    monkeypatch.setattr(images, "STRIP", 7 * 30)
+    assert np.array_equal(read_image(deep)[0].numpy(), ((deep / 257.0) + 0.5).astype(np.uint8))
+
+
+def test_a_large_picture_of_16_bits_takes_little_memory(
+    tmp_path: Path, memory_needed: Callable[[Callable[[], object]], int]
+) -> None:
+    """8,000 x 8,000: 0.13 GB as Pillow has it, 0.5 GB as float64."""
+    Image.fromarray(np.zeros((8000, 8000), dtype=np.uint16)).save(tmp_path / "deep.png", compress_level=1)
+    assert memory_needed(lambda: read_reduced(tmp_path / "deep.png", scaled(400, 400))) < 300e6
+
+
+def test_messages_of_pillow_and_libtiff_are_not_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = save(tmp_path / "whole.tif", noise, compression="tiff_deflate").read_bytes()
+    broken = bytearray(whole)
+    broken[200:260] = bytes(60)
+    (tmp_path / "broken.tif").write_bytes(bytes(broken))
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "large.png")  # Pillow warns from 89 megapixels on
+    Image.new("RGB", (8, 8)).save(tmp_path / "exif.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
+    with pytest.raises(DataError, match=r"broken\.tif"):
+        read_image(tmp_path / "broken.tif")
+    read_size(tmp_path / "large.png", exif="ignore")
+    read_image(tmp_path / "exif.jpg")
+    assert capfd.readouterr() == ("", "") and not recwarn.list

@@ -216,3 +216,10 @@ def test_wrong_use(tmp_path: Path) -> None:
         DetectionWriter("-", "voc")
     with pytest.raises(UsageError, match="folder"):
         DetectionWriter(tmp_path, "csv")
+
+
+def test_files_that_are_not_called_as_their_picture_are_told(tmp_path: Path) -> None:
+    with DetectionWriter(tmp_path, "yolo") as writer:
+        for path in ("a.jpg", "a.png", "b/a.jpg", "c.jpg"):
+            writer.write(found(path))
+    assert writer.renamed == ["a.png: a-2.txt", "b/a.jpg: a-3.txt"] and writer.renamed_count == 2

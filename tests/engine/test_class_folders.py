@@ -1,5 +1,6 @@
 """Folders of classes: what is found, what is refused, and pictures that are the same whoever reads them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_a_broken_picture_is_skipped_and_named(folder: Path) -> None:
     assert len(batch.problems) == 1 and "3.png" in batch.problems[0]
     (batch,) = load_batches(entries, [[3]], validation_transform(size=64))
     assert len(batch.pixels) == len(batch.labels) == 0 and len(batch.problems) == 1
+
+
+def test_a_link_that_leads_nowhere_and_a_pipe_are_named(folder: Path) -> None:
+    (folder / "train" / "ant" / "link.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "train" / "bee" / "pipe.png")
+    found = read_class_folders(folder)
+    assert len(found.train) + len(found.val) == 36
+    entries = [entry for entry in (*found.train, *found.val) if entry[0].stem in ("link", "pipe")]
+    (batch,) = load_batches(entries, [[0, 1]], validation_transform(size=64))
+    assert len(batch.problems) == 2 and "leads nowhere" in " ".join(batch.problems)
 
 
 def test_chance_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:

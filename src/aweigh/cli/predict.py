@@ -134,7 +134,7 @@ def command(
         raise UsageError("-o is empty; name a folder, or - for the output stream.")
     check_loading(batch, 0)
     from aweigh.data.kitti import read_camera
-    from aweigh.data.writers import LEFT_OUT, write_detections
+    from aweigh.data.writers import LEFT_OUT, DetectionWriter
     from aweigh.engine.data_pictures import DataPictures
     from aweigh.engine.extras import extras
     from aweigh.predictor import sources
@@ -173,12 +173,20 @@ def command(
 
             found = of_data.framed(found, predictor.classes, unrotated)
         ids = None if of_data is None else [of_data.ids[path] for path in paths]
-        write_detections(tally.watch(found, show), target, format, image_ids=ids)
+        with DetectionWriter(target, format, image_ids=ids) as writer:
+            for result in tally.watch(found, show):
+                writer.write(result)
     tally.tell(folder, format, drawn=bool(drawn))
     if in_space and tally.without_camera:
         log().print(
             f"The camera of {counted(tally.without_camera, 'picture')} is not known, nor where "
             "objects stand; --camera names a calibration file."
+        )
+    if writer.renamed_count:
+        log().print(
+            f"{counted(writer.renamed_count, 'file')} of detections could not be called as the picture, whose name is "
+            f"that of another or too long: {one_line('; '.join(writer.renamed))}",
+            markup=False,
         )
     lost = [what for what in extras(predictor.model) if what in LEFT_OUT.get(format, ())]
     if lost:

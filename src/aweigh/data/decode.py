@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,16 @@ _quiet_lock = threading.Lock()
 _quiet_depth = 0
 _quiet_before: list[Callable[[], object]] = []
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what Pillow logs about damaged files
+
+
+def _forked() -> None:
+    """In a process forked while another thread was within `quiet`, nobody will leave it: it starts anew."""
+    global _quiet_lock, _quiet_depth
+    _quiet_lock, _quiet_depth = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @contextmanager

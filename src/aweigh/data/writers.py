@@ -95,6 +95,8 @@ class DetectionWriter:
         self._waiting: list[list[Any]] | None = []  # rows of csv that came before its head could be written
         self._images: list[dict[str, Any]] = []
         self._names: set[str] = set()
+        self.renamed: list[str] = []  # the first pictures whose file is not called as they are, each with its name
+        self.renamed_count = 0
         self._rows = 0
 
     def __enter__(self) -> DetectionWriter:
@@ -209,6 +211,9 @@ class DetectionWriter:
             further += 1
             name = fitting_name(stem, f"-{further}{ending}")
         self._names.add(name)
+        if name != stem + ending:
+            self.renamed_count += 1
+            self.renamed += [f"{detections.path}: {name}"] * (len(self.renamed) < 3)
         return name
 
 
