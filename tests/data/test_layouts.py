@@ -11,7 +11,7 @@ from tests.data.conftest import picture, voc_xml
 
 from aweigh.cli.main import run
 from aweigh.data.formats import find_splits, load_split
-from aweigh.data.split import Split
+from aweigh.data.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.errors import DataError
 
 BOX = [5.0, 6.0, 25.0, 20.0]  # xyxy, in pictures of 40 x 30
@@ -139,6 +139,18 @@ def test_labelme_what_is_not_there_and_what_is_outside(tmp_path: Path) -> None:
     assert "imageData" in split.problems[1].detail and "imageData" not in split.problems[2].detail
 
 
+def test_pictures_whose_only_shape_cannot_be_used_are_not_empty(tmp_path: Path) -> None:
+    for stem, shapes in (("a", [shape(CORNERS)]), ("b", [shape([[3, 3]], "point")]), ("c", [])):
+        picture(tmp_path / f"{stem}.png")
+        write(tmp_path / f"{stem}.json", labelme(shapes, imagePath=f"{stem}.png"))
+    assert load_split(tmp_path).reviewed.tolist() == [REVIEWED, LABELS_LOST, REVIEWED]
+    (tmp_path / "d.json").write_text("{")
+    for stem in "abc":
+        write(tmp_path / "labelTxt" / f"{stem}.txt", {"a": "5 6 25 6 25 20 5 20 ship 0\n", "b": "5 6\n", "c": ""}[stem])
+        (tmp_path / f"{stem}.json").unlink()
+    assert load_split(tmp_path).reviewed.tolist() == [REVIEWED, LABELS_LOST, REVIEWED]
+
+
 def test_one_list_of_classes_for_all_splits(tmp_path: Path) -> None:
     for name, label in (("train", "dog"), ("valid", "cat")):
         picture(tmp_path / name / f"{name}.png")
@@ -205,7 +217,10 @@ def test_via_shapes_and_regions_without_a_class(tmp_path: Path) -> None:
     assert np.allclose(split.boxes, [BOX, [10, 5, 30, 25], [15, 5, 25, 25]])
     assert split.area.tolist() == pytest.approx([140, math.pi * 100, math.pi * 50], rel=0.004)
     assert kinds(split) == ["region without a class", "shape without an area", "unreadable record"]
-    assert len(split) == 2 and split.reviewed[1] == -1  # a picture without regions: nobody says that somebody looked
+    assert len(split) == 2 and split.reviewed.tolist() == [
+        LABELS_LOST,
+        NOT_SAID,
+    ]  # a picture without regions: nobody says that somebody looked
 
 
 def test_via_without_attributes_and_as_csv(tmp_path: Path) -> None:

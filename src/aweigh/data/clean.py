@@ -27,6 +27,7 @@ SURE_BITS, SURE_DIFFERENCE = 5, 1.5
 # Of what training keeps or changes, the kinds that are mended here.
 MENDED = {"same box twice", "same picture in two splits", "same file in two splits", "same picture twice"} | {
     "duplicate annotation id",
+    "size before EXIF rotation, boxes after it",
     "annotation id is not a whole number",
     "image ids are not whole numbers",
 }

@@ -24,6 +24,7 @@ import numpy as np
 from aweigh.data import check
 from aweigh.data.check import DROPPED, SKIPPED, Problem
 from aweigh.data.files import lies_within, read_bytes
+from aweigh.data.frames import settle_frames
 from aweigh.data.records import (
     UNKNOWN,
     EmptySplit,
@@ -87,6 +88,8 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
     boxes_xywh = _coco_boxes(used)
     boxes = np.column_stack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])
     image_of = new_row[listed[kept]]
+    used_paths = [path for row in usable if (path := paths[int(row)]) is not None]
+    sizes_hw[usable] = settle_frames(used_paths, sizes_hw[usable], image_of, boxes, problems)
     problems.extend(check.suspicions(boxes_xywh, sizes_hw[usable][image_of].reshape(-1, 2), file.name))
     said = np.array([_said(image) for image in images], dtype=np.int8)
     lost = np.union1d(np.flatnonzero(said == LABELS_LOST), listed[(listed >= 0) & (labels == UNKNOWN)])
@@ -107,7 +110,7 @@ def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequenc
         problems,
     )
     records = Records(
-        paths=[path for row in usable if (path := paths[int(row)]) is not None],
+        paths=used_paths,
         image_ids=numbers[usable],
         sizes_hw=sizes_hw[usable],
         image_of=image_of,

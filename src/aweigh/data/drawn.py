@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from aweigh.data import check
 from aweigh.data.check import DROPPED, SKIPPED, Problem
 from aweigh.data.files import below, read_bytes
+from aweigh.data.frames import settle_frames
 from aweigh.data.images import SUFFIXES
 from aweigh.data.records import (
     UNKNOWN,
@@ -33,7 +34,7 @@ from aweigh.data.records import (
     known_sizes,
     some_of,
 )
-from aweigh.data.split import NOT_SAID, REVIEWED, Split
+from aweigh.data.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.data.split_files import SplitFiles
 from aweigh.errors import DataError, printable
 
@@ -144,11 +145,14 @@ def read_drawn(
                 picture.lost = True
             if label >= 0:
                 rows.append((image, label, shape))
-        said.append(NOT_SAID if picture.lost or not (picture.looked_at or picture.shapes) else REVIEWED)
+        looked_at = REVIEWED if picture.looked_at or picture.shapes else NOT_SAID
+        said.append(LABELS_LOST if picture.lost else looked_at)
     used = [paths[row] for row in usable]
     root = Path(os.path.commonpath([path.parent for path in used])) if used else files.images[0]
     records = _records(used, sizes_hw[usable], said, rows)
-    problems.extend(check.suspicions(records.boxes_xywh, sizes_hw[usable][records.image_of], files.annotations.name))
+    settled = settle_frames(used, records.sizes_hw, records.image_of, records.boxes, problems)
+    records = replace(records, sizes_hw=settled)
+    problems.extend(check.suspicions(records.boxes_xywh, settled[records.image_of], files.annotations.name))
     return build_split(records, name=name, layout=files.layout, root=root, classes=classes, problems=problems)
 
 

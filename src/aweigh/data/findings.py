@@ -278,6 +278,14 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
             "Frames of one scene, or one picture saved twice: the evaluation promises too much. Split by scene."
         ),
         "same picture twice": "The bytes are equal: keep one of them, with all its boxes.",
+        "size before EXIF rotation, boxes after it": (
+            "The boxes were drawn on the picture as it is shown: it is used so, with its sides exchanged. Export the "
+            "sizes of the pictures as they are shown."
+        ),
+        "size after EXIF rotation, boxes before it": (
+            "The boxes were drawn on the picture as it is stored: it is used so, with its sides exchanged. Save these "
+            "pictures without EXIF rotation."
+        ),
         "annotated before EXIF rotation": (
             "Used as it was annotated. Save these pictures without EXIF rotation, so that every program sees the same."
         ),

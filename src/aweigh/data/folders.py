@@ -24,6 +24,7 @@ import numpy as np
 from aweigh.data import check
 from aweigh.data.check import DROPPED, SKIPPED, Problem
 from aweigh.data.files import below, lies_within, read_bytes, read_text
+from aweigh.data.frames import settle_frames
 from aweigh.data.images import SUFFIXES
 from aweigh.data.records import (
     MAX_CLASSES,
@@ -129,6 +130,8 @@ def read_voc(
     first_low = shown[:, :2] <= shown[:, 2:] + 1  # one pixel less, as a side of none is written, is not exchanged
     boxes = shown - np.hstack([first_low, ~first_low])  # the lower of the two counts from 1
     records = _records(paths, declared, problems, rows, boxes, shown, said)
+    settled = settle_frames(records.paths, records.sizes_hw, records.image_of, records.boxes, problems)
+    records = replace(records, sizes_hw=settled)
     root = paths[0].parent if paths else picture_folders[0]
     return build_split(records, name=name, layout="voc", root=root, classes=classes, problems=problems)
 

@@ -22,6 +22,7 @@ from aweigh.data.check import (
     EXCHANGED,
     KEPT,
     MIXED_UP_FROM,
+    SKIPPED,
     UNLEARNED,
     Problem,
     remarks,
@@ -48,7 +49,7 @@ def reported(split: Split) -> list[Finding]:
     lost = sum(problem.action in (DROPPED, UNLEARNED) and _unit(problem.kind) == "boxes" for problem in split.problems)
     found = []
     for (kind, action), group in groups.items():
-        totals = {"boxes": len(split.boxes) + lost, "pictures": len(split) + len(group)}
+        totals = {"boxes": len(split.boxes) + lost, "pictures": len(split) + len(group) * (action == SKIPPED)}
         examples = (
             Example(problem, split.name, rows.get(problem.where), () if problem.box is None else (problem.box,))
             for problem in group[:EXAMPLES_KEPT]
