@@ -9,8 +9,13 @@ import ast
 import re
 import shlex
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from aweigh.models import PUBLISHED, create
 
 TOP = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -23,6 +28,7 @@ PROGRAMS = ("aweigh", "torchrun", "python", "uv run", r"\.ci/run")
 BEGINNING = rf"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:{'|'.join(PROGRAMS)})(?=\s|$)"
 LINE = re.compile(rf"^(?: {{2,}}|\t)({BEGINNING}.*)$")
 CALL = re.compile(r"(?:aweigh\.)?create\(")
+FILES = ("FILE",)  # stands for a file of weights
 ROW_OF_CODE = re.compile(r"\| `[a-z_/0-9]+\.py` \| `")  # equation | what | file | line, which another test compares
 
 
@@ -95,7 +101,7 @@ def settings(document: Path) -> list[Shown]:
         for number, line in enumerate(lines_of(document), start=1)
         if not ROW_OF_CODE.search(line)
         for span in spans_of(line)
-        if re.fullmatch(r"[a-z_]\w* ?= ?[^=\s].*", span)
+        if re.fullmatch(r"[a-z_][a-z0-9_]* ?= ?[^=\s].*", span)
     ]
 
 
@@ -115,6 +121,49 @@ def python_blocks(document: Path) -> list[Shown]:
 
 def spans_of(line: str) -> list[str]:
     return re.findall(r"(?<!`)`([^`]+)`(?!`)", line)
+
+
+def given(shown: Shown) -> tuple[str, dict[str, Any]]:
+    """The detector and the arguments of a call; no name where it stands for any (`create(..., weights="3x")`)."""
+    call = ast.parse(shown.text, mode="eval").body
+    assert isinstance(call, ast.Call) and len(call.args) == 1, shown.text
+    names = {name: name for name in FILES} | constants(shown)
+    arguments: dict[str, Any] = {}
+    for keyword in call.keywords:
+        value = names[keyword.value.id] if isinstance(keyword.value, ast.Name) else ast.literal_eval(keyword.value)
+        arguments |= value if keyword.arg is None else {keyword.arg: value}
+    name = ast.literal_eval(call.args[0])
+    return ("" if name is ... else name), arguments
+
+
+def constants(shown: Shown) -> dict[str, Any]:
+    found = {}
+    for block in python_blocks(shown.file):
+        for node in ast.parse(block.text).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                try:
+                    found[node.targets[0].id] = ast.literal_eval(node.value)
+                except ValueError:  # not a plain value
+                    continue
+    return found
+
+
+def build(name: str, arguments: dict[str, Any]) -> Any:
+    """The detector of a call, without memory, and without the weights it would load."""
+    weights = arguments.pop("weights", None)
+    if weights is not None:
+        published = PUBLISHED[name]
+        record = next(iter(published.values())) if weights in FILES else published[weights]
+        name, arguments = record.builder, {"classes": record.classes, **record.arguments, **arguments}
+    assert arguments.pop("backbone_weights", "imagenet") == "imagenet"
+    with torch.device("meta"):
+        return create(name, **arguments)
+
+
+@cache
+def built(shown: Shown) -> Any:
+    """The detector of a call; the same for the same piece of a document."""
+    return build(*given(shown))
 
 
 COMMANDS = [shown for document in DOCUMENTS for shown in commands(document)]

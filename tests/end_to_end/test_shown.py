@@ -4,6 +4,7 @@ blocks of Python. What trains, downloads or needs files of others is only read, 
 
 import json
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ DENSE = (
     "runs/fcos_rpn_without/last.safetensors",
 )
 STAND_INS = dict.fromkeys(("FILE", "CHECKPOINT", "DETECTOR"), "RUN/best.safetensors")
-RESULTS = ("RESULTS.json", "persons_train.json", "coco_person_train.json", "voc5_train.json")
+RESULTS = ("RESULTS", "persons_train", "coco_person_train", "voc5_train")
 TINY = {"channels": 16}
 CLASSES = {"A": {"circle": "car", "square": "bicycle"}, "B": {"circle": "truck", "square": "Bike"}}
 
@@ -59,7 +60,7 @@ ONCE = list({tuple(shown.words): shown for shown in COMMANDS if is_done(shown)}.
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the documents name: data sets, detectors, photographs, results, proposals."""
     folder = tmp_path_factory.mktemp("workshop")
-    for seed, name in enumerate(("DATA", "A", "B")):
+    for name, seed in (("DATA", 0), ("A", 0), ("B", 1)):
         words = ("--train", 4, "--val", 3, "--test", 2, "--size", 64, "--seed", seed)
         assert typed("data", "synth", folder / name, *words) == 0
         rename(folder / name, CLASSES.get(name, {}))
@@ -85,11 +86,14 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = ("--split", split, "--number", 20, "-o", folder / f"{split}_proposals.safetensors")
         assert typed("proposals", folder / "runs/rpn/best.safetensors", folder / "DATA", *words) == 0
     assert typed("eval", folder / "mean.safetensors", folder / "coco_tiny", "--json", folder / "mean.json") == 0
-    for results in ("RESULTS.json", "persons_train.json", "coco_person_train.json", "voc5_train.json"):
-        found = [
-            {"image_id": i, "category_id": 1, "bbox": [4, 4, 20, 20], "score": 0.5} for i in train.image_ids.tolist()
-        ]
-        (folder / results).write_text(json.dumps(found))
+    words = ("--data", folder / "DATA", "--split", "train", "--model", folder / "RUN/best.safetensors")
+    assert typed("predict", *words, "--format", "coco", "--no-draw", "-o", folder / "found") == 0
+    box = {"category_id": 1, "bbox": [4, 4, 20, 20], "score": 0.5}  # a detector that learned nothing finds nothing
+    found = [{"image_id": number, **box} for number in train.image_ids.tolist()]
+    (folder / "found" / "detections.json").write_text(json.dumps(found))
+    for results in RESULTS:
+        for suffix in (".json", ".images.json"):  # the boxes, and whose images they are
+            shutil.copy(folder / "found" / f"detections{suffix}", folder / f"{results}{suffix}")
     boxes = [np.array([[1.0, 1.0, 30.0, 30.0]])] * len(train)
     given = {"ids": train.image_ids, "boxes": boxes, "objectness_logits": [np.array([0.5])] * len(train)}
     (folder / "proposals.pkl").write_bytes(pickle.dumps(given))

@@ -12,6 +12,7 @@ features            RoIAlign                    RoIPool                     RoIA
 regions that learn  512 of each image           64 of each (of 2 a step)    512 of each image
 without an object   IoU below 0.5               IoU from 0.1, below 0.5     IoU below 0.5
 box loss            smooth L1, from 1/9         smooth L1, from 1           L1
+suppression         IoU above 0.5               IoU above 0.3               IoU above 0.5
 ==================  ==========================  ==========================  ====================
 
 The first is that of Lin et al., "Feature Pyramid Networks", CVPR 2017, section 5.2; `PAPER` gives its sampling and loss

@@ -31,6 +31,7 @@ value               C4 (ResNet)                                 VGG-16 (the firs
 ==================  ==========================================  =====================================================
 anchors             32, 64, 128, 256, 512 px in three ratios    128, 256, 512 px in three ratios
 regions             RoIAlign, 14 x 14                           RoIPool, 7 x 7
+suppression         IoU above 0.5                               IoU above 0.3
 second stage        the last stage of the body, then the mean   the body's two fully connected layers
 proposals           12,000 and 2,000; tested: 6,000 and 1,000   12,000 and 2,000; tested: 6,000 and 300
 ==================  ==========================================  =====================================================
@@ -200,6 +201,7 @@ class FasterRCNN(nn.Module):
         beta: NotNegative = 1 / 9,
         box_weight: NotNegative = 1.0,
         score_threshold: Share = 0.05,
+        nms_threshold: Share = 0.5,
         max_detections: Count = 100,
         pixel_mean: Colour = IMAGENET_MEAN,
         pixel_std: Deviation = IMAGENET_STD,
@@ -227,7 +229,9 @@ class FasterRCNN(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
-        self.selection = FasterRCNNSelection(score_threshold=score_threshold, max_detections=max_detections)
+        self.selection = FasterRCNNSelection(
+            score_threshold, nms_threshold=nms_threshold, max_detections=max_detections
+        )
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -580,6 +584,7 @@ def on_vgg16(
     *,
     pool: Literal["pool", "align"] = "pool",
     head_width: Width = 4096,
+    nms_threshold: Share = 0.3,  # R-CNN's, as Girshick 2015 has it (section 3); TEST.NMS in both papers' code
     **options: Any,
 ) -> FasterRCNN:
     """On the last map of VGG-16 before its last pooling, with its two fully connected layers, which ImageNet's weights
@@ -594,7 +599,8 @@ def on_vgg16(
     read = by_maximum if pool == "pool" else partial(pool_regions, strides=backbone.strides, aligned=True)
     parts = (backbone, None, made, read, TwoFCHead(512, 7, width=head_width), BoxPredictor(head_width, len(classes)))
     layers = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"} if head_width == 4096 else {}
-    return FasterRCNN(*parts, classes=classes, classification_layers=layers, **options)
+    options |= {"classification_layers": layers, "nms_threshold": nms_threshold}
+    return FasterRCNN(*parts, classes=classes, **options)
 
 
 @checked(on_vgg16, RPN_OPTIONS)

@@ -152,14 +152,16 @@ def on_pyramid_with_masks(
     aligned: bool = True,
     soft_targets: bool = False,
     rounded_masks: bool = False,
+    mask_norm: Norm | Literal["head"] | None = "head",
     **options: Any,
 ) -> FasterRCNN:
-    """Faster R-CNN's `on_pyramid`, with its options and a `MaskBranch`; `head_norm` is also that of the mask head."""
+    """Faster R-CNN's `on_pyramid`, with its options and a `MaskBranch`. mask_norm: of the mask head; `"head"`: the
+    `head_norm` that is given."""
     branch = MaskBranch(
         channels,
         len(classes),
         masks=masks,
-        norm=options.get("head_norm"),
+        norm=options.get("head_norm") if mask_norm == "head" else mask_norm,
         soft_targets=soft_targets,
         aligned=aligned,
         rounded=rounded_masks,

@@ -5,7 +5,7 @@ three sizes an octave apart by thirds and three ratios. An anchor that overlaps 
 class it is and how the box differs from it; below 0.4 it is background. The focal loss (equation 5) turns down what is
 easy, so that the hundred thousand background anchors need no sampling.
 
-Four forms, each a set of plain values:
+Four forms, each a set of plain values (docs/papers/retinanet.md has those of the paper's ablations):
 
 ===============  =================  =================  ==================  ===========================
 value            default            torchvision v1     torchvision v2      detectron2
@@ -122,7 +122,7 @@ class RetinaNet(nn.Module):
         fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
         assignment: which anchor learns which box: `"overlap"` (the paper), `"adaptive"` (ATSS) or `"aligned"` (the
             points of TOOD, by what the network says now).
-        box_loss: L1 of the deltas, or 1 - GIoU of the boxes.
+        box_loss: L1 of the deltas, smooth L1 of them (the paper), quadratic below `beta`, or 1 - GIoU of the boxes.
         normaliser: what losses are divided by: the positive anchors of each image, or detectron2's moving mean.
         alpha, gamma: of the focal loss; gamma 0 is the balanced cross-entropy.
         hard_examples: above 0, OHEM instead of the focal loss: so many anchors of each image, those of the highest
@@ -142,7 +142,8 @@ class RetinaNet(nn.Module):
         shapes: Sequence[Tensor],
         fitted_steps: bool = False,
         assignment: Assignment = "overlap",
-        box_loss: Literal["l1", "giou"] = "giou",
+        box_loss: Literal["l1", "smooth_l1", "giou"] = "giou",
+        beta: NotNegative = 0.11,  # as in the authors' program, Detectron; the paper gives none
         normaliser: Literal["image", "moving"] = "image",
         alpha: Share = 0.25,
         gamma: NotNegative = 2.0,
@@ -170,7 +171,7 @@ class RetinaNet(nn.Module):
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
         self.shapes, self.fitted_steps = [shape.clone() for shape in shapes], fitted_steps
-        self.assignment, self.box_loss = assignment, box_loss
+        self.assignment, self.box_loss, self.beta = assignment, box_loss, beta
         self.alpha, self.gamma = alpha, gamma
         self.hard_examples, self.hard_nms, self.hard_ratio = hard_examples, hard_nms, hard_ratio
         self.moving_positives: Tensor | None
@@ -291,8 +292,10 @@ class RetinaNet(nn.Module):
 
     def _box_loss(self, anchors: Tensor, deltas: Tensor, boxes: Tensor) -> Tensor:
         """`[P, 4]` each -> `[P]`."""
-        if self.box_loss == "l1":
-            return (deltas - box_ops.encode_deltas(anchors, boxes)).abs().sum(dim=1)
+        if self.box_loss != "giou":
+            beta = self.beta if self.box_loss == "smooth_l1" else 0.0
+            goal = box_ops.encode_deltas(anchors, boxes)
+            return F.smooth_l1_loss(deltas, goal, reduction="none", beta=beta).sum(dim=1)
         return box_loss(box_ops.decode_deltas(anchors, deltas), boxes, "giou")
 
     # Prediction
