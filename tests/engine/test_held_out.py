@@ -112,6 +112,17 @@ def test_a_run_keeps_the_list_and_eval_measures_on_exactly_that(photographs, tmp
     assert "none of the 2 images that the run held out is there" in capsys.readouterr().err
 
 
+def test_a_val_that_is_named_and_empty_is_none(photographs, tmp_path, quiet, capsys):
+    content = json.loads((photographs / "annotations" / "instances_train.json").read_text())
+    content |= {"images": [], "annotations": []}
+    (photographs / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    words = {"data": str(photographs), "output": str(tmp_path / "run"), **TINY, "epochs": 1}
+    folder = train(resolve({}, words)[0], console=quiet)
+    assert len(HeldOut.read(folder / "held_out.json").files) == 2
+    assert run(["eval", str(folder), str(photographs), "--device", "cpu"]) == 0
+    assert "COCO protocol, boxes: 2 images, 4 objects" in capsys.readouterr().out
+
+
 def test_data_with_a_split_of_their_own_are_measured_on_that(photographs, tmp_path, quiet, capsys, toys):
     words = {"data": str(photographs), "output": str(tmp_path / "run"), **TINY, "epochs": 1}
     folder = train(resolve({}, words)[0], console=quiet)

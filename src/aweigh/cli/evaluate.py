@@ -1,5 +1,6 @@
 """`aweigh eval`: COCO's or VOC's numbers of a detector on one split of a data set."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -185,12 +186,15 @@ def measured_on(detector: str, data: str, split: str, **how: Any) -> "Split":
 
     how: as `load_split` takes it.
     """
-    from aweigh.data.formats import find_splits, load_split
+    from aweigh.data.formats import EmptySplit, find_splits, load_split
     from aweigh.data.held_out import FILE, HeldOut
 
     listed = (Path(detector) if Path(detector).is_dir() else Path(detector).parent) / FILE
     if split or how.get("annotations") is not None or not listed.is_file():
         return load_split(data, split or "val", **how)
     if "val" in find_splits(data):
-        return load_split(data, "val", **how)
+        with suppress(EmptySplit):  # named, and empty or without any label: the run set a part aside then too
+            val = load_split(data, "val", **how)
+            if val.complete.any():
+                return val
     return HeldOut.read(listed).of_split(load_split(data, "train", **how))
