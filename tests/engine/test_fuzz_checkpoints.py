@@ -145,6 +145,8 @@ def header_of(path: Path, good: Path, **changes: object) -> Path:
         ({"max_detections": 0, "selection": {}}, "max_detections = 0"),
         ({"metrics": [1, 2]}, "no metrics by name"),
         ({"training": 7}, "no training by name"),
+        ({"training": {"epoch": "many", "step": 1}}, "no number as epoch"),
+        ({"training": {"epoch": 1, "step": {"a": 1}}}, "no number as step"),
         ({"classes": {"names": [str(i) for i in range(9000)], "ids": list(range(9000))}}, "tensors fit"),
     ],
 )
@@ -190,6 +192,15 @@ def test_weights_that_are_none_are_refused_by_name(good: Path, tmp_path: Path, c
     other = aweigh.create("fcos_shufflenet_v2_x0_5_fpn", classes=["cat", "dog"], channels=16, head_convs=1)
     with pytest.raises(DataError, match=r"head\.logits\.weight"):
         start_from(other, path)
+
+
+def test_a_counter_of_another_shape_is_refused(good: Path, tmp_path: Path) -> None:
+    state = load_file(good)
+    name = next(key for key in state if key.endswith("num_batches_tracked"))
+    state[name] = torch.zeros(0, dtype=torch.int64)
+    save_file(state, tmp_path / "bad.safetensors", metadata={"aweigh": json.dumps(read_header(good))})
+    with pytest.raises(UsageError, match=rf"of another shape: {name} \(0,\), expected \(\)"):
+        load_model(tmp_path / "bad.safetensors")
 
 
 def test_a_negative_variance_is_refused(good: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -421,6 +422,28 @@ def test_builder_arguments_are_read_as_json_where_they_are(configure):
         "frozen_stages": 1,
         "backbone_norm": "bn",
     }
+
+
+@pytest.mark.parametrize("text", ["False", "false", "no", "off", "0"])
+def test_builder_arguments_that_say_no(configure, text):
+    config = replace(configure(arguments=(f"aligned={text}",)), model="faster_rcnn_resnet18_fpn")
+    assert builder_arguments(config) == {"aligned": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("box_loss=smooth_l1",), "unknown box_loss 'smooth_l1'; known: iou, linear_iou, giou, diou, ciou"),
+        (("quality=computed",), "unknown quality 'computed'; known: centerness, iou, or none"),
+        (("chanels=64",), "there is no option 'chanels'. Did you mean 'channels'"),
+        (("channels=64", "channels=32"), "channels is given twice"),
+        (("channels=many",), "channels = 'many': expected a whole number from 1 to 10000"),
+        (("backbone_weights=x.pth",), "there is no option 'backbone_weights'"),
+    ],
+)
+def test_builder_arguments_that_are_none(configure, arguments, said):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        builder_arguments(configure(arguments=arguments))
 
 
 @pytest.mark.parametrize("precision", ["bf16"])

@@ -71,6 +71,10 @@ def check_header(header: Mapping[str, Any], path: str | Path) -> None:
             refuse(f"{name} by name", header[name])
     if not isinstance(header.get("training", {}).get("config", {}), dict):
         refuse("configuration of the training by name", header["training"]["config"])
+    for name in ("epoch", "step"):
+        value = header.get("training", {}).get(name, 0)
+        if type(value) is not int or not 0 <= value <= LARGEST_ID:
+            refuse(f"number as {name}", value)
     for name in TEXTS:
         if not isinstance(header.get(name, ""), str):
             refuse(f"text as {name}", header[name])

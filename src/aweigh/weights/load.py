@@ -148,8 +148,13 @@ def load_matching(module: nn.Module, state: State) -> LoadReport:
 
 def compare(module: nn.Module, state: State) -> LoadReport:
     """What `load_matching` would do, without doing it."""
-    own = {key: tuple(value.shape) for key, value in module.state_dict().items() if not _is_counter(key)}
-    given = {key: tuple(value.shape) for key, value in state.items() if not _is_counter(key)}
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+    def counts(key: str, shape: tuple[int, ...]) -> bool:
+        return not _is_counter(key) or shapes.get(key, shape) != shape  # a counter is left out, unless it is none
+
+    given = {key: tuple(value.shape) for key, value in state.items() if counts(key, tuple(value.shape))}
+    own = {key: shape for key, shape in shapes.items() if not _is_counter(key) or key in given}
     mismatched = {key: (given[key], own[key]) for key in own if key in given and given[key] != own[key]}
     return LoadReport(
         loaded=sum(key in given for key in own) - len(mismatched),
