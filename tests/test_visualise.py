@@ -10,11 +10,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from aweigh.errors import UsageError
 from aweigh.structures import Classes, Detections, KeypointSet, Targets
-from aweigh.visualise import confusion, curves, draw_boxes, feature_reuse, precision_recall
+from aweigh.visualise import confusion, curves, draw_boxes, feature_reuse, pictures, precision_recall
 from aweigh.visualise.pictures import (
     INK,
     PALETTE,
@@ -99,6 +99,16 @@ def test_labels_stay_inside_the_picture_and_apart() -> None:
     for index, a in enumerate(places):
         for b in places[:index]:
             assert max(a[0], b[0]) >= min(a[2], b[2]) or max(a[1], b[1]) >= min(a[3], b[3])
+
+
+def test_of_a_crowd_only_the_first_labels_are_weighed_against_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    overlap = pictures._overlap
+    monkeypatch.setattr(pictures, "_overlap", lambda box, others: compared.append(len(others)) or overlap(box, others))
+    corners = [(100, 200, 160, 260)] * 5000
+    places = _label_places(["cat"] * len(corners), corners, ImageFont.load_default(12), 2, (640, 480))
+    assert len(places) == 5000 and sum(compared) < 2 * 12 * pictures.MOST_PLACED**2  # of 25 million pairs
+    assert places[-1][:2] == (100, 200 - round(1.35 * 12))  # its usual place, above the box
 
 
 def test_the_lowest_scores_are_left_out_on_demand() -> None:

@@ -35,6 +35,7 @@ PALETTE: tuple[Colour, ...] = tuple(
 IGNORED: Colour = (200, 200, 205)
 INK: Colour = (10, 11, 14)  # outlines and dark letters
 PAPER: Colour = (255, 255, 255)
+MOST_PLACED = 300  # labels of one picture; their places are compared each with each
 
 
 def draw_detections(
@@ -385,7 +386,10 @@ def _font(size: int) -> Any:
 def _label_places(
     captions: Sequence[str], corners: Sequence[Box], font: Any, width: int, size_wh: tuple[int, int]
 ) -> list[Box]:
-    """A place for each label, the best first: by its own box, inside the picture, hiding as little as can be."""
+    """A place for each label, the best first: by its own box, inside the picture, hiding as little as can be.
+
+    Only the first `MOST_PLACED` are weighed against one another; among so many there is no free place for the others.
+    """
     places = np.zeros((len(captions), 4))
     boxes = np.asarray(corners, dtype=float).reshape(-1, 4) + np.array((0, 0, 1, 1))
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
@@ -394,7 +398,14 @@ def _label_places(
         wide, high = math.ceil(font.getlength(caption)) + round(0.7 * font.size), round(1.35 * font.size)
         wanted = [(x, y) for y in (y0 - high, y0 + width, y1, y1 - width - high) for x in (x0, x1 - wide)]
         wanted += [(x, y) for y in (y0, y1 - high) for x in (x1, x0 - wide)]  # beside it
-        small = boxes[(areas < 8 * wide * high)]  # a label over a larger object hides little of it
+        if index >= MOST_PLACED:
+            x, y = wanted[0]
+            left, top = max(0, min(x, size_wh[0] - wide)), max(0, min(y, size_wh[1] - high))
+            places[index] = (left, top, left + wide, top + high)
+            continue
+        small = boxes[:MOST_PLACED][
+            areas[:MOST_PLACED] < 8 * wide * high
+        ]  # a label over a larger object hides little of it
         costs, options = [], []
         for x, y in wanted:
             left, top = max(0, min(x, size_wh[0] - wide)), max(0, min(y, size_wh[1] - high))
