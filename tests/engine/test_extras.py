@@ -26,7 +26,7 @@ from aweigh.engine.train import selected, train, validate
 from aweigh.errors import DataError, UsageError
 from aweigh.models import DETECTORS, create
 from aweigh.ops.masks import encode_counts
-from aweigh.structures import UNIFORM_SIGMA, Classes, Detections, KeypointSet
+from aweigh.structures import UNIFORM_SIGMA, Classes, Detections, GivenKeypoints, KeypointSet
 
 from .conftest import TINY, write_coco
 
@@ -85,7 +85,7 @@ class Outlines(Figures):
 
 @pytest.fixture(autouse=True)
 def builders(monkeypatch: pytest.MonkeyPatch) -> None:
-    def figures(*, classes: Classes, keypoints: Any) -> Figures:
+    def figures(*, classes: Classes, keypoints: GivenKeypoints) -> Figures:
         return Figures(classes, keypoints)
 
     def outlines(*, classes: Classes) -> Figures:
@@ -372,8 +372,8 @@ def test_a_start_keeps_the_rows_of_classes_and_keypoints_of_the_same_name(tmp_pa
         ({"names": ["a", "b"], "joints": [[0, 2]]}, r"joint \[0, 2\] must be two rows of 0 to 1"),
         ({"names": ["a", "b"], "joints": [[0]]}, "pairs are two rows each"),
         ({"names": ["a", "b", "c"], "flip_pairs": [[0, 1], [1, 2]]}, "two counterparts"),
-        ({"names": ["a"], "sigmas": [0]}, "1 sigmas above 0"),
-        ({"names": ["a"], "sigmas": [float("nan")]}, "1 sigmas above 0"),
+        ({"names": ["a"], "sigmas": [0]}, "1 sigma above 0"),
+        ({"names": ["a"], "sigmas": [float("nan")]}, "1 sigma above 0"),
         ({"names": ["a"], "sigmas": ["x"]}, "sigmas are numbers"),
         ({"names": ["a"], "colours": []}, "needs names, joints, flip_pairs, sigmas"),
         ({}, "needs names"),
