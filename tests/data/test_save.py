@@ -173,7 +173,7 @@ def test_voc_agrees_with_hotcoco(coco: Make, tmp_path: Path) -> None:
     np.testing.assert_allclose(got, sorted(split.source_boxes_xywh.tolist()), atol=1.0)
 
 
-def test_polygons_survive_yolo_where_every_object_has_one(coco: Make, tmp_path: Path) -> None:
+def test_polygons_survive_yolo(coco: Make, tmp_path: Path) -> None:
     data = coco_dict([[5, 6, 10, 12], [20, 2, 10, 20]])
     data["annotations"][0]["segmentation"] = [OUTLINE]
     data["annotations"][1]["segmentation"] = [[20, 2, 24, 2, 24, 8, 20, 8], [26, 15, 30, 15, 30, 22, 26, 22]]
@@ -188,9 +188,53 @@ def test_polygons_survive_yolo_where_every_object_has_one(coco: Make, tmp_path: 
     assert (ours[0] == theirs[0]).all() and (ours[1] != theirs[1]).sum() <= 12  # the line between the parts
     moved = [30.0, 6, 35, 6, 35, 18]
     data["annotations"][0]["segmentation"] = [moved]  # far from its box: the box is what is kept
-    boxes_only = saved(load_split(coco(data)), tmp_path / "boxes", "yolo")
-    assert boxes_only.masks is None
-    assert_same_objects(boxes_only, load_split(coco(data)), atol=1e-3)
+    mixed = load_split(coco(data))
+    again = saved(mixed, tmp_path / "mixed", "yolo")
+    assert_same_objects(again, mixed, atol=1e-3)
+    masks = again.targets(0, masks=True).masks
+    assert masks is not None and masks[0].sum() == 10 * 12 and (masks[1] != theirs[1]).sum() <= 12
+
+
+def lines_of(folder: Path) -> list[str]:
+    return [line for file in sorted((folder / "labels").rglob("*.txt")) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("off", [0.8, 1.4, 1.9])
+def test_whole_pixel_boxes_keep_their_outlines(coco: Make, tmp_path: Path, off: float) -> None:
+    data = coco_dict([[5, 6, 10, 12]])
+    data["annotations"][0]["segmentation"] = [
+        [5 + off, 6 + off, 15 - off, 6 + off, 15 - off, 18 - off, 5 + off, 18 - off]
+    ]
+    again = saved(load_split(coco(data)), tmp_path / "yolo", "yolo")
+    assert [len(line.split()) for line in lines_of(tmp_path / "yolo")] == [9]
+    assert again.boxes[0].tolist() == pytest.approx([5 + off, 6 + off, 15 - off, 18 - off], abs=1e-3)
+
+
+def test_an_outline_far_from_its_box_is_not_written(coco: Make, tmp_path: Path) -> None:
+    data = coco_dict([[5, 6, 10, 12]])
+    data["annotations"][0]["segmentation"] = [[8.5, 6, 15, 6, 15, 18, 8.5, 18]]
+    lines = save_dataset({"train": load_split(coco(data))}, tmp_path / "yolo", "yolo")
+    assert [len(line.split()) for line in lines_of(tmp_path / "yolo")] == [5]
+    assert "masks: 1 mask left out; none has an outline that fills its box" in lines
+
+
+def test_one_object_without_a_mask_does_not_take_those_of_the_others(coco: Make, tmp_path: Path) -> None:
+    data = coco_dict([[5, 6, 10, 12], [20, 2, 10, 20], [1, 1, 9, 9]])
+    data["annotations"][0]["segmentation"] = [OUTLINE]
+    data["annotations"][2]["segmentation"] = {"size": [30, 40], "counts": [41, 9, 1150]}
+    split = load_split(coco(data))
+    told = save_dataset({"train": split}, tmp_path / "keep", "yolo")
+    assert [len(line.split()) for line in lines_of(tmp_path / "keep")] == [9, 9, 9]
+    assert [line.split(":")[0] for line in told if "rectangle" in line] == [
+        "masks as run lengths", "objects without a mask",
+    ]  # fmt: skip
+    assert any("--masks drop" in line for line in told)
+    assert_same_objects(load_split(tmp_path / "keep"), split, atol=1e-3)
+    told = save_dataset({"train": split}, tmp_path / "drop", "yolo", masks="drop")
+    assert [len(line.split()) for line in lines_of(tmp_path / "drop")] == [5, 5, 5]
+    assert "masks: 2 masks left out; boxes alone are asked for" in told
+    with pytest.raises(UsageError, match="masks must be 'keep' or 'drop', got 'all'"):
+        save_dataset({"train": split}, tmp_path / "all", "yolo", masks="all")  # type: ignore[arg-type]
 
 
 def test_joined_polygons_have_the_corners_of_all() -> None:

@@ -24,6 +24,7 @@ def convert(
     to: Literal["coco", "voc", "yolo"],
     out: Path,
     split: Annotated[tuple[str, ...], SEVERAL] = (),
+    masks: Literal["keep", "drop"] = "keep",
     link: bool = False,
     strict: bool = False,
     annotations: Path | None = None,
@@ -43,6 +44,9 @@ def convert(
         The folder to write; it must not hold anything yet.
     split
         Splits to write; all of them when not given.
+    masks
+        For YOLO, whose lines are all of one kind: keep writes outlines, and objects without one as the rectangle of
+        their box; drop writes boxes alone.
     link
         Link to the pictures instead of copying them.
     strict
@@ -57,11 +61,11 @@ def convert(
 
     splits = _read(data, split, annotations=annotations, images=images)
     problems = _report_problems(splits, data)
-    if strict and (lost := [*problems, *not_held(splits, to)]):
+    if strict and (lost := [*problems, *not_held(splits, to, masks)]):
         print(*lost, sep="\n")
         print(f"Things of {counted(len(lost), 'kind')} would be lost or left out; nothing was written.")
         return 3
-    lost = save_dataset(splits, out, to, pictures="link" if link else "copy")
+    lost = save_dataset(splits, out, to, pictures="link" if link else "copy", masks=masks)
     print(*problems, *lost, sep="\n", end="\n" * bool(problems or lost))
     _report_written(splits, out)
     return 0

@@ -79,11 +79,14 @@ def done(count: int, action: str) -> str:
     return f"{counted(count, 'image')} skipped" if action == SKIPPED else f"{count:,} {action}"
 
 
-def clean_boxes(boxes: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:
+def clean_boxes(
+    boxes: np.ndarray, sizes_hw: np.ndarray, seen: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, str]]]:
     """Which boxes can be used, and as what.
 
     boxes: `[M, 4]` float64 xyxy in pixels, as read. sizes_hw: `[M, 2]`, the size of the image of each. A box whose
-    corners are exchanged, right for left or bottom for top, is the box between them.
+    corners are exchanged, right for left or bottom for top, is the box between them. seen: `[M, 4]`, of boxes round an
+    outline the box round what the image shows of it, NaN for the others.
     Returns the boxes clipped to their images `[M, 4]`, which of them are good `[M]` bool, and
     `(row, kind, action)` for each that is not good, was clipped or was mended, in row order.
     """
@@ -92,6 +95,8 @@ def clean_boxes(boxes: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np
     sides = safe[:, 2:] - safe[:, :2]
     limits = np.tile(sizes_hw[:, ::-1].astype(np.float64), 2)  # [M, 4]: width, height, width, height
     clipped = np.clip(safe, 0.0, limits)
+    if seen is not None:
+        clipped = np.where(np.isfinite(seen), seen, clipped)
     left = clipped[:, 2:] - clipped[:, :2]
     overhang = np.abs(clipped - safe).max(axis=1, initial=0.0)
 

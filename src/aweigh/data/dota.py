@@ -88,4 +88,6 @@ def _shape(line: str, mark: str, where: str, problems: list[Problem]) -> Shape |
     if not (np.isclose(corners, low) | np.isclose(corners, high)).all():
         problems.append(Problem("rotated box", where, mark, "the upright box around it is used", CHANGED))
     box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-    return Shape(printable(words[8]), mark, box, difficult=len(words) == 10 and as_number(words[9], 0.0) > 0)
+    return Shape(
+        printable(words[8]), mark, box, difficult=len(words) == 10 and as_number(words[9], 0.0) > 0, corners=corners
+    )

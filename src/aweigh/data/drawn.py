@@ -44,13 +44,15 @@ CORNERS_OF_A_CIRCLE = 48  # of the polygon that stands for it: 0.3 % of its area
 @dataclass(frozen=True)
 class Shape:
     """One object. label: its class. mark: how it is called ("shape 3"). box: xyxy in pixels. polygons: its outlines
-    `[K, 2]`, where it has some. difficult: neither found nor missed."""
+    `[K, 2]`, where it has some. difficult: neither found nor missed. corners: `[4, 2]` of an oriented box, which is no
+    mask, and whose upright box `box` is."""
 
     label: str
     mark: str
     box: tuple[float, float, float, float]
     polygons: tuple[np.ndarray, ...] = ()
     difficult: bool = False
+    corners: np.ndarray | None = None
 
 
 @dataclass
@@ -186,6 +188,7 @@ def _records(
         shown=boxes,
         said=np.array(said, dtype=np.int8),
         segmentations=polygons,
+        outlines=[shape.polygons if shape.corners is None else (shape.corners,) for _, _, shape in rows],
     )
 
 

@@ -48,7 +48,8 @@ _VOC_DEFAULTS = {("pose", "Unspecified"), ("truncated", "0"), ("occluded", "0")}
 
 @dataclass(frozen=True)
 class _Row:
-    """One object as a file has it. image: its row. box: as written. mark: "object 3", "line 3". extras: JSON."""
+    """One object as a file has it. image: its row. box: as written. mark: "object 3", "line 3". extras: JSON.
+    outline: the corners `[4, 2]` of an oriented box, in pixels."""
 
     image: int
     label: int
@@ -58,6 +59,7 @@ class _Row:
     polygon: Sequence[float] | None = None
     keypoints: Sequence[float] | None = None
     extras: str = ""
+    outline: np.ndarray | None = None
 
 
 def read_voc(
@@ -122,9 +124,9 @@ def read_voc(
                 problems.append(Problem("label out of range", f"{stem}.xml", mark, detail, DROPPED))
                 said[image] = LABELS_LOST
             if label >= 0:
-                corners = _voc_corners(item, f"{stem}.xml", mark, problems)
+                corners, outline = _voc_corners(item, f"{stem}.xml", mark, problems)
                 difficult = _text(item, "difficult") == "1"
-                rows.append(_Row(image, label, corners, mark, difficult, extras=_voc_extras(item)))
+                rows.append(_Row(image, label, corners, mark, difficult, extras=_voc_extras(item), outline=outline))
 
     shown = np.array([row.box for row in rows], dtype=np.float64).reshape(-1, 4)
     first_low = shown[:, :2] <= shown[:, 2:] + 1  # one pixel less, as a side of none is written, is not exchanged
@@ -406,6 +408,7 @@ def _records(
         shown=shown[kept],
         said=np.array(said, dtype=np.int8)[usable],
         segmentations=[row.polygon and [row.polygon] for row in used],
+        outlines=[_outlines(row) for row in used],
         keypoints=keypoints,
         num_keypoints=num_keypoints,
         keypoint_names=keypoint_names,
@@ -429,18 +432,29 @@ def _listed_stem(line: str, known: set[str]) -> str:
     return next((name for name in options if name in known), options[-1])
 
 
-def _voc_corners(item: ElementTree.Element, where: str, mark: str, problems: list[Problem]) -> list[float]:
-    """Corners as VOC writes them; of a rotated box (centre, size, angle), those of the upright box around it."""
+def _voc_corners(
+    item: ElementTree.Element, where: str, mark: str, problems: list[Problem]
+) -> tuple[list[float], np.ndarray | None]:
+    """Corners as VOC writes them; of a rotated box (centre, size, angle), those of the upright box around it, and its
+    own `[4, 2]` in pixels."""
     if item.find("bndbox") is not None or item.find("robndbox") is None:
-        return [as_number(_text(item, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
+        return [as_number(_text(item, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")], None
     x, y, width, height, angle = (as_number(_text(item, f"robndbox/{key}")) for key in ("cx", "cy", "w", "h", "angle"))
-    if not math.isfinite(angle):
-        return [math.nan] * 4
-    sine, cosine = abs(math.sin(angle)), abs(math.cos(angle))
-    right, down = (width * cosine + height * sine) / 2, (width * sine + height * cosine) / 2
+    if not np.isfinite([x, y, width, height, angle]).all():
+        return [math.nan] * 4, None
+    along, across = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
+    sides = [(right * width, down * height) for right, down in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))]
+    corners = np.array([[x, y] + right * along + down * across for right, down in sides])
     detail = f"turned by {angle:g}; the upright box around it is used"
     problems.append(Problem("rotated box", where, mark, detail, check.CHANGED))
-    return [x - right + 1, y - down + 1, x + right, y + down]
+    return [*(corners.min(axis=0) + 1).tolist(), *corners.max(axis=0).tolist()], corners
+
+
+def _outlines(row: _Row) -> list[np.ndarray]:
+    """The polygons that the box of an object was drawn round."""
+    if row.outline is not None:
+        return [row.outline]
+    return [] if row.polygon is None else [np.array(row.polygon).reshape(-1, 2)]
 
 
 def _voc_extras(item: ElementTree.Element) -> str:

@@ -112,7 +112,7 @@ def _shape(entry: Any, mark: str, where: str, problems: list[Problem]) -> Shape 
         shape = Shape(label, mark, (*low.tolist(), *high.tolist()))
     elif kind in ("rotation", "oriented_rectangle") and count == 4:
         problems.append(Problem("rotated box", where, mark, "the upright box around it is used", CHANGED))
-        shape = Shape(label, mark, (*low.tolist(), *high.tolist()))
+        shape = Shape(label, mark, (*low.tolist(), *high.tolist()), corners=points)
     else:
         detail = f"a {printable(str(kind))[:40]} of {count} points encloses nothing"
         problems.append(Problem("shape without an area", where, mark, detail, DROPPED))

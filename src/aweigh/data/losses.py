@@ -11,12 +11,16 @@ import numpy as np
 
 from aweigh.data.flat import TextList
 from aweigh.data.masks import NONE, POLYGONS
+from aweigh.data.outlines import visible_box
 from aweigh.data.split import LABELS_LOST, NOT_SAID, Split
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
 
 Layout = Literal["coco", "voc", "yolo"]
 LAYOUTS = ("coco", "voc", "yolo")
-MOVED = 0.5  # pixels: a box that would move further is not written as a polygon
+MaskChoice = Literal["keep", "drop"]
+# Pixels: a box that would move further is not written as a polygon. Ours: boxes in whole pixels that count the last one
+# too, as many tools round them, lie up to this far from the outline they were made of.
+MOVED = 2.0
 
 
 def check_layout(layout: str) -> None:
@@ -24,16 +28,16 @@ def check_layout(layout: str) -> None:
         raise UsageError(f"Unknown layout {layout!r}; known: {', '.join(LAYOUTS)}.{did_you_mean(layout, LAYOUTS)}")
 
 
-def not_held(splits: Mapping[str, Split], layout: Layout) -> list[str]:
+def not_held(splits: Mapping[str, Split], layout: Layout, masks: MaskChoice = "keep") -> list[str]:
     """A line for each kind of thing in these splits that the layout cannot hold; COCO holds all but places in
-    space."""
+    space. masks: see `yolo_kind`."""
     check_layout(layout)
     counts = _counts(splits)
     space = [f"places in space: {counts['places in space']:,} left out, with their cameras"]
     if layout == "coco":
         return space if counts["places in space"] else []
     lines = _ids(splits, layout) + (space if counts["places in space"] else [])
-    kind = yolo_kind(splits) if layout == "yolo" else "boxes"
+    kind = yolo_kind(splits, masks) if layout == "yolo" else "boxes"
     texts = {
         "boxes over the edge": ("box", "clipped to its image"),
         "boxes too small or outside the image": ("box", "left out"),
@@ -47,41 +51,42 @@ def not_held(splits: Mapping[str, Split], layout: Layout) -> list[str]:
         texts |= {"keypoints": ("object", "written without"), "skeleton": ("line", "between keypoints left out")}
     else:
         texts |= {"crowd": ("region", "left out"), "difficult": ("object", "to be ignored, written as an ordinary one")}
-        texts |= {"masks": ("mask", f"left out; {_why_no_polygons(kind)}")} if kind != "polygons" else {}
-        texts |= (
-            {"masks of several parts": ("mask", "written as one line around all parts")} if kind == "polygons" else {}
-        )
+        texts |= _mask_texts(kind, masks)
     if kind != "polygons":
         texts |= {"areas": ("object", "of another area than its box; it is lost")}
     lines += [f"{key}: {counted(counts[key], noun)} {text}" for key, (noun, text) in texts.items() if counts[key]]
     return lines + _extra_lines(splits, layout)
 
 
-def yolo_kind(splits: Mapping[str, Split]) -> Literal["keypoints", "polygons", "boxes"]:
+def yolo_kind(splits: Mapping[str, Split], masks: MaskChoice = "keep") -> Literal["keypoints", "polygons", "boxes"]:
     """How the objects of a data set are written to YOLO: all in one way, as its readers want it.
 
-    Keypoints where there are any. Polygons where every object has one whose extent is its box, to half a pixel. Else
-    boxes. Crowd regions and what is uncertain are not written.
+    Keypoints where there are any. Polygons where an object has one that fills its box; objects without are then written
+    as the rectangle of theirs, among polygons a box. Else, and with `"drop"`, boxes. Crowd regions and what is
+    uncertain are not written.
     """
     if any(split.keypoints is not None for split in splits.values()):
         return "keypoints"
-    objects = 0
-    for split in splits.values():
-        written = ~(split.crowd | split.uncertain)
-        if not written.any():
-            continue
-        if split.masks is None or (split.masks.kinds[written] != POLYGONS).any():
-            return "boxes"
-        objects += int(written.sum())
-        masks = split.masks.take(np.flatnonzero(written))
-        starts = masks.first_value[masks.first_polygon[:-1]] // 2
-        sizes_wh = split.sizes_hw[np.repeat(np.arange(len(split)), np.diff(split.first))][written][:, ::-1]
-        points = masks.values.reshape(-1, 2)
-        low = np.clip(np.minimum.reduceat(points, starts), 0, sizes_wh)
-        high = np.clip(np.maximum.reduceat(points, starts), 0, sizes_wh)
-        if np.abs(np.hstack([low, high]) - split.boxes[written]).max() > MOVED:
-            return "boxes"
-    return "polygons" if objects else "boxes"
+    kept = masks == "keep" and any((_written(split) & fills_box(split)).any() for split in splits.values())
+    return "polygons" if kept else "boxes"
+
+
+def fills_box(split: Split) -> np.ndarray:
+    """`[N]` bool: objects with polygons whose extent inside the image is the box, to `MOVED` pixels."""
+    filled = np.zeros(len(split.boxes), dtype=bool)
+    if split.masks is None:
+        return filled
+    rows, _, corners = split.masks.extents()
+    sizes_wh = split.sizes_hw[np.repeat(np.arange(len(split)), np.diff(split.first))][rows][:, ::-1]
+    over = (corners[:, :2] < 0).any(axis=1) | (corners[:, 2:] > sizes_wh).any(axis=1)
+    for number in np.flatnonzero(over):
+        corners[number] = visible_box(split.masks.polygons(int(rows[number])), sizes_wh[number])
+    filled[rows] = (np.abs(corners - split.boxes[rows]) <= MOVED).all(axis=1)
+    return filled
+
+
+def _written(split: Split) -> np.ndarray:
+    return ~(split.crowd | split.uncertain)
 
 
 def united_names(splits: Mapping[str, Split]) -> list[str]:
@@ -107,7 +112,13 @@ def _counts(splits: Mapping[str, Split]) -> Counter[str]:
         counts["areas"] += int((np.abs(split.area - box_area) > 0.001 * box_area + 1).sum())
         if split.masks is not None:
             counts["masks"] += int((split.masks.kinds != NONE).sum())
-            counts["masks of several parts"] += int((np.diff(split.masks.first_polygon) > 1).sum())
+            filled, kinds = fills_box(split), split.masks.kinds
+            counts["masks of several parts"] += int((filled & (np.diff(split.masks.first_polygon) > 1)).sum())
+            counts["masks beside their box"] += int((_written(split) & ~filled & (kinds == POLYGONS)).sum())
+            counts["masks as run lengths"] += int((_written(split) & (kinds != POLYGONS) & (kinds != NONE)).sum())
+            counts["objects without a mask"] += int((_written(split) & (kinds == NONE)).sum())
+        else:
+            counts["objects without a mask"] += int(_written(split).sum())
         if split.keypoints is not None:
             counts["keypoints"] += int((split.keypoints[:, :, 2] > 0).any(axis=1).sum())
             counts["skeleton"] += len(split.skeleton)
@@ -119,10 +130,23 @@ def _counts(splits: Mapping[str, Split]) -> Counter[str]:
     return counts
 
 
-def _why_no_polygons(kind: str) -> str:
+def _mask_texts(kind: str, masks: MaskChoice) -> dict[str, tuple[str, str]]:
+    if kind == "polygons":
+        return {
+            "masks of several parts": ("mask", "written as one line around all parts"),
+            "masks beside their box": ("object", f"written as the rectangle of its box, {MOVED:g} px or more off"),
+            "masks as run lengths": ("object", "written as the rectangle of its box"),
+            "objects without a mask": (
+                "object",
+                "written as the rectangle of its box, since all lines are of one kind; --masks drop writes boxes alone",
+            ),
+        }
+    why = "none has an outline that fills its box"
     if kind == "keypoints":
-        return "a line holds keypoints or a polygon"
-    return "lines hold polygons only where every object has one that fills its box"
+        why = "a line holds keypoints or a polygon"
+    elif masks == "drop":
+        why = "boxes alone are asked for"
+    return {"masks": ("mask", f"left out; {why}")}
 
 
 def _ids(splits: Mapping[str, Split], layout: Layout) -> list[str]:

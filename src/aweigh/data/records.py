@@ -20,6 +20,7 @@ from aweigh.data.check import CHANGED, DROPPED, SKIPPED, Problem
 from aweigh.data.flat import PathList, TextList, offsets
 from aweigh.data.images import read_size
 from aweigh.data.masks import FARTHEST, NONE, Masks
+from aweigh.data.outlines import visible_box
 from aweigh.data.split import LABELS_LOST, REVIEWED, LabelSets, Split, coco_entry, decimals
 from aweigh.errors import UNPRINTABLE, DataError, UsageError, counted, did_you_mean
 from aweigh.structures import Classes
@@ -45,7 +46,8 @@ class Records:
     said: `[I]` int8, whether an image was looked at, where the source says so (`NOT_SAID` otherwise), `LABELS_LOST`
     where the reader had to leave out an annotation of it. segmentations: masks as COCO writes them. keypoints: `[M, K,
     3]` float32; num_keypoints: `[M]`. image_extras, extras: what else the source says, as JSON. uncertain: `[M]` bool,
-    none when None. cuboids: `[M, 7]` float32, see `Split`; cameras: `[I, 3, 4]` float64.
+    none when None. cuboids: `[M, 7]` float32, see `Split`; cameras: `[I, 3, 4]` float64. outlines: of each box the
+    polygons `[K, 2]` in pixels that it was drawn round, if any.
     """
 
     paths: Sequence[Path]
@@ -74,6 +76,7 @@ class Records:
     uncertain: np.ndarray | None = None
     cuboids: np.ndarray | None = None
     cameras: np.ndarray | None = None
+    outlines: Sequence[Sequence[np.ndarray]] | None = None
     fractions: bool = False
 
 
@@ -82,8 +85,15 @@ def build_split(
 ) -> Split:
     """Judge the boxes, sort them by image and put everything into flat arrays."""
     sizes = records.sizes_hw[records.image_of].reshape(-1, 2)
-    clipped, good, found = check.clean_boxes(records.boxes, sizes)
+    seen = _seen(records, sizes)
+    clipped, good, found = check.clean_boxes(records.boxes, sizes, seen)
     as_read, records = records.boxes, _with_corners_in_order(records)
+    if seen is not None:  # such a box was not written by anybody, but drawn round what is: it is the one that is seen
+        outlined = np.isfinite(seen).all(axis=1)
+        found = [(row, kind, DROPPED if outlined[row] and not good[row] else action) for row, kind, action in found]
+        visible = (outlined & good)[:, None]
+        of_seen = np.column_stack([seen[:, :2], seen[:, 2:] - seen[:, :2]])
+        records = replace(records, boxes_xywh=np.where(visible, of_seen, records.boxes_xywh))
     problems = list(problems)
     for row, kind, action in found:
         height, width = sizes[row].tolist()
@@ -157,6 +167,19 @@ def _with_corners_in_order(records: Records) -> Records:
     xywh = np.column_stack([ordered[:, :2], ordered[:, 2:] - ordered[:, :2]])
     mended = np.where(exchanged[:, None], xywh, records.boxes_xywh)
     return replace(records, boxes=np.where(exchanged[:, None], ordered, records.boxes), boxes_xywh=mended)
+
+
+def _seen(records: Records, sizes_hw: np.ndarray) -> np.ndarray | None:
+    """`[M, 4]`: of outlines over the edge the box round what the image shows of them, NaN for all others."""
+    if records.outlines is None:
+        return None
+    seen = np.full((len(records.boxes), 4), np.nan)
+    limits = sizes_hw[:, ::-1].astype(np.float64)
+    over = (records.boxes[:, :2] < 0).any(axis=1) | (records.boxes[:, 2:] > limits).any(axis=1)
+    for row in np.flatnonzero(over & (np.abs(records.boxes) <= FARTHEST).all(axis=1)).tolist():
+        if records.outlines[row]:
+            seen[row] = visible_box(records.outlines[row], limits[row])
+    return seen
 
 
 def _reviewed(records: Records, found: Sequence[tuple[int, str, str]], counts: np.ndarray) -> np.ndarray:

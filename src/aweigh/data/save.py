@@ -17,7 +17,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -29,7 +30,17 @@ from aweigh.data.files import beside, fitting_name
 from aweigh.data.flat import TextList
 from aweigh.data.formats import split_name
 from aweigh.data.images import opened, read_size
-from aweigh.data.losses import Layout, check_layout, not_held, united_names, voc_can_hold, yolo_kind
+from aweigh.data.losses import (
+    Layout,
+    MaskChoice,
+    check_layout,
+    fills_box,
+    not_held,
+    united_names,
+    voc_can_hold,
+    yolo_kind,
+)
+from aweigh.data.outlines import clip_polygon
 from aweigh.data.pairs import find_pairs
 from aweigh.data.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.errors import AweighError, DataError, UsageError, counted
@@ -39,10 +50,16 @@ _TURNS = {5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True)
 
 
 def save_dataset(
-    splits: Mapping[str, Split], out: str | Path, layout: Layout, *, pictures: Literal["copy", "link"] = "copy"
+    splits: Mapping[str, Split],
+    out: str | Path,
+    layout: Layout,
+    *,
+    pictures: Literal["copy", "link"] = "copy",
+    masks: MaskChoice = "keep",
 ) -> list[str]:
     """Write the splits, by name, into a new folder; returns a line for each kind of thing the layout cannot hold.
 
+    masks: whether YOLO is written with outlines where objects have some, see `aweigh.data.losses.yolo_kind`.
     pictures: copied byte for byte, or links to where they are. The folder appears when it is complete; one that holds
     something already is a `UsageError`.
     """
@@ -55,12 +72,15 @@ def save_dataset(
     out = Path(os.path.abspath(out))
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UsageError(f"{out}: exists already and is not an empty folder; name a new one.")
-    lines = not_held(splits, layout)
+    if masks not in ("keep", "drop"):
+        raise UsageError(f"masks must be 'keep' or 'drop', got {masks!r}.")
+    lines = not_held(splits, layout, masks)
     unfinished = beside(out)
     try:
         unfinished.mkdir(parents=True)
         names = picture_names(splits, layout)
-        write = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}[layout]
+        writers: dict[str, Callable[..., list[str]]] = {"coco": _write_coco, "voc": _write_voc}
+        write = writers.get(layout, partial(_write_yolo, masks=masks))
         lines += write(splits, names, unfinished)
         renamed = _write_pictures(splits, names, unfinished, layout, link=pictures == "link")
         if renamed:
@@ -246,10 +266,12 @@ def _add(parent: ElementTree.Element, name: str, value: object) -> None:
 # --- YOLO ---------------------------------------------------------------------------------------------------------
 
 
-def _write_yolo(splits: Mapping[str, Split], names: Mapping[str, TextList], out: Path) -> list[str]:
+def _write_yolo(
+    splits: Mapping[str, Split], names: Mapping[str, TextList], out: Path, *, masks: MaskChoice
+) -> list[str]:
     import yaml  # type: ignore[import-untyped]
 
-    classes, kind = united_names(splits), yolo_kind(splits)
+    classes, kind = united_names(splits), yolo_kind(splits, masks)
     description: dict[str, Any] = {key: f"images/{key}" for key in splits}
     description["names"] = dict(enumerate(classes))
     pointed = next((split for split in splits.values() if split.keypoints is not None), None)
@@ -266,6 +288,7 @@ def _write_yolo(splits: Mapping[str, Split], names: Mapping[str, TextList], out:
     for key, split in splits.items():
         (out / "labels" / key).mkdir(parents=True)
         number_of, annotated = [classes.index(name) for name in split.classes.names], _annotated(split)
+        filled = fills_box(split)
         for row, name in enumerate(names[key]):
             if not annotated[row]:
                 continue
@@ -273,13 +296,15 @@ def _write_yolo(splits: Mapping[str, Split], names: Mapping[str, TextList], out:
             turned += turn is not None
             file = (out / "labels" / key / name).with_suffix(".txt")
             file.parent.mkdir(parents=True, exist_ok=True)
-            _write(file, _yolo_text(split, row, kind, number_of, turn))
+            _write(file, _yolo_text(split, row, kind, number_of, turn, filled))
     _write(out / "data.yaml", yaml.safe_dump(description, sort_keys=False, allow_unicode=True))
     detail = "pictures annotated before it was applied; their annotations are turned with them"
     return [f"EXIF rotation: {turned} {detail}"] * bool(turned)
 
 
-def _yolo_text(split: Split, row: int, kind: str, number_of: list[int], turn: tuple[bool, bool] | None) -> str:
+def _yolo_text(
+    split: Split, row: int, kind: str, number_of: list[int], turn: tuple[bool, bool] | None, filled: np.ndarray
+) -> str:
     size_wh = split.sizes_hw[row, ::-1].astype(np.float64)
     lines = []
     for number in range(int(split.first[row]), int(split.first[row + 1])):
@@ -288,9 +313,8 @@ def _yolo_text(split: Split, row: int, kind: str, number_of: list[int], turn: tu
         corners = _upright(split.boxes[number].astype(np.float64).reshape(2, 2) / size_wh, turn)
         low, high = corners.min(axis=0), corners.max(axis=0)
         values = np.concatenate([(low + high) / 2, high - low])
-        if kind == "polygons" and split.masks is not None:
-            outline = join_polygons(split.masks.polygons(number))
-            values = _upright(np.clip(outline / size_wh, 0, 1), turn).reshape(-1)
+        if kind == "polygons":
+            values = _upright(_outline(split, number, size_wh, filled[number]) / size_wh, turn).reshape(-1)
         words = [_decimal(value, 7 if kind == "polygons" else 10) for value in values]
         if kind == "keypoints":
             points = np.zeros((len(split.keypoint_names), 3)) if split.keypoints is None else split.keypoints[number]
@@ -299,6 +323,15 @@ def _yolo_text(split: Split, row: int, kind: str, number_of: list[int], turn: tu
                 words += [_decimal(x, 7), _decimal(y, 7), f"{seen:.0f}"] if seen else ["0", "0", "0"]
         lines.append(" ".join([str(number_of[int(split.labels[number])]), *words]) + "\n")
     return "".join(lines)
+
+
+def _outline(split: Split, number: int, size_wh: np.ndarray, filled: bool) -> np.ndarray:
+    """What an object shows inside its image, in one polygon `[K, 2]`; without an outline of its own, its box."""
+    if filled and split.masks is not None:
+        parts = [clip_polygon(polygon, size_wh) for polygon in split.masks.polygons(number)]
+        return join_polygons([part for part in parts if len(part)])
+    x0, y0, x1, y1 = split.boxes[number].astype(np.float64).tolist()
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
 
 
 def join_polygons(parts: Sequence[np.ndarray]) -> np.ndarray:
