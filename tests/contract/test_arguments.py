@@ -10,6 +10,8 @@ import torch
 
 import aweigh
 from aweigh.arguments import Made, Parameter, check_arguments, check_value, parameters
+from aweigh.engine.config import TrainConfig
+from aweigh.engine.prepare import builder_arguments
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, create
 from aweigh.models.fcos import FCOS, FCOSHead
@@ -206,3 +208,12 @@ def test_every_known_box_loss_is_another_loss(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="smooth_l1"):
         wrong: Any = "smooth_l1"
         box_loss(boxes, goals, wrong)
+
+
+def test_what_is_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="classes and num_classes are both given"):
+        create("fcos_shufflenet_v2_x0_5_lite", classes=["a"], num_classes=2)
+    for setting in ({"backbone_norm": "bn"}, {"frozen_stages": 1}):
+        config = TrainConfig(data="DATA", **setting, arguments=("backbone_norm=gn", "frozen_stages=2"))
+        with pytest.raises(UsageError, match=f"{next(iter(setting))} is given twice"):
+            builder_arguments(config)

@@ -123,6 +123,8 @@ def create(
                 "create: published weights bring their own classes and backbone; give either `weights` or the others."
             )
         return _create_published(name, str(weights), arguments)
+    if classes is not None and num_classes is not None:
+        raise UsageError("create: classes and num_classes are both given; names say how many there are, leave one out.")
     if classes is None and num_classes is not None:
         classes = Classes.numbered(check_value("num_classes", num_classes, Number, of="create"))
     elif classes is not None and not isinstance(classes, Classes):
