@@ -297,7 +297,7 @@ def test_boxes_in_ones_own_colours_with_captions_where_there_are_any() -> None:
     dashed = draw_boxes(GREY, boxes[:1], [PALETTE[0]], [""], ignored=[True])
     assert changed(dashed)[65:95, 30:70].any() and not changed(picture)[65:95, 30:70].any()
     assert draw_boxes(GREY, boxes[:0], [], []).size == (160, 120)
-    with pytest.raises(UsageError, match="3 boxes, 1 colours and 3 captions"):
+    with pytest.raises(UsageError, match="3 boxes, 1 colour and 3 captions"):
         draw_boxes(GREY, boxes, [PALETTE[0]], [""] * 3)
 
 
