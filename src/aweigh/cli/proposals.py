@@ -78,6 +78,8 @@ def command(
     from aweigh.engine.checkpoint import write_atomically
 
     check_loading(batch, workers)
+    if number < 1:
+        raise UsageError(f"--number {number}: expected a number of proposals above 0.")
     if output is not None and output.suffix != SUFFIX:
         raise UsageError(f"-o {output}: a file of proposals is called NAME{SUFFIX}; see docs/proposals.md.")
     screen = log()
