@@ -122,8 +122,10 @@ def test_proposals_of_a_split_are_those_of_its_pictures_in_their_own_pixels(toys
     model = create(name, num_classes=2, channels=8, box_size=2).eval()
     split, resize = load_split(toys, "val"), Resize(64, 96)
     done = []
-    found, problems = propose(model, resize, split, number=7, batch=1, progress=lambda *numbers: done.append(numbers))
-    assert problems == [] and list(found.files) == split.file_names() and np.diff(found.first).max() == 7
+    found, problems, unread = propose(
+        model, resize, split, number=7, batch=1, progress=lambda *numbers: done.append(numbers)
+    )
+    assert problems == unread == [] and list(found.files) == split.file_names() and np.diff(found.first).max() == 7
     assert done[-1] == (4, 4) and found.made["data_hash"] == split.content_hash and found.made["number"] == 7
     for row, path in enumerate(split.paths):
         images = Images.stack([resize(read_image(path))])
@@ -141,8 +143,8 @@ def test_a_detector_without_a_proposal_network_gives_its_boxes_of_any_class(toys
     torch.manual_seed(0)
     model = create("fcos_shufflenet_v2_x0_5_fpn", num_classes=2, channels=32, head_convs=1).eval()
     assert len(model(Images.stack([torch.rand(3, 64, 96)]))[0]) == 0  # all its scores are below its threshold
-    found, _ = propose(model, Resize(64, 96), load_split(toys, "val"), number=40, batch=2)
-    assert (np.diff(found.first) > 10).all() and (np.diff(found.first) <= 40).all()
+    found, _, unread = propose(model, Resize(64, 96), load_split(toys, "val"), number=40, batch=2)
+    assert unread == [] and (np.diff(found.first) > 10).all() and (np.diff(found.first) <= 40).all()
     overlap = pairwise_iou(found.of_image(0), found.of_image(0)).fill_diagonal_(0)
     assert 0.5 < overlap.max() <= 0.7
     with pytest.raises(UsageError, match="fast_rcnn_resnet18_fpn proposes no regions itself"):
@@ -155,7 +157,8 @@ def test_a_picture_that_cannot_be_read_has_none(tmp_path) -> None:
     split.paths[1].write_bytes(b"no picture")
     torch.manual_seed(0)
     model = create("faster_rcnn_resnet18_fpn", num_classes=2, channels=8, box_size=2).eval()
-    found, problems = propose(model, Resize(64, 96), split, number=5, batch=2)
+    found, problems, unread = propose(model, Resize(64, 96), split, number=5, batch=2)
+    assert unread == [1]
     assert np.diff(found.first).tolist() == [5, 0, 5] and [problem.where for problem in problems] == [
         str(split.paths[1])
     ]
