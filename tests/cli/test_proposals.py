@@ -115,6 +115,8 @@ def test_coco_results_become_proposals(here: Path, capsys) -> None:
     entries = [{"image_id": 100, "bbox": [1, 2, 30, 30], "score": 0.5, "category_id": 3}]
     (here / "r.json").write_text(json.dumps(entries))
     arguments = [str(here / "r.json"), str(here / "toys"), "--split", "val", "-o", str(here / "r.safetensors")]
-    assert run(["proposals", *arguments]) == 0
+    assert run(["proposals", *arguments]) == 3
+    assert "say that the numbers are those of the data (--own-ids" in capsys.readouterr().err
+    assert run(["proposals", *arguments, "--own-ids"]) == 0
     assert "1 of 2 pictures without a box in it" in capsys.readouterr().err
     assert read_proposals(here / "r.safetensors").boxes.tolist() == [[1, 2, 31, 32]]

@@ -72,9 +72,12 @@ def save_model(
     _save(Path(path), _plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
-def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
+def load_model(
+    path: str | Path, *, device: torch.device | str = "cpu", diverged: bool = False
+) -> tuple[Model, dict[str, Any]]:
     """The detector of a file written by `save_model`, in evaluation mode, and the file's header.
 
+    diverged: of a step that failed, whose weights may be no numbers; else such weights are refused.
     Torch's random numbers go on as if nothing had been loaded. A header that belongs to other weights than the file's
     costs no memory: its detector is laid out without any first.
     """
@@ -82,9 +85,9 @@ def load_model(path: str | Path, *, device: torch.device | str = "cpu") -> tuple
     state = _tensors(path)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            check_fit(_built(header, path), state, what=str(path))
+            check_fit(_built(header, path), state, what=str(path), diverged=diverged)
         model = _built(header, path)
-    load_strict(model, state, what=str(path))
+    load_strict(model, state, what=str(path), diverged=diverged)
     return model.to(device).eval(), header
 
 

@@ -166,7 +166,7 @@ def read_bundle(folder: str | Path) -> Bundle:
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else error
         raise DataError(f"{folder} is not whole ({what}); copy it again from the machine that wrote it.") from error
-    model, _ = load_model(folder / "model.safetensors")
+    model, _ = load_model(folder / "model.safetensors", diverged=True)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return Bundle(folder, record, model.to(memory_format=memory_format).train(), batches, random_state)
 

@@ -88,16 +88,17 @@ def load_backbone(
     return replace(report, unexpected=unused)
 
 
-def load_strict(module: nn.Module, state: State, *, what: str) -> None:
+def load_strict(module: nn.Module, state: State, *, what: str, diverged: bool = False) -> None:
     """Fill a module with exactly these tensors; `UsageError` of at most five lines when they are not those it has.
 
-    what: the file and the model, for the message. Nothing is loaded unless everything fits.
+    what: the file and the model, for the message. diverged: weights that are no numbers are what is to be looked at.
+    Nothing is loaded unless everything fits.
     """
-    check_fit(module, state, what=what)
+    check_fit(module, state, what=what, diverged=diverged)
     module.load_state_dict(state, strict=False)
 
 
-def check_fit(module: nn.Module, state: State, *, what: str) -> None:
+def check_fit(module: nn.Module, state: State, *, what: str, diverged: bool = False) -> None:
     """What `load_strict` asks for: names and shapes are the module's, and the values are weights (`check_values`)."""
     report = compare(module, state)
     lines = [f"{what}: {report.loaded} of {counted(report.total, 'tensor')} fit."]
@@ -110,7 +111,8 @@ def check_fit(module: nn.Module, state: State, *, what: str) -> None:
         lines.append(f"  of another shape: {_shortened(shapes)}")
     if len(lines) > 1:
         raise UsageError("\n".join([*lines, "Build the model the weights were made for, or give other weights."]))
-    check_values(module, state, what=what)
+    if not diverged:
+        check_values(module, state, what=what)
 
 
 def check_values(module: nn.Module, state: State, *, what: str) -> None:
