@@ -55,12 +55,14 @@ outcomes: Counter[str] = Counter()
 
 # --- what was opened --------------------------------------------------------------------------------------------------
 
-opened: list[str] | None = None  # what Python opens and lists, while this is a list
+opened: list[str] | None = None  # what Python opens and lists, and whom it calls, while this is a list
 
 
 def _listen(event: str, arguments: tuple[object, ...]) -> None:
     if opened is not None and event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], str | bytes):
         opened.append(os.fsdecode(arguments[0]))
+    elif opened is not None and event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "urllib.")):
+        opened.append(event)  # which no data set may cause, wherever it leads
 
 
 sys.addaudithook(_listen)  # for the life of this process: a hook cannot be taken away

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from aweigh.data.files import below, read_text
 from aweigh.data.split_files import ALIASES, SplitFiles, in_order, listed_names, split_name
-from aweigh.errors import DataError
+from aweigh.errors import DataError, printable
 
 _FOLDER = re.compile(r"obj_(.+)_data", re.IGNORECASE)
 _NO_SPLITS = {"classes", "names", "backup", "eval", "results", "top"}
@@ -54,7 +54,7 @@ def _described(file: Path) -> dict[str, SplitFiles]:
         if key.casefold() in _NO_SPLITS:
             continue
         for place in islice(below(text, root), 1):
-            split = ALIASES.get(key.casefold(), key.casefold())
+            split = ALIASES.get(key.casefold(), printable(key.casefold()))
             found[split] = SplitFiles(split, "yolo", root, (place,), file, names, within=root)
     for place in sorted(root.glob("*.txt")):  # lists that the description leaves out: CVAT names train and valid alone
         if (name := split_name(place.stem)) and name not in found:
@@ -66,7 +66,7 @@ def _folders(root: Path, names: tuple[str, ...] | None) -> dict[str, SplitFiles]
     found = {}
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
         if matched := _FOLDER.fullmatch(folder.name):
-            split = ALIASES.get(matched.group(1).casefold(), matched.group(1).casefold())
+            split = ALIASES.get(matched.group(1).casefold(), printable(matched.group(1).casefold()))
             found[split] = SplitFiles(split, "yolo", folder, (folder,), names=names)
     return in_order(found)
 

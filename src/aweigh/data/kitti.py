@@ -29,7 +29,7 @@ from aweigh.data.files import read_text
 from aweigh.data.images import SUFFIXES
 from aweigh.data.records import UNKNOWN, Records, as_number, build_split, choose_classes, file_names, known_sizes
 from aweigh.data.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
-from aweigh.errors import DataError, escaped
+from aweigh.errors import DataError, escaped, printable
 from aweigh.ops.cuboids import cuboids_from_solids, solids_from_cuboids
 from aweigh.structures import Detections
 
@@ -199,7 +199,7 @@ def parse_label(line: str) -> Label | str:
         return f"column {place + 2} is {words[place][:20]!r}, which is no number"
     truncated, occluded, alpha, *rest = values
     score = rest[11] if len(rest) == 12 else None
-    return Label(kind, truncated, int(occluded), alpha, tuple(rest[:4]), tuple(rest[4:11]), score)
+    return Label(printable(kind), truncated, int(occluded), alpha, tuple(rest[:4]), tuple(rest[4:11]), score)
 
 
 def label_text(label: Label) -> str:

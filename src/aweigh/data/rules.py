@@ -30,6 +30,7 @@ from aweigh.data.check import (
 from aweigh.data.findings import EXAMPLES_KEPT, KINDS, Box, Example, Finding, finding
 from aweigh.data.images import SUFFIXES
 from aweigh.data.near import near_pairs
+from aweigh.data.records import file_names
 from aweigh.data.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import counted
 
@@ -244,7 +245,7 @@ def unlisted(splits: Mapping[str, Split]) -> list[Finding]:
     forgotten = []
     for folder, names in listed.items():
         names = names | known
-        for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
+        for name in sorted(name for name in file_names(folder) if os.path.isfile(folder / name)):
             if name.lower().endswith(SUFFIXES) and name not in names and Path(name).stem not in stems:
                 forgotten.append(folder / name)
     kind, where = "not named by any annotation file", ", ".join(splits)
