@@ -397,7 +397,7 @@ def builder_arguments(config: TrainConfig) -> dict[str, Any]:
         if name.strip() in arguments:
             raise UsageError(f"arguments: {name.strip()} is given twice.")
         arguments[name.strip()] = text.strip()
-    own = {"frozen_stages": config.frozen_stages} if config.frozen_stages >= 0 else {}
+    own: dict[str, Any] = {"frozen_stages": config.frozen_stages} if config.frozen_stages >= 0 else {}
     own |= {"backbone_norm": config.backbone_norm} if config.backbone_norm else {}
     for name in own.keys() & arguments.keys():
         raise UsageError(f"{name} is given twice: as a setting of the run and in arguments; leave one of them out.")
