@@ -137,7 +137,7 @@ def test_published_weights_without_a_network(aweigh: Aweigh, tmp_path: Path) -> 
 def test_bad_boxes_are_left_out_and_never_a_nan(aweigh: Aweigh, tmp_path: Path) -> None:
     bad = {
         "zero-size box": [10, 10, 0, 0],
-        "inverted box": [30, 30, -10, -10],
+        "corners exchanged": [30, 30, -10, -10],
         "box outside the image": [100, 100, 20, 20],
         "box not finite": [math.nan, 4, 10, 10],
     }
