@@ -1,4 +1,7 @@
-"""What every entry of DETECTORS must do, on tiny inputs. A new detector is tested here without a line of its own."""
+"""What every form of detector must do, on tiny inputs. A new one is tested here without a line of its own.
+
+`forms.py` says which entries of DETECTORS are the same detector on another body; `test_forms.py` compares these.
+"""
 
 import copy
 import inspect
@@ -8,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.contract.forms import FORMS
 from tests.detections import assert_same_detections
 from torch import nn
 
@@ -35,7 +39,7 @@ NARROW = {
 }
 
 
-@pytest.fixture(scope="module", params=list(DETECTORS))  # so that all tests of one builder follow each other
+@pytest.fixture(scope="module", params=FORMS)  # so that all tests of one builder follow each other
 def model(request: pytest.FixtureRequest) -> nn.Module:
     """In evaluation mode, built once and shared: tests that train it or change its weights take a copy."""
     name = request.param
