@@ -1,7 +1,6 @@
 """A folder of strange files, predicted as a process: all others are done, whatever is wrong with one of them."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,15 @@ from tests.end_to_end import strange
 from aweigh.data.images import SUFFIXES
 
 LARGEST = 1500  # megabytes of resident memory
+
+# A small process between: a child counts what its parent held when it was forked as its own.
+MEASURED = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:])
+_, status, used = os.wait4(process.pid, 0)
+print(used.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 REASONS = {
     "dangling.jpg": "leads nowhere",
@@ -33,14 +41,12 @@ def test_a_folder_of_strange_files(tmp_path: Path) -> None:
     expected = sorted(entry.name for entry in (tmp_path / "in").iterdir())
     assert len(expected) >= 300 and all(Path(name).suffix.lower() in SUFFIXES for name in expected)
     command = [sys.executable, "-m", "aweigh", "predict", "in", "-o", "out", "--device", "cpu", "--resize", "128"]
-    with (tmp_path / "err").open("w+b") as errors, subprocess.Popen(command, cwd=tmp_path, stderr=errors) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        errors.seek(0)
-        said = errors.read().decode("utf-8").splitlines()
-    assert process.returncode == 1, said[-20:]
+    measured = [sys.executable, "-c", MEASURED, *command]
+    finished = subprocess.run(measured, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert finished.returncode == 1, finished.stderr.splitlines()[-20:]
+    said = finished.stderr.splitlines()
     kilobyte = 1 if sys.platform == "darwin" else 1024
-    assert used.ru_maxrss * kilobyte / 1e6 < LARGEST
+    assert int(finished.stdout.splitlines()[-1]) * kilobyte / 1e6 < LARGEST
 
     results = [json.loads(line) for line in (tmp_path / "out" / "detections.jsonl").read_text().splitlines()]
     assert [Path(result["path"]).name for result in results] == expected

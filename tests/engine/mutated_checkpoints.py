@@ -8,7 +8,6 @@ import copy
 import io
 import json
 import random
-import resource
 import struct
 import sys
 from collections import Counter
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save
 
 from aweigh.cli.main import run
 from aweigh.engine.checkpoint import read_header
+from aweigh.engine.memory import high_water
 from aweigh.errors import UNPRINTABLE, AweighError
 from aweigh.predictor import load
 
@@ -227,7 +227,7 @@ def main(good: Path, folder: Path, count: int, first: int = 0) -> dict[str, Any]
         watch.on = False
         outcomes[outcome] += 1
         wrong += [f"{number}: {what}" for what in (problem, *watch.seen) if what]
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    most = (high_water() or 0) / 2**30
     return {"outcomes": dict(outcomes), "wrong": wrong, "gigabytes": round(most, 2)}
 
 
