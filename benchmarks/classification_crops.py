@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aweigh.data.formats import load_split
-from aweigh.data.images import read_image
 from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.images.reader import read_image
+from aweigh.layouts.formats import load_split
 
 Crop = tuple[Path, int, tuple[int, int, int, int]]  # a photograph, the annotation and its box in whole pixels
 

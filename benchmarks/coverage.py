@@ -21,10 +21,10 @@ import torch
 import torchvision
 
 import aweigh
-from aweigh.data.formats import find_splits, load_split
-from aweigh.data.split import Split
-from aweigh.data.transforms import Resize
+from aweigh.annotations.split import Split
 from aweigh.evaluation.coverage import Coverage, measure_coverage
+from aweigh.feeding.transforms import Resize
+from aweigh.layouts.formats import find_splits, load_split
 from aweigh.models import fcos
 from aweigh.structures import Targets
 

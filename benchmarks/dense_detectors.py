@@ -29,15 +29,15 @@ from measure import peak_memory, processor, step_seconds
 from torch import Tensor
 
 import aweigh
-from aweigh.data.formats import load_split
-from aweigh.engine.config import TrainConfig
-from aweigh.engine.evaluate import evaluate
-from aweigh.engine.prepare import builder_arguments
+from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.models.fcos import FCOSOutput
 from aweigh.models.retinanet import RetinaNetOutput
 from aweigh.ops.matching import by_adaptive_samples, by_overlap
+from aweigh.prediction.evaluate import evaluate
 from aweigh.structures import Images, Targets
+from aweigh.training.config import TrainConfig
+from aweigh.training.prepare import builder_arguments
 
 BODY = "tf_efficientnet_b0"
 ONE_ANCHOR = ("scale=8", "per_octave=1", "ratios=[1.0]")

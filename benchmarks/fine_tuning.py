@@ -22,8 +22,8 @@ import torch
 from measure import processor, step_seconds
 
 import aweigh
-from aweigh.data.formats import load_split
-from aweigh.engine.evaluate import evaluate
+from aweigh.layouts.formats import load_split
+from aweigh.prediction.evaluate import evaluate
 
 matplotlib.use("agg")
 from matplotlib import pyplot

@@ -35,12 +35,12 @@ from torchvision.transforms.v2 import functional as kernels
 
 import aweigh
 from aweigh.cli.common import find_detector, sample_photograph
-from aweigh.data.images import read_reduced
-from aweigh.engine.config import DEFAULT_MODEL
-from aweigh.engine.evaluate import to_original
+from aweigh.images.reader import read_reduced
 from aweigh.models.fcos_lite import FCOSLiteOutput
+from aweigh.prediction.evaluate import to_original
 from aweigh.predictor import Predictor
 from aweigh.structures import Images
+from aweigh.weights import DEFAULT_MODEL
 
 OURS, EXPORTED = "aweigh lite", "aweigh lite, onnx"
 PEERS = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn")

@@ -40,11 +40,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 
-from aweigh.data.dataset import DetectionDataset
-from aweigh.data.flat import PathList
-from aweigh.data.formats import find_splits, load_split
-from aweigh.data.loader import make_loader
-from aweigh.data.transforms import Augmentation, Resize, TrainTransform
+from aweigh.annotations.flat import PathList
+from aweigh.feeding.dataset import DetectionDataset
+from aweigh.feeding.loader import make_loader
+from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.layouts.formats import find_splits, load_split
 
 SHORT, LONG = 640, 1066
 LARGE_PIXELS = 12_000_000

@@ -23,8 +23,8 @@ from typing import Any
 from PIL import Image
 
 import aweigh
-from aweigh.engine.config import PREFIXES
-from aweigh.engine.log import read_log
+from aweigh.evaluation.names import PREFIXES
+from aweigh.training.logs.log import read_log
 from aweigh.visualise import draw_detections, grid
 
 FREE = (4, 7, 8)  # COCO's numbers for CC BY, no known restrictions, works of the US government

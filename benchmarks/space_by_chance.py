@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.data.formats import load_split
-from aweigh.data.split import Split
-from aweigh.engine.evaluate import detect
-from aweigh.engine.space import LOOSE, kitti_metrics
+from aweigh.annotations.split import Split
 from aweigh.evaluation.kitti import NUMBERS
+from aweigh.layouts.formats import load_split
+from aweigh.prediction.evaluate import detect
+from aweigh.prediction.space import LOOSE, kitti_metrics
 from aweigh.predictor import load
 
 DEPTH, SIDES, ANGLE = slice(2, 3), slice(3, 6), slice(6, 7)

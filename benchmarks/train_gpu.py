@@ -25,15 +25,15 @@ from measure import peak_memory, processor
 from torch import Tensor, nn
 
 import aweigh
-from aweigh.data.dataset import DetectionDataset
-from aweigh.data.formats import load_split
-from aweigh.data.loader import Batch, make_loader
-from aweigh.data.synthetic import write_synthetic
-from aweigh.data.transforms import Augmentation, Resize, TrainTransform
-from aweigh.engine.device import choose_device, choose_precision, synchronise
-from aweigh.engine.optim import make_optimizer
+from aweigh.feeding.dataset import DetectionDataset
+from aweigh.feeding.loader import Batch, make_loader
+from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.layouts.formats import load_split
 from aweigh.models import create
+from aweigh.prediction.device import choose_device, choose_precision, synchronise
+from aweigh.scenes.shapes import write_synthetic
 from aweigh.structures import Classes
+from aweigh.training.optim import make_optimizer
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
 
 PARTS = ("feed", "forward", "assignment", "losses", "backward", "optimiser")

@@ -17,12 +17,12 @@ from typing import Any, get_args
 import torch
 from measure import processor
 
-from aweigh.data.formats import load_split
-from aweigh.data.images import read_reduced
-from aweigh.data.transforms import Resize
-from aweigh.engine.evaluate import matching_category_ids, read
-from aweigh.engine.tta import PLAIN, SCALES, TTA, Merge, averages, look, merge
 from aweigh.evaluation.coco import evaluate_coco
+from aweigh.feeding.transforms import Resize
+from aweigh.images.reader import read_reduced
+from aweigh.layouts.formats import load_split
+from aweigh.prediction.evaluate import matching_category_ids, read
+from aweigh.prediction.tta import PLAIN, SCALES, TTA, Merge, averages, look, merge
 from aweigh.predictor import load
 from aweigh.structures import Detections, Images
 

@@ -26,7 +26,7 @@ from measure import in_turn, peak_memory, processor, ratio
 from torch import Tensor, nn
 
 import aweigh
-from aweigh.data.transforms import Resize
+from aweigh.feeding.transforms import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets

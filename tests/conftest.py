@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.annotated import coco
+from tests.runs import configure, quiet, start, toys
+
+__all__ = ["coco", "configure", "quiet", "start", "toys"]  # fixtures
 
 # On the tiny tensors of tests a second thread costs more than it gains (four times the processor time); read when torch
 # is first imported, here and in the processes that tests start.
@@ -16,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The server of "forkserver" loads torch and aweigh once; a process forked from it starts in tenths of a second, not in
 # ten.
-multiprocessing.set_forkserver_preload(["aweigh.cli.resume", "aweigh.cli.train", "aweigh.engine.train"])
+multiprocessing.set_forkserver_preload(["aweigh.cli.resume", "aweigh.cli.train", "aweigh.training.train"])
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import aweigh
-from aweigh.data.transforms import Resize
-from aweigh.engine.checkpoint import save_model
-from aweigh.engine.device import choose_device
+from aweigh.checkpoints.checkpoint import save_model
 from aweigh.errors import DataError, UsageError
+from aweigh.feeding.transforms import Resize
+from aweigh.prediction.device import choose_device
 from aweigh.predictor import Predictor, sources
 from aweigh.structures import Classes, Detections, Images
 

@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aweigh.engine.tta import TTA
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.models import DETECTORS, create
+    from aweigh.prediction.tta import TTA
     from aweigh.predictor import Predictor, load
     from aweigh.structures import Classes, Detections, Images, Targets
 
@@ -24,7 +24,7 @@ _HOME = {
     "DataError": "aweigh.errors",
     "GateError": "aweigh.errors",
     "UsageError": "aweigh.errors",
-    "TTA": "aweigh.engine.tta",
+    "TTA": "aweigh.prediction.tta",
     "DETECTORS": "aweigh.models",
     "create": "aweigh.models",
     "Predictor": "aweigh.predictor",

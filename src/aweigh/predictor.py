@@ -23,22 +23,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from aweigh.annotations.proposals import Proposals
 from aweigh.backbones.timm import pack_residual_blocks
-from aweigh.data.decode import ValueRange
-from aweigh.data.images import ImageSource, check_reading, read_reduced
-from aweigh.data.proposals import Proposals
-from aweigh.data.sources import image_paths
-from aweigh.data.transforms import Resize
-from aweigh.engine.checkpoint import load_model
-from aweigh.engine.config import DEFAULT_MODEL
-from aweigh.engine.device import choose_device
-from aweigh.engine.evaluate import find, to_original
-from aweigh.engine.memory import is_out_of_memory
-from aweigh.engine.tta import PLAIN, TTA
+from aweigh.checkpoints.checkpoint import load_model
 from aweigh.errors import AweighError, DataError, UsageError, check_reach
+from aweigh.feeding.transforms import Resize
+from aweigh.images.decode import ValueRange
+from aweigh.images.reader import ImageSource, check_reading, read_reduced
+from aweigh.images.sources import image_paths
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED
+from aweigh.prediction.device import choose_device
+from aweigh.prediction.evaluate import find, to_original
+from aweigh.prediction.memory import is_out_of_memory
+from aweigh.prediction.tta import PLAIN, TTA
 from aweigh.structures import Classes, Detections, Images, padded_proposals
+from aweigh.weights import DEFAULT_MODEL
 from aweigh.weights.load import locate
 
 if TYPE_CHECKING:

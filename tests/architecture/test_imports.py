@@ -1,6 +1,7 @@
 """Imports point one way: the table of CONTRIBUTING.md, enforced on every import, those inside functions included."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,46 +11,19 @@ import aweigh
 
 PACKAGE = Path(aweigh.__file__).parent
 
-# The row of each part. A part may import any lower row, and itself.
-ROWS = {
-    "ops": 0,
-    "errors": 0,
-    "arguments": 0,
-    "structures": 1,
-    "weights": 1,
-    "layers": 1,
-    "results": 1,
-    "backbones": 2,
-    "necks": 2,
-    "heads": 2,
-    "data": 3,
-    "evaluation": 3,
-    "visualise": 3,
-    "models": 4,
-    "engine": 5,
-    "export": 5,
-    "predictor": 5,
-    "profiling": 5,
-    "cli": 6,
-    "serving": 6,
-}
-# What the rows alone would not say. None: everything below.
-ONLY = {
-    "ops": {"errors"},
-    "errors": set(),
-    "arguments": {"errors"},
-    "structures": {"ops", "errors", "arguments"},
-    "weights": {"ops", "errors", "structures"},
-    "layers": {"ops", "errors", "arguments"},
-    "results": {"errors"},
-    "data": {"structures", "results", "ops", "errors"},
-    "evaluation": {"structures", "results", "ops", "errors"},
-    "visualise": {"structures", "ops", "errors"},
-    "models": {"backbones", "necks", "heads", "structures", "weights", "layers", "ops", "errors", "arguments"},
-    "runtime": set(),
-}
-# Within one row: `aweigh.load` reads a checkpoint, which is the engine's file.
-WITHIN_A_ROW = {("predictor", "engine"), ("weights", "structures"), ("ops", "errors"), ("arguments", "errors")}
+TABLE = re.compile(r"^\| `([a-z_]+)` \| (.+) \|$", re.MULTILINE)
+
+
+def table() -> dict[str, set[str]]:
+    """The parts, each with those that it may import, as CONTRIBUTING.md has them."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows: dict[str, set[str]] = {}
+    for part, said in TABLE.findall(text):
+        rows[part] = set(rows) if said == "everything above" else {"errors", *re.findall(r"`([a-z_]+)`", said)}
+    return rows
+
+
+MAY_IMPORT = table()
 # A model may import another where it is an extension of it.
 EXTENSIONS: set[tuple[str, str]] = {
     ("fcos_lite", "fcos"),
@@ -63,7 +37,7 @@ EXTENSIONS: set[tuple[str, str]] = {
     ("fcos_rpn", "fcos"),
     ("centernet_triplets", "cornernet"),
 }
-# The package itself (its version, its lazily found names) belongs to every part but the free-standing runtime.
+CATALOGUES = {"models", "layouts", "cli"}
 
 
 def test_every_import_points_down() -> None:
@@ -76,29 +50,59 @@ def test_every_import_points_down() -> None:
     assert not wrong, "imports against the table of CONTRIBUTING.md:\n" + "\n".join(wrong)
 
 
-def test_every_part_has_a_row() -> None:
+def test_the_table_points_up_and_has_every_part() -> None:
+    above: set[str] = {"errors"}
+    for part, imported in MAY_IMPORT.items():
+        assert imported <= above, f"{part} imports what stands below it: {imported - above}"
+        above.add(part)
     parts = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith(("_", "."))}
-    unknown = {part for part in parts if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists()} - {"recipes"}
-    assert unknown <= {*ROWS, "runtime"}
+    assert set(MAY_IMPORT) == {
+        part for part in parts if (PACKAGE / part / "__init__.py").exists() or (PACKAGE / f"{part}.py").exists()
+    }
+
+
+def test_the_table_allows_nothing_that_nobody_imports() -> None:
+    used = {
+        (file.relative_to(PACKAGE).with_suffix("").parts[0], target.split(".")[1])
+        for file in PACKAGE.rglob("*.py")
+        for _, target in imports(file)
+        if target.startswith("aweigh.")
+    }
+    idle = {
+        (part, other)
+        for part, row in MAY_IMPORT.items()
+        if part != "cli"
+        for other in row - {"errors"}
+        if (part, other) not in used
+    }
+    assert not idle
+
+
+def test_no_folder_is_a_corridor() -> None:
+    """Catalogues hold one file an entry, other folders at most twelve."""
+    long = {
+        folder.relative_to(PACKAGE).as_posix(): len(files)
+        for folder in PACKAGE.rglob("*")
+        if folder.is_dir() and len(files := list(folder.glob("[!_]*.py"))) > 12
+    }
+    assert set(long) <= CATALOGUES, long
 
 
 @pytest.mark.parametrize(
     ("importer", "target", "expected"),
     [
         (("models", "fcos"), "aweigh.ops.boxes", True),
-        (("models", "fcos"), "aweigh.data.dataset", False),
+        (("models", "fcos"), "aweigh.feeding.dataset", False),
         (("models", "retinanet"), "aweigh.models.fcos", False),
         (("models", "__init__"), "aweigh.models.fcos", True),
         (("ops", "losses"), "aweigh.ops.boxes", True),
         (("ops", "boxes"), "aweigh.structures", False),
         (("necks", "fpn"), "aweigh.backbones.timm", False),
-        (("data", "loader"), "aweigh.models", False),
-        (("predictor",), "aweigh.engine.checkpoint", True),
-        (("engine", "train"), "aweigh.predictor", False),
-        (("engine", "train"), "aweigh.cli.main", False),
-        (("cli", "predict"), "aweigh.engine.train", True),
-        (("runtime", "onnx"), "aweigh.errors", False),
-        (("runtime", "onnx"), "torch", False),
+        (("feeding", "loader"), "aweigh.models", False),
+        (("predictor",), "aweigh.checkpoints.checkpoint", True),
+        (("training", "train"), "aweigh.predictor", False),
+        (("training", "train"), "aweigh.cli.main", False),
+        (("cli", "predict"), "aweigh.training.train", True),
         (("models", "fcos"), "torch", True),
     ],
 )
@@ -108,8 +112,8 @@ def test_the_rule_itself(importer: tuple[str, ...], target: str, expected: bool)
 
 def test_function_level_imports_are_seen(tmp_path: Path) -> None:
     file = tmp_path / "sample.py"
-    file.write_text("import os\ndef f():\n    from aweigh.cli import main\n    import aweigh.data.images\n")
-    assert list(imports(file)) == [(1, "os"), (3, "aweigh.cli.main"), (4, "aweigh.data.images")]
+    file.write_text("import os\ndef f():\n    from aweigh.cli import main\n    import aweigh.images.reader\n")
+    assert list(imports(file)) == [(1, "os"), (3, "aweigh.cli.main"), (4, "aweigh.images.reader")]
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:
@@ -125,13 +129,9 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
 def allowed(importer: tuple[str, ...], target: str) -> bool:
     """Whether the module `importer` (its path inside the package) may import `target`."""
     part, names = importer[0], target.split(".")
-    if part == "runtime":
-        return names[0] not in {"aweigh", "torch", "torchvision"}
-    if part.startswith("__") or names[0] != "aweigh" or len(names) == 1 or names[1] not in ROWS:
+    if part.startswith("__") or names[0] != "aweigh" or len(names) == 1 or names[1] not in MAY_IMPORT:
         return True
     other = names[1]
     if part == other == "models" and importer[1] != "__init__" and len(names) > 2:
         return names[2] == importer[1] or (importer[1], names[2]) in EXTENSIONS
-    if part == other or (part, other) in WITHIN_A_ROW:
-        return True
-    return ROWS[other] < ROWS[part] and other in ONLY.get(part, ROWS)
+    return part == other or other in MAY_IMPORT[part]

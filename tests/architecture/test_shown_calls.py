@@ -16,11 +16,11 @@ from tests.architecture.shown import CALLS, SETTINGS, Shown, build, built, given
 
 from aweigh.arguments import check_arguments, check_value, parameters
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
-from aweigh.engine.config import TrainConfig, resolve
-from aweigh.engine.tta import TTA
 from aweigh.errors import UsageError
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.models import DETECTORS, PUBLISHED
+from aweigh.prediction.tta import TTA
+from aweigh.training.config import TrainConfig, resolve
 
 FUNCTIONS = (evaluate_coco,)
 MODULES = [module for name, module in sys.modules.items() if name.startswith(("aweigh.models.", "aweigh.heads."))]

@@ -18,9 +18,9 @@ from tests.architecture.shown import COMMANDS, TOP, Shown
 
 from aweigh.cli import train, train_backbone
 from aweigh.cli.main import app
-from aweigh.engine.prepare import builder_arguments
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED, create
+from aweigh.training.prepare import builder_arguments
 
 TOOLS = {("pre-commit", "install")}  # of others, without paths of ours
 

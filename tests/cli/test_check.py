@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.data.test_clean import broken, tree
-from tests.data.test_doctor import sound
+from tests.edit.test_clean import broken, tree
+from tests.inspect.test_doctor import sound
 
 from aweigh.cli.main import run
 

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from aweigh.cli import debug
-from aweigh.data.loader import Batch
-from aweigh.data.synthetic import write_synthetic
-from aweigh.engine.config import resolve
-from aweigh.engine.crash import write_bundle
-from aweigh.engine.prepare import Run, prepare
 from aweigh.errors import DataError
+from aweigh.feeding.loader import Batch
 from aweigh.models import fcos
+from aweigh.scenes.shapes import write_synthetic
+from aweigh.training.config import resolve
+from aweigh.training.debug.crash import write_bundle
+from aweigh.training.prepare import Run, prepare
 
 TINY = {"model": "fcos_shufflenet_v2_x0_5_fpn", "arguments": ("channels=32", "head_convs=1"), "long": 96, "short": 0}
 

@@ -11,12 +11,12 @@ import pytest
 from cyclopts import App
 from PIL import Image
 
+from aweigh.checkpoints.checkpoint import write_atomically
 from aweigh.cli import main
 from aweigh.cli.ending import SIGNALS, ended_by_signals
-from aweigh.data.synthetic import new_folder
-from aweigh.data.writers import DetectionWriter
-from aweigh.engine.checkpoint import write_atomically
-from aweigh.engine.stop import Interrupts
+from aweigh.results.writers import DetectionWriter
+from aweigh.scenes.shapes import new_folder
+from aweigh.training.stop import Interrupts
 
 
 def writes_whole(folder: Path, stop: Callable[[], None]) -> None:
@@ -97,7 +97,7 @@ def test_what_nohup_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> No
 
 CODE = """
 import os, signal, sys
-from aweigh.data import images
+from aweigh.images import reader as images
 from aweigh.cli.main import main
 read = images.read_reduced
 def slow(path, *arguments, **options):

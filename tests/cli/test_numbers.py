@@ -8,9 +8,9 @@ from typing import Any, get_args, get_origin
 import pytest
 
 from aweigh.cli.main import run
-from aweigh.engine.classify_config import ClassifyConfig
-from aweigh.engine.config import TrainConfig, field_types
 from aweigh.errors import UsageError, check_reach
+from aweigh.training.backbone.config import ClassifyConfig
+from aweigh.training.config import TrainConfig, field_types
 
 HUGE = 10**20
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from aweigh.cli import common, predict
 from aweigh.cli.main import run
-from aweigh.data.images import read_reduced
+from aweigh.images.reader import read_reduced
 from aweigh.structures import Classes, Detections, Images
 from aweigh.visualise import draw_detections
 
@@ -51,7 +51,7 @@ class Finds(torch.nn.Module):
 
 @pytest.fixture
 def finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aweigh.data.transforms import Resize
+    from aweigh.feeding.transforms import Resize
     from aweigh.predictor import Predictor
 
     def found(*_: Any) -> Predictor:

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 import aweigh
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import run
-from aweigh.data.transforms import Resize
-from aweigh.engine.checkpoint import save_model
+from aweigh.feeding.transforms import Resize
 from aweigh.profiling.cost import count, shortened
 
 

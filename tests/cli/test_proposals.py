@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.engine.conftest import write_coco
+from tests.runs import write_coco
 
+from aweigh.annotations.proposals import read_proposals
+from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import run
-from aweigh.data.formats import load_split
-from aweigh.data.proposals import read_proposals
-from aweigh.data.transforms import Resize
-from aweigh.engine.checkpoint import save_model
 from aweigh.evaluation.recall import average_recall
+from aweigh.feeding.transforms import Resize
+from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.structures import Classes
 

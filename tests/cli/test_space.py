@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from aweigh.cli.main import run
-from aweigh.data.kitti import parse_label
+from aweigh.layouts.kitti import parse_label
 
 SMALL = ["--arguments", "channels=8", "--arguments", "slots=null", "--device", "cpu"]
 

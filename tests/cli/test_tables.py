@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.data.test_doctor import load, sound
+from tests.inspect.test_doctor import load, sound
 
 from aweigh.cli import check, models, profile
 from aweigh.cli.main import run
 from aweigh.cli.tables import print_table
-from aweigh.data.doctor import examine
-from aweigh.engine.live import epoch_table
+from aweigh.inspect.doctor import examine
+from aweigh.training.logs.live import epoch_table
 
 WIDTHS = (1, 7, 12, 20, 33, 40, 61, 80, 100, 200)
 TITLES = ("detector", "parameters", "metrics")

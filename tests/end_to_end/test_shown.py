@@ -17,10 +17,10 @@ from tests.architecture.shown import BLOCKS, COMMANDS, Shown
 from tests.end_to_end.conftest import typed
 
 import aweigh
+from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import app
-from aweigh.data.formats import load_split
-from aweigh.data.transforms import Resize
-from aweigh.engine.checkpoint import save_model
+from aweigh.feeding.transforms import Resize
+from aweigh.layouts.formats import load_split
 
 DONE = {
     *(("predict",), ("eval",), ("proposals",), ("info",), ("models",), ("average",), ("shrink",), ("config", "show")),

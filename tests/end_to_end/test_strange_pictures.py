@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.end_to_end import strange
 
-from aweigh.data.images import SUFFIXES
+from aweigh.images.reader import SUFFIXES
 
 LARGEST = 1500  # megabytes of resident memory
 

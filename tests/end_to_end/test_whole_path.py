@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import aweigh as library
-from aweigh.engine.log import read_log
 from aweigh.evaluation.coco import evaluate_coco
+from aweigh.training.logs.log import read_log
 
 Aweigh = Callable[..., Any]
 

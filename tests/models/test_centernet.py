@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from aweigh.backbones.dla import DLA34
-from aweigh.data.transforms import Resize
-from aweigh.engine.tta import TTA
 from aweigh.errors import AweighError, UsageError
+from aweigh.feeding.transforms import Resize
 from aweigh.heads.heatmap import make_heads
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet import BUILDERS, CenterNet, CenterNetOutput
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
+from aweigh.prediction.tta import TTA
 from aweigh.predictor import Predictor
 from aweigh.structures import Classes, Images, Targets
 from aweigh.weights.load import locate

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from aweigh.data.transforms import flip_horizontally
 from aweigh.errors import UsageError
+from aweigh.feeding.transforms import flip_horizontally
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet_pose import CenterNetPose
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius

@@ -13,8 +13,8 @@ from tests.detections import assert_same_detections
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from aweigh.data.transforms import Resize
 from aweigh.errors import UsageError
+from aweigh.feeding.transforms import Resize
 from aweigh.models import PUBLISHED, create
 from aweigh.predictor import Predictor
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Images, Targets

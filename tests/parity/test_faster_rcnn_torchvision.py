@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from aweigh.data.transforms import Resize
-from aweigh.engine.checkpoint import load_model, save_model, start_from
+from aweigh.checkpoints.checkpoint import load_model, save_model, start_from
+from aweigh.feeding.transforms import Resize
 from aweigh.models import PUBLISHED, create
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.structures import Images, Targets

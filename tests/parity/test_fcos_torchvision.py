@@ -9,7 +9,7 @@ from tests.detections import assert_same_detections
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from aweigh.data.transforms import Resize
+from aweigh.feeding.transforms import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
 from aweigh.structures import Classes, Images, Targets

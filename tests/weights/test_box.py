@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import aweigh
-from aweigh.data.formats import load_split
-from aweigh.engine.checkpoint import PATHS, read_header
-from aweigh.engine.evaluate import evaluate
+from aweigh.checkpoints.checkpoint import PATHS, read_header
+from aweigh.layouts.formats import load_split
 from aweigh.models import PUBLISHED, create
+from aweigh.prediction.evaluate import evaluate
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.load import BOX
 

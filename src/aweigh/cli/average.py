@@ -21,7 +21,7 @@ def command(*checkpoints: Path, output: Annotated[Path, Parameter(alias="-o")]) 
     output
         The file to write.
     """
-    from aweigh.engine.checkpoint import average
+    from aweigh.checkpoints.checkpoint import average
 
     average(checkpoints, output)
     print(f"{output}: the mean of {counted(len(checkpoints), 'checkpoint')}")

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aweigh.cli.tables import print_table
-from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.errors import UsageError, counted
+from aweigh.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aweigh.data.doctor import Examination
-    from aweigh.data.findings import Finding
-    from aweigh.data.split import Split
-    from aweigh.engine.fit import Fit
+    from aweigh.annotations.split import Split
+    from aweigh.inspect.doctor import Examination
+    from aweigh.inspect.findings import Finding
+    from aweigh.prediction.fit import Fit
 
 CLASSES_SHOWN = 10
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
@@ -66,9 +66,9 @@ def check(
     images
         Image folder that goes with --annotations.
     """
-    from aweigh.data.doctor import examine
-    from aweigh.data.formats import load_splits
-    from aweigh.engine.screen import Screen
+    from aweigh.inspect.doctor import examine
+    from aweigh.layouts.formats import load_splits
+    from aweigh.training.logs.screen import Screen
 
     _check_places(html, json, fix_to)
     splits, empty = load_splits(data, annotations=annotations, images=images)
@@ -76,7 +76,7 @@ def check(
         raise UsageError("--fix-to does not write KITTI's layout; mend the label files that the report names.")
     fit = None
     if model != "none":  # first, since a wrong name or size is told here
-        from aweigh.engine.fit import measure_fit
+        from aweigh.prediction.fit import measure_fit
 
         fit = measure_fit(splits, model, short=short, long=long)
     examination = _with_bar(splits, lambda tell: examine(splits, empty=empty, pictures=pictures, progress=tell))
@@ -85,8 +85,8 @@ def check(
     if json is not None:
         _write_json(json, examination, fit)
     if html is not None:
-        from aweigh.data.report_html import report_html
-        from aweigh.engine.checkpoint import write_atomically
+        from aweigh.checkpoints.checkpoint import write_atomically
+        from aweigh.inspect.report_html import report_html
 
         page = report_html(str(data), splits, examination, None if fit is None else fit.to_dict())
         write_atomically(html, lambda path: path.write_text(page, encoding="utf-8"))
@@ -100,7 +100,7 @@ def print_report(console: "Console", data: Path, examination: "Examination", fit
     """The whole report, for a terminal of any width."""
     from rich.text import Text
 
-    from aweigh.data.findings import by_kind
+    from aweigh.inspect.findings import by_kind
 
     splits = examination.splits
     console.print(
@@ -150,7 +150,7 @@ def _print_tables(console: "Console", examination: "Examination") -> None:
 def _print_finding(console: "Console", group: "list[Finding]") -> None:
     from rich.text import Text
 
-    from aweigh.data.doctor import example_lines
+    from aweigh.inspect.doctor import example_lines
 
     first = group[0]
     console.print()
@@ -223,7 +223,7 @@ def _check_places(html: Path | None, json: Path | None, fix_to: Path | None) -> 
 def _write_json(path: Path, examination: "Examination", fit: "Fit | None") -> None:
     import json
 
-    from aweigh.engine.checkpoint import write_atomically
+    from aweigh.checkpoints.checkpoint import write_atomically
 
     content = examination.to_dict() | {"fit": None if fit is None else fit.to_dict()}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -231,9 +231,9 @@ def _write_json(path: Path, examination: "Examination", fit: "Fit | None") -> No
 
 
 def _write_clean(console: "Console", splits: "dict[str, Split]", examination: "Examination", out: Path) -> None:
-    from aweigh.data.clean import clean
-    from aweigh.data.losses import LAYOUTS
-    from aweigh.data.save import save_dataset
+    from aweigh.edit.clean import clean
+    from aweigh.layouts.losses import LAYOUTS
+    from aweigh.layouts.save import save_dataset
 
     cleaned = clean(splits, examination)
     layout = next(iter(splits.values())).layout

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from aweigh.engine.recipes import packaged_recipes
 from aweigh.errors import UsageError, check_reach, did_you_mean, printable
+from aweigh.training.recipes import packaged_recipes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aweigh.data.proposals import Proposals
-    from aweigh.engine.tta import TTA
+    from aweigh.annotations.proposals import Proposals
+    from aweigh.prediction.tta import TTA
     from aweigh.predictor import Predictor
 
 
@@ -28,7 +28,7 @@ def one_line(text: str) -> str:
 
 def log() -> "Console":
     """The console for progress and remarks: the error stream, so that the output stream carries results alone."""
-    from aweigh.engine.screen import Screen
+    from aweigh.training.logs.screen import Screen
 
     return Screen(stderr=True, highlight=False, soft_wrap=True)
 
@@ -102,7 +102,7 @@ class Views:
 
     def augmentation(self) -> "TTA":
         """What --tta, --scales, --merge and --flip-pairs say; a `UsageError` where they do not go together."""
-        from aweigh.engine.tta import SCALES, TTA
+        from aweigh.prediction.tta import SCALES, TTA
 
         known = ("flip", "multiscale")
         words = [word.strip() for word in self.tta.split(",")] if self.tta else []
@@ -146,9 +146,9 @@ def find_detector(model: str, weights: str, device: str, views: Views = AS_TRAIN
 
 
 def _find_detector(model: str, weights: str, device: str) -> "Predictor":
-    from aweigh.data.transforms import Resize
-    from aweigh.engine.device import choose_device
+    from aweigh.feeding.transforms import Resize
     from aweigh.models import DETECTORS, PUBLISHED, create
+    from aweigh.prediction.device import choose_device
     from aweigh.predictor import Predictor, load
 
     chosen = choose_device(device)
@@ -182,7 +182,7 @@ def checkpoint_of(model: str) -> str:
 
 def given_proposals(detector: Any, file: Path | None) -> "Proposals | None":
     """The proposals of a file, which a detector must need, and cannot do without then."""
-    from aweigh.data.proposals import read_proposals
+    from aweigh.annotations.proposals import read_proposals
 
     needed = getattr(detector, "needs_proposals", False)
     if needed and file is None:

@@ -10,8 +10,8 @@ from cyclopts import Parameter
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
-    from aweigh.data.complete import Completed
-    from aweigh.data.split import Split
+    from aweigh.annotations.split import Split
+    from aweigh.edit.complete import Completed
     from aweigh.structures import Classes
 
 SEVERAL = Parameter(consume_multiple=True, negative="")  # --split train val
@@ -56,8 +56,8 @@ def convert(
     images
         Image folder that goes with --annotations.
     """
-    from aweigh.data.losses import not_held
-    from aweigh.data.save import save_dataset
+    from aweigh.layouts.losses import not_held
+    from aweigh.layouts.save import save_dataset
 
     splits = _read(data, split, annotations=annotations, images=images)
     problems = _report_problems(splits, data)
@@ -100,9 +100,9 @@ def merge(
         Data sets that will be used for evaluation, may be given several times: pictures of their val and test splits,
         and of those that are written, are left out of train. They are recognised by their bytes or their look.
     """
-    from aweigh.data import merge as merging
-    from aweigh.data.clean import hold_out as leave_out
-    from aweigh.data.save import save_dataset
+    from aweigh.edit import merge as merging
+    from aweigh.edit.clean import hold_out as leave_out
+    from aweigh.layouts.save import save_dataset
 
     if len(data) < 2:
         raise UsageError(f"Name two data sets or more to merge, got {len(data)}.")
@@ -178,8 +178,8 @@ def complete(
     link
         Link to the pictures instead of copying them.
     """
-    from aweigh.data import complete as completing
-    from aweigh.data.save import save_dataset
+    from aweigh.edit import complete as completing
+    from aweigh.layouts.save import save_dataset
     from aweigh.weights.coco import COCO_CLASSES
 
     splits = _read(data, split)
@@ -197,8 +197,8 @@ def complete(
 
 
 def _detector_classes(file: Path | None) -> "Classes | None":
-    from aweigh.data.coco import read_categories
-    from aweigh.engine.checkpoint import read_header
+    from aweigh.checkpoints.checkpoint import read_header
+    from aweigh.layouts.coco import read_categories
     from aweigh.structures import Classes
 
     if file is None:
@@ -227,8 +227,8 @@ def _report_completed(completed: "Completed") -> None:
 def _read(
     data: Path, wanted: tuple[str, ...] = (), *, annotations: Path | None = None, images: Path | None = None
 ) -> dict[str, "Split"]:
-    from aweigh.data.formats import load_split, load_splits
-    from aweigh.data.split_files import ALIASES
+    from aweigh.layouts.formats import load_split, load_splits
+    from aweigh.layouts.split_files import ALIASES
 
     if not wanted:
         splits, empty = load_splits(data, annotations=annotations, images=images)
@@ -253,7 +253,7 @@ def _distinct_names(folders: Sequence[Path]) -> dict[str, Path]:
 
 def _report_problems(splits: dict[str, "Split"], source: object) -> list[str]:
     """A line for each kind of record that is not written as it was read, since it was mended or left out."""
-    from aweigh.data.check import CHANGED, DROPPED, SKIPPED, done
+    from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, done
 
     actions = (CHANGED, DROPPED, SKIPPED)
     counts = Counter((p.kind, p.action) for split in splits.values() for p in split.problems if p.action in actions)

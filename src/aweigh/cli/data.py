@@ -51,11 +51,11 @@ def synth(
         Number that decides every scene.
     """
     if kind == "road":
-        from aweigh.data.road import write_road
+        from aweigh.scenes.road import write_road
 
         write_road(out, train=train, val=val, test=test, width=size or 1280, seed=seed)
     else:
-        from aweigh.data.synthetic import write_synthetic
+        from aweigh.scenes.shapes import write_synthetic
 
         write_synthetic(out, train=train, val=val, test=test, size=size or 256, seed=seed)
     what = "a road" if kind == "road" else "shapes"

@@ -9,9 +9,9 @@ from aweigh.errors import counted
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from aweigh.engine.crash import Bundle
-    from aweigh.engine.replay import Blame, Examination
     from aweigh.structures import Targets
+    from aweigh.training.debug.crash import Bundle
+    from aweigh.training.debug.replay import Blame, Examination
 
 GROWN = 1e3  # a weight beyond this is no longer what training usually makes; ours
 LARGEST_FLOAT16 = 65504.0
@@ -27,8 +27,8 @@ def command(crash: str, /) -> None:
     crash
         The folder that training kept the step in, such as runs/shapes/crash-000123.
     """
-    from aweigh.engine.crash import read_bundle
-    from aweigh.engine.lock import hold
+    from aweigh.training.debug.crash import read_bundle
+    from aweigh.training.lock import hold
 
     bundle = read_bundle(crash)
     with hold(bundle.folder) as remark:
@@ -41,7 +41,7 @@ def replay(bundle: "Bundle") -> None:
     """Compute the step of a bundle again, say what is found, and draw its pictures."""
     import torch
 
-    from aweigh.engine.checkpoint import write_atomically
+    from aweigh.checkpoints.checkpoint import write_atomically
 
     print(*header(bundle), sep="\n")
     exact = bundle.examine()

@@ -10,7 +10,7 @@ from aweigh.cli.common import AS_TRAINED, Views, bar, check_loading, find_detect
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
-    from aweigh.data.split import Split
+    from aweigh.annotations.split import Split
 
 
 def command(
@@ -81,16 +81,16 @@ def command(
     """
     import json
 
+    from aweigh.annotations.problems import problem_report
+    from aweigh.checkpoints.checkpoint import write_atomically
     from aweigh.cli.proposals import collect, measure
-    from aweigh.data.check import problem_report
-    from aweigh.engine.checkpoint import write_atomically
-    from aweigh.engine.evaluate import detect
-    from aweigh.engine.extras import extras, further_metrics
-    from aweigh.engine.report import save_evaluation, save_predictions
-    from aweigh.engine.space import LOOSE, kitti_metrics
     from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
     from aweigh.evaluation.recall import LIMITS
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
+    from aweigh.prediction.evaluate import detect
+    from aweigh.prediction.extras import extras, further_metrics
+    from aweigh.prediction.space import LOOSE, kitti_metrics
+    from aweigh.training.logs.report import save_evaluation, save_predictions
 
     check_loading(batch, workers)
     screen = log()
@@ -186,8 +186,8 @@ def measured_on(detector: str, data: str, split: str, **how: Any) -> "Split":
 
     how: as `load_split` takes it.
     """
-    from aweigh.data.formats import EmptySplit, find_splits, load_split
-    from aweigh.data.held_out import FILE, HeldOut
+    from aweigh.edit.held_out import FILE, HeldOut
+    from aweigh.layouts.formats import EmptySplit, find_splits, load_split
 
     listed = (Path(detector) if Path(detector).is_dir() else Path(detector).parent) / FILE
     if split or how.get("annotations") is not None or not listed.is_file():

@@ -22,7 +22,7 @@ def command(
     as_json
         Print the whole header as JSON.
     """
-    from aweigh.engine.checkpoint import read_header
+    from aweigh.checkpoints.checkpoint import read_header
 
     header = read_header(checkpoint)
     if as_json:
@@ -37,7 +37,7 @@ def command(
 
 def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The header as rows of name and value, the most asked for first."""
-    from aweigh.engine.header import selection_of
+    from aweigh.checkpoints.header import selection_of
 
     names, ids = header["classes"]["names"], header["classes"]["ids"]
     arguments = ", ".join(f"{name}={value}" for name, value in header["arguments"].items())

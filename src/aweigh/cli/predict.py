@@ -22,11 +22,11 @@ from aweigh.cli.common import (
     one_line,
     sample_photograph,
 )
-from aweigh.engine.config import DEFAULT_MODEL
 from aweigh.errors import AweighError, DataError, UsageError, counted, printable
+from aweigh.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from aweigh.data.decode import ValueRange
+    from aweigh.images.decode import ValueRange
     from aweigh.structures import Detections
 
 
@@ -133,11 +133,11 @@ def command(
     if not output:
         raise UsageError("-o is empty; name a folder, or - for the output stream.")
     check_loading(batch, 0)
-    from aweigh.data.kitti import read_camera
-    from aweigh.data.writers import LEFT_OUT, DetectionWriter
-    from aweigh.engine.data_pictures import DataPictures
-    from aweigh.engine.extras import extras
+    from aweigh.layouts.kitti import read_camera
+    from aweigh.prediction.data_pictures import DataPictures
+    from aweigh.prediction.extras import extras
     from aweigh.predictor import sources
+    from aweigh.results.writers import LEFT_OUT, DetectionWriter
 
     of_data = None if data is None else DataPictures.of(data, split, distinct=format == "coco")
     given_paths = (Path(str(path)) for picture in pictures for path in sources(picture))
@@ -208,7 +208,7 @@ def with_camera(result: "Detections", *, given: Path | None) -> "Detections":
     """
     from dataclasses import replace
 
-    from aweigh.data.kitti import camera_beside, read_camera
+    from aweigh.layouts.kitti import camera_beside, read_camera
 
     picture = Path(result.path or "")
     file = camera_beside(picture) if given is None else given / f"{picture.stem}.txt" if given.is_dir() else given
@@ -246,9 +246,9 @@ def _draw(source: Path, result: "Detections", target: Path, reading: "Reading") 
 
     import torch
 
-    from aweigh.data.images import read_reduced
-    from aweigh.engine.checkpoint import write_atomically
-    from aweigh.engine.evaluate import to_original
+    from aweigh.checkpoints.checkpoint import write_atomically
+    from aweigh.images.reader import read_reduced
+    from aweigh.prediction.evaluate import to_original
     from aweigh.visualise import draw_detections, draw_in_space
 
     image, full_hw = read_reduced(source, drawn_hw, **reading)
@@ -277,7 +277,7 @@ def drawn_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
     Pictures that differ only in their suffix keep it in the name. `UsageError` where a source would be overwritten.
     """
-    from aweigh.data.files import fitting_name
+    from aweigh.files import fitting_name
 
     absolute = [path.absolute() for path in paths]
     shared = Path(os.path.commonpath([path.parent for path in absolute]))

@@ -111,7 +111,7 @@ def costs(model: str, size: int) -> "Cost":
 
     from aweigh.backbones.shufflenet_v2 import BUILDERS, classifier
     from aweigh.backbones.timm import TimmBackbone
-    from aweigh.engine.checkpoint import load_model
+    from aweigh.checkpoints.checkpoint import load_model
     from aweigh.models import DETECTORS, create
     from aweigh.profiling.cost import count
 

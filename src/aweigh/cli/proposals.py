@@ -13,8 +13,8 @@ from aweigh.cli.common import bar, check_loading, find_detector, log, one_line
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
-    from aweigh.data.proposals import Proposals
-    from aweigh.data.split import Split
+    from aweigh.annotations.proposals import Proposals
+    from aweigh.annotations.split import Split
 
 SUFFIX = ".safetensors"
 
@@ -74,8 +74,8 @@ def command(
     device
         auto, cpu, cuda, cuda:1 or mps.
     """
-    from aweigh.data.formats import load_split
-    from aweigh.engine.checkpoint import write_atomically
+    from aweigh.checkpoints.checkpoint import write_atomically
+    from aweigh.layouts.formats import load_split
 
     check_loading(batch, workers)
     if number < 1:
@@ -101,7 +101,7 @@ def measure(found: "Proposals", part: "Split", json_file: Path | None, unread: S
     """
     import numpy as np
 
-    from aweigh.engine.checkpoint import write_atomically
+    from aweigh.checkpoints.checkpoint import write_atomically
     from aweigh.evaluation.recall import average_recall
 
     found = found.take(np.setdiff1d(np.arange(len(part)), np.array(unread, dtype=np.int64)))
@@ -135,7 +135,7 @@ def collect(
     data: the folder of the data set, whose name they keep. strict: refuse such pictures. own_ids: as for
     `from_coco_results`.
     """
-    from aweigh.data.proposals import is_proposals, read_proposals
+    from aweigh.annotations.proposals import is_proposals, read_proposals
 
     if number < 1:
         raise UsageError(f"number = {number}: expected a number of proposals above 0.")
@@ -147,7 +147,7 @@ def collect(
         given = part.with_proposals(read_proposals(path)).proposals
         assert given is not None
         return given.best(number), []
-    from aweigh.engine.proposals import propose
+    from aweigh.prediction.proposals import propose
 
     predictor = find_detector(source, weights, device)
     with bar("proposing", len(part)) as show:
@@ -169,7 +169,7 @@ def collect(
 
 
 def _converted(path: Path, part: "Split", number: int, made: dict[str, Any], *, own_ids: bool) -> "Proposals":
-    from aweigh.data.foreign_proposals import from_coco_results, from_selective_search
+    from aweigh.results.proposals import from_coco_results, from_selective_search
 
     if path.suffix in (".pkl", ".pickle"):
         raise UsageError(

@@ -52,8 +52,8 @@ def command(
     """
     if processes != 1:
         return run_in_processes(processes)
-    from aweigh.engine.config import resolve
-    from aweigh.engine.train import train
+    from aweigh.training.config import resolve
+    from aweigh.training.train import train
 
     given = {
         "resume": str(run),

@@ -32,7 +32,7 @@ def command(
     metrics
         What `aweigh eval --json` wrote, in place of the numbers in the checkpoint.
     """
-    from aweigh.engine.checkpoint import shrink
+    from aweigh.checkpoints.checkpoint import shrink
 
     shrink(checkpoint, output, licence=licence, metrics=None if metrics is None else _numbers(metrics))
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB, was {checkpoint.stat().st_size / 1e6:.2f} MB")

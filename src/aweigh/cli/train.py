@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin
 from cyclopts import App, Group, Parameter
 
 from aweigh.cli.common import find_recipe, run_in_processes
-from aweigh.engine.config import TrainConfig, field_types, help_texts, load_recipe, resolve, to_toml
 from aweigh.errors import UsageError
+from aweigh.training.config import TrainConfig, field_types, help_texts, load_recipe, resolve, to_toml
 
 # The first field of each group of flags, in the order of `TrainConfig`.
 GROUPS = {
@@ -94,7 +94,7 @@ def command(
         )
     if processes != 1:
         return run_in_processes(processes)
-    from aweigh.engine.train import train
+    from aweigh.training.train import train
 
     train(config, origin)
     return 0

@@ -73,7 +73,7 @@ def command(
     output
         Run folder; runs/FOLDER-shufflenet_v2_xW, numbered, when not given.
     """
-    from aweigh.engine.classify_config import ClassifyConfig, configure, read_recipe
+    from aweigh.training.backbone.config import ClassifyConfig, configure, read_recipe
 
     given = {
         "data": data,
@@ -100,6 +100,6 @@ def command(
         config = configure(read_recipe(find_recipe(recipe)) if recipe else None, given)
         if not config.data:
             raise UsageError("Name the folder of the pictures: aweigh train-backbone FOLDER, with FOLDER/train/CLASS/.")
-    from aweigh.engine.classify import train_classifier
+    from aweigh.training.backbone.classify import train_classifier
 
     train_classifier(config, resume=resume or None)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import hotcoco.mask
 
 from aweigh.errors import DataError, counted
-from aweigh.results import Named, read_results_file
+from aweigh.results.coco import Named, read_results_file
 
 IouType = Literal["bbox", "segm", "keypoints"]
 GroundTruth = Mapping[str, Any] | str | Path

@@ -17,7 +17,7 @@ How ours differs:
   empty place adds log 2 to their loss of the bins, which has no gradient and is left out. `slots=None` divides by the
   objects.
 - With an augmented picture they leave out depth and sides; here the data say what is not known, by NaN (see
-  `data/transforms.py`), and each of the three losses takes what is known.
+  `feeding/transforms.py`), and each of the three losses takes what is known.
 - Depths begin at 20 metres and sides at 1.6, not at 1 and 0.
 - Sides are never less than zero. They keep detections above a score of 0.2; here all are kept, as `score_threshold`
   says.

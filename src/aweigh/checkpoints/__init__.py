@@ -1,0 +1,1 @@
+"""One self-describing file per model, and the state of a run."""

@@ -1,1 +1,0 @@
-"""Reading pictures and annotations, changing them for training, and writing detections."""

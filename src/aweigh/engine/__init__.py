@@ -1,1 +1,0 @@
-"""Training: configuration, the loop, checkpoints, logs and evaluation."""

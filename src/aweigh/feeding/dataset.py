@@ -1,0 +1,227 @@
+"""A split as a PyTorch data set: reads a picture, applies the transform, hands out a `Sample`.
+
+What is random in a sample depends on (seed, epoch, index) alone, and on which time in the epoch it is drawn where a
+sampler draws it more than once: not on the worker, the batch or what was read before.
+A picture that cannot be read is handed out as `Unreadable`, for the loader to skip, count and list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from aweigh.annotations.problems import CHANGED, SKIPPED, Problem
+from aweigh.annotations.records import SAME_SHAPE
+from aweigh.annotations.split import Split
+from aweigh.errors import DataError
+from aweigh.feeding.mixing import Pair, Plan, mix
+from aweigh.feeding.transforms import Augmentation, TrainTransform, resize_targets, uniform
+from aweigh.images.reader import SizeRule, read_reduced, reduction
+from aweigh.structures import Targets
+
+# A transform that says how large it needs a picture, by a method `needed_size(height, width)`, may be given one that
+# was decoded at a reduced size, and is told that of the whole: `transform(image, targets, generator, full_hw=...)`.
+Transform = Callable[..., tuple[Tensor, Targets]]  # of (image, targets, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """image: `[3, h, w]`, uint8 or float32 in `[0, 1]`. original_hw: the size the annotations are in.
+
+    problem: what was mended. partner_problems: of the pictures that were mixed in, or should have been.
+    """
+
+    image: Tensor
+    targets: Targets
+    index: int
+    image_id: int
+    original_hw: tuple[int, int]
+    problem: Problem | None = None
+    partner_problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that could not be used. original_hw: the size its annotations are in."""
+
+    index: int
+    problem: Problem
+    image_id: int
+    original_hw: tuple[int, int]
+
+
+class DetectionDataset(Dataset["Sample | Unreadable"]):
+    """The images of a split, transformed. Can be sent to worker processes however they are started.
+
+    An index is the row of an image, or `(epoch, row, turn)`, as the loader sends it, `turn` counting how often the row
+    was drawn before in this epoch; with the row alone the epoch is that of `set_epoch`.
+    masks: whether targets have masks; in a split without any they have no pixel. keypoints: how many keypoints targets
+    have at least; in a split without any none of them is given. cuboids: whether targets have cuboids; in a split
+    without any nothing is known of them. draws: `[I]`, how often an image is drawn in an epoch,
+    see `aweigh.feeding.sampling`; the loader follows it, and so do the partners of mixing. mixing_until_epoch: number
+    of epochs with the mosaic, copy-paste and mixup of the transform's augmentation, all when None; it may be changed
+    until the first epoch begins.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        transform: Transform,
+        *,
+        seed: int = 0,
+        masks: bool = False,
+        keypoints: int = 0,
+        cuboids: bool = False,
+        draws: np.ndarray | None = None,
+        mixing_until_epoch: int | None = None,
+    ) -> None:
+        self.transform = transform
+        self.seed = seed
+        self.masks = masks
+        self.keypoints = keypoints
+        self.cuboids = cuboids
+        self.draws = draws
+        self.mixing_until_epoch = mixing_until_epoch
+        self.epoch = 0
+        self._changes = transform.augmentation if isinstance(transform, TrainTransform) else Augmentation.none()
+        self.split = split.for_training(masks=masks or self._changes.copy_paste > 0)
+        if self._changes.mixes:
+            self._partners, self._partners_with_objects = _chances(self.split, draws)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> Sample | Unreadable:
+        epoch, row, *turn = index if isinstance(index, tuple) else (self.epoch, index)
+        row = range(len(self.split))[row]
+        generator = sample_generator(self.seed, epoch, row, *turn)
+        mixes = self._changes.mixes and (self.mixing_until_epoch is None or epoch < self.mixing_until_epoch)
+        plan = Plan.draw(self._changes, generator) if mixes else Plan()
+        image_id = int(self.split.image_ids[row])
+        original_hw = (int(self.split.sizes_hw[row, 0]), int(self.split.sizes_hw[row, 1]))
+        try:
+            (image, targets), problem = self._transformed(row, generator, masks=self.masks or plan.copy_paste)
+        except _UnreadablePicture as error:
+            return Unreadable(row, error.problem, image_id, original_hw)
+        problems: tuple[Problem, ...] = ()
+        if plan.mixes:
+            image, targets, problems = self._mixed((image, targets), plan, generator)
+        if not self.masks and targets.masks is not None:
+            targets = replace(targets, masks=None)
+        return Sample(image, targets, row, image_id, original_hw, problem, problems)
+
+    def _mixed(self, base: Pair, plan: Plan, generator: Generator) -> tuple[Tensor, Targets, tuple[Problem, ...]]:
+        """The sample by its plan; as it is where a partner cannot be read."""
+        problems: list[Problem] = []
+
+        def partner(with_objects: bool) -> Pair:
+            chances = self._partners_with_objects if with_objects else self._partners
+            row = min(int(np.searchsorted(chances, uniform(generator) * chances[-1], side="right")), len(chances) - 1)
+            pair, problem = self._transformed(row, generator, masks=self.masks or plan.copy_paste)
+            problems.extend([problem] if problem is not None else [])
+            return pair
+
+        try:
+            image, targets = mix(base, plan, partner, generator, min_visible=self._changes.min_visible)
+        except _UnreadablePicture as error:
+            return *base, (*problems, error.problem)
+        return image, targets, tuple(problems)
+
+    def _transformed(self, row: int, generator: Generator, *, masks: bool) -> tuple[Pair, Problem | None]:
+        """One picture on its own, and what had to be mended; `_UnreadablePicture` where it cannot be read."""
+        path = self.split.paths[row]
+        declared_hw = (int(self.split.sizes_hw[row, 0]), int(self.split.sizes_hw[row, 1]))
+        needed: SizeRule | None = getattr(self.transform, "needed_size", None)
+        targets = self.split.targets(row)
+        if self.keypoints and targets.keypoints is None:
+            targets = replace(targets, keypoints=torch.zeros(len(targets), self.keypoints, 3))
+        if self.cuboids and targets.cuboids is None:
+            targets = replace(targets, cuboids=torch.full((len(targets), 7), torch.nan))
+        try:
+            image, targets, full_hw, problem = read_annotated(path, targets, declared_hw, needed)
+            image_hw = (image.shape[1], image.shape[2])
+            if masks:
+                pixels = self.split.mask_pixels(row, *_grid(declared_hw, full_hw, image_hw))
+                if pixels is None and self.masks:
+                    pixels = torch.zeros(len(targets), *image_hw, dtype=torch.bool)
+                targets = replace(targets, masks=pixels)
+        except DataError as error:
+            problem = Problem("unreadable picture", str(path), None, _reason(error, path), SKIPPED)
+            raise _UnreadablePicture(problem) from error
+        told: dict[str, Any] = {} if needed is None else {"full_hw": full_hw}
+        return self.transform(image, targets, generator, **told), problem
+
+
+class _UnreadablePicture(Exception):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def sample_generator(seed: int, epoch: int, index: int, turn: int = 0) -> Generator:
+    """The random numbers of one sample in one epoch; turn: how often it was drawn before in this epoch."""
+    keys = [seed, epoch, index, turn] if turn else [seed, epoch, index]
+    mixed = np.random.SeedSequence(keys).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed) >> 1)
+
+
+def _chances(split: Split, draws: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """`[I]` each, sums that rise from image to image: of all, and of those with objects to learn (all without any)."""
+    weights = np.ones(len(split)) if draws is None else draws
+    image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
+    with_objects = weights * (np.bincount(image_of[~split.ignore], minlength=len(split)) > 0)
+    return np.cumsum(weights), np.cumsum(with_objects if with_objects.any() else weights)
+
+
+def read_annotated(
+    path: Path, targets: Targets, declared_hw: tuple[int, int], needed: SizeRule | None = None
+) -> tuple[Tensor, Targets, tuple[int, int], Problem | None]:
+    """A picture with its annotations in its own pixels, the size of the whole, and what had to be mended.
+
+    targets: in a picture of `declared_hw`, without masks. needed: in which size the picture is needed; a much larger
+    JPEG is decoded at a reduced size, see `read_reduced`. Where the declared size is that of the picture before its
+    EXIF rotation, the annotations were made on the unrotated pixels, and these are used. Where it is the same picture
+    at another size, the boxes are scaled to it.
+    """
+    image, full_hw = read_reduced(path, needed)
+    problem = None
+    if full_hw != declared_hw:
+        said = f"annotations say {declared_hw[1]} x {declared_hw[0]}, the picture is {full_hw[1]} x {full_hw[0]}"
+        unrotated = read_reduced(path, needed, exif="ignore") if full_hw[::-1] == declared_hw else None
+        if unrotated is not None and unrotated[1] == declared_hw:
+            image, full_hw = unrotated
+            detail = f"{said} once its EXIF rotation is applied; used without rotation, as it was annotated"
+            problem = Problem("annotated before EXIF rotation", str(path), None, detail, CHANGED)
+        elif abs(full_hw[0] * declared_hw[1] / (full_hw[1] * declared_hw[0]) - 1) <= SAME_SHAPE:
+            problem = Problem("another size than declared", str(path), None, f"{said}; boxes scaled", CHANGED)
+        else:
+            raise DataError(f"{path}: {said}, another shape; the boxes cannot be placed. Correct the annotations.")
+    targets = resize_targets(targets, declared_hw, full_hw)
+    image_hw = (image.shape[1], image.shape[2])
+    if image_hw != full_hw:
+        factor = reduction(image_hw, full_hw)
+        spanned_hw = (image_hw[0] * factor, image_hw[1] * factor)  # where rounded up, a little more than the whole
+        targets = resize_targets(targets, spanned_hw, image_hw)
+    return image, targets, full_hw, problem
+
+
+def _grid(
+    declared_hw: tuple[int, int], full_hw: tuple[int, int], image_hw: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """The size of a picture as it was read, and how many pixels of the annotated one its pixels are apart."""
+    factor = reduction(image_hw, full_hw)
+    return image_hw, (factor * declared_hw[0] / full_hw[0], factor * declared_hw[1] / full_hw[1])
+
+
+def _reason(error: DataError, path: Any) -> str:
+    return str(error).removeprefix(f"{path}: ")

@@ -1,0 +1,276 @@
+"""One reader for every picture: training, evaluation and prediction see the same pixels.
+
+The result is always a uint8 tensor `[3, H, W]`, RGB. Choices made here, once:
+
+- The EXIF orientation is applied (`exif="apply"`), so that a photograph is upright.
+- Grey, grey with alpha, palette, palette with transparency, RGBA, CMYK and one-bit pictures become RGB. What is
+  transparent is laid over white.
+- 16-bit, 32-bit and floating-point pictures are scaled from their declared range to 0..255 and never clipped
+  silently: 16-bit integers are declared by their type (0..65535), floats are taken as 0..1 when they lie in it, and
+  anything else asks for `value_range`, which maps lo to 0 and hi to 255; values beyond it saturate. Pictures of 8
+  bits are what they are, whatever `value_range` says.
+- Of a file with several frames the first is read.
+
+- A picture too large for the memory is refused like a damaged one: the error names it, and the others are read.
+
+`read_reduced` is for those who scale the picture down anyway: a JPEG that is much larger than they need is decoded at
+a half, a quarter or an eighth of its size, which takes a fraction of the time; a file of another format is reduced so
+from 33 megapixels on, which bounds the memory. `read_image` gives every pixel.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from aweigh.errors import DataError, UsageError, counted
+from aweigh.files import special
+from aweigh.images.decode import (
+    BACKGROUND,
+    BROKEN,
+    STRIP,
+    ValueRange,
+    declared_range,
+    line,
+    loaded,
+    orientation,
+    pixels_of,
+    quiet,
+    stored_wh,
+    to_8_bits,
+)
+
+ImageSource = str | Path | Image.Image | np.ndarray | Tensor
+SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole picture -> those it is needed in
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")  # others may start programs
+MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its MAX_IMAGE_PIXELS
+LARGE = 1 << 25  # pixels: a larger file of any format is reduced while it is converted, where it is much too large
+
+# A picture decoded at reduced size keeps at least so many times the sides that are needed. Scaled down from there, 200
+# photographs of COCO with detail down to the pixel are 0.7 grey levels (of 255) beside the whole picture scaled down,
+# 1.8 at most, each on average over its pixels; with a margin of 1 it is 2.8 and 6.6. Pillow's thumbnails use 2 as well.
+REDUCED_MARGIN = 2.0
+REDUCTIONS = (8, 4, 2)  # that libjpeg offers
+
+_pillow_limit = threading.Lock()
+
+
+def read_image(
+    source: ImageSource,
+    *,
+    exif: Literal["apply", "ignore"] = "apply",
+    value_range: ValueRange = "auto",
+    max_pixels: int = MAX_PIXELS,
+) -> Tensor:
+    """Any picture as a uint8 tensor `[3, H, W]`, RGB.
+
+    source: a path, a PIL image, an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`, or a tensor `[3, H, W]`
+    or `[1, H, W]`. exif: whether the orientation of a photograph is applied. value_range: `(lo, hi)` of the values
+    that become 0 and 255, for pictures of more than 8 bits. max_pixels: larger pictures are refused.
+    """
+    pixels, _ = _read(source, None, exif, value_range, max_pixels)
+    return pixels.contiguous()
+
+
+def read_reduced(
+    source: ImageSource,
+    needed: SizeRule | None,
+    *,
+    exif: Literal["apply", "ignore"] = "apply",
+    value_range: ValueRange = "auto",
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[Tensor, tuple[int, int]]:
+    """A picture in no less than twice the size that is needed, and the height and width of the whole.
+
+    needed: from the height and width of the whole (upright) picture to those it is going to be scaled to; None: every
+    pixel. The tensor is uint8 `[3, h, w]`, RGB, in any memory order. What is at x in the whole is at `x / reduction`
+    in it, see `reduction`. JPEG files are reduced, and those of other formats of more than 33 megapixels.
+    """
+    return _read(source, needed, exif, value_range, max_pixels)
+
+
+def reduction(image_hw: tuple[int, int], full_hw: tuple[int, int]) -> int:
+    """By how much a picture was reduced in decoding: 1, 2, 4 or 8.
+
+    Sides that it does not divide are rounded up: the last row or column then reaches beyond the whole.
+    """
+    for factor in (1, *reversed(REDUCTIONS)):
+        if image_hw == (-(-full_hw[0] // factor), -(-full_hw[1] // factor)):
+            return factor
+    raise UsageError(f"A picture of {full_hw} is not {image_hw} when it is decoded at a reduced size.")
+
+
+def _read(
+    source: ImageSource, needed: SizeRule | None, exif: str, value_range: ValueRange, max_pixels: int
+) -> tuple[Tensor, tuple[int, int]]:
+    check_reading(exif, value_range)
+    if isinstance(source, str | Path):
+        return _from_file(Path(source), needed, exif, value_range, max_pixels)
+    if isinstance(source, Tensor):
+        pixels = _from_array(_channels_last(source), value_range, "the tensor")
+    elif isinstance(source, np.ndarray):
+        pixels = _from_array(source, value_range, "the array")
+    elif isinstance(source, Image.Image):
+        with quiet():
+            pixels = pixels_of(source, loaded(source, exif, "the image"), value_range, "the image")
+    else:
+        raise UsageError(
+            f"An image is a path, a PIL image, an array (H, W, 3) or a tensor [3, H, W], got {type(source)}."
+        )
+    return pixels, (pixels.shape[1], pixels.shape[2])
+
+
+def check_reading(exif: str, value_range: ValueRange) -> None:
+    """`UsageError` for ways to read a picture that there are not."""
+    if exif not in ("apply", "ignore"):
+        raise UsageError(f"exif must be 'apply' or 'ignore', got {exif!r}.")
+    if value_range != "auto" and not (
+        len(value_range) == 2 and all(map(math.isfinite, value_range)) and value_range[0] < value_range[1]
+    ):
+        raise UsageError(f"value_range must be 'auto' or (lo, hi) with lo < hi, got {value_range!r}.")
+
+
+@contextmanager
+def opened(path: Path, max_pixels: int | None = None) -> Iterator[Image.Image]:
+    """A picture file as Pillow opens it, header read and pixels not yet; what Pillow prints meanwhile is not shown."""
+    with quiet(), _opened(path, MAX_PIXELS if max_pixels is None else max_pixels) as image:
+        yield image
+
+
+def read_size(path: Path, *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
+    """Height and width of a picture from its header, without decoding it (but a PNG, whose EXIF data may follow)."""
+    with opened(path) as image:
+        width, height = stored_wh(image)
+        turned = exif == "apply" and orientation(image) >= 5
+        return (width, height) if turned else (height, width)
+
+
+def _from_file(
+    path: Path, needed: SizeRule | None, exif: str, value_range: ValueRange, max_pixels: int
+) -> tuple[Tensor, tuple[int, int]]:
+    with opened(path, max_pixels) as image:
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            width, height = image.size
+            turn = orientation(image) if exif == "apply" else 1
+            full_hw = (width, height) if turn >= 5 else (height, width)
+            factor = _fitting(full_hw, needed, turned=turn != 1)
+            if factor > 1:
+                image.draft(None, (width // factor, height // factor))
+            return pixels_of(image, loaded(image, exif, str(path)), value_range, str(path)), full_hw
+        turn = loaded(image, exif, str(path))
+        full_hw = image.size if turn >= 5 else image.size[::-1]
+        large = image.width * image.height > LARGE
+        factor = _fitting(full_hw, needed, turned=turn != 1) if large else 1
+        return pixels_of(image, turn, value_range, str(path), factor), full_hw
+
+
+def _fitting(full_hw: tuple[int, int], needed: SizeRule | None, *, turned: bool) -> int:
+    """By how much a picture can be reduced: 8, 4, 2 or 1."""
+    if needed is None:
+        return 1
+    sides = [math.ceil(side * REDUCED_MARGIN) for side in needed(*full_hw)]
+    fitting = [r for r in REDUCTIONS if all(side // r >= least for side, least in zip(full_hw, sides))]
+    if turned:  # what is rounded up has to stay at the right and at the bottom
+        fitting = [r for r in fitting if all(side % r == 0 for side in full_hw)]
+    return max(fitting, default=1)
+
+
+def _opened(path: Path, max_pixels: int) -> Image.Image:
+    """The file opened by Pillow, header read, pixels not yet."""
+    too_large = "Scale it down, or allow it with max_pixels."
+    try:
+        if kind := special(path):
+            raise DataError(
+                f"{path}: this is {kind}, a picture file was expected. Name a file{' in it' * path.is_dir()}."
+            )
+        if max_pixels <= MAX_PIXELS:
+            image = Image.open(path, formats=_formats())
+        else:
+            with _pillow_limit:
+                before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+                try:
+                    image = Image.open(path, formats=_formats())
+                finally:
+                    Image.MAX_IMAGE_PIXELS = before
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        what = "this link leads nowhere" if path.is_symlink() else "there is no such file"
+        raise DataError(f"{path}: {what}. Check the path.") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: there is not enough memory to open it ({line(error)}).") from error
+    except PermissionError as error:
+        raise DataError(f"{path}: no permission to read this file.") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: the picture is too large to read safely ({line(error)}). {too_large}") from error
+    except UnidentifiedImageError as error:
+        what = "the file is empty (0 bytes)" if path.stat().st_size == 0 else "this is not a picture that can be read"
+        raise DataError(f"{path}: {what}. Use JPEG, PNG, TIFF, WebP or BMP, or remove it.") from error
+    except BROKEN as error:
+        raise DataError(
+            f"{path}: the picture cannot be opened ({line(error)}). Export it again, or remove it."
+        ) from error
+    width, height = stored_wh(image)
+    if width * height > max_pixels:
+        image.close()
+        raise DataError(f"{path}: {width} x {height} is more than {counted(max_pixels, 'pixel')}. {too_large}")
+    return image
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _channels_last(tensor: Tensor) -> np.ndarray:
+    """`[C, H, W]` or `[H, W]` to `(H, W, C)` or `(H, W)`."""
+    if tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4):
+        tensor = tensor.permute(1, 2, 0)
+    elif tensor.ndim != 2:
+        raise UsageError(f"A tensor image must be [3, H, W], [1, H, W] or [H, W], got {tuple(tensor.shape)}.")
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+
+
+def _from_array(array: np.ndarray, value_range: ValueRange, name: str) -> Tensor:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
+        raise UsageError(f"An array image must be (H, W, 3), (H, W, 4) or (H, W) and not empty, got {array.shape}.")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        array = _in_8_bits(array, value_range, name)
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)  # (H, W, 3)
+    elif array.shape[2] == 4:
+        alpha = array[:, :, 3:].astype(np.uint16)
+        over = array[:, :, :3] * alpha + np.array(BACKGROUND, dtype=np.uint16) * (255 - alpha)
+        array = ((over + 127) // 255).astype(np.uint8)
+    return _finish(array)
+
+
+def _in_8_bits(array: np.ndarray, value_range: ValueRange, name: str) -> np.ndarray:
+    """Values of the declared range to 0..255, a few rows at a time."""
+    step = max(1, STRIP // array[0].size)
+    strips = [array[top : top + step] for top in range(0, len(array), step)]  # views
+    limits = declared_range(strips, value_range, name)
+    return np.concatenate([to_8_bits(strip, limits) for strip in strips])
+
+
+def _finish(array: np.ndarray) -> Tensor:
+    """`(H, W, 3)` uint8 to a tensor `[3, H, W]` that owns its memory, in the order of the array."""
+    return torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1)

@@ -1,0 +1,300 @@
+"""KITTI's object data: pictures in `image_2`, one label file each in `label_2`, and the camera of each in `calib`.
+
+A line of a label file has 15 columns: type, truncated, occluded, alpha, box (left, top, right, bottom, pixels), height,
+width, length, x, y, z (metres, the middle of the lower face before the left colour camera) and rotation about the y
+axis; a detection has its score as a 16th. A calibration file has the camera's matrix as `P2`, twelve numbers.
+
+What each type becomes, as CenterNet's authors have it (Zhou et al. 2019, their code's `ddd`): Pedestrian, Car and
+Cyclist are classes; a Van or a Truck is neither a car nor background for cars, and so is a sitting person for
+pedestrians (`uncertain`); DontCare is a region to ignore for every class; Tram and Misc are background. Any other type
+is a class of its own. Boxes are taken as continuous coordinates, as KITTI's own overlaps take them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aweigh.annotations import problems as check
+from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
+from aweigh.annotations.records import UNKNOWN, Records, as_number, build_split, choose_classes, file_names, known_sizes
+from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
+from aweigh.errors import DataError, escaped, printable
+from aweigh.files import read_text
+from aweigh.images.reader import SUFFIXES
+from aweigh.ops.cuboids import cuboids_from_solids, solids_from_cuboids
+from aweigh.structures import Detections
+
+CLASSES = ("Pedestrian", "Car", "Cyclist")
+NEIGHBOURS = {"Van": "Car", "Truck": "Car", "Person_sitting": "Pedestrian"}
+REGION = "DontCare"
+BACKGROUND = ("Tram", "Misc")
+# Height, width, length, x, y, z and rotation of what has no place in space.
+NOT_KNOWN = (-1.0, -1.0, -1.0, -1000.0, -1000.0, -1000.0, -10.0)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A line of a label file. box: xyxy, pixels. solid: height, width, length, x, y, z, rotation, in this order."""
+
+    kind: str
+    truncated: float
+    occluded: int
+    alpha: float
+    box: tuple[float, ...]
+    solid: tuple[float, ...]
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class _Row:
+    image: int
+    label: int
+    line: Label
+    mark: str
+
+
+def read_kitti(
+    labels_folder: Path,
+    pictures: Path,
+    listing: Path | None,
+    *,
+    name: str,
+    wanted: Sequence[str] | None,
+) -> Split:
+    """The pictures that `listing` names by their stems, all of the folder without it.
+
+    Calibrations lie in `calib` beside the labels. An object whose line has no usable place in space keeps its box.
+    """
+    problems: list[Problem] = []
+    by_stem = {
+        Path(file).stem: pictures / file for file in sorted(file_names(pictures)) if file.lower().endswith(SUFFIXES)
+    }
+    every = sorted(file.stem for file in labels_folder.glob("*.txt"))
+    stems = sorted(by_stem)
+    if listing is not None:
+        stems = list(dict.fromkeys(line.split()[0] for line in read_text(listing).splitlines() if line.strip()))
+    own = set(stems)
+    lines: dict[str, list[tuple[str, Label]] | None] = {}
+    lost: set[str] = set()
+    for stem in every:
+        found: list[Problem] = []
+        lines[stem] = _read_labels(labels_folder / f"{stem}.txt", found)
+        lost |= {stem} if found else set()
+        problems += found if stem in own else []
+    names = _names(lines)
+    classes, label_of = choose_classes(names, list(range(1, 1 + len(names))), wanted, labels_folder)
+
+    images, rows, said = _rows(stems, by_stem, lines, lost, label_of, len(classes), problems)
+    sizes_hw = known_sizes(images, np.zeros((len(images), 2), dtype=np.int64), problems)
+    usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
+    place = np.full(len(images), -1, dtype=np.int64)
+    place[usable] = np.arange(len(usable))
+    rows = [row for row in rows if place[row.image] >= 0]
+    paths = [images[index] for index in usable]
+    found_cameras = [_camera(labels_folder.parent / "calib" / f"{path.stem}.txt", problems) for path in paths]
+    cameras = np.array(found_cameras, dtype=np.float64).reshape(-1, 3, 4)
+    image_of = place[[row.image for row in rows]].reshape(-1)
+    boxes = np.array([row.line.box for row in rows], dtype=np.float64).reshape(-1, 4)
+    marks = [row.mark for row in rows]
+    extras = [
+        json.dumps({"type": row.line.kind, "truncated": row.line.truncated, "occluded": row.line.occluded})
+        for row in rows
+    ]
+    kinds = [row.line.kind for row in rows]
+    records = Records(
+        paths=paths,
+        image_ids=np.arange(1, len(paths) + 1),
+        sizes_hw=sizes_hw[usable],
+        image_of=image_of,
+        boxes=boxes,
+        boxes_xywh=np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]),
+        labels=np.array([row.label for row in rows], dtype=np.int64),
+        crowd=np.array([kind == REGION for kind in kinds], dtype=bool),
+        difficult=np.zeros(len(rows), dtype=bool),
+        area=np.full(len(rows), np.nan),
+        annotation_ids=np.arange(1, len(rows) + 1),
+        marks=marks,
+        shown=boxes,
+        said=np.array(said, dtype=np.int8)[usable],
+        extras=extras,
+        uncertain=np.array([kind in NEIGHBOURS for kind in kinds], dtype=bool),
+        cuboids=_cuboids(rows, [f"{paths[image].stem}.txt" for image in image_of], cameras[image_of], problems),
+        cameras=cameras,
+    )
+    return build_split(records, name=name, layout="kitti", root=pictures, classes=classes, problems=problems)
+
+
+def _names(lines: dict[str, list[tuple[str, Label]] | None]) -> list[str]:
+    """KITTI's three classes, and whatever other types there are."""
+    found = {label.kind for entries in lines.values() for _, label in entries or []}
+    return [*CLASSES, *sorted(found - {*CLASSES, *NEIGHBOURS, *BACKGROUND, REGION})]
+
+
+def _rows(
+    stems: Sequence[str],
+    by_stem: dict[str, Path],
+    lines: dict[str, list[tuple[str, Label]] | None],
+    lost: set[str],
+    label_of: dict[str, int],
+    classes: int,
+    problems: list[Problem],
+) -> tuple[list[Path], list[_Row], list[int]]:
+    """The pictures, what is in them, and whether somebody looked at each. lost: those of which a line was left out."""
+    images: list[Path] = []
+    rows: list[_Row] = []
+    said: list[int] = []
+    for stem in stems:
+        if stem not in by_stem:
+            problems.append(Problem("image file missing", f"{stem}.png", None, "no picture of that name", SKIPPED))
+            continue
+        entries = lines.get(stem)
+        if stem not in lines:
+            problems.append(Problem("annotation file missing", f"{stem}.txt", None, "no such label file", check.KEPT))
+        said.append(LABELS_LOST if stem in lost else REVIEWED if stem in lines else NEVER_LABELLED)
+        for mark, label in entries or []:
+            # A region is one for every class, so that no measure of a class counts a mistake inside it.
+            one = label_of.get(NEIGHBOURS.get(label.kind, label.kind), UNKNOWN)  # or less than 0, not wanted
+            own = range(classes) if label.kind == REGION else [one]
+            rows += [_Row(len(images), number, label, mark) for number in own if number >= 0]
+        images.append(by_stem[stem])
+    return images, rows, said
+
+
+def _read_labels(file: Path, problems: list[Problem]) -> list[tuple[str, Label]] | None:
+    """The lines of a label file, each with which it is; bad ones become problems. None where there is no such file."""
+    try:
+        text = read_text(file)
+    except DataError as error:
+        problems.append(Problem("label file unreadable", file.name, None, str(error), DROPPED))
+        return None
+    entries = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        label = parse_label(line)
+        if isinstance(label, str):
+            problems.append(Problem("unreadable line", file.name, f"line {number}", label, DROPPED))
+        else:
+            entries.append((f"line {number}", label))
+    return entries
+
+
+def parse_label(line: str) -> Label | str:
+    """A line of a label file, or what is wrong with it."""
+    kind, *words = line.split()
+    if len(words) not in (14, 15):
+        return f"expected 15 columns, or 16 with a score, got {1 + len(words)}: {line.strip()[:60]!r}"
+    values = [as_number(word) for word in words]
+    if not all(map(math.isfinite, values)):
+        place = next(place for place, value in enumerate(values) if not math.isfinite(value))
+        return f"column {place + 2} is {words[place][:20]!r}, which is no number"
+    truncated, occluded, alpha, *rest = values
+    score = rest[11] if len(rest) == 12 else None
+    return Label(printable(kind), truncated, int(occluded), alpha, tuple(rest[:4]), tuple(rest[4:11]), score)
+
+
+def label_text(label: Label) -> str:
+    """A line of a label file, with KITTI's two decimals."""
+    numbers = [label.alpha, *label.box, *label.solid]
+    words = [label.kind, f"{label.truncated:.2f}", str(label.occluded), *(f"{value:.2f}" for value in numbers)]
+    return " ".join([*words, *([] if label.score is None else [f"{label.score:.4f}"])]) + "\n"
+
+
+def _cuboids(
+    rows: Sequence[_Row], files: Sequence[str], cameras: np.ndarray, problems: list[Problem]
+) -> np.ndarray | None:
+    """`[M, 7]` float32: how each object looks to its camera, NaN where that is not known; None where it never is.
+
+    cameras: `[M, 3, 4]`, of the picture of each.
+    """
+    found = np.full((len(rows), 7), np.nan)
+    for number, row in enumerate(rows):
+        height, width, length, x, y, z, turn = solid = row.line.solid
+        if row.line.kind == REGION or solid == NOT_KNOWN:
+            continue
+        why = ""
+        if min(height, width, length) <= 0:
+            why = f"height, width and length are {height:g}, {width:g} and {length:g}; each must be above 0"
+        elif z <= 0:
+            why = f"its depth is {z:g}; it must be above 0, before the camera"
+        if why:
+            kind, detail = "place in space cannot be used", f"{why}; its box is kept"
+            problems.append(Problem(kind, files[number], row.mark, detail, DROPPED))
+        else:
+            found[number] = x, y, z, height, width, length, turn
+    given = np.isfinite(found).all(axis=1)
+    found[given] = cuboids_from_solids(torch.tensor(found[given]), torch.tensor(cameras[given])).numpy()
+    return found.astype(np.float32) if np.isfinite(found).all(axis=1).any() else None
+
+
+def _camera(file: Path, problems: list[Problem]) -> np.ndarray:
+    """The camera `[3, 4]` of a calibration file, NaN where there is none."""
+    try:
+        return read_camera(file).numpy()
+    except DataError as error:
+        kind = "calibration unreadable" if file.exists() else "calibration missing"
+        detail = f"{str(error).removeprefix(f'{file}: ')} The boxes of its picture are kept, without depth."
+        problems.append(Problem(kind, file.name, None, detail, DROPPED))
+        return np.full((3, 4), np.nan)
+
+
+def read_camera(file: Path) -> Tensor:
+    """The matrix P2 of a calibration file, `[3, 4]` float64; `DataError` where there is none of twelve numbers."""
+    if not file.is_file():
+        raise DataError(f"{file}: there is no such calibration file.")
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        name, _, rest = line.partition(":")
+        if name.strip() == "P2":
+            values = [as_number(word) for word in rest.split()]
+            if len(values) != 12 or not all(map(math.isfinite, values)) or values[0] <= 0 or values[5] <= 0:
+                raise DataError(
+                    f"{file}: line {number}: P2 must be twelve numbers, a focal length first, got {rest[:60]!r}."
+                )
+            return torch.tensor(values, dtype=torch.float64).view(3, 4)
+    raise DataError(f"{file}: no line begins with P2, the matrix of the left colour camera.")
+
+
+def calibration_text(camera: np.ndarray) -> str:
+    """A calibration file: `P2`, and what else KITTI's readers look for, which here says nothing."""
+    eye = np.eye(3, 4)
+    matrices = {**{f"P{number}": camera for number in range(4)}, "R0_rect": np.eye(3)}
+    matrices |= {"Tr_velo_to_cam": eye, "Tr_imu_to_velo": eye}
+    return "".join(
+        f"{name}: {' '.join(f'{value:.12e}' for value in matrix.reshape(-1))}\n" for name, matrix in matrices.items()
+    )
+
+
+def camera_beside(picture: Path) -> Path:
+    """Where the calibration of a picture lies in KITTI's folders: `.../image_2/x.png`, `.../calib/x.txt`."""
+    return picture.parent.parent / "calib" / f"{picture.stem}.txt"
+
+
+def _word(name: str) -> str:
+    """A class name as one word, which is all that a column holds."""
+    return re.sub(r"\s", "_", escaped(name)) or "_"
+
+
+def detections_text(found: Detections) -> str:
+    """A label file with scores. Where a detection has no cuboid or its picture no camera, KITTI's "not known"."""
+    lines = []
+    spaces = [NOT_KNOWN] * len(found)
+    alphas = [-10.0] * len(found)
+    if found.cuboids is not None:
+        sides, alphas = found.cuboids[:, 3:6].tolist(), found.cuboids[:, 6].tolist()
+        spaces = [(*own, *NOT_KNOWN[3:]) for own in sides]
+        if found.camera is not None:
+            solids = solids_from_cuboids(found.cuboids, found.camera).tolist()
+            spaces = [(h, w, length, x, y, z, turn) for x, y, z, h, w, length, turn in solids]
+    rows = zip(found.names, alphas, found.boxes.tolist(), spaces, found.scores.tolist(), strict=True)
+    for name, alpha, box, space, score in rows:
+        lines.append(label_text(Label(_word(name), -1, -1, alpha, tuple(box), space, score)))
+    return "".join(lines)

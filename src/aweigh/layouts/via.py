@@ -1,0 +1,167 @@
+"""The VGG Image Annotator's JSON and CSV: a picture is a file name with regions, drawn in pixels of the picture.
+
+Versions 1 and 2 are read: a table of pictures by key, in version 2's project files under `_via_img_metadata`; regions
+as a list or numbered; rectangles, circles, ellipses, polygons. Which attribute of a region is its class is not said
+anywhere: it is the one with the likeliest name (`class`, `label`, `name`, ...), else the one most regions have. Regions
+without any attribute are of the class "object". A picture without regions is not known to have been looked at.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
+from aweigh.annotations.records import as_number
+from aweigh.annotations.split import Split
+from aweigh.errors import DataError, printable
+from aweigh.files import read_text
+from aweigh.layouts.drawn import Drawn, Shape, ellipse, head_of, outlined, points_of, read_drawn, read_json
+from aweigh.layouts.split_files import SplitFiles, annotation_files, in_order, picture_folders
+
+_IS_ONE = re.compile(rb'^\{(?=.*("_via_img_metadata"|"_via_settings"|"filename")\s*:)', re.S)
+_CLASS_ATTRIBUTES = ("class", "label", "name", "category", "class_name", "type", "object", "object_name")
+_UNNAMED = "object"
+
+
+def find_via(root: Path) -> dict[str, SplitFiles]:
+    """`via_region_data.json`, `via_export_csv.csv`, a project file or another, in the folder or in those of splits."""
+    found = annotation_files(root, ("*.json", "*.csv"), _is_one)
+    return in_order({name: _files(name, file, root) for name, file in found.items()})
+
+
+def via_by_hand(annotations: Path, name: str) -> SplitFiles | None:
+    """A file of VIA; None where it is none."""
+    return _files(name, annotations, annotations.parent.parent) if _is_one(annotations) else None
+
+
+def read_via(files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
+    return read_drawn(_parse, files, every, name, wanted)
+
+
+def _files(name: str, file: Path, root: Path) -> SplitFiles:
+    return SplitFiles(name, "via", file, picture_folders(file, root), reader=read_via)
+
+
+def _is_one(file: Path) -> bool:
+    head = head_of(file)
+    if file.suffix.lower() == ".csv":
+        return b"region_shape_attributes" in head.split(b"\n", 1)[0]
+    named = _IS_ONE.match(head) is not None
+    return named and (b'"_via' in head or (b'"regions"' in head and b'"images"' not in head))
+
+
+def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
+    where = files.annotations.name
+    pictures = list(_entries(files.annotations))
+    attribute = _class_attribute(region for _, regions in pictures for region in regions)
+    drawn: dict[str, Drawn] = {}
+    for number, (name, regions) in enumerate(pictures, start=1):
+        if not isinstance(name, str) or not name.strip():
+            detail = f"a picture needs a filename, got {printable(str(name))[:60]}"
+            problems.append(Problem("unreadable record", where, f"picture {number}", detail, SKIPPED))
+            continue
+        picture = drawn.setdefault(name, Drawn((name,), where))
+        for region in regions:
+            mark = f"region {len(picture.shapes) + 1} of {printable(name)}"
+            shape = _shape(region, mark, attribute, where, problems)
+            if shape is None:
+                picture.lost = True
+            else:
+                picture.shapes.append(shape)
+    return list(drawn.values())
+
+
+def _entries(file: Path) -> Iterator[tuple[Any, list[Any]]]:
+    """The name of each picture and its regions, as they are written."""
+    if file.suffix.lower() == ".csv":
+        yield from _rows(file)
+        return
+    content = read_json(file)
+    table = content.get("_via_img_metadata", content) if isinstance(content, dict) else content
+    entries = table.values() if isinstance(table, dict) else table
+    if not isinstance(table, dict | list):
+        raise DataError(f"{file}: a table of pictures is expected, got a {type(table).__name__}.")
+    for entry in entries:
+        if isinstance(entry, dict) and "filename" in entry:
+            regions = entry.get("regions") or []
+            yield entry["filename"], list(regions.values()) if isinstance(regions, dict) else list(regions)
+
+
+def _rows(file: Path) -> Iterator[tuple[Any, list[Any]]]:
+    for row in csv.DictReader(io.StringIO(read_text(file))):
+        name = row.get("filename") or row.get("#filename")
+        try:
+            shape = json.loads(row.get("region_shape_attributes") or "{}")
+            said = json.loads(row.get("region_attributes") or "{}")
+        except (ValueError, RecursionError):
+            shape, said = row.get("region_shape_attributes"), {}
+        yield name, [{"shape_attributes": shape, "region_attributes": said}] if shape else []
+
+
+def _class_attribute(regions: Iterator[Any]) -> str | None:
+    """The attribute that names the class of regions; None where they have none."""
+    counts = Counter[str]()
+    for region in regions:
+        said = region.get("region_attributes") if isinstance(region, dict) else None
+        counts.update(str(key) for key, value in (said.items() if isinstance(said, dict) else ()) if _text(value))
+    usual = [key for name in _CLASS_ATTRIBUTES for key in counts if key.strip().casefold() == name]
+    return usual[0] if usual else max(counts, key=lambda key: (counts[key], key), default=None)
+
+
+def _text(value: Any) -> str:
+    """What an attribute says: a text, or the first choice that is ticked."""
+    if isinstance(value, dict):
+        value = next((key for key, ticked in value.items() if ticked), "")
+    return printable(str(value)).strip() if isinstance(value, str | int | float) else ""
+
+
+def _shape(region: Any, mark: str, attribute: str | None, where: str, problems: list[Problem]) -> Shape | None:
+    """One region; None, with a problem, for what holds no object or has no class."""
+    drawn, said = (
+        value if isinstance(value := region.get(key) if isinstance(region, dict) else None, dict) else {}
+        for key in ("shape_attributes", "region_attributes")
+    )
+    label = _UNNAMED if attribute is None else _text(said.get(attribute))
+    kind = str(drawn.get("name"))
+    if kind in ("point", "polyline", "line"):
+        problems.append(Problem("shape without an area", where, mark, f"a {kind} encloses nothing", DROPPED))
+        return None
+    if not label:
+        detail = f"its {printable(str(attribute))} is empty, by which the classes are told"
+        problems.append(Problem("region without a class", where, mark, detail, DROPPED))
+        return None
+    shape = _outline(kind, drawn, label, mark)
+    if shape is None:
+        detail = f"a rect, circle, ellipse or polygon is expected, got {printable(str(drawn))[:60]}"
+        problems.append(Problem("unreadable record", where, mark, detail, DROPPED))
+    return shape
+
+
+def _outline(kind: str, drawn: dict[str, Any], label: str, mark: str) -> Shape | None:
+    def values(*keys: str) -> list[float] | None:
+        found = [as_number(drawn.get(key)) for key in keys]
+        return found if np.isfinite(found).all() else None
+
+    if kind == "rect" and (place := values("x", "y", "width", "height")):
+        x, y, width, height = place
+        return Shape(label, mark, (x, y, x + width, y + height))
+    if kind == "circle" and (place := values("cx", "cy", "r")):
+        x, y, radius = place
+        return outlined(label, mark, ellipse(x, y, radius, radius))
+    if kind == "ellipse" and (place := values("cx", "cy", "rx", "ry")):
+        x, y, wide, high = place
+        return outlined(label, mark, ellipse(x, y, wide, high, as_number(drawn.get("theta", 0), 0.0)))
+    xs, ys = drawn.get("all_points_x"), drawn.get("all_points_y")
+    if kind == "polygon" and isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys) > 2:
+        points = points_of([list(pair) for pair in zip(xs, ys, strict=True)])
+        return None if points is None else outlined(label, mark, points)
+    return None

@@ -1,0 +1,264 @@
+"""Run a detector over a split: detections in original pixels with original category ids, COCO's numbers, the time.
+
+Masks are kept as run lengths, so that what a whole split holds in memory grows with its detections alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aweigh import distributed
+from aweigh.annotations.problems import Problem
+from aweigh.annotations.split import Split
+from aweigh.checkpoints.checkpoint import Model
+from aweigh.errors import UsageError
+from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
+from aweigh.feeding.dataset import DetectionDataset
+from aweigh.feeding.loader import MAX_BAD, Loader, make_loader
+from aweigh.feeding.transforms import EvalTransform, Resize
+from aweigh.prediction.device import synchronise
+from aweigh.prediction.extras import taught
+from aweigh.prediction.meters import Means, Stopwatch
+from aweigh.prediction.tta import PLAIN, TTA, View, look, merge, mirrored_detections
+from aweigh.structures import IMAGENET_MEAN, Classes, Detections, Images
+
+
+def evaluate(
+    model: Model,
+    resize: Resize,
+    split: Split,
+    *,
+    batch: int = 8,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    tta: TTA = PLAIN,
+    max_detections: int = 100,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    unreadable: Callable[[Problem], object] = lambda problem: None,
+    max_bad: float = 1.0,
+) -> tuple[CocoMetrics, list[dict[str, Any]], dict[str, float]]:
+    """COCO's numbers of the boxes of `model` on `split`, the results they come from, and where the time went.
+
+    results: COCO entries, boxes xywh in the pixels of the original image, category ids of the split; with masks and
+    keypoints where the model finds them, which `further_metrics` measures.
+    speed: milliseconds per image: `read` (waiting for reading and resizing), `network`, `decode`, `total`.
+    unreadable: called with each picture that was skipped or mended while reading. A skipped one and its objects are
+    left out of the numbers, which say so, as is a picture of which not all objects are known (see `Split.complete`).
+    max_bad: the share of skipped ones above which there are no numbers but a `DataError`.
+    """
+    split = split.measurable()
+    found = detect(
+        model,
+        resize,
+        split,
+        batch=batch,
+        device=device,
+        workers=workers,
+        tta=tta,
+        max_bad=max_bad,
+        progress=progress,
+    )
+    for problem in found.problems:
+        unreadable(problem)
+    metrics = evaluate_coco(found.measured(split).to_coco(), found.results, max_detections=max_detections)
+    return metrics, found.results, found.speed
+
+
+@dataclass(frozen=True)
+class SplitDetections:
+    """What `detect` found: COCO results entries, mean losses by name (where asked for), milliseconds per image.
+
+    problems: pictures that were skipped or mended while reading. unread: rows of the skipped ones.
+    """
+
+    results: list[dict[str, Any]]
+    losses: dict[str, float]
+    speed: dict[str, float]
+    problems: list[Problem] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
+
+    def measured(self, split: Split) -> Split:
+        """The images of the split that the detections can be measured on."""
+        return split.without(self.unread)
+
+
+@torch.no_grad()
+def detect(
+    model: Model,
+    resize: Resize,
+    split: Split,
+    *,
+    batch: int = 8,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    tta: TTA = PLAIN,
+    losses: bool = False,
+    channels_last: bool = True,
+    precision: torch.dtype = torch.float32,
+    max_bad: float = MAX_BAD,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> SplitDetections:
+    """Detections of every image of the split, with the validation losses from the same pass if `losses`.
+
+    Several processes share out the batches, and every one of them gets the detections of all. The model is put into
+    evaluation mode and left as it was found. Each mean loss is over batches, weighted by images. With test augmentation
+    a picture is read once for each size, by `workers` processes for each.
+    """
+    device = torch.device(device)
+    if losses and not tta.plain:
+        raise UsageError("detect: losses are those of the plain pictures; leave out test augmentation.")
+    category_ids = matching_category_ids(model.classes, split.classes)
+    rank, world = distributed.rank(), distributed.world_size()
+    loaders = [
+        make_loader(
+            DetectionDataset(split, EvalTransform(size), **(taught(model) if losses else {})),
+            batch=min(batch, len(split)),
+            workers=workers,
+            stride_divisor=model.stride_divisor,
+            fill=mean_colour(model),
+            rank=rank,
+            world=world,
+            device=device,
+            max_bad=max_bad,
+        )
+        for size in tta.resizes(resize)
+    ]
+
+    def network(images: Images) -> Any:
+        inputs = inputs_on(images, model, device, channels_last=channels_last)
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            return model.network(*inputs)
+
+    parts: list[_Part] = []
+    watch, done = Stopwatch(), 0
+    was_training = model.training
+    if was_training:  # one that was made for prediction has no other mode
+        model.eval()
+    try:
+        for number, sizes in enumerate(zip(*loaders, strict=True)):
+            part = sizes[0]
+            watch.lap("read")
+            if part.blank:  # none of its pictures could be read: they have no detections
+                continue
+            views = []
+            for view in look(model, network, [size.images for size in sizes], tta):
+                synchronise(device)
+                watch.lap("network")
+                views.append(read(model, view, part.original_sizes_hw, tta))
+                watch.lap("decode")
+            results = []
+            for found, image_id in zip(merge(model, views, tta), part.image_ids, strict=True):
+                results += _entries(found, image_id, category_ids)
+            watch.lap("decode")
+            values = model.loss(view.raw, [targets.to(device) for targets in part.targets]) if losses else {}
+            parts.append((number * world + rank, len(part), results, {name: float(v) for name, v in values.items()}))
+            watch.lap("loss")
+            done += len(part)
+            progress(min(done * world, len(split)), len(split))
+    finally:
+        if was_training:
+            model.train()
+    speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
+    return _together(parts, {**speed, "total": sum(speed.values())}, loaders[0])
+
+
+_Part = tuple[int, int, list[dict[str, Any]], dict[str, float]]  # number of the batch, images, results, losses
+
+
+def _together(parts: list[_Part], speed: dict[str, float], loader: Loader) -> SplitDetections:
+    """The parts of all processes in the order of their batches: the same for any number of processes."""
+    means = Means()
+    results: list[dict[str, Any]] = []
+    for _, images, found, values in sorted((part for own in distributed.gather(parts) for part in own), key=_number):
+        results += found
+        for _ in range(images):
+            means.add(values)
+    problems = [problem for own in distributed.gather(loader.problems) for problem in own]
+    unread = sorted(row for own in distributed.gather(loader.unread) for row in own)
+    return SplitDetections(results, means.result(), speed, problems, unread)
+
+
+def _number(part: _Part) -> int:
+    return part[0]
+
+
+def find(
+    model: Model,
+    network: Callable[[Images], Any],
+    batches: Sequence[Images],
+    sizes_hw: Sequence[tuple[int, int]],
+    tta: TTA = PLAIN,
+) -> list[Detections]:
+    """The detections of whole pictures of `sizes_hw`, in their pixels, on the CPU.
+
+    network: `Images` to the raw output of `model`. batches: the same pictures in each of the sizes of `tta.resizes`.
+    """
+    return merge(model, [read(model, view, sizes_hw, tta) for view in look(model, network, batches, tta)], tta)
+
+
+def read(model: Model, view: View, sizes_hw: Sequence[tuple[int, int]], tta: TTA) -> list[Detections]:
+    """The detections of a view in the pixels of the whole pictures of `sizes_hw`, as if never mirrored; on the CPU."""
+    decoded = model.decode(view.raw, view.sizes_hw)
+    found = [to_original(own.to("cpu"), size_hw) for own, size_hw in zip(decoded, sizes_hw, strict=True)]
+    return [mirrored_detections(own, tta.class_order(own.classes)) for own in found] if view.mirrored else found
+
+
+def to_original(detections: Detections, size_hw: tuple[int, int]) -> Detections:
+    """The detections of a resized image, in the pixels of the original of `size_hw` (height, width), inside it.
+
+    Masks are in the frame of their boxes and stay as they are; keypoints and the middles of cuboids may lie outside.
+    """
+    height, width = detections.size_hw
+    scale = torch.tensor([size_hw[1] / width, size_hw[0] / height] * 2)
+    limit = torch.tensor([size_hw[1], size_hw[0]] * 2, dtype=torch.float32)
+    boxes = (detections.boxes * scale).clamp(min=0).minimum(limit)
+    keypoints = detections.keypoints
+    if keypoints is not None:
+        keypoints = keypoints * torch.cat([scale[:2], scale.new_ones(1)])
+    cuboids = detections.cuboids
+    if cuboids is not None:
+        cuboids = cuboids * torch.cat([scale[:2], scale.new_ones(5)])
+    return replace(detections, boxes=boxes, keypoints=keypoints, cuboids=cuboids, size_hw=size_hw)
+
+
+def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:
+    """For each label of the model whose name the data has, the data's category id."""
+    ids = {label: data.ids[data.label(name)] for label, name in enumerate(classes.names) if name in data.names}
+    if not ids:
+        raise UsageError(
+            f"The model knows none of the data's classes. Model: {_some(classes.names)}. Data: {_some(data.names)}."
+        )
+    return ids
+
+
+def mean_colour(model: Model) -> tuple[float, ...]:
+    """The colour that padding has: the model's own mean, which is zero after its normalisation."""
+    mean = getattr(model, "pixel_mean", None)
+    return tuple(mean.tolist()) if isinstance(mean, Tensor) else IMAGENET_MEAN
+
+
+def inputs_on(images: Images, model: Model, device: torch.device, *, channels_last: bool) -> tuple[Tensor, ...]:
+    """What the model's network takes (see `Images.inputs`), on the device."""
+    pixels, *given = images.inputs(model)
+    return to_device(pixels, device, channels_last=channels_last), *(part.to(device) for part in given)
+
+
+def to_device(pixels: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
+    """Pixels `[B, 3, H, W]` on the device, in the memory order convolutions are fast in."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return pixels.to(device, non_blocking=True, memory_format=memory_format)
+
+
+def _entries(detections: Detections, image_id: Any, category_ids: dict[int, int]) -> list[dict[str, Any]]:
+    detections = detections[torch.isin(detections.labels, torch.tensor(list(category_ids)))]
+    return [
+        {**entry, "category_id": category_ids[label]}
+        for entry, label in zip(detections.to_coco(int(image_id)), detections.labels.tolist(), strict=True)
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,102 @@
+"""Proposals of a detector for every picture of a split: what `aweigh proposals` writes and `aweigh eval --proposals`
+measures.
+
+A detector with a proposal network gives what its second stage would look at. Any other gives its boxes, classes left
+aside: without a threshold on the score, suppressed among all classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aweigh.annotations.problems import Problem
+from aweigh.annotations.proposals import Proposals
+from aweigh.annotations.split import Split
+from aweigh.arguments import change_settings, settings_of
+from aweigh.checkpoints.checkpoint import Model
+from aweigh.errors import UsageError
+from aweigh.feeding.dataset import DetectionDataset
+from aweigh.feeding.loader import make_loader
+from aweigh.feeding.transforms import EvalTransform, Resize
+from aweigh.prediction.evaluate import inputs_on, mean_colour
+
+NMS_THRESHOLD = 0.7  # of a detector without a proposal network: that of one (Ren et al. 2015, section 3.3)
+
+
+@torch.no_grad()
+def propose(
+    model: Model,
+    resize: Resize,
+    split: Split,
+    *,
+    number: int,
+    made: Mapping[str, Any] | None = None,
+    batch: int = 8,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    max_bad: float = 1.0,
+) -> tuple[Proposals, list[Problem], list[int]]:
+    """The `number` best of each picture, in its own pixels; what was wrong with pictures, and the rows of those that
+    could not be read, which have none.
+
+    model: in evaluation mode; its settings are changed. made: what else the file says of where they are from.
+    """
+    if number < 1:
+        raise UsageError(f"number = {number}: expected a number of proposals above 0.")
+    device = torch.device(device)
+    threshold = prepare_to_propose(model, number)
+    loader = make_loader(
+        DetectionDataset(split, EvalTransform(resize)),
+        batch=min(batch, len(split)),
+        workers=workers,
+        stride_divisor=model.stride_divisor,
+        fill=mean_colour(model),
+        device=device,
+        max_bad=max_bad,
+    )
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for part in loader:
+        if part.blank:
+            continue
+        raw = model.network(*inputs_on(part.images, model, device, channels_last=True))
+        proposed = proposals_of(model, raw, part.images.sizes_hw)
+        for row, own, (h, w), (height, width) in zip(
+            part.indices, proposed, part.images.sizes_hw, part.original_sizes_hw, strict=True
+        ):
+            boxes, scores = (value.float().cpu() for value in own)
+            found[row] = boxes * torch.tensor([width / w, height / h] * 2), scores
+        progress(len(found), len(split))
+    nothing = torch.zeros(0, 4), torch.zeros(0)
+    said = {**(made or {}), "builder": model.builder, "resize": resize.to_dict(), "nms_threshold": threshold}
+    ordered = [found.get(row, nothing) for row in range(len(split))]
+    return split.proposed(ordered, number=number, made=said), loader.problems, loader.unread
+
+
+def prepare_to_propose(model: Model, number: int) -> float:
+    """Set how many a detector proposes, of each level and of all; returns the overlap it suppresses from."""
+    if getattr(model, "needs_proposals", False):
+        raise UsageError(f"{model.builder} proposes no regions itself; it is told where to look.")
+    proposer = getattr(model, "proposer", None)
+    if proposer is not None:
+        proposer.selection = replace(proposer.selection, test_proposals=(number, number))
+        return float(proposer.selection.nms_threshold)
+    known = settings_of(model)
+    wanted = {"score_threshold": 0.0, "nms": "agnostic", "nms_threshold": NMS_THRESHOLD, "max_detections": number}
+    for name in ("candidates_per_level", "candidates_per_image"):
+        wanted[name] = max(number, known.get(name, 0))
+    change_settings(model, {name: value for name, value in wanted.items() if name in known})
+    return NMS_THRESHOLD
+
+
+def proposals_of(model: Model, raw: Any, sizes_hw: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+    """Of each image its boxes `[P_i, 4]` and scores `[P_i]`, best first, in the pixels of the batch."""
+    proposer = getattr(model, "proposer", None)
+    if proposer is None:
+        return [(found.boxes, found.scores) for found in model.decode(raw, sizes_hw)]
+    sizes = torch.tensor(sizes_hw, device=raw.features[0].device)
+    boxes, scores, count = proposer.propose(raw.proposed, sizes)
+    return [(boxes[image, :n], scores[image, :n]) for image, n in enumerate(count.tolist())]

@@ -1,0 +1,1 @@
+"""Detections and proposals as files, ours and those of other programs."""

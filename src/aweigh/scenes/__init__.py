@@ -1,0 +1,1 @@
+"""Drawn scenes with annotations that are right by construction."""

@@ -1,0 +1,450 @@
+"""Synthetic scenes: textured shapes on textured ground, with boxes, masks and keypoints that are right by construction.
+
+Ours, for tries and tests with nothing downloaded. The class is the outline; each class also keeps to
+a hue of its own, so that a small network tells the classes apart after minutes on a CPU. Texture, size, rotation, light
+and order are random, shapes cover one another and reach over the edge, and some scenes are empty. A scene depends on
+(seed, split, number) only; the same call writes the same bytes.
+
+Legend: x to the right, y down, in pixels; a signed distance is negative inside a shape.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from aweigh.errors import UsageError, check_reach
+from aweigh.files import beside
+
+SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
+KEYPOINTS = ("top", "right", "bottom", "left", "centre")  # of the whole shape, in the frame of the picture
+SKELETON = ((1, 5), (2, 5), (3, 5), (4, 5))  # 1-based, as COCO has it
+
+LEAST_VISIBLE = 0.3  # of the whole shape; what would be covered further is not placed
+LEAST_PIXELS = 24
+JPEG_QUALITY = 92
+
+Array = np.ndarray
+Random = np.random.Generator
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """image: `(H, W, 3)` uint8. labels: `[N]` int64, rows of `SHAPES`. masks: `[N, H, W]` bool, the visible pixels.
+
+    boxes: `[N, 4]` float32 xyxy, tight round the visible mask. keypoints: `[N, 5, 3]` float32 `(x, y, v)`, v is 2 when
+    seen, 1 when covered by another shape, 0 (with x = y = 0) when outside the picture. crowd: `[N]` bool.
+    """
+
+    image: Array
+    labels: Array
+    masks: Array
+    boxes: Array
+    keypoints: Array
+    crowd: Array
+
+
+def write_synthetic(
+    out: str | Path,
+    *,
+    train: int = 300,
+    val: int = 60,
+    test: int = 60,
+    size: int = 256,
+    seed: int = 0,
+    empty: float = 0.08,
+    crowd: float = 0.05,
+) -> Path:
+    """Write a COCO data set: `annotations/instances_{split}.json` and `images/{split}/*.jpg`.
+
+    size: the long side in pixels; the other is 0.7 to 1 of it, standing or lying. empty, crowd: the shares of scenes
+    without objects and with a crowd region. Masks are compressed run lengths, `area` counts their pixels. The folder
+    appears when it is complete; one that holds something already is a `UsageError`.
+    """
+    out = Path(out)
+    check_reach("size", size)
+    check_reach("seed", seed)
+    if size < 64:
+        raise UsageError(f"Synthetic pictures need a size of at least 64 pixels, got {size}.")
+    if min(train, val, test) < 0 or train + val + test == 0:
+        raise UsageError(f"The numbers of pictures must be 0 or more and not all 0, got {train}, {val}, {test}.")
+    with new_folder(out) as folder:
+        for number, (name, count) in enumerate((("train", train), ("val", val), ("test", test))):
+            if count:
+                _write_split(folder, name, [seed, number], count, size, empty, crowd)
+    return out
+
+
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `out` at the end; `UsageError` where that holds something already."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: exists already and is not an empty folder; name a new one.")
+    unfinished = beside(out)
+    try:
+        yield unfinished
+        if out.exists():
+            out.rmdir()
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def render(
+    seed: int | list[int], *, size_hw: tuple[int, int] = (224, 256), empty: float = 0.0, crowd: float = 0.0
+) -> Scene:
+    """One scene; the same for the same arguments."""
+    random = np.random.default_rng(seed)
+    image = _ground(random, size_hw)
+    is_empty, has_crowd = random.random() < empty, random.random() < crowd
+    stage = _Stage(image, random)
+    if not is_empty:
+        if has_crowd:
+            stage.add_crowd()
+        for _ in range(int(random.integers(1, 9))):
+            stage.add_shape()
+    return stage.finish()
+
+
+# --- the stage: shapes in the order in which they are laid down ---------------------------------------------------
+
+
+class _Stage:
+    """The picture so far, and who owns each pixel (-1: the ground)."""
+
+    def __init__(self, image: Array, random: Random) -> None:
+        self.image, self.random = image, random  # image: (H, W, 3) in [0, 1]
+        self.owner = np.full(image.shape[:2], -1, dtype=np.int64)
+        self.labels: list[int] = []
+        self.crowd: list[bool] = []
+        self.whole: list[int] = []  # pixels of each whole shape, also beyond the picture
+        self.points: list[Array] = []
+        self.places: list[tuple[float, float, float]] = []
+        angle = random.uniform(0, 2 * math.pi)
+        self.light = np.array([math.cos(angle), math.sin(angle)])
+
+    def add_shape(self) -> None:
+        """Lay down one shape where it leaves enough of the others visible; give up after some tries."""
+        height, width = self.image.shape[:2]
+        for _ in range(12):
+            radius = min(height, width) * math.exp(self.random.uniform(math.log(0.09), math.log(0.3)))
+            x, y = self.random.uniform(0, width), self.random.uniform(0, height)
+            if self.places and self.random.random() < 0.35:  # next to another, to cover a part of it
+                near_x, near_y, near_radius = self.places[int(self.random.integers(len(self.places)))]
+                turn = self.random.uniform(0, 2 * math.pi)
+                away = self.random.uniform(0.7, 1.0) * (radius + near_radius)
+                x, y = near_x + away * math.cos(turn), near_y + away * math.sin(turn)
+            label = int(self.random.integers(len(SHAPES)))
+            shape = _Shape(SHAPES[label], x, y, max(radius, 6.0), self.random)
+            if self._fits(shape):
+                self._lay(shape, label, crowd=False)
+                self.places.append((x, y, shape.radius))
+                return
+
+    def add_crowd(self) -> None:
+        """A cluster of small shapes of one class, annotated as one region."""
+        height, width = self.image.shape[:2]
+        label = int(self.random.integers(len(SHAPES)))
+        x, y = self.random.uniform(0.25, 0.75) * width, self.random.uniform(0.25, 0.75) * height
+        reach = 0.16 * min(height, width)
+        shapes = [
+            _Shape(SHAPES[label], x + dx, y + dy, float(self.random.uniform(4, 7)), self.random)
+            for dx, dy in self.random.normal(0, reach / 2, (24, 2))
+        ]
+        for number, shape in enumerate(shapes):
+            self._lay(shape, label, crowd=True, same=number > 0)
+        self.places.append((x, y, reach))
+
+    def _fits(self, shape: _Shape) -> bool:
+        rows, columns, inside = shape.in_picture(self.owner.shape)
+        if inside.sum() < max(LEAST_PIXELS, 0.6 * shape.inside.sum()):
+            return False
+        owners = self.owner[rows, columns]
+        for other in np.unique(owners[inside]):
+            if other < 0:
+                continue
+            left = (self.owner == other).sum() - (inside & (owners == other)).sum()
+            if left < max(LEAST_PIXELS, LEAST_VISIBLE * self.whole[other]):
+                return False
+        return True
+
+    def _lay(self, shape: _Shape, label: int, *, crowd: bool, same: bool = False) -> None:
+        rows, columns, inside = shape.in_picture(self.owner.shape)
+        if same:
+            self.whole[-1] += int(inside.sum())
+        else:
+            self.labels.append(label)
+            self.crowd.append(crowd)
+            self.whole.append(int(shape.inside.sum()))
+            self.points.append(np.zeros((len(KEYPOINTS), 2)) if crowd else shape.extremes())
+        shape.paint(self.image, self.light)
+        self.owner[rows, columns][inside] = len(self.labels) - 1
+
+    def finish(self) -> Scene:
+        height, width = self.image.shape[:2]
+        count = len(self.labels)
+        masks = self.owner[None] == np.arange(count)[:, None, None]  # [N, H, W]
+        boxes = np.zeros((count, 4), dtype=np.float32)
+        keypoints = np.zeros((count, len(KEYPOINTS), 3), dtype=np.float32)
+        for index in range(count):
+            ys, xs = np.nonzero(masks[index])
+            boxes[index] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+            for number, (x, y) in enumerate([] if self.crowd[index] else self.points[index]):
+                if 0 <= x < width and 0 <= y < height:
+                    covered = self.owner[int(y), int(x)] > index
+                    keypoints[index, number] = x, y, 1 if covered else 2
+        grain = self.random.normal(0, self.random.uniform(1.0, 4.0), (height, width, 1))
+        exposure = self.random.uniform(0.9, 1.12) * self.random.uniform(0.96, 1.04, 3)  # brightness, tint
+        image = np.clip(self.image * 255 * exposure + grain, 0, 255).round().astype(np.uint8)
+        return Scene(image, np.array(self.labels, dtype=np.int64), masks, boxes, keypoints, np.array(self.crowd, bool))
+
+
+# --- one shape ----------------------------------------------------------------------------------------------------
+
+
+class _Shape:
+    """A shape at (x, y), turned at random, with its signed distance on a window that holds it and its shadow."""
+
+    def __init__(self, name: str, x: float, y: float, radius: float, random: Random) -> None:
+        self.x, self.y, self.radius, self.random = x, y, radius, random
+        self.hue = SHAPES.index(name) / len(SHAPES) + random.normal(0, 0.03)
+        self.reach = math.ceil(radius * 1.5) + 4
+        self.left, self.top = math.floor(x) - self.reach, math.floor(y) - self.reach
+        side = np.arange(2 * self.reach + 1) + 0.5
+        dx, dy = np.meshgrid(self.left + side - x, self.top + side - y)
+        angle = random.uniform(0, 2 * math.pi)
+        self.u = (math.cos(angle) * dx + math.sin(angle) * dy) / radius  # own frame, 1 is the radius
+        self.v = (math.cos(angle) * dy - math.sin(angle) * dx) / radius
+        self.dx, self.dy = dx / radius, dy / radius
+        self.distance = _DISTANCES[name](self.u, self.v) * radius  # pixels
+        self.inside: Array = self.distance <= 0
+
+    def in_picture(self, shape_hw: tuple[int, ...]) -> tuple[slice, slice, Array]:
+        """The rows and columns of the picture under the window, and the pixels of the shape in them."""
+        rows, columns, window = self._overlap(shape_hw)
+        return rows, columns, self.inside[window]
+
+    def _overlap(self, shape_hw: tuple[int, ...]) -> tuple[slice, slice, tuple[slice, slice]]:
+        height, width = shape_hw[:2]
+        side = self.inside.shape[0]
+        y0, y1 = sorted((np.clip(self.top, 0, height), np.clip(self.top + side, 0, height)))
+        x0, x1 = sorted((np.clip(self.left, 0, width), np.clip(self.left + side, 0, width)))
+        window = slice(y0 - self.top, y1 - self.top), slice(x0 - self.left, x1 - self.left)
+        return slice(y0, y1), slice(x0, x1), window
+
+    def extremes(self) -> Array:
+        """`[5, 2]`: the middle of the topmost, rightmost, lowest and leftmost pixels, and the centre."""
+        ys, xs = np.nonzero(self.inside)
+        ends = (ys == ys.min(), xs == xs.max(), ys == ys.max(), xs == xs.min())
+        points = [(xs[end].mean() + 0.5 + self.left, ys[end].mean() + 0.5 + self.top) for end in ends]
+        return np.array([*points, (self.x, self.y)])
+
+    def paint(self, image: Array, light: Array) -> None:
+        """Shadow, texture, shading and outline, anti-aliased."""
+        rows, columns, window = self._overlap(image.shape)
+        ground = image[rows, columns]
+        drop = 0.10 * self.radius
+        shifted = _shift(self.distance, -light * drop)
+        shadow = 0.45 * np.clip(0.5 - shifted / (0.18 * self.radius + 2), 0, 1)[window]
+        ground = ground * (1 - shadow[:, :, None])
+        first, second = _two_colors(self.random, self.hue)
+        blend = np.clip(_texture(self.random, self.u, self.v, self.radius), 0, 1)[:, :, None]
+        surface = first * (1 - blend) + second * blend
+        lit = 1.0 + 0.22 * (self.dx * light[0] + self.dy * light[1])
+        edge = np.clip(1 + self.distance / max(1.5, 0.06 * self.radius), 0, 1)  # 1 at the outline, 0 inside
+        surface = surface * (lit * (1 - 0.45 * edge))[:, :, None]
+        cover = np.clip(0.5 - self.distance, 0, 1)[window][:, :, None]
+        image[rows, columns] = np.clip(ground * (1 - cover) + surface[window] * cover, 0, 1)
+
+
+def _polygon(corners: Array) -> Callable[[Array, Array], Array]:
+    """Signed distance to a polygon `[K, 2]`, any order of corners, convex or not."""
+
+    def distance(u: Array, v: Array) -> Array:
+        squared = np.full(u.shape, np.inf)
+        inside = np.zeros(u.shape, dtype=bool)
+        for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            ex, ey = x1 - x0, y1 - y0
+            along = np.clip(((u - x0) * ex + (v - y0) * ey) / (ex * ex + ey * ey), 0, 1)
+            squared = np.minimum(squared, (u - x0 - along * ex) ** 2 + (v - y0 - along * ey) ** 2)
+            if ey != 0:
+                inside ^= ((y0 > v) != (y1 > v)) & (u < ex * (v - y0) / ey + x0)
+        return np.where(inside, -1.0, 1.0) * np.sqrt(squared)
+
+    return distance
+
+
+def _around(count: int, *radii: float) -> Array:
+    """Corners on circles of these radii in turn."""
+    angles = 2 * math.pi * np.arange(count) / count
+    return np.column_stack([np.cos(angles), np.sin(angles)]) * np.resize(radii, count)[:, None]
+
+
+_ARM = 0.3
+_CROSS = np.array(
+    [(_ARM, _ARM), (1, _ARM), (1, -_ARM), (_ARM, -_ARM), (_ARM, -1), (-_ARM, -1), (-_ARM, -_ARM), (-1, -_ARM),
+     (-1, _ARM), (-_ARM, _ARM), (-_ARM, 1), (_ARM, 1)]
+)  # fmt: skip
+_DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
+    "circle": lambda u, v: np.hypot(u, v) - 0.95,
+    "square": _polygon(_around(4, 1.15)),
+    "triangle": _polygon(_around(3, 1.2)),
+    "star": _polygon(_around(10, 1.2, 0.5)),
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.75) - 0.24,
+    "cross": _polygon(_CROSS * 1.05),
+}
+
+
+# --- colour and texture -------------------------------------------------------------------------------------------
+
+
+def _texture(random: Random, u: Array, v: Array, radius: float) -> Array:
+    """How much of the second colour, in `[0, 1]`, over the frame of a shape; nothing finer than two pixels."""
+    patterns = ["stripes", "checks", "dots", "noise", "gradient", "waves"]
+    kind = "plain" if random.random() < 0.5 else str(random.choice(patterns))
+    waves = random.uniform(3, min(9.0, max(3.1, radius / 3)))  # per unit of the frame, in radians
+    sharp = radius / waves  # edges about one pixel wide
+    if kind == "stripes":
+        return 0.5 + sharp * np.sin(u * waves)
+    if kind == "checks":
+        return 0.5 + sharp * np.sin(u * waves) * np.sin(v * waves)
+    if kind == "dots":
+        return 0.5 + sharp * (np.cos(u * waves) + np.cos(v * waves) - 0.7)
+    if kind == "noise":
+        return _noise(random, u.shape, max(3.0, radius / 3)) * 1.6 - 0.3
+    if kind == "gradient":
+        return 0.5 + 0.5 * u
+    if kind == "waves":
+        return 0.5 + sharp * np.sin(v * waves + 0.8 * np.sin(2 * u))
+    return np.full(u.shape, 0.15)
+
+
+def _ground(random: Random, size_hw: tuple[int, int]) -> Array:
+    """The ground `(H, W, 3)` in `[0, 1]`: a wash of two muted colours, cloud, grain, and often a pattern."""
+    height, width = size_hw
+    hue = random.random()
+    first = _hsv(hue, random.uniform(0.05, 0.4), random.uniform(0.4, 0.95))
+    second = _hsv(hue + random.uniform(-0.15, 0.15), random.uniform(0.05, 0.4), random.uniform(0.4, 0.95))
+    angle = random.uniform(0, 2 * math.pi)
+    ys, xs = np.mgrid[0:height, 0:width] + 0.5
+    side = max(height, width)
+    along = ((xs - width / 2) * math.cos(angle) + (ys - height / 2) * math.sin(angle)) / side
+    across = ((ys - height / 2) * math.cos(angle) - (xs - width / 2) * math.sin(angle)) / side
+    cloud = _noise(random, size_hw, side / random.uniform(2, 6))
+    blend = np.clip(0.5 + 0.7 * along + 0.8 * (cloud - 0.5), 0, 1)[:, :, None]
+    image = first * (1 - blend) + second * blend
+    waves = random.uniform(15, 70)
+    patterns = {
+        "none": np.zeros(size_hw),
+        "planks": np.abs(np.sin(across * waves)) ** 0.25 - 1 + 0.35 * _grain(random, size_hw, 40, 3),
+        "weave": 0.4 * np.sin(along * 2 * waves) * np.sin(across * 2 * waves),
+        "tiles": np.minimum(np.abs(np.sin(along * waves)), np.abs(np.sin(across * waves))) ** 0.2 - 1,
+        "speckle": _noise(random, size_hw, 3) - 0.5,
+        "furrows": 0.5 * np.sin(along * waves + 3 * cloud),
+    }
+    pattern = patterns[str(random.choice(list(patterns)))] * random.uniform(0.1, 0.35)
+    fine = 0.10 * (_noise(random, size_hw, 5) - 0.5)
+    vignette = 1 - random.uniform(0, 0.35) * 2 * (along**2 + across**2)
+    return np.clip((image + (pattern + fine)[:, :, None]) * vignette[:, :, None], 0, 1)
+
+
+def _noise(random: Random, shape_hw: tuple[int, ...], coarse: float) -> Array:
+    """Smooth noise in about `[0, 1]`: three octaves, the coarsest `coarse` pixels wide."""
+    total, weight = np.zeros(shape_hw[:2]), 0.0
+    for octave in range(3):
+        total += 0.5**octave * _grain(random, shape_hw, *(2 * [max(1.0, coarse / 2**octave)]))
+        weight += 0.5**octave
+    return total / weight
+
+
+def _grain(random: Random, shape_hw: tuple[int, ...], cell_x: float, cell_y: float) -> Array:
+    """One octave: random values on a grid of cells, smoothly between."""
+    height, width = shape_hw[:2]
+    grid = random.random((math.ceil(height / cell_y) + 2, math.ceil(width / cell_x) + 2)).astype(np.float32)
+    resized = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized, dtype=np.float64)
+
+
+def _two_colors(random: Random, hue: float) -> tuple[Array, Array]:
+    """Two colours of about one hue that differ clearly in lightness."""
+    dark = _hsv(hue, random.uniform(0.5, 0.95), random.uniform(0.3, 0.6))
+    bright = _hsv(hue + random.uniform(-0.06, 0.06), random.uniform(0.4, 0.9), random.uniform(0.8, 1.0))
+    return (dark, bright) if random.random() < 0.5 else (bright, dark)
+
+
+def _hsv(hue: float, saturation: float, value: float) -> Array:
+    sector = np.array([5.0, 3.0, 1.0]) + hue * 6
+    k = np.mod(sector, 6)
+    return value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
+
+
+def _shift(array: Array, by_xy: Array) -> Array:
+    """The array moved by whole pixels, its border repeated."""
+    dx, dy = (round(float(value)) for value in by_xy)
+    rows = np.clip(np.arange(array.shape[0]) - dy, 0, array.shape[0] - 1)
+    columns = np.clip(np.arange(array.shape[1]) - dx, 0, array.shape[1] - 1)
+    return array[np.ix_(rows, columns)]
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def _write_split(root: Path, name: str, seed: list[int], count: int, size: int, empty: float, crowd: float) -> None:
+    pictures = root / "images" / name
+    pictures.mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(count):
+        random = np.random.default_rng([*seed, number])
+        sides = [size, round(size * random.uniform(0.7, 1.0))]
+        height, width = sides if random.random() < 0.4 else reversed(sides)
+        scene = render([*seed, number, 1], size_hw=(height, width), empty=empty, crowd=crowd)
+        file_name = f"{name}_{number:05d}.jpg"
+        Image.fromarray(scene.image).save(pictures / file_name, quality=JPEG_QUALITY)
+        images.append({"id": number + 1, "file_name": file_name, "width": width, "height": height})
+        annotations += _coco_annotations(scene, number + 1, len(annotations) + 1)
+    categories = [
+        {"id": label + 1, "name": shape, "keypoints": list(KEYPOINTS), "skeleton": [list(bone) for bone in SKELETON]}
+        for label, shape in enumerate(SHAPES)
+    ]
+    info = {"description": "Synthetic shapes", "version": "1", "seed": seed[0], "split": name}
+    data = {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def _coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
+    from hotcoco import mask as run_lengths
+
+    entries = []
+    for index, (x0, y0, x1, y1) in enumerate(scene.boxes.tolist()):
+        encoded = run_lengths.encode(np.asfortranarray(scene.masks[index].astype(np.uint8)))
+        counts = encoded["counts"]
+        points = scene.keypoints[index]
+        entries.append(
+            {
+                "id": first_id + index,
+                "image_id": image_id,
+                "category_id": int(scene.labels[index]) + 1,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": int(scene.masks[index].sum()),
+                "iscrowd": int(scene.crowd[index]),
+                "segmentation": {
+                    "size": list(scene.masks[index].shape),
+                    "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+                },
+                "keypoints": [round(float(value), 2) for value in points.reshape(-1)],
+                "num_keypoints": int((points[:, 2] > 0).sum()),
+            }
+        )
+    return entries

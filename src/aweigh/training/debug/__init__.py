@@ -1,0 +1,1 @@
+"""A step of training that failed: kept, computed again, looked into."""

@@ -1,0 +1,462 @@
+"""From a configuration to everything a run needs before its first step: data, model, optimiser, schedule."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aweigh import distributed
+from aweigh.annotations.pairs import flip_pairs
+from aweigh.annotations.problems import Problem
+from aweigh.annotations.proposals import read_proposals
+from aweigh.annotations.split import NEVER_LABELLED, REVIEWED, Split
+from aweigh.arguments import check_arguments
+from aweigh.checkpoints.checkpoint import Model, start_from
+from aweigh.edit.held_out import FILE as HELD_OUT
+from aweigh.edit.held_out import HeldOut, choose
+from aweigh.errors import DataError, UsageError, counted, did_you_mean
+from aweigh.feeding.dataset import DetectionDataset
+from aweigh.feeding.loader import make_loader
+from aweigh.feeding.mixing import epochs_with_mixing
+from aweigh.feeding.sampling import Sampling
+from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.layouts.formats import EmptySplit, find_splits, load_split
+from aweigh.layouts.split_files import ALIASES
+from aweigh.models import DETECTORS, PUBLISHED, create
+from aweigh.prediction.device import choose_device, choose_precision
+from aweigh.prediction.evaluate import mean_colour
+from aweigh.prediction.extras import check_taught, choose_select, keypoint_set, takes_keypoints, taught
+from aweigh.training.batch_size import find_batch
+from aweigh.training.config import TrainConfig
+from aweigh.training.debug.replay import How
+from aweigh.training.ema import ModelEma
+from aweigh.training.optim import lr_factor, make_optimizer, milestones_in_steps
+from aweigh.weights.load import locate
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a run, and one line on where the validation images come from."""
+
+    train: Split
+    val: Split | None
+    note: str
+    held_out: bool = False  # `val` is a part of the training images, set aside
+
+
+@dataclass
+class Run:
+    """A run: first what stays as it is, then what changes with every step or epoch and is saved for `resume`."""
+
+    config: TrainConfig
+    folder: Path
+    device: torch.device
+    precision: torch.dtype
+    data: Data
+    resize: Resize
+    transform: TrainTransform
+    sampling: Sampling
+    train_set: DetectionDataset
+    loader: Any
+    workers: int
+    start_note: str  # what the weights start from
+    select: str  # the number that makes a checkpoint the best
+    batch: int  # images per step of one process
+    batch_note: str  # how it was found, where it was
+    lr: float  # the learning rate at factor 1
+    epochs: int
+    steps_per_epoch: int
+    total_steps: int
+    schedule_steps: int  # the steps that the learning-rate schedule is laid out for
+    warmup: int
+    milestones: tuple[int, ...]
+
+    model: Model
+    ema: ModelEma | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    epoch: int = 0  # finished epochs
+    batches: int = 0  # batches done of the epoch under way
+    step: int = 0  # optimiser steps done, skipped ones too
+    best: float = -math.inf
+    best_epoch: int = 0
+    epochs_without_gain: int = 0
+    skipped: int = 0
+    bad_in_a_row: int = 0
+    bad_images: list[str] = field(default_factory=list)
+    val_problems: list[Problem] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)  # rows of the validation split that could not be read
+    told: set[str] = field(default_factory=set)  # problems of reading the user has been told of
+
+    @property
+    def evaluated_model(self) -> Model:
+        """The weights that are evaluated and saved: the moving average where there is one."""
+        return self.ema.model if self.ema is not None else self.model
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.epochs
+
+    @property
+    def out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.epochs_without_gain
+
+    def lr_factor(self, step: int) -> float:
+        """The factor on the learning rate at a step."""
+        config = self.config
+        return lr_factor(
+            step,
+            self.schedule_steps,
+            schedule=config.schedule,
+            milestones=self.milestones,
+            gamma=config.gamma,
+            final=config.final_lr,
+            warmup=self.warmup,
+            warmup_factor=config.warmup_factor,
+            warmup_kind=config.warmup_kind,
+        )
+
+
+def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None) -> Run:
+    """Load the data, build the model and all around it. Writes nothing.
+
+    device_name: the device of this process, where that is decided by the launcher; else that of the configuration.
+    """
+    device = choose_device(device_name or config.device)
+    precision = choose_precision(config.precision, device)
+    builder_arguments(config)  # what is wrong there is said before the data are read
+    data = load_data(config, held_out_by(folder) if config.resume else None)
+    if len(data.train.boxes) == 0:
+        raise DataError(f"{data.train.root}: the training images have no boxes at all; there is nothing to learn.")
+
+    torch.manual_seed(config.seed)
+    model, start_note = build_model(config, data.train)
+    data = with_proposals(config, data, needed=getattr(model, "needs_proposals", False))
+    check_taught(model, data.train, data.val)
+    select = choose_select(config.select, model, data.val)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = model.to(device, memory_format=memory_format)
+
+    optimizer = make_optimizer(
+        model,
+        kind=config.optimizer,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        norm_weight_decay=config.norm_weight_decay,
+        bias_lr=config.bias_lr,
+        bias_weight_decay=config.bias_weight_decay,
+        backbone_lr=config.backbone_lr,
+    )
+    resize = Resize(short=config.short or None, long=config.long or None)
+    sampling = Sampling(config.sampler, config.repeat_threshold, config.class_draws)
+    transform = TrainTransform(resize, augmentation(config, data.train))
+    train_set = DetectionDataset(
+        data.train, transform, seed=config.seed, draws=sampling.draws(data.train), **taught(model)
+    )
+    workers = choose_workers(config.workers, device)
+    batch_note = ""
+    if config.batch == "auto":
+        how = How(device, precision, config.channels_last)
+        found, batch_note = find_batch(
+            model, optimizer, train_set, how, resize=resize, augmentation=transform.augmentation
+        )
+        config = replace(config, batch=-int(distributed.reduced([-found], largest=True)[0]))
+    assert config.batch != "auto"
+    batch = config.batch
+    loader = make_loader(
+        train_set,
+        batch=min(batch, len(data.train)),
+        shuffle=True,
+        seed=config.seed,
+        workers=workers,
+        stride_divisor=model.stride_divisor,
+        fill=mean_colour(model),
+        pin_memory=device.type == "cuda",
+        device=device,
+        max_bad=0.0 if config.strict else config.max_bad,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )
+    steps_per_epoch = math.ceil(len(loader) / config.accumulate)
+    total_steps = config.iterations or config.epochs * steps_per_epoch
+    schedule_steps, warmup, milestones = schedule_of(config, total_steps, steps_per_epoch)
+    epochs = math.ceil(total_steps / steps_per_epoch)
+    train_set.mixing_until_epoch = epochs_with_mixing(epochs, config.close_mixing)
+    torch.manual_seed(config.seed + distributed.rank())
+    return Run(
+        config=config,
+        folder=folder,
+        device=device,
+        precision=precision,
+        data=data,
+        resize=resize,
+        transform=transform,
+        sampling=sampling,
+        train_set=train_set,
+        loader=loader,
+        workers=workers,
+        start_note=start_note,
+        select=select,
+        batch=batch,
+        batch_note=batch_note,
+        lr=config.lr * (images_per_step(config, batch) / config.lr_batch if config.lr_batch else 1),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        schedule_steps=schedule_steps,
+        warmup=warmup,
+        milestones=milestones,
+        model=model,
+        ema=ModelEma(model, config.ema) if config.ema > 0 else None,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
+    )
+
+
+def schedule_of(config: TrainConfig, total_steps: int, steps_per_epoch: int) -> tuple[int, int, tuple[int, ...]]:
+    """The steps that the schedule is laid out for, those of the warm-up (at most a tenth) and the milestones."""
+    steps = config.schedule_steps or total_steps
+    unit = 1 if config.iterations else steps_per_epoch
+    return steps, min(config.warmup, steps // 10), milestones_in_steps(config.steps, steps, unit)
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """The folder the run writes into; a folder that holds another run is refused, unless it is resumed."""
+    if config.resume:
+        return Path(config.resume)
+    if config.output:
+        folder = Path(config.output)
+        if (folder / "config.toml").exists():
+            raise UsageError(f"{folder} holds a run already; give another output, or go on: aweigh resume {folder}.")
+        return folder
+    source = Path(config.data or config.annotations)
+    stem = Path("runs") / f"{source.resolve().stem or 'data'}-{config.model}"
+    numbered = (stem, *(stem.with_name(f"{stem.name}-{number}") for number in range(2, 10_000)))
+    return next(folder for folder in numbered if not folder.exists())
+
+
+def held_out_by(folder: Path) -> HeldOut | None:
+    """The list of what the run of a folder held out, None where it validates on a split of the data."""
+    return HeldOut.read(folder / HELD_OUT) if (folder / HELD_OUT).exists() else None
+
+
+def load_data(config: TrainConfig, held_out: HeldOut | None = None) -> Data:
+    """The training split and the one to validate on; where there is none, a tenth of the training images is set aside.
+
+    held_out: what the run has set aside already. The test split is never touched.
+    """
+    if not config.data and not config.annotations:
+        raise UsageError("There is nothing to train on: give the folder of a data set, or annotations and images.")
+    source = Path(config.data or config.images or Path(config.annotations).parent)
+    keypoints = takes_keypoints(config.model)
+    train = load_split(
+        source,
+        "train",
+        annotations=config.annotations or None,
+        images=config.images or None,
+        classes=list(config.classes) or None,
+        strict=config.strict,
+        drop_empty=config.empty == "drop",
+        keypoints=keypoints,
+    )
+    train, left_out = _teaching(train, config)
+    known = () if config.annotations else tuple(find_splits(source, keypoints=keypoints))
+    if config.val_split == "none":
+        return Data(train, None, f"no validation: val_split is none{left_out}")
+    name = ALIASES.get(config.val_split, config.val_split)
+    why = "no val split"
+    if name == "auto" and held_out is not None:
+        return _apart(train, held_out.rows_in(train), "as before", why, left_out)
+    if name in known or (name == "auto" and "val" in known):
+        try:
+            val = _validation(source, "val" if name == "auto" else name, train, config, keypoints)
+        except EmptySplit as error:
+            if name != "auto":
+                raise
+            why = f"the val split cannot be used ({str(error).rstrip('.')})"
+        else:
+            return Data(train, val, f"validation on {val.name}{left_out}")
+    elif name != "auto":
+        raise UsageError(
+            f"val_split = {name!r}: {source} has only {', '.join(known) or 'what was given by hand'}; give one of "
+            f"these, auto or none.{did_you_mean(name, known)}"
+        )
+    whole = np.flatnonzero(train.complete)
+    if len(train) < 2 or len(whole) == 0:
+        alone = "one training image cannot be divided" if len(train) < 2 else "every training image lost labels"
+        return Data(train, None, f"no validation: {why}, and {alone}{left_out}")
+    chosen = choose(train.take(whole), seed=config.seed) if distributed.is_main() and len(whole) > 1 else None
+    rows, remark = distributed.from_main(chosen) or (np.arange(1), "")
+    return _apart(train, whole[rows], f"a tenth{remark}", why, left_out)
+
+
+def _validation(source: Path, name: str, train: Split, config: TrainConfig, keypoints: bool) -> Split:
+    """The split of that name; `EmptySplit` where it has no image of which the objects are known."""
+    try:
+        val = load_split(source, name, classes=list(train.classes.names), strict=config.strict, keypoints=keypoints)
+    except UsageError as error:
+        load_split(source, name, keypoints=keypoints)  # an empty one, which need not name any class, is told as such
+        named = find_splits(source, keypoints=keypoints)["train"].annotations
+        raise DataError(
+            f"{error} The splits must name the same classes; those of train come from {named}. `aweigh data check` "
+            "compares them."
+        ) from error
+    val = _said_empty(val) if config.empty == "background" else val
+    if not val.complete.any():
+        count = counted(len(val), "image")
+        raise EmptySplit(f"{val.root}: {name} has {count}, but nobody labelled them, or their labels are lost.")
+    return val.measurable()
+
+
+def _teaching(train: Split, config: TrainConfig) -> tuple[Split, str]:
+    """The training images that teach something, and a remark on the others.
+
+    Without a box, and without anybody's word that there is none to draw, an image gives no loss at all.
+    """
+    train = _said_empty(train) if config.empty == "background" else train
+    rows = np.flatnonzero(train.complete | (np.diff(train.first) > 0))
+    if len(rows) == len(train):
+        return train, ""
+    count = counted(len(train) - len(rows), "training image")
+    what = f"; left out: {count}, never labelled or with all labels lost"
+    return replace(train.take(rows), problems=train.problems), what
+
+
+def _said_empty(split: Split) -> Split:
+    """The split where an image that nobody labelled is one that shows nothing."""
+    reviewed = np.where(split.reviewed == NEVER_LABELLED, REVIEWED, split.reviewed)
+    return replace(split, reviewed=reviewed.astype(np.int8))
+
+
+def _apart(train: Split, rows: Sequence[int] | np.ndarray, how: str, why: str, left_out: str) -> Data:
+    """The training split without the images that are held out, and these."""
+    val = train.take(rows, name="val")
+    rest = replace(train.take(np.setdiff1d(np.arange(len(train)), rows)), problems=train.problems)
+    note = f"{why}: {counted(len(val), 'training image')} set aside for validation, {how}{left_out}"
+    return Data(rest, val, note, held_out=True)
+
+
+def with_proposals(config: TrainConfig, data: Data, *, needed: bool) -> Data:
+    """The data with the proposals of the configuration, which a detector must need, and cannot do without then."""
+    if needed != bool(config.proposals_file):
+        raise UsageError(
+            f"{config.model} proposes no regions itself: give proposals_file, which `aweigh proposals` makes."
+            if needed
+            else f"proposals_file = {config.proposals_file!r}: {config.model} proposes regions itself; leave it out."
+        )
+    if not needed:
+        return data
+    given = read_proposals(config.proposals_file)
+    train, val = data.train.with_proposals(given), data.val
+    if val is not None:
+        val = val.with_proposals(read_proposals(config.val_proposals_file) if config.val_proposals_file else given)
+    return replace(data, train=train, val=val)
+
+
+def build_model(config: TrainConfig, train: Split) -> tuple[Model, str]:
+    """The detector of the data's classes and keypoints with its start weights, and one line on what those are."""
+    arguments = builder_arguments(config)
+    if takes_keypoints(config.model):
+        arguments["keypoints"] = keypoint_set(
+            config.model,
+            train,
+            arguments.get("keypoints"),
+            flipped=config.flip_pairs,
+            sigmas=config.keypoint_sigmas,
+        ).to_dict()
+    backbone = config.backbone_weights if config.backbone_weights not in ("", "none") else None
+    init = config.init or (packaged(config.model) if backbone is None else "none")
+    if init != "none" and backbone:
+        raise UsageError("init and backbone_weights are both given; a checkpoint brings its own backbone.")
+    model: Model = create(config.model, classes=train.classes, backbone_weights=backbone, **arguments)
+    if init != "none":
+        record = PUBLISHED.get(config.model, {}).get(init)
+        try:
+            return model, f"start: {init}: {start_from(model, init if record is None else locate(record))}"
+        except UsageError as error:
+            raise UsageError(f"{error} init = none starts from random weights.") from error
+    if backbone:
+        return model, f"start: backbone from {backbone}: {model.backbone_report}"
+    return model, "start: random weights"
+
+
+def packaged(model: str) -> str:
+    """`box`, the weights that come with the package, where there are any of this detector, else `none`."""
+    return "box" if "box" in PUBLISHED.get(model, {}) else "none"
+
+
+def builder_arguments(config: TrainConfig) -> dict[str, Any]:
+    """The builder's keyword arguments out of `arguments`, `frozen_stages` and `backbone_norm`, checked."""
+    if config.model not in DETECTORS:
+        raise UsageError(f"There is no model {config.model!r}.{did_you_mean(config.model, DETECTORS)}")
+    arguments: dict[str, Any] = {}
+    for entry in config.arguments:
+        name, equals, text = entry.partition("=")
+        if not equals or not name:
+            raise UsageError(f"arguments: {entry!r} is not name=value, as channels=128.")
+        if name.strip() in arguments:
+            raise UsageError(f"arguments: {name.strip()} is given twice.")
+        arguments[name.strip()] = text.strip()
+    own: dict[str, Any] = {"frozen_stages": config.frozen_stages} if config.frozen_stages >= 0 else {}
+    own |= {"backbone_norm": config.backbone_norm} if config.backbone_norm else {}
+    for name in own.keys() & arguments.keys():
+        raise UsageError(f"{name} is given twice: as a setting of the run and in arguments; leave one of them out.")
+    arguments |= own
+    return check_arguments(DETECTORS[config.model], arguments, plain=True)
+
+
+def augmentation(config: TrainConfig, train: Split) -> Augmentation:
+    """What the configuration changes in the training images; the pairs of a flip are found in the names of the data."""
+    if config.aug == "none":
+        return Augmentation.none()
+    pairs = flip_pairs(config.flip_pairs, train.classes.names, train.keypoint_names)
+    return Augmentation(
+        flip=config.flip,
+        short_sides=config.multi_scale,
+        scale_jitter=(config.scale_jitter[0], config.scale_jitter[1]) if config.scale_jitter else None,
+        crop=config.crop,
+        affine_crop=config.affine_crop,
+        color=config.color,
+        shuffled_color=config.shuffled_color,
+        lighting=config.lighting,
+        mosaic=config.mosaic,
+        copy_paste=config.copy_paste,
+        mixup=config.mixup,
+        class_pairs=pairs.classes,
+        keypoint_pairs=pairs.keypoints,
+    )
+
+
+def images_per_step(config: TrainConfig, batch: int) -> int:
+    return batch * config.accumulate * distributed.world_size()
+
+
+def learning_rate_line(run: Run) -> str:
+    """How the learning rate comes about: "lr 0.0025 = 0.01 x 4/16 (...)"."""
+    config = run.config
+    scaled = (
+        f"{config.lr:g} x {images_per_step(config, run.batch)}/{config.lr_batch}"
+        if config.lr_batch
+        else "as given, not scaled"
+    )
+    milestones = f" at {', '.join(map(str, run.milestones))}" if config.schedule == "step" else ""
+    laid_out = f" laid out for {counted(run.schedule_steps, 'step')}" if run.schedule_steps != run.total_steps else ""
+    return (
+        f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}{laid_out}; "
+        f"{counted(run.total_steps, 'step')} in {counted(run.epochs, 'epoch')}, warm-up "
+        f"{counted(run.warmup, 'step')}, {config.warmup_kind} from {config.warmup_factor:g})"
+    )
+
+
+def choose_workers(workers: int, device: torch.device) -> int:
+    """As given, else: with a GPU a worker per core up to 8; without, one that reads while the other cores compute."""
+    if workers >= 0:
+        return workers
+    cores = os.cpu_count() or 1
+    return min(8, cores) if device.type == "cuda" else int(cores > 1)

@@ -1,0 +1,361 @@
+"""Proposals: one file without pickle, checked; carried through every change of a picture; those of other programs."""
+
+import base64
+import json
+import random
+import re
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+from tests.annotated import Make, coco_dict
+
+from aweigh.annotations.proposals import Proposals, is_proposals, read_proposals
+from aweigh.annotations.split import split_off
+from aweigh.errors import DataError, UsageError
+from aweigh.feeding.dataset import DetectionDataset
+from aweigh.feeding.loader import make_loader
+from aweigh.feeding.transforms import Augmentation, EvalTransform, Resize, TrainTransform
+from aweigh.layouts.formats import load_split
+from aweigh.results.matlab import read_mat
+from aweigh.results.proposals import from_coco_results, from_selective_search
+from aweigh.structures import Targets
+
+BOXES = [[5.0, 5, 15, 15], [20, 3, 39, 28], [0, 10, 12.5, 30]]
+OBJECTS = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in BOXES]  # as COCO writes them
+MADE = {"split": "train", "data": "set"}
+
+
+@pytest.fixture
+def split(coco: Make):
+    """Two pictures, 1.png and 2.png, of 40 x 30; three objects in the first."""
+    return load_split(coco(coco_dict(OBJECTS)))
+
+
+def of_pictures(*pictures: tuple, number: int = 100) -> Proposals:
+    return Proposals.of(pictures, number=number, made=MADE)
+
+
+@pytest.fixture
+def given() -> Proposals:
+    """The objects themselves, of falling score, for the first picture; one box for the second."""
+    return of_pictures(("1.png", (30, 40), BOXES, [0.9, 0.5, 0.1]), ("2.png", (30, 40), [[1, 2, 3, 4]], [0.3]))
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_again(given: Proposals, tmp_path: Path) -> None:
+    given.write(tmp_path / "p.safetensors")
+    again = read_proposals(tmp_path / "p.safetensors")
+    assert list(again.files) == ["1.png", "2.png"] and again.made == {**MADE, "file": str(tmp_path / "p.safetensors")}
+    for name in ("sizes_hw", "first", "boxes", "scores"):
+        assert np.array_equal(getattr(again, name), getattr(given, name)), name
+    assert again.of_image(1).tolist() == [[1, 2, 3, 4]]
+    assert is_proposals(tmp_path / "p.safetensors") and not is_proposals(Path(__file__))
+
+
+def test_boxes_are_cut_off_ordered_and_counted() -> None:
+    boxes = [[-5, -5, 10, 10], [50, 5, 60, 9], [3, 3, 3, 9], [2, 2, 90, 90], [1, 1, 2, 2], [1, 1, 2, 2]]
+    made = of_pictures(("a", (30, 40), boxes, [0.2, 0.9, 0.9, 0.8, 0.1, np.nan]), ("b", (5, 5), [], []), number=2)
+    assert made.boxes.tolist() == [[2, 2, 40, 30], [0, 0, 10, 10]] and made.first.tolist() == [0, 2, 2]
+    assert made.scores.tolist() == pytest.approx([0.8, 0.2]) and made.of_image(1).shape == (0, 4)
+    assert made.best(1).boxes.tolist() == [[2, 2, 40, 30]]
+
+
+def test_scores_that_rise_are_put_in_order(given: Proposals, tmp_path: Path) -> None:
+    replace(given, scores=given.scores[[2, 1, 0, 3]]).write(tmp_path / "p.safetensors")
+    again = read_proposals(tmp_path / "p.safetensors")
+    assert again.boxes[:3].tolist() == BOXES[::-1] and again.scores[:3].tolist() == given.scores[:3].tolist()
+
+
+WRONG = [
+    ({"boxes": np.array([[5, 5, 15, 15], [20, 3, np.nan, 28], [0, 10, 12, 30], [1, 2, 3, 4]], np.float32)},
+     "proposal 1 of 1.png (40 x 30) has a coordinate or score that is not finite"),
+    ({"boxes": np.array([[5, 5, 15, 15], [20, 3, 39, 28], [0, 10, 12, 30], [1, 2, 3, 31]], np.float32)},
+     "proposal 0 of 2.png (40 x 30) lies outside its picture"),
+    ({"boxes": np.array([[5, 5, 15, 15], [20, 3, 39, 28], [0, 10, 0, 30], [1, 2, 3, 4]], np.float32)},
+     "proposal 2 of 1.png (40 x 30) has no area"),
+    ({"scores": np.array([0.9, 0.5, np.inf, 0.3], np.float32)}, "proposal 2 of 1.png"),
+    ({"first": np.array([0, 4, 3], np.int64)}, "first must rise from 0 to the number of boxes, 4"),
+    ({"first": np.array([0, 4], np.int64)}, "first must be int64 [3], got int64 [2]"),
+    ({"boxes": np.zeros((4, 4), np.float64)}, "boxes must be float32 [4, 4], got float64"),
+    ({"sizes_hw": None}, "lacks sizes_hw"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_a_wrong_file_is_named_with_picture_and_row(given, tmp_path: Path, change: dict, message: str) -> None:
+    path = tmp_path / "p.safetensors"
+    tensors = {name: getattr(given, name) for name in ("sizes_hw", "first", "boxes", "scores")} | change
+    header = {"kind": "aweigh.proposals", "format": 1, "files": list(given.files)}
+    metadata = {"aweigh": json.dumps(header)}
+    save_file({name: value for name, value in tensors.items() if value is not None}, path, metadata=metadata)
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_proposals(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "error", "message"),
+    [
+        ({"kind": "checkpoint"}, DataError, "something else than proposals"),
+        ({"kind": "aweigh.proposals", "format": 2, "files": []}, UsageError, "format 2, this version reads up to 1"),
+        ({"kind": "aweigh.proposals", "format": 1, "files": ["a", "a"]}, DataError, "names the picture a twice"),
+        ({"kind": "aweigh.proposals", "format": 1, "files": [1]}, DataError, "a list of names"),
+        ([], DataError, "something else"),
+    ],
+)
+def test_a_wrong_header_is_named(tmp_path: Path, header: object, error: type, message: str) -> None:
+    path = tmp_path / "p.safetensors"
+    save_file({"boxes": np.zeros((0, 4), np.float32)}, path, metadata={"aweigh": json.dumps(header)})
+    with pytest.raises(error, match=message):
+        read_proposals(path)
+
+
+def test_a_broken_file_ends_with_one_clear_line(given: Proposals, tmp_path: Path) -> None:
+    given.write(tmp_path / "p.safetensors")
+    whole = (tmp_path / "p.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="no file of proposals at"):
+        read_proposals(tmp_path / "none.safetensors")
+    for seed in range(150):
+        dice = random.Random(seed)
+        broken = bytearray(whole[: dice.randint(0, len(whole))] if seed % 3 == 0 else whole)
+        for _ in range(dice.randint(1, 5) if len(broken) else 0):
+            broken[dice.randrange(len(broken))] = dice.randrange(256)
+        (tmp_path / "b.safetensors").write_bytes(broken)
+        try:
+            read_proposals(tmp_path / "b.safetensors")
+        except (DataError, UsageError) as error:
+            assert "\n" not in str(error)
+
+
+# --- which pictures it is for ---------------------------------------------------------------------------------------
+
+
+def test_a_split_takes_its_own_in_its_order(split, given: Proposals) -> None:
+    turned = given.take(np.array([1, 0]))
+    for proposals in (given, turned):
+        taken = split.with_proposals(proposals)
+        assert taken.targets(0).proposals.tolist() == BOXES and taken.targets(1).proposals.tolist() == [[1, 2, 3, 4]]
+    part = taken.take([1, 0])
+    assert part.targets(0).proposals.tolist() == [[1, 2, 3, 4]] and part.for_training().proposals is not None
+    first, second = split_off(taken, 0.5, seed=0)
+    assert {len(first.targets(0).proposals), len(second.targets(0).proposals)} == {1, 3}
+    assert split.targets(0).proposals is None and split.content_hash == taken.content_hash
+
+
+def test_pictures_are_found_by_the_end_of_their_path() -> None:
+    made = of_pictures(*((name, (30, 40), [], []) for name in ("a/1.png", "b/1.png", "b/2.png")))
+    assert [made.row(name) for name in ("b/1.png", "/data/b/1.png", "2.png", "c/2.png")] == [1, 1, 2, 2]
+    assert made.row("1.png") == made.row("c/1.png") == made.row("") == -1  # which of the two?
+
+
+def test_other_pictures_and_other_sizes_are_refused(split, given: Proposals) -> None:
+    with pytest.raises(DataError, match=r"1 of the 2 pictures of train .* no proposals, such as 2.png.*train of set"):
+        split.with_proposals(given.take(np.array([0])))
+    other = of_pictures(("1.png", (30, 40), [], []), ("2.png", (40, 30), [], []))
+    with pytest.raises(DataError, match=r"2.png is 40 x 30 pixels in train .*made for 30 x 40, as 1 in all"):
+        split.with_proposals(other)
+    with pytest.raises(DataError, match=r"3\.png: the proposals has no proposals for it.*train of set"):
+        given.of_picture(Path("3.png"), (30, 40))
+    with pytest.raises(DataError, match=r"1\.png: is 41 x 30 pixels"):
+        given.of_picture(Path("1.png"), (30, 41))
+
+
+def test_another_picture_of_the_same_name_and_size_is_refused(split, tmp_path: Path) -> None:
+    split.proposed([(BOXES, [3, 2, 1]), ([], [])], number=9, made={"data": "set"}).write(tmp_path / "p.safetensors")
+    made = read_proposals(tmp_path / "p.safetensors")
+    assert made.file_bytes.tolist() == [path.stat().st_size for path in split.paths]
+    assert made.made["data_hash"] == split.content_hash and made.made["number"] == 9
+    turned = split.take([1, 0]).with_proposals(made)
+    assert turned.targets(1).proposals.tolist() == BOXES
+    assert made.of_picture(split.paths[0], (30, 40)).tolist() == BOXES
+    Image.effect_noise((40, 30), 50).save(split.paths[1])
+    with pytest.raises(
+        DataError, match=r"2\.png of train .* another picture .* same name .*, as 1 in all.*train of set"
+    ):
+        split.with_proposals(made)
+    with pytest.raises(DataError, match="made for another picture of that name, of train of set"):
+        made.of_picture(split.paths[1], (30, 40))
+    split.paths[1].unlink()
+    with pytest.raises(DataError, match="another picture"):
+        split.with_proposals(made)
+
+
+# --- through every change of a picture ------------------------------------------------------------------------------
+
+CHANGES = [
+    Augmentation(flip=1.0),
+    Augmentation(flip=0.5, scale_jitter=(0.4, 2.5), color=0.3),
+    Augmentation(crop=1.0, min_visible=0.0),
+    Augmentation(short_sides=(20, 60), crop=0.5, min_visible=0.0),
+    Augmentation(mosaic=1.0, min_visible=0.0),
+    Augmentation(mixup=1.0, min_visible=0.0),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_proposals_that_are_the_objects_stay_the_objects(split, given, change: Augmentation) -> None:
+    """Whatever moves, scales, mirrors and cuts the boxes does the same with them."""
+    taken = split.take([0, 0]).with_proposals(given)
+    dataset = DetectionDataset(taken, TrainTransform(Resize(48, 64), change), seed=3)
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        sample = dataset[0]
+        targets, size = sample.targets, torch.tensor([sample.image.shape[2], sample.image.shape[1]] * 2)
+        assert len(targets) == len(targets.proposals) > 0
+        torch.testing.assert_close(targets.proposals, targets.boxes)
+        assert (targets.proposals >= -1e-4).all() and (targets.proposals <= size + 1e-4).all()
+
+
+def test_pasted_objects_bring_theirs(split, given: Proposals) -> None:
+    taken = split.take([0, 0]).with_proposals(given)
+    change = Augmentation(flip=0, copy_paste=1.0, min_visible=0.0)
+    sample = DetectionDataset(taken, TrainTransform(Resize(30, 40), change), seed=1)[0]
+    apart = (sample.targets.proposals[:, None] - torch.tensor(BOXES)).abs().amax(dim=-1)
+    assert len(sample.targets.proposals) == 6 and apart.amin(dim=1).max() < 1e-4
+
+
+def test_a_picture_stored_in_another_size_has_them_scaled(split, given: Proposals) -> None:
+    Image.new("RGB", (80, 60)).save(split.paths[0])
+    sample = DetectionDataset(split.with_proposals(given), EvalTransform(Resize(None, 160)))[0]
+    assert sample.image.shape[1:] == (120, 160) and sample.problem is not None
+    torch.testing.assert_close(sample.targets.proposals, 4 * torch.tensor(BOXES))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_has_them_padded_in_its_images(split, given: Proposals, workers: int) -> None:
+    loader = make_loader(
+        DetectionDataset(split.with_proposals(given), EvalTransform(Resize(60, 80))), batch=2, workers=workers
+    )
+    (batch,) = loader
+    assert batch.images.proposals.shape == (2, 3, 4) and batch.targets[0].proposals is None
+    assert batch.images.proposals[0].tolist() == (2 * torch.tensor(BOXES)).tolist()
+    assert batch.images.proposals[1].tolist() == [[2, 4, 6, 8], [0, 0, 0, 0], [0, 0, 0, 0]]
+    (without,) = make_loader(DetectionDataset(split, EvalTransform(Resize(60, 80))), batch=2)
+    assert without.images.proposals is None
+
+
+def test_a_batch_of_which_no_picture_can_be_read_has_none_that_count(split, given: Proposals) -> None:
+    for path in split.paths:
+        path.write_bytes(b"no picture")
+    dataset = DetectionDataset(split.with_proposals(given), EvalTransform(Resize(60, 80)))
+    (batch,) = make_loader(dataset, batch=2, max_bad=1.0)
+    assert batch.blank and batch.images.proposals.tolist() == [[[0, 0, 0, 0]]]
+
+
+def test_targets_carry_them_along() -> None:
+    targets = Targets(torch.tensor(BOXES), torch.zeros(3, dtype=torch.int64), proposals=torch.ones(5, 4))
+    assert targets[1:].proposals.shape == targets.to("cpu").proposals.shape == (5, 4)
+
+
+# --- of other programs ----------------------------------------------------------------------------------------------
+
+
+def test_coco_results_of_any_class(split, tmp_path: Path) -> None:
+    entries = [
+        {"image_id": 2, "category_id": 5, "bbox": [30, 20, 50, 50], "score": 0.5},
+        {"image_id": 1, "bbox": [5, 5, 10, 10], "score": 1},
+        {"image_id": 2, "bbox": [1, 2, 3, 4.5], "score": 0.75},
+        {"image_id": 9, "bbox": [1, 2, 3, 4.5], "score": 0.75},
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(entries))
+    found, remarks = from_coco_results(tmp_path / "r.json", split, number=5, made={}, own_ids=True)
+    assert found.boxes.tolist() == [[5, 5, 15, 15], [1, 2, 4, 6.5], [30, 20, 40, 30]]
+    assert found.first.tolist() == [0, 1, 3] and remarks == ["1 box of 1 other picture left out"]
+    split.with_proposals(found)
+    for wrong, message in (
+        ([{"image_id": 1, "bbox": [1, 2, 3], "score": 1}], "entry 0 is"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, float("nan")], "score": 1}], "entry 0 is"),
+        ([{"image_id": "1", "bbox": [1, 2, 3, 4], "score": 1}], "entry 0 is"),
+        ([{"image_id": 1, "bbox": [1, 2, -3, 4], "score": 1}], "entry 0 is"),
+        ([{"image_id": 5, "bbox": [1, 2, 3, 4], "score": 1}], "its image ids are 5, those here 1, 2"),
+        ({}, "a list of boxes with scores, this is a dict"),
+    ):
+        (tmp_path / "w.json").write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=message):
+            from_coco_results(tmp_path / "w.json", split, number=5, made={}, own_ids=True)
+
+
+# Written by scipy 1.17.1, `savemat` of {"images": cell [3, 1] of texts "000005", "picture_b", "c", "boxes": cell [1, 3]
+# of uint16 [[1, 1, 10, 20], [3, 5, 8, 16]], double [[2, 3, 7, 9]] and double [0, 4], "number": 3.5, "info": struct};
+# the first without compression, packed by zlib to be short here, the second with MATLAB's own.
+PLAIN = zlib.decompress(
+    base64.b64decode(
+        "eNqdklFPgzAQx1tkBHVZfPDRh4vPaipx0/AE+rREzB54NzCLkgy6MDB8bD+C7TgcdkwSmzSXu97/17teAz989h9hesMg8MPrJF1xWKyiMhFF"
+        "5sJabNL6Cp4KHpX8DUTuQvhRwYv4BGcGzq3r3LnsHhzmzMg/Fp0HE2m+5LbktlUIj0boH2GMYk6aRe98Q4jSPXR0pqZr81veGfpMrWmj9wb0"
+        "x5pe+et0WVYFf40xrjhsgEN/cShZos6mh/umnd5VLBa1anuv7lNNZ2ANLc/E2qmkUZl1IrPOZURxFh2O1XN/l6N6h93kvMbYaC/QXnr6e+hc"
+        "0sMlPX1Zf7yjOsurLOZFo7d/yhpv7687HOMgxyRpnoiRtMbWN0hE9v/VZGCeY21+32gELG8="
+    )
+)
+PACKED = base64.b64decode(
+    "TUFUTEFCIDUuMCBNQVQtZmlsZSBQbGF0Zm9ybTogcG9zaXgsIENyZWF0ZWQgb246IFRodSBOb3YgMjYgMjE6MjQ6MDcgMjAyNgAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABSU0PAAAAXQAAAHic42NgYPgAxGxAzAHEjAwQwArlM0PFGKFq"
+    "MnMT01OLGRj4gGwLJH0saPpg6mHmCUD5BiBgCtHvQEA/J5p+EL8gM7mktCg1PgkqDjLHgIA5jCjmMDIkA2kAP4UKZg8AAABqAAAAeJzjY2Bg"
+    "4GBkYGAD0UAMZIIBKxKfGUqDxJLyK1KLgTQfEDswIPRxo+ljAmIWJPNAbAEwnxmIWRm4gKpEgCIgcwKQzGHDYj+yOZxArMAABw4QigNKy0Bp"
+    "JQeQuQZ4zIW5CdlcEAAAaloFjw8AAAAqAAAAeJzjY2BgcABiNiDmgNIgwArlMyJhkFxeaW5SahEDAydUHgJ4HABVKQNfDwAAADsAAAB4nONj"
+    "YGCoAGI2IOYAYiYGCGCF8hnhmIUhMy8tnxVIM4H5TAyJQJoPiC2Q9PPh1A8BPEjiIAAAEggDTQ=="
+)
+
+
+@pytest.mark.parametrize("content", [PLAIN, PACKED], ids=["plain", "packed"])
+def test_a_matlab_file_as_scipy_writes_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "s.mat").write_bytes(content)
+    found = read_mat(tmp_path / "s.mat")
+    assert set(found) == {"images", "boxes", "number"} and found["number"].tolist() == [[3.5]]
+    assert found["images"] == ["000005", "picture_b", "c"]
+    first, second, third = found["boxes"]
+    assert first.dtype == np.uint16 and first.tolist() == [[1, 1, 10, 20], [3, 5, 8, 16]]
+    assert second.tolist() == [[2, 3, 7, 9]] and third.shape == (0, 4)
+
+
+def test_selective_search_of_matlab(coco: Make, tmp_path: Path) -> None:
+    """(y0, x0, y1, x1), counted from 1, the last pixel included: [1, 1, 10, 20] are the first 20 x 10 pixels."""
+    data = coco_dict(OBJECTS)
+    names = ["000005.png", "c.png"]
+    data["images"] = [{"id": n, "file_name": name, "width": 40, "height": 30} for n, name in enumerate(names, 1)]
+    root = coco(data)
+    for name in names:
+        Image.new("RGB", (40, 30)).save(root / "images" / name)
+    split = load_split(root)
+    (tmp_path / "s.mat").write_bytes(PACKED)
+    found, remarks = from_selective_search(tmp_path / "s.mat", split, number=5, made={})
+    assert found.boxes.tolist() == [[0, 0, 20, 10], [4, 2, 16, 8]] and found.scores.tolist() == [1, 0.5]
+    assert found.first.tolist() == [0, 2, 2] and remarks == []
+    assert split.with_proposals(found).targets(0).proposals.shape == (2, 4)
+
+
+def test_a_matlab_file_of_other_pictures_or_broken(split, tmp_path: Path) -> None:
+    path = tmp_path / "s.mat"
+    path.write_bytes(PLAIN)
+    with pytest.raises(
+        DataError, match=r"none of the 2 pictures of train .*it names 000005, picture_b, c, here are 1, 2"
+    ):
+        from_selective_search(path, split, number=5, made={})
+    path.write_bytes(PLAIN.replace(b"boxes", b"bones"))
+    with pytest.raises(DataError, match=r"expected the cell arrays `images` and `boxes`.*bones, images, number"):
+        from_selective_search(path, split, number=5, made={})
+    for content, message in (
+        (b"\x89HDF\r\n", "version 7.3; save it as -v7"),
+        (b"MATLAB 7.3 MAT-file" + bytes(200), "version 7.3"),
+        (b"boxes", "no MATLAB file of level 5"),
+        (PLAIN[:300], "cut short or broken"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_mat(path)
+    for seed in range(200):
+        dice = random.Random(seed)
+        broken = bytearray(PLAIN)
+        for _ in range(dice.randint(1, 5)):
+            broken[dice.randrange(128, len(broken))] = dice.randrange(256)
+        path.write_bytes(broken)
+        try:
+            read_mat(path)
+        except DataError as error:
+            assert "cut short or broken" in str(error)
