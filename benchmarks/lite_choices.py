@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 import aweigh
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.classes import Classes
 from aweigh.models import DETECTORS, fcos_lite
 from aweigh.models.fcos import centerness_targets, fcos_shufflenet_v2_x1_0_fpn
 from aweigh.models.fcos_lite import BOX_WEIGHT, FCOSLite, FCOSLiteOutput, LiteHead, expectation
@@ -28,7 +29,7 @@ from aweigh.necks.pan import LitePAN
 from aweigh.ops.boxes import decode_distances, encode_distances
 from aweigh.ops.losses import box_loss, sigmoid_focal_loss_sum, unknown_in_batch
 from aweigh.ops.matching import BACKGROUND, IGNORED, task_aligned
-from aweigh.structures import Classes, Targets
+from aweigh.structures import Targets
 from aweigh.training.config import resolve
 from aweigh.training.logs.log import read_log
 from aweigh.training.train import train

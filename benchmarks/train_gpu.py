@@ -25,6 +25,7 @@ from measure import peak_memory, processor
 from torch import Tensor, nn
 
 import aweigh
+from aweigh.classes import Classes
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import Batch, make_loader
 from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
@@ -32,7 +33,6 @@ from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.prediction.device import choose_device, choose_precision, synchronise
 from aweigh.scenes.shapes import write_synthetic
-from aweigh.structures import Classes
 from aweigh.training.optim import make_optimizer
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
 

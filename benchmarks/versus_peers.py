@@ -26,10 +26,11 @@ from measure import in_turn, peak_memory, processor, ratio
 from torch import Tensor, nn
 
 import aweigh
+from aweigh.classes import Classes
 from aweigh.feeding.transforms import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
 from aweigh.weights.convert.torchvision import (
     faster_rcnn_from_torchvision,

@@ -11,11 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aweigh.classes import Classes
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.models import DETECTORS, create
     from aweigh.prediction.tta import TTA
     from aweigh.predictor import Predictor, load
-    from aweigh.structures import Classes, Detections, Images, Targets
+    from aweigh.structures import Detections, Images, Targets
 
 __version__ = "0.1.0"
 
@@ -29,7 +30,7 @@ _HOME = {
     "create": "aweigh.models",
     "Predictor": "aweigh.predictor",
     "load": "aweigh.predictor",
-    "Classes": "aweigh.structures",
+    "Classes": "aweigh.classes",
     "Detections": "aweigh.structures",
     "Images": "aweigh.structures",
     "Targets": "aweigh.structures",

@@ -10,6 +10,7 @@ import torch
 from tests.annotated import Make, coco_dict, picture, voc_xml
 
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, NOT_SAID, REVIEWED, Split, split_off
+from aweigh.classes import Classes
 from aweigh.edit.clean import clean
 from aweigh.edit.complete import Proposals, complete
 from aweigh.edit.merge import merge
@@ -19,7 +20,7 @@ from aweigh.layouts.formats import load_split
 from aweigh.layouts.losses import not_held
 from aweigh.layouts.save import save_dataset
 from aweigh.models import create
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.training.config import TrainConfig
 from aweigh.training.prepare import load_data
 

@@ -20,10 +20,10 @@ from aweigh.checkpoints.checkpoint import (
     start_from,
     write_atomically,
 )
+from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.feeding.transforms import Resize
-from aweigh.structures import Classes
 
 SMALL = {"channels": 32, "head_convs": 1}
 PETS = Classes(("cat", "dog", "owl"), (3, 7, 90))

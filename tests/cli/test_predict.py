@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from aweigh.classes import Classes
 from aweigh.cli import common, predict
 from aweigh.cli.main import run
 from aweigh.images.reader import read_reduced
-from aweigh.structures import Classes, Detections, Images
+from aweigh.structures import Detections, Images
 from aweigh.visualise import draw_detections
 
 HOSTILE = "evil\x1b]0;x\x07\nerror: forged"

@@ -10,12 +10,12 @@ from tests.runs import write_coco
 
 from aweigh.annotations.proposals import read_proposals
 from aweigh.checkpoints.checkpoint import save_model
+from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.evaluation.recall import average_recall
 from aweigh.feeding.transforms import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
-from aweigh.structures import Classes
 
 SMALL = {"channels": 8, "box_size": 2}
 

@@ -10,12 +10,12 @@ import torch
 
 import aweigh
 from aweigh.arguments import Made, Parameter, check_arguments, check_value, parameters
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, create
 from aweigh.models.fcos import FCOS, FCOSHead
 from aweigh.models.mask_rcnn import MaskBranch
 from aweigh.ops.losses import BoxLoss
-from aweigh.structures import Classes
 from aweigh.training.config import TrainConfig
 from aweigh.training.prepare import builder_arguments
 

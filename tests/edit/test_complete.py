@@ -10,6 +10,7 @@ import pytest
 from tests.annotated import Make, coco_dict
 
 from aweigh.annotations.split import REVIEWED, Split
+from aweigh.classes import Classes
 from aweigh.edit.clean import hold_out
 from aweigh.edit.complete import Completed, complete, read_proposals
 from aweigh.edit.merge import merge
@@ -17,7 +18,6 @@ from aweigh.errors import DataError, UsageError
 from aweigh.layouts.coco import read_categories
 from aweigh.layouts.formats import load_split
 from aweigh.layouts.save import save_dataset
-from aweigh.structures import Classes
 
 DETECTOR = Classes(("person", "cat", "bus"), (1, 17, 6))
 

@@ -10,12 +10,12 @@ from tests.annotated import Make
 from tests.feeding.test_loader import equal, many
 
 from aweigh.annotations.split import Split
+from aweigh.classes import Classes
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.loader import EpochSampler, make_loader
 from aweigh.feeding.sampling import Sampling, class_weights, epoch_rows, times_drawn
 from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
-from aweigh.structures import Classes
 
 few = settings(max_examples=40, deadline=None)
 NAMES = ("car", "truck", "bus")

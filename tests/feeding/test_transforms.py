@@ -11,6 +11,7 @@ from tests.feeding.strategies import Scene, check_inside, check_tight, same, sce
 from torch.nn import functional
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.feeding.transforms import (
     Augmentation,
@@ -23,7 +24,7 @@ from aweigh.feeding.transforms import (
     resize_targets,
     to_float,
 )
-from aweigh.structures import Classes, Targets
+from aweigh.structures import Targets
 
 few = settings(max_examples=30, deadline=None)
 

@@ -18,12 +18,12 @@ from PIL import Image
 from tests.annotated import Make, coco_dict, picture, voc_xml
 
 from aweigh.annotations.split import NEVER_LABELLED, NOT_SAID, REVIEWED
+from aweigh.classes import Classes
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.images.reader import read_image
 from aweigh.layouts.formats import Split, find_splits, load_split
 from aweigh.layouts.losses import Layout, not_held
 from aweigh.layouts.save import join_polygons, save_dataset
-from aweigh.structures import Classes
 
 OUTLINE = [5.0, 6.0, 15.0, 6.0, 15.0, 18.0, 5.0, 18.0]
 

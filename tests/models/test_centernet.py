@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from aweigh.backbones.dla import DLA34
+from aweigh.classes import Classes
 from aweigh.errors import AweighError, UsageError
 from aweigh.feeding.transforms import Resize
 from aweigh.heads.heatmap import make_heads
@@ -15,7 +16,7 @@ from aweigh.models.centernet import BUILDERS, CenterNet, CenterNetOutput
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
 from aweigh.prediction.tta import TTA
 from aweigh.predictor import Predictor
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.load import locate
 
 LITE = "centernet_shufflenet_v2_x0_5_lite"

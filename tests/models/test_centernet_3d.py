@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models import create
 from aweigh.models.centernet_3d import BIN_CENTERS, CenterNet3D, angle_of, depth_of, orientation_loss
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 
 CLASSES = Classes.from_names(["car", "person"])
 

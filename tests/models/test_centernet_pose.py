@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from aweigh.classes import KeypointSet
 from aweigh.errors import UsageError
 from aweigh.feeding.transforms import flip_horizontally
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet_pose import CenterNetPose
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
-from aweigh.structures import KeypointSet, Targets
+from aweigh.structures import Targets
 from aweigh.weights.coco import PERSON
 
 LITE = "centernet_shufflenet_v2_x0_5_lite_pose"

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from aweigh.classes import Classes
 from aweigh.errors import AweighError, UsageError
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet_triplets import CascadeCornerPool, CenterPool, central_regions, score_triplets
 from aweigh.models.cornernet import CornerNet, CornerPool
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.load import locate
 
 LITE, TRIPLETS = "cornernet_shufflenet_v2_x0_5_lite", "centernet_triplets_shufflenet_v2_x0_5_lite"

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models import create
 from aweigh.models.efficientdet import ASPECTS, EQUAL_AREA_ASPECTS, EfficientDet, PredictionNet, anchor_sides
 from aweigh.necks.bifpn import BiFPN
-from aweigh.structures import Classes, Targets
+from aweigh.structures import Targets
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ import torch
 import torchvision
 from torch import nn
 
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models import create
 from aweigh.models.faster_rcnn import on_c4
 from aweigh.ops.boxes import areas, pairwise_iou
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 
 BOXES = torch.tensor([[10.0, 12, 60, 70], [70, 20, 150, 110]])
 LABELS = torch.tensor([0, 2])

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models import create, fcos
 from aweigh.ops import boxes as box_ops
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 
 STRIDES = (8, 16, 32, 64, 128)
 

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models import create
 from aweigh.models.fcos_lite import FCOSLite, FCOSLiteOutput, expectation
 from aweigh.profiling.cost import count
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 
 CLASSES = Classes.from_names(["ship", "anchor", "buoy"])
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aweigh.classes import KeypointSet
 from aweigh.errors import UsageError
 from aweigh.models import create
 from aweigh.models.keypoint_rcnn import PERSON, KeypointBranch
-from aweigh.structures import Images, KeypointSet, Targets
+from aweigh.structures import Images, Targets
 
 CHEAP = {"channels": 16, "box_size": 3, "keypoint_convs": 1, "keypoint_width": 8, "max_detections": 10}
 SIZE = 56

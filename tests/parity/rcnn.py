@@ -8,10 +8,11 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from aweigh.classes import Classes
 from aweigh.models import create
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.ops.matching import balanced_sample, by_overlap
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 
 NUM_CLASSES = 7  # of ours; torchvision counts "nothing" too

@@ -13,11 +13,12 @@ from tests.detections import assert_same_detections
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.feeding.transforms import Resize
 from aweigh.models import PUBLISHED, create
 from aweigh.predictor import Predictor
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
 from aweigh.weights.load import load_strict

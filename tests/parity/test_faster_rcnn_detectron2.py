@@ -12,11 +12,12 @@ from tests.parity.plain_detectron2 import RandomState, convolved
 from torch import Tensor
 from torch.nn import functional as F
 
+from aweigh.classes import Classes
 from aweigh.errors import AweighError, UsageError
 from aweigh.models import PUBLISHED, create, faster_rcnn
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.ops.matching import balanced_sample
-from aweigh.structures import Classes, Images, Targets, padded_proposals
+from aweigh.structures import Images, Targets, padded_proposals
 from aweigh.weights.convert.detectron2 import faster_rcnn_from_detectron2
 
 CLASSES = 5

@@ -9,10 +9,11 @@ from tests.detections import assert_same_detections
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from aweigh.classes import Classes
 from aweigh.feeding.transforms import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aweigh.classes import KeypointSet
 from aweigh.models import PUBLISHED, create
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.models.keypoint_rcnn import PERSON
-from aweigh.structures import Images, KeypointSet, Targets
+from aweigh.structures import Images, Targets
 
 from .rcnn import DETECTION, LOSSES, SIZES, losses_of_the_same_samples, make_pair, pictures_of, targets_of
 

@@ -10,10 +10,11 @@ from tests.parity.test_faster_rcnn_detectron2 import CLASSES, FEW, SIZES, Plain
 from torch import Tensor
 from torch.nn import functional as F
 
+from aweigh.classes import Classes
 from aweigh.errors import AweighError
 from aweigh.models import PUBLISHED, create
 from aweigh.models.faster_rcnn import FasterRCNN
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.convert.detectron2 import faster_rcnn_from_detectron2
 
 FORMS = ["mask_rcnn_resnet50_fpn_detectron2", "mask_rcnn_resnet50_c4_detectron2"]

@@ -10,9 +10,10 @@ from tests.parity import plain_detectron2 as plain_parts
 from tests.parity.plain_detectron2 import RandomState, convolved
 from torch import Tensor
 
+from aweigh.classes import Classes
 from aweigh.errors import AweighError, UsageError
 from aweigh.models import create
-from aweigh.structures import Classes, Targets
+from aweigh.structures import Targets
 from aweigh.weights.convert.detectron2 import retinanet_from_detectron2
 
 CLASSES = 5

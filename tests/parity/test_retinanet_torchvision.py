@@ -9,8 +9,9 @@ from tests.detections import assert_same_detections
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from aweigh.classes import Classes
 from aweigh.models import create
-from aweigh.structures import Classes, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import retinanet_from_torchvision
 

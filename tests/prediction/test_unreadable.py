@@ -7,6 +7,7 @@ import torch
 from tests.runs import write_coco
 
 from aweigh.checkpoints.checkpoint import read_header, save_model
+from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
@@ -16,7 +17,6 @@ from aweigh.feeding.transforms import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.prediction.evaluate import detect, evaluate
-from aweigh.structures import Classes
 from aweigh.training.logs.report import save_evaluation
 from aweigh.training.train import train
 

@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.runs import write_coco
 
 from aweigh.checkpoints.checkpoint import save_model
+from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.edit.complete import complete, read_proposals
 from aweigh.errors import DataError
@@ -24,7 +25,7 @@ from aweigh.models import create
 from aweigh.results.coco import Named, list_of, read_results_file
 from aweigh.results.proposals import from_coco_results
 from aweigh.results.writers import write_detections
-from aweigh.structures import Classes, Detections
+from aweigh.structures import Detections
 
 FOUND = Classes(("person", "ball", "box"), (1, 5, 7))  # ids of its own: 1 is no box here
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
+from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import UsageError
-from aweigh.structures import Classes, Detections, KeypointSet, Targets
+from aweigh.structures import Detections, Targets
 from aweigh.visualise import confusion, curves, draw_boxes, feature_reuse, pictures, precision_recall
 from aweigh.visualise.pictures import (
     INK,

@@ -21,9 +21,9 @@ from aweigh.annotations.masks import FARTHEST, NONE, Masks
 from aweigh.annotations.outlines import visible_box
 from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, Problem
 from aweigh.annotations.split import LABELS_LOST, REVIEWED, LabelSets, Split, coco_entry, decimals
+from aweigh.classes import Classes
 from aweigh.errors import UNPRINTABLE, DataError, UsageError, counted, did_you_mean
 from aweigh.images.reader import read_size
-from aweigh.structures import Classes
 
 NOT_WANTED, UNKNOWN = -2, -1  # labels of annotations that are left out: by the user's choice, or because unknown
 NEAR_EDGE = 1.0  # pixels: a keypoint so little beyond the edge is the rounding of some tool

@@ -23,8 +23,9 @@ from aweigh.annotations.flat import PathList, TextList, offsets, ranges
 from aweigh.annotations.masks import NONE, Masks
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.proposals import Proposals, length_of
+from aweigh.classes import Classes
 from aweigh.errors import DataError, UsageError, counted
-from aweigh.structures import Classes, Targets
+from aweigh.structures import Targets
 
 REVIEWED, NEVER_LABELLED, NOT_SAID, LABELS_LOST = 1, 0, -1, -2  # values of `Split.reviewed`
 _PER_ANNOTATION = (

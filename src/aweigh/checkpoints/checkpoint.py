@@ -22,11 +22,11 @@ from torch import Tensor
 import aweigh
 from aweigh.arguments import change_settings, check_arguments, settings_of
 from aweigh.checkpoints.header import check_header, parse_header, portable, selection_of
+from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import AweighError, DataError, UsageError, counted, did_you_mean
 from aweigh.feeding.transforms import Resize
 from aweigh.files import beside
 from aweigh.models import DETECTORS, create
-from aweigh.structures import Classes, KeypointSet
 from aweigh.weights.load import check_fit, load_strict
 
 Model = Any  # an nn.Module that is a Detector; torch's stubs call every attribute of a Module a Tensor

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import AweighError, DataError
 from aweigh.feeding.transforms import Resize
-from aweigh.structures import Classes, KeypointSet
 
 LARGEST = 10_000  # classes, keypoints, pixels of a side: more nobody has
 LARGEST_ID = 2**63 - 1  # of a category

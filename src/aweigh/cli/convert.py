@@ -11,8 +11,8 @@ from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.annotations.split import Split
+    from aweigh.classes import Classes
     from aweigh.edit.complete import Completed
-    from aweigh.structures import Classes
 
 SEVERAL = Parameter(consume_multiple=True, negative="")  # --split train val
 
@@ -198,8 +198,8 @@ def complete(
 
 def _detector_classes(file: Path | None) -> "Classes | None":
     from aweigh.checkpoints.checkpoint import read_header
+    from aweigh.classes import Classes
     from aweigh.layouts.coco import read_categories
-    from aweigh.structures import Classes
 
     if file is None:
         return None

@@ -24,11 +24,11 @@ from aweigh.annotations.masks import Masks
 from aweigh.annotations.proposals import length_of
 from aweigh.annotations.records import as_number, some_of
 from aweigh.annotations.split import REVIEWED, LabelSets, Split
+from aweigh.classes import Classes
 from aweigh.edit.merge import recast
 from aweigh.errors import DataError, UsageError, counted, printable
 from aweigh.ops.boxes import pairwise_iou
 from aweigh.results.coco import ResultsFile, known_images, read_results_file
-from aweigh.structures import Classes
 
 SCORE, UNCERTAIN = 0.4, 0.15  # ours: from where on a proposal is an object, and from where on it is taken at all
 SAME_PLACE = 0.7  # IoU, ours: above it a proposal and a box of people's are about one thing

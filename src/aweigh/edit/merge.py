@@ -19,8 +19,8 @@ import numpy as np
 from aweigh.annotations.flat import PathList, TextList, offsets
 from aweigh.annotations.masks import Masks
 from aweigh.annotations.split import LabelSets, Split
+from aweigh.classes import Classes
 from aweigh.errors import UsageError, counted, did_you_mean
-from aweigh.structures import Classes
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from typing import Any
 import hotcoco
 import numpy as np
 
+from aweigh.classes import UNIFORM_SIGMA
 from aweigh.errors import DataError, UsageError, counted
 from aweigh.evaluation.records import (
     GroundTruth,
@@ -36,7 +37,6 @@ from aweigh.evaluation.records import (
     read_results,
     three_decimals,
 )
-from aweigh.structures import UNIFORM_SIGMA
 
 # cocoeval.py, Params.setDetParams and setKpParams: object areas in pixels, both limits inclusive.
 AREAS = {"all": (0.0, 1e5**2), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}

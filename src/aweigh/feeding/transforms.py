@@ -21,10 +21,11 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as kernels
 
 from aweigh.annotations.pairs import describe_pairs
+from aweigh.classes import Classes
 from aweigh.errors import REACH, UsageError, counted
 from aweigh.images.reader import reduction
 from aweigh.ops import cuboids as cuboid_ops
-from aweigh.structures import IMAGENET_MEAN, Classes, Targets, swapped
+from aweigh.structures import IMAGENET_MEAN, Targets, swapped
 
 CROP_TRIES = 10
 CROP_SIDE = (0.5, 1.0)  # the sides of a random crop, as a share of the picture's

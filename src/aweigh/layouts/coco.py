@@ -39,9 +39,9 @@ from aweigh.annotations.records import (
     some_of,
 )
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, NOT_SAID, REVIEWED, LabelSets, Split
+from aweigh.classes import Classes
 from aweigh.errors import DataError, counted
 from aweigh.files import lies_within, read_bytes
-from aweigh.structures import Classes
 
 _LOOKED_AT = ("reviewed", "labeled", "labelled")
 _LOST = "labels_lost"

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from aweigh.arguments import Number, check_arguments, check_value
+from aweigh.classes import Classes
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
@@ -28,7 +29,7 @@ from aweigh.models import (
     mask_rcnn,
     retinanet,
 )
-from aweigh.structures import Classes, Detections, Images, Targets
+from aweigh.structures import Detections, Images, Targets
 from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
 
 # A new detector is one file and one line in each table.

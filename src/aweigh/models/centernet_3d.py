@@ -39,6 +39,7 @@ from torch.nn import functional as F
 
 from aweigh.arguments import Count, checked, checked_class, same_names
 from aweigh.backbones import Backbone, Hourglass
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models.centernet import (
     CenterGoals,
@@ -52,7 +53,7 @@ from aweigh.models.centernet import (
 from aweigh.ops.cuboids import wrapped
 from aweigh.ops.heatmaps import at_cells, at_peaks, gaussian_radius
 from aweigh.ops.losses import world_mean
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Targets
 from aweigh.weights.convert.centernet import centernet_3d_from_authors
 from aweigh.weights.record import PublishedWeights
 

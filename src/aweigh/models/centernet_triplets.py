@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from aweigh.arguments import Few, Width, checked
 from aweigh.backbones import SHUFFLENET_OPTIONS, Hourglass
+from aweigh.classes import Classes
 from aweigh.layers import Norm
 from aweigh.models.cornernet import (
     NECK_OPTIONS,
@@ -40,7 +41,7 @@ from aweigh.models.cornernet import (
     lite_form,
 )
 from aweigh.ops import boxes as box_ops
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.cornernet import authors_record
 

@@ -35,10 +35,11 @@ from torch import Tensor, nn
 
 from aweigh.arguments import checked
 from aweigh.backbones import TIMM_OPTIONS, take_timm
+from aweigh.classes import Classes
 from aweigh.heads.rpn import SMALLEST_SIDE
 from aweigh.models.faster_rcnn import DETECTRON2, FasterRCNN, on_vgg16, with_proposer
 from aweigh.ops import boxes as box_ops
-from aweigh.structures import Classes, Targets
+from aweigh.structures import Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
 

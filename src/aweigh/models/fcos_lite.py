@@ -52,6 +52,7 @@ from aweigh.arguments import (
     with_selection,
 )
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.classes import Classes
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, make_activation, make_norm
 from aweigh.models.fcos import assign, candidates
@@ -65,7 +66,7 @@ from aweigh.ops.losses import (
     unknown_in_batch,
     world_mean,
 )
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Classes, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import PublishedWeights
 

@@ -49,11 +49,12 @@ from aweigh.arguments import (
     with_selection,
 )
 from aweigh.backbones import TIMM_OPTIONS, take_timm
+from aweigh.classes import Classes
 from aweigh.heads.rpn import best_of_levels
 from aweigh.layers import Norm
 from aweigh.models.faster_rcnn import FasterRCNN, with_proposer
 from aweigh.models.fcos import FCOS, FCOSHead, FCOSOutput, base_form, base_head
-from aweigh.structures import Classes, Targets
+from aweigh.structures import Targets
 from aweigh.weights.coco import COCO_CLASSES
 
 OBJECT = Classes.from_names(["object"])

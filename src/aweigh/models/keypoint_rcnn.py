@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from aweigh.arguments import Layers, Width, checked, checked_class
 from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
+from aweigh.classes import Classes, GivenKeypoints, KeypointSet
 from aweigh.errors import UsageError
 from aweigh.heads.keypoint import KeypointHead
 from aweigh.models.faster_rcnn import (
@@ -39,7 +40,7 @@ from aweigh.models.faster_rcnn import (
 )
 from aweigh.ops.keypoints import NOWHERE, cells_of_points, highest_pixels
 from aweigh.ops.losses import world_mean
-from aweigh.structures import IMAGENET_STD, Classes, GivenKeypoints, KeypointSet, Targets
+from aweigh.structures import IMAGENET_STD, Targets
 from aweigh.weights.coco import PERSON
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision

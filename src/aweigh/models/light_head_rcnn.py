@@ -48,13 +48,13 @@ from aweigh.backbones import (
 )
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.xception import xception
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.heads.box import BoxPredictor
 from aweigh.heads.rpn import RPN
 from aweigh.models.faster_rcnn import RATIOS, FasterRCNN
 from aweigh.ops.anchors import anchor_shapes
 from aweigh.ops.roi import pool_position_sensitive
-from aweigh.structures import Classes
 from aweigh.weights.coco import COCO_CLASSES
 
 SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of anchors, pixels (section 3.2)

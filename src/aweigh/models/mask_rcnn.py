@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from aweigh.arguments import Few, Layers, Width, checked, checked_class
 from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.heads.mask import MaskHead
 from aweigh.layers import Norm
@@ -48,7 +49,7 @@ from aweigh.models.faster_rcnn import (
 )
 from aweigh.ops.losses import world_mean
 from aweigh.ops.masks import crop
-from aweigh.structures import IMAGENET_STD, Classes, Targets
+from aweigh.structures import IMAGENET_STD, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
 from aweigh.weights.record import PublishedWeights

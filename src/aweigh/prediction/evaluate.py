@@ -14,6 +14,7 @@ from aweigh import distributed
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
 from aweigh.checkpoints.checkpoint import Model
+from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.feeding.dataset import DetectionDataset
@@ -23,7 +24,7 @@ from aweigh.prediction.device import synchronise
 from aweigh.prediction.extras import taught
 from aweigh.prediction.meters import Means, Stopwatch
 from aweigh.prediction.tta import PLAIN, TTA, View, look, merge, mirrored_detections
-from aweigh.structures import IMAGENET_MEAN, Classes, Detections, Images
+from aweigh.structures import IMAGENET_MEAN, Detections, Images
 
 
 def evaluate(

@@ -11,6 +11,7 @@ from aweigh.annotations.masks import NONE
 from aweigh.annotations.pairs import flip_pairs
 from aweigh.annotations.split import Split
 from aweigh.checkpoints.checkpoint import Model
+from aweigh.classes import UNIFORM_SIGMA, KeypointSet
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.evaluation.kitti import KittiMetrics
@@ -18,7 +19,6 @@ from aweigh.evaluation.names import PREFIXES
 from aweigh.evaluation.records import IouType
 from aweigh.models import DETECTORS
 from aweigh.prediction.space import kitti_metrics
-from aweigh.structures import UNIFORM_SIGMA, KeypointSet
 
 Kind = IouType | Literal["cuboids"]
 

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from aweigh.annotations.split import Split
+from aweigh.classes import Classes
 from aweigh.errors import counted
 from aweigh.evaluation.coverage import Coverage, measure_coverage
 from aweigh.feeding.transforms import Resize, resize_targets
 from aweigh.inspect.doctor import SIZE_EDGES
 from aweigh.models import create
-from aweigh.structures import Classes, Targets
+from aweigh.structures import Targets
 
 SMALL = 8.0  # pixels at the input, square root of the area: one cell of the finest level of most detectors
 ENOUGH = 0.95  # the share of objects that should be larger than that

@@ -16,9 +16,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from aweigh.classes import PERSON_JOINTS, Classes
 from aweigh.errors import UsageError, counted, escaped
 from aweigh.ops.masks import Window
-from aweigh.structures import PERSON_JOINTS, Classes, Detections, Targets
+from aweigh.structures import Detections, Targets
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]

@@ -1,6 +1,6 @@
 """The 80 classes of COCO in the official order, with their official ids, which leave gaps between 1 and 90."""
 
-from aweigh.structures import Classes
+from aweigh.classes import Classes
 
 # Mean and deviation of its pictures' colours, RGB in `[0, 1]`, as CornerNet's and CenterNet's authors have them.
 COCO_MEAN = (0.47026115, 0.44719302, 0.40789654)

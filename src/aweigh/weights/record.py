@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from aweigh.structures import Classes
+from aweigh.classes import Classes
 
 State = dict[str, Tensor]
 
