@@ -14,6 +14,15 @@ from tests.runs import configure, quiet, start, toys
 
 __all__ = ["coco", "configure", "quiet", "start", "toys"]  # fixtures
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Where the environment wants no bytecode beside the sources, every process that a test starts would compile torch anew,
+# which takes two thirds of its time: it is kept in a folder of ours.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(REPOSITORY / ".pytest_cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # On the tiny tensors of tests a second thread costs more than it gains (four times the processor time); read when torch
 # is first imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,8 +30,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The server of "forkserver" loads torch and aweigh once; a process forked from it starts in tenths of a second, not in
 # ten.
 multiprocessing.set_forkserver_preload(["aweigh.cli.resume", "aweigh.cli.train", "aweigh.training.train"])
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
