@@ -15,20 +15,10 @@ from PIL import Image, ImageFont
 from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import UsageError
 from aweigh.structures import Detections, Targets
-from aweigh.visualise import confusion, curves, draw_boxes, feature_reuse, pictures, precision_recall
-from aweigh.visualise.pictures import (
-    INK,
-    PALETTE,
-    PAPER,
-    _font,
-    _label_places,
-    _luminance,
-    as_picture,
-    draw_detections,
-    draw_heat_map,
-    draw_targets,
-    grid,
-)
+from aweigh.visualise import confusion, curves, draw_boxes, feature_reuse, grid, labels, precision_recall
+from aweigh.visualise.colours import INK, PALETTE, PAPER, luminance
+from aweigh.visualise.labels import font_of, label_places
+from aweigh.visualise.pictures import as_picture, draw_detections, draw_heat_map, draw_targets
 
 CLASSES = Classes.from_names(["cat", "dog", "a class with quite a long name"])
 GREY = torch.full((3, 120, 160), 128, dtype=torch.uint8)
@@ -71,8 +61,8 @@ def test_the_label_is_above_the_box_in_its_colour_and_can_be_read() -> None:
 
 def test_letters_stand_out_from_every_colour_of_the_palette() -> None:
     for colour in PALETTE:
-        light = _luminance(colour)
-        contrast = max((light + 0.05) / (_luminance(INK) + 0.05), (_luminance(PAPER) + 0.05) / (light + 0.05))
+        light = luminance(colour)
+        contrast = max((light + 0.05) / (luminance(INK) + 0.05), (luminance(PAPER) + 0.05) / (light + 0.05))
         assert contrast >= 4.5  # what WCAG 2.1 asks of text
 
 
@@ -93,8 +83,8 @@ def test_labels_stay_inside_the_picture_and_apart() -> None:
     generator = np.random.default_rng(0)
     corners = [(int(x), int(y), int(x) + 30, int(y) + 20) for x, y in generator.integers(0, [600, 440], (12, 2))]
     corners += [(0, 0, 5, 5), (630, 470, 639, 479), (0, 0, 639, 479)]
-    font = _font(14)
-    places = _label_places(["a label 0.50"] * len(corners), corners, font, 2, (640, 480))
+    font = font_of(14)
+    places = label_places(["a label 0.50"] * len(corners), corners, font, 2, (640, 480))
     for x0, y0, x1, y1 in places:
         assert 0 <= x0 < x1 <= 640 and 0 <= y0 < y1 <= 480
     for index, a in enumerate(places):
@@ -104,11 +94,11 @@ def test_labels_stay_inside_the_picture_and_apart() -> None:
 
 def test_of_a_crowd_only_the_first_labels_are_weighed_against_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-    overlap = pictures._overlap
-    monkeypatch.setattr(pictures, "_overlap", lambda box, others: compared.append(len(others)) or overlap(box, others))
+    overlap = labels._overlap
+    monkeypatch.setattr(labels, "_overlap", lambda box, others: compared.append(len(others)) or overlap(box, others))
     corners = [(100, 200, 160, 260)] * 5000
-    places = _label_places(["cat"] * len(corners), corners, ImageFont.load_default(12), 2, (640, 480))
-    assert len(places) == 5000 and sum(compared) < 2 * 12 * pictures.MOST_PLACED**2  # of 25 million pairs
+    places = label_places(["cat"] * len(corners), corners, ImageFont.load_default(12), 2, (640, 480))
+    assert len(places) == 5000 and sum(compared) < 2 * 12 * labels.MOST_PLACED**2  # of 25 million pairs
     assert places[-1][:2] == (100, 200 - round(1.35 * 12))  # its usual place, above the box
 
 

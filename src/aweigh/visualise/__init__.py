@@ -1,19 +1,10 @@
-"""What one looks at: boxes, masks and keypoints on pictures (`pictures.py`), objects in space on them and from above
-(`space.py`), curves and matrices (`charts.py`)."""
+"""What one looks at: boxes, masks and keypoints on pictures (`pictures.py`), several on a sheet (`sheet.py`), objects
+in space on them and from above (`space.py`), curves and matrices (`charts.py`)."""
 
 from aweigh.visualise.charts import confusion, curves, feature_reuse, precision_recall
-from aweigh.visualise.pictures import (
-    IGNORED,
-    INK,
-    PALETTE,
-    PAPER,
-    as_picture,
-    draw_boxes,
-    draw_detections,
-    draw_heat_map,
-    draw_targets,
-    grid,
-)
+from aweigh.visualise.colours import IGNORED, INK, PALETTE, PAPER
+from aweigh.visualise.pictures import as_picture, draw_boxes, draw_detections, draw_heat_map, draw_targets
+from aweigh.visualise.sheet import grid
 from aweigh.visualise.space import birds_eye, draw_in_space
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from aweigh.errors import UsageError, counted, escaped
-from aweigh.visualise.pictures import PALETTE
+from aweigh.visualise.colours import PALETTE
 
 Points = Mapping[float, float]  # position -> value
 CENTERNESS_NOTE = """centerness cannot reach 0: its targets lie between 0 and 1,

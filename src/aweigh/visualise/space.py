@@ -11,7 +11,8 @@ from torch import Tensor
 
 from aweigh.ops.cuboids import EDGES, corners, project
 from aweigh.structures import Detections
-from aweigh.visualise.pictures import INK, PALETTE, PAPER, Colour, as_picture
+from aweigh.visualise.colours import INK, PALETTE, PAPER, Colour
+from aweigh.visualise.pictures import as_picture
 
 NEAREST = 0.1  # metres: what is nearer to the camera is cut off
 FRONT = ((0, 5), (1, 4))  # the diagonals of the face that an object looks to
