@@ -6,7 +6,7 @@ running, 2 wrong usage or configuration, 3 problems in the data, 4 a gate (parit
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Control characters, bytes that are no text, and what ends a line or turns the direction of writing in Unicode.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
@@ -64,6 +64,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
+
+
+def some_of(names: Sequence[object], most: int = 6, between: str = ", ") -> str:
+    """The first of the names, and how many there are besides: `"cat, dog and 3 more"`."""
+    shown = between.join(printable(str(name)) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def printable(text: str) -> str:

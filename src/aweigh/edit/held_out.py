@@ -16,7 +16,7 @@ import numpy as np
 
 from aweigh.annotations.proposals import length_of
 from aweigh.annotations.split import Split
-from aweigh.errors import DataError, counted, printable
+from aweigh.errors import DataError, counted, some_of
 from aweigh.inspect.duplicates import groups_of, look_alikes, same_bytes
 from aweigh.inspect.pictures import look_at_pictures
 
@@ -113,12 +113,12 @@ class HeldOut:
         if not rows:
             raise DataError(
                 f"{split.root}: none of the {counted(len(self.files), 'image')} that the run held out is there "
-                f"({_some(list(self.files))}). Name a split to measure on with --split."
+                f"({some_of(list(self.files), 4)}). Name a split to measure on with --split."
             )
         if changed:
             raise DataError(
-                f"{split.root}: {_some(changed)} {'is' if len(changed) == 1 else 'are'} not the file that the run held "
-                "out. Name a split to measure on with --split."
+                f"{split.root}: {some_of(changed, 4)} {'is' if len(changed) == 1 else 'are'} not the file that the run "
+                "held out. Name a split to measure on with --split."
             )
         return np.array(rows, dtype=np.int64)
 
@@ -127,8 +127,3 @@ class HeldOut:
         rows = self.rows_in(split)
         left_out = len(self.files) - len(rows)
         return replace(split.take(rows, name="held-out"), left_out=left_out, problems=split.problems)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(printable(name) for name in names[:4])
-    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown

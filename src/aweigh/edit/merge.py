@@ -20,7 +20,7 @@ from aweigh.annotations.flat import PathList, TextList, offsets
 from aweigh.annotations.masks import Masks
 from aweigh.annotations.split import LabelSets, Split
 from aweigh.classes import Classes
-from aweigh.errors import UsageError, counted, did_you_mean
+from aweigh.errors import UsageError, counted, did_you_mean, some_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +244,7 @@ def _remarks(
         has = {rename.get(name, name) for split in splits.values() for name in split.classes.names}
         if missing := [name for name in classes.names if name not in has]:
             meaning = "what it shows of these is neither object nor background"
-            lines.append(f"{source} was not labelled for {_some(missing)}; {meaning}")
+            lines.append(f"{source} was not labelled for {some_of(missing, 8)}; {meaning}")
         found = {
             rename.get(split.classes.names[label], split.classes.names[label])
             for split in splits.values()
@@ -253,7 +253,7 @@ def _remarks(
         unused = [name for name in classes.names if name in has - found]
         if unused:
             lines.append(
-                f"{source} lists {_some(unused)} without a box; it counts as labelled for these, as it says. Take "
+                f"{source} lists {some_of(unused, 8)} without a box; it counts as labelled for these, as it says. Take "
                 "them off its list if they were never looked for"
             )
     by_folded: dict[str, list[str]] = {}
@@ -261,7 +261,7 @@ def _remarks(
         by_folded.setdefault("".join(filter(str.isalnum, name.casefold())) or name, []).append(name)
     for alike in by_folded.values():
         if len(alike) > 1:
-            lines.append(f"{_some(alike)} stay different classes; unite them with --map {alike[1]}={alike[0]}")
+            lines.append(f"{some_of(alike, 8)} stay different classes; unite them with --map {alike[1]}={alike[0]}")
     for name, split in merged.items():
         real = [os.path.realpath(path) for path in split.paths]
         if twice := len(real) - len(set(real)):
@@ -270,7 +270,3 @@ def _remarks(
                 "its set"
             )
     return lines
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

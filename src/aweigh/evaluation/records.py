@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import hotcoco.mask
 
-from aweigh.errors import DataError, counted
+from aweigh.errors import DataError, counted, some_of
 from aweigh.results.coco import Named, read_results_file
 
 IouType = Literal["bbox", "segm", "keypoints"]
@@ -85,7 +85,7 @@ def read_results(
         if result["category_id"] not in categories:
             raise DataError(
                 f"Result {index} is of category {result['category_id']!r}, but the ground truth has "
-                f"{_some(sorted(categories))}; results carry the data set's own category ids."
+                f"{some_of(sorted(categories), 8)}; results carry the data set's own category ids."
             )
         if not math.isfinite(result["score"]):
             raise DataError(f"Result {index} has the score {result['score']}; a score must be finite.")
@@ -130,10 +130,10 @@ def _joined(path: str | Path, truth: dict[str, Any], *, own_ids: bool) -> list[A
         of_name = {str(entry.get("name", entry["id"])): entry["id"] for entry in truth["categories"]}
         category_of = {number: of_name[name] for number, name in file.categories.items() if name in of_name}
         if file.categories and not category_of:
-            theirs = _some(list(file.categories.values()))
+            theirs = some_of(list(file.categories.values()), 8)
             raise DataError(
                 f"{file.path}: none of its classes is one of the ground truth's: {theirs} there, "
-                f"{_some(list(of_name))} here."
+                f"{some_of(list(of_name), 8)} here."
             )
     kept = []
     for entry in file.entries:
@@ -229,7 +229,3 @@ def _check_size(segmentation: Any, image: Mapping[str, Any], index: int) -> None
             f"Result {index} has run lengths for the size {segmentation.get('size')}, but image {image['id']} is "
             f"{size} (height, width)."
         )
-
-
-def _some(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")

@@ -15,7 +15,7 @@ from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
 from aweigh.checkpoints.checkpoint import Model
 from aweigh.classes import Classes
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, some_of
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import MAX_BAD, Loader, make_loader
@@ -230,7 +230,7 @@ def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:
     ids = {label: data.ids[data.label(name)] for label, name in enumerate(classes.names) if name in data.names}
     if not ids:
         raise UsageError(
-            f"The model knows none of the data's classes. Model: {_some(classes.names)}. Data: {_some(data.names)}."
+            f"The model knows none of the data's classes. Model: {some_of(classes.names)}. Data: {some_of(data.names)}."
         )
     return ids
 
@@ -259,7 +259,3 @@ def _entries(detections: Detections, image_id: Any, category_ids: dict[int, int]
         {**entry, "category_id": category_ids[label]}
         for entry, label in zip(detections.to_coco(int(image_id)), detections.labels.tolist(), strict=True)
     ]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -12,7 +12,7 @@ from aweigh.annotations.pairs import flip_pairs
 from aweigh.annotations.split import Split
 from aweigh.checkpoints.checkpoint import Model
 from aweigh.classes import UNIFORM_SIGMA, KeypointSet
-from aweigh.errors import DataError, UsageError, counted, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean, some_of
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.evaluation.kitti import KittiMetrics
 from aweigh.evaluation.names import PREFIXES
@@ -53,12 +53,12 @@ def keypoint_set(
     if sigmas and len(sigmas) != len(names):
         raise UsageError(
             f"keypoint_sigmas has {counted(len(sigmas), 'number')}, but the data have "
-            f"{counted(len(names), 'keypoint')}: {_some(names)}."
+            f"{counted(len(names), 'keypoint')}: {some_of(names)}."
         )
     if given is not None:
         known = KeypointSet.of(given)
         if not same_keypoints(known.names, names):
-            raise UsageError(f"arguments: keypoints names {_some(known.names)}, but the data have {_some(names)}.")
+            raise UsageError(f"arguments: keypoints names {some_of(known.names)}, but the data have {some_of(names)}.")
         return known
     pairs = flip_pairs(flipped, train.classes.names, names)
     return KeypointSet(names, train.skeleton, pairs.keypoints, sigmas)
@@ -79,8 +79,8 @@ def check_taught(model: Model, train: Split, val: Split | None) -> None:
     other = None if val is None or val.keypoints is None else val.keypoint_names
     if "keypoints" in extras(model) and other is not None and other != train.keypoint_names:
         raise DataError(
-            f"{train.root}: the keypoints of the validation split are {_some(other)}, those of the training split "
-            f"{_some(train.keypoint_names)}; name the same ones in the same order."
+            f"{train.root}: the keypoints of the validation split are {some_of(other)}, those of the training split "
+            f"{some_of(train.keypoint_names)}; name the same ones in the same order."
         )
 
 
@@ -96,7 +96,7 @@ def keypoint_lines(model: Model) -> list[str]:
     if "keypoints" not in extras(model):
         return []
     known: KeypointSet = model.keypoint_set
-    lines = [f"keypoints: {len(known)} ({_some(known.names, 20)})"]
+    lines = [f"keypoints: {len(known)} ({some_of(known.names, 20)})"]
     if set(known.sigmas) == {UNIFORM_SIGMA}:
         lines.append(
             f"warning: every keypoint is measured with the sigma {UNIFORM_SIGMA:g}, as nothing is known of how loosely "
@@ -134,9 +134,9 @@ def further_metrics(
     if "masks" in extras(model) and "segm" not in measured:
         notes.append(f"masks are not measured: {split.name} has none")
     if "keypoints" in extras(model) and "keypoints" not in measured:
-        there = f"those of {split.name} are {_some(split.keypoint_names)}"
+        there = f"those of {split.name} are {some_of(split.keypoint_names)}"
         there = there if _has_keypoints(split) else f"{split.name} has none"
-        notes.append(f"keypoints are not measured: the model finds {_some(model.keypoint_set.names)}, {there}")
+        notes.append(f"keypoints are not measured: the model finds {some_of(model.keypoint_set.names)}, {there}")
     return metrics, notes
 
 
@@ -185,7 +185,3 @@ def _has_masks(split: Split) -> bool:
 
 def _has_keypoints(split: Split) -> bool:
     return split.keypoints is not None and bool((split.keypoints[:, :, 2] > 0).any())
-
-
-def _some(names: Sequence[str], count: int = 6) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

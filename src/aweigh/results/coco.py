@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aweigh.annotations.split import Split
-from aweigh.errors import DataError, counted, printable
+from aweigh.errors import DataError, counted, printable, some_of
 
 LIST_SUFFIX = ".images.json"
 BY_CHANCE = 1e-3  # ours: so likely may it be that all numbers of a count are those of images of the data
@@ -89,10 +89,10 @@ class ResultsFile:
                 self._refuse_uncertain(used, list(ids), what)
             strangers = [str(number) for number in used if number not in ids]
             found = {number: ids[number] for number in used if number in ids}
-            return found, f"image ids {_some(strangers)}" if strangers else ""
+            return found, f"image ids {some_of(strangers, 4)}" if strangers else ""
         found, others = _by_name(self.images, known, self.path, what)
         self._compare(found, known, bytes_of, what)
-        return found, _some([self.images[number].name for number in others])
+        return found, some_of([self.images[number].name for number in others], 4)
 
     def _refuse_uncertain(self, used: list[int], known: list[int], what: str) -> None:
         """Refuse numbers that somebody may have counted: not all are in the data, or they could be so by chance."""
@@ -128,7 +128,8 @@ class ResultsFile:
                 )
         if wrong:
             raise DataError(
-                f"{self.path}: {counted(len(wrong), 'image', 'is')} not the same as in {what}: {_some(wrong, '; ')}. "
+                f"{self.path}: {counted(len(wrong), 'image', 'is')} not the same as in {what}: "
+                f"{some_of(wrong, 4, '; ')}. "
                 "Predict on these data: aweigh predict --data DATA --format coco."
             )
 
@@ -252,8 +253,8 @@ def _by_name(
     if images and not found:
         theirs, ours = ([image.name for image in some.values()] for some in (images, known))
         raise DataError(
-            f"{path}: No box is of an image of {what}: the results are of {_some(theirs)}, the data hold "
-            f"{_some(ours)}. Predict on these images: aweigh predict --data DATA --format coco."
+            f"{path}: No box is of an image of {what}: the results are of {some_of(theirs, 4)}, the data hold "
+            f"{some_of(ours, 4)}. Predict on these images: aweigh predict --data DATA --format coco."
         )
     return found, sorted(strangers)
 
@@ -278,8 +279,3 @@ def _has_id(entry: Any) -> bool:
 
 def _numbered(entry: Any) -> bool:
     return isinstance(entry, dict) and type(entry.get("image_id")) is int
-
-
-def _some(names: Sequence[str], between: str = ", ") -> str:
-    shown = between.join(printable(name) for name in names[:4])
-    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
