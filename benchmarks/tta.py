@@ -17,6 +17,7 @@ from typing import Any, get_args
 import torch
 from measure import processor
 
+from aweigh.detections import Detections
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.feeding.transforms import Resize
 from aweigh.images.reader import read_reduced
@@ -24,7 +25,7 @@ from aweigh.layouts.formats import load_split
 from aweigh.prediction.evaluate import matching_category_ids, read
 from aweigh.prediction.tta import PLAIN, SCALES, TTA, Merge, averages, look, merge
 from aweigh.predictor import load
-from aweigh.structures import Detections, Images
+from aweigh.structures import Images
 
 WAYS = {
     "none": PLAIN,

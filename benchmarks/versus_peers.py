@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 import aweigh
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.feeding.transforms import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
 from aweigh.weights.convert.torchvision import (
     faster_rcnn_from_torchvision,

@@ -14,12 +14,12 @@ from PIL import Image
 
 from aweigh.checkpoints.checkpoint import remove_leftovers, write_atomically
 from aweigh.classes import Classes, KeypointSet
+from aweigh.detections import Detections
 from aweigh.errors import escaped, printable
 from aweigh.files import beside, fitting_name
 from aweigh.layouts.formats import load_split
 from aweigh.layouts.save import save_dataset
 from aweigh.results.writers import write_detections
-from aweigh.structures import Detections
 
 PLAIN = ('a "b"', "c, d", "<e> & 'f'", "größe", "猫", "-5", "1e3", "semi;colon", "#7", "a: b")
 HOSTILE = ("\x1b[2J\x1b]0;title\x07", "two\nlines", "back\rward", "tab\tbed", "\u202egnp.exe", "nul\0", "line\u2028end")

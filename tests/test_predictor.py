@@ -14,11 +14,12 @@ from torch import Tensor, nn
 import aweigh
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.transforms import Resize
 from aweigh.prediction.device import choose_device
 from aweigh.predictor import Predictor, sources
-from aweigh.structures import Detections, Images
+from aweigh.structures import Images
 
 
 class Whole(nn.Module):

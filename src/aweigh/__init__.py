@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aweigh.classes import Classes
+    from aweigh.detections import Detections
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.models import DETECTORS, create
     from aweigh.prediction.tta import TTA
     from aweigh.predictor import Predictor, load
-    from aweigh.structures import Detections, Images, Targets
+    from aweigh.structures import Images, Targets
 
 __version__ = "0.1.0"
 
@@ -31,7 +32,7 @@ _HOME = {
     "Predictor": "aweigh.predictor",
     "load": "aweigh.predictor",
     "Classes": "aweigh.classes",
-    "Detections": "aweigh.structures",
+    "Detections": "aweigh.detections",
     "Images": "aweigh.structures",
     "Targets": "aweigh.structures",
 }

@@ -27,6 +27,7 @@ from aweigh.annotations.proposals import Proposals
 from aweigh.backbones.timm import pack_residual_blocks
 from aweigh.checkpoints.checkpoint import load_model
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError, check_reach
 from aweigh.feeding.transforms import Resize
 from aweigh.images.decode import ValueRange
@@ -38,7 +39,7 @@ from aweigh.prediction.device import choose_device
 from aweigh.prediction.evaluate import find, to_original
 from aweigh.prediction.memory import is_out_of_memory
 from aweigh.prediction.tta import PLAIN, TTA
-from aweigh.structures import Detections, Images, padded_proposals
+from aweigh.structures import Images, padded_proposals
 from aweigh.weights import DEFAULT_MODEL
 from aweigh.weights.load import locate
 

@@ -13,9 +13,9 @@ import aweigh
 from aweigh.classes import Classes
 from aweigh.cli import doctor, models, predict, train
 from aweigh.cli.main import run
+from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED
-from aweigh.structures import Detections
 from aweigh.training.config import TrainConfig, load_recipe, to_dict
 
 FAMILIES = [module for module in vars(aweigh.models).values() if hasattr(module, "BUILDERS")]

@@ -11,8 +11,9 @@ from PIL import Image
 from aweigh.classes import Classes
 from aweigh.cli import common, predict
 from aweigh.cli.main import run
+from aweigh.detections import Detections
 from aweigh.images.reader import read_reduced
-from aweigh.structures import Detections, Images
+from aweigh.structures import Images
 from aweigh.visualise import draw_detections
 
 HOSTILE = "evil\x1b]0;x\x07\nerror: forged"

@@ -16,12 +16,13 @@ from tests.detections import assert_same_detections
 from torch import nn
 
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.heads.heatmap import HEATMAP_BIAS
 from aweigh.models import DETECTORS, create
 from aweigh.prediction.evaluate import find
 from aweigh.prediction.tta import TTA, averages, mirrored_detections, mirrored_images
-from aweigh.structures import Detections, Images, Targets, padded_proposals
+from aweigh.structures import Images, Targets, padded_proposals
 
 CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
 SIZES = [(64, 96), (90, 40)]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.edit.merge import merge
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.mixing import join
@@ -28,7 +29,7 @@ from aweigh.layouts.kitti import detections_text, label_text, parse_label, read_
 from aweigh.layouts.losses import not_held
 from aweigh.ops.cuboids import corners, project, solids_from_cuboids
 from aweigh.scenes.road import picture_size, render_road, write_road
-from aweigh.structures import Detections, Targets
+from aweigh.structures import Targets
 
 P2 = "P2: 70 0 60 4.2 0 70 20 0.14 0 0 1 0.003\n"
 CAR = "Car 0.10 1 -1.20 20.00 12.00 50.00 34.00 1.50 1.60 4.00 -2.00 1.65 14.00 -1.34\n"

@@ -5,13 +5,13 @@ import torch
 from tests.runs import write_coco
 
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.feeding.transforms import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.prediction.evaluate import detect, evaluate, matching_category_ids, to_original
 from aweigh.predictor import Predictor
-from aweigh.structures import Detections
 
 
 class Oracle(torch.nn.Module):

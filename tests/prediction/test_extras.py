@@ -16,6 +16,7 @@ from aweigh.annotations.split import Split
 from aweigh.checkpoints.checkpoint import load_model, read_header, save_model, start_from
 from aweigh.classes import UNIFORM_SIGMA, Classes, GivenKeypoints, KeypointSet
 from aweigh.cli.main import run
+from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.transforms import Resize, resize_targets
 from aweigh.layouts.formats import load_split
@@ -24,7 +25,6 @@ from aweigh.ops.masks import encode_counts
 from aweigh.prediction.evaluate import detect, evaluate, to_original
 from aweigh.prediction.extras import choose_select, further_metrics, keypoint_lines
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
-from aweigh.structures import Detections
 from aweigh.training.config import resolve
 from aweigh.training.logs.log import RunLog, best_epoch, read_log, results_table
 from aweigh.training.prepare import prepare

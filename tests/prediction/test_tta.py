@@ -10,6 +10,7 @@ from aweigh.checkpoints.checkpoint import save_model
 from aweigh.classes import Classes, KeypointSet
 from aweigh.cli.common import Views
 from aweigh.cli.main import run
+from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.feeding.transforms import Resize
 from aweigh.layouts.formats import load_split
@@ -17,7 +18,7 @@ from aweigh.models import create
 from aweigh.prediction.evaluate import detect, find
 from aweigh.prediction.tta import PLAIN, SCALES, TTA, merge, mirrored_detections, mirrored_images
 from aweigh.predictor import Predictor, load
-from aweigh.structures import Detections, Images, padded_proposals
+from aweigh.structures import Images, padded_proposals
 
 HANDS = Classes.from_names(["left hand", "right hand", "ball"])
 EYES = KeypointSet(("nose", "left_eye", "right_eye"), flip_pairs=((1, 2),))

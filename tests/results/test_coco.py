@@ -14,6 +14,7 @@ from tests.runs import write_coco
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.classes import Classes
 from aweigh.cli.main import run
+from aweigh.detections import Detections
 from aweigh.edit.complete import complete, read_proposals
 from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
@@ -25,7 +26,6 @@ from aweigh.models import create
 from aweigh.results.coco import Named, list_of, read_results_file
 from aweigh.results.proposals import from_coco_results
 from aweigh.results.writers import write_detections
-from aweigh.structures import Detections
 
 FOUND = Classes(("person", "ball", "box"), (1, 5, 7))  # ids of its own: 1 is no box here
 

@@ -14,10 +14,10 @@ import torch
 from tests.annotated import picture
 
 from aweigh.classes import Classes, KeypointSet
+from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.layouts.formats import load_split
 from aweigh.results.writers import COLUMNS, FOLDERS, FORMATS, LEFT_OUT, DetectionWriter, write_detections
-from aweigh.structures import Detections
 
 CLASSES = Classes(("cat", "dog"), (3, 7))
 

@@ -13,8 +13,9 @@ import torch
 from PIL import Image, ImageFont
 
 from aweigh.classes import Classes, KeypointSet
+from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.structures import Detections, Targets
+from aweigh.structures import Targets
 from aweigh.visualise import confusion, curves, draw_boxes, feature_reuse, grid, labels, precision_recall
 from aweigh.visualise.colours import INK, PALETTE, PAPER, luminance
 from aweigh.visualise.labels import font_of, label_places

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.ops.cuboids import cuboids_from_solids
-from aweigh.structures import Detections
 from aweigh.visualise import PALETTE, birds_eye, draw_in_space
 
 CAMERA = torch.tensor([[100.0, 0, 100, 0], [0, 100, 40, 0], [0, 0, 1, 0]], dtype=torch.float64)

@@ -26,8 +26,8 @@ from aweigh.errors import AweighError, DataError, UsageError, counted, printable
 from aweigh.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from aweigh.detections import Detections
     from aweigh.images.decode import ValueRange
-    from aweigh.structures import Detections
 
 
 class Reading(TypedDict):

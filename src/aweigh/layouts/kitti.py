@@ -27,11 +27,11 @@ from aweigh.annotations import problems as check
 from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
 from aweigh.annotations.records import UNKNOWN, Records, as_number, build_split, choose_classes, file_names, known_sizes
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
+from aweigh.detections import Detections
 from aweigh.errors import DataError, escaped, printable
 from aweigh.files import read_text
 from aweigh.images.reader import SUFFIXES
 from aweigh.ops.cuboids import cuboids_from_solids, solids_from_cuboids
-from aweigh.structures import Detections
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")
 NEIGHBOURS = {"Van": "Car", "Truck": "Car", "Person_sitting": "Pedestrian"}

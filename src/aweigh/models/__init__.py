@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aweigh.arguments import Number, check_arguments, check_value
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
@@ -29,7 +30,7 @@ from aweigh.models import (
     mask_rcnn,
     retinanet,
 )
-from aweigh.structures import Detections, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
 
 # A new detector is one file and one line in each table.

@@ -48,6 +48,7 @@ from aweigh.arguments import (
 )
 from aweigh.backbones import DLA34, SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, Hourglass, take_shufflenet_v2, take_timm
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm
@@ -65,7 +66,7 @@ from aweigh.ops.heatmaps import (
     unknown_cells,
 )
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, world_mean
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
 from aweigh.weights.convert.centernet import centernet_from_authors
 from aweigh.weights.record import PublishedWeights

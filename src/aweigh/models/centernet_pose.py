@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from aweigh.arguments import Count, NotNegative, Share, checked, checked_class, same_names, with_selection
 from aweigh.backbones import Backbone, Hourglass
 from aweigh.classes import Classes, GivenKeypoints, Keypoints, KeypointSet
+from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.models.centernet import (
     CenterGoals,
@@ -43,7 +44,7 @@ from aweigh.models.centernet import (
 )
 from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, draw_gaussians, peaks
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
-from aweigh.structures import Detections, Targets, swapped
+from aweigh.structures import Targets, swapped
 from aweigh.weights.coco import PERSON
 from aweigh.weights.convert.centernet import centernet_pose_from_authors
 from aweigh.weights.record import PublishedWeights

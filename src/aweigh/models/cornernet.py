@@ -54,6 +54,7 @@ from aweigh.arguments import (
 )
 from aweigh.backbones import SHUFFLENET_OPTIONS, Backbone, Hourglass, take_shufflenet_v2
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
@@ -71,7 +72,7 @@ from aweigh.ops.heatmaps import (
 )
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, pull_and_push, world_mean
 from aweigh.ops.pooling import largest_above, largest_below, largest_left, largest_right
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
 from aweigh.weights.convert.cornernet import authors_record
 

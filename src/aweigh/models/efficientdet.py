@@ -48,6 +48,7 @@ from aweigh.arguments import (
 )
 from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.necks import Neck
@@ -56,7 +57,7 @@ from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import place_anchors
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, by_overlap
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
 from aweigh.weights.load import PublishedWeights

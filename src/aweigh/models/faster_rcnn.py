@@ -81,6 +81,7 @@ from aweigh.arguments import (
 )
 from aweigh.backbones import TIMM_OPTIONS, Backbone, take_last_stage, take_mobilenet_v3_ends, take_timm
 from aweigh.classes import Classes, KeypointSet
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
 from aweigh.heads.rpn import RPN, RPN_OPTIONS, Proposer
@@ -91,7 +92,7 @@ from aweigh.ops.anchors import anchor_shapes
 from aweigh.ops.losses import check_labels, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap, hardest
 from aweigh.ops.roi import max_pool_regions, numbered, pool_regions
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.detectron2 import (
     DETECTRON2_MEAN,

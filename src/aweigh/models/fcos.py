@@ -62,6 +62,7 @@ from aweigh.arguments import (
 )
 from aweigh.backbones import SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, take_shufflenet_v2, take_timm
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
 from aweigh.necks import Neck, NeckName, make_neck
@@ -69,7 +70,7 @@ from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, task_aligned
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
 from aweigh.weights.load import PublishedWeights

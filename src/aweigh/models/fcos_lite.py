@@ -53,6 +53,7 @@ from aweigh.arguments import (
 )
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, make_activation, make_norm
 from aweigh.models.fcos import assign, candidates
@@ -66,7 +67,7 @@ from aweigh.ops.losses import (
     unknown_in_batch,
     world_mean,
 )
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import PublishedWeights
 

@@ -46,6 +46,7 @@ from aweigh.arguments import (
 )
 from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, make_norm
 from aweigh.necks import Neck
@@ -53,7 +54,7 @@ from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 
 SCALE = 4.0  # a level's own scale in its strides: 32 pixels on P3, 512 on P7

@@ -63,6 +63,7 @@ from aweigh.arguments import (
 )
 from aweigh.backbones import SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, take_shufflenet_v2, take_timm
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
 from aweigh.necks import Neck, NeckName, make_neck
@@ -71,7 +72,7 @@ from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes, level_anchors
 from aweigh.ops.losses import box_loss, check_labels, sigmoid_focal_loss_sum, unknown_entries, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, by_overlap, hard_examples, task_aligned
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Detections, Images, Targets
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.detectron2 import (
     DETECTRON2_MEAN,

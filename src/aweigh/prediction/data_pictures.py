@@ -11,11 +11,11 @@ import numpy as np
 from aweigh.annotations.records import SAME_SHAPE
 from aweigh.annotations.split import Split
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import DataError
 from aweigh.layouts.formats import find_splits, load_split
 from aweigh.layouts.split_files import ALIASES
 from aweigh.prediction.evaluate import to_original
-from aweigh.structures import Detections
 
 
 @dataclass(frozen=True)

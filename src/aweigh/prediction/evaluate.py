@@ -15,6 +15,7 @@ from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
 from aweigh.checkpoints.checkpoint import Model
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, some_of
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.feeding.dataset import DetectionDataset
@@ -24,7 +25,7 @@ from aweigh.prediction.device import synchronise
 from aweigh.prediction.extras import taught
 from aweigh.prediction.meters import Means, Stopwatch
 from aweigh.prediction.tta import PLAIN, TTA, View, look, merge, mirrored_detections
-from aweigh.structures import IMAGENET_MEAN, Detections, Images
+from aweigh.structures import IMAGENET_MEAN, Images
 
 
 def evaluate(

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from aweigh.annotations.pairs import describe_pairs, flip_pairs
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.feeding.transforms import LARGEST_SCALE, Resize
 from aweigh.ops.boxes import non_maximum_suppression
 from aweigh.ops.fusion import weighted_box_fusion
-from aweigh.structures import Detections, Images, swapped
+from aweigh.structures import Images, swapped
 
 Merge = Literal["nms", "soft", "weighted"]
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # "Objects as Points", section 5.1

@@ -39,11 +39,11 @@ import numpy as np
 
 from aweigh.annotations.proposals import length_of
 from aweigh.classes import Classes, KeypointSet
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, did_you_mean, escaped
 from aweigh.files import beside, fitting_name
 from aweigh.layouts.kitti import detections_text as kitti_text
 from aweigh.results.coco import list_of
-from aweigh.structures import Detections
 
 Format = Literal["jsonl", "coco", "csv", "yolo", "voc", "kitti"]
 FOLDERS = ("yolo", "voc", "kitti")  # formats with a file for each picture

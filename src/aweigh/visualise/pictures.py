@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from aweigh.classes import PERSON_JOINTS, Classes
+from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted, escaped
 from aweigh.ops.masks import Window
-from aweigh.structures import Detections, Targets
+from aweigh.structures import Targets
 from aweigh.visualise.colours import IGNORED, PALETTE, Colour
 from aweigh.visualise.labels import font_of, label_places, write_label
 from aweigh.visualise.strokes import Box, dashed, hatch, outline, paint_keypoints, paint_mask

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from aweigh.detections import Detections
 from aweigh.ops.cuboids import EDGES, corners, project
-from aweigh.structures import Detections
 from aweigh.visualise.colours import INK, PALETTE, PAPER, Colour
 from aweigh.visualise.pictures import as_picture
 

@@ -1,0 +1,272 @@
+"""What a detector says of one image: `Detections`; and what they share with `Targets`, fields with one entry an object.
+
+Geometry, everywhere: `boxes` are `[N, 4]` float32 `(x0, y0, x1, y1)` in absolute pixels, continuous coordinates,
+right and bottom exclusive. `labels` are int64 in `0..C-1`; background is never a class. Empty (N = 0) is normal.
+
+Everything is validated when it is created; the error says what was expected and what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from aweigh.classes import Classes, KeypointSet
+from aweigh.errors import DataError, UsageError, counted
+from aweigh.ops import cuboids as cuboid_ops
+from aweigh.ops import masks as mask_ops
+
+NO_CLASSES = Classes((), ())
+PER_INSTANCE = {"per_instance": True}  # marks the fields that have one entry per object
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The objects found in one image, best first.
+
+    boxes: `[N, 4]` float32 xyxy in the pixels of the image described by `size_hw` (for a prediction: the original
+    image after EXIF rotation). scores: `[N]` float32 in `[0, 1]`. labels: `[N]` int64.
+    masks: `[N, S, S]` float32 in `[0, 1]`, the probability that a place is the object's, in the frame of its box;
+    `bitmaps` and `rle` say which pixels these are, as `masks_rounded` has them pasted (see `aweigh.ops.masks`).
+    keypoints: `[N, K, 3]` float32 `(x, y, score)`, x and y in pixels; any finite score, the higher the surer, drawn
+    where it is above 0. keypoint_set: what the K are. cuboids: `[N, 7]` float32, the object as the camera sees it, see
+    `aweigh.ops.cuboids`, u and v in pixels; camera: `[3, 4]` float64, which takes points in space to pixels times depth
+    of this image, where it is known; the two say where the object stands (`solids`). path: the file, when there is one.
+    error: why the image could not be read; then N = 0.
+    """
+
+    boxes: Tensor = field(metadata=PER_INSTANCE)
+    scores: Tensor = field(metadata=PER_INSTANCE)
+    labels: Tensor = field(metadata=PER_INSTANCE)
+    classes: Classes = NO_CLASSES
+    size_hw: tuple[int, int] = (0, 0)
+    masks: Tensor | None = field(default=None, metadata=PER_INSTANCE)
+    keypoints: Tensor | None = field(default=None, metadata=PER_INSTANCE)
+    path: str | None = None
+    error: str | None = None
+    masks_rounded: bool = False
+    keypoint_set: KeypointSet | None = None
+    cuboids: Tensor | None = field(default=None, metadata=PER_INSTANCE)
+    camera: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_boxes_and_labels(self, "Detections")
+        check_instance_counts(self, "Detections")
+        check_cuboids(self, "Detections")
+        _check_masks_and_keypoints(self)
+
+    @classmethod
+    def empty(cls, classes: Classes, size_hw: tuple[int, int] = (0, 0), **rest: Any) -> Detections:
+        return cls(
+            torch.zeros(0, 4),
+            torch.zeros(0),
+            torch.zeros(0, dtype=torch.int64),
+            classes=classes,
+            size_hw=size_hw,
+            **rest,
+        )
+
+    @classmethod
+    def unpadded(
+        cls,
+        padded: Sequence[Tensor],
+        *,
+        classes: Classes,
+        sizes_hw: Sequence[tuple[int, int]],
+        extras: Mapping[str, Tensor] | None = None,
+        masks_rounded: bool = False,
+        keypoint_set: KeypointSet | None = None,
+    ) -> list[Detections]:
+        """One for each image of a batch.
+
+        padded: boxes `[B, K, 4]`, scores, labels `[B, K]`, number of each `[B]`. extras: what the detector says beside
+        them, `masks` `[B, K, S, S]`, `keypoints` `[B, K, number of keypoints, 3]` and `cuboids` `[B, K, 7]`.
+        """
+        boxes, scores, labels, count = padded
+        further: Mapping[str, Any] = extras or {}
+        return [
+            cls(
+                boxes[i, :n],
+                scores[i, :n],
+                labels[i, :n],
+                classes=classes,
+                size_hw=sizes_hw[i],
+                masks_rounded=masks_rounded,
+                keypoint_set=keypoint_set,
+                **{name: values[i, :n] for name, values in further.items()},
+            )
+            for i, n in enumerate(count.tolist())
+        ]
+
+    @staticmethod
+    def joined(parts: Sequence[Detections]) -> Detections:
+        """The objects of all parts, one part after the other, all of one picture; the rest is the first part's."""
+        fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in instance_fields(parts[0])}
+        return replace(parts[0], **cast(dict[str, Any], fields))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: slice | Tensor) -> Detections:
+        return select(self, index)
+
+    def to(self, device: torch.device | str) -> Detections:
+        return move(self, device)
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each detection."""
+        return [self.classes.names[label] for label in self.labels.tolist()]
+
+    def bitmaps(self, *, byte_budget: int = mask_ops.BYTE_BUDGET) -> Tensor:
+        """Which pixels each object covers, `[N, H, W]` bool; `UsageError` where they take more than `byte_budget`."""
+        masks = self._masks()
+        return mask_ops.paste(masks, self.boxes, self.size_hw, rounded=self.masks_rounded, byte_budget=byte_budget)
+
+    def windows(self) -> Iterator[mask_ops.Window]:
+        """The same one object at a time, its box alone: pixels `[h, w]` bool, and the column and row of the first."""
+        return mask_ops.windows(self._masks(), self.boxes, self.size_hw, rounded=self.masks_rounded)
+
+    def rle(self) -> list[dict[str, Any]]:
+        """The same as COCO's compressed run lengths: `{"size": [H, W], "counts": text}` of each object."""
+        texts = mask_ops.run_lengths(self._masks(), self.boxes, self.size_hw, rounded=self.masks_rounded)
+        return [{"size": list(self.size_hw), "counts": text} for text in texts]
+
+    def solids(self) -> Tensor:
+        """Where the objects stand, `[N, 7]` float64, see `aweigh.ops.cuboids`; `UsageError` where that is not known."""
+        if self.cuboids is None or self.camera is None:
+            raise UsageError(
+                "Where these detections stand is not known: it takes a detector that finds cuboids and the camera's "
+                "matrix (a calibration file, --camera)."
+            )
+        return cuboid_ops.solids_from_cuboids(self.cuboids, self.camera)
+
+    def _masks(self) -> Tensor:
+        if self.masks is None:
+            raise UsageError("These detections have no masks; a detector that finds masks gives them.")
+        return self.masks
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """COCO results entries: original category id, box as xywh in pixels.
+
+        With a `segmentation` (run lengths), `keypoints` (x, y, score of each in turn) and a `cuboid` where there are
+        any.
+        """
+        entries: list[dict[str, Any]] = [
+            {
+                "image_id": image_id,
+                "category_id": self.classes.ids[label],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "score": score,
+            }
+            for (x0, y0, x1, y1), score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
+        ]
+        if self.masks is not None:
+            for entry, segmentation in zip(entries, self.rle(), strict=True):
+                entry["segmentation"] = segmentation
+        if self.keypoints is not None:
+            for entry, values in zip(entries, self.keypoints.flatten(1).tolist(), strict=True):
+                entry["keypoints"] = values
+        if self.cuboids is not None:
+            for entry, values in zip(entries, self.cuboids.tolist(), strict=True):
+                entry["cuboid"] = values
+        return entries
+
+
+def _check_masks_and_keypoints(found: Detections) -> None:
+    masks, keypoints = found.masks, found.keypoints
+    if masks is not None and (masks.ndim != 3 or masks.dtype != torch.float32 or masks.shape[1] != masks.shape[2]):
+        raise DataError(
+            f"Detections.masks must be float32 [N, S, S], probabilities in the frame of each box, got {masks.dtype} "
+            f"{tuple(masks.shape)}."
+        )
+    if keypoints is not None and (keypoints.ndim != 3 or keypoints.shape[2] != 3 or keypoints.dtype != torch.float32):
+        raise DataError(
+            f"Detections.keypoints must be float32 [N, K, 3] of (x, y, score), got {keypoints.dtype} "
+            f"{tuple(keypoints.shape)}."
+        )
+    if keypoints is not None and found.keypoint_set is not None and keypoints.shape[1] != len(found.keypoint_set):
+        raise DataError(
+            f"Detections: {counted(keypoints.shape[1], 'keypoint')} of each object, but the set names "
+            f"{len(found.keypoint_set)}."
+        )
+    for name, value in (("masks", masks), ("keypoints", keypoints)):
+        finite = None if value is None else value.isfinite().flatten(1).all(dim=1)
+        if finite is not None and not finite.all():
+            raise DataError(f"Detections.{name}: those of object {int((~finite).nonzero()[0, 0])} are not all finite.")
+
+
+class Instances(Protocol):
+    """`Targets` or `Detections`: dataclasses of objects, some fields of which are marked `PER_INSTANCE`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def boxes(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def cuboids(self) -> Tensor | None: ...
+
+
+_Instances = TypeVar("_Instances", bound=Instances)
+
+
+def instance_fields(instances: Instances) -> dict[str, Tensor]:
+    names = [entry.name for entry in fields(instances) if entry.metadata.get("per_instance")]
+    return {name: getattr(instances, name) for name in names if getattr(instances, name) is not None}
+
+
+def select(instances: _Instances, index: slice | Tensor) -> _Instances:
+    changed: dict[str, Any] = {name: value[index] for name, value in instance_fields(instances).items()}
+    return replace(instances, **changed)
+
+
+def move(instances: _Instances, device: torch.device | str) -> _Instances:
+    values = {entry.name: getattr(instances, entry.name) for entry in fields(instances)}
+    changed: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(instances, **changed)
+
+
+def unchecked(instances: _Instances, changed: dict[str, Any]) -> _Instances:
+    copied: _Instances = object.__new__(type(instances))
+    copied.__dict__.update(instances.__dict__ | changed)
+    return copied
+
+
+def check_boxes_and_labels(instances: Instances, kind: str) -> None:
+    boxes, labels = instances.boxes, instances.labels
+    if not isinstance(boxes, Tensor) or boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != torch.float32:
+        got = f"{boxes.dtype} {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else type(boxes).__name__
+        raise DataError(f"{kind}.boxes must be a float32 tensor [N, 4] of (x0, y0, x1, y1), got {got}.")
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
+        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise DataError(f"{kind}.labels must be an int64 tensor [N], got {got}.")
+    finite = boxes.isfinite()
+    if not finite.all():
+        index = int((~finite.all(dim=1)).nonzero()[0, 0])
+        raise DataError(f"{kind}: box {index} is {boxes[index].tolist()}; every coordinate must be finite.")
+
+
+def check_instance_counts(instances: Instances, kind: str) -> None:
+    for name, value in instance_fields(instances).items():
+        if len(value) != len(instances.boxes):
+            raise DataError(
+                f"{kind}.{name} has {counted(len(value), 'entry')}, but there are "
+                f"{counted(len(instances.boxes), 'box')}."
+            )
+
+
+def check_cuboids(instances: Instances, kind: str) -> None:
+    cuboids = instances.cuboids
+    if cuboids is not None and (cuboids.ndim != 2 or cuboids.shape[1] != 7 or cuboids.dtype != torch.float32):
+        raise DataError(
+            f"{kind}.cuboids must be float32 [N, 7] of (u, v, depth, height, width, length, alpha), got "
+            f"{cuboids.dtype} {tuple(cuboids.shape)}."
+        )
