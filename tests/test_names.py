@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from aweigh.checkpoints.checkpoint import remove_leftovers, write_atomically
+import aweigh
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import escaped, printable
-from aweigh.files import beside, fitting_name
+from aweigh.files import atomic_file, beside, fitting_name, remove_leftovers, write_text
 from aweigh.layouts.formats import load_split
 from aweigh.layouts.save import save_dataset
 from aweigh.results.writers import write_detections
@@ -113,7 +113,7 @@ def test_names_as_long_as_a_file_system_takes(tmp_path: Path, stem: str) -> None
     for ending in (".json", ".csv"):
         file = tmp_path / fitting_name(stem, ending)
         write_detections(pictures, file, "coco" if ending == ".json" else "csv")
-        write_atomically(file, lambda path: path.write_text("whole", encoding="utf-8"))
+        write_text(file, "whole")
         assert file.read_text() == "whole"
     assert not list(tmp_path.rglob("*.unfinished*"))
 
@@ -129,15 +129,23 @@ def test_an_unfinished_file_has_a_short_name_and_its_suffix(tmp_path: Path) -> N
     aside = beside(tmp_path / ("x" * 251 + ".png"))
     assert aside.parent == tmp_path and aside.suffix == ".png" and len(aside.name) < 50
     assert beside(Path("a." + "b" * 250)).suffix == ".unfinished"
-    assert beside(Path("a.png")) != beside(Path("b.png"))
+    assert beside(Path("a.png")) != beside(Path("a.png"))
     aside.touch()
+    beside(tmp_path / "crash-000001").mkdir()
     remove_leftovers(tmp_path)
-    assert not aside.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_one_module_writes_beside_and_renames() -> None:
+    source = Path(aweigh.__file__).parent
+    renames = re.compile(r"\b(os\.replace|os\.rename|shutil\.move)\(|\.rename\(|\bmkstemp\b|NamedTemporaryFile")
+    found = {file.relative_to(source).as_posix() for file in source.rglob("*.py") if renames.search(file.read_text())}
+    assert found == {"files.py", "checkpoints/checkpoint.py"}  # the latter for the state before the last
 
 
 def test_a_refused_file_is_named_as_the_user_did(tmp_path: Path) -> None:
-    with pytest.raises(OSError) as caught:
-        write_atomically(tmp_path / "no" / "a.png", lambda path: path.touch())
+    with pytest.raises(OSError) as caught, atomic_file(tmp_path / "no" / "a.png") as path:
+        path.touch()
     assert caught.value.filename == str(tmp_path / "no" / "a.png")
 
 

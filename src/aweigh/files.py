@@ -1,6 +1,6 @@
 """Files of a data set, which anybody may have written: read only where they are ordinary files, below its folder.
 
-And the names of files to write: those of unfinished ones, and names that would be longer than a file system takes.
+And files of ours, which are whole or not there: each is written beside its place, and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -8,11 +8,17 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import re
+import secrets
+import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from aweigh.errors import DataError
+from safetensors import SafetensorError
+
+from aweigh.errors import DataError, UsageError
 
 LONGEST_NAME = 255  # bytes of one name that ext4, XFS, APFS and NTFS (there, characters) take
 _KINDS = {
@@ -57,13 +63,82 @@ def lies_within(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8 as a whole; names of files that are no text keep their bytes."""
+    with atomic_file(path) as aside:
+        aside.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Where to write what becomes the file `path` at the end of the block, once it is flushed to the disk.
+
+    Until then a file of that name stays as it was, and after an error too; nothing else is left then. It may be read by
+    whoever may read other new files of this user.
+    """
+    path = Path(path)
+    aside = beside(path)
+    try:
+        aside.touch()
+        mode = aside.stat().st_mode  # what this user's new files get; safetensors makes them private
+        yield aside
+        aside.chmod(mode)
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    except OSError as error:
+        if error.filename in (None, str(aside)):  # the user has named the other
+            error.filename = str(path)
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write into that becomes `path` at the end of the block, and after an error is gone.
+
+    `UsageError` where there is something of that name, but for an empty folder.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise UsageError(f"{path}: exists already and is not an empty folder; name a new one.")
+    aside = beside(path)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if path.exists():
+            path.rmdir()
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def beside(path: Path) -> Path:
     """The name that `path` has while it is being written: beside it, short whatever its length, with its suffix.
 
-    Programs that tell a format by its suffix then write the same one; a suffix that is none of theirs is left out.
+    Programs that tell a format by its suffix then write the same one; a suffix that is none of theirs is left out. No
+    two calls give the same, so that processes that write the same file do not write into one.
     """
     suffix = path.suffix if len(path.suffix) <= 12 else ""
-    return path.with_name(f".{_digest(path.name)}.{os.getpid()}.unfinished{suffix}")
+    return path.with_name(f".{_digest(path.name)}.{secrets.token_hex(4)}.unfinished{suffix}")
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what a process that was killed in the middle of writing has left in a run folder."""
+    for path in [*Path(folder).glob(".*"), *Path(folder).glob("last/.*")]:
+        # Ours (up to 0.1 without "unfinished"), and those of safetensors.
+        if not re.fullmatch(r"\..+\.(\d+|\w+\.unfinished)(\.\w+)?|\.tmp\w{6}", path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def fitting_name(stem: str, ending: str) -> str:

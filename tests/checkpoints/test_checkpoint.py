@@ -18,12 +18,12 @@ from aweigh.checkpoints.checkpoint import (
     save_state,
     shrink,
     start_from,
-    write_atomically,
 )
 from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.feeding.transforms import Resize
+from aweigh.files import atomic_file
 
 SMALL = {"channels": 32, "head_convs": 1}
 PETS = Classes(("cat", "dog", "owl"), (3, 7, 90))
@@ -165,7 +165,8 @@ def test_a_checkpoint_can_be_read_by_those_who_can_read_other_files(tmp_path: Pa
     plain = tmp_path / "plain"
     plain.touch()
     path = tmp_path / "model.safetensors"
-    write_atomically(path, lambda beside: save_file({"a": torch.zeros(1)}, beside))
+    with atomic_file(path) as aside:
+        save_file({"a": torch.zeros(1)}, aside)
     assert path.stat().st_mode == plain.stat().st_mode
 
 

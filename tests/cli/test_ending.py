@@ -11,16 +11,17 @@ import pytest
 from cyclopts import App
 from PIL import Image
 
-from aweigh.checkpoints.checkpoint import write_atomically
 from aweigh.cli import main
 from aweigh.cli.ending import SIGNALS, ended_by_signals
+from aweigh.files import atomic_file, atomic_folder
 from aweigh.results.writers import DetectionWriter
-from aweigh.scenes.shapes import new_folder
 from aweigh.training.stop import Interrupts
 
 
 def writes_whole(folder: Path, stop: Callable[[], None]) -> None:
-    write_atomically(folder / "a.png", lambda path: (path.write_text("half"), stop()))
+    with atomic_file(folder / "a.png") as path:
+        path.write_text("half")
+        stop()
 
 
 def writes_detections(folder: Path, stop: Callable[[], None]) -> None:
@@ -29,8 +30,7 @@ def writes_detections(folder: Path, stop: Callable[[], None]) -> None:
 
 
 def writes_a_data_set(folder: Path, stop: Callable[[], None]) -> None:
-    with new_folder(folder / "a") as made:
-        made.mkdir()
+    with atomic_folder(folder / "a") as made:
         (made / "half").touch()
         stop()
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tests.runs import outcome
 
-from aweigh.checkpoints import checkpoint
 from aweigh.checkpoints.checkpoint import load_model, load_state, read_header, save_state
 from aweigh.errors import DataError, UsageError
+from aweigh.files import atomic_file
 from aweigh.training import train as loop
 from aweigh.training.config import load_recipe, resolve
 from aweigh.training.logs.log import read_log
@@ -215,12 +216,8 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_state_before_intact(stop
 def test_no_space_while_writing_names_the_file(tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"before")
-
-    def full(beside):
-        raise checkpoint.safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
-
-    with pytest.raises(OSError) as caught:
-        checkpoint.write_atomically(path, full)
+    with pytest.raises(OSError) as caught, atomic_file(path):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
     assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
 

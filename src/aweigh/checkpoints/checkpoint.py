@@ -8,8 +8,6 @@ to the disk and renamed, so a file with the right name is always whole.
 
 import json
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from aweigh.checkpoints.header import check_header, parse_header, portable, sele
 from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import AweighError, DataError, UsageError, counted, did_you_mean
 from aweigh.feeding.transforms import Resize
-from aweigh.files import beside
+from aweigh.files import atomic_file
 from aweigh.models import DETECTORS, create
 from aweigh.weights.load import check_fit, load_strict
 
@@ -279,48 +277,12 @@ def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], s
     raise DataError(f"There is no state to go on from in {folder}: {' '.join(problems)}")
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a name beside `path`, flush that file to the disk, and give it the name `path`."""
-    path = Path(path)
-    aside = beside(path)
-    try:
-        aside.touch()
-        mode = aside.stat().st_mode  # what this user's new files get; safetensors makes them private
-        write(aside)
-        aside.chmod(mode)
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except safetensors.SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-    except OSError as error:
-        if error.filename in (None, str(aside)):  # the user has named the other
-            error.filename = str(path)
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: str | Path) -> None:
-    """Remove what a process that was killed in the middle of writing has left in a run folder."""
-    for path in [*Path(folder).glob(".*"), *Path(folder).glob("last/.*")]:
-        if re.fullmatch(r"\..+\.\d+(\.unfinished)?(\.\w+)?|\.tmp\w{6}", path.name):  # ours, and those of safetensors
-            path.unlink(missing_ok=True)
-    for unfinished in Path(folder).glob(".crash-*-unfinished"):
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def _save(
     path: Path, tensors: dict[str, Tensor], header: str, before_rename: Callable[[], object] = lambda: None
 ) -> None:
-    def write(beside: Path) -> None:
-        save_file(tensors, beside, metadata={"format": "pt", METADATA_KEY: header})
+    with atomic_file(path) as aside:
+        save_file(tensors, aside, metadata={"format": "pt", METADATA_KEY: header})
         before_rename()
-
-    write_atomically(path, write)
 
 
 def _keep_previous(path: Path) -> None:

@@ -85,11 +85,11 @@ def check(
     if json is not None:
         _write_json(json, examination, fit)
     if html is not None:
-        from aweigh.checkpoints.checkpoint import write_atomically
+        from aweigh.files import write_text
         from aweigh.inspect.report_html import report_html
 
         page = report_html(str(data), splits, examination, None if fit is None else fit.to_dict())
-        write_atomically(html, lambda path: path.write_text(page, encoding="utf-8"))
+        write_text(html, page)
         console.print(f"The report with pictures: {html}")
     if fix_to is not None:
         _write_clean(console, splits, examination, fix_to)
@@ -223,11 +223,11 @@ def _check_places(html: Path | None, json: Path | None, fix_to: Path | None) -> 
 def _write_json(path: Path, examination: "Examination", fit: "Fit | None") -> None:
     import json
 
-    from aweigh.checkpoints.checkpoint import write_atomically
+    from aweigh.files import write_text
 
     content = examination.to_dict() | {"fit": None if fit is None else fit.to_dict()}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def _write_clean(console: "Console", splits: "dict[str, Split]", examination: "Examination", out: Path) -> None:

@@ -41,7 +41,7 @@ def replay(bundle: "Bundle") -> None:
     """Compute the step of a bundle again, say what is found, and draw its pictures."""
     import torch
 
-    from aweigh.checkpoints.checkpoint import write_atomically
+    from aweigh.files import atomic_file
 
     print(*header(bundle), sep="\n")
     exact = bundle.examine()
@@ -60,7 +60,8 @@ def replay(bundle: "Bundle") -> None:
         print("", *images(bundle, failing.batch, blamed), sep="\n")
     print("\nwhat to try:", *(f"  {line}" for line in advice(bundle, exact, again, blamed)), sep="\n")
     picture = bundle.folder / "batch.png"
-    write_atomically(picture, lambda path: drawn(bundle, failing.batch, blamed).save(path))
+    with atomic_file(picture) as path:
+        drawn(bundle, failing.batch, blamed).save(path)
     print(f"\npicture: {picture}")
 
 

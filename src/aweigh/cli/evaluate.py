@@ -82,11 +82,11 @@ def command(
     import json
 
     from aweigh.annotations.problems import problem_report
-    from aweigh.checkpoints.checkpoint import write_atomically
     from aweigh.cli.proposals import collect, measure
     from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
     from aweigh.evaluation.recall import LIMITS
     from aweigh.evaluation.voc import VocMetrics, evaluate_voc
+    from aweigh.files import write_text
     from aweigh.prediction.evaluate import detect
     from aweigh.prediction.extras import extras, further_metrics
     from aweigh.prediction.space import LOOSE, kitti_metrics
@@ -169,7 +169,7 @@ def command(
         more = {names[kind]: metrics.to_dict() for kind, metrics in further.items()}
         text = json.dumps({**measured.to_dict(), **more, "settings": settings, "ms_per_image": speed}, indent=2)
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(json_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        write_text(json_file, text + "\n")
         screen.print(f"Numbers: {json_file}", markup=False)
     if plots is not None:
         for line in save_evaluation(plots, part, results):

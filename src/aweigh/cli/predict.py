@@ -246,7 +246,7 @@ def _draw(source: Path, result: "Detections", target: Path, reading: "Reading") 
 
     import torch
 
-    from aweigh.checkpoints.checkpoint import write_atomically
+    from aweigh.files import atomic_file
     from aweigh.images.reader import read_reduced
     from aweigh.prediction.evaluate import to_original
     from aweigh.visualise import draw_detections, draw_in_space
@@ -261,7 +261,8 @@ def _draw(source: Path, result: "Detections", target: Path, reading: "Reading") 
         result = to_original(result, size_hw)
     picture = (draw_in_space if stands else draw_detections)(image, result)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, partial(picture.save, quality=92))
+    with atomic_file(target) as path:
+        picture.save(path, quality=92)
 
 
 def drawn_hw(height: int, width: int) -> tuple[int, int]:

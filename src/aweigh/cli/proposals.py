@@ -74,7 +74,7 @@ def command(
     device
         auto, cpu, cuda, cuda:1 or mps.
     """
-    from aweigh.checkpoints.checkpoint import write_atomically
+    from aweigh.files import atomic_file
     from aweigh.layouts.formats import load_split
 
     check_loading(batch, workers)
@@ -89,7 +89,8 @@ def command(
     found, unread = collect(source, part, number, data=data, strict=strict, own_ids=own_ids, **how)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, found.write)
+        with atomic_file(output) as path:
+            found.write(path)
         screen.print(f"Proposals: {output}, {len(found.boxes):,} of {counted(len(found), 'picture')}", markup=False)
     measure(found, part, json_file, unread)
 
@@ -101,8 +102,8 @@ def measure(found: "Proposals", part: "Split", json_file: Path | None, unread: S
     """
     import numpy as np
 
-    from aweigh.checkpoints.checkpoint import write_atomically
     from aweigh.evaluation.recall import average_recall
+    from aweigh.files import write_text
 
     found = found.take(np.setdiff1d(np.arange(len(part)), np.array(unread, dtype=np.int64)))
     part = part.without(unread)
@@ -112,7 +113,7 @@ def measure(found: "Proposals", part: "Split", json_file: Path | None, unread: S
         settings = {**found.made, "measured_on": {"split": part.name, "data_hash": part.content_hash}}
         text = json.dumps({**recall.to_dict(), "settings": settings}, indent=2)
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(json_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        write_text(json_file, text + "\n")
         log().print(f"Numbers: {json_file}", markup=False)
 
 

@@ -30,7 +30,7 @@ from aweigh.annotations.outlines import clip_polygon
 from aweigh.annotations.pairs import find_pairs
 from aweigh.annotations.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.errors import AweighError, DataError, UsageError, counted
-from aweigh.files import beside, fitting_name
+from aweigh.files import atomic_folder, fitting_name
 from aweigh.images.decode import orientation
 from aweigh.images.reader import opened, read_size
 from aweigh.layouts.formats import split_name
@@ -69,29 +69,21 @@ def save_dataset(
     for name in splits:
         if split_name(name) != name:
             raise UsageError(f"A split cannot be called {name!r}; use train, val, test, trainval or minival.")
-    out = Path(os.path.abspath(out))
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UsageError(f"{out}: exists already and is not an empty folder; name a new one.")
     if masks not in ("keep", "drop"):
         raise UsageError(f"masks must be 'keep' or 'drop', got {masks!r}.")
+    out = Path(os.path.abspath(out))
     lines = not_held(splits, layout, masks)
-    unfinished = beside(out)
     try:
-        unfinished.mkdir(parents=True)
-        names = picture_names(splits, layout)
-        writers: dict[str, Callable[..., list[str]]] = {"coco": _write_coco, "voc": _write_voc}
-        write = writers.get(layout, partial(_write_yolo, masks=masks))
-        lines += write(splits, names, unfinished)
-        renamed = _write_pictures(splits, names, unfinished, layout, link=pictures == "link")
-        if renamed:
-            lines.append(f"file names: {counted(renamed, 'picture', 'has')} a new one, since another has theirs")
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
+        with atomic_folder(out) as unfinished:
+            names = picture_names(splits, layout)
+            writers: dict[str, Callable[..., list[str]]] = {"coco": _write_coco, "voc": _write_voc}
+            write = writers.get(layout, partial(_write_yolo, masks=masks))
+            lines += write(splits, names, unfinished)
+            renamed = _write_pictures(splits, names, unfinished, layout, link=pictures == "link")
+            if renamed:
+                lines.append(f"file names: {counted(renamed, 'picture', 'has')} a new one, since another has theirs")
     except OSError as error:
         raise AweighError(f"{out}: the data set could not be written ({error}); nothing was left behind.") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return lines
 
 

@@ -26,10 +26,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TextIO, get_args
@@ -41,7 +41,7 @@ from aweigh.annotations.proposals import length_of
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, did_you_mean, escaped
-from aweigh.files import beside, fitting_name
+from aweigh.files import atomic_file, fitting_name, write_text
 from aweigh.layouts.kitti import detections_text as kitti_text
 from aweigh.results.coco import list_of
 
@@ -101,15 +101,16 @@ class DetectionWriter:
         self._rows = 0
 
     def __enter__(self) -> DetectionWriter:
-        self._aside: Path | None = None
+        self._open = ExitStack()
         self._stream: TextIO = sys.stdout
         if self.format in FOLDERS:
             assert self._path is not None
             self._path.mkdir(parents=True, exist_ok=True)
         elif self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._aside = beside(self._path)
-            self._stream = self._aside.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+            aside = self._open.enter_context(atomic_file(self._path))
+            stream = aside.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+            self._stream = self._open.enter_context(stream)
         if self.format == "coco":
             self._stream.write("[")
         return self
@@ -117,16 +118,14 @@ class DetectionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            if self._aside is not None:
-                self._stream.close()
-                self._aside.unlink(missing_ok=True)
+        if kind is not None:
+            self._open.__exit__(kind, error, trace)
+            return
+        with self._open:  # at its end the file gets its name
+            self._finish()
 
     def _finish(self) -> None:
-        """Write what comes at the end, and give the file its name."""
+        """Write what comes at the end."""
         if self.format == "coco":
             self._stream.write("\n]\n" if self._rows else "]\n")
         elif self.format == "csv":
@@ -139,12 +138,9 @@ class DetectionWriter:
                 {"id": number, "name": name, **_said_of(self._keypoints)}
                 for number, name in zip(classes.ids, classes.names)
             ]
-            _write_whole(list_of(self._path), json.dumps({"images": self._images, "categories": categories}) + "\n")
+            write_text(list_of(self._path), json.dumps({"images": self._images, "categories": categories}) + "\n")
         elif self.format == "yolo" and self._classes is not None:
-            _write_whole(self._path / "classes.txt", "".join(f"{escaped(name)}\n" for name in self._classes.names))
-        if self._aside is not None:
-            self._stream.close()  # what cannot be written to the disk is an error here
-            os.replace(self._aside, self._path)
+            write_text(self._path / "classes.txt", "".join(f"{escaped(name)}\n" for name in self._classes.names))
 
     def write(self, detections: Detections) -> None:
         """The detections of one image; for one that could not be read, its error."""
@@ -162,7 +158,7 @@ class DetectionWriter:
             assert self._path is not None
             name = self._free_name(detections, number)
             text = {"yolo": yolo_text, "kitti": kitti_text, "voc": voc_text}[self.format]
-            _write_whole(self._path / name, text(detections))
+            write_text(self._path / name, text(detections))
 
     def _write_coco(self, detections: Detections, number: int) -> None:
         height, width = detections.size_hw
@@ -313,12 +309,3 @@ def _short(values: Any) -> Any:
     """float32 values as the shortest decimals that read back the same: 0.3, not 0.30000001192092896."""
     array = np.asarray(values.detach().cpu().numpy(), dtype=np.float32)
     return np.array([float(str(value)) for value in array.reshape(-1)]).reshape(array.shape).tolist()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    aside = beside(path)
-    try:
-        aside.write_text(text, encoding="utf-8", errors="surrogateescape")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from aweigh.errors import UsageError, check_reach
+from aweigh.files import atomic_folder
 from aweigh.layouts.kitti import NOT_KNOWN, Label, calibration_text, label_text
 from aweigh.ops.cuboids import CORNERS, corners, cuboids_from_solids, shared_ground
-from aweigh.scenes.shapes import Array, Random, new_folder
+from aweigh.scenes.shapes import Array, Random
 
 CAMERA_HEIGHT = 1.65  # metres, KITTI's
 NEAREST, FARTHEST = 6.0, 55.0  # metres
@@ -111,7 +112,7 @@ def write_road(
     size_hw = picture_size(width)
     if min(train, val, test) < 0 or train + val + test == 0:
         raise UsageError(f"The numbers of pictures must be 0 or more and not all 0, got {train}, {val}, {test}.")
-    with new_folder(out) as folder:
+    with atomic_folder(out) as folder:
         for name in ("training/image_2", "training/label_2", "training/calib", "ImageSets"):
             (folder / name).mkdir(parents=True)
         first = 0

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from aweigh.errors import UsageError, check_reach
-from aweigh.files import beside
+from aweigh.files import atomic_folder
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 KEYPOINTS = ("top", "right", "bottom", "left", "centre")  # of the whole shape, in the frame of the picture
@@ -77,27 +75,11 @@ def write_synthetic(
         raise UsageError(f"Synthetic pictures need a size of at least 64 pixels, got {size}.")
     if min(train, val, test) < 0 or train + val + test == 0:
         raise UsageError(f"The numbers of pictures must be 0 or more and not all 0, got {train}, {val}, {test}.")
-    with new_folder(out) as folder:
+    with atomic_folder(out) as folder:
         for number, (name, count) in enumerate((("train", train), ("val", val), ("test", test))):
             if count:
                 _write_split(folder, name, [seed, number], count, size, empty, crowd)
     return out
-
-
-@contextmanager
-def new_folder(out: str | Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` at the end; `UsageError` where that holds something already."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists already and is not an empty folder; name a new one.")
-    unfinished = beside(out)
-    try:
-        yield unfinished
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def render(

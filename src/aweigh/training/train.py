@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from aweigh import distributed
 from aweigh.annotations.split import Split
-from aweigh.checkpoints.checkpoint import Model, load_model, remove_leftovers, save_model, write_atomically
+from aweigh.checkpoints.checkpoint import Model, load_model, save_model
 from aweigh.edit.held_out import FILE as HELD_OUT
 from aweigh.edit.held_out import HeldOut
 from aweigh.errors import AweighError, UsageError, counted, lost_worker
 from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
 from aweigh.evaluation.names import COCO_NAMES, KEYPOINT_NAMES, PREFIXES
 from aweigh.feeding.loader import Batch
+from aweigh.files import atomic_file, remove_leftovers, write_text
 from aweigh.prediction.device import determinism
 from aweigh.prediction.evaluate import detect, inputs_on
 from aweigh.prediction.extras import further_metrics
@@ -133,7 +134,7 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
         save_config(run, origin)
         if run.data.held_out and run.data.val is not None and not (folder / HELD_OUT).exists():
             text = HeldOut.of(run.data.val).text()
-            write_atomically(folder / HELD_OUT, lambda beside: beside.write_text(text, encoding="utf-8"))
+            write_text(folder / HELD_OUT, text)
     if run.step == 0:
         state.save(run)
     with RunLog(
@@ -179,7 +180,7 @@ def save_config(run: Run, origin: Mapping[str, str] | None) -> None:
     """Write `config.toml`, unless the run goes on with the very values that it holds, whose origins it names."""
     path, config = run.folder / "config.toml", replace(run.config, resume="")
     if not path.exists() or resolve(load_recipe(path))[0] != config:
-        write_atomically(path, lambda beside: beside.write_text(to_toml(config, origin), encoding="utf-8"))
+        write_text(path, to_toml(config, origin))
 
 
 def finish(run: Run, log: RunLog) -> None:
@@ -241,8 +242,9 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
             if metrics:
                 names = dict(zip(run.data.val.image_ids.tolist(), run.data.val.file_names())) if run.data.val else {}
                 found = json.dumps([{**result, "file_name": names[result["image_id"]]} for result in results])
-                write_atomically(run.folder / RESULTS, lambda path: path.write_text(found, encoding="utf-8"))
-        write_atomically(run.folder / "curves.png", lambda path: curves(log.history(), path))
+                write_text(run.folder / RESULTS, found)
+        with atomic_file(run.folder / "curves.png") as path:
+            curves(log.history(), path)
     state.save(run)
     log.say_epoch(epoch_line(run, row))
     if run.epoch == 1 and row["data_share"] > DATA_BOUND:

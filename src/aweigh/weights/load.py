@@ -7,9 +7,9 @@ hold tensors only, and published `.pth` files are read with torch's tensor-only 
 import hashlib
 import http.client
 import os
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from aweigh.errors import AweighError, DataError, UsageError, counted
+from aweigh.files import atomic_file
 from aweigh.weights.convert.torchvision import mobilenet_v2_from_torchvision, mobilenet_v3_from_torchvision
 from aweigh.weights.imagenet import imagenet_record
 from aweigh.weights.record import PublishedWeights, State
@@ -233,17 +234,16 @@ def locate(record: PublishedWeights, *, progress: Progress | None = None) -> Pat
             f"AWEIGH_OFFLINE is set and the weights {record.name!r} are not here: put {record.file} (from "
             f"{record.url}, SHA-256 {record.sha256}...) into {path.parent}, or unset AWEIGH_OFFLINE."
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    except OSError as error:
-        raise AweighError(
-            f"The folder for downloaded weights, {path.parent}, cannot be written ({error}); "
-            "set AWEIGH_CACHE to another."
-        ) from error
-    part = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = stack.enter_context(atomic_file(path))
+        except OSError as error:
+            raise AweighError(
+                f"The folder for downloaded weights, {path.parent}, cannot be written ({error}); "
+                "set AWEIGH_CACHE to another."
+            ) from error
+        with part.open("wb") as file:
             digest = _download(record, file.write, path, progress)
         if not digest.startswith(record.sha256):
             raise AweighError(
@@ -251,10 +251,6 @@ def locate(record: PublishedWeights, *, progress: Progress | None = None) -> Pat
                 f"{digest[: len(record.sha256)]}, expected {record.sha256}. It was deleted; try again, or put "
                 f"{record.file} from elsewhere into {path.parent}."
             )
-        part.chmod(0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -27,8 +27,9 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2, classifier
-from aweigh.checkpoints.checkpoint import load_state, remove_leftovers, save_state, write_atomically
+from aweigh.checkpoints.checkpoint import load_state, save_state
 from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
+from aweigh.files import atomic_file, remove_leftovers, write_text
 from aweigh.prediction.device import choose_device, choose_precision
 from aweigh.prediction.meters import Means
 from aweigh.training.backbone.class_folders import (
@@ -127,7 +128,7 @@ def _train(run: ClassifierRun, *, resumed: bool) -> None:
         restore(run)
     else:
         text = to_toml(cast(Any, run.config))  # which reads the fields of any dataclass
-        write_atomically(run.folder / "config.toml", lambda beside: beside.write_text(text, encoding="utf-8"))
+        write_text(run.folder / "config.toml", text)
     for line in describe(run):
         run.say(line)
     try:
@@ -278,7 +279,8 @@ def evaluate(run: ClassifierRun) -> dict[str, float]:
 def finish(run: ClassifierRun) -> None:
     """Measure the batch statistics anew (the authors' "bnps") and save the weights that are the result."""
     before = run.rows[-1]["top1"]
-    curves(run.rows, run.folder / "curves.png")
+    with atomic_file(run.folder / "curves.png") as aside:
+        curves(run.rows, aside)
     limit = run.config.statistics or run.steps_per_epoch
     batches = training_batches(run, limit=limit, title="batch statistics")
     pixels = (_to(run, batch.pixels) for batch in batches if len(batch.labels))
@@ -319,13 +321,14 @@ def save_weights(run: ClassifierRun, metrics: Mapping[str, float]) -> None:
         "input": "RGB in [0, 1], ImageNet mean and standard deviation",
     }
     state = {key: value.detach().cpu().contiguous() for key, value in run.model.state_dict().items()}
-    write_atomically(run.folder / WEIGHTS, lambda beside: save_file(state, beside, metadata=metadata))
+    with atomic_file(run.folder / WEIGHTS) as aside:
+        save_file(state, aside, metadata=metadata)
 
 
 def write_log(run: ClassifierRun) -> None:
     """`log.jsonl`: a row for each epoch, then one of the result."""
     text = "".join(json.dumps(row) + "\n" for row in run.rows)
-    write_atomically(run.folder / "log.jsonl", lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_text(run.folder / "log.jsonl", text)
 
 
 def save(run: ClassifierRun) -> None:

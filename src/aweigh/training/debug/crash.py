@@ -12,9 +12,7 @@
 import copy
 import json
 import math
-import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,9 +28,10 @@ from torch import Tensor
 import aweigh
 from aweigh import distributed
 from aweigh.arguments import change_settings, settings_of
-from aweigh.checkpoints.checkpoint import Model, load_model, save_model, write_atomically
+from aweigh.checkpoints.checkpoint import Model, load_model, save_model
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.loader import Batch
+from aweigh.files import atomic_file, atomic_folder, write_text
 from aweigh.models import create
 from aweigh.structures import Images, Targets
 from aweigh.training.config import to_dict
@@ -96,13 +95,11 @@ def write_bundle(
     step = run.step if step is None else step
     rank = distributed.rank()
     folder = _free(run.folder / (f"crash-{step:06d}" + (f"-process{rank}" if rank else "")))
-    aside = run.folder / f".{folder.name}-unfinished"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with atomic_folder(folder) as aside:
         tensors = {f"{number}.{name}": value for number, batch in enumerate(group) for name, value in _flat(batch)}
         tensors["random"] = random_state
-        write_atomically(aside / "batch.safetensors", lambda path: save_file(_plain(tensors), path))
+        with atomic_file(aside / "batch.safetensors") as path:
+            save_file(_plain(tensors), path)
         training = {"epoch": run.epoch, "step": step, "config": to_dict(run.config)}
         save_model(aside / "model.safetensors", run.model, resize=run.resize, training=training)
         record = {
@@ -128,10 +125,7 @@ def write_bundle(
             },
             "examination": _examined(run, group, random_state),
         }
-        write_atomically(aside / "crash.json", lambda path: path.write_text(_to_json(record), encoding="utf-8"))
-        os.replace(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        write_text(aside / "crash.json", _to_json(record))
     return folder
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from rich.console import Console
 
-from aweigh.checkpoints.checkpoint import write_atomically
 from aweigh.errors import UsageError, escaped
 from aweigh.evaluation.names import COCO_NAMES, FURTHER_NAMES, PREFIXES
+from aweigh.files import atomic_file
 from aweigh.prediction.meters import Means
 from aweigh.training.logs.live import Display
 from aweigh.training.logs.screen import Screen
@@ -76,7 +76,8 @@ class RunLog:
             self._board = _Board(self.path.parent, keep_to[0] if keep_to else 0)
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._display = Display(self.console, total_steps=total_steps)
-        write_atomically(self.path, lambda beside: _write_lines(beside, self._kept(*keep_to) if keep_to else ()))
+        with atomic_file(self.path) as aside:
+            _write_lines(aside, self._kept(*keep_to) if keep_to else ())
         if self.epochs or self.table_path.exists():
             self._write_table()
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
@@ -169,12 +170,8 @@ class RunLog:
 
     def _write_table(self) -> None:
         rows = results_table(self.epochs, select=self.select, classes=self.classes)
-
-        def write(beside: Path) -> None:
-            with beside.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(rows)
-
-        write_atomically(self.table_path, write)
+        with atomic_file(self.table_path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 class Bar:

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from aweigh import visualise
 from aweigh.annotations.problems import problem_report
 from aweigh.annotations.split import Split
-from aweigh.checkpoints.checkpoint import Model, write_atomically
+from aweigh.checkpoints.checkpoint import Model
 from aweigh.errors import counted
 from aweigh.evaluation.errors import (
     NOTHING_THERE,
@@ -33,6 +33,7 @@ from aweigh.evaluation.errors import (
 )
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.transforms import EvalTransform, Resize, resize_targets
+from aweigh.files import atomic_file, write_text
 from aweigh.inspect.doctor import quick
 from aweigh.prediction.evaluate import find, mean_colour
 from aweigh.prediction.extras import keypoint_lines, taught
@@ -104,7 +105,8 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         captions.append(f"{Path(samples.split.paths[sample.index]).name}, {width} x {height}")
     if pictures:
         title = f"{split}: what the network sees" + (" in the first epoch" if split == "train" else ", only resized")
-        write_atomically(path, lambda beside: grid(pictures, captions=captions, title=title).save(beside))
+        with atomic_file(path) as aside:
+            grid(pictures, captions=captions, title=title).save(aside)
 
 
 def save_evaluation(
@@ -124,16 +126,14 @@ def save_evaluation(
     matrix = confusion_matrix(matches, min_score=min_score)
     worst = worst_images(matches, min_score=min_score, number=number)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        folder / "pr_curves.png", lambda path: visualise.precision_recall(classes, together, path, iou=iou)
-    )
-    write_atomically(
-        folder / "confusion.png",
-        lambda path: visualise.confusion(matrix.counts, matrix.names, path, min_score=min_score, iou=iou),
-    )
+    with atomic_file(folder / "pr_curves.png") as path:
+        visualise.precision_recall(classes, together, path, iou=iou)
+    with atomic_file(folder / "confusion.png") as path:
+        visualise.confusion(matrix.counts, matrix.names, path, min_score=min_score, iou=iou)
     sheet = _worst_sheet(split, matches, worst, min_score)
     if sheet is not None:
-        write_atomically(folder / "worst.png", lambda path: sheet.save(path))
+        with atomic_file(folder / "worst.png") as path:
+            sheet.save(path)
     else:
         (folder / "worst.png").unlink(missing_ok=True)
     content = {
@@ -145,7 +145,7 @@ def save_evaluation(
         "worst": [{"image_id": e.image_id, "cost": e.cost, "reason": e.reason} for e in worst],
     }
     text = json.dumps(content, indent=1)
-    write_atomically(folder / "errors.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_text(folder / "errors.json", text + "\n")
     return _operating_points(split, classes, together)
 
 
@@ -252,7 +252,8 @@ def save_predictions(
         (found,) = find(model, lambda images: model.network(*images.inputs(model)), batches, [size_hw], tta)
         pictures.append(draw_detections(sample.image, found, min_score=min_score))
     if pictures:
-        write_atomically(path, lambda beside: grid(pictures, columns=3).save(beside))
+        with atomic_file(path) as aside:
+            grid(pictures, columns=3).save(aside)
 
 
 def as_it_is(image: Tensor, targets: Targets, generator: Generator) -> tuple[Tensor, Targets]:
