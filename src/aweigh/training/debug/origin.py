@@ -114,7 +114,7 @@ def _frames(lines: Sequence[str]) -> list[traceback.FrameSummary]:
 def _place(frames: Sequence[traceback.FrameSummary]) -> str:
     """The innermost line of the library or, without one, of another file; not torch's, nor of what calls a detector."""
     package, foreign = Path(aweigh.__file__).parent, Path(torch.__file__).parent
-    callers = (foreign, package / "engine", package / "cli")
+    callers = (foreign, *(package / name for name in ("training", "prediction", "cli")))
     others = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(path) for path in callers)]
     own = [frame for frame in others if Path(frame.filename).is_relative_to(package)]
     if not others:
