@@ -23,7 +23,7 @@ import torchvision
 import aweigh
 from aweigh.annotations.split import Split
 from aweigh.evaluation.coverage import Coverage, measure_coverage
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import find_splits, load_split
 from aweigh.models import fcos
 from aweigh.structures import Targets

@@ -43,7 +43,8 @@ from torchvision.transforms import v2
 from aweigh.annotations.flat import PathList
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import find_splits, load_split
 
 SHORT, LONG = 640, 1066

@@ -26,9 +26,11 @@ from torch import Tensor, nn
 
 import aweigh
 from aweigh.classes import Classes
+from aweigh.feeding.batches import Batch
 from aweigh.feeding.dataset import DetectionDataset
-from aweigh.feeding.loader import Batch, make_loader
-from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.feeding.loader import make_loader
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.prediction.device import choose_device, choose_precision, synchronise

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import aweigh
 from aweigh.classes import Classes
 from aweigh.detections import Detections
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets

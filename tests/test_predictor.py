@@ -16,7 +16,7 @@ from aweigh.checkpoints.checkpoint import save_model
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.prediction.device import choose_device
 from aweigh.predictor import Predictor, sources
 from aweigh.structures import Images

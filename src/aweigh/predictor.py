@@ -29,9 +29,9 @@ from aweigh.checkpoints.checkpoint import load_model
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError, check_reach
-from aweigh.feeding.transforms import Resize
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import ImageSource, check_reading, read_reduced
+from aweigh.images.resize import Resize
 from aweigh.images.sources import image_paths
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED

@@ -14,10 +14,13 @@ from aweigh.annotations.split import Split
 from aweigh.edit.clean import clean
 from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
+from aweigh.feeding.batches import pack, unpack
 from aweigh.feeding.dataset import DetectionDataset, Sample
-from aweigh.feeding.loader import make_loader, pack, unpack
+from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import copy_paste, in_sight, join, mixup, mosaic
-from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform, cut_window, flip_horizontally, random_crop
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.windows import cut_window, flip_horizontally, random_crop
+from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.formats import load_split
 from aweigh.layouts.losses import not_held

@@ -22,8 +22,8 @@ from aweigh.checkpoints.checkpoint import (
 from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.errors import AweighError, DataError, UsageError
-from aweigh.feeding.transforms import Resize
 from aweigh.files import atomic_file
+from aweigh.images.resize import Resize
 
 SMALL = {"channels": 32, "head_convs": 1}
 PETS = Classes(("cat", "dog", "owl"), (3, 7, 90))

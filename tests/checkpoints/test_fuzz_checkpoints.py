@@ -21,7 +21,7 @@ from aweigh.checkpoints.checkpoint import load_model, read_header, save_model, s
 from aweigh.checkpoints.header import check_header
 from aweigh.cli.main import run
 from aweigh.errors import DataError, UsageError
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.predictor import load
 
 GONE = object()

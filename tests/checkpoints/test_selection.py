@@ -19,7 +19,7 @@ import aweigh.models
 from aweigh.arguments import change_settings, settings_of
 from aweigh.checkpoints.checkpoint import load_model, read_header, save_model
 from aweigh.errors import DataError, UsageError
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.training.debug.crash import _copy
 
 HOURGLASS = {"channels": [8, 8], "blocks": [1, 1], "stem_channels": 8}

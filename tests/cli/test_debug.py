@@ -11,7 +11,7 @@ from PIL import Image
 
 from aweigh.cli import debug
 from aweigh.errors import DataError
-from aweigh.feeding.loader import Batch
+from aweigh.feeding.batches import Batch
 from aweigh.models import fcos
 from aweigh.scenes.shapes import write_synthetic
 from aweigh.training.config import resolve

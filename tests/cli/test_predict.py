@@ -53,7 +53,7 @@ class Finds(torch.nn.Module):
 
 @pytest.fixture
 def finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aweigh.feeding.transforms import Resize
+    from aweigh.images.resize import Resize
     from aweigh.predictor import Predictor
 
     def found(*_: Any) -> Predictor:

@@ -11,7 +11,7 @@ import aweigh
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import run
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.profiling.cost import count, shortened
 
 

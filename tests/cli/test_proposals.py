@@ -13,7 +13,7 @@ from aweigh.checkpoints.checkpoint import save_model
 from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.evaluation.recall import average_recall
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 

@@ -19,7 +19,7 @@ from tests.end_to_end.conftest import typed
 import aweigh
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import app
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 
 DONE = {

@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from aweigh.feeding.transforms import boxes_of_masks
+from aweigh.feeding.windows import boxes_of_masks
 from aweigh.structures import Targets
 
 Scene = tuple[Tensor, Targets]

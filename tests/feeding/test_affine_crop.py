@@ -9,17 +9,10 @@ from tests.feeding.strategies import Scene, check_inside, check_tight, same, sce
 from torch import Tensor
 
 from aweigh.errors import UsageError
-from aweigh.feeding.transforms import (
-    PRINCIPAL_COLORS,
-    Augmentation,
-    Resize,
-    TrainTransform,
-    affine_crop,
-    crop_border,
-    padded_window,
-    shift_color,
-    shuffle_color,
-)
+from aweigh.feeding.colour import PRINCIPAL_COLORS, shift_color, shuffle_color
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.windows import affine_crop, crop_border, padded_window
+from aweigh.images.resize import Resize
 from aweigh.structures import IMAGENET_MEAN, Targets
 
 few = settings(max_examples=30, deadline=None)

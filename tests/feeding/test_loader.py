@@ -14,10 +14,12 @@ from tests.annotated import Make, coco_dict
 
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError, UsageError
+from aweigh.feeding.batches import Batch, Rooms, pack, unpack
 from aweigh.feeding.dataset import DetectionDataset, Sample, Unreadable
-from aweigh.feeding.loader import Batch, EpochSampler, Rooms, make_loader, pack, unpack
-from aweigh.feeding.transforms import Augmentation, EvalTransform, Resize, TrainTransform
+from aweigh.feeding.loader import EpochSampler, make_loader
+from aweigh.feeding.transforms import Augmentation, EvalTransform, TrainTransform
 from aweigh.images.reader import read_image, read_reduced
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.structures import Images, Targets

@@ -16,7 +16,9 @@ from aweigh.annotations.split import Split
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import Plan, copy_paste, epochs_with_mixing, in_sight, join, mix, mixup, mosaic
-from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform, boxes_of_masks
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.windows import boxes_of_masks
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.scenes.shapes import write_synthetic
 from aweigh.structures import IMAGENET_MEAN, Targets

@@ -15,7 +15,8 @@ from aweigh.errors import DataError, UsageError
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.loader import EpochSampler, make_loader
 from aweigh.feeding.sampling import Sampling, class_weights, epoch_rows, times_drawn
-from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.images.resize import Resize
 
 few = settings(max_examples=40, deadline=None)
 NAMES = ("car", "truck", "bus")

@@ -13,17 +13,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
-from aweigh.feeding.transforms import (
-    Augmentation,
-    EvalTransform,
-    Resize,
-    TrainTransform,
-    cut_window,
-    flip_horizontally,
-    resize_image,
-    resize_targets,
-    to_float,
-)
+from aweigh.feeding.transforms import Augmentation, EvalTransform, TrainTransform
+from aweigh.feeding.windows import cut_window, flip_horizontally, resize_targets
+from aweigh.images.resize import Resize, resize_image, to_float
 from aweigh.structures import Targets
 
 few = settings(max_examples=30, deadline=None)

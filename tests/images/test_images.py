@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from aweigh.errors import DataError, UsageError
-from aweigh.feeding.transforms import EvalTransform, Resize
+from aweigh.feeding.transforms import EvalTransform
 from aweigh.images import decode
 from aweigh.images import reader as images
 from aweigh.images.reader import REDUCED_MARGIN, read_image, read_reduced, read_size, reduction
+from aweigh.images.resize import Resize
 from aweigh.structures import Targets
 
 

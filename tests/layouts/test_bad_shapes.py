@@ -14,7 +14,8 @@ from aweigh.annotations.masks import NONE
 from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.feeding.dataset import DetectionDataset, Sample
-from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.formats import load_split
 from aweigh.ops.masks import encode_counts

@@ -36,7 +36,8 @@ from aweigh.cli.main import run
 from aweigh.errors import UNPRINTABLE, DataError
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.training.config import TrainConfig

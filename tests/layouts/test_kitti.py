@@ -15,14 +15,9 @@ from aweigh.detections import Detections
 from aweigh.edit.merge import merge
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.mixing import join
-from aweigh.feeding.transforms import (
-    Augmentation,
-    Resize,
-    TrainTransform,
-    cut_window,
-    flip_horizontally,
-    resize_targets,
-)
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.windows import cut_window, flip_horizontally, resize_targets
+from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.formats import find_splits, load_split
 from aweigh.layouts.kitti import detections_text, label_text, parse_label, read_camera

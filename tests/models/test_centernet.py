@@ -9,8 +9,8 @@ from torch import Tensor
 from aweigh.backbones.dla import DLA34
 from aweigh.classes import Classes
 from aweigh.errors import AweighError, UsageError
-from aweigh.feeding.transforms import Resize
 from aweigh.heads.heatmap import make_heads
+from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet import BUILDERS, CenterNet, CenterNetOutput
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aweigh.classes import KeypointSet
 from aweigh.errors import UsageError
-from aweigh.feeding.transforms import flip_horizontally
+from aweigh.feeding.windows import flip_horizontally
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet_pose import CenterNetPose
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
 from aweigh.structures import Images, Targets

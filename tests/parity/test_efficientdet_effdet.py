@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.models import PUBLISHED, create
 from aweigh.predictor import Predictor
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from aweigh.checkpoints.checkpoint import load_model, save_model, start_from
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.models import PUBLISHED, create
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.structures import Images, Targets

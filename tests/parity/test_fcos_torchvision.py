@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from aweigh.classes import Classes
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.models import create
 from aweigh.predictor import Predictor
 from aweigh.structures import Images, Targets

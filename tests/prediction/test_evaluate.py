@@ -7,7 +7,7 @@ from tests.runs import write_coco
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.prediction.evaluate import detect, evaluate, matching_category_ids, to_original

@@ -18,7 +18,8 @@ from aweigh.classes import UNIFORM_SIGMA, Classes, GivenKeypoints, KeypointSet
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
-from aweigh.feeding.transforms import Resize, resize_targets
+from aweigh.feeding.windows import resize_targets
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import DETECTORS, create
 from aweigh.ops.masks import encode_counts

@@ -12,7 +12,7 @@ from aweigh.cli.common import Views
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.prediction.evaluate import detect, find

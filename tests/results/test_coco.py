@@ -20,7 +20,7 @@ from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.evaluation.errors import match_results
 from aweigh.evaluation.voc import evaluate_voc
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.results.coco import Named, list_of, read_results_file

@@ -9,7 +9,8 @@ import torch
 from aweigh.errors import AweighError
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.images.resize import Resize
 from aweigh.prediction import memory
 from aweigh.training import batch_size
 from aweigh.training.batch_size import find_batch, worst_batch, worst_of

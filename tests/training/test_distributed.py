@@ -96,7 +96,7 @@ def test_metrics_do_not_depend_on_the_number_of_processes(tmp_path_factory, tmp_
     script = """
         import json, sys, torch
         from aweigh.layouts.formats import load_split
-        from aweigh.feeding.transforms import Resize
+        from aweigh.images.resize import Resize
         from aweigh import distributed
         from aweigh.prediction.evaluate import detect
         from aweigh.evaluation.coco import evaluate_coco

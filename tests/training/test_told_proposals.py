@@ -9,8 +9,8 @@ import torch
 from tests.runs import write_coco
 
 from aweigh.errors import DataError, UsageError
-from aweigh.feeding.transforms import Resize
 from aweigh.images.reader import read_image
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import load_split
 from aweigh.models import create
 from aweigh.ops.boxes import pairwise_iou

@@ -22,8 +22,8 @@ from aweigh.arguments import change_settings, check_arguments, settings_of
 from aweigh.checkpoints.header import check_header, parse_header, portable, selection_of
 from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import AweighError, DataError, UsageError, counted, did_you_mean
-from aweigh.feeding.transforms import Resize
 from aweigh.files import atomic_file
+from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, create
 from aweigh.weights.load import check_fit, load_strict
 

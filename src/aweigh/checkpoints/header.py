@@ -10,7 +10,7 @@ from typing import Any
 
 from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import AweighError, DataError
-from aweigh.feeding.transforms import Resize
+from aweigh.images.resize import Resize
 
 LARGEST = 10_000  # classes, keypoints, pixels of a side: more nobody has
 LARGEST_ID = 2**63 - 1  # of a category

@@ -146,7 +146,7 @@ def find_detector(model: str, weights: str, device: str, views: Views = AS_TRAIN
 
 
 def _find_detector(model: str, weights: str, device: str) -> "Predictor":
-    from aweigh.feeding.transforms import Resize
+    from aweigh.images.resize import Resize
     from aweigh.models import DETECTORS, PUBLISHED, create
     from aweigh.prediction.device import choose_device
     from aweigh.predictor import Predictor, load

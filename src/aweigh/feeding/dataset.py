@@ -22,7 +22,9 @@ from aweigh.annotations.records import SAME_SHAPE
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError
 from aweigh.feeding.mixing import Pair, Plan, mix
-from aweigh.feeding.transforms import Augmentation, TrainTransform, resize_targets, uniform
+from aweigh.feeding.randomness import sample_generator, uniform
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.windows import resize_targets
 from aweigh.images.reader import SizeRule, read_reduced, reduction
 from aweigh.structures import Targets
 
@@ -166,13 +168,6 @@ class _UnreadablePicture(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
         self.problem = problem
-
-
-def sample_generator(seed: int, epoch: int, index: int, turn: int = 0) -> Generator:
-    """The random numbers of one sample in one epoch; turn: how often it was drawn before in this epoch."""
-    keys = [seed, epoch, index, turn] if turn else [seed, epoch, index]
-    mixed = np.random.SeedSequence(keys).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(mixed) >> 1)
 
 
 def _chances(split: Split, draws: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

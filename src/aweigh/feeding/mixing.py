@@ -23,21 +23,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from aweigh.feeding.transforms import (
-    Augmentation,
+from aweigh.feeding.randomness import random_window, uniform
+from aweigh.feeding.transforms import Augmentation
+from aweigh.feeding.windows import (
     blank,
     boxes_of_masks,
     cut_window,
     intersection,
     move_targets,
     pixel_counts,
-    random_window,
-    resize_pixels,
     resize_targets,
-    to_float,
-    uniform,
     without_depth,
 )
+from aweigh.images.resize import resize_pixels, to_float
 from aweigh.structures import IMAGENET_MEAN, Targets
 
 MOSAIC_CENTER = (0.3, 0.7)  # where the four pictures meet, as a share of the sides; ours

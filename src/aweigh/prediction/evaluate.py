@@ -20,7 +20,8 @@ from aweigh.errors import UsageError, some_of
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import MAX_BAD, Loader, make_loader
-from aweigh.feeding.transforms import EvalTransform, Resize
+from aweigh.feeding.transforms import EvalTransform
+from aweigh.images.resize import Resize
 from aweigh.prediction.device import synchronise
 from aweigh.prediction.extras import taught
 from aweigh.prediction.meters import Means, Stopwatch

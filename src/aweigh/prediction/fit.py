@@ -22,7 +22,8 @@ from aweigh.annotations.split import Split
 from aweigh.classes import Classes
 from aweigh.errors import counted
 from aweigh.evaluation.coverage import Coverage, measure_coverage
-from aweigh.feeding.transforms import Resize, resize_targets
+from aweigh.feeding.windows import resize_targets
+from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import SIZE_EDGES
 from aweigh.models import create
 from aweigh.structures import Targets

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from aweigh.errors import AweighError, counted
-from aweigh.feeding.loader import Batch
+from aweigh.feeding.batches import Batch
 
 GIB = 2**30
 SHOWN = 8  # images named in a message

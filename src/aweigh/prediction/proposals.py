@@ -20,7 +20,8 @@ from aweigh.checkpoints.checkpoint import Model
 from aweigh.errors import UsageError
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import EvalTransform, Resize
+from aweigh.feeding.transforms import EvalTransform
+from aweigh.images.resize import Resize
 from aweigh.prediction.evaluate import inputs_on, mean_colour
 
 NMS_THRESHOLD = 0.7  # of a detector without a proposal network: that of one (Ren et al. 2015, section 3.3)

@@ -21,7 +21,7 @@ from aweigh.annotations.pairs import describe_pairs, flip_pairs
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.feeding.transforms import LARGEST_SCALE, Resize
+from aweigh.images.resize import LARGEST_SCALE, Resize
 from aweigh.ops.boxes import non_maximum_suppression
 from aweigh.ops.fusion import weighted_box_fusion
 from aweigh.structures import Images, swapped

@@ -21,10 +21,12 @@ from aweigh import distributed
 from aweigh.annotations.split import Split
 from aweigh.checkpoints.checkpoint import Model
 from aweigh.errors import AweighError, counted
+from aweigh.feeding.batches import Batch
 from aweigh.feeding.dataset import DetectionDataset
-from aweigh.feeding.loader import Batch
 from aweigh.feeding.mixing import join
-from aweigh.feeding.transforms import Augmentation, Resize, resize_targets
+from aweigh.feeding.transforms import Augmentation
+from aweigh.feeding.windows import resize_targets
+from aweigh.images.resize import Resize
 from aweigh.prediction import memory
 from aweigh.structures import Images, Targets, padded_proposals
 from aweigh.training.debug.replay import How, alone, losses_of

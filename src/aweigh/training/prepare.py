@@ -24,7 +24,8 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import epochs_with_mixing
 from aweigh.feeding.sampling import Sampling
-from aweigh.feeding.transforms import Augmentation, Resize, TrainTransform
+from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.images.resize import Resize
 from aweigh.layouts.formats import EmptySplit, find_splits, load_split
 from aweigh.layouts.split_files import ALIASES
 from aweigh.models import DETECTORS, PUBLISHED, create

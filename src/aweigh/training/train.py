@@ -27,7 +27,7 @@ from aweigh.edit.held_out import HeldOut
 from aweigh.errors import AweighError, UsageError, counted, lost_worker
 from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
 from aweigh.evaluation.names import COCO_NAMES, KEYPOINT_NAMES, PREFIXES
-from aweigh.feeding.loader import Batch
+from aweigh.feeding.batches import Batch
 from aweigh.files import atomic_file, remove_leftovers, write_text
 from aweigh.prediction.device import determinism
 from aweigh.prediction.evaluate import detect, inputs_on

@@ -30,7 +30,7 @@ from aweigh import distributed
 from aweigh.arguments import change_settings, settings_of
 from aweigh.checkpoints.checkpoint import Model, load_model, save_model
 from aweigh.errors import DataError, UsageError
-from aweigh.feeding.loader import Batch
+from aweigh.feeding.batches import Batch
 from aweigh.files import atomic_file, atomic_folder, write_text
 from aweigh.models import create
 from aweigh.structures import Images, Targets

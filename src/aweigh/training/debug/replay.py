@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from aweigh.checkpoints.checkpoint import Model
-from aweigh.feeding.loader import Batch
+from aweigh.feeding.batches import Batch
 from aweigh.prediction.evaluate import inputs_on
 from aweigh.structures import Images, Targets
 from aweigh.training.debug.origin import first_bad_gradient, first_bad_operation

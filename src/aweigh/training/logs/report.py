@@ -32,8 +32,10 @@ from aweigh.evaluation.errors import (
     worst_images,
 )
 from aweigh.feeding.dataset import DetectionDataset, Sample
-from aweigh.feeding.transforms import EvalTransform, Resize, resize_targets
+from aweigh.feeding.transforms import EvalTransform
+from aweigh.feeding.windows import resize_targets
 from aweigh.files import atomic_file, write_text
+from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import quick
 from aweigh.prediction.evaluate import find, mean_colour
 from aweigh.prediction.extras import keypoint_lines, taught
