@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image
 
 import aweigh
-from aweigh.evaluation.names import PREFIXES
+from aweigh.evaluation.metrics import VALIDATED
 from aweigh.training.logs.log import read_log
 from aweigh.visualise import draw_detections, grid
 
@@ -102,9 +102,11 @@ def report(run: Path) -> str:
     """AP and AP50 of all that was measured, in the last epoch in which it was."""
     row = [row for row in read_log(run / "log.jsonl") if row["kind"] == "epoch" and "AP" in row][-1]
     lines = [f"epoch {row['epoch']}", "", "| | AP | AP50 |", "|---|---:|---:|"]
-    for kind, prefix in PREFIXES.items():
-        if prefix + "AP" in row:
-            lines.append(f"| {kind} | {row[prefix + 'AP']:.3f} | {row[prefix + 'AP50']:.3f} |")
+    for name, metric in VALIDATED.items():
+        if metric.prefix + "AP" in row:
+            values = (row.get(metric.prefix + number) for number in ("AP", "AP50"))
+            shown = ["-" if value is None else f"{value:.3f}" for value in values]
+            lines.append(f"| {name} | {shown[0]} | {shown[1]} |")
     return "\n".join(lines)
 
 

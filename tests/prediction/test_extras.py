@@ -24,7 +24,7 @@ from aweigh.layouts.formats import load_split
 from aweigh.models import DETECTORS, create
 from aweigh.ops.masks import encode_counts
 from aweigh.prediction.evaluate import detect, evaluate, to_original
-from aweigh.prediction.extras import choose_select, further_metrics, keypoint_lines
+from aweigh.prediction.extras import choose_select, keypoint_lines, measure_all
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
 from aweigh.training.config import resolve
 from aweigh.training.logs.log import RunLog, best_epoch, read_log, results_table
@@ -267,27 +267,27 @@ def test_what_is_known_exactly_is_measured_as_such(shapes: Path, resize: Resize)
     val = load_split(shapes, "val")
     model = AllKnowing(val, resize)
     boxes, results, _ = evaluate(model, resize, val, batch=2)
-    metrics, notes = further_metrics(model, val, results)
+    metrics, notes = measure_all(model, val, results)
     assert notes == [] and boxes.AP > 0.99
     assert metrics["keypoints"].AP > 0.99 and metrics["keypoints"].keypoint_sigmas == (UNIFORM_SIGMA,) * 5
-    assert metrics["segm"].AP50 > 0.99 and metrics["segm"].AP > 0.9  # outlines of 56 x 56 cells
-    assert "COCO protocol, masks" in metrics["segm"].table() and "OKS" in metrics["keypoints"].table()
+    assert metrics["masks"].AP50 > 0.99 and metrics["masks"].AP > 0.9  # outlines of 56 x 56 cells
+    assert "COCO protocol, masks" in metrics["masks"].table() and "OKS" in metrics["keypoints"].table()
 
 
 def test_what_cannot_be_measured_is_said(shapes: Path, toys: Path) -> None:
     resize, val, boxes = Resize(64, 96), load_split(shapes, "val"), load_split(toys, "val")
     model = Figures(boxes.classes, {"names": ["a", "b"]})
-    metrics, notes = further_metrics(model, boxes, detect(model, resize, boxes).results)
-    assert metrics == {}
+    metrics, notes = measure_all(model, boxes, detect(model, resize, boxes).results)
+    assert list(metrics) == ["boxes"]
     assert notes == [
         "masks are not measured: val has none",
         "keypoints are not measured: the model finds a, b, val has none",
     ]
     other = AllKnowing(val, resize, keypoints={"names": ["a", "b", "c", "d", "e"]})
-    metrics, notes = further_metrics(other, val, detect(other, resize, val).results)
-    assert list(metrics) == ["segm"] and "the model finds a, b, c, d, e, those of val are top" in notes[0]
+    metrics, notes = measure_all(other, val, detect(other, resize, val).results)
+    assert list(metrics) == ["boxes", "masks"] and "the model finds a, b, c, d, e, those of val are top" in notes[0]
     numbered = AllKnowing(val, resize, keypoints={"names": list("01234")})
-    assert list(further_metrics(numbered, val, [])[0]) == ["segm", "keypoints"]
+    assert list(measure_all(numbered, val, [])[0]) == ["boxes", "masks", "keypoints"]
 
 
 def test_commands_tell_draw_and_write_masks_and_keypoints(

@@ -126,7 +126,7 @@ def test_proposals_are_measured_without_them(data, checkpoint, capsys):
 
 
 def test_places_in_space_are_measured_without_them(tmp_path):
-    from aweigh.prediction.space import kitti_metrics
+    from aweigh.evaluation.space import kitti_metrics
     from aweigh.scenes.road import write_road
 
     write_road(tmp_path, train=0, val=3, test=0, width=640, seed=0)

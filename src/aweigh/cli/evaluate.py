@@ -1,8 +1,9 @@
-"""`aweigh eval`: COCO's or VOC's numbers of a detector on one split of a data set."""
+"""`aweigh eval`: the numbers of a detector on one split of a data set."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -11,6 +12,11 @@ from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.annotations.split import Split
+    from aweigh.prediction.measure import Measurement
+    from aweigh.predictor import Predictor
+
+
+USUAL = "coco"
 
 
 def command(
@@ -19,7 +25,7 @@ def command(
     /,
     *,
     split: Annotated[str, Parameter(show_default=False)] = "",
-    protocol: Literal["coco", "voc07", "voc12"] = "coco",
+    metric: Annotated[str, Parameter(alias="--protocol")] = USUAL,
     weights: Annotated[str, Parameter(show_default=False)] = "",
     proposals_file: Annotated[Path | None, Parameter(show_default=False)] = None,
     proposals: Annotated[bool, Parameter(negative="")] = False,
@@ -37,9 +43,8 @@ def command(
     """Measure a trained detector on a labelled split.
 
     Prints the numbers and, beside them, what they depend on: the size pictures are brought to and the thresholds of
-    detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its pictures. By
-    COCO's protocol masks, keypoints and, by KITTI's rules, places in space are measured as well, where detector and
-    data have them.
+    detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its pictures.
+    Masks, keypoints and, by KITTI's rules, places in space are measured as well, where detector and data have them.
 
     Parameters
     ----------
@@ -50,8 +55,10 @@ def command(
     split
         Which part of the data: train, val, test, or as it is called there. When not given val; and where the data have
         none, the images that the run held out of training.
-    protocol
-        coco: twelve numbers over ten overlaps. voc07: AP50 at eleven recalls. voc12: AP50 as an area.
+    metric
+        coco: COCO's numbers of boxes, and of what else detector and data have. Or one of these, or several as
+        voc07,recall: boxes, masks, keypoints, space (KITTI's), space_loose, voc07 (AP50 at eleven recalls), voc12 (AP50
+        as an area), recall (of the best 100 and 1,000, classes left aside).
     weights
         Published weights by name (torchvision), or a file of them.
     proposals_file
@@ -79,25 +86,17 @@ def command(
     device
         auto, cpu, cuda, cuda:1 or mps.
     """
-    import json
-
     from aweigh.annotations.problems import problem_report
     from aweigh.cli.proposals import collect, measure
-    from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
     from aweigh.evaluation.recall import LIMITS
-    from aweigh.evaluation.voc import VocMetrics, evaluate_voc
-    from aweigh.files import write_text
-    from aweigh.prediction.evaluate import detect
-    from aweigh.prediction.extras import extras, further_metrics
-    from aweigh.prediction.space import LOOSE, kitti_metrics
-    from aweigh.training.logs.report import save_evaluation, save_predictions
+    from aweigh.prediction.extras import extras
 
     check_loading(batch, workers)
     screen = log()
     files: dict[str, Any] = {"annotations": annotations, "images": images, "strict": strict}
     if proposals:
-        if plots is not None or picture is not None or proposals_file is not None or protocol != "coco":
-            raise UsageError("--proposals measures regions alone: leave out --plots, --picture and --protocol.")
+        if plots is not None or picture is not None or proposals_file is not None or metric != USUAL:
+            raise UsageError("--proposals measures regions alone: leave out --plots, --picture and --metric.")
         if views != AS_TRAINED:
             raise UsageError("--proposals measures what is proposed in training's size: leave out --resize and --tta.")
         part = measured_on(detector, data, split, **files)
@@ -113,72 +112,95 @@ def command(
     screen.print(part.summary(), markup=False)
     if part.problems:
         screen.print(problem_report(part), markup=False)
-    settings: dict[str, Any] = {"split": part.name, "data_hash": part.content_hash}
+    settings: dict[str, Any] = {"split": part.name, "data_hash": part.content_hash, "detector": detector, "data": data}
     part = part.measurable()
     if given := given_proposals(predictor.model, proposals_file):
         part = part.with_proposals(given)
-    model, chosen_batch = predictor.model, batch or predictor.usual_batch
+    chosen_batch = batch or predictor.usual_batch
+    names = () if metric == USUAL else [name.strip() for name in metric.split(",")]
+    found = measure_with_bar(predictor, part, names, batch=chosen_batch, workers=workers, strict=strict)
+    for problem in found.problems:
+        screen.print(f"  {one_line(str(problem))}", markup=False)
+    print("\n\n".join([*(measured.table() for measured in found.metrics.values()), *found.notes]))
+    print()
+    print(*conditions(predictor, chosen_batch, found.speed), sep="\n")
+    if json_file is not None:
+        settings |= settings_told(predictor, chosen_batch)
+        write_numbers(json_file, {**found.to_dict(), "settings": settings})
+        screen.print(f"Numbers: {json_file}", markup=False)
+    if plots is not None:
+        from aweigh.training.logs.report import save_evaluation
+
+        for line in save_evaluation(plots, found.split, found.results):
+            print(line)
+        screen.print(f"Plots: {plots}", markup=False)
+    if picture is not None:
+        from aweigh.training.logs.report import save_predictions
+
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        save_predictions(
+            predictor.model, predictor.resize, found.split, picture, device=predictor.device, tta=predictor.tta
+        )
+        screen.print(f"Picture: {picture}", markup=False)
+
+
+def measure_with_bar(
+    predictor: "Predictor", part: "Split", names: Sequence[str], *, batch: int, workers: int, strict: bool
+) -> "Measurement":
+    from aweigh.prediction.measure import measure
+
     with bar("measuring", len(part)) as show:
-        found = detect(
-            model,
+        return measure(
+            predictor.model,
             predictor.resize,
             part,
-            batch=chosen_batch,
+            names,
+            batch=batch,
             device=predictor.device,
             workers=workers,
             tta=predictor.tta,
             max_bad=0.0 if strict else 1.0,
             progress=lambda done, total: show(done),
         )
-    for problem in found.problems:
-        screen.print(f"  {one_line(str(problem))}", markup=False)
-    part, results, speed = found.measured(part), found.results, found.speed
-    measured: CocoMetrics | VocMetrics = evaluate_coco(part.to_coco(), results)
-    further, notes = further_metrics(model, part, results) if protocol == "coco" else ({}, [])
-    if protocol != "coco":
-        measured = evaluate_voc(part.to_coco(), results, points="11" if protocol == "voc07" else "all")
-    settings |= {
-        "detector": detector,
+
+
+def conditions(predictor: "Predictor", batch: int, speed: Mapping[str, float]) -> Iterator[str]:
+    """What the numbers depend on, and the time, as lines."""
+    model = predictor.model
+    resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
+    yield (
+        f"score above {model.score_threshold:g}, NMS at IoU {model.nms_threshold:g}, at most "
+        f"{counted(model.max_detections, 'detection')} per image; resize: {resize}; batch {batch}"
+    )
+    if not predictor.tta.plain:
+        yield from predictor.tta.describe(model)
+    times = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
+    yield f"ms per image: {times} ({predictor.device})"
+
+
+def settings_told(predictor: "Predictor", batch: int) -> dict[str, Any]:
+    """The same for a file of numbers."""
+    model = predictor.model
+    return {
         "builder": model.builder,
-        "data": data,
         "resize": predictor.resize.to_dict(),
         "tta": None if predictor.tta.plain else predictor.tta.to_dict(model),
         "score_threshold": model.score_threshold,
         "nms_threshold": model.nms_threshold,
         "max_detections": model.max_detections,
-        "batch": chosen_batch,
+        "batch": batch,
         "device": str(predictor.device),
     }
-    tables = [measured.table(), *(metrics.table() for metrics in further.values())]
-    if "cuboids" in further:  # beside KITTI's own, the overlaps that papers on one camera add
-        tables.append(kitti_metrics(part, results, overlaps=LOOSE).table())
-    print("\n\n".join([*tables, *notes]))
-    print()
-    resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
-    print(
-        f"score above {model.score_threshold:g}, NMS at IoU {model.nms_threshold:g}, at most "
-        f"{counted(model.max_detections, 'detection')} per image; resize: {resize}; batch {chosen_batch}"
-    )
-    if not predictor.tta.plain:
-        print("\n".join(predictor.tta.describe(model)))
-    print(
-        "ms per image: " + ", ".join(f"{name} {value:.1f}" for name, value in speed.items()) + f" ({predictor.device})"
-    )
-    if json_file is not None:
-        names = {"segm": "masks", "keypoints": "keypoints", "cuboids": "space"}
-        more = {names[kind]: metrics.to_dict() for kind, metrics in further.items()}
-        text = json.dumps({**measured.to_dict(), **more, "settings": settings, "ms_per_image": speed}, indent=2)
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(json_file, text + "\n")
-        screen.print(f"Numbers: {json_file}", markup=False)
-    if plots is not None:
-        for line in save_evaluation(plots, part, results):
-            print(line)
-        screen.print(f"Plots: {plots}", markup=False)
-    if picture is not None:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        save_predictions(model, predictor.resize, part, picture, device=predictor.device, tta=predictor.tta)
-        screen.print(f"Picture: {picture}", markup=False)
+
+
+def write_numbers(file: Path, numbers: Mapping[str, Any]) -> None:
+    """As JSON; folders that are not there are made."""
+    import json
+
+    from aweigh.files import write_text
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(numbers, indent=2) + "\n")
 
 
 def measured_on(detector: str, data: str, split: str, **how: Any) -> "Split":

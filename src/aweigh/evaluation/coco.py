@@ -25,7 +25,8 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from aweigh.classes import UNIFORM_SIGMA
+from aweigh.annotations.split import Split
+from aweigh.classes import UNIFORM_SIGMA, KeypointSet
 from aweigh.errors import DataError, UsageError, counted
 from aweigh.evaluation.records import (
     GroundTruth,
@@ -107,6 +108,20 @@ def evaluate_coco(
         keypoint_sigmas=tuple(sigmas) if sigmas is not None else None,
         without_mask=tuple(annotation["id"] for annotation in truth["annotations"] if "no_mask" in annotation),
     )
+
+
+def boxes(split: Split, results: Results, keypoints: KeypointSet | None = None) -> CocoMetrics:
+    return evaluate_coco(split.to_coco(), results)
+
+
+def masks(split: Split, results: Results, keypoints: KeypointSet | None = None) -> CocoMetrics:
+    return evaluate_coco(split.to_coco(), results, iou_type="segm")
+
+
+def keypoints(split: Split, results: Results, keypoints: KeypointSet | None = None) -> CocoMetrics:
+    """With the sigmas of the keypoints that the detector finds."""
+    sigmas = None if keypoints is None else keypoints.sigmas
+    return evaluate_coco(split.to_coco(masks=False), results, iou_type="keypoints", keypoint_sigmas=sigmas)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ are pycocotools' to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import hotcoco
 import numpy as np
 
+from aweigh.annotations.split import Split
+from aweigh.classes import KeypointSet
 from aweigh.errors import DataError, UsageError, counted
 from aweigh.evaluation.coco import AREAS, UNDEFINED
 from aweigh.evaluation.records import GroundTruth, images_measured, read_ground_truth, three_decimals
@@ -67,6 +69,12 @@ class ProposalRecall:
             values = [self.numbers[f"AR{limit}{size}"] for size in ("", "s", "m", "l")]
             lines.append("  ".join([f"{limit:<9,}", *(f"{three_decimals(value):>6}" for value in values)]))
         return "\n".join(lines)
+
+
+def recall(split: Split, results: Sequence[Mapping[str, Any]], keypoints: KeypointSet | None = None) -> ProposalRecall:
+    """That of detections, classes left aside."""
+    rows = [(result["image_id"], *result["bbox"], result["score"]) for result in results]
+    return average_recall(split.to_coco(masks=False), np.array(rows, dtype=np.float64).reshape(-1, 6))
 
 
 def average_recall(

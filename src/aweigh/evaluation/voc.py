@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from aweigh.annotations.split import Split
+from aweigh.classes import KeypointSet
 from aweigh.errors import UsageError, counted, escaped
 from aweigh.evaluation.records import (
     GroundTruth,
@@ -82,6 +84,14 @@ def evaluate_voc(
         difficult=int(difficult.sum()),
         detections=len(detections),
     )
+
+
+def voc07(split: Split, results: Results, keypoints: KeypointSet | None = None) -> VocMetrics:
+    return evaluate_voc(split.to_coco(), results, points="11")
+
+
+def voc12(split: Split, results: Results, keypoints: KeypointSet | None = None) -> VocMetrics:
+    return evaluate_voc(split.to_coco(), results, points="all")
 
 
 @dataclass(frozen=True)

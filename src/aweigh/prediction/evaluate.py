@@ -46,7 +46,7 @@ def evaluate(
     """COCO's numbers of the boxes of `model` on `split`, the results they come from, and where the time went.
 
     results: COCO entries, boxes xywh in the pixels of the original image, category ids of the split; with masks and
-    keypoints where the model finds them, which `further_metrics` measures.
+    keypoints where the model finds them, which `aweigh.prediction.measure` measures.
     speed: milliseconds per image: `read` (waiting for reading and resizing), `network`, `decode`, `total`.
     unreadable: called with each picture that was skipped or mended while reading. A skipped one and its objects are
     left out of the numbers, which say so, as is a picture of which not all objects are known (see `Split.complete`).

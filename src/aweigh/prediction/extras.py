@@ -4,23 +4,17 @@ A detector names it in `extras` (see `aweigh.models.Detector`); of one that does
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-from aweigh.annotations.masks import NONE
+from aweigh.annotations.extras import annotated, same_keypoints
 from aweigh.annotations.pairs import flip_pairs
 from aweigh.annotations.split import Split
 from aweigh.checkpoints.checkpoint import Model
 from aweigh.classes import UNIFORM_SIGMA, KeypointSet
 from aweigh.errors import DataError, UsageError, counted, did_you_mean, some_of
-from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
-from aweigh.evaluation.kitti import KittiMetrics
-from aweigh.evaluation.names import PREFIXES
-from aweigh.evaluation.records import IouType
+from aweigh.evaluation.metrics import METRICS, Measured, Results, When, measurable, metric_of
 from aweigh.models import DETECTORS
-from aweigh.prediction.space import kitti_metrics
-
-Kind = IouType | Literal["cuboids"]
 
 
 def extras(model: Model) -> tuple[str, ...]:
@@ -45,7 +39,7 @@ def keypoint_set(
     arguments. flipped, sigmas: `flip_pairs` and `keypoint_sigmas` of a run's configuration.
     """
     names = train.keypoint_names
-    if not _has_keypoints(train):
+    if not annotated(train, "keypoints"):
         raise DataError(
             f"{train.root}: the data have no keypoints, which {model} learns; annotate them, or train a "
             "detector of boxes."
@@ -66,12 +60,12 @@ def keypoint_set(
 
 def check_taught(model: Model, train: Split, val: Split | None) -> None:
     """`DataError` where the detector learns masks, keypoints or cuboids and the data have none, or not the same."""
-    if "masks" in extras(model) and not _has_masks(train):
+    if "masks" in extras(model) and not annotated(train, "masks"):
         raise DataError(
             f"{train.root}: the data have no masks, which {model.builder} learns; annotate outlines, or train a "
             "detector of boxes."
         )
-    if "cuboids" in extras(model) and train.cuboids is None:
+    if "cuboids" in extras(model) and not annotated(train, "cuboids"):
         raise DataError(
             f"{train.root}: the data say of no object where it is in space, which {model.builder} learns; give "
             "labels in KITTI's layout with calibrations, or train a detector of boxes."
@@ -108,54 +102,24 @@ def keypoint_lines(model: Model) -> list[str]:
 # --- how it is measured ---------------------------------------------------------------------------------------------
 
 
-def further_metrics(
-    model: Model, split: Split, results: Sequence[Mapping[str, Any]], *, max_detections: int = 100
-) -> tuple[dict[Kind, CocoMetrics | KittiMetrics], list[str]]:
-    """COCO's numbers of the masks (`segm`), keypoints and cuboids that the model finds, as far as the split has them
-    annotated.
+def measurable_of(model: Model, split: Split, *, when: When = "validation") -> tuple[list[str], list[str]]:
+    """What of a model is measured on a split, see `aweigh.evaluation.metrics.measurable`."""
+    return measurable(split, extras(model), keypoints_of(model), when=when)
 
-    results: as `evaluate` returns them. Keypoints count up to 20 objects an image and class, with the sigmas of the
-    model's keypoint set. Cuboids are measured by KITTI's rules. Returns beside the numbers a line for each kind that
-    cannot be measured, and why.
+
+def measure_all(model: Model, split: Split, results: Results) -> tuple[dict[str, Measured], list[str]]:
+    """The metrics of a validation, by their names in `METRICS`, as far as the split has annotated what the model finds.
+
+    results: as `evaluate` returns them. Returns beside them a line for each thing that cannot be measured, and why.
     """
-    metrics: dict[Kind, CocoMetrics | KittiMetrics] = {}
-    measured = measurable(model, split)
-    if "segm" in measured:
-        metrics["segm"] = evaluate_coco(split.to_coco(), results, iou_type="segm", max_detections=max_detections)
-    if "keypoints" in measured:
-        sigmas = model.keypoint_set.sigmas
-        truth = split.to_coco(masks=False)
-        metrics["keypoints"] = evaluate_coco(truth, results, iou_type="keypoints", keypoint_sigmas=sigmas)
-    if "cuboids" in measured:
-        metrics["cuboids"] = kitti_metrics(split, results)
-    notes = []
-    if "cuboids" in extras(model) and "cuboids" not in measured:
-        notes.append(f"places in space are not measured: {split.name} has none")
-    if "masks" in extras(model) and "segm" not in measured:
-        notes.append(f"masks are not measured: {split.name} has none")
-    if "keypoints" in extras(model) and "keypoints" not in measured:
-        there = f"those of {split.name} are {some_of(split.keypoint_names)}"
-        there = there if _has_keypoints(split) else f"{split.name} has none"
-        notes.append(f"keypoints are not measured: the model finds {some_of(model.keypoint_set.names)}, {there}")
-    return metrics, notes
+    names, notes = measurable_of(model, split)
+    return {name: METRICS[name].measure(split, results, keypoints_of(model)) for name in names}, notes
 
 
-def measurable(model: Model, split: Split) -> list[Kind]:
-    """What of a model can be measured on a split: boxes always, what else it finds where both have the same."""
-    found: list[Kind] = ["bbox"]
-    if "masks" in extras(model) and _has_masks(split):
-        found.append("segm")
-    if "keypoints" in extras(model) and _has_keypoints(split):
-        found += ["keypoints"] * same_keypoints(model.keypoint_set.names, split.keypoint_names)
-    if "cuboids" in extras(model) and split.cuboids is not None:
-        found.append("cuboids")
+def keypoints_of(model: Model) -> KeypointSet | None:
+    """The keypoints that the model finds, None where it finds none."""
+    found: KeypointSet | None = model.keypoint_set if "keypoints" in extras(model) else None
     return found
-
-
-def same_keypoints(names: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists stand for the same keypoints; where one is numbered for want of names, their number says it."""
-    numbered = [str(number) for number in range(len(names))]
-    return len(names) == len(other) and (list(names) == list(other) or numbered in (list(names), list(other)))
 
 
 def choose_select(select: str, model: Model, val: Split | None) -> str:
@@ -163,25 +127,17 @@ def choose_select(select: str, model: Model, val: Split | None) -> str:
 
     `UsageError` where it would be of a class that there is not, or of masks or keypoints that are not measured.
     """
-    measured: list[Kind] = ["bbox"] if val is None else measurable(model, val)
+    measured = ["boxes"] if val is None else measurable_of(model, val)[0]
     if not select:
-        return PREFIXES[measured[-1]] + "AP"
+        best = METRICS[measured[-1]]
+        return best.prefix + best.numbers[0]
     metric, _, name = select.partition(":")
     if val is not None and name and name not in val.classes.names:
         names = val.classes.names
         raise UsageError(f"select = {select!r}: there is no class {name!r} in the data.{did_you_mean(name, names)}")
-    kind = next((kind for kind, prefix in PREFIXES.items() if prefix and metric.startswith(prefix)), "bbox")
-    if val is not None and kind not in measured:
+    if val is not None and metric_of(metric)[0] not in measured:
         finds = " and ".join(("boxes", *extras(model)))
         raise UsageError(
             f"select = {select!r} is not measured: {model.builder} finds {finds}, and {val.name} must have the same."
         )
     return select
-
-
-def _has_masks(split: Split) -> bool:
-    return split.masks is not None and bool((split.masks.kinds != NONE).any())
-
-
-def _has_keypoints(split: Split) -> bool:
-    return split.keypoints is not None and bool((split.keypoints[:, :, 2] > 0).any())

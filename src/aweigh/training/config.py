@@ -21,7 +21,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from aweigh.errors import UsageError, check_reach, did_you_mean
-from aweigh.evaluation.names import COCO_NAMES, FURTHER_NAMES, PREFIXES
+from aweigh.evaluation.metrics import METRICS, NUMBERS, NUMBERS_OF_CLASS, VALIDATED
 from aweigh.training.recipes import MEASURED, check_length, from_this_start, packaged_recipes
 from aweigh.weights import DEFAULT_MODEL
 
@@ -221,14 +221,13 @@ class TrainConfig:
         if not self.select:
             return
         name, colon, class_name = self.select.partition(":")
-        known = (*COCO_NAMES, "val_loss")
-        further = FURTHER_NAMES
-        of_class = [prefix + name for prefix in PREFIXES.values() for name in ("AP", "AP50")]
-        of_class.remove(PREFIXES["cuboids"] + "AP50")
-        if (name not in of_class or not class_name) if colon else name not in (*known, *further):
+        known = (*NUMBERS, "val_loss")
+        if (name not in NUMBERS_OF_CLASS or not class_name) if colon else name not in known:
+            of_boxes = ", ".join((*METRICS["boxes"].numbers, "val_loss"))
+            prefixes = ", ".join(metric.prefix for metric in VALIDATED.values() if metric.prefix)
             raise UsageError(
-                f"select = {self.select!r}: expected one of {', '.join(known)}, AP:CLASS or AP50:CLASS, or an AP of "
-                f"these after {', '.join(filter(None, PREFIXES.values()))}." + did_you_mean(name, (*known, *further))
+                f"select = {self.select!r}: expected one of {of_boxes}, AP:CLASS or AP50:CLASS, or an AP of these "
+                f"after {prefixes}." + did_you_mean(name, known)
             )
 
 

@@ -20,25 +20,24 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from aweigh import distributed
-from aweigh.annotations.split import Split
-from aweigh.checkpoints.checkpoint import Model, load_model, save_model
+from aweigh.checkpoints.checkpoint import load_model, save_model
 from aweigh.edit.held_out import FILE as HELD_OUT
 from aweigh.edit.held_out import HeldOut
 from aweigh.errors import AweighError, UsageError, counted, lost_worker
-from aweigh.evaluation.coco import UNDEFINED, evaluate_coco
-from aweigh.evaluation.names import COCO_NAMES, KEYPOINT_NAMES, PREFIXES
+from aweigh.evaluation.coco import UNDEFINED
+from aweigh.evaluation.metrics import METRICS, NUMBERS, VALIDATED, metric_of, numbers_of
 from aweigh.feeding.batches import Batch
 from aweigh.files import atomic_file, remove_leftovers, write_text
 from aweigh.prediction.device import determinism
 from aweigh.prediction.evaluate import detect, inputs_on
-from aweigh.prediction.extras import further_metrics
+from aweigh.prediction.extras import measure_all
 from aweigh.prediction.memory import is_out_of_memory, out_of_memory
 from aweigh.prediction.meters import Means, Stopwatch
 from aweigh.training import state
 from aweigh.training.config import TrainConfig, load_recipe, resolve, to_dict, to_toml
 from aweigh.training.debug.crash import kept
 from aweigh.training.lock import FolderTakenError, hold
-from aweigh.training.logs.log import RunLog, read_log, require_tensorboard, split_name
+from aweigh.training.logs.log import RunLog, read_log, require_tensorboard
 from aweigh.training.logs.report import save_evaluation, save_inputs, save_predictions, start_report
 from aweigh.training.logs.screen import Screen
 from aweigh.training.optim import set_lr
@@ -434,23 +433,16 @@ def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]
         )
     run.val_problems, run.unread = found.problems, found.unread
     losses = {f"val_loss_{name}": value for name, value in found.losses.items()}
-    metrics = all_metrics(run.evaluated_model, found.measured(val), found.results) if distributed.is_main() else {}
+    metrics: dict[str, Any] = {}
+    if distributed.is_main():
+        metrics = numbers_of(measure_all(run.evaluated_model, found.measured(val), found.results)[0])
     metrics = {"split": val.name, "val_loss": sum(losses.values()), **losses, **distributed.from_main(metrics)}
     return metrics, found.results
 
 
-def all_metrics(model: Model, val: Split, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `CocoMetrics.to_dict` gives for boxes, and the same for what else is found, each name with its prefix."""
-    metrics = evaluate_coco(val.to_coco(), results).to_dict()
-    for kind, further in further_metrics(model, val, results)[0].items():
-        metrics |= {PREFIXES[kind] + name: value for name, value in further.to_dict().items()}
-    return metrics
-
-
 def reported(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What of it belongs into the log: losses, COCO's numbers and the AP of each class."""
-    kinds = (*COCO_NAMES, *KEYPOINT_NAMES, "per_class")
-    names = {prefix + name for prefix in PREFIXES.values() for name in kinds}
+    """What of it belongs into the log: losses, the numbers of the metrics and the AP of each class."""
+    names = {*NUMBERS, *(f"{metric.prefix}per_class" for metric in VALIDATED.values())}
     return {name: value for name, value in metrics.items() if name in names or name.startswith("val_loss")}
 
 
@@ -461,8 +453,8 @@ def selected(metrics: Mapping[str, Any], select: str) -> float:
     name, _, class_name = select.partition(":")
     if name == "val_loss":
         return -metrics["val_loss"] if math.isfinite(metrics["val_loss"]) else -math.inf
-    prefix, number = split_name(name)
-    return float(metrics[f"{prefix}per_class"][class_name][number] if class_name else metrics[name])
+    kind, number = metric_of(name)
+    return float(metrics[f"{METRICS[kind].prefix}per_class"][class_name][number] if class_name else metrics[name])
 
 
 def not_finite(run: Run, losses: Mapping[str, float], gradient_norm: float, remark: str) -> AweighError:

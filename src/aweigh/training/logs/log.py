@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from aweigh.errors import UsageError, escaped
-from aweigh.evaluation.names import COCO_NAMES, FURTHER_NAMES, PREFIXES
+from aweigh.evaluation.metrics import METRICS, NUMBERS, metric_of
 from aweigh.files import atomic_file
 from aweigh.prediction.meters import Means
 from aweigh.training.logs.live import Display
@@ -27,7 +27,7 @@ from aweigh.training.logs.screen import Screen
 # The first columns of results.csv, there in every run; then each loss, each val_loss, the numbers of masks, of
 # keypoints and in space where there are any, and the AP of each class.
 COLUMNS = (
-    *("epoch", "step", "seconds", "lr", "loss", "val_loss", *COCO_NAMES, "best"),
+    *("epoch", "step", "seconds", "lr", "loss", "val_loss", *METRICS["boxes"].numbers, "best"),
     *("images_per_second", "data_share", "skipped_steps"),
 )
 HISTORY = 1000  # points of the curves over steps; with more, neighbours are averaged
@@ -213,7 +213,7 @@ def results_table(
 ) -> list[list[Any]]:
     """The rows of `results.csv`, its head first: the same columns in every epoch, empty where there is no number."""
     losses = [name for name in _names(epochs) if name.startswith("loss_")]
-    further = [name for name in _names(epochs) if name in FURTHER_NAMES]
+    further = [name for name in _names(epochs) if name in NUMBERS and name not in COLUMNS]
     columns = [*COLUMNS, *losses, *(f"val_{name}" for name in losses), *further]
     classes = classes or list(dict.fromkeys(name for row in epochs for name in row.get("per_class") or ()))
     best = best_epoch(epochs, select)
@@ -231,21 +231,16 @@ def best_epoch(epochs: Iterable[Mapping[str, Any]], select: str) -> int | None:
     """The epoch with the largest `select` (the least val_loss), the latest of equals; None before any validation."""
     best, value = None, -math.inf
     metric, _, class_name = select.partition(":")
-    prefix, name = split_name(metric)
+    kind, name = metric_of(metric)
+    classes = f"{METRICS[kind].prefix}per_class"
     for row in epochs:
         if "val_loss" not in row and metric not in row:
             continue
-        found = row.get(f"{prefix}per_class", {}).get(class_name, {}).get(name) if class_name else row.get(metric)
+        found = row.get(classes, {}).get(class_name, {}).get(name) if class_name else row.get(metric)
         number = -math.inf if found is None else -found if metric == "val_loss" else found
         if number >= value:
             best, value = row["epoch"], number
     return best
-
-
-def split_name(metric: str) -> tuple[str, str]:
-    """The prefix that says what is measured, and COCO's name: `("mask_", "AP")`."""
-    prefix = next((prefix for prefix in PREFIXES.values() if prefix and metric.startswith(prefix)), "")
-    return prefix, metric.removeprefix(prefix)
 
 
 def require_tensorboard() -> None:
@@ -272,7 +267,7 @@ class _Board:
         for name, value in row.items():
             if name in ("kind", "step", "epoch") or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            validation = name in COCO_NAMES or name in FURTHER_NAMES or "val_" in name
+            validation = name in NUMBERS or "val_" in name
             group = "train" if row["kind"] == "step" else "val" if validation else "epoch"
             self._writer.add_scalar(f"{group}/{name.removeprefix('val_')}", value, row["step"])
 

@@ -9,12 +9,24 @@ import numpy as np
 import torch
 
 from aweigh.annotations.split import Split
+from aweigh.classes import KeypointSet
 from aweigh.evaluation.kitti import Found, KittiMetrics, Objects, evaluate_kitti
 from aweigh.layouts.kitti import REGION
 from aweigh.ops.cuboids import solids_from_cuboids
 
-# The overlaps of the second table that papers give, where KITTI's own leave next to nothing for one camera.
+# Of the second table that papers give, where KITTI's own overlaps leave next to nothing for one camera.
 LOOSE = {"Car": 0.5, "Pedestrian": 0.25, "Cyclist": 0.25}
+
+
+def kitti(split: Split, results: Sequence[Mapping[str, Any]], keypoints: KeypointSet | None = None) -> KittiMetrics:
+    return kitti_metrics(split, results)
+
+
+def kitti_loose(
+    split: Split, results: Sequence[Mapping[str, Any]], keypoints: KeypointSet | None = None
+) -> KittiMetrics:
+    """By the overlaps of the second table that papers give."""
+    return kitti_metrics(split, results, overlaps=LOOSE)
 
 
 def kitti_metrics(
