@@ -12,16 +12,30 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from aweigh.errors import UsageError, did_you_mean
 
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
+F = TypeVar("F", bound=Callable[..., Any])
 
 LONGEST_SEQUENCE = 100  # no list of numbers that describes a network is longer
 YES, NO = ("true", "yes", "on", "1", "y", "t"), ("false", "no", "off", "0", "n", "f")
@@ -140,9 +154,32 @@ def checked_class(*passed_to: Callable[..., Any] | Options, without: Sequence[st
     return decorate
 
 
+def passes_on(*targets: Callable[..., Any], without: Sequence[str] = ()) -> Callable[[F], F]:
+    """Of a function: its `**settings` go to the targets, so that their arguments are its own. without: those of the
+    targets that it gives itself."""
+
+    def decorate(function: F) -> F:
+        vars(function)["passes_on"] = (targets, tuple(without))
+        return function
+
+    return decorate
+
+
+@runtime_checkable
+class Takes(Protocol):
+    """Something that can be called, and says itself which arguments it takes."""
+
+    @property
+    def takes(self) -> dict[str, Parameter]: ...
+
+
 @cache
-def parameters(target: Callable[..., Any] | Options) -> dict[str, Parameter]:
+def parameters(target: Callable[..., Any] | Options | Takes) -> dict[str, Parameter]:
     """Every argument that can be given to a builder by name, those that it passes on included."""
+    if isinstance(target, Takes):
+        return target.takes
+    if isinstance(target, partial):
+        return parameters(target.func)
     if isinstance(target, Options):
         there = parameters(target.target)
         return {ours: there[theirs] for ours, theirs in target.names.items()}
@@ -167,13 +204,15 @@ def _parts(target: Callable[..., Any]) -> frozenset[str]:
     return frozenset(each.name for each in kinds if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], *, plain: bool = False) -> dict[str, Any]:
+def check_arguments(
+    target: Callable[..., Any], given: Mapping[str, Any], *, plain: bool = False, of: str = ""
+) -> dict[str, Any]:
     """The arguments in the types of their annotations; `UsageError` for an unknown name and for what does not fit.
 
-    plain: only what a text or a file can give counts as known: no modules and no functions.
+    plain: only what a text or a file can give counts as known: no modules and no functions. of: the target's name.
     """
     known = {name: each for name, each in parameters(target).items() if each.plain or not plain}
-    what = getattr(target, "__name__", str(target))
+    what = of or getattr(target, "__name__", type(target).__name__)
     fitting = {}
     for name, value in given.items():
         if name in _parts(target) and not plain:

@@ -37,6 +37,7 @@ EXTENSIONS: set[tuple[str, str]] = {
     ("fcos_rpn", "fcos"),
     ("centernet_triplets", "cornernet"),
 }
+EVERY_MODEL = {"builders", "detector"}  # imports them
 CATALOGUES = {"models", "layouts", "cli"}
 
 
@@ -133,5 +134,5 @@ def allowed(importer: tuple[str, ...], target: str) -> bool:
         return True
     other = names[1]
     if part == other == "models" and importer[1] != "__init__" and len(names) > 2:
-        return names[2] == importer[1] or (importer[1], names[2]) in EXTENSIONS
+        return names[2] in {importer[1], *EVERY_MODEL} or (importer[1], names[2]) in EXTENSIONS
     return part == other or other in MAY_IMPORT[part]

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Few, Width, checked_class
+from aweigh.arguments import Colour, Deviation, Few, Width, checked_class
 from aweigh.errors import UsageError
-from aweigh.layers import Norm, make_norm
+from aweigh.layers import Norm, make_norm, make_normalise
 
 Block = Literal["residual", "fire"]
 
@@ -35,6 +35,7 @@ class Hourglass(nn.Module):
     stacks: hourglasses one after the other. channels: of the full map and of each halving, `blocks`: blocks there.
     stem_channels: of the first convolution. stem_halvings: before the hourglasses, 2 or more: the maps' stride is 2 to
     the power of it. block: what the hourglasses are made of; with `"fire"` transposed convolutions enlarge the maps.
+    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class Hourglass(nn.Module):
         stem_halvings: Few = 2,
         block: Block = "residual",
         norm: Norm = "bn",
+        pixel_mean: Colour | None = None,
+        pixel_std: Deviation | None = None,
     ) -> None:
         super().__init__()
         if stem_halvings < 2:
@@ -64,6 +67,7 @@ class Hourglass(nn.Module):
         if block == "fire" and any(width % 2 for width in channels):
             raise UsageError(f"Hourglass: fire modules need even numbers of channels, got {list(channels)}.")
         self.name = "hourglass"
+        self.normalise = make_normalise(pixel_mean, pixel_std)
         stride = 2**stem_halvings
         self.stride_divisor = stride * 2 ** (len(channels) - 1)  # below which every halving is one
         width = channels[0]
@@ -82,8 +86,8 @@ class Hourglass(nn.Module):
         self.channels, self.strides = (width,) * stacks, (stride,) * stacks
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x: `[B, 3, H, W]` normalised RGB. Returns `[B, channels[0], ceil(H / stride), ceil(W / stride)]` of each."""
-        x = self.stem(x)
+        """x: `[B, 3, H, W]` RGB. Returns `[B, channels[0], ceil(H / stride), ceil(W / stride)]` of each."""
+        x = self.stem(self.normalise(x))
         maps: list[Tensor] = []
         for stack, (hourglass, output) in enumerate(zip(self.hourglasses, self.outputs, strict=True)):
             if stack:

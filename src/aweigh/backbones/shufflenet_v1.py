@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import Colour, Deviation
 from aweigh.backbones.stages import LEVELS, Stages
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, make_norm
@@ -37,11 +38,13 @@ def shufflenet_v1(
     levels: Sequence[int] = LEVELS,
     norm: Norm = "bn",
     frozen_stages: int = 0,
+    pixel_mean: Colour | None = None,
+    pixel_std: Deviation | None = None,
 ) -> Stages:
     """The body; `stages.classifier` puts the rest round it.
 
-    width: 0.5, 1.0, 1.5 or 2.0. groups: 1, 2, 3, 4 or 8; ShuffleNet V2 compares itself with 3. levels, frozen_stages:
-    see `Stages`. norm: the normalisation after every convolution.
+    width: 0.5, 1.0, 1.5 or 2.0. groups: 1, 2, 3, 4 or 8; ShuffleNet V2 compares itself with 3. levels, frozen_stages,
+    pixel_mean, pixel_std: see `Stages`. norm: the normalisation after every convolution.
     """
     if width not in STEM:
         raise UsageError(f"ShuffleNet V1 has the widths {', '.join(map(str, STEM))}, got {width}.")
@@ -55,7 +58,15 @@ def shufflenet_v1(
         return Unit(read, given, stride, groups=groups, first_groups=1 if read == stem else groups, norm=norm)
 
     name = f"shufflenet_v1_g{groups}_x{width}".replace(".", "_")
-    return Stages(name, stem, channels, unit, levels=levels, norm=norm, frozen_stages=frozen_stages, black_border=True)
+    return Stages(
+        *(name, stem, channels, unit),
+        levels=levels,
+        norm=norm,
+        frozen_stages=frozen_stages,
+        black_border=True,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
+    )
 
 
 class Unit(nn.Module):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from aweigh.arguments import Frozen, checked_class
+from aweigh.arguments import Colour, Deviation, Frozen, checked_class
 from aweigh.backbones.shufflenet_v2 import BlackBorder
 from aweigh.errors import UsageError
-from aweigh.layers import Norm, make_norm
+from aweigh.layers import Norm, make_norm, make_normalise
 
 UNITS = (4, 8, 4)  # of stages 2, 3 and 4, which lie at levels 3, 4 and 5
 LEVELS = (3, 4, 5)
@@ -29,6 +29,7 @@ class Stages(nn.Module):
     frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics; the stem
     (`conv1`) is stage 1, `stage2` is stage 2.
     black_border: beyond the image lies black, not the mean colour (`BlackBorder`).
+    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class Stages(nn.Module):
         norm: Norm = "bn",
         frozen_stages: Frozen = 0,
         black_border: bool = False,
+        pixel_mean: Colour | None = None,
+        pixel_std: Deviation | None = None,
     ) -> None:
         super().__init__()
         if not levels or list(levels) != sorted(set(LEVELS) & set(levels)):
@@ -53,6 +56,7 @@ class Stages(nn.Module):
         self.levels = tuple(levels)
         self.channels = tuple(channels * 2 ** (level - 3) for level in levels)
         self.strides = tuple(2**level for level in levels)
+        self.normalise = make_normalise(pixel_mean, pixel_std)
         self.border = BlackBorder() if black_border else nn.Identity()
         convolution = nn.Conv2d(3, stem, 3, stride=2, padding=0 if black_border else 1, bias=False)
         self.conv1 = nn.Sequential(convolution, make_norm(norm, stem), nn.ReLU(inplace=True))
@@ -69,8 +73,8 @@ class Stages(nn.Module):
         self.train()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x: `[B, 3, H, W]` normalised RGB. Returns `[B, channels[i], ceil(H / strides[i]), ...]`, fine to coarse."""
-        x = self.maxpool(self.conv1(self.border(x)))
+        """x: `[B, 3, H, W]` RGB. Returns `[B, channels[i], ceil(H / strides[i]), ...]`, fine to coarse."""
+        x = self.maxpool(self.conv1(self.border(self.normalise(x))))
         maps = []
         for level in range(LEVELS[0], self.levels[-1] + 1):
             x = self.get_submodule(f"stage{level - 1}")(x)

@@ -16,9 +16,9 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Frozen, NotNegative, checked_class
+from aweigh.arguments import Colour, Deviation, Frozen, NotNegative, checked_class
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.layers import FrozenBatchNorm2d, Norm, PackedConv2d, SyncBatchNorm2d, make_norm
+from aweigh.layers import FrozenBatchNorm2d, Norm, PackedConv2d, SyncBatchNorm2d, make_norm, make_normalise
 from aweigh.weights.load import load_backbone
 
 
@@ -36,6 +36,7 @@ class TimmBackbone(nn.Module):
     the 3x3 one.
     frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics. The stem is
     stage 1, for a ResNet `layer1` is stage 2; other bodies are cut where timm names a feature map.
+    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
     pretrained: start from ImageNet weights with a published record (`weights/imagenet.py`).
     """
 
@@ -49,10 +50,13 @@ class TimmBackbone(nn.Module):
         output_stride: int = 32,
         stride_in_1x1: bool = False,
         frozen_stages: Frozen = 0,
+        pixel_mean: Colour | None = None,
+        pixel_std: Deviation | None = None,
         pretrained: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
+        self.normalise = make_normalise(pixel_mean, pixel_std)
         self.body = _features(name, levels, output_stride)
         self.channels = tuple(_info(self.body).channels())
         self.strides = tuple(_info(self.body).reduction())
@@ -71,8 +75,8 @@ class TimmBackbone(nn.Module):
         self.train()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x: `[B, 3, H, W]` normalised RGB. Returns `[B, channels[i], ceil(H / strides[i]), ...]`, fine to coarse."""
-        maps: list[Tensor] = self.body(x)
+        """x: `[B, 3, H, W]` RGB. Returns `[B, channels[i], ceil(H / strides[i]), ...]`, fine to coarse."""
+        maps: list[Tensor] = self.body(self.normalise(x))
         return maps
 
     def train(self, mode: bool = True) -> "TimmBackbone":

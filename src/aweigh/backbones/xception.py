@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import Colour, Deviation
 from aweigh.backbones.stages import LEVELS, Stages
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, SeparableConv2d
@@ -22,12 +23,18 @@ WIDTHS = (0.5, 1.0, 1.5, 2.0)
 
 
 def xception(
-    width: float = 1.0, *, levels: Sequence[int] = LEVELS, norm: Norm = "bn", frozen_stages: int = 0
+    width: float = 1.0,
+    *,
+    levels: Sequence[int] = LEVELS,
+    norm: Norm = "bn",
+    frozen_stages: int = 0,
+    pixel_mean: Colour | None = None,
+    pixel_std: Deviation | None = None,
 ) -> Stages:
     """The body; `stages.classifier` puts the rest round it.
 
-    width: 0.5, 1.0, 1.5 or 2.0. levels, frozen_stages: see `Stages`. norm: the normalisation after every separable
-    convolution.
+    width: 0.5, 1.0, 1.5 or 2.0. levels, frozen_stages, pixel_mean, pixel_std: see `Stages`. norm: the normalisation
+    after every separable convolution.
     """
     if width not in WIDTHS:
         raise UsageError(f"The small Xception has the widths {', '.join(map(str, WIDTHS))}, got {width}.")
@@ -39,6 +46,8 @@ def xception(
         levels=levels,
         norm=norm,
         frozen_stages=frozen_stages,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
     )
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from aweigh.arguments import Number, check_arguments, check_value
 from aweigh.classes import Classes
-from aweigh.detections import Detections
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import (
     centernet,
@@ -30,7 +27,7 @@ from aweigh.models import (
     mask_rcnn,
     retinanet,
 )
-from aweigh.structures import Images, Targets
+from aweigh.models.detector import Detector
 from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
 
 # A new detector is one file and one line in each table.
@@ -67,29 +64,6 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **centernet_pose.PUBLISHED,
     **fast_rcnn.PUBLISHED,
 }
-
-
-class Detector(Protocol):
-    """What `create` returns, and all that the rest of the library knows about a detector (an `nn.Module`).
-
-    One that says more than boxes names it in `extras`, a tuple of "masks", "keypoints" and "cuboids", for each of which
-    `select` returns a further tensor, in that order: `[B, K, S, S]` probabilities in the frame of each box, `[B, K,
-    number of keypoints, 3]` (x, y, score), and `[B, K, 7]`, see `aweigh.ops.cuboids`. One that finds keypoints has them
-    as `keypoint_set`, and its builder names a parameter `keypoints`, a `KeypointSet` or the dictionary of one.
-    """
-
-    classes: Classes
-    stride_divisor: int
-    pixel_mean: Tensor  # [3] RGB in [0, 1]; the colour of padding
-    builder: str
-    arguments: dict[str, Any]
-    selection: Any  # a frozen dataclass, its thresholds and counts; see `aweigh.arguments.with_selection`
-
-    def __call__(self, images: Images, targets: Sequence[Targets] | None = None) -> Any: ...
-    def network(self, pixels: Tensor) -> Any: ...  # `images.inputs(detector)`, where it needs proposals too
-    def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]: ...
-    def select(self, raw: Any, sizes_hw: Tensor) -> tuple[Tensor, ...]: ...
-    def decode(self, raw: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]: ...
 
 
 def create(
@@ -138,14 +112,13 @@ def create(
     model = _build(name, classes, arguments)
     if backbone_weights is not None:
         # Some detectors use more of the classification network than their backbone.
-        body = model.classification_body() if hasattr(model, "classification_body") else model.backbone
-        model.backbone_report = load_backbone(body, backbone_weights)
+        model.backbone_report = load_backbone(model.classification_body(), backbone_weights)
     return model
 
 
 def _build(name: str, classes: Classes | None, arguments: dict[str, Any]) -> Any:
     chosen = {} if classes is None else {"classes": classes}
-    arguments = check_arguments(DETECTORS[name], arguments, plain=True)
+    arguments = check_arguments(DETECTORS[name], arguments, plain=True, of=name)
     try:
         model = DETECTORS[name](**chosen, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:  # of numbers that do not go together

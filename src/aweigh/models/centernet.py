@@ -42,9 +42,7 @@ from aweigh.arguments import (
     Width,
     check_fields,
     checked,
-    checked_class,
     same_names,
-    with_selection,
 )
 from aweigh.backbones import DLA34, SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, Hourglass, take_shufflenet_v2, take_timm
 from aweigh.classes import Classes
@@ -52,6 +50,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm
+from aweigh.models.detector import detector
 from aweigh.necks.upsample import AggregationUpsample, LiteUpsample, TransposedUpsample
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.heatmaps import (
@@ -66,7 +65,7 @@ from aweigh.ops.heatmaps import (
     unknown_cells,
 )
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, world_mean
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
 from aweigh.weights.convert.centernet import centernet_from_authors
 from aweigh.weights.record import PublishedWeights
@@ -111,8 +110,7 @@ class CenterNetSelection:
         check_fields(self)
 
 
-@with_selection(CenterNetSelection)
-@checked_class()
+@detector(CenterNetSelection)
 class CenterNet(nn.Module):
     """The detector. One that says more of an object names it in `extras`, and extends `goals`, `stack_losses`, `more`.
 
@@ -123,7 +121,7 @@ class CenterNet(nn.Module):
         classes: names and original ids; their number must be the heat map's.
         radius: of the Gaussians, see `ops.heatmaps.gaussian_radius`.
         size_weight: of the size loss (equation 4). size_loss: `"l1"`, or `"smooth_l1"` with its knee at one cell.
-        pixel_mean, pixel_std: RGB in `[0, 1]`. stride_divisor: sides of a batch are multiples of it.
+        stride_divisor: sides of a batch are multiples of it.
     """
 
     extras: tuple[str, ...] = ()
@@ -138,8 +136,6 @@ class CenterNet(nn.Module):
         radius: Radius = "official",
         size_weight: NotNegative = 0.1,
         size_loss: Literal["l1", "smooth_l1"] = "l1",
-        pixel_mean: Colour = COCO_MEAN,
-        pixel_std: Deviation = COCO_STD,
         stride_divisor: Divisor = 32,
     ) -> None:
         super().__init__()
@@ -155,10 +151,6 @@ class CenterNet(nn.Module):
         self.stride_divisor = stride_divisor
         self.radius: Radius = radius
         self.size_weight, self.size_loss = size_weight, size_loss
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
         self.selection: CenterNetSelection = CenterNetSelection()
 
@@ -174,7 +166,6 @@ class CenterNet(nn.Module):
 
     def network(self, pixels: Tensor) -> CenterNetOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
-        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         maps = self.neck(self.backbone(pixels))
         return [
             {name: head(x) for name, head in cast(nn.ModuleDict, heads).items()}
@@ -357,6 +348,7 @@ def _build(
 def _resnet(
     name: str, classes: Classes, options: dict[str, Any], *, channels: Sequence[int], deformable: bool
 ) -> CenterNet:
+    options = {"pixel_mean": COCO_MEAN, "pixel_std": COCO_STD, **options}
     backbone = take_timm(name, options, levels=(5,))
     form = {"channels": channels, "deformable": deformable, **NECK_OPTIONS.take(options)}
     neck = TransposedUpsample(backbone.channels, backbone.strides, **form)
@@ -389,6 +381,7 @@ def centernet_resnet101_dcn(*, classes: Classes = COCO_CLASSES, **options: Any) 
 def centernet_dla34(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
     """CenterNet on DLA-34 with deformable aggregation: AP 37.4 after the longer schedule. Options as
     `centernet_resnet18`."""
+    options = {"pixel_mean": COCO_MEAN, "pixel_std": COCO_STD, **options}
     backbone = take_timm("dla34", options, kind=DLA34)
     neck = AggregationUpsample(backbone.channels, backbone.strides, **NECK_OPTIONS.take(options))
     return _build(backbone, neck, neck.channels, classes, **{"head_channels": 256, **options})
@@ -403,12 +396,20 @@ def centernet_hourglass104(
     blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
     stem_channels: Width = 128,
     backbone_norm: Norm = "bn",
+    pixel_mean: Colour = COCO_MEAN,
+    pixel_std: Deviation = COCO_STD,
     **options: Any,
 ) -> CenterNet:
     """CenterNet on Hourglass-104: AP 40.3. The body's numbers are those of `Hourglass`; options: those of `CenterNet`,
     `head_channels`, `head_norm`."""
     backbone = Hourglass(
-        stacks=stacks, channels=channels, blocks=blocks, stem_channels=stem_channels, norm=backbone_norm
+        stacks=stacks,
+        channels=channels,
+        blocks=blocks,
+        stem_channels=stem_channels,
+        norm=backbone_norm,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
     )
     form = {"head_channels": backbone.channels[0], "stride_divisor": backbone.stride_divisor}
     return _build(backbone, nn.Identity(), backbone.channels, classes, **{**form, **options})
@@ -423,7 +424,6 @@ def centernet_shufflenet_v2_x0_5_lite(
     backbone = take_shufflenet_v2(0.5, options)
     neck = LiteUpsample(backbone.channels, backbone.strides, channels=channels, **NECK_OPTIONS.take(options))
     form: dict[str, Any] = {"head_channels": channels, "head_norm": "bn", "separable_heads": True}
-    form |= {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
     return _build(backbone, neck, neck.channels, classes, **{**form, **options})
 
 

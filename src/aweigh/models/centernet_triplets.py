@@ -23,7 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from aweigh.arguments import Few, Width, checked
+from aweigh.arguments import Colour, Deviation, Few, Width, checked
 from aweigh.backbones import SHUFFLENET_OPTIONS, Hourglass
 from aweigh.classes import Classes
 from aweigh.layers import Norm
@@ -41,8 +41,7 @@ from aweigh.models.cornernet import (
     lite_form,
 )
 from aweigh.ops import boxes as box_ops
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
-from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
 from aweigh.weights.convert.cornernet import authors_record
 
 LARGE = 150.0  # the side, in pixels, of the square from whose area on a box's central region is narrow (section 3.2)
@@ -135,12 +134,20 @@ def centernet_triplets_hourglass104(
     blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
     stem_channels: Width = 128,
     backbone_norm: Norm = "bn",
+    pixel_mean: Colour = COCO_MEAN,
+    pixel_std: Deviation = COCO_STD,
     **options: Any,
 ) -> CornerNet:
     """On Hourglass-104: AP 44.9 on test-dev; with `stacks=1`, which the paper calls Hourglass-52, 41.6. The body's
     numbers are those of `Hourglass`; options: those of `CornerNet`, `point_channels`, `head_norm`."""
     backbone = Hourglass(
-        stacks=stacks, channels=channels, blocks=blocks, stem_channels=stem_channels, norm=backbone_norm
+        stacks=stacks,
+        channels=channels,
+        blocks=blocks,
+        stem_channels=stem_channels,
+        norm=backbone_norm,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
     )
     points = corner_points(backbone.channels, len(classes), POOLS, options)
     form = {**FORM, "stride": backbone.strides[0], "stride_divisor": backbone.stride_divisor}
@@ -154,7 +161,7 @@ def centernet_triplets_shufflenet_v2_x0_5_lite(
     """Light enough to be trained on a CPU, as `cornernet_shufflenet_v2_x0_5_lite` is; options as there."""
     backbone, neck = lite_body(channels, options)
     points = corner_points(neck.channels, len(classes), POOLS, options, **lite_form(channels))
-    form = {**FORM, "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
+    form = FORM
     return CornerNet(backbone, neck, points, classes=classes, **{**form, **options})
 
 

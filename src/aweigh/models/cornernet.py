@@ -50,7 +50,6 @@ from aweigh.arguments import (
     checked,
     checked_class,
     same_names,
-    with_selection,
 )
 from aweigh.backbones import SHUFFLENET_OPTIONS, Backbone, Hourglass, take_shufflenet_v2
 from aweigh.classes import Classes
@@ -58,6 +57,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.models.detector import detector
 from aweigh.necks.upsample import LiteUpsample
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.heatmaps import (
@@ -72,7 +72,7 @@ from aweigh.ops.heatmaps import (
 )
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, pull_and_push, world_mean
 from aweigh.ops.pooling import largest_above, largest_below, largest_left, largest_right
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
 from aweigh.weights.convert.cornernet import authors_record
 
@@ -121,8 +121,7 @@ class CornerNetSelection:
         check_fields(self)
 
 
-@with_selection(CornerNetSelection)
-@checked_class()
+@detector(CornerNetSelection)
 class CornerNet(nn.Module):
     """The detector.
 
@@ -134,7 +133,7 @@ class CornerNet(nn.Module):
         radius, radius_iou: of the Gaussians, see `ops.heatmaps.gaussian_radius`.
         pull_weight, push_weight: alpha and beta of equation 8, whose gamma is 1.
         points_per_kind: corners of a kind that are looked into. max_pairs: best pairs that are suppressed among.
-        pixel_mean, pixel_std: RGB in `[0, 1]`. stride_divisor: sides of a batch are multiples of it.
+        stride_divisor: sides of a batch are multiples of it.
     """
 
     def __init__(
@@ -152,8 +151,6 @@ class CornerNet(nn.Module):
         push_weight: NotNegative = 0.1,
         points_per_kind: Count = 100,
         max_pairs: Count = 1000,
-        pixel_mean: Colour = COCO_MEAN,
-        pixel_std: Deviation = COCO_STD,
         stride_divisor: Divisor = 32,
     ) -> None:
         super().__init__()
@@ -174,10 +171,6 @@ class CornerNet(nn.Module):
         self.radius: Radius = radius
         self.radius_iou = radius_iou
         self.pull_weight, self.push_weight = pull_weight, push_weight
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
         self.selection = CornerNetSelection(points_per_kind=points_per_kind, max_pairs=max_pairs)
 
@@ -193,7 +186,6 @@ class CornerNet(nn.Module):
 
     def network(self, pixels: Tensor) -> CornerNetOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
-        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         maps = self.neck(self.backbone(pixels))
         return [
             {f"{kind}_{head}": value for kind in self.kinds for head, value in cast(Any, of_stack)[kind](x).items()}
@@ -461,12 +453,20 @@ def cornernet_hourglass104(
     blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
     stem_channels: Width = 128,
     backbone_norm: Norm = "bn",
+    pixel_mean: Colour = COCO_MEAN,
+    pixel_std: Deviation = COCO_STD,
     **options: Any,
 ) -> CornerNet:
     """CornerNet on Hourglass-104: AP 40.6 on test-dev. The body's numbers are those of `Hourglass`; options: those of
     `CornerNet`, `point_channels` (while a point gathers), `head_norm`."""
     backbone = Hourglass(
-        stacks=stacks, channels=channels, blocks=blocks, stem_channels=stem_channels, norm=backbone_norm
+        stacks=stacks,
+        channels=channels,
+        blocks=blocks,
+        stem_channels=stem_channels,
+        norm=backbone_norm,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
     )
     points = corner_points(backbone.channels, len(classes), corner_pools(), options)
     form = {"stride": backbone.strides[0], "stride_divisor": backbone.stride_divisor}
@@ -482,11 +482,14 @@ def cornernet_squeeze(
     blocks: Sequence[Few] = (2, 2, 2, 2, 4),
     stem_channels: Width = 128,
     backbone_norm: Norm = "bn",
+    pixel_mean: Colour = COCO_MEAN,
+    pixel_std: Deviation = COCO_STD,
     **options: Any,
 ) -> CornerNet:
     """CornerNet-Squeeze: fire modules, maps of stride 8, heads of 1x1 convolutions; AP 34.4. As its authors configure
     it, it looks into 20 corners of a kind and 100 pairs. Options as `cornernet_hourglass104`."""
     form: dict[str, Any] = {"stem_channels": stem_channels, "stem_halvings": 3, "block": "fire", "norm": backbone_norm}
+    form |= {"pixel_mean": pixel_mean, "pixel_std": pixel_std}
     backbone = Hourglass(stacks=stacks, channels=channels, blocks=blocks, **form)
     points = corner_points(backbone.channels, len(classes), corner_pools(), options, head_kernel=1)
     form = {"stride": backbone.strides[0], "stride_divisor": backbone.stride_divisor}
@@ -503,8 +506,7 @@ def cornernet_shufflenet_v2_x0_5_lite(
     `SHUFFLENET_OPTIONS`."""
     backbone, neck = lite_body(channels, options)
     points = corner_points(neck.channels, len(classes), corner_pools(), options, **lite_form(channels))
-    form: dict[str, Any] = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
-    return CornerNet(backbone, neck, points, classes=classes, **{**form, **options})
+    return CornerNet(backbone, neck, points, classes=classes, **options)
 
 
 def lite_body(channels: int, options: dict[str, Any]) -> tuple[Backbone, LiteUpsample]:

@@ -35,29 +35,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import (
-    Colour,
     Count,
-    Deviation,
     Divisor,
     Positive,
     Share,
     check_fields,
     checked,
-    checked_class,
-    with_selection,
 )
 from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.models.detector import detector
 from aweigh.necks import Neck
 from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, BiFPN, Fusion
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import place_anchors
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, by_overlap
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
 from aweigh.weights.load import PublishedWeights
@@ -95,8 +92,7 @@ class EfficientDetSelection:
         check_fields(self)
 
 
-@with_selection(EfficientDetSelection)
-@checked_class()
+@detector(EfficientDetSelection)
 class EfficientDet(nn.Module):
     """The detector.
 
@@ -105,7 +101,7 @@ class EfficientDet(nn.Module):
         class_net, box_net: predict K * C logits and K * 4 deltas in each cell.
         classes: names and original ids; their number must be that of `class_net`.
         anchor_scale: the smallest anchor of a level in strides. aspects: width and height of each kind, in sizes.
-        pixel_mean, pixel_std: RGB in `[0, 1]`. stride_divisor: what the sides of a batch are multiples of; None: the
+        stride_divisor: what the sides of a batch are multiples of; None: the
             coarsest stride.
     """
 
@@ -119,8 +115,6 @@ class EfficientDet(nn.Module):
         classes: Classes,
         anchor_scale: Positive = 4.0,
         aspects: Sequence[tuple[Positive, Positive]] = ASPECTS,
-        pixel_mean: Colour = IMAGENET_MEAN,
-        pixel_std: Deviation = IMAGENET_STD,
         stride_divisor: Divisor | None = None,
     ) -> None:
         super().__init__()
@@ -134,11 +128,7 @@ class EfficientDet(nn.Module):
         self.backbone, self.neck, self.class_net, self.box_net = backbone, neck, class_net, box_net
         self.classes = classes
         self.stride_divisor = stride_divisor or neck.strides[-1]
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
         self.anchor_sides: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
         self.register_buffer("anchor_sides", anchor_sides(anchor_scale, aspects), persistent=False)
 
         self.selection = EfficientDetSelection()
@@ -156,7 +146,6 @@ class EfficientDet(nn.Module):
     def network(self, pixels: Tensor) -> EfficientDetOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
         size_hw = pixels.shape[-2:]
-        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         features = self.neck(self.backbone(pixels))
         logits = _rows(self.class_net(features), len(self.classes))  # [B, A, C]
         deltas = _rows(self.box_net(features), 4)  # [B, A, 4]
@@ -368,6 +357,8 @@ def _build(
     name = scaling.backbone if form == "tensorflow" else scaling.backbone.removeprefix("tf_")
     activation: Activation = "relu6" if scaling.lite else "silu"
     shared: dict[str, Any] = {"activation": activation, "redundant_bias": form == "tensorflow"}
+    if scaling.lite:
+        options = {"pixel_mean": HALF, "pixel_std": HALF} | options
     backbone = take_timm(name, options)
     neck = BiFPN(
         backbone.channels,
@@ -386,8 +377,6 @@ def _build(
     class_net = PredictionNet(scaling.channels, per_cell * len(classes), prior=0.01, **shared)
     box_net = PredictionNet(scaling.channels, per_cell * 4, **shared)
     options = {"anchor_scale": scaling.anchor_scale} | options
-    if scaling.lite:
-        options = {"pixel_mean": HALF, "pixel_std": HALF} | options
     return EfficientDet(backbone, neck, class_net, box_net, classes=classes, **options)
 
 

@@ -64,9 +64,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import (
-    Colour,
     Count,
-    Deviation,
     Few,
     Layers,
     NotNegative,
@@ -76,8 +74,6 @@ from aweigh.arguments import (
     Width,
     check_fields,
     checked,
-    checked_class,
-    with_selection,
 )
 from aweigh.backbones import TIMM_OPTIONS, Backbone, take_last_stage, take_mobilenet_v3_ends, take_timm
 from aweigh.classes import Classes, KeypointSet
@@ -86,13 +82,14 @@ from aweigh.errors import UsageError, counted
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
 from aweigh.heads.rpn import RPN, RPN_OPTIONS, Proposer
 from aweigh.layers import Norm
+from aweigh.models.detector import detector
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes
 from aweigh.ops.losses import check_labels, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap, hardest
 from aweigh.ops.roi import max_pool_regions, numbered, pool_regions
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
+from aweigh.structures import IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.detectron2 import (
     DETECTRON2_MEAN,
@@ -156,8 +153,7 @@ class FasterRCNNSelection:
         check_fields(self)
 
 
-@with_selection(FasterRCNNSelection)
-@checked_class()
+@detector(FasterRCNNSelection)
 class FasterRCNN(nn.Module):
     """The detector.
 
@@ -205,8 +201,6 @@ class FasterRCNN(nn.Module):
         score_threshold: Share = 0.05,
         nms_threshold: Share = 0.5,
         max_detections: Count = 100,
-        pixel_mean: Colour = IMAGENET_MEAN,
-        pixel_std: Deviation = IMAGENET_STD,
     ) -> None:
         super().__init__()
         if box_predictor.num_classes != len(classes):
@@ -226,10 +220,6 @@ class FasterRCNN(nn.Module):
         self.classes, self.box_size, self.beta = classes, box_size, beta
         self.sampled, self.positive_fraction = sampled, positive_fraction
         self.negative_iou, self.hard_regions, self.box_weight = tuple(negative_iou), hard_regions, box_weight
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
         self.selection = FasterRCNNSelection(
             score_threshold, nms_threshold=nms_threshold, max_detections=max_detections
@@ -250,7 +240,6 @@ class FasterRCNN(nn.Module):
 
         proposals: as `Images` has them, for a proposer that needs them.
         """
-        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         features = self.neck(self.backbone(pixels))
         return FasterRCNNOutput(features, self.proposer(features, pixels, *proposals))
 

@@ -58,19 +58,19 @@ from aweigh.arguments import (
     check_fields,
     checked,
     checked_class,
-    with_selection,
 )
 from aweigh.backbones import SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, take_shufflenet_v2, take_timm
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
+from aweigh.models.detector import detector
 from aweigh.necks import Neck, NeckName, make_neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, task_aligned
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
 from aweigh.weights.load import PublishedWeights
@@ -105,8 +105,7 @@ class FCOSSelection:
         check_fields(self)
 
 
-@with_selection(FCOSSelection)
-@checked_class()
+@detector(FCOSSelection)
 class FCOS(nn.Module):
     """The detector.
 
@@ -177,10 +176,6 @@ class FCOS(nn.Module):
         self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
         self.normalise_distances, self.corner_points = normalise_distances, corner_points
         self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD), persistent=False)
 
         self.selection = FCOSSelection(score_threshold=score_threshold, threshold_product=threshold_product)
 
@@ -196,7 +191,6 @@ class FCOS(nn.Module):
 
     def network(self, pixels: Tensor) -> FCOSOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
-        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         return self.outputs(self.neck(self.backbone(pixels)), pixels)
 
     def outputs(self, features: Sequence[Tensor], pixels: Tensor) -> FCOSOutput:

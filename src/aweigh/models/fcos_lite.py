@@ -49,13 +49,13 @@ from aweigh.arguments import (
     check_fields,
     checked,
     checked_class,
-    with_selection,
 )
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.backbones import ShuffleNetV2, shufflenet_v2_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, make_activation, make_norm
+from aweigh.models.detector import detector
 from aweigh.models.fcos import assign, candidates
 from aweigh.necks.pan import LitePAN
 from aweigh.ops import boxes as box_ops
@@ -67,7 +67,7 @@ from aweigh.ops.losses import (
     unknown_in_batch,
     world_mean,
 )
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import PublishedWeights
 
@@ -102,7 +102,7 @@ class FCOSLiteSelection:
         check_fields(self)
 
 
-@with_selection(FCOSLiteSelection)
+@detector(FCOSLiteSelection)
 class FCOSLite(nn.Module):
     """The detector.
 
@@ -127,10 +127,6 @@ class FCOSLite(nn.Module):
         rule: dict[str, Any] = {"strides": self.strides, "level_ranges": LEVEL_RANGES}
         self.assign: Callable[..., Tensor] = partial(assign, **rule)
         self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD), persistent=False)
 
         self.selection = FCOSLiteSelection()
 
@@ -146,7 +142,6 @@ class FCOSLite(nn.Module):
 
     def network(self, pixels: Tensor) -> FCOSLiteOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
-        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         features = self.neck(self.backbone(pixels))
         logits, bins = self.head(features)
         points, strides = [], []
@@ -317,7 +312,9 @@ def _build(
     head_norm: Norm = "bn",
     frozen_stages: Frozen = 0,
 ) -> FCOSLite:
-    backbone = ShuffleNetV2(width, norm=backbone_norm, frozen_stages=frozen_stages, activation=activation)
+    backbone = shufflenet_v2_backbone(
+        width, backbone_norm=backbone_norm, frozen_stages=frozen_stages, activation=activation
+    )
     neck = LitePAN(backbone.channels, backbone.strides, channels=channels, norm=neck_norm, activation=activation)
     head = LiteHead(channels, len(classes), norm=head_norm, activation=activation)
     return FCOSLite(backbone, neck, head, classes=classes)

@@ -31,9 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import (
-    Colour,
     Count,
-    Deviation,
     Layers,
     NotNegative,
     Share,
@@ -41,20 +39,19 @@ from aweigh.arguments import (
     Within,
     check_fields,
     checked,
-    checked_class,
-    with_selection,
 )
 from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, make_norm
+from aweigh.models.detector import detector
 from aweigh.necks import Neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
+from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 
 SCALE = 4.0  # a level's own scale in its strides: 32 pixels on P3, 512 on P7
@@ -85,8 +82,7 @@ class FoveaBoxSelection:
         check_fields(self)
 
 
-@with_selection(FoveaBoxSelection)
-@checked_class()
+@detector(FoveaBoxSelection)
 class FoveaBox(nn.Module):
     """The detector.
 
@@ -97,7 +93,6 @@ class FoveaBox(nn.Module):
         sigma: how much of a box's sides is its fovea.
         eta: a level's range is from its scale / eta to its scale * eta.
         alpha, gamma: of the focal loss. beta: where the smooth L1 loss has its knee.
-        pixel_mean, pixel_std: of RGB in `[0, 1]`.
     """
 
     stride_divisor = 32
@@ -114,8 +109,6 @@ class FoveaBox(nn.Module):
         alpha: Share = 0.4,
         gamma: NotNegative = 1.5,
         beta: NotNegative = 0.11,
-        pixel_mean: Colour = IMAGENET_MEAN,
-        pixel_std: Deviation = IMAGENET_STD,
     ) -> None:
         super().__init__()
         if head.logits.out_channels != len(classes):
@@ -130,10 +123,6 @@ class FoveaBox(nn.Module):
         self.assign: Callable[..., Tensor] = partial(assign, **rule)
         self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
         self.alpha, self.gamma, self.beta = alpha, gamma, beta
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean)), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std)), persistent=False)
 
         self.selection = FoveaBoxSelection()
 
@@ -149,7 +138,6 @@ class FoveaBox(nn.Module):
 
     def network(self, pixels: Tensor) -> FoveaBoxOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
-        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         features = self.neck(self.backbone(pixels))
         logits, distances = self.head(features)
         points = [

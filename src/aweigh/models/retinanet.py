@@ -39,6 +39,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -46,9 +47,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import (
-    Colour,
     Count,
-    Deviation,
     Few,
     Layers,
     NotNegative,
@@ -57,30 +56,30 @@ from aweigh.arguments import (
     Share,
     Width,
     check_fields,
-    checked,
     checked_class,
-    with_selection,
+    passes_on,
 )
-from aweigh.backbones import SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, take_shufflenet_v2, take_timm
+from aweigh.backbones import Backbone, any_timm_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
+from aweigh.models.builders import Builder
+from aweigh.models.detector import detector
 from aweigh.necks import Neck, NeckName, make_neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes, level_anchors
 from aweigh.ops.losses import box_loss, check_labels, sigmoid_focal_loss_sum, unknown_entries, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, by_overlap, hard_examples, task_aligned
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
-from aweigh.weights.coco import COCO_CLASSES
+from aweigh.structures import Images, Targets
 from aweigh.weights.convert.detectron2 import (
     DETECTRON2_MEAN,
     DETECTRON2_STD,
     detectron2_record,
     retinanet_from_detectron2,
 )
-from aweigh.weights.convert.torchvision import retinanet_from_torchvision
+from aweigh.weights.convert.torchvision import retinanet_from_torchvision, torchvision_record
 from aweigh.weights.record import PublishedWeights
 
 Assignment = Literal["overlap", "adaptive", "aligned"]
@@ -111,8 +110,7 @@ class RetinaNetSelection:
         check_fields(self)
 
 
-@with_selection(RetinaNetSelection)
-@checked_class()
+@detector(RetinaNetSelection)
 class RetinaNet(nn.Module):
     """The detector.
 
@@ -129,7 +127,6 @@ class RetinaNet(nn.Module):
         alpha, gamma: of the focal loss; gamma 0 is the balanced cross-entropy.
         hard_examples: above 0, OHEM instead of the focal loss: so many anchors of each image, those of the highest
             loss after NMS at `hard_nms`; `hard_ratio`: so many background anchors for each object's (None: any).
-        pixel_mean, pixel_std: of RGB in `[0, 1]`.
     """
 
     stride_divisor = 32
@@ -153,8 +150,6 @@ class RetinaNet(nn.Module):
         hard_nms: Share = 0.5,
         hard_ratio: Count | None = None,
         max_detections: Count = 100,
-        pixel_mean: Colour = IMAGENET_MEAN,
-        pixel_std: Deviation = IMAGENET_STD,
     ) -> None:
         super().__init__()
         if len(shapes) != len(neck.strides):
@@ -179,10 +174,6 @@ class RetinaNet(nn.Module):
         self.moving_positives: Tensor | None
         # detectron2: begins at 100, and each batch counts a tenth.
         self.register_buffer("moving_positives", torch.tensor(100.0) if normaliser == "moving" else None)
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
 
         self.selection = RetinaNetSelection(max_detections=max_detections)
 
@@ -198,7 +189,6 @@ class RetinaNet(nn.Module):
 
     def network(self, pixels: Tensor) -> RetinaNetOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
-        pixels = (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         features = self.neck(self.backbone(pixels))
         logits, deltas = self.head(features)
         anchors = [
@@ -393,8 +383,8 @@ def whole_pixel_anchors(strides: Sequence[int]) -> list[Tensor]:
     return [anchor_shapes(level, RATIOS, rounded=True) for level in sizes]
 
 
-@checked(RetinaNet, without=("shapes",))
-def _build(
+@passes_on(RetinaNet, without=("shapes",))
+def retinanet(
     backbone: Backbone,
     classes: Classes,
     *,
@@ -407,164 +397,73 @@ def _build(
     scale: Positive = 4.0,
     per_octave: Few = 3,
     ratios: Sequence[Positive] = RATIOS,
-    **options: Any,
+    **settings: Any,
 ) -> RetinaNet:
-    """On any backbone with three levels at strides 8, 16, 32. Options: those of `RetinaNet`."""
+    """On any backbone with three levels at strides 8, 16, 32. Settings: those of `RetinaNet`."""
     pyramid = make_neck(neck, backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
     shapes = octave_anchors(pyramid.strides, scale=scale, per_octave=per_octave, ratios=ratios)
     head = RetinaNetHead(channels, len(classes), len(shapes[0]), convs=convs, norm=head_norm)
-    return RetinaNet(backbone, pyramid, head, classes=classes, shapes=shapes, **options)
+    return RetinaNet(backbone, pyramid, head, classes=classes, shapes=shapes, **settings)
 
 
-@checked(_build, TIMM_OPTIONS)
-def retinanet_timm_fpn(
-    *, classes: Classes = COCO_CLASSES, backbone: str = "efficientnet_b0", **options: Any
-) -> RetinaNet:
-    """RetinaNet on any model of timm with feature maps at strides 8, 16 and 32, by its name there. Options as
-    `retinanet_resnet18_fpn`."""
-    return _build(take_timm(backbone, options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def retinanet_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """RetinaNet on ResNet-18. Options: those of `_build`, `RetinaNet` and `TIMM_OPTIONS`."""
-    return _build(take_timm("resnet18", options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def retinanet_resnet34_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """RetinaNet on ResNet-34. Options as `retinanet_resnet18_fpn`."""
-    return _build(take_timm("resnet34", options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def retinanet_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """RetinaNet on ResNet-50. Options as `retinanet_resnet18_fpn`."""
-    return _build(take_timm("resnet50", options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def retinanet_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """RetinaNet on ResNet-101. Options as `retinanet_resnet18_fpn`."""
-    return _build(take_timm("resnet101", options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def retinanet_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """RetinaNet on ResNeXt-101 32x8d. Options as `retinanet_resnet18_fpn`."""
-    return _build(take_timm("resnext101_32x8d", options), classes, **options)
-
-
-@checked(_build, SHUFFLENET_OPTIONS)
-def retinanet_shufflenet_v2_x1_0_fpn(
-    *, classes: Classes = COCO_CLASSES, channels: Width = 128, **options: Any
-) -> RetinaNet:
-    """RetinaNet on ShuffleNet V2 1.0x, neck and head with 128 channels (ours). Options as `retinanet_resnet18_fpn`,
-    and `activation` (the backbone's)."""
-    return _build(take_shufflenet_v2(1.0, options), classes, channels=channels, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def retinanet_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """One square anchor of 8 strides in each cell, assigned by ATSS (Zhang et al. 2020, section 3.2 and 4): with the
-    same assignment as `fcos_resnet50_fpn_atss` the two come out alike in the paper. Options as the others."""
-    one = {"scale": 8.0, "per_octave": 1, "ratios": (1.0,), "assignment": "adaptive"}
-    return _build(take_timm("resnet50", options), classes, **{**one, **options})
-
-
-@checked(RetinaNet, TIMM_OPTIONS, without=("shapes",))
-def _torchvision(
+@passes_on(RetinaNet, without=("shapes",))
+def retinanet_torchvision(
+    backbone: Backbone,
     classes: Classes,
     *,
-    top: Literal["p5", "c5"],
-    head_norm: Norm | None,
+    top: Literal["p5", "c5"] = "c5",
     neck_norm: Norm | None = None,
-    **options: Any,
+    head_norm: Norm | None = "gn",
+    fitted_steps: bool = True,
+    **settings: Any,
 ) -> RetinaNet:
-    backbone = take_timm("resnet50", options)
+    """Torchvision's form, with its anchors. Settings: those of `RetinaNet`."""
     neck = FPN(backbone.channels, backbone.strides, top=top, norm=neck_norm)
     shapes = whole_pixel_anchors(neck.strides)
     head = RetinaNetHead(256, len(classes), len(shapes[0]), norm=head_norm)
-    fixed: dict[str, Any] = {"fitted_steps": True, "max_detections": 300, **options}
-    return RetinaNet(backbone, neck, head, classes=classes, shapes=shapes, **fixed)
+    return RetinaNet(backbone, neck, head, classes=classes, shapes=shapes, fitted_steps=fitted_steps, **settings)
 
 
-@checked(_torchvision)
-def retinanet_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """Torchvision's `retinanet_resnet50_fpn`: AP 36.4 with its weights. Options: those of `RetinaNet`, and the
-    normalisations."""
-    return _torchvision(classes, **{"top": "p5", "head_norm": None, "box_loss": "l1", **options})
-
-
-@checked(_torchvision)
-def retinanet_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """Torchvision's `retinanet_resnet50_fpn_v2`: AP 41.5 with its weights. Options as the first form's."""
-    return _torchvision(classes, **{"top": "c5", "head_norm": "gn", **options})
-
-
-def _detectron2(name: str, classes: Classes, options: dict[str, Any]) -> RetinaNet:
-    form: dict[str, Any] = {"stride_in_1x1": True, "head_norm": None, "box_loss": "l1", "normaliser": "moving"}
-    options = {**form, "pixel_mean": DETECTRON2_MEAN, "pixel_std": DETECTRON2_STD, **options}
-    return _build(take_timm(name, options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def retinanet_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """Detectron2's RetinaNet on MSRA's ResNet-50: AP 37.4 after its 1x schedule, 38.7 after 3x. Options as above."""
-    return _detectron2("resnet50", classes, options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def retinanet_resnet101_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> RetinaNet:
-    """Detectron2's RetinaNet on MSRA's ResNet-101: AP 40.4 after its 3x schedule. Options as above."""
-    return _detectron2("resnet101", classes, options)
-
+_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d")
+_RESNET50, _RESNET101 = partial(timm_backbone, "resnet50"), partial(timm_backbone, "resnet101")
+# With the same assignment as `fcos_resnet50_fpn_atss` the two come out alike (Zhang et al. 2020, sections 3.2 and 4).
+_ATSS = {"scale": 8.0, "per_octave": 1, "ratios": (1.0,), "assignment": "adaptive"}
+_DETECTRON2 = {
+    **{"stride_in_1x1": True, "pixel_mean": DETECTRON2_MEAN, "pixel_std": DETECTRON2_STD},
+    **{"head_norm": None, "box_loss": "l1", "normaliser": "moving"},
+}
+_V1 = {"top": "p5", "head_norm": None, "box_loss": "l1", "max_detections": 300}
 
 BUILDERS = {
-    build.__name__: build
-    for build in (
-        retinanet_resnet18_fpn,
-        retinanet_resnet34_fpn,
-        retinanet_resnet50_fpn,
-        retinanet_resnet101_fpn,
-        retinanet_resnext101_32x8d_fpn,
-        retinanet_shufflenet_v2_x1_0_fpn,
-        retinanet_timm_fpn,
-        retinanet_resnet50_fpn_atss,
-        retinanet_resnet50_fpn_torchvision,
-        retinanet_resnet50_fpn_v2_torchvision,
-        retinanet_resnet50_fpn_detectron2,
-        retinanet_resnet101_fpn_detectron2,
-    )
+    **{f"retinanet_{name}_fpn": Builder(retinanet, partial(timm_backbone, name)) for name in _BACKBONES},
+    # Neck and head with 128 channels are ours: with 256 they would cost ten times the backbone.
+    "retinanet_shufflenet_v2_x1_0_fpn": Builder(retinanet, partial(shufflenet_v2_backbone, 1.0), {"channels": 128}),
+    "retinanet_timm_fpn": Builder(retinanet, any_timm_backbone),
+    "retinanet_resnet50_fpn_atss": Builder(retinanet, _RESNET50, _ATSS),
+    "retinanet_resnet50_fpn_torchvision": Builder(retinanet_torchvision, _RESNET50, _V1),
+    "retinanet_resnet50_fpn_v2_torchvision": Builder(retinanet_torchvision, _RESNET50, {"max_detections": 300}),
+    # On MSRA's ResNets.
+    "retinanet_resnet50_fpn_detectron2": Builder(retinanet, _RESNET50, _DETECTRON2),
+    "retinanet_resnet101_fpn_detectron2": Builder(retinanet, _RESNET101, _DETECTRON2),
 }
 
 
-def _torchvision_record(version: str, file: str, average_precision: float, **arguments: Any) -> PublishedWeights:
-    form = "retinanet_resnet50_fpn" + ("_v2" if version == "V2" else "")
-    return PublishedWeights(
-        name="torchvision" + ("_v2" if version == "V2" else ""),
-        url=f"https://download.pytorch.org/models/{file}",
-        file=file,
-        sha256=file.removesuffix(".pth").rsplit("-", 1)[1],
-        licence="BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0",
-        source=f"torchvision, {form}, COCO_V1, trained on COCO train2017",
-        metrics={"AP": average_precision},
-        builder=f"{form}_torchvision",
-        arguments=arguments,
-        classes=COCO_CLASSES,
-        resize={"short": 800, "long": 1333, "antialias": False},
-        convert=retinanet_from_torchvision,
-    )
+def _torchvision(name: str, file: str, average_precision: float, **arguments: Any) -> PublishedWeights:
+    builder = f"retinanet_resnet50_fpn{name.removeprefix('torchvision')}_torchvision"
+    metrics = {"AP": average_precision}
+    return torchvision_record(name, builder, file, metrics, retinanet_from_torchvision, **arguments)
 
 
 # Torchvision reads its first COCO weights with an epsilon of 0, as they were trained.
-_V1 = _torchvision_record(
-    "V1", "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4, backbone_norm="frozen_bn", backbone_norm_eps=0.0
+_FIRST = _torchvision(
+    *("torchvision", "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4),
+    backbone_norm="frozen_bn",
+    backbone_norm_eps=0.0,
 )
-_V2 = _torchvision_record("V2", "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", 41.5)
+_SECOND = _torchvision("torchvision_v2", "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", 41.5)
 
 
-def _detectron2_record(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
+def _detectron2(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
     return detectron2_record(
         name, f"COCO-Detection/{run}", builder, {"AP": average_precision}, retinanet_from_detectron2
     )
@@ -572,12 +471,12 @@ def _detectron2_record(name: str, builder: str, run: str, average_precision: flo
 
 _R50, _R101 = "retinanet_resnet50_fpn_detectron2", "retinanet_resnet101_fpn_detectron2"
 PUBLISHED = {
-    "retinanet_resnet50_fpn": {"torchvision_v2": _V2, "torchvision": _V1},
-    "retinanet_resnet50_fpn_torchvision": {"torchvision": _V1},
-    "retinanet_resnet50_fpn_v2_torchvision": {"torchvision_v2": _V2},
+    "retinanet_resnet50_fpn": {"torchvision_v2": _SECOND, "torchvision": _FIRST},
+    "retinanet_resnet50_fpn_torchvision": {"torchvision": _FIRST},
+    "retinanet_resnet50_fpn_v2_torchvision": {"torchvision_v2": _SECOND},
     _R50: {
-        "3x": _detectron2_record("3x", _R50, "retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl", 38.7),
-        "1x": _detectron2_record("1x", _R50, "retinanet_R_50_FPN_1x/190397773/model_final_bfca0b.pkl", 37.4),
+        "3x": _detectron2("3x", _R50, "retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl", 38.7),
+        "1x": _detectron2("1x", _R50, "retinanet_R_50_FPN_1x/190397773/model_final_bfca0b.pkl", 37.4),
     },
-    _R101: {"3x": _detectron2_record("3x", _R101, "retinanet_R_101_FPN_3x/190397697/model_final_971ab9.pkl", 40.4)},
+    _R101: {"3x": _detectron2("3x", _R101, "retinanet_R_101_FPN_3x/190397697/model_final_971ab9.pkl", 40.4)},
 }

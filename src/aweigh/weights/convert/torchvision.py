@@ -5,13 +5,14 @@ functions of their own. ResNet, ResNeXt and ShuffleNet V2 have torchvision's nam
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from aweigh.errors import UsageError, counted
 from aweigh.weights.coco import COCO_CLASSES
-from aweigh.weights.record import State
+from aweigh.weights.record import PublishedWeights, State
 
 # Beginnings of names, torchvision's -> ours.
 PYRAMID_NAMES = {
@@ -50,6 +51,38 @@ FASTER_RCNN_NAMES = {
 }
 # Convolutions of regions, torchvision's -> ours.
 REGION_TOWERS = {"box_head": "box_head", "mask_head": "branches.masks.head"}
+
+
+def torchvision_record(
+    name: str,
+    builder: str,
+    file: str,
+    metrics: dict[str, float],
+    convert: Callable[[State], State],
+    *,
+    short: int = 800,
+    long: int = 1333,
+    **arguments: Any,
+) -> PublishedWeights:
+    """What is known of one of torchvision's detectors. builder, arguments: ours that loads it. short, long: of images.
+
+    file: its name, which ends in the beginning of its digest.
+    """
+    form, digest = file.removesuffix(".pth").rsplit("-", 1)
+    return PublishedWeights(
+        name=name,
+        url=f"https://download.pytorch.org/models/{file}",
+        file=file,
+        sha256=digest,
+        licence="BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0",
+        source=f"torchvision, {form.removesuffix('_coco')}, COCO_V1, trained on COCO train2017",
+        metrics=metrics,
+        builder=builder,
+        arguments=arguments,
+        classes=COCO_CLASSES,
+        resize={"short": short, "long": long, "antialias": False},
+        convert=convert,
+    )
 
 
 def fcos_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COCO_CLASSES.ids) -> State:

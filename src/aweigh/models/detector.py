@@ -1,0 +1,113 @@
+"""What all detectors can do: the contract between `models/` and the rest of the library.
+
+Nothing else is asked of a detector anywhere, and nothing is looked up by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor, nn
+
+from aweigh.arguments import checked_class, with_selection
+from aweigh.classes import Classes, KeypointSet
+from aweigh.detections import Detections
+from aweigh.structures import Images, Targets
+from aweigh.weights.record import PublishedWeights
+
+D = TypeVar("D", bound=type)
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """What `create` returns: an `nn.Module`, and what the rest of the library may ask it.
+
+    Called with images alone it gives the `Detections` of each, with targets too the losses, a scalar each, whether it
+    is training or not. `decode(network(...))` is the one and `loss(network(...), targets)` the other. `network` has no
+    Python branch on data: it is what is compiled and exported; its inputs are the pixels `[B, 3, H, W]`, RGB in
+    `[0, 1]`, and where `needs_proposals` is true, the proposals `[B, P, 4]`. `select` gives boxes `[B, K, 4]`, scores
+    `[B, K]`, labels `[B, K]`, how many count `[B]`, and a tensor for each of `extras`.
+
+    extras: what it says beside boxes, of "masks" (`[B, K, S, S]` probabilities in the frame of each box), "keypoints"
+    (`[B, K, number of keypoints, 3]`: x, y, score) and "cuboids" (`[B, K, 7]`, see `aweigh.ops.cuboids`).
+    keypoint_set: those that it finds. selection: thresholds and counts, a frozen dataclass (`with_selection`).
+    pixel_mean: `[3]`, the colour of padding. stride_divisor: what the sides of a batch are multiples of.
+    strides, assign, candidates: of one that assigns points to boxes: the strides of its levels in pixels; which box
+    each point learns; which boxes each could. average_flipped: of one that averages raw outputs of an image and its
+    mirror image: `(raw, flipped, class_order) -> raw`. propose: of one that proposes regions of any class: raw outputs
+    and sizes `[B, 2]` to boxes `[B, P, 4]`, scores `[B, P]` and how many count `[B]`. All are None where it cannot.
+    builder, arguments: what built it. record: of the published weights it holds. backbone_report: what was loaded into
+    its backbone.
+    """
+
+    training: bool
+    backbone: Any  # an `nn.Module` with `channels`, `strides` and `normalise`; which one is the detector's own affair
+    classes: Classes
+    selection: Any  # each detector has a dataclass of its own
+    extras: tuple[str, ...]
+    needs_proposals: bool
+    keypoint_set: KeypointSet | None
+    stride_divisor: int
+    strides: tuple[int, ...] | None
+    assign: Callable[[Sequence[Tensor], Targets], Tensor] | None
+    candidates: Callable[[Sequence[Tensor], Tensor], Iterator[tuple[Tensor, Tensor]]] | None
+    average_flipped: Callable[[Any, Any, Tensor], Any] | None
+    propose: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]] | None
+    builder: str
+    arguments: dict[str, Any]
+    record: PublishedWeights | None
+    backbone_report: object
+
+    @property
+    def pixel_mean(self) -> Tensor: ...
+
+    def __call__(self, images: Images, targets: Sequence[Targets] | None = None) -> Any: ...
+    def network(self, *inputs: Tensor) -> Any: ...
+    def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]: ...
+    def select(self, raw: Any, sizes_hw: Tensor) -> tuple[Tensor, ...]: ...
+    def decode(self, raw: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]: ...
+    def classification_body(self) -> nn.Module: ...  # what weights of a classification network fill
+
+    # Of every `nn.Module`.
+    def train(self, mode: bool = True) -> Any: ...
+    def eval(self) -> Any: ...
+    def to(self, *args: Any, **kwargs: Any) -> Any: ...
+    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> Any: ...
+
+
+def detector(selection: type[Any]) -> Callable[[D], D]:
+    """Of the class of a detector: its arguments are checked, its thresholds and counts are a `selection`, and what it
+    does not say of itself is as in `Detector` for one that cannot."""
+
+    def decorate(kind: D) -> D:
+        for name, value in UNSAID.items():
+            if not hasattr(kind, name):
+                setattr(kind, name, value)
+        return with_selection(selection)(checked_class()(kind))
+
+    return decorate
+
+
+UNSAID: dict[str, Any] = {
+    "extras": (),
+    "needs_proposals": False,
+    "keypoint_set": None,
+    "strides": None,
+    "assign": None,
+    "candidates": None,
+    "average_flipped": None,
+    "propose": None,
+    "builder": "",
+    "record": None,
+    "backbone_report": None,
+    "pixel_mean": property(lambda self: self.backbone.normalise.mean),
+    "classification_body": lambda self: self.backbone,
+}
