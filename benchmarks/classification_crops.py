@@ -21,7 +21,7 @@ from PIL import Image
 
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.images.reader import read_image
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 
 Crop = tuple[Path, int, tuple[int, int, int, int]]  # a photograph, the annotation and its box in whole pixels
 

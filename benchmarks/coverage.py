@@ -24,7 +24,7 @@ import aweigh
 from aweigh.annotations.split import Split
 from aweigh.evaluation.coverage import Coverage, measure_coverage
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import find_splits, load_split
+from aweigh.layouts.load import find_splits, load_split
 from aweigh.models import fcos
 from aweigh.structures import Targets
 

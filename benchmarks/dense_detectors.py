@@ -29,7 +29,7 @@ from measure import peak_memory, processor, step_seconds
 from torch import Tensor
 
 import aweigh
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.models.fcos import FCOSOutput
 from aweigh.models.retinanet import RetinaNetOutput

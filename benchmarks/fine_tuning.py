@@ -22,7 +22,7 @@ import torch
 from measure import processor, step_seconds
 
 import aweigh
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.prediction.evaluate import evaluate
 
 matplotlib.use("agg")

@@ -45,7 +45,7 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Augmentation, TrainTransform
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import find_splits, load_split
+from aweigh.layouts.load import find_splits, load_split
 
 SHORT, LONG = 640, 1066
 LARGE_PIXELS = 12_000_000

@@ -23,7 +23,7 @@ import numpy as np
 from aweigh.annotations.split import Split
 from aweigh.evaluation.kitti import NUMBERS
 from aweigh.evaluation.space import LOOSE, kitti_metrics
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.prediction.evaluate import detect
 from aweigh.predictor import load
 

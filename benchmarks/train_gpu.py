@@ -31,7 +31,7 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Augmentation, TrainTransform
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.prediction.device import choose_device, choose_precision, synchronise
 from aweigh.scenes.shapes import write_synthetic

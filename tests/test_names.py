@@ -17,7 +17,7 @@ from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import escaped, printable
 from aweigh.files import atomic_file, beside, fitting_name, remove_leftovers, write_text
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.layouts.save import save_dataset
 from aweigh.results.writers import write_detections
 

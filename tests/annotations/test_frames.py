@@ -15,7 +15,7 @@ from aweigh.cli.main import run
 from aweigh.errors import DataError
 from aweigh.feeding.dataset import read_annotated
 from aweigh.inspect.doctor import examine
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 
 WIDE, TALL = (160, 120), (120, 160)  # width and height, as stored and as shown
 BOTH, SHOWN, STORED = [10, 10, 60, 50], [20, 90, 60, 60], [90, 20, 60, 60]  # xywh: fits both, only 120 x 160, 160 x 120

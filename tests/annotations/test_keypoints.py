@@ -10,7 +10,7 @@ from tests.annotated import Make, coco_dict, picture, voc_xml
 
 from aweigh.annotations.split import NEVER_LABELLED, NOT_SAID, REVIEWED
 from aweigh.errors import DataError
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 
 NAMES = ["nose", "left_eye", "right_eye"]
 

@@ -16,9 +16,8 @@ from aweigh.edit.complete import Proposals, complete
 from aweigh.edit.merge import merge
 from aweigh.errors import DataError
 from aweigh.inspect.doctor import count_split, examine
-from aweigh.layouts.formats import load_split
-from aweigh.layouts.losses import not_held
-from aweigh.layouts.save import save_dataset
+from aweigh.layouts.load import load_split
+from aweigh.layouts.save import not_held, save_dataset
 from aweigh.models import create
 from aweigh.structures import Images, Targets
 from aweigh.training.config import TrainConfig

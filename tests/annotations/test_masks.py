@@ -15,7 +15,7 @@ from pycocotools import mask as reference
 from tests.annotated import Make, coco_dict
 
 from aweigh.annotations.masks import NONE, Masks, decode_counts, encode_counts
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pycocotools")
 

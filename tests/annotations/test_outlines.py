@@ -16,7 +16,7 @@ from aweigh.annotations.split import LABELS_LOST, REVIEWED, Split
 from aweigh.cli.main import run
 from aweigh.edit.clean import clean
 from aweigh.inspect.doctor import examine
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.layouts.save import save_dataset
 
 DIAMOND = np.array([[30.0, 15], [40, 5], [50, 15], [40, 25]])  # its middle on the right edge of an image of 40 x 30

@@ -22,9 +22,8 @@ from aweigh.feeding.transforms import Augmentation, TrainTransform
 from aweigh.feeding.windows import cut_window, flip_horizontally, random_crop
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
-from aweigh.layouts.formats import load_split
-from aweigh.layouts.losses import not_held
-from aweigh.layouts.save import save_dataset
+from aweigh.layouts.load import load_split
+from aweigh.layouts.save import not_held, save_dataset
 from aweigh.structures import Targets
 
 

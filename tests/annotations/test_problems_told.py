@@ -6,7 +6,7 @@ import pytest
 from tests.annotated import picture
 
 from aweigh.annotations.problems import SKIPPED, Problem, done, report_lines, tally
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Augmentation, EvalTransform, TrainTransform
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.results.matlab import read_mat
 from aweigh.results.proposals import from_coco_results, from_selective_search
 from aweigh.structures import Targets

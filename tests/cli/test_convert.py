@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from aweigh.cli.main import run
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 
 Capture = pytest.CaptureFixture[str]
 

@@ -14,7 +14,7 @@ from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.evaluation.recall import average_recall
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 
 SMALL = {"channels": 8, "box_size": 2}

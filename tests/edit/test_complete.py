@@ -16,7 +16,7 @@ from aweigh.edit.complete import Completed, complete, read_proposals
 from aweigh.edit.merge import merge
 from aweigh.errors import DataError, UsageError
 from aweigh.layouts.coco import read_categories
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.layouts.save import save_dataset
 
 DETECTOR = Classes(("person", "cat", "bus"), (1, 17, 6))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tests.annotated import Make, coco_dict
 
+from aweigh.annotations.split import Split
 from aweigh.edit.merge import merge
 from aweigh.errors import UsageError
-from aweigh.layouts.formats import Split, load_split
-from aweigh.layouts.losses import not_held
-from aweigh.layouts.save import save_dataset
+from aweigh.layouts.load import load_split
+from aweigh.layouts.save import not_held, save_dataset
 
 
 def make(coco: Make, root: Path, *names: str, boxes: int = 2, **changes: Any) -> Split:

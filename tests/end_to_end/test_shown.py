@@ -20,7 +20,7 @@ import aweigh
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import app
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 
 DONE = {
     *(("predict",), ("eval",), ("proposals",), ("info",), ("models",), ("average",), ("shrink",), ("config", "show")),

@@ -10,7 +10,7 @@ from aweigh.annotations.split import Split
 from aweigh.classes import KeypointSet
 from aweigh.errors import UsageError
 from aweigh.evaluation.metrics import METRICS, NUMBERS, Metric, check_measurable, measurable, metric_of, numbers_of
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.scenes.road import write_road
 from aweigh.scenes.shapes import write_synthetic
 

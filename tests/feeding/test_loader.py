@@ -20,7 +20,7 @@ from aweigh.feeding.loader import EpochSampler, make_loader
 from aweigh.feeding.transforms import Augmentation, EvalTransform, TrainTransform
 from aweigh.images.reader import read_image, read_reduced
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.structures import Images, Targets
 

@@ -19,7 +19,7 @@ from aweigh.feeding.mixing import Plan, copy_paste, epochs_with_mixing, in_sight
 from aweigh.feeding.transforms import Augmentation, TrainTransform
 from aweigh.feeding.windows import boxes_of_masks
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.scenes.shapes import write_synthetic
 from aweigh.structures import IMAGENET_MEAN, Targets
 

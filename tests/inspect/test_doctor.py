@@ -16,7 +16,7 @@ from aweigh.annotations.split import Split
 from aweigh.inspect import findings
 from aweigh.inspect.doctor import Examination, examine, quick
 from aweigh.inspect.findings import Finding
-from aweigh.layouts.formats import find_splits, load_split
+from aweigh.layouts.load import find_splits, load_split
 
 BOX = [20.0, 20.0, 30.0, 30.0]
 

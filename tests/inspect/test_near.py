@@ -10,7 +10,7 @@ from tests.scenes_on_disk import entry, scene, write_coco
 
 from aweigh.inspect.near import near_pairs
 from aweigh.inspect.rules import near_boxes
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 
 Crowd = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 

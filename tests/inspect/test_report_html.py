@@ -11,7 +11,7 @@ from tests.scenes_on_disk import entry, scene, write_coco
 
 from aweigh.inspect.doctor import examine
 from aweigh.inspect.report_html import AFFECTED, draw_case, report_html
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.prediction.fit import measure_fit
 
 

@@ -13,7 +13,7 @@ from tests.annotated import Make, coco_dict, picture, voc_xml
 
 from aweigh.annotations.problems import clean_boxes, problem_report, remarks
 from aweigh.errors import DataError
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 
 GOOD = [5, 5, 10, 10]
 

@@ -17,7 +17,7 @@ from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.transforms import Augmentation, TrainTransform
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.ops.masks import encode_counts
 
 BOX = [5, 5, 12, 14]  # x, y, width, height, in a picture of 40 x 30

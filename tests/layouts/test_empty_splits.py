@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tests.annotated import coco_dict, picture, voc_xml
 
+from aweigh.annotations.records import EmptySplit
 from aweigh.cli.main import run
-from aweigh.layouts.formats import EmptySplit, load_split, load_splits
+from aweigh.layouts.load import load_split, load_splits
 from aweigh.training.config import TrainConfig
 from aweigh.training.prepare import load_data
 

@@ -11,8 +11,10 @@ from tests.annotated import Make, coco_dict, picture, voc_xml
 
 from aweigh.annotations.flat import PathList
 from aweigh.annotations.problems import problem_report, remarks
+from aweigh.annotations.split import split_off
 from aweigh.errors import DataError, UsageError
-from aweigh.layouts.formats import find_splits, load_split, split_name, split_off
+from aweigh.layouts.finding import split_name
+from aweigh.layouts.load import find_splits, load_split
 
 
 def test_coco_is_read_as_it_is(coco: Make) -> None:

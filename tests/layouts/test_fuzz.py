@@ -38,7 +38,7 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Augmentation, TrainTransform
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.training.config import TrainConfig
 from aweigh.training.prepare import load_data
@@ -51,6 +51,7 @@ pytestmark = [
 SECONDS = 10  # for one mutation
 OWN = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), str(Path(__file__).parents[2] / "src"), "/proc"]
 OWN += [__file__]  # torch reads the source of those who call it, once
+OWN += [sys.pycache_prefix] if sys.pycache_prefix else []  # modules that are imported for the first time
 outcomes: Counter[str] = Counter()
 
 

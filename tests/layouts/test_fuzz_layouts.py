@@ -18,7 +18,8 @@ from tests.layouts.test_fuzz import OWN, check, lies_in, read_all, time_limit, w
 
 from aweigh.errors import UNPRINTABLE, DataError
 from aweigh.inspect.doctor import examine
-from aweigh.layouts.formats import load_split, load_splits, split_name
+from aweigh.layouts.finding import split_name
+from aweigh.layouts.load import load_split, load_splits
 from aweigh.layouts.save import save_dataset
 from aweigh.training.config import TrainConfig
 from aweigh.training.prepare import load_data

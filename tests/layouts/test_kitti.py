@@ -19,9 +19,9 @@ from aweigh.feeding.transforms import Augmentation, TrainTransform
 from aweigh.feeding.windows import cut_window, flip_horizontally, resize_targets
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
-from aweigh.layouts.formats import find_splits, load_split
 from aweigh.layouts.kitti import detections_text, label_text, parse_label, read_camera
-from aweigh.layouts.losses import not_held
+from aweigh.layouts.load import find_splits, load_split
+from aweigh.layouts.save import not_held
 from aweigh.ops.cuboids import corners, project, solids_from_cuboids
 from aweigh.scenes.road import picture_size, render_road, write_road
 from aweigh.structures import Targets

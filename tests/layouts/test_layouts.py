@@ -12,7 +12,7 @@ from tests.annotated import picture, voc_xml
 from aweigh.annotations.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.cli.main import run
 from aweigh.errors import DataError
-from aweigh.layouts.formats import find_splits, load_split
+from aweigh.layouts.load import find_splits, load_split
 
 BOX = [5.0, 6.0, 25.0, 20.0]  # xyxy, in pictures of 40 x 30
 CASES = {

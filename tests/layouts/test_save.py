@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.annotated import Make, coco_dict, picture, voc_xml
 
-from aweigh.annotations.split import NEVER_LABELLED, NOT_SAID, REVIEWED
+from aweigh.annotations.split import NEVER_LABELLED, NOT_SAID, REVIEWED, Split
 from aweigh.classes import Classes
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.images.reader import read_image
-from aweigh.layouts.formats import Split, find_splits, load_split
-from aweigh.layouts.losses import Layout, not_held
-from aweigh.layouts.save import join_polygons, save_dataset
+from aweigh.layouts.load import find_splits, load_split
+from aweigh.layouts.save import not_held, save_dataset
+from aweigh.layouts.yolo_write import join_polygons
 
 OUTLINE = [5.0, 6.0, 15.0, 6.0, 15.0, 18.0, 5.0, 18.0]
 
@@ -47,7 +47,7 @@ def rich_dict() -> dict[str, Any]:
     return data | {"info": {"year": 2020}, "licenses": [{"id": 4, "name": "free"}]}
 
 
-def saved(split: Split, out: Path, layout: Layout) -> Split:
+def saved(split: Split, out: Path, layout: str) -> Split:
     save_dataset({split.name: split}, out, layout)
     return load_split(out, split.name)
 
@@ -127,7 +127,7 @@ boxes = st.tuples(st.floats(0, 395), st.floats(0, 295), st.floats(1, 400), st.fl
 
 @settings(deadline=None, max_examples=12)
 @given(st.lists(st.tuples(boxes, st.sampled_from([3, 7])), min_size=1, max_size=6), st.sampled_from(["voc", "yolo"]))
-def test_round_trips_move_no_box_by_half_a_pixel(entries: list[tuple[list[float], int]], layout: Layout) -> None:
+def test_round_trips_move_no_box_by_half_a_pixel(entries: list[tuple[list[float], int]], layout: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = coco_dict([box for box, _ in entries])
@@ -259,7 +259,7 @@ def test_keypoints_survive_yolo(coco: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["coco", "voc", "yolo"])
-def test_empty_and_unlabelled_images_stay_apart(coco: Make, tmp_path: Path, layout: Layout) -> None:
+def test_empty_and_unlabelled_images_stay_apart(coco: Make, tmp_path: Path, layout: str) -> None:
     data = coco_dict([[5, 6, 10, 12]])
     data["images"] += [{"id": 3, "file_name": "3.png", "width": 40, "height": 30}]
     data["images"][1]["reviewed"], data["images"][2]["reviewed"] = True, False

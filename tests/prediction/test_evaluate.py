@@ -8,7 +8,7 @@ from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.prediction.evaluate import detect, evaluate, matching_category_ids, to_original
 from aweigh.predictor import Predictor

@@ -20,7 +20,7 @@ from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.windows import resize_targets
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import DETECTORS, create
 from aweigh.ops.masks import encode_counts
 from aweigh.prediction.evaluate import detect, evaluate, to_original

@@ -12,7 +12,7 @@ from tests.scenes_on_disk import entry, scene, write_coco
 from aweigh.annotations.split import Split
 from aweigh.evaluation.coverage import measure_coverage
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.prediction import fit
 from aweigh.prediction.fit import measure_fit, smallest_input

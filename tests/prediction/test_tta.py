@@ -13,7 +13,7 @@ from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.prediction.evaluate import detect, find
 from aweigh.prediction.tta import PLAIN, SCALES, TTA, merge, mirrored_detections, mirrored_images

@@ -14,7 +14,7 @@ from aweigh.evaluation.coco import evaluate_coco
 from aweigh.evaluation.recall import average_recall
 from aweigh.evaluation.voc import evaluate_voc
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.prediction.evaluate import detect, evaluate
 from aweigh.training.logs.report import save_evaluation

@@ -21,7 +21,7 @@ from aweigh.evaluation.coco import evaluate_coco
 from aweigh.evaluation.errors import match_results
 from aweigh.evaluation.voc import evaluate_voc
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.results.coco import Named, list_of, read_results_file
 from aweigh.results.proposals import from_coco_results

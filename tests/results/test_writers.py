@@ -16,7 +16,7 @@ from tests.annotated import picture
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.results.writers import COLUMNS, FOLDERS, FORMATS, LEFT_OUT, DetectionWriter, write_detections
 
 CLASSES = Classes(("cat", "dog"), (3, 7))

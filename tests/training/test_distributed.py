@@ -95,7 +95,7 @@ def test_metrics_do_not_depend_on_the_number_of_processes(tmp_path_factory, tmp_
     data = write_coco(tmp_path_factory.mktemp("uneven"), {"train": 2, "val": 7})
     script = """
         import json, sys, torch
-        from aweigh.layouts.formats import load_split
+        from aweigh.layouts.load import load_split
         from aweigh.images.resize import Resize
         from aweigh import distributed
         from aweigh.prediction.evaluate import detect

@@ -13,7 +13,7 @@ from aweigh.cli.main import run
 from aweigh.edit import held_out
 from aweigh.edit.held_out import HeldOut, choose, duplicates
 from aweigh.errors import DataError
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.training.config import resolve
 from aweigh.training.prepare import load_data
 from aweigh.training.train import train

@@ -8,7 +8,7 @@ import torch
 from tests.runs import write_coco
 
 from aweigh.edit.merge import merge
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.layouts.save import save_dataset
 from aweigh.ops import losses
 from aweigh.training import prepare as preparing

@@ -11,7 +11,7 @@ from tests.runs import write_coco
 from aweigh.errors import DataError, UsageError
 from aweigh.images.reader import read_image
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.ops.boxes import pairwise_iou
 from aweigh.prediction.proposals import propose

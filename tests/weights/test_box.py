@@ -9,7 +9,7 @@ import torch
 
 import aweigh
 from aweigh.checkpoints.checkpoint import PATHS, read_header
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.models import PUBLISHED, create
 from aweigh.prediction.evaluate import evaluate
 from aweigh.weights.coco import COCO_CLASSES

@@ -67,7 +67,7 @@ def check(
         Image folder that goes with --annotations.
     """
     from aweigh.inspect.doctor import examine
-    from aweigh.layouts.formats import load_splits
+    from aweigh.layouts.load import load_splits
     from aweigh.training.logs.screen import Screen
 
     _check_places(html, json, fix_to)
@@ -232,13 +232,13 @@ def _write_json(path: Path, examination: "Examination", fit: "Fit | None") -> No
 
 def _write_clean(console: "Console", splits: "dict[str, Split]", examination: "Examination", out: Path) -> None:
     from aweigh.edit.clean import clean
-    from aweigh.layouts.losses import LAYOUTS
+    from aweigh.layouts import LAYOUTS
     from aweigh.layouts.save import save_dataset
 
     cleaned = clean(splits, examination)
     layout = next(iter(splits.values())).layout
-    written = layout if layout in LAYOUTS else "coco"
-    lost = save_dataset(cleaned.splits, out, written)  # type: ignore[arg-type]
+    written = layout if LAYOUTS[layout].writing else "coco"
+    lost = save_dataset(cleaned.splits, out, written)
     if written != layout:
         lost.append(f"the layout: files of {layout} are read only, so this is COCO")
     console.print()

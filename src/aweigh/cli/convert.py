@@ -56,8 +56,7 @@ def convert(
     images
         Image folder that goes with --annotations.
     """
-    from aweigh.layouts.losses import not_held
-    from aweigh.layouts.save import save_dataset
+    from aweigh.layouts.save import not_held, save_dataset
 
     splits = _read(data, split, annotations=annotations, images=images)
     problems = _report_problems(splits, data)
@@ -227,8 +226,8 @@ def _report_completed(completed: "Completed") -> None:
 def _read(
     data: Path, wanted: tuple[str, ...] = (), *, annotations: Path | None = None, images: Path | None = None
 ) -> dict[str, "Split"]:
-    from aweigh.layouts.formats import load_split, load_splits
-    from aweigh.layouts.split_files import ALIASES
+    from aweigh.layouts.finding import ALIASES
+    from aweigh.layouts.load import load_split, load_splits
 
     if not wanted:
         splits, empty = load_splits(data, annotations=annotations, images=images)

@@ -208,8 +208,9 @@ def measured_on(detector: str, data: str, split: str, **how: Any) -> "Split":
 
     how: as `load_split` takes it.
     """
+    from aweigh.annotations.records import EmptySplit
     from aweigh.edit.held_out import FILE, HeldOut
-    from aweigh.layouts.formats import EmptySplit, find_splits, load_split
+    from aweigh.layouts.load import find_splits, load_split
 
     listed = (Path(detector) if Path(detector).is_dir() else Path(detector).parent) / FILE
     if split or how.get("annotations") is not None or not listed.is_file():

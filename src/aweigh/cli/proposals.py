@@ -75,7 +75,7 @@ def command(
         auto, cpu, cuda, cuda:1 or mps.
     """
     from aweigh.files import atomic_file
-    from aweigh.layouts.formats import load_split
+    from aweigh.layouts.load import load_split
 
     check_loading(batch, workers)
     if number < 1:

@@ -129,7 +129,7 @@ def examine(
 ) -> Examination:
     """Look at everything. Keys of `splits` are their names.
 
-    empty: splits that are named and hold nothing, as `aweigh.layouts.formats.load_splits` tells them.
+    empty: splits that are named and hold nothing, as `aweigh.layouts.load.load_splits` tells them.
     pictures: decode every picture, to find damaged and duplicate ones; else only the header of each is read.
     workers: threads that do so, 0 for one per core. progress: called with the name of a split and how many of its
     pictures have been looked at.

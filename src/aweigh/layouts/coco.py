@@ -1,4 +1,4 @@
-"""Reading a COCO JSON: boxes `(x, y, w, h)` become `(x, y, x + w, y + h)`, each bad record is named and left out.
+"""COCO: a JSON for each split. Boxes `(x, y, w, h)` become `(x, y, x + w, y + h)`; bad records are named and left out.
 
 `area`, `iscrowd`, `info`, ids of annotations, sizes of images and even the categories may be missing. What is marked
 `ignore` or `difficult` is treated as VOC treats it: neither found nor missed.
@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from aweigh.annotations import problems as check
 from aweigh.annotations.frames import settle_frames
-from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
+from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, Problem, suspicions
 from aweigh.annotations.records import (
     UNKNOWN,
     EmptySplit,
@@ -31,117 +32,223 @@ from aweigh.annotations.records import (
     as_number,
     as_side,
     build_split,
-    choose_classes,
-    distinct_names,
     file_names,
     known_sizes,
     place_keypoints,
     some_of,
 )
-from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, NOT_SAID, REVIEWED, LabelSets, Split
+from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, NOT_SAID, REVIEWED, Split
 from aweigh.classes import Classes
 from aweigh.errors import DataError, counted
 from aweigh.files import lies_within, read_bytes
+from aweigh.layouts.coco_fields import as_key, classes_of, extras_of, header_of, keypoints_of, label_sets_of
+from aweigh.layouts.coco_write import cannot_hold, write
+from aweigh.layouts.finding import ALIASES, head_of, in_order, split_name
+from aweigh.layouts.layout import Layout, SplitFiles, Writing
 
+_KEYS = re.compile(rb'"(images|annotations|categories|info|licenses)"\s*:')
+_NOT_BOXES = ("captions_", "panoptic_", "stuff_", "image_info_")
 _LOOKED_AT = ("reviewed", "labeled", "labelled")
 _LOST = "labels_lost"
 _IMAGE_KEYS = {"id", "file_name", "width", "height", "label_set", _LOST, *_LOOKED_AT}
 _ANNOTATION_KEYS = {
     "id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "difficult", "segmentation", "keypoints",
     "num_keypoints", "uncertain",
-}  # fmt: skip
-_HEADER_KEYS = {"images", "annotations", "categories", "label_sets"}
+}  # fmt: skip  # fmt: skip
 
 
-def read_coco(file: Path, folders: Sequence[Path], *, name: str, wanted: Sequence[str] | None) -> Split:
-    """A COCO JSON. folders: where its pictures may lie, the likeliest first. wanted: class names to keep."""
+def find(root: Path) -> dict[str, SplitFiles]:
+    """`annotations/instances_train2017.json` with `train2017/`; `annotations/instances_train.json` with `images/` or
+    `images/train/`; `train/_annotations.coco.json` beside its pictures; a single JSON of any name."""
+    by_split: dict[str, list[Path]] = {}
+    loose = []
+    for file in candidates(root):
+        if file.name.startswith(_NOT_BOXES) or not _is_one(file):
+            continue
+        own_folder = file.parent != root and file.parent.name.lower() != "annotations"
+        name = split_name(file.parent.name if own_folder else file.stem)
+        if name is None:
+            loose.append(file)
+        else:
+            by_split.setdefault(name, []).append(file)
+    if not by_split and len(loose) == 1:
+        by_split["train"] = loose
+    return in_order({name: _best(name, files, root) for name, files in by_split.items()})
+
+
+def candidates(root: Path) -> list[Path]:
+    """The files of a folder that may be of COCO."""
+    places = ("*.json", "annotations/*.json", "Annotations/*.json", "*/_annotations.coco.json", "*/annotations.json")
+    return list(dict.fromkeys(file for place in places for file in sorted(root.glob(place))))
+
+
+def by_hand(annotations: Path, name: str) -> SplitFiles | None:
+    """A COCO JSON; None where it is none."""
+    return one_file(name, annotations) if annotations.is_file() and _is_one(annotations) else None
+
+
+def one_file(name: str, file: Path) -> SplitFiles:
+    """A JSON whose pictures lie in the folder of the data set, which is its own or the one above."""
+    return _files(name, file, file.parent.parent if file.parent.name.lower() == "annotations" else file.parent)
+
+
+def _best(name: str, files: Sequence[Path], root: Path) -> SplitFiles:
+    """Of the files of one split `instances_...` where there is one; for keypoints, `person_keypoints_...`."""
+
+    def rank(file: Path) -> int:
+        return 0 if file.name.startswith("instances") else 2 if file.name.startswith("person_keypoints") else 1
+
+    for_keypoints = _files(name, max(files, key=rank), root)
+    return replace(_files(name, min(files, key=rank), root), for_keypoints=for_keypoints)
+
+
+def _files(name: str, file: Path, root: Path) -> SplitFiles:
+    stem = file.stem.rsplit("_", 1)[-1]  # "train2017"
+    folders = [stem, f"images/{stem}", name, f"images/{name}"]
+    folders += [alias for alias, plain in ALIASES.items() if plain == name]
+    folders += ["images", "data", "JPEGImages", "."]
+    images = [root / folder for folder in folders]
+    if file.parent not in (root, root / "annotations", root / "Annotations"):
+        images.insert(0, file.parent)
+    return SplitFiles(name, "coco", file, tuple(dict.fromkeys(images)))
+
+
+def _is_one(file: Path) -> bool:
+    """Whether its name or its beginning is that of a COCO data set; the reader then says what is wrong with it."""
+    if file.name.startswith("instances") or file.name == "_annotations.coco.json":
+        return True
+    head = head_of(file)  # UTF-16 is known by its letters too
+    other = b'"shapes"' in head or b'"_via' in head
+    return head.startswith(b"{") and _KEYS.search(head) is not None and not other
+
+
+@dataclass(frozen=True)
+class _Annotations:
+    """Annotations as the file has them, with the row of the image of each (-1 for none), its label and its id."""
+
+    entries: list[dict[str, Any]]
+    image_of: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+    def take(self, rows: np.ndarray) -> _Annotations:
+        entries = [self.entries[row] for row in rows]
+        return _Annotations(entries, self.image_of[rows], self.labels[rows], self.ids[rows])
+
+    def flags(self, key: str) -> np.ndarray:
+        """`[M]` bool: which annotations say so."""
+        return np.array([key in entry and as_number(entry[key], 0.0) != 0.0 for entry in self.entries], dtype=bool)
+
+    @property
+    def marks(self) -> list[int | str]:
+        return [_mark(entry, number) for entry, number in zip(self.entries, self.ids, strict=True)]
+
+
+def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
+    file = files.annotations
     data = _json(file)
     problems: list[Problem] = []
     images = _entries(data, "images", file, problems)
     annotations = _entries(data, "annotations", file, problems)
-    without_image = len(annotations) < len(data.get("annotations") or [])
-    without_image |= any(_key(entry.get("image_id")) is None for entry in annotations)
-    classes, label_of = _coco_classes(data, annotations, file, wanted)
+    lost_some = len(annotations) < len(data.get("annotations") or [])
+    lost_some |= any(as_key(entry.get("image_id")) is None for entry in annotations)
+    classes, label_of = classes_of(data, annotations, file, wanted)
 
     images, numbers, row_of = _distinct_images(images, file, problems)
-    folder, paths = _resolve_images(images, folders, file, problems)
+    folder, paths = _resolve_images(images, files.images, file, problems)
     declared = np.array([[as_side(image.get(side)) for side in ("height", "width")] for image in images]).reshape(-1, 2)
     sizes_hw = known_sizes(paths, declared, problems)
     usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
+    placed = _placed(annotations, images, row_of, label_of, file, problems)
+    said = _reviewed(images, placed, lost_some)
 
     new_row = np.full(len(images) + 1, -1, dtype=np.int64)  # the last stands for images that are not in the file
     new_row[usable] = np.arange(len(usable))
-    listed = np.array([row_of.get(_key(entry.get("image_id")), -1) for entry in annotations], dtype=np.int64)
-    labels = np.array([label_of.get(_key(entry.get("category_id")), UNKNOWN) for entry in annotations], dtype=np.int64)
-    ids = _annotation_ids(annotations, file, problems)
-    for row in np.flatnonzero(listed < 0):
-        detail = f"image_id {annotations[row].get('image_id')!r} is not among the images"
-        mark = _mark(annotations[row], ids[row])
-        problems.append(Problem("annotation for a missing image", file.name, mark, detail, DROPPED))
-    for row in np.flatnonzero((labels == UNKNOWN) & (listed >= 0)):
-        where = str(images[listed[row]].get("file_name"))
-        detail = f"category_id {annotations[row].get('category_id')!r}, the file has {some_of(list(label_of))}"
-        problems.append(Problem("label out of range", where, _mark(annotations[row], ids[row]), detail, DROPPED))
-
-    kept = np.flatnonzero((listed >= 0) & (new_row[listed] >= 0) & (labels >= 0))
-    used = [annotations[row] for row in kept]
-    boxes_xywh = _coco_boxes(used)
+    kept = placed.take(np.flatnonzero((placed.image_of >= 0) & (new_row[placed.image_of] >= 0) & (placed.labels >= 0)))
+    images, sizes_hw = [images[row] for row in usable], sizes_hw[usable]
+    image_of = new_row[kept.image_of]
+    boxes_xywh = _boxes(kept.entries)
     boxes = np.column_stack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])
-    image_of = new_row[listed[kept]]
-    used_paths = [path for row in usable if (path := paths[int(row)]) is not None]
-    sizes_hw[usable] = settle_frames(used_paths, sizes_hw[usable], image_of, boxes, problems)
-    problems.extend(check.suspicions(boxes_xywh, sizes_hw[usable][image_of].reshape(-1, 2), file.name))
-    said = np.array([_said(image) for image in images], dtype=np.int8)
-    lost = np.union1d(np.flatnonzero(said == LABELS_LOST), listed[(listed >= 0) & (labels == UNKNOWN)])
-    said[listed[listed >= 0]] = REVIEWED
-    said[lost] = LABELS_LOST
-    if without_image:
-        said[said == NOT_SAID] = LABELS_LOST  # nobody can say of which image these were
-    marks = [_mark(annotations[row], ids[row]) for row in kept]
-    names = [str(images[row].get("file_name")) for row in listed[kept]]
-    uncertain = np.array([_flag(entry, "uncertain") for entry in used], dtype=bool)
-    keypoint_names, skeleton = _keypoint_names(data, used, classes, file, problems)
-    keypoints, num_keypoints = place_keypoints(
-        [entry.get("keypoints") for entry in used],
-        len(keypoint_names),
-        sizes_hw[usable][image_of].reshape(-1, 2),
-        names,
-        marks,
-        problems,
-    )
+    used_paths = [path for row in usable if (path := paths[row]) is not None]
+    sizes_hw = settle_frames(used_paths, sizes_hw, image_of, boxes, problems)
+    problems.extend(suspicions(boxes_xywh, sizes_hw[image_of].reshape(-1, 2), file.name))
+    uncertain = kept.flags("uncertain")
     records = Records(
         paths=used_paths,
         image_ids=numbers[usable],
-        sizes_hw=sizes_hw[usable],
+        sizes_hw=sizes_hw,
         image_of=image_of,
         boxes=boxes,
         boxes_xywh=boxes_xywh,
-        labels=labels[kept],
-        crowd=np.array([_flag(entry, "iscrowd") for entry in used], dtype=bool) & ~uncertain,
-        difficult=np.array([_flag(entry, "ignore") or _flag(entry, "difficult") for entry in used], dtype=bool),
-        area=np.array([as_number(entry.get("area")) for entry in used], dtype=np.float64),
-        annotation_ids=ids[kept],
-        marks=marks,
+        labels=kept.labels,
+        crowd=kept.flags("iscrowd") & ~uncertain,
+        difficult=kept.flags("ignore") | kept.flags("difficult"),
+        area=np.array([as_number(entry.get("area")) for entry in kept.entries], dtype=np.float64),
+        annotation_ids=kept.ids,
+        marks=kept.marks,
         shown=boxes_xywh,
         said=said[usable],
-        segmentations=[entry.get("segmentation") for entry in used],
-        keypoints=keypoints,
-        num_keypoints=_counted_by_source(used, num_keypoints, names, marks, problems),
-        keypoint_names=keypoint_names,
-        skeleton=skeleton,
-        label_sets=_label_sets(data, [images[int(row)] for row in usable], classes, file, problems),
-        image_extras=_extras([images[int(row)] for row in usable], _IMAGE_KEYS),
-        extras=_extras(used, _ANNOTATION_KEYS),
-        header=_header(data),
+        segmentations=[entry.get("segmentation") for entry in kept.entries],
+        image_extras=extras_of(images, _IMAGE_KEYS),
+        extras=extras_of(kept.entries, _ANNOTATION_KEYS),
+        header=header_of(data),
         uncertain=uncertain,
     )
+    names, skeleton = keypoints_of(data, kept.entries, classes, file, problems)
+    where = [str(images[row].get("file_name")) for row in image_of]
+    records = _with_keypoints(replace(records, keypoint_names=names, skeleton=skeleton), kept, where, problems)
+    records = replace(records, label_sets=label_sets_of(data, images, classes, file, problems))
     return build_split(records, name=name, layout="coco", root=folder, classes=classes, problems=problems)
 
 
 def read_categories(file: Path) -> Classes:
     """The classes that a COCO file lists, with their ids; its images need not be there."""
-    data = _json(file, "categories")
-    return _coco_classes(data, [], file, None)[0]
+    return classes_of(_json(file, "categories"), [], file, None)[0]
+
+
+def _placed(
+    annotations: list[dict[str, Any]],
+    images: Sequence[dict[str, Any]],
+    row_of: Mapping[Any, int],
+    label_of: Mapping[Any, int],
+    file: Path,
+    problems: list[Problem],
+) -> _Annotations:
+    """The annotations with image and label; those of images or classes that the file does not have are named."""
+    listed = np.array([row_of.get(as_key(entry.get("image_id")), -1) for entry in annotations], dtype=np.int64)
+    labels = [label_of.get(as_key(entry.get("category_id")), UNKNOWN) for entry in annotations]
+    ids = _annotation_ids(annotations, file, problems)
+    placed = _Annotations(annotations, listed, np.array(labels, dtype=np.int64), ids)
+    for row in np.flatnonzero(listed < 0):
+        detail = f"image_id {annotations[row].get('image_id')!r} is not among the images"
+        mark = _mark(annotations[row], ids[row])
+        problems.append(Problem("annotation for a missing image", file.name, mark, detail, DROPPED))
+    for row in np.flatnonzero((placed.labels == UNKNOWN) & (listed >= 0)):
+        where = str(images[listed[row]].get("file_name"))
+        detail = f"category_id {annotations[row].get('category_id')!r}, the file has {some_of(list(label_of))}"
+        problems.append(Problem("label out of range", where, _mark(annotations[row], ids[row]), detail, DROPPED))
+    return placed
+
+
+def _reviewed(images: Sequence[dict[str, Any]], placed: _Annotations, lost_some: bool) -> np.ndarray:
+    """`[I]` int8: whether each image was looked at. lost_some: whether there are annotations of no known image."""
+    said = np.array([_said(image) for image in images], dtype=np.int8)
+    listed = placed.image_of
+    lost = np.union1d(np.flatnonzero(said == LABELS_LOST), listed[(listed >= 0) & (placed.labels == UNKNOWN)])
+    said[listed[listed >= 0]] = REVIEWED
+    said[lost] = LABELS_LOST
+    if lost_some:
+        said[said == NOT_SAID] = LABELS_LOST  # nobody can say of which image these were
+    return said
+
+
+def _with_keypoints(records: Records, kept: _Annotations, where: Sequence[str], problems: list[Problem]) -> Records:
+    """Records with the keypoints of their annotations. where: the file name of the image of each."""
+    given = [entry.get("keypoints") for entry in kept.entries]
+    sizes_hw = records.sizes_hw[records.image_of].reshape(-1, 2)
+    keypoints, labelled = place_keypoints(given, len(records.keypoint_names), sizes_hw, where, records.marks, problems)
+    labelled = _counted_by_source(kept.entries, labelled, where, records.marks, problems)
+    return replace(records, keypoints=keypoints, num_keypoints=labelled)
 
 
 def _json(file: Path, needed: str = "images") -> dict[str, Any]:
@@ -166,33 +273,6 @@ def _entries(data: dict[str, Any], key: str, file: Path, problems: list[Problem]
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _coco_classes(
-    data: dict[str, Any], annotations: list[dict[str, Any]], file: Path, wanted: Sequence[str] | None
-) -> tuple[Classes, dict[Any, int]]:
-    """The classes, and the label of each category id. Categories without annotations stay classes."""
-    categories = data.get("categories") or []
-    if not categories:  # a file of boxes alone: its ids are all the names there are
-        used = {_key(entry.get("category_id")) for entry in annotations}
-        numbers = sorted(number for number in used if isinstance(number, int))
-        categories = [{"id": number, "name": str(number)} for number in numbers]
-    names: dict[int, str] = {}
-    if not isinstance(categories, list):
-        raise DataError(f"{file}: categories must be a list, got {type(categories).__name__}.")
-    for category in categories:
-        number = _key(category.get("id")) if isinstance(category, dict) else None
-        text = category.get("name") if isinstance(category, dict) else None
-        if not isinstance(number, int) or abs(number) >= 2**62 or not isinstance(text, str | int | float | None):
-            raise DataError(f"{file}: a category needs a whole number as id and a name, got {str(category)[:80]}.")
-        text = str(number if text is None else text)
-        if names.get(number, text) != text:
-            raise DataError(
-                f"{file}: category id {number} stands for {names[number]!r} and {text!r}; make ids distinct."
-            )
-        names[number] = text
-    classes, by_name = choose_classes(list(distinct_names(list(names.values()), file)), list(names), wanted, file)
-    return classes, {number: by_name[text] for number, text in names.items()}
-
-
 def _said(image: dict[str, Any]) -> int:
     if image.get(_LOST) is True:
         return LABELS_LOST
@@ -200,33 +280,6 @@ def _said(image: dict[str, Any]) -> int:
         if isinstance(image.get(key), bool | int):
             return REVIEWED if image[key] else NEVER_LABELLED
     return NOT_SAID
-
-
-def _keypoint_names(
-    data: dict[str, Any], annotations: list[dict[str, Any]], classes: Classes, file: Path, problems: list[Problem]
-) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """The names of the first class that has keypoints, numbers where no category names them; and its skeleton."""
-    categories = [entry for entry in data.get("categories") or [] if _key(entry.get("id")) in classes.ids]
-    named = [(entry, names) for entry in categories if isinstance(names := entry.get("keypoints"), list) and names]
-    if not named:
-        lengths = [len(found) for entry in annotations if isinstance(found := entry.get("keypoints"), list) and found]
-        usual = max(set(lengths), key=lengths.count, default=0)
-        return tuple(str(number) for number in range(usual // 3)), ()
-    first, names = named[0]
-    for entry, other in named[1:]:
-        if other != names:
-            detail = f"those of {entry.get('name')!r} are not those of {first.get('name')!r}, after which all are named"
-            problems.append(Problem("keypoints named in two ways", file.name, None, detail, check.CHANGED))
-    pairs = first.get("skeleton")
-    skeleton = []
-    for pair in pairs if isinstance(pairs, list) else []:
-        ends = [as_number(end, 0.0) for end in pair] if isinstance(pair, list | tuple) and len(pair) == 2 else []
-        if len(ends) == 2 and all(end.is_integer() and 1 <= end <= len(names) for end in ends):
-            skeleton.append((int(ends[0]) - 1, int(ends[1]) - 1))
-        else:
-            detail = f"{str(pair)[:40]}; pairs of 1 to {len(names)} are expected"
-            problems.append(Problem("unreadable skeleton", file.name, None, detail, DROPPED))
-    return tuple(str(name) for name in names), tuple(skeleton)
 
 
 def _counted_by_source(
@@ -251,52 +304,8 @@ def _counted_by_source(
         if (where[row], marks[row]) in named:  # its keypoints are taken out already
             continue
         detail = f"num_keypoints says {numbers[row]}, but {counted[row]} are given; counted anew"
-        problems.append(Problem("number of keypoints is wrong", where[row], marks[row], detail, check.CHANGED))
+        problems.append(Problem("number of keypoints is wrong", where[row], marks[row], detail, CHANGED))
     return np.where(wrong, counted, numbers)
-
-
-def _label_sets(
-    data: dict[str, Any], images: list[dict[str, Any]], classes: Classes, file: Path, problems: list[Problem]
-) -> LabelSets | None:
-    """Which classes each image was labelled for; an image that names no set was labelled for all."""
-    given = data.get("label_sets")
-    if not given:
-        return None
-    known, names = [], []
-    for number, entry in enumerate(given if isinstance(given, list) else [given]):
-        ids = entry.get("category_ids") if isinstance(entry, dict) else None
-        if not isinstance(ids, list):
-            detail = f"a name and a list of category_ids are expected, got {str(entry)[:60]}"
-            problems.append(Problem("unreadable label set", file.name, f"label_sets[{number}]", detail, check.CHANGED))
-            ids = list(classes.ids)
-        wanted = {_key(value) for value in ids}
-        known.append([number in wanted for number in classes.ids])
-        names.append(str(entry.get("name", number)) if isinstance(entry, dict) else str(number))
-    numbers = [_key(image.get("label_set")) for image in images]
-    of_image = [number if isinstance(number, int) and 0 <= number < len(known) else len(known) for number in numbers]
-    if len(known) in of_image:
-        known.append([True] * len(classes))
-        names.append("all classes")
-    return LabelSets(np.array(known, dtype=bool), np.array(of_image, dtype=np.int32), tuple(names))
-
-
-def _extras(entries: list[dict[str, Any]], known: set[str]) -> list[str] | None:
-    """What entries say beyond the keys that are read, as JSON; None when that is nothing."""
-    if all(entry.keys() <= known for entry in entries):
-        return None
-    rest = ({key: value for key, value in entry.items() if key not in known} for entry in entries)
-    return [json.dumps(entry) if entry else "" for entry in rest]
-
-
-def _header(data: dict[str, Any]) -> dict[str, Any]:
-    """What the file says as a whole: info, licences and, under "categories", what else is said of each class."""
-    header = {key: value for key, value in data.items() if key not in _HEADER_KEYS and value}
-    said = {}
-    for entry in data.get("categories") or []:
-        rest = {key: value for key, value in entry.items() if key not in ("id", "name", "keypoints", "skeleton")}
-        if rest:
-            said[str(entry.get("name", entry["id"]))] = rest
-    return header | ({"categories": said} if said else {})
 
 
 def _distinct_images(
@@ -306,7 +315,7 @@ def _distinct_images(
     kept: list[dict[str, Any]] = []
     row_of: dict[Any, int] = {}
     for index, image in enumerate(images):
-        key = _key(image.get("id"))
+        key = as_key(image.get("id"))
         if key is None or not isinstance(image.get("file_name"), str) or not image["file_name"]:
             detail = f"an image needs an id and a file_name, got {str(image)[:60]}"
             problems.append(Problem("unreadable record", file.name, f"images[{index}]", detail, SKIPPED))
@@ -320,7 +329,7 @@ def _distinct_images(
     if first is None:
         return kept, np.fromiter(row_of, dtype=np.int64, count=len(row_of)), row_of
     detail = f"ids such as {first!r}; whole numbers are used in their place, in file order from 1"
-    problems.append(Problem("image ids are not whole numbers", file.name, None, detail, check.CHANGED))
+    problems.append(Problem("image ids are not whole numbers", file.name, None, detail, CHANGED))
     return kept, np.arange(1, len(kept) + 1), row_of
 
 
@@ -369,7 +378,7 @@ def _resolve_images(
     return best, paths
 
 
-def _coco_boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
+def _boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
     """`[M, 4]` float64 as written; rows that are no four numbers become NaN."""
     try:
         boxes = np.array([entry["bbox"] for entry in annotations], dtype=np.float64)
@@ -391,7 +400,7 @@ def _annotation_ids(annotations: list[dict[str, Any]], file: Path, problems: lis
     used: set[int] = set()
     renew: list[int] = []
     for row, entry in enumerate(annotations):
-        number = _key(entry.get("id"))
+        number = as_key(entry.get("id"))
         if isinstance(number, int) and number not in used and abs(number) < 2**62:
             ids[row] = number
             used.add(number)
@@ -403,28 +412,24 @@ def _annotation_ids(annotations: list[dict[str, Any]], file: Path, problems: lis
         if annotations[row].get("id") is not None:
             kind = (
                 "duplicate annotation id"
-                if _key(annotations[row]["id"]) in used
+                if as_key(annotations[row]["id"]) in used
                 else "annotation id is not a whole number"
             )
             mark = _mark(annotations[row], ids[row])
-            problems.append(Problem(kind, file.name, mark, f"it is {following} now", check.CHANGED))
+            problems.append(Problem(kind, file.name, mark, f"it is {following} now", CHANGED))
         following += 1
     return ids
-
-
-def _flag(entry: dict[str, Any], key: str) -> bool:
-    return key in entry and as_number(entry[key], 0.0) != 0.0
-
-
-def _key(value: Any) -> Any:
-    """An id that can be looked up, a whole number however it is written (7, 7.0, "7"); None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str) and len(value) < 20 and value.isdecimal() and value == str(int(value)):
-        return int(value)
-    return value if isinstance(value, int | str) else None
 
 
 def _mark(annotation: dict[str, Any], number: int) -> int | str:
     own = annotation.get("id")
     return own if isinstance(own, int | str) else int(number)
+
+
+LAYOUT = Layout(
+    looks_for="COCO (annotations/*.json, */_annotations.coco.json, *.json)",
+    find=find,
+    by_hand=by_hand,
+    read=read,
+    writing=Writing(write, cannot_hold, file_each=False),
+)

@@ -8,37 +8,33 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
 from aweigh.annotations.records import as_number
-from aweigh.annotations.split import Split
 from aweigh.errors import DataError, printable
-from aweigh.layouts.drawn import Drawn, Shape, head_of, read_drawn, read_json
-from aweigh.layouts.split_files import SplitFiles, annotation_files, in_order, picture_folders
+from aweigh.layouts.drawn import Drawn, Shape, read_drawn, read_json
+from aweigh.layouts.finding import annotation_files, head_of, in_order, picture_folders
+from aweigh.layouts.layout import Layout, SplitFiles
 
 _IS_ONE = re.compile(rb'^\[\s*\{(?=.*"(image|imagefilename)"\s*:)(?=.*"annotations?"\s*:)', re.S)
 
 
-def find_createml(root: Path) -> dict[str, SplitFiles]:
+def find(root: Path) -> dict[str, SplitFiles]:
     """`train/_annotations.createml.json`, or another JSON of that kind beside the pictures."""
     found = annotation_files(root, ("*.json",), _is_one)
     return in_order({name: _files(name, file, root) for name, file in found.items()})
 
 
-def createml_by_hand(annotations: Path, name: str) -> SplitFiles | None:
+def by_hand(annotations: Path, name: str) -> SplitFiles | None:
     """A JSON of Create ML; None where it is none."""
     return _files(name, annotations, annotations.parent.parent) if _is_one(annotations) else None
 
 
-def read_createml(files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
-    return read_drawn(_parse, files, every, name, wanted)
-
-
 def _files(name: str, file: Path, root: Path) -> SplitFiles:
-    return SplitFiles(name, "createml", file, picture_folders(file, root), reader=read_createml)
+    return SplitFiles(name, "createml", file, picture_folders(file, root))
 
 
 def _is_one(file: Path) -> bool:
@@ -85,3 +81,8 @@ def _shape(entry: Any, mark: str) -> Shape | None:
         return None
     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     return Shape(printable(str(label)).strip(), printable(mark), box)
+
+
+LAYOUT = Layout(
+    looks_for="Create ML (_annotations.createml.json)", find=find, by_hand=by_hand, read=partial(read_drawn, _parse)
+)

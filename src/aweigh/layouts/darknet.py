@@ -18,7 +18,8 @@ from pathlib import Path
 
 from aweigh.errors import DataError, printable
 from aweigh.files import below, read_text
-from aweigh.layouts.split_files import ALIASES, SplitFiles, in_order, listed_names, split_name
+from aweigh.layouts.finding import ALIASES, in_order, listed_names, split_name
+from aweigh.layouts.layout import SplitFiles
 
 _FOLDER = re.compile(r"obj_(.+)_data", re.IGNORECASE)
 _NO_SPLITS = {"classes", "names", "backup", "eval", "results", "top"}
@@ -34,7 +35,7 @@ def find_darknet(root: Path) -> dict[str, SplitFiles]:
     return _folders(root, names)
 
 
-def darknet_by_hand(annotations: Path, name: str) -> SplitFiles | None:
+def described_by_darknet(annotations: Path, name: str) -> SplitFiles | None:
     """A `.data` file, of which the split `name` is taken, else its first; None where it is none."""
     if annotations.suffix != ".data" or not annotations.is_file():
         return None
@@ -55,10 +56,10 @@ def _described(file: Path) -> dict[str, SplitFiles]:
             continue
         for place in islice(below(text, root), 1):
             split = ALIASES.get(key.casefold(), printable(key.casefold()))
-            found[split] = SplitFiles(split, "yolo", root, (place,), file, names, within=root)
+            found[split] = SplitFiles(split, "yolo", root, (place,), names=names, description=file, within=root)
     for place in sorted(root.glob("*.txt")):  # lists that the description leaves out: CVAT names train and valid alone
         if (name := split_name(place.stem)) and name not in found:
-            found[name] = SplitFiles(name, "yolo", root, (place,), file, names, within=root)
+            found[name] = SplitFiles(name, "yolo", root, (place,), names=names, description=file, within=root)
     return in_order(found) or _folders(root, names)
 
 

@@ -11,21 +11,21 @@ A file without a line says that somebody looked and found nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, Problem
 from aweigh.annotations.records import as_number
-from aweigh.annotations.split import Split
 from aweigh.errors import DataError, printable
 from aweigh.files import read_text
 from aweigh.layouts.drawn import Drawn, Shape, read_drawn
-from aweigh.layouts.split_files import SplitFiles, annotation_folders, in_order, picture_folders
+from aweigh.layouts.finding import annotation_folders, in_order, picture_folders
+from aweigh.layouts.layout import Layout, SplitFiles
 
 
-def find_dota(root: Path) -> dict[str, SplitFiles]:
+def find(root: Path) -> dict[str, SplitFiles]:
     """`labelTxt/` beside `images/`, in the folder or in those of the splits; MMRotate calls it `annfiles/`."""
     folders = [root, *sorted(entry for entry in root.iterdir() if entry.is_dir())]
     names = dict.fromkeys(entry.name for folder in folders for entry in sorted(folder.iterdir()) if _is_named(entry))
@@ -33,17 +33,13 @@ def find_dota(root: Path) -> dict[str, SplitFiles]:
     return in_order({name: _files(name, folder, root) for name, folder in found.items()})
 
 
-def dota_by_hand(annotations: Path, name: str) -> SplitFiles | None:
+def by_hand(annotations: Path, name: str) -> SplitFiles | None:
     """A folder of DOTA's files; None where it is none."""
     return _files(name, annotations, annotations.parent) if _is_named(annotations) and _holds(annotations) else None
 
 
-def read_dota(files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
-    return read_drawn(_parse, files, every, name, wanted)
-
-
 def _files(name: str, folder: Path, root: Path) -> SplitFiles:
-    return SplitFiles(name, "dota", folder, picture_folders(folder, root), reader=read_dota)
+    return SplitFiles(name, "dota", folder, picture_folders(folder, root))
 
 
 def _is_named(entry: Path) -> bool:
@@ -91,3 +87,6 @@ def _shape(line: str, mark: str, where: str, problems: list[Problem]) -> Shape |
     return Shape(
         printable(words[8]), mark, box, difficult=len(words) == 10 and as_number(words[9], 0.0) > 0, corners=corners
     )
+
+
+LAYOUT = Layout(looks_for="DOTA (labelTxt/*.txt)", find=find, by_hand=by_hand, read=partial(read_drawn, _parse))

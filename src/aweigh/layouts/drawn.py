@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.annotations import problems as check
 from aweigh.annotations.frames import settle_frames
-from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
+from aweigh.annotations.problems import DROPPED, SKIPPED, Problem, suspicions
 from aweigh.annotations.records import (
     UNKNOWN,
     Records,
@@ -36,7 +35,7 @@ from aweigh.annotations.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.errors import DataError, printable
 from aweigh.files import below, read_bytes
 from aweigh.images.reader import SUFFIXES
-from aweigh.layouts.split_files import SplitFiles
+from aweigh.layouts.layout import SplitFiles
 
 CORNERS_OF_A_CIRCLE = 48  # of the polygon that stands for it: 0.3 % of its area are lost
 
@@ -107,17 +106,6 @@ def points_of(values: Any) -> np.ndarray | None:
     return points if np.isfinite(points).all() else None
 
 
-def head_of(file: Path) -> bytes:
-    """The first letters of a file, without marks of its encoding; empty where it cannot be read."""
-    try:
-        if not file.is_file():
-            return b""
-        with file.open("rb") as stream:
-            return stream.read(4096).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
-    except OSError:
-        return b""
-
-
 def read_drawn(
     parse: Parse, files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None
 ) -> Split:
@@ -154,7 +142,7 @@ def read_drawn(
     records = _records(used, sizes_hw[usable], said, rows)
     settled = settle_frames(used, records.sizes_hw, records.image_of, records.boxes, problems)
     records = replace(records, sizes_hw=settled)
-    problems.extend(check.suspicions(records.boxes_xywh, settled[records.image_of], files.annotations.name))
+    problems.extend(suspicions(records.boxes_xywh, settled[records.image_of], files.annotations.name))
     return build_split(records, name=name, layout=files.layout, root=root, classes=classes, problems=problems)
 
 

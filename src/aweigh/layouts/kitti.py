@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aweigh.annotations import problems as check
-from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
-from aweigh.annotations.records import UNKNOWN, Records, as_number, build_split, choose_classes, file_names, known_sizes
+from aweigh.annotations.problems import DROPPED, KEPT, SKIPPED, Problem
+from aweigh.annotations.records import UNKNOWN, Records, as_number, build_split, choose_classes, known_sizes
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.detections import Detections
 from aweigh.errors import DataError, escaped, printable
 from aweigh.files import read_text
-from aweigh.images.reader import SUFFIXES
+from aweigh.layouts.finding import in_order, listed_splits
+from aweigh.layouts.layout import Layout, SplitFiles
+from aweigh.layouts.rows import pictures_by_stem
 from aweigh.ops.cuboids import cuboids_from_solids, solids_from_cuboids
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")
@@ -62,22 +63,34 @@ class _Row:
     mark: str
 
 
-def read_kitti(
-    labels_folder: Path,
-    pictures: Path,
-    listing: Path | None,
-    *,
-    name: str,
-    wanted: Sequence[str] | None,
-) -> Split:
-    """The pictures that `listing` names by their stems, all of the folder without it.
+def find(root: Path) -> dict[str, SplitFiles]:
+    """`label_2` and `image_2` in the folder or in its `training`; KITTI's `testing` has no labels and is no split."""
+    for base in (root, root / "training"):
+        labels, pictures = base / "label_2", base / "image_2"
+        if labels.is_dir() and pictures.is_dir() and any(labels.glob("*.txt")):
+            listed = listed_splits(base.parent / "ImageSets") | listed_splits(base / "ImageSets")
+            if (base.parent / "testing").is_dir():  # whose pictures, which have no labels, are those of test.txt
+                listed.pop("test", None)
+            found = {name: SplitFiles(name, "kitti", labels, (pictures,), file) for name, file in listed.items()}
+            return in_order(found) or {"train": SplitFiles("train", "kitti", labels, (pictures,))}
+    return {}
+
+
+def by_hand(annotations: Path, name: str) -> SplitFiles | None:
+    """The folder `label_2`; None for another."""
+    if annotations.name != "label_2":
+        return None
+    return SplitFiles(name, "kitti", annotations, (annotations.parent / "image_2",))
+
+
+def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
+    """The pictures that the list names by their stems, all of the folder without one.
 
     Calibrations lie in `calib` beside the labels. An object whose line has no usable place in space keeps its box.
     """
+    labels_folder, pictures, listing = files.annotations, files.images[0], files.listing
     problems: list[Problem] = []
-    by_stem = {
-        Path(file).stem: pictures / file for file in sorted(file_names(pictures)) if file.lower().endswith(SUFFIXES)
-    }
+    by_stem = pictures_by_stem(pictures)
     every = sorted(file.stem for file in labels_folder.glob("*.txt"))
     stems = sorted(by_stem)
     if listing is not None:
@@ -158,7 +171,7 @@ def _rows(
             continue
         entries = lines.get(stem)
         if stem not in lines:
-            problems.append(Problem("annotation file missing", f"{stem}.txt", None, "no such label file", check.KEPT))
+            problems.append(Problem("annotation file missing", f"{stem}.txt", None, "no such label file", KEPT))
         said.append(LABELS_LOST if stem in lost else REVIEWED if stem in lines else NEVER_LABELLED)
         for mark, label in entries or []:
             # A region is one for every class, so that no measure of a class counts a mistake inside it.
@@ -298,3 +311,6 @@ def detections_text(found: Detections) -> str:
     for name, alpha, box, space, score in rows:
         lines.append(label_text(Label(_word(name), -1, -1, alpha, tuple(box), space, score)))
     return "".join(lines)
+
+
+LAYOUT = Layout(looks_for="KITTI (training/label_2/*.txt)", find=find, by_hand=by_hand, read=read)

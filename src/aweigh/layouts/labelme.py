@@ -8,7 +8,7 @@ X-AnyLabeling and others write the same. Polygons of one label and group are one
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,28 @@ import numpy as np
 
 from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, Problem
 from aweigh.annotations.records import as_side
-from aweigh.annotations.split import Split
 from aweigh.errors import DataError, printable
-from aweigh.layouts.drawn import Drawn, Shape, ellipse, head_of, outlined, points_of, read_drawn, read_json
-from aweigh.layouts.split_files import SplitFiles, annotation_folders, in_order, picture_folders
+from aweigh.layouts.drawn import Drawn, Shape, ellipse, outlined, points_of, read_drawn, read_json
+from aweigh.layouts.finding import annotation_folders, head_of, in_order, picture_folders
+from aweigh.layouts.layout import Layout, SplitFiles
 
 _PLACES = ("", "annotations", "Annotations", "labels", "label", "json", "jsons", "ann", "anns", "labelme")
 
 
-def find_labelme(root: Path) -> dict[str, SplitFiles]:
+def find(root: Path) -> dict[str, SplitFiles]:
     """Folders of labelme's files: `train/`, `train/labels/`, `labels/train/`, or one folder of them."""
     found = annotation_folders(root, _PLACES, _holds)
     return in_order({name: _files(name, folder, root) for name, folder in found.items()})
 
 
-def labelme_by_hand(annotations: Path, name: str) -> SplitFiles | None:
+def by_hand(annotations: Path, name: str) -> SplitFiles | None:
     """A folder of labelme's files, or one of them; None where it is none."""
     folder = annotations if annotations.is_dir() else annotations.parent
     return _files(name, folder, folder.parent) if (_is_one(annotations) or _holds(annotations)) else None
 
 
-def read_labelme(files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
-    return read_drawn(_parse, files, every, name, wanted)
-
-
 def _files(name: str, folder: Path, root: Path) -> SplitFiles:
-    return SplitFiles(name, "labelme", folder, picture_folders(folder, root), reader=read_labelme)
+    return SplitFiles(name, "labelme", folder, picture_folders(folder, root))
 
 
 def _holds(folder: Path) -> bool:
@@ -123,3 +119,8 @@ def _shape(entry: Any, mark: str, where: str, problems: list[Problem]) -> Shape 
 def around(label: str, mark: str, middle: np.ndarray, half: tuple[float, float], turn: float = 0.0) -> Shape:
     """A circle or an ellipse with these half axes."""
     return outlined(label, mark, ellipse(float(middle[0]), float(middle[1]), *half, turn))
+
+
+LAYOUT = Layout(
+    looks_for="labelme (*.json of single pictures)", find=find, by_hand=by_hand, read=partial(read_drawn, _parse)
+)

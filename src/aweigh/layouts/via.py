@@ -13,7 +13,8 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +22,30 @@ import numpy as np
 
 from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
 from aweigh.annotations.records import as_number
-from aweigh.annotations.split import Split
 from aweigh.errors import DataError, printable
 from aweigh.files import read_text
-from aweigh.layouts.drawn import Drawn, Shape, ellipse, head_of, outlined, points_of, read_drawn, read_json
-from aweigh.layouts.split_files import SplitFiles, annotation_files, in_order, picture_folders
+from aweigh.layouts.drawn import Drawn, Shape, ellipse, outlined, points_of, read_drawn, read_json
+from aweigh.layouts.finding import annotation_files, head_of, in_order, picture_folders
+from aweigh.layouts.layout import Layout, SplitFiles
 
 _IS_ONE = re.compile(rb'^\{(?=.*("_via_img_metadata"|"_via_settings"|"filename")\s*:)', re.S)
 _CLASS_ATTRIBUTES = ("class", "label", "name", "category", "class_name", "type", "object", "object_name")
 _UNNAMED = "object"
 
 
-def find_via(root: Path) -> dict[str, SplitFiles]:
+def find(root: Path) -> dict[str, SplitFiles]:
     """`via_region_data.json`, `via_export_csv.csv`, a project file or another, in the folder or in those of splits."""
     found = annotation_files(root, ("*.json", "*.csv"), _is_one)
     return in_order({name: _files(name, file, root) for name, file in found.items()})
 
 
-def via_by_hand(annotations: Path, name: str) -> SplitFiles | None:
+def by_hand(annotations: Path, name: str) -> SplitFiles | None:
     """A file of VIA; None where it is none."""
     return _files(name, annotations, annotations.parent.parent) if _is_one(annotations) else None
 
 
-def read_via(files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
-    return read_drawn(_parse, files, every, name, wanted)
-
-
 def _files(name: str, file: Path, root: Path) -> SplitFiles:
-    return SplitFiles(name, "via", file, picture_folders(file, root), reader=read_via)
+    return SplitFiles(name, "via", file, picture_folders(file, root))
 
 
 def _is_one(file: Path) -> bool:
@@ -165,3 +162,8 @@ def _outline(kind: str, drawn: dict[str, Any], label: str, mark: str) -> Shape |
         points = points_of([list(pair) for pair in zip(xs, ys, strict=True)])
         return None if points is None else outlined(label, mark, points)
     return None
+
+
+LAYOUT = Layout(
+    looks_for="VIA (via_region_data.json, *.csv)", find=find, by_hand=by_hand, read=partial(read_drawn, _parse)
+)

@@ -13,8 +13,8 @@ from aweigh.annotations.split import Split
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import DataError
-from aweigh.layouts.formats import find_splits, load_split
-from aweigh.layouts.split_files import ALIASES
+from aweigh.layouts.finding import ALIASES
+from aweigh.layouts.load import find_splits, load_split
 from aweigh.prediction.evaluate import to_original
 
 

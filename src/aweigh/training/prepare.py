@@ -14,6 +14,7 @@ from aweigh import distributed
 from aweigh.annotations.pairs import flip_pairs
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.proposals import read_proposals
+from aweigh.annotations.records import EmptySplit
 from aweigh.annotations.split import NEVER_LABELLED, REVIEWED, Split
 from aweigh.arguments import check_arguments
 from aweigh.checkpoints.checkpoint import Model, start_from
@@ -26,8 +27,8 @@ from aweigh.feeding.mixing import epochs_with_mixing
 from aweigh.feeding.sampling import Sampling
 from aweigh.feeding.transforms import Augmentation, TrainTransform
 from aweigh.images.resize import Resize
-from aweigh.layouts.formats import EmptySplit, find_splits, load_split
-from aweigh.layouts.split_files import ALIASES
+from aweigh.layouts.finding import ALIASES
+from aweigh.layouts.load import find_splits, load_split
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.prediction.device import choose_device, choose_precision
 from aweigh.prediction.evaluate import mean_colour

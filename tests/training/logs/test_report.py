@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import aweigh.training.logs.report as report
-from aweigh.layouts.formats import load_split
+from aweigh.layouts.load import load_split
 from aweigh.training.logs.report import LEGIBLE, RIGHT, WRONG, save_evaluation, save_inputs
 from aweigh.training.prepare import prepare
 

@@ -1,17 +1,15 @@
-"""Where the splits of a data set lie: what finding a layout gives, and by what names splits go."""
+"""What the layouts share in looking at a folder: names of splits, folders of annotations and of pictures."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from aweigh.annotations.problems import Problem
 from aweigh.annotations.records import distinct_names
-from aweigh.annotations.split import Split
 from aweigh.errors import DataError
 from aweigh.files import lies_within, read_text
+from aweigh.layouts.layout import SplitFiles
 
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 PICTURES = ("images", "JPEGImages", "Images", "img", "imgs", "pictures", "images/images")  # folders of pictures
@@ -20,36 +18,6 @@ SPLIT_IN_NAME = re.compile(
     r"(?:[_\-]?\d{4})?(?=$|[_\-. ])",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class SplitFiles:
-    """Where one split lies. layout: "coco", "voc", "yolo", "kitti" or that of a labelling tool. annotations: the file
-    of a split, or the folder of its annotation files.
-
-    images: folders to look for its pictures in, the likeliest first; YOLO's may be text files that list pictures.
-    listing: the file that names the images (ImageSets of VOC and KITTI) or their places (YOLO's description), if any.
-    names: class names, where something beside the annotations gives them. keypoint_shape: how many keypoints YOLO lines
-    have, and the numbers of each. within: the folder that YOLO's lists may not lead out of, if any. reader: reads the
-    split, in a layout that brings its own.
-    """
-
-    name: str
-    layout: str
-    annotations: Path
-    images: tuple[Path, ...]
-    listing: Path | None = None
-    names: tuple[str, ...] | None = None
-    problems: tuple[Problem, ...] = ()
-    keypoint_shape: tuple[int, int] | None = None
-    keypoint_names: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()
-    within: Path | None = None
-    reader: Reader | None = None
-
-
-# What reads a split: its files, those of all splits by name (for one list of classes), its name, the classes wanted.
-Reader = Callable[[SplitFiles, Mapping[str, SplitFiles], str, Sequence[str] | None], Split]
 
 
 def split_name(text: str) -> str | None:
@@ -126,7 +94,24 @@ def listed_names(*files: Path) -> tuple[str, ...] | None:
     return None
 
 
+def listed_splits(folder: Path) -> dict[str, Path]:
+    """The text files of a folder, as VOC's `ImageSets/Main`, that are named after a split."""
+    named = (file for file in sorted(folder.glob("*.txt")) if SPLIT_IN_NAME.fullmatch(file.stem))
+    return {ALIASES.get(file.stem.lower(), file.stem.lower()): file for file in named}
+
+
 def in_order(found: Mapping[str, SplitFiles]) -> dict[str, SplitFiles]:
     """train, val and test first."""
     usual = ["train", "val", "test"]
     return dict(sorted(found.items(), key=lambda item: (usual.index(item[0]) if item[0] in usual else 3, item[0])))
+
+
+def head_of(file: Path) -> bytes:
+    """The first letters of a file, without marks of its encoding; empty where it cannot be read."""
+    try:
+        if not file.is_file():
+            return b""
+        with file.open("rb") as stream:
+            return stream.read(4096).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
+    except OSError:
+        return b""
