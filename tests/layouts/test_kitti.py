@@ -19,10 +19,11 @@ from aweigh.feeding.transforms import Augmentation, TrainTransform
 from aweigh.feeding.windows import cut_window, flip_horizontally, resize_targets
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
-from aweigh.layouts.kitti import detections_text, label_text, parse_label, read_camera
+from aweigh.layouts.kitti import label_text, parse_label, read_camera
 from aweigh.layouts.load import find_splits, load_split
 from aweigh.layouts.save import not_held
 from aweigh.ops.cuboids import corners, project, solids_from_cuboids
+from aweigh.results.kitti import kitti_text
 from aweigh.scenes.road import picture_size, render_road, write_road
 from aweigh.structures import Targets
 
@@ -141,13 +142,13 @@ def test_detections_are_written_as_labels_and_read_again(tmp_path: Path) -> None
     )
     assert split.cameras is not None
     placed = replace(found, camera=torch.tensor(split.cameras[0]))
-    label = parse_label(detections_text(placed))
+    label = parse_label(kitti_text(placed))
     assert not isinstance(label, str)
     assert label.kind == "Car" and label.score == 0.9
     assert label.solid == pytest.approx((1.5, 1.6, 4, -2, 1.65, 14, -1.34)) and label.alpha == pytest.approx(
         -1.2, abs=0.01
     )
-    unknown = parse_label(detections_text(found))
+    unknown = parse_label(kitti_text(found))
     assert not isinstance(unknown, str) and unknown.solid == (1.5, 1.6, 4, -1000, -1000, -1000, -10)
     with pytest.raises(UsageError, match="--camera"):
         found.solids()

@@ -17,7 +17,10 @@ from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.layouts.load import load_split
-from aweigh.results.writers import COLUMNS, FOLDERS, FORMATS, LEFT_OUT, DetectionWriter, write_detections
+from aweigh.results import FORMATS
+from aweigh.results.csv import COLUMNS
+from aweigh.results.format import FileEach
+from aweigh.results.writers import DetectionWriter, write_detections
 
 CLASSES = Classes(("cat", "dog"), (3, 7))
 
@@ -146,17 +149,17 @@ def test_csv_has_columns_for_keypoints_and_none_for_masks(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("format", ["yolo", "voc"])
 def test_yolo_and_voc_hold_the_boxes_of_objects_with_masks(tmp_path: Path, format: str) -> None:
-    write_detections([with_shapes()], tmp_path / "shapes", format)  # type: ignore[arg-type]
-    write_detections([found()], tmp_path / "boxes", format)  # type: ignore[arg-type]
+    write_detections([with_shapes()], tmp_path / "shapes", format)
+    write_detections([found()], tmp_path / "boxes", format)
     (one,), (other,) = (list((tmp_path / name).glob("x.*")) for name in ("shapes", "boxes"))
     assert one.read_text() == other.read_text()
-    assert LEFT_OUT[format] == ("masks", "keypoints", "cuboids")
+    assert FORMATS[format].left_out == ("masks", "keypoints", "cuboids")
 
 
 @pytest.mark.parametrize("format", ["yolo", "voc"])
 def test_yolo_and_voc_read_back(tmp_path: Path, format: str) -> None:
     labels = {"yolo": tmp_path / "labels" / "train", "voc": tmp_path / "Annotations"}[format]
-    write_detections(results(), labels, format)  # type: ignore[arg-type]
+    write_detections(results(), labels, format)
     for name in ("x", "y", "z"):
         picture(tmp_path / {"yolo": "images/train", "voc": "JPEGImages"}[format] / f"{name}.jpg")
     if format == "yolo":
@@ -183,9 +186,9 @@ def test_pictures_of_the_same_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["jsonl", "coco", "csv"])
 def test_standard_output(format: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write_detections(results(), "-", format)  # type: ignore[arg-type]
+    write_detections(results(), "-", format)
     shown = capsys.readouterr().out
-    write_detections(results(), tmp_path / "file", format)  # type: ignore[arg-type]
+    write_detections(results(), tmp_path / "file", format)
     assert shown == (tmp_path / "file").read_text()
     if format == "csv":
         assert len(list(csv.reader(io.StringIO(shown)))) == 6
@@ -194,7 +197,8 @@ def test_standard_output(format: str, capsys: pytest.CaptureFixture[str], tmp_pa
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_failure_leaves_nothing_half_written(tmp_path: Path, format: str) -> None:
     file = tmp_path / "found"
-    if format not in FOLDERS:
+    in_folder = isinstance(FORMATS[format], FileEach)
+    if not in_folder:
         file.write_text("before")
 
     def failing() -> object:
@@ -202,8 +206,8 @@ def test_a_failure_leaves_nothing_half_written(tmp_path: Path, format: str) -> N
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError):
-        write_detections(failing(), file, format)  # type: ignore[arg-type]
-    if format in FOLDERS:
+        write_detections(failing(), file, format)
+    if in_folder:
         (only,) = file.iterdir()  # complete: it was the first image's own file
         assert only.stem == "x"
     else:
@@ -212,7 +216,7 @@ def test_a_failure_leaves_nothing_half_written(tmp_path: Path, format: str) -> N
 
 def test_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'josnl'.*Did you mean 'jsonl'"):
-        DetectionWriter(tmp_path / "x", "josnl")  # type: ignore[arg-type]
+        DetectionWriter(tmp_path / "x", "josnl")
     with pytest.raises(UsageError, match="standard output"):
         DetectionWriter("-", "voc")
     with pytest.raises(UsageError, match="folder"):

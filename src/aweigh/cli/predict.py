@@ -39,14 +39,6 @@ class Reading(TypedDict):
 
 MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger picture is drawn smaller
 LONGEST_JPEG = 65_500  # pixels of a side that libjpeg writes
-FILES = {
-    "jsonl": "detections.jsonl",
-    "coco": "detections.json",
-    "csv": "detections.csv",
-    "yolo": "labels",
-    "voc": "labels",
-    "kitti": "labels",
-}
 
 
 def command(
@@ -59,7 +51,7 @@ def command(
     proposals_file: Annotated[Path | None, Parameter(show_default=False)] = None,
     score: float = 0.5,
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
-    format: Literal["jsonl", "coco", "csv", "yolo", "voc", "kitti"] = "jsonl",
+    format: str = "jsonl",
     camera: Annotated[Path | None, Parameter(show_default=False)] = None,
     draw: bool = True,
     batch: Annotated[int, Parameter(show_default=False)] = 0,
@@ -99,7 +91,8 @@ def command(
         Look for these classes only.
     format
         jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc, kitti: a file per
-        picture. Masks are in jsonl and coco, keypoints in csv too, places in space in jsonl, coco and kitti.
+        picture. Masks are in jsonl and coco, keypoints in csv too, places in space in jsonl, coco and kitti. A word
+        that is none of them lists all there are.
     camera
         For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with one for
         each picture, by its name. When not given, it is looked for where KITTI has it, in calib beside the folder of
@@ -137,8 +130,9 @@ def command(
     from aweigh.prediction.data_pictures import DataPictures
     from aweigh.prediction.extras import extras
     from aweigh.predictor import sources
-    from aweigh.results.writers import LEFT_OUT, DetectionWriter
+    from aweigh.results.writers import DetectionWriter, format_named
 
+    written = format_named(format)
     of_data = None if data is None else DataPictures.of(data, split, distinct=format == "coco")
     given_paths = (Path(str(path)) for picture in pictures for path in sources(picture))
     paths = list(dict.fromkeys(given_paths if of_data is None else of_data.ids))
@@ -157,7 +151,7 @@ def command(
     folder = None if output == "-" else Path(output)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UsageError(f"-o {folder} is a file; name a folder, or - for the output stream.")
-    target = "-" if folder is None else folder / FILES[format]
+    target = "-" if folder is None else folder / written.file
     drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
 
     tally = Tally()
@@ -176,7 +170,7 @@ def command(
         with DetectionWriter(target, format, image_ids=ids) as writer:
             for result in tally.watch(found, show):
                 writer.write(result)
-    tally.tell(folder, format, drawn=bool(drawn))
+    tally.tell(folder, written.file, drawn=bool(drawn))
     if in_space and tally.without_camera:
         log().print(
             f"The camera of {counted(tally.without_camera, 'picture')} is not known, nor where "
@@ -188,7 +182,7 @@ def command(
             f"that of another or too long: {one_line('; '.join(writer.renamed))}",
             markup=False,
         )
-    lost = [what for what in extras(predictor.model) if what in LEFT_OUT.get(format, ())]
+    lost = [what for what in extras(predictor.model) if what in written.left_out]
     if lost:
         log().print(f"Format {format} has no place for {' and '.join(lost)}; --format jsonl and coco have.")
     return 1 if tally.failed or tally.lost else 0
@@ -323,7 +317,7 @@ class Tally:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         log().print(f"not drawn: {one_line(f'{picture}: {reason}')}", markup=False)
 
-    def tell(self, folder: Path | None, format: str, *, drawn: bool) -> None:
+    def tell(self, folder: Path | None, file: str, *, drawn: bool) -> None:
         screen = log()
         read = self.pictures - self.failed
         names = ", ".join(f"{printable(name)} {count}" for name, count in self.objects.most_common(8))
@@ -338,4 +332,4 @@ class Tally:
             screen.print(f"{self.failed} of {counted(self.pictures, 'picture')} could not be read.", markup=False)
         if folder is not None:
             boxes = f"; boxes drawn in {folder}" if drawn and read else ""
-            screen.print(f"Detections: {folder / FILES[format]}{boxes}", markup=False)
+            screen.print(f"Detections: {folder / file}{boxes}", markup=False)

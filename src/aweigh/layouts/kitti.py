@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +25,12 @@ from torch import Tensor
 from aweigh.annotations.problems import DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import UNKNOWN, Records, as_number, build_split, choose_classes, known_sizes
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
-from aweigh.detections import Detections
-from aweigh.errors import DataError, escaped, printable
+from aweigh.errors import DataError, printable
 from aweigh.files import read_text
 from aweigh.layouts.finding import in_order, listed_splits
 from aweigh.layouts.layout import Layout, SplitFiles
 from aweigh.layouts.rows import pictures_by_stem
-from aweigh.ops.cuboids import cuboids_from_solids, solids_from_cuboids
+from aweigh.ops.cuboids import cuboids_from_solids
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")
 NEIGHBOURS = {"Van": "Car", "Truck": "Car", "Person_sitting": "Pedestrian"}
@@ -289,28 +287,6 @@ def calibration_text(camera: np.ndarray) -> str:
 def camera_beside(picture: Path) -> Path:
     """Where the calibration of a picture lies in KITTI's folders: `.../image_2/x.png`, `.../calib/x.txt`."""
     return picture.parent.parent / "calib" / f"{picture.stem}.txt"
-
-
-def _word(name: str) -> str:
-    """A class name as one word, which is all that a column holds."""
-    return re.sub(r"\s", "_", escaped(name)) or "_"
-
-
-def detections_text(found: Detections) -> str:
-    """A label file with scores. Where a detection has no cuboid or its picture no camera, KITTI's "not known"."""
-    lines = []
-    spaces = [NOT_KNOWN] * len(found)
-    alphas = [-10.0] * len(found)
-    if found.cuboids is not None:
-        sides, alphas = found.cuboids[:, 3:6].tolist(), found.cuboids[:, 6].tolist()
-        spaces = [(*own, *NOT_KNOWN[3:]) for own in sides]
-        if found.camera is not None:
-            solids = solids_from_cuboids(found.cuboids, found.camera).tolist()
-            spaces = [(h, w, length, x, y, z, turn) for x, y, z, h, w, length, turn in solids]
-    rows = zip(found.names, alphas, found.boxes.tolist(), spaces, found.scores.tolist(), strict=True)
-    for name, alpha, box, space, score in rows:
-        lines.append(label_text(Label(_word(name), -1, -1, alpha, tuple(box), space, score)))
-    return "".join(lines)
 
 
 LAYOUT = Layout(looks_for="KITTI (training/label_2/*.txt)", find=find, by_hand=by_hand, read=read)

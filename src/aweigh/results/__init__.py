@@ -1,1 +1,19 @@
-"""Detections and proposals as files, ours and those of other programs."""
+"""Detections and proposals as files, ours and those of other programs.
+
+Each format of detections has a file of its own, which ends in what it knows of itself (see `aweigh.results.format`). To
+add one, write its file and name it here.
+"""
+
+from __future__ import annotations
+
+from aweigh.results import coco_list, csv, jsonl, kitti, voc, yolo
+from aweigh.results.format import Format
+
+FORMATS: dict[str, Format] = {
+    "jsonl": jsonl.FORMAT,
+    "coco": coco_list.FORMAT,
+    "csv": csv.FORMAT,
+    "yolo": yolo.FORMAT,
+    "voc": voc.FORMAT,
+    "kitti": kitti.FORMAT,
+}

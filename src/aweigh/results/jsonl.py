@@ -1,0 +1,74 @@
+"""`jsonl`: one line per image: schema, path, width, height, detections, error; with keypoints their names.
+
+A detection is its box as xyxy, score, class, category_id and, where there are any, a segmentation (COCO's compressed
+run lengths), keypoints, a cuboid and, with the camera, a solid.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from aweigh.detections import Detections
+from aweigh.results.format import OneFile, shortest
+
+SCHEMA = "aweigh.detections/1"
+# An object as its camera sees it, and where it stands: pixels, metres, radians, see `aweigh.ops.cuboids`.
+CUBOID = ("u", "v", "depth", "height", "width", "length", "alpha")
+SOLID = ("x", "y", "z", "height", "width", "length", "rotation")
+
+
+class JsonLines:
+    def __init__(self, stream: TextIO, _: Path | None) -> None:
+        self._stream = stream
+
+    def add(self, detections: Detections, _: int) -> None:
+        self._stream.write(json.dumps(json_line(detections)) + "\n")
+
+    def finish(self) -> None:
+        pass
+
+
+def json_line(detections: Detections, *, masks: bool = True) -> dict[str, Any]:
+    """One image as plain values: what a line of jsonl holds. masks: with the segmentations."""
+    height, width = detections.size_hw
+    found: list[dict[str, Any]] = [
+        {"box": box, "score": score, "class": name, "category_id": detections.classes.ids[label]}
+        for box, score, name, label in zip(
+            shortest(detections.boxes), shortest(detections.scores), detections.names, detections.labels.tolist()
+        )
+    ]
+    if masks and detections.masks is not None:
+        for entry, segmentation in zip(found, detections.rle(), strict=True):
+            entry["segmentation"] = segmentation
+    names = {}
+    if detections.keypoints is not None:
+        names = {"keypoint_names": keypoint_names(detections)}
+        for entry, points in zip(found, shortest(detections.keypoints), strict=True):
+            entry["keypoints"] = points
+    if detections.cuboids is not None:
+        for entry, values in zip(found, shortest(detections.cuboids), strict=True):
+            entry["cuboid"] = dict(zip(CUBOID, values, strict=True))
+    if detections.cuboids is not None and detections.camera is not None:
+        for entry, values in zip(found, shortest(detections.solids()), strict=True):
+            entry["solid"] = dict(zip(SOLID, values, strict=True))
+    return {
+        "schema": SCHEMA,
+        "path": detections.path,
+        "width": width,
+        "height": height,
+        **names,
+        "detections": found,
+        "error": detections.error,
+    }
+
+
+def keypoint_names(detections: Detections) -> list[str]:
+    """The names of the keypoints, numbers where they have none; empty where there are no keypoints."""
+    if detections.keypoint_set is not None:
+        return list(detections.keypoint_set.names)
+    return [] if detections.keypoints is None else [str(number) for number in range(detections.keypoints.shape[1])]
+
+
+FORMAT = OneFile("detections.jsonl", JsonLines)
