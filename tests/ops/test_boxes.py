@@ -1,5 +1,7 @@
 """Box functions against torchvision and against properties."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torchvision
@@ -147,3 +149,15 @@ def test_soft_suppression_equals_the_written_out_algorithm(random_boxes) -> None
                 left[row] *= float(torch.exp(torch.tensor(-(overlap**2) / 0.5)))
     assert index.tolist() == [row for row, _ in expected]
     torch.testing.assert_close(kept, torch.tensor([score for _, score in expected]), atol=1e-5, rtol=1e-5)
+
+
+def test_levels_are_suppressed_together_and_cut_off_where_the_image_ends() -> None:
+    first = torch.tensor([[[0.0, 0, 10, 10], [30, 30, 90, 60]]]), torch.tensor([[0.5, 0.4]]), torch.tensor([[1, 0]])
+    second = torch.tensor([[[0.0, 1, 10, 11]]]), torch.tensor([[0.9]]), torch.tensor([[1]])
+    rules = SimpleNamespace(nms="class", nms_threshold=0.5, max_detections=4)
+    boxes, scores, labels, count = box_ops.select_levels([first, second], torch.tensor([[50, 60]]), rules)
+    assert count.tolist() == [2] and labels[0, :2].tolist() == [1, 0]
+    assert boxes[0, :2].tolist() == [[0, 1, 10, 11], [30, 30, 60, 50]]
+    torch.testing.assert_close(scores, torch.tensor([[0.9, 0.4, 0, 0]]))
+    rules.nms, rules.max_detections = "none", 3
+    assert box_ops.select_levels([first, second], torch.tensor([[50, 60]]), rules)[3].tolist() == [3]

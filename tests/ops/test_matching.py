@@ -11,6 +11,7 @@ from aweigh.ops.boxes import grid_points, pairwise_iou
 from aweigh.ops.matching import (
     BACKGROUND,
     IGNORED,
+    among_all,
     balanced_sample,
     by_adaptive_samples,
     by_overlap,
@@ -245,3 +246,14 @@ def test_a_sample_follows_from_its_arguments_and_another_seed_gives_another() ->
         for seed in (1.25, 1.25, 1.2537)
     )
     assert first == again != other
+
+
+def test_an_index_into_the_learned_boxes_becomes_one_into_all() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50], [60, 60, 70, 70]])
+    learned, ignored = torch.tensor([False, True, False, True]), torch.tensor([True, False, False, False])
+    points = torch.tensor([[5.0, 5], [25, 25], [65, 65], [45, 45], [5, 6], [5, 7]])
+    index = torch.tensor([BACKGROUND, 0, 1, BACKGROUND, 1, IGNORED])
+    among = among_all(index, points, boxes, learned, ignored)
+    assert among.tolist() == [IGNORED, 1, 3, BACKGROUND, 3, IGNORED]  # what learns a box does so in any region
+    assert index.tolist() == [BACKGROUND, 0, 1, BACKGROUND, 1, IGNORED]
+    assert among_all(index, points, boxes, learned, torch.zeros(4, dtype=torch.bool))[0] == BACKGROUND

@@ -176,9 +176,8 @@ class CenterNet(nn.Module):
 
     def loss(self, raw: CenterNetOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """The losses by name, each a scalar, float32, and the mean over the stacks; see `stack_losses`."""
-        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
         images = len(raw[0]["heatmap"])
-        check_labels(*labels_and_known, images=images, classes=len(self.classes), what="CenterNet.loss")
+        check_labels(targets, images=images, classes=len(self.classes), what="CenterNet.loss")
         goals = self.goals(targets, (raw[0]["heatmap"].shape[-2], raw[0]["heatmap"].shape[-1]))
         return {name: torch.stack(values).mean() for name, values in self.stack_losses(raw, goals).items()}
 

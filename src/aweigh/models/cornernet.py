@@ -203,8 +203,7 @@ class CornerNet(nn.Module):
         of points and of objects are averaged over all processes.
         """
         first = raw[0]["top_left_heatmap"]
-        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
-        check_labels(*labels_and_known, images=len(first), classes=len(self.classes), what="CornerNet.loss")
+        check_labels(targets, images=len(first), classes=len(self.classes), what="CornerNet.loss")
         goals = self.goals(targets, (first.shape[-2], first.shape[-1]))
         objects = world_mean(first.new_tensor(float(len(goals.image)), dtype=torch.float32))
         ones = {kind: (goals.heatmaps[kind] == 1).sum().float() for kind in self.kinds}

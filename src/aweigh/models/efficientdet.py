@@ -53,7 +53,7 @@ from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, BiFPN, Fusion
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import place_anchors
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
-from aweigh.ops.matching import BACKGROUND, IGNORED, by_overlap
+from aweigh.ops.matching import among_all, by_overlap
 from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
@@ -170,8 +170,7 @@ class EfficientDet(nn.Module):
         averaged over all processes; the one more keeps a batch without objects finite.
         """
         classes = len(self.classes)
-        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
-        check_labels(*labels_and_known, images=len(raw.logits), classes=classes, what="EfficientDet.loss")
+        check_labels(targets, images=len(raw.logits), classes=classes, what="EfficientDet.loss")
         found = [self._assign(raw.anchors, target) for target in targets]
         labels = torch.stack([part for part, _ in found])  # [B, A]
         target_boxes = torch.cat([part for _, part in found])  # [P, 4]
@@ -190,16 +189,13 @@ class EfficientDet(nn.Module):
     @torch.no_grad()
     def _assign(self, anchors: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
         """Labels `[A]` (-1 background, -2 ignored) of one image, and the boxes `[P, 4]` of its positive anchors."""
-        objects = target[target.learned]
-        index = by_overlap(anchors, objects.boxes, positive=POSITIVE_IOU, negative=POSITIVE_IOU, rescue="one")
+        boxes = target.boxes[target.learned]
+        index = by_overlap(anchors, boxes, positive=POSITIVE_IOU, negative=POSITIVE_IOU, rescue="one")
+        index = among_all(index, _centers(anchors), target.boxes, target.learned, target.ignore)
         learns = index >= 0
-        labels = torch.full_like(index, BACKGROUND)
-        if target.ignore.any():
-            per_cell = len(self.anchor_sides)
-            ignored = box_ops.covered(_centers(anchors[::per_cell]), target.boxes[target.ignore])
-            labels[ignored.repeat_interleave(per_cell)] = IGNORED
-        labels[learns] = objects.labels[index[learns]]
-        return labels, objects.boxes[index[learns]]
+        labels = index.clone()
+        labels[learns] = target.labels[index[learns]]
+        return labels, target.boxes[index[learns]]
 
     # Prediction
 
@@ -220,14 +216,7 @@ class EfficientDet(nn.Module):
         )
         deltas = raw.deltas.float().gather(1, rows[..., None].expand(-1, -1, 4))  # [B, k, 4]
         boxes = box_ops.decode_deltas(raw.anchors[rows], deltas)
-        return box_ops.select_detections(
-            box_ops.clip(boxes, sizes_hw),
-            scores,
-            labels,
-            iou_threshold=self.selection.nms_threshold,
-            max_detections=self.selection.max_detections,
-            method=self.selection.nms,
-        )
+        return box_ops.select_levels([(boxes, scores, labels)], sizes_hw, self.selection)
 
 
 class PredictionNet(nn.Module):

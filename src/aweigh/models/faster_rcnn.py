@@ -274,8 +274,7 @@ class FasterRCNN(nn.Module):
         hardest of them where `hard_regions` says so.
         """
         classes = len(self.classes)
-        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
-        check_labels(*labels_and_known, images=len(raw.features[0]), classes=classes, what="FasterRCNN.loss")
+        check_labels(targets, images=len(raw.features[0]), classes=classes, what="FasterRCNN.loss")
         losses = self.proposer.loss(raw.proposed, targets)
 
         regions, index = self.sample_regions(raw, targets)

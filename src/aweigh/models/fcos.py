@@ -69,7 +69,7 @@ from aweigh.necks import Neck, NeckName, make_neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
-from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, task_aligned
+from aweigh.ops.matching import BACKGROUND, IGNORED, among_all, by_adaptive_samples, task_aligned
 from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
@@ -218,8 +218,7 @@ class FCOS(nn.Module):
         without objects is finite.
         """
         classes = self.head.logits.out_channels
-        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
-        check_labels(*labels_and_known, images=len(raw.logits[0]), classes=classes, what="FCOS.loss")
+        check_labels(targets, images=len(raw.logits[0]), classes=classes, what="FCOS.loss")
         logits = _flatten(raw.logits)  # [B, A, C]
         distances = _flatten(raw.distances) * self._units(raw.points)  # [B, A, 4] pixels
         points = torch.cat(raw.points)  # [A, 2]
@@ -290,16 +289,7 @@ class FCOS(nn.Module):
         """
         number = self.selection.candidates_per_level
         levels = [self.best_of_level(raw, level, number) for level in range(len(raw.points))]
-        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        boxes = box_ops.clip(boxes, sizes_hw)  # [B, K', 4]
-        return box_ops.select_detections(
-            boxes,
-            scores,
-            labels,
-            iou_threshold=self.selection.nms_threshold,
-            max_detections=self.selection.max_detections,
-            method=self.selection.nms,
-        )
+        return box_ops.select_levels(levels, sizes_hw, self.selection)
 
     def best_of_level(self, raw: FCOSOutput, level: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best (point, class) pairs of one level: boxes `[B, k, 4]`, scores `[B, k]` (0: none), labels `[B, k]`.
@@ -451,7 +441,7 @@ def assign_adaptively(
     """`assign` by ATSS (Zhang et al. 2020): a square of 8 strides round each point stands for an anchor."""
     squares = [torch.cat([p - 4 * stride, p + 4 * stride], dim=1) for p, stride in zip(points, strides, strict=True)]
     index = by_adaptive_samples(squares, targets.boxes[targets.learned], byte_budget=byte_budget)
-    return _among_all(index, torch.cat(list(points)), targets)
+    return among_all(index, torch.cat(list(points)), targets.boxes, targets.learned, targets.ignore)
 
 
 @torch.no_grad()
@@ -462,16 +452,7 @@ def assign_aligned(points: Sequence[Tensor], targets: Targets, logits: Tensor, d
     predicted = box_ops.decode_distances(together, distances)
     boxes, labels = targets.boxes[learned], targets.labels[learned]
     index, _ = task_aligned(together, any_distance, boxes, labels, logits.sigmoid(), predicted)
-    return _among_all(index, together, targets)
-
-
-def _among_all(index: Tensor, points: Tensor, targets: Targets) -> Tensor:
-    """Indices `[A]` into the boxes to be learned as indices into all, and what lies in an ignored region marked."""
-    rows = targets.learned.nonzero().squeeze(1)
-    index[index >= 0] = rows[index[index >= 0]]
-    if targets.ignore.any():
-        index[box_ops.covered(points, targets.boxes[targets.ignore]) & (index == BACKGROUND)] = IGNORED
-    return index
+    return among_all(index, together, targets.boxes, learned, targets.ignore)
 
 
 def candidates(

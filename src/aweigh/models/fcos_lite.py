@@ -161,8 +161,7 @@ class FCOSLite(nn.Module):
         distribution focal loss, over positive points, each weighted by its goal. The sum of goals is averaged over all
         processes and never less than one, so a batch without objects is finite.
         """
-        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
-        check_labels(*labels_and_known, images=len(raw.logits), classes=len(self.classes), what="FCOSLite.loss")
+        check_labels(targets, images=len(raw.logits), classes=len(self.classes), what="FCOSLite.loss")
         logits, bins = raw.logits.float(), raw.bins.float()
         boxes = box_ops.decode_distances(raw.points, expectation(bins) * raw.strides)  # [B, A, 4]
         levels = [raw.points[raw.strides[:, 0] == stride] for stride in self.strides]
@@ -220,14 +219,7 @@ class FCOSLite(nn.Module):
         )
         bins = raw.bins.float().gather(1, rows[..., None, None].expand(-1, -1, *raw.bins.shape[2:]))  # [B, k, 4, K]
         boxes = box_ops.decode_distances(raw.points[rows], expectation(bins) * raw.strides[rows])  # [B, k, 4]
-        return box_ops.select_detections(
-            box_ops.clip(boxes, sizes_hw),
-            probability.sqrt(),
-            labels,
-            iou_threshold=self.selection.nms_threshold,
-            max_detections=self.selection.max_detections,
-            method=self.selection.nms,
-        )
+        return box_ops.select_levels([(boxes, probability.sqrt(), labels)], sizes_hw, self.selection)
 
 
 def expectation(bins: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ from aweigh.necks import Neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
-from aweigh.ops.matching import BACKGROUND, IGNORED
+from aweigh.ops.matching import BACKGROUND, among_all
 from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 
@@ -156,8 +156,7 @@ class FoveaBox(nn.Module):
         over all processes; the latter is never less than one.
         """
         classes = len(self.classes)
-        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
-        check_labels(*labels_and_known, images=len(raw.logits[0]), classes=classes, what="FoveaBox.loss")
+        check_labels(targets, images=len(raw.logits[0]), classes=classes, what="FoveaBox.loss")
         logits, distances = (torch.cat(part, dim=1).float() for part in (raw.logits, raw.distances))  # [B, A, C | 4]
         points, units = torch.cat(raw.points), self._units(raw.points)  # [A, 2], [A, 1]
         with torch.no_grad():
@@ -201,15 +200,7 @@ class FoveaBox(nn.Module):
         image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
         """
         levels = [self._best(*level) for level in zip(*raw, self.strides, strict=True)]
-        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        return box_ops.select_detections(
-            box_ops.clip(boxes, sizes_hw),
-            scores,
-            labels,
-            iou_threshold=self.selection.nms_threshold,
-            max_detections=self.selection.max_detections,
-            method=self.selection.nms,
-        )
+        return box_ops.select_levels(levels, sizes_hw, self.selection)
 
     def _best(self, logits: Tensor, distances: Tensor, points: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of a cell and a class of one level: boxes `[B, k, 4]`, scores, labels `[B, k]`."""
@@ -333,20 +324,17 @@ def assign(
     range; among several boxes the smallest wins. Memory is bounded: points are taken in portions of about `byte_budget`
     bytes, with the same result.
     """
-    rows = targets.learned.nonzero().squeeze(1)
     together = torch.cat(list(points))
     index = together.new_full((len(together),), BACKGROUND, dtype=torch.int64)
-    if len(rows):
-        boxes = targets.boxes[rows]
+    boxes = targets.boxes[targets.learned]
+    if len(boxes):
         areas = box_ops.areas(boxes)
         portions = []
         for _, could in candidates(points, boxes, level_ranges=level_ranges, sigma=sigma, byte_budget=byte_budget):
             smallest, nearest = torch.where(could, areas, math.inf).min(dim=1)
-            portions.append(torch.where(smallest.isfinite(), rows[nearest], BACKGROUND))
+            portions.append(torch.where(smallest.isfinite(), nearest, BACKGROUND))
         index = torch.cat(portions)
-    if targets.ignore.any():
-        index[box_ops.covered(together, targets.boxes[targets.ignore]) & (index == BACKGROUND)] = IGNORED
-    return index
+    return among_all(index, together, targets.boxes, targets.learned, targets.ignore)
 
 
 def candidates(

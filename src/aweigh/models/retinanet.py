@@ -71,7 +71,7 @@ from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes, level_anchors
 from aweigh.ops.losses import box_loss, check_labels, sigmoid_focal_loss_sum, unknown_entries, world_mean
-from aweigh.ops.matching import BACKGROUND, IGNORED, by_adaptive_samples, by_overlap, hard_examples, task_aligned
+from aweigh.ops.matching import IGNORED, among_all, by_adaptive_samples, by_overlap, hard_examples, task_aligned
 from aweigh.structures import Images, Targets
 from aweigh.weights.convert.detectron2 import (
     DETECTRON2_MEAN,
@@ -207,8 +207,7 @@ class RetinaNet(nn.Module):
         which is never less than one, so a batch without objects is finite.
         """
         classes = len(self.classes)
-        labels_and_known = ([t.labels for t in targets], [t.known for t in targets])
-        check_labels(*labels_and_known, images=len(raw.logits[0]), classes=classes, what="RetinaNet.loss")
+        check_labels(targets, images=len(raw.logits[0]), classes=classes, what="RetinaNet.loss")
         logits, deltas = (torch.cat(part, dim=1).float() for part in (raw.logits, raw.deltas))  # [B, A, C], [B, A, 4]
         anchors = torch.cat(raw.anchors)  # [A, 4]
         centers = (anchors[:, :2] + anchors[:, 2:]) / 2
@@ -240,8 +239,7 @@ class RetinaNet(nn.Module):
 
         logits: `[A, C]` and deltas: `[A, 4]`, what the network says of it.
         """
-        rows = target.learned.nonzero().squeeze(1)
-        boxes, labels = target.boxes[rows], target.labels[rows]
+        boxes, labels = target.boxes[target.learned], target.labels[target.learned]
         anchors = torch.cat(raw.anchors)
         centers = (anchors[:, :2] + anchors[:, 2:]) / 2
         if self.assignment == "overlap":
@@ -253,10 +251,7 @@ class RetinaNet(nn.Module):
             index, _ = task_aligned(
                 centers, far, boxes, labels, logits.sigmoid(), box_ops.decode_deltas(anchors, deltas)
             )
-        index[index >= 0] = rows[index[index >= 0]]
-        if target.ignore.any():
-            index[box_ops.covered(centers, target.boxes[target.ignore]) & (index == BACKGROUND)] = IGNORED
-        return index
+        return among_all(index, centers, target.boxes, target.learned, target.ignore)
 
     def _classification(
         self, logits: Tensor, labels: Tensor, anchors: Tensor, unknown: Tensor | None, positives: Tensor
@@ -305,15 +300,7 @@ class RetinaNet(nn.Module):
         image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
         """
         levels = [self._candidates(*level) for level in zip(*raw, strict=True)]
-        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        return box_ops.select_detections(
-            box_ops.clip(boxes, sizes_hw),
-            scores,
-            labels,
-            iou_threshold=self.selection.nms_threshold,
-            max_detections=self.selection.max_detections,
-            method=self.selection.nms,
-        )
+        return box_ops.select_levels(levels, sizes_hw, self.selection)
 
     def _candidates(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of an anchor and a class of one level: boxes `[B, k, 4]`, scores, labels `[B, k]`."""

@@ -8,7 +8,7 @@ Legend: boxes are `[..., 4]` float `(x0, y0, x1, y1)` in pixels, right and botto
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torchvision
@@ -203,6 +203,35 @@ def non_maximum_suppression(
         index = _pad(index, max_detections)[:max_detections]
     kept = kept.clamp(min=0)
     return torch.where(kept > 0, index, 0), kept, (kept > 0).sum()
+
+
+class Suppression(Protocol):
+    """The fields of a detector's `selection` that say what is kept of overlapping boxes, and how many at most."""
+
+    @property
+    def nms(self) -> NMS: ...
+    @property
+    def nms_threshold(self) -> float: ...
+    @property
+    def max_detections(self) -> int: ...
+
+
+def select_levels(
+    levels: Sequence[tuple[Tensor, Tensor, Tensor]], sizes_hw: Tensor, selection: Suppression
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`select_detections` of all levels together, inside images of `sizes_hw` `[B, 2]`.
+
+    levels: boxes `[B, k, 4]`, scores and labels `[B, k]` of each.
+    """
+    boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+    return select_detections(
+        clip(boxes, sizes_hw),
+        scores,
+        labels,
+        iou_threshold=selection.nms_threshold,
+        max_detections=selection.max_detections,
+        method=selection.nms,
+    )
 
 
 def select_detections(

@@ -4,7 +4,7 @@ Every function returns values that are not reduced, except where it says `sum`; 
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.distributed
@@ -138,24 +138,31 @@ def pull_and_push(embeddings: Tensor, image: Tensor, images: int) -> tuple[Tenso
     return pull, push.to(embeddings.dtype)
 
 
-def check_labels(
-    labels: Sequence[Tensor], known: Sequence[Tensor | None], *, images: int, classes: int, what: str
-) -> None:
-    """`UsageError`, unless there are labels for each image and a detector of so many classes can learn them all.
+class Labelled(Protocol):
+    """What is read here of the `Targets` of an image: labels `[N]` and known `[C]`, or None."""
 
-    labels: `[N]` and known: `[C]` or None, as in `Targets`, of each image. what: who asks, for the message.
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def known(self) -> Tensor | None: ...
+
+
+def check_labels(targets: Sequence[Labelled], *, images: int, classes: int, what: str) -> None:
+    """`UsageError`, unless there are targets for each image and a detector of so many classes can learn them all.
+
+    what: who asks, for the message.
     """
-    if len(labels) != images:
-        raise UsageError(f"{what}: {counted(images, 'image')}, but {counted(len(labels), 'target')}.")
-    for index, (of_image, learned) in enumerate(zip(labels, known, strict=True)):
-        if learned is not None and len(learned) != classes:
+    if len(targets) != images:
+        raise UsageError(f"{what}: {counted(images, 'image')}, but {counted(len(targets), 'target')}.")
+    for index, target in enumerate(targets):
+        if target.known is not None and len(target.known) != classes:
             raise UsageError(
-                f"{what}: image {index} says of {counted(len(learned), 'class')} whether it was labelled for them, "
-                f"but the model knows {classes}; train with the classes of the data."
+                f"{what}: image {index} says of {counted(len(target.known), 'class')} whether it was labelled for "
+                f"them, but the model knows {classes}; train with the classes of the data."
             )
-        if len(of_image) and int(of_image.max()) >= classes:
+        if len(target.labels) and int(target.labels.max()) >= classes:
             raise UsageError(
-                f"{what}: image {index} has label {int(of_image.max())}, but the model knows "
+                f"{what}: image {index} has label {int(target.labels.max())}, but the model knows "
                 f"{counted(classes, 'class')} (labels 0 to {classes - 1})."
             )
 

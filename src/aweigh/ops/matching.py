@@ -165,6 +165,20 @@ def task_aligned(
     return index, goal
 
 
+def among_all(index: Tensor, points: Tensor, boxes: Tensor, learned: Tensor, ignored: Tensor) -> Tensor:
+    """The index into the boxes that are learned as one into all of them; background in an ignored one is `IGNORED`.
+
+    index: `[A]`, of the points `[A, 2]`, as the other functions here return it. boxes: `[N, 4]`, all; learned, ignored:
+    `[N]` bool, which of them are.
+    """
+    rows = learned.nonzero().squeeze(1)
+    among = index.clone()
+    among[index >= 0] = rows[index[index >= 0]]
+    if ignored.any():
+        among[box_ops.covered(points, boxes[ignored]) & (index == BACKGROUND)] = IGNORED
+    return among
+
+
 @torch.no_grad()
 def hard_examples(
     losses: Tensor,
