@@ -37,7 +37,6 @@ import aweigh
 from aweigh.cli.common import find_detector, sample_photograph
 from aweigh.images.reader import read_reduced
 from aweigh.models.fcos_lite import FCOSLiteOutput
-from aweigh.prediction.evaluate import to_original
 from aweigh.predictor import Predictor
 from aweigh.structures import Images
 from aweigh.weights import DEFAULT_MODEL
@@ -189,7 +188,7 @@ class Parts:
 
     def finish(self, raw: FCOSLiteOutput, images: Images, pictures: Sequence[tuple[Tensor, tuple[int, int]]]) -> object:
         found = self.predictor.model.decode(raw, images.sizes_hw)
-        return [to_original(detections, full_hw) for detections, (_, full_hw) in zip(found, pictures, strict=True)]
+        return [detections.resized(full_hw) for detections, (_, full_hw) in zip(found, pictures, strict=True)]
 
 
 def exported(size: int, threads: int) -> Callable[[Tensor], FCOSLiteOutput]:

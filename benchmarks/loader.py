@@ -43,7 +43,7 @@ from torchvision.transforms import v2
 from aweigh.annotations.flat import PathList
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import find_splits, load_split
 
@@ -157,7 +157,7 @@ def as_lists(samples: list[Any]) -> tuple[Any, ...]:
 
 def ours(root: Path, batch: int, workers: int) -> Callable[[], Iterable[int]]:
     split = load_split(root, annotations=root / "annotations.json", images=root / "images")
-    data = DetectionDataset(split, TrainTransform(Resize(SHORT, LONG), Augmentation(flip=0.5)))
+    data = DetectionDataset(split, Transform(Resize(SHORT, LONG), Augmentation(flip=0.5)))
     loader = make_loader(data, batch=batch, shuffle=True, workers=workers)
     return lambda: (len(entry) for entry in loader)
 
@@ -247,7 +247,7 @@ def large_split(root: Path, images: int, objects: int) -> DetectionDataset:
     split = load_split(root, annotations=root / "annotations.json", images=root / "images")
     rows = np.resize(np.arange(files), images)
     split = replace(split.take(rows), paths=PathList.of([split.paths[int(row)] for row in rows]))
-    return DetectionDataset(split, TrainTransform(Resize(96, 128), Augmentation(flip=0.5)))
+    return DetectionDataset(split, Transform(Resize(96, 128), Augmentation(flip=0.5)))
 
 
 def memory_of(process: int) -> tuple[float, float]:

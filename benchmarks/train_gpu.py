@@ -29,7 +29,7 @@ from aweigh.classes import Classes
 from aweigh.feeding.batches import Batch
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
@@ -124,7 +124,7 @@ class Feed:
         self.split = load_split(data, "train")
         resize = Resize(short=options.size, long=round(options.size * 5 / 3))
         self.loader = make_loader(
-            DetectionDataset(self.split, TrainTransform(resize, Augmentation())),
+            DetectionDataset(self.split, Transform(resize, Augmentation())),
             batch=options.batch,
             shuffle=True,
             workers=options.workers,

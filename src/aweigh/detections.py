@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from aweigh.classes import Classes, KeypointSet
+from aweigh.classes import Classes, KeypointSet, Pairs
 from aweigh.errors import DataError, UsageError, counted
 from aweigh.ops import cuboids as cuboid_ops
 from aweigh.ops import masks as mask_ops
+from aweigh.ops.frames import Frame, exchanged
 
 NO_CLASSES = Classes((), ())
 PER_INSTANCE = {"per_instance": True}  # marks the fields that have one entry per object
@@ -117,6 +118,27 @@ class Detections:
     def to(self, device: torch.device | str) -> Detections:
         return move(self, device)
 
+    def moved(self, frame: Frame, size_hw: tuple[int, int], *, class_pairs: Pairs = ()) -> Detections:
+        """The same objects in an image of `size_hw` (height, width), to whose pixels `frame` leads.
+
+        Boxes are clipped to it; keypoints and the middles of cuboids may lie outside. class_pairs: classes that change
+        places in a mirror; keypoints do so by their set.
+        """
+        height, width = size_hw
+        pairs = self.keypoint_set.flip_pairs if self.keypoint_set else ()
+        changed = moved_fields(self, frame, class_pairs=class_pairs, keypoint_pairs=pairs)
+        limit = self.boxes.new_tensor([width, height, width, height])
+        changed["boxes"] = changed["boxes"].clamp(min=0).minimum(limit)
+        if frame.mirrors and self.masks is not None:
+            changed["masks"] = self.masks.flip(-1)
+        if self.camera is not None:
+            changed["camera"] = frame.camera(self.camera)
+        return replace(self, size_hw=size_hw, **changed)
+
+    def resized(self, size_hw: tuple[int, int]) -> Detections:
+        """The same objects in the pixels of the same image in another size."""
+        return self.moved(Frame.resize(self.size_hw, size_hw), size_hw)
+
     @property
     def names(self) -> list[str]:
         """The class name of each detection."""
@@ -212,6 +234,9 @@ class Instances(Protocol):
     def labels(self) -> Tensor: ...
 
     @property
+    def keypoints(self) -> Tensor | None: ...
+
+    @property
     def cuboids(self) -> Tensor | None: ...
 
 
@@ -232,6 +257,21 @@ def move(instances: _Instances, device: torch.device | str) -> _Instances:
     values = {entry.name: getattr(instances, entry.name) for entry in fields(instances)}
     changed: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
     return replace(instances, **changed)
+
+
+def moved_fields(instances: Instances, frame: Frame, *, class_pairs: Pairs, keypoint_pairs: Pairs) -> dict[str, Any]:
+    """Boxes, labels, keypoints and cuboids as `frame` has them; in a mirror those of a pair change places."""
+    changed = {"boxes": frame.boxes(instances.boxes)}
+    if instances.keypoints is not None:
+        changed["keypoints"] = frame.keypoints(instances.keypoints)
+    if instances.cuboids is not None:
+        changed["cuboids"] = frame.cuboids(instances.cuboids)
+    if frame.mirrors:
+        changed["labels"] = exchanged(instances.labels, class_pairs)
+        if instances.keypoints is not None:
+            rows = torch.arange(instances.keypoints.shape[1])
+            changed["keypoints"] = changed["keypoints"][:, exchanged(rows, keypoint_pairs)]
+    return changed
 
 
 def unchecked(instances: _Instances, changed: dict[str, Any]) -> _Instances:

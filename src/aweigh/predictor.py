@@ -35,8 +35,9 @@ from aweigh.images.resize import Resize
 from aweigh.images.sources import image_paths
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED
+from aweigh.ops.frames import Frame
 from aweigh.prediction.device import choose_device
-from aweigh.prediction.evaluate import find, to_original
+from aweigh.prediction.evaluate import find
 from aweigh.prediction.memory import is_out_of_memory
 from aweigh.prediction.tta import PLAIN, TTA
 from aweigh.structures import Images, padded_proposals
@@ -176,7 +177,7 @@ class Predictor:
             for number, resize in enumerate(self.tta.resizes(self.resize))
         ]
         if self.tta.plain:
-            return [to_original(found.to("cpu"), hw) for found, hw in zip(self.model(batches[0]), sizes_hw)]
+            return [found.to("cpu").resized(hw) for found, hw in zip(self.model(batches[0]), sizes_hw)]
         return find(self.model, self._network, batches, sizes_hw, self.tta)
 
     def _network(self, images: Images) -> Any:
@@ -190,8 +191,8 @@ class Predictor:
         fill = self.model.pixel_mean.flatten().tolist()
         batch = Images.stack(resized, divisor=self.model.stride_divisor, fill=fill)
         if given:
-            ratios = [torch.tensor([w / full[1], h / full[0]] * 2) for (h, w), full in zip(batch.sizes_hw, sizes_hw)]
-            scaled = [boxes * ratio for boxes, ratio in zip(given, ratios, strict=True)]
+            frames = [Frame.resize(full_hw, size_hw) for full_hw, size_hw in zip(sizes_hw, batch.sizes_hw)]
+            scaled = [frame.boxes(boxes) for frame, boxes in zip(frames, given, strict=True)]
             batch = replace(batch, proposals=padded_proposals(scaled))
         return batch.to(self.device, memory_format=torch.channels_last)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from aweigh.classes import Pairs
 from aweigh.detections import (
     PER_INSTANCE,
     check_boxes_and_labels,
@@ -23,21 +24,15 @@ from aweigh.detections import (
     check_instance_counts,
     instance_fields,
     move,
+    moved_fields,
     select,
     unchecked,
 )
 from aweigh.errors import DataError, UsageError, counted
+from aweigh.ops.frames import Frame, exchanged
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def swapped(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """`[count]`: each index, those of a pair exchanged."""
-    order = list(range(count))
-    for first, second in pairs:
-        order[first], order[second] = second, first
-    return torch.tensor(order, dtype=torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +226,33 @@ class Targets:
 
     def to(self, device: torch.device | str) -> Targets:
         return move(self, device)
+
+    def moved(
+        self, frame: Frame, size_hw: tuple[int, int], *, class_pairs: Pairs = (), keypoint_pairs: Pairs = ()
+    ) -> Targets:
+        """The same objects in an image of `size_hw` (height, width), to whose pixels `frame` leads.
+
+        class_pairs, keypoint_pairs: what changes places in a mirror. Nothing is clipped but masks; a keypoint that is
+        not given stays at 0, 0.
+        """
+        if frame == Frame() and (self.masks is None or self.masks.shape[1:] == size_hw):
+            return self
+        changed = moved_fields(self, frame, class_pairs=class_pairs, keypoint_pairs=keypoint_pairs)
+        changed["area"] = frame.areas(self.area)
+        if self.masks is not None:
+            changed["masks"] = frame.masks(self.masks, size_hw)
+        if self.keypoints is not None:
+            changed["keypoints"] = torch.where(changed["keypoints"][..., 2:] > 0, changed["keypoints"], 0.0)
+        if self.proposals is not None:
+            changed["proposals"] = frame.boxes(self.proposals)
+        if frame.mirrors and self.known is not None:
+            rows = torch.arange(len(self.known), device=self.known.device)
+            changed["known"] = self.known[exchanged(rows, class_pairs)]
+        return replace(self, **changed)
+
+    def resized(self, before_hw: tuple[float, float], size_hw: tuple[int, int]) -> Targets:
+        """The same objects in the same image in another size; `before_hw` is the one they are in."""
+        return self.moved(Frame.resize(before_hw, size_hw), size_hw)
 
     def split(self, counts: Sequence[int]) -> list[Targets]:
         """The first `counts[0]` objects, the next `counts[1]`, and so on; they are valid, and not checked again."""

@@ -18,8 +18,8 @@ from aweigh.feeding.batches import pack, unpack
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import copy_paste, in_sight, join, mixup, mosaic
-from aweigh.feeding.transforms import Augmentation, TrainTransform
-from aweigh.feeding.windows import cut_window, flip_horizontally, random_crop
+from aweigh.feeding.transforms import Augmentation, Transform, flip_horizontally
+from aweigh.feeding.windows import cut_window, random_crop
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.load import load_split
@@ -177,7 +177,7 @@ def test_mixed_pictures_are_labelled_for_what_all_were_labelled_for() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_carry_both(coco: Make, workers: int) -> None:
-    transform = TrainTransform(Resize(30, 40), Augmentation(flip=1.0, class_pairs=((0, 1),)))
+    transform = Transform(Resize(30, 40), Augmentation(flip=1.0, class_pairs=((0, 1),)))
     how = {"workers": workers, "start_method": "spawn" if workers else None}
     batch = next(iter(make_loader(DetectionDataset(partial(coco), transform), batch=2, **how)))
     assert [targets.known.tolist() for targets in batch.targets] == [[True, True], [True, False]]

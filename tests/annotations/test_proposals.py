@@ -20,7 +20,7 @@ from aweigh.annotations.split import split_off
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import Augmentation, EvalTransform, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.results.matlab import read_mat
@@ -204,7 +204,7 @@ CHANGES = [
 def test_proposals_that_are_the_objects_stay_the_objects(split, given, change: Augmentation) -> None:
     """Whatever moves, scales, mirrors and cuts the boxes does the same with them."""
     taken = split.take([0, 0]).with_proposals(given)
-    dataset = DetectionDataset(taken, TrainTransform(Resize(48, 64), change), seed=3)
+    dataset = DetectionDataset(taken, Transform(Resize(48, 64), change), seed=3)
     for epoch in range(12):
         dataset.set_epoch(epoch)
         sample = dataset[0]
@@ -217,14 +217,14 @@ def test_proposals_that_are_the_objects_stay_the_objects(split, given, change: A
 def test_pasted_objects_bring_theirs(split, given: Proposals) -> None:
     taken = split.take([0, 0]).with_proposals(given)
     change = Augmentation(flip=0, copy_paste=1.0, min_visible=0.0)
-    sample = DetectionDataset(taken, TrainTransform(Resize(30, 40), change), seed=1)[0]
+    sample = DetectionDataset(taken, Transform(Resize(30, 40), change), seed=1)[0]
     apart = (sample.targets.proposals[:, None] - torch.tensor(BOXES)).abs().amax(dim=-1)
     assert len(sample.targets.proposals) == 6 and apart.amin(dim=1).max() < 1e-4
 
 
 def test_a_picture_stored_in_another_size_has_them_scaled(split, given: Proposals) -> None:
     Image.new("RGB", (80, 60)).save(split.paths[0])
-    sample = DetectionDataset(split.with_proposals(given), EvalTransform(Resize(None, 160)))[0]
+    sample = DetectionDataset(split.with_proposals(given), Transform(Resize(None, 160)))[0]
     assert sample.image.shape[1:] == (120, 160) and sample.problem is not None
     torch.testing.assert_close(sample.targets.proposals, 4 * torch.tensor(BOXES))
 
@@ -232,20 +232,20 @@ def test_a_picture_stored_in_another_size_has_them_scaled(split, given: Proposal
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_has_them_padded_in_its_images(split, given: Proposals, workers: int) -> None:
     loader = make_loader(
-        DetectionDataset(split.with_proposals(given), EvalTransform(Resize(60, 80))), batch=2, workers=workers
+        DetectionDataset(split.with_proposals(given), Transform(Resize(60, 80))), batch=2, workers=workers
     )
     (batch,) = loader
     assert batch.images.proposals.shape == (2, 3, 4) and batch.targets[0].proposals is None
     assert batch.images.proposals[0].tolist() == (2 * torch.tensor(BOXES)).tolist()
     assert batch.images.proposals[1].tolist() == [[2, 4, 6, 8], [0, 0, 0, 0], [0, 0, 0, 0]]
-    (without,) = make_loader(DetectionDataset(split, EvalTransform(Resize(60, 80))), batch=2)
+    (without,) = make_loader(DetectionDataset(split, Transform(Resize(60, 80))), batch=2)
     assert without.images.proposals is None
 
 
 def test_a_batch_of_which_no_picture_can_be_read_has_none_that_count(split, given: Proposals) -> None:
     for path in split.paths:
         path.write_bytes(b"no picture")
-    dataset = DetectionDataset(split.with_proposals(given), EvalTransform(Resize(60, 80)))
+    dataset = DetectionDataset(split.with_proposals(given), Transform(Resize(60, 80)))
     (batch,) = make_loader(dataset, batch=2, max_bad=1.0)
     assert batch.blank and batch.images.proposals.tolist() == [[[0, 0, 0, 0]]]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aweigh.errors import UsageError
 from aweigh.feeding.colour import PRINCIPAL_COLORS, shift_color, shuffle_color
-from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.feeding.windows import affine_crop, crop_border, padded_window
 from aweigh.images.resize import Resize
 from aweigh.structures import IMAGENET_MEAN, Targets
@@ -82,7 +82,7 @@ def test_the_whole_transform_is_one_affine_map_of_every_point(size_hw: tuple[int
     points = torch.rand(1, 40, 2, generator=generator) * torch.tensor([width, height])
     keypoints = torch.cat([points, torch.full((1, 40, 1), 2.0)], dim=2)
     boxes = torch.tensor([[0.0, 0, width, height]])
-    transform = TrainTransform(Resize(None, 96), Augmentation(flip=0, affine_crop=SHARES, min_visible=0))
+    transform = Transform(Resize(None, 96), Augmentation(flip=0, affine_crop=SHARES, min_visible=0))
     shapes = set()
     for seed in range(12):
         changed, moved = transform(
@@ -112,7 +112,7 @@ def test_the_whole_transform_is_one_affine_map_of_every_point(size_hw: tuple[int
 def test_training_with_all_of_it_keeps_boxes_valid_and_is_repeatable(scene: Scene, seed: int, plain: bool) -> None:
     scene = without_masks(scene) if plain else scene
     change = Augmentation(affine_crop=SHARES, shuffled_color=0.4, lighting=0.1, keypoint_pairs=((0, 1),))
-    transform = TrainTransform(Resize(None, 48), change)
+    transform = Transform(Resize(None, 48), change)
     image, targets = transform(*scene, torch.Generator().manual_seed(seed))
     again, repeated = transform(*scene, torch.Generator().manual_seed(seed))
     assert torch.equal(image, again) and same(targets, repeated)
@@ -132,7 +132,7 @@ def test_a_picture_decoded_at_half_its_size_is_cut_in_the_same_place() -> None:
         )
         assert abs(whole.shape[1] / 2 - reduced.shape[1]) <= 0.5
         assert (one.boxes / 2 - other.boxes).abs().max() <= 1
-    transform = TrainTransform(Resize(None, 512), Augmentation(affine_crop=(0.5, 1.3)))
+    transform = Transform(Resize(None, 512), Augmentation(affine_crop=(0.5, 1.3)))
     assert transform.needed_size(3000, 4000) == (768, 1024)  # so that a window of half the picture fills the input
 
 

@@ -17,7 +17,7 @@ from aweigh.errors import DataError, UsageError
 from aweigh.feeding.batches import Batch, Rooms, pack, unpack
 from aweigh.feeding.dataset import DetectionDataset, Sample, Unreadable
 from aweigh.feeding.loader import EpochSampler, make_loader
-from aweigh.feeding.transforms import Augmentation, EvalTransform, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.reader import read_image, read_reduced
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
@@ -47,12 +47,12 @@ def many(coco: Make, count: int, *, width: int = 40, height: int = 30) -> Split:
 
 def train_set(split: Split, seed: int = 0) -> DetectionDataset:
     augmentation = Augmentation(crop=0.5, color=0.5, scale_jitter=(0.5, 1.5))
-    return DetectionDataset(split, TrainTransform(Resize(24, 48), augmentation), seed=seed)
+    return DetectionDataset(split, Transform(Resize(24, 48), augmentation), seed=seed)
 
 
 def test_a_sample(coco: Make) -> None:
     split = many(coco, 3)
-    sample = DetectionDataset(split, EvalTransform(Resize(15, None)))[2]
+    sample = DetectionDataset(split, Transform(Resize(15, None)))[2]
     assert isinstance(sample, Sample) and sample.image.dtype == torch.uint8 and sample.image.shape == (3, 15, 21)
     assert sample.image_id == 102 and sample.original_hw == (30, 42) and sample.index == 2
     assert sample.targets.boxes.tolist() == [[0.5, 1, 5.5, 6], [1, 1, 6, 6]] and sample.targets.ids.tolist() == [20, 21]
@@ -92,7 +92,7 @@ def test_batches_are_the_same_with_workers_started_afresh(coco: Make) -> None:
 
 def test_batches(coco: Make) -> None:
     loader = make_loader(
-        DetectionDataset(many(coco, 5), EvalTransform(Resize(None, None))),
+        DetectionDataset(many(coco, 5), Transform(Resize(None, None))),
         batch=2,
         stride_divisor=16,
         fill=(0.1, 0.2, 0.3),
@@ -135,7 +135,7 @@ def test_the_rest_of_an_epoch_is_the_same_to_the_last_bit(coco: Make, workers: i
 
 
 def test_evaluation_batches_are_the_same_on_any_number_of_processes(coco: Make) -> None:
-    data = DetectionDataset(many(coco, 9), EvalTransform(Resize(24, 48)))
+    data = DetectionDataset(many(coco, 9), Transform(Resize(24, 48)))
     alone = list(make_loader(data, batch=2))
     for world in (2, 4):
         shares = [list(make_loader(data, batch=2, rank=rank, world=world)) for rank in range(world)]
@@ -146,7 +146,7 @@ def test_evaluation_batches_are_the_same_on_any_number_of_processes(coco: Make) 
 @pytest.mark.parametrize("antialias", [True, False])
 def test_a_batch_holds_the_pixels_that_prediction_sees(coco: Make, antialias: bool) -> None:
     split, resize = many(coco, 3, width=90, height=70), Resize(24, 48, antialias)
-    (batch,) = make_loader(DetectionDataset(split, EvalTransform(resize)), batch=3, fill=(0.1, 0.2, 0.3))
+    (batch,) = make_loader(DetectionDataset(split, Transform(resize)), batch=3, fill=(0.1, 0.2, 0.3))
     predicted = Images.stack([resize(read_image(path)) for path in split.paths], fill=(0.1, 0.2, 0.3))
     assert torch.equal(batch.images.pixels, predicted.pixels) and batch.images.sizes_hw == predicted.sizes_hw
     assert batch.images.pixels.is_contiguous(memory_format=torch.channels_last)
@@ -163,7 +163,7 @@ def test_training_evaluation_and_prediction_read_a_large_photograph_alike(coco: 
     reduced, full_hw = read_reduced(split.paths[0], resize.needed_size)
     assert reduced.shape == (3, 120, 160) and full_hw == (480, 640)
     predicted = Images.stack([resize(reduced, full_hw=full_hw)]).pixels
-    for transform in (EvalTransform(resize), TrainTransform(resize, Augmentation.none())):
+    for transform in (Transform(resize), Transform(resize, Augmentation.none())):
         (batch,) = make_loader(DetectionDataset(split, transform), batch=1)
         assert torch.equal(batch.images.pixels, predicted) and batch.problems == ()
         assert batch.original_sizes_hw == [(480, 640)] and batch.targets[0].boxes.tolist() == [[12.5, 7.5, 37.5, 22.5]]
@@ -199,7 +199,7 @@ def test_unreadable_pictures_are_skipped_and_listed(coco: Make) -> None:
     split = many(coco, 5)
     bad = split.paths[2]
     bad.write_bytes(bad.read_bytes()[:200])
-    data = DetectionDataset(split, EvalTransform(Resize(24, 48)))
+    data = DetectionDataset(split, Transform(Resize(24, 48)))
     assert isinstance(data[2], Unreadable)
     for batch, indices in ((2, [[0, 1], [3], [4]]), (1, [[0], [1], [2], [3], [4]])):
         loader = make_loader(data, batch=batch)
@@ -212,7 +212,7 @@ def test_a_batch_of_which_nothing_can_be_read_is_blank_and_gives_no_loss(coco: M
     split = many(coco, 5)
     for path in split.paths[2:4]:
         path.write_text("no picture")
-    data = DetectionDataset(split, EvalTransform(Resize(24, 48)))
+    data = DetectionDataset(split, Transform(Resize(24, 48)))
     for workers in (0, 1):
         loader = make_loader(data, batch=2, max_bad=0.5, fill=(0.1, 0.2, 0.3), workers=workers)
         batches = list(loader)
@@ -234,7 +234,7 @@ def test_too_many_unreadable_pictures_stop_the_run(coco: Make) -> None:
     split = many(coco, 5)
     for path in split.paths[1:3]:
         path.write_text("no picture")
-    loader = make_loader(DetectionDataset(split, EvalTransform(Resize(24, 48))), batch=2)
+    loader = make_loader(DetectionDataset(split, Transform(Resize(24, 48))), batch=2)
     with pytest.raises(DataError, match=r"2 of 5 pictures cannot be read.*1%.*n1\.png.*n2\.png") as caught:
         list(loader)
     assert caught.value.exit_code == 3
@@ -245,7 +245,7 @@ def test_sizes_that_differ_from_the_file(coco: Make) -> None:
     data = coco_dict([[4, 6, 10, 12]])
     data["images"][0] |= {"width": 80, "height": 60}
     data["images"][1] |= {"width": 300, "height": 60}
-    loader = make_loader(DetectionDataset(load_split(coco(data)), EvalTransform(Resize(None, None))), batch=2)
+    loader = make_loader(DetectionDataset(load_split(coco(data)), Transform(Resize(None, None))), batch=2)
     (batch,) = list(loader)
     assert batch.targets[0].boxes.tolist() == [[2, 3, 7, 9]] and batch.original_sizes_hw == [(60, 80)]
     assert {problem.kind: problem.action for problem in loader.problems} == {
@@ -259,7 +259,7 @@ def test_annotated_before_rotation(coco: Make) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(root / "images" / "1.png", exif=exif)
-    sample = DetectionDataset(load_split(root), EvalTransform(Resize(None, None)))[0]
+    sample = DetectionDataset(load_split(root), Transform(Resize(None, None)))[0]
     assert sample.image.shape == (3, 30, 40) and sample.targets.boxes.tolist() == [[4, 6, 14, 18]]
     assert sample.problem is not None and sample.problem.kind == "annotated before EXIF rotation"
 
@@ -315,7 +315,7 @@ def test_memory_is_used_again_when_a_batch_is_gone_and_not_before() -> None:
 def test_workers_do_not_grow(coco: Make) -> None:
     small = many(coco, 20, width=12, height=9)
     split = small.take(np.resize(np.arange(20), 20_000))
-    data = DetectionDataset(split, EvalTransform(Resize(9, 32)))
+    data = DetectionDataset(split, Transform(Resize(9, 32)))
     # From a process without gaps in its memory, which one forked from this one would fill, and have for itself then.
     loader = make_loader(data, batch=4, workers=2, start_method="forkserver")
     held = []

@@ -16,7 +16,7 @@ from aweigh.annotations.split import Split
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import Plan, copy_paste, epochs_with_mixing, in_sight, join, mix, mixup, mosaic
-from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.feeding.windows import boxes_of_masks
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
@@ -271,7 +271,7 @@ MIXED = Augmentation(crop=0.3, scale_jitter=(0.3, 1.5), mosaic=0.5, copy_paste=0
 
 def test_a_mixed_sample_depends_on_seed_epoch_and_index_alone(coco: Make) -> None:
     split = many(coco, 6)
-    data = DetectionDataset(split, TrainTransform(Resize(24, 48), MIXED), seed=3)
+    data = DetectionDataset(split, Transform(Resize(24, 48), MIXED), seed=3)
     again = pickle.loads(pickle.dumps(data))
     for index in ((0, 5), (2, 1), (0, 5), (1, 4, 2)):
         again[0, 0]
@@ -285,9 +285,9 @@ def test_a_mixed_sample_depends_on_seed_epoch_and_index_alone(coco: Make) -> Non
 
 def test_mixing_ends_with_its_epoch(coco: Make) -> None:
     split = many(coco, 6)
-    plain = DetectionDataset(split, TrainTransform(Resize(24, 48), Augmentation.none()))
+    plain = DetectionDataset(split, Transform(Resize(24, 48), Augmentation.none()))
     change = Augmentation(flip=0, mosaic=1.0)
-    data = DetectionDataset(split, TrainTransform(Resize(24, 48), change), mixing_until_epoch=2)
+    data = DetectionDataset(split, Transform(Resize(24, 48), change), mixing_until_epoch=2)
     for row in range(6):
         late = data[2, row].image
         assert torch.equal(late, plain[2, row].image)
@@ -300,9 +300,9 @@ def test_an_unreadable_partner_leaves_the_sample_as_it_is_and_is_reported(coco: 
     split = many(coco, 3)
     split.paths[2].write_text("no picture")
     change = Augmentation(flip=0, mixup=1.0)
-    data = DetectionDataset(split, TrainTransform(Resize(24, 48), change))
+    data = DetectionDataset(split, Transform(Resize(24, 48), change))
     samples = [data[epoch, 0] for epoch in range(20)]
-    plain = DetectionDataset(split, TrainTransform(Resize(24, 48), Augmentation.none()))[0].image
+    plain = DetectionDataset(split, Transform(Resize(24, 48), Augmentation.none()))[0].image
     left = [sample for sample in samples if sample.partner_problems]
     assert 0 < len(left) < 20 and all(torch.equal(sample.image, plain) for sample in left)
     assert all(sample.partner_problems[0].where == str(split.paths[2]) for sample in left)
@@ -318,7 +318,7 @@ def test_partners_follow_the_sampler_and_pasted_pictures_have_objects(coco: Make
     split = many(coco, 3)  # picture n has n objects
 
     def ids(change: Augmentation, draws: np.ndarray | None, row: int) -> set[int]:
-        data = DetectionDataset(split, TrainTransform(Resize(None, None), change), draws=draws)
+        data = DetectionDataset(split, Transform(Resize(None, None), change), draws=draws)
         return {number // 10 for epoch in range(12) for number in data[epoch, row].targets.ids.tolist()}
 
     assert ids(Augmentation(flip=0, mixup=1.0), np.array([0.0, 0, 3]), 0) == {2}
@@ -336,7 +336,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Split:
 def test_scenes_with_masks_and_keypoints(shapes: Split, masks: bool) -> None:
     split = shapes
     change = Augmentation(crop=0.3, scale_jitter=(0.7, 1.5), mosaic=0.4, copy_paste=0.7, mixup=0.3)
-    data = DetectionDataset(split, TrainTransform(Resize(96, None), change), masks=masks)
+    data = DetectionDataset(split, Transform(Resize(96, None), change), masks=masks)
     seen = 0
     for epoch in range(3):
         for row in range(len(split)):
@@ -352,7 +352,7 @@ def test_scenes_with_masks_and_keypoints(shapes: Split, masks: bool) -> None:
 def test_a_picture_of_one_pixel(coco: Make) -> None:
     change = Augmentation(mosaic=1.0, copy_paste=1.0, mixup=1.0)
     for row in range(3):
-        sample = DetectionDataset(many(coco, 3), TrainTransform(Resize(None, 1), change))[row]
+        sample = DetectionDataset(many(coco, 3), Transform(Resize(None, 1), change))[row]
         assert isinstance(sample, Sample) and sample.image.shape == (3, 1, 1)
         check_inside(sample.image, sample.targets)
 

@@ -15,7 +15,7 @@ from aweigh.errors import DataError, UsageError
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.loader import EpochSampler, make_loader
 from aweigh.feeding.sampling import Sampling, class_weights, epoch_rows, times_drawn
-from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 
 few = settings(max_examples=40, deadline=None)
@@ -142,7 +142,7 @@ def test_shares_of_several_processes_and_the_way_into_an_epoch() -> None:
 def test_a_picture_drawn_again_is_changed_anew(coco: Make) -> None:
     split = many(coco, 4)
     draws = np.array([0, 0, 4.0, 0])
-    transform = TrainTransform(Resize(24, 48), Augmentation(color=1.0, flip=0))
+    transform = Transform(Resize(24, 48), Augmentation(color=1.0, flip=0))
     data = DetectionDataset(split, transform, draws=draws)
     loader = make_loader(data, batch=2, shuffle=True)
     again = make_loader(data, batch=2, shuffle=True, workers=1, start_method="fork")

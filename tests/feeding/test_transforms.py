@@ -13,8 +13,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
-from aweigh.feeding.transforms import Augmentation, EvalTransform, TrainTransform
-from aweigh.feeding.windows import cut_window, flip_horizontally, resize_targets
+from aweigh.feeding.transforms import Augmentation, Transform, flip_horizontally
+from aweigh.feeding.windows import cut_window
 from aweigh.images.resize import Resize, resize_image, to_float
 from aweigh.structures import Targets
 
@@ -31,7 +31,7 @@ def test_resize_equals_torchvision(size_hw: tuple[int, int], limits: tuple[int, 
     image = torch.randint(0, 256, (3, *size_hw), dtype=torch.uint8)
     boxes = torch.tensor([[0.0, 0.0, size_hw[1], size_hw[0]], [0.1, 0.2, 0.7, 0.9]])
     expected, described = reference([image.float() / 255], [{"boxes": boxes}])
-    ours, targets = EvalTransform(resize)(image, Targets(boxes, torch.zeros(2, dtype=torch.int64)))
+    ours, targets = Transform(resize)(image, Targets(boxes, torch.zeros(2, dtype=torch.int64)), torch.Generator())
     assert resize.size_for(*size_hw) == expected.image_sizes[0] == tuple(ours.shape[1:])
     torch.testing.assert_close(to_float(ours), expected.tensors[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(resize(image), to_float(ours), rtol=0, atol=0)
@@ -104,7 +104,7 @@ def test_resize_round_trip_and_errors() -> None:
 def test_resize_scales_everything(scene: Scene, height: int, width: int) -> None:
     image, targets = scene
     before = tuple(image.shape[1:])
-    resized = resize_targets(targets, before, (height, width))
+    resized = targets.resized(before, (height, width))
     ratio = torch.tensor([width / before[1], height / before[0]])
     torch.testing.assert_close(resized.boxes, targets.boxes * ratio.repeat(2))
     torch.testing.assert_close(resized.area, targets.area * ratio.prod())
@@ -133,7 +133,7 @@ def test_flip_moves_pixels_and_boxes_alike() -> None:
     image[:, 1:3, 1:4] = 1
     keypoints = torch.tensor([[[1.0, 1, 2], [4, 3, 1], [0, 0, 0]]])
     targets = Targets(torch.tensor([[1.0, 1, 4, 3]]), torch.tensor([0]), keypoints=keypoints)
-    flipped, moved = flip_horizontally(image, targets, [(0, 1)], [(0, 1)])
+    flipped, moved = flip_horizontally(image, targets, keypoint_pairs=[(0, 1)], class_pairs=[(0, 1)])
     assert moved.boxes.tolist() == [[6, 1, 9, 3]] and bool((flipped[:, 1:3, 6:9] == 1).all())
     assert moved.keypoints.tolist() == [[[6, 3, 1], [9, 1, 2], [0, 0, 0]]]
     assert moved.labels.tolist() == [1]
@@ -215,7 +215,7 @@ def test_what_is_cut_off_mostly_is_ignored_and_what_is_gone_is_dropped() -> None
 def test_training_keeps_boxes_valid_and_is_repeatable(scene: Scene, seed: int, plain: bool) -> None:
     scene = without_masks(scene) if plain else scene
     augmentation = Augmentation(0.5, (8, 24), scale_jitter=(0.5, 2.0), crop=0.7, color=0.5)
-    transform = TrainTransform(Resize(16, 32), augmentation)
+    transform = Transform(Resize(16, 32), augmentation)
     image, targets = transform(*scene, torch.Generator().manual_seed(seed))
     again, repeated = transform(*scene, torch.Generator().manual_seed(seed))
     assert torch.equal(image, again) and same(targets, repeated)
@@ -229,7 +229,7 @@ def test_training_keeps_boxes_valid_and_is_repeatable(scene: Scene, seed: int, p
 @few
 @given(scenes(least=16), st.integers(0, 1000))
 def test_boxes_follow_their_masks(scene: Scene, seed: int) -> None:
-    transform = TrainTransform(Resize(40, None), Augmentation(0.5, scale_jitter=(1.0, 2.0), crop=0.7))
+    transform = Transform(Resize(40, None), Augmentation(0.5, scale_jitter=(1.0, 2.0), crop=0.7))
     _, targets = transform(*scene, torch.Generator().manual_seed(seed))
     check_tight(targets)
 
@@ -246,7 +246,7 @@ def test_keypoints_stay_on_their_dots(seed: int, scale: float, flip: bool, paire
     targets = Targets(torch.tensor([[0.0, 0, 100, 80]]), torch.zeros(1).long(), keypoints=keypoints)
     pairs = ((0, 1),) if paired else ()
     change = Augmentation(float(flip), scale_jitter=(scale, scale), crop=0.5, keypoint_pairs=pairs, min_visible=0)
-    changed, moved = TrainTransform(Resize(80, None), change)(image, targets, generator)
+    changed, moved = Transform(Resize(80, None), change)(image, targets, generator)
     changed = changed.float()
     height, width = changed.shape[1:]
     reach = 12 * scale  # nearer to the edge a dot may be cut, and its centre is another
@@ -261,7 +261,7 @@ def test_keypoints_stay_on_their_dots(seed: int, scale: float, flip: bool, paire
 def test_none_is_none() -> None:
     image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
     targets = Targets(torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0]))
-    transform = TrainTransform(Resize(None, None), Augmentation.none())
+    transform = Transform(Resize(None, None), Augmentation.none())
     kept_image, kept = transform(image, targets, torch.Generator().manual_seed(0))
     assert torch.equal(kept_image, image) and torch.equal(kept.boxes, targets.boxes)
     assert Augmentation.none().describe() == ["none: every picture is used as it is"]
@@ -271,7 +271,7 @@ def test_short_sides_are_drawn_as_told() -> None:
     image, targets = torch.zeros(3, 20, 20, dtype=torch.uint8), Targets.empty()
 
     def sides(short_sides: tuple[int, ...]) -> set[int]:
-        transform = TrainTransform(Resize(99, 500), Augmentation(flip=0, short_sides=short_sides))
+        transform = Transform(Resize(99, 500), Augmentation(flip=0, short_sides=short_sides))
         return {transform(image, targets, torch.Generator().manual_seed(s))[0].shape[1] for s in range(60)}
 
     assert sides((10, 13)) == {10, 11, 12, 13}
@@ -284,7 +284,7 @@ def test_scale_jitter_keeps_within_the_size_of_resize() -> None:
         torch.zeros(3, 20, 40, dtype=torch.uint8),
         Targets(torch.tensor([[5.0, 5, 15, 15]]), torch.zeros(1).long()),
     )
-    transform = TrainTransform(Resize(20, 40), Augmentation(flip=0, scale_jitter=(0.5, 2.0)))
+    transform = Transform(Resize(20, 40), Augmentation(flip=0, scale_jitter=(0.5, 2.0)))
     shapes = [tuple(transform(image, targets, torch.Generator().manual_seed(s))[0].shape[1:]) for s in range(40)]
     assert max(shapes) == (20, 40) and min(shapes) < (15, 30)
 
@@ -294,7 +294,7 @@ def test_a_random_crop_leaves_an_object() -> None:
         torch.zeros(3, 100, 100, dtype=torch.uint8),
         Targets(torch.tensor([[0.0, 0, 8, 8]]), torch.zeros(1).long()),
     )
-    transform = TrainTransform(Resize(None, None), Augmentation(flip=0, crop=1.0))
+    transform = Transform(Resize(None, None), Augmentation(flip=0, crop=1.0))
     for seed in range(50):
         assert len(transform(image, targets, torch.Generator().manual_seed(seed))[1]) == 1
 

@@ -14,7 +14,7 @@ from aweigh.annotations.masks import NONE
 from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.feeding.dataset import DetectionDataset, Sample
-from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.load import load_split
@@ -100,7 +100,7 @@ def test_bad_masks_and_keypoints_are_cleaned_and_named(coco: Make, name: str) ->
     assert split.num_keypoints is not None and split.num_keypoints.tolist() == [points, 2]
 
     change = Augmentation(flip=0.5, crop=0.7, mosaic=0.3, copy_paste=0.5, keypoint_pairs=((1, 2),))
-    samples = DetectionDataset(split, TrainTransform(Resize(24, None), change), masks=True, keypoints=3)
+    samples = DetectionDataset(split, Transform(Resize(24, None), change), masks=True, keypoints=3)
     for epoch in range(12):
         sample = samples[epoch, 0]
         assert isinstance(sample, Sample)

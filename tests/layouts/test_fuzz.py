@@ -36,7 +36,7 @@ from aweigh.cli.main import run
 from aweigh.errors import UNPRINTABLE, DataError
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
@@ -266,7 +266,7 @@ def check(split: Split) -> None:
 
 def read_all(split: Split, *, learn: bool) -> list[Problem]:
     """The problems of reading every picture. learn: compute the loss too."""
-    transform = TrainTransform(Resize(short=32, long=64), Augmentation())
+    transform = Transform(Resize(short=32, long=64), Augmentation())
     loader = make_loader(DetectionDataset(split, transform), batch=8, max_bad=0.5)
     for batch in loader:
         assert sum(len(targets) for targets in batch.targets) <= len(split.boxes)

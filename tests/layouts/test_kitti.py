@@ -15,8 +15,8 @@ from aweigh.detections import Detections
 from aweigh.edit.merge import merge
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.mixing import join
-from aweigh.feeding.transforms import Augmentation, TrainTransform
-from aweigh.feeding.windows import cut_window, flip_horizontally, resize_targets
+from aweigh.feeding.transforms import Augmentation, Transform, flip_horizontally
+from aweigh.feeding.windows import cut_window
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.kitti import label_text, parse_label, read_camera
@@ -182,7 +182,7 @@ def test_cuboids_go_with_the_picture() -> None:
     _, flipped = flip_horizontally(image, target)
     assert flipped.cuboids is not None
     assert flipped.cuboids[0].tolist() == pytest.approx([90, 20, 14, 1.5, 1.6, 4, math.pi - 0.5])
-    resized = resize_targets(target, (40, 120), (80, 60)).cuboids
+    resized = target.resized((40, 120), (80, 60)).cuboids
     assert resized is not None and resized[0].tolist() == pytest.approx([15, 40, 14, 1.5, 1.6, 4, 0.5])
     _, cut = cut_window(image, target, (10, 5, 100, 40))
     assert cut.cuboids is not None and cut.cuboids[0].tolist() == pytest.approx([20, 15, 14, 1.5, 1.6, 4, 0.5])
@@ -193,10 +193,10 @@ def test_cuboids_go_with_the_picture() -> None:
 
 def test_a_random_scale_leaves_where_the_middle_lies_and_the_angle() -> None:
     image, generator = torch.zeros(3, 40, 120, dtype=torch.uint8), torch.Generator().manual_seed(0)
-    plain = TrainTransform(Resize(None, 60), Augmentation(flip=0))(image, _target(), generator)[1].cuboids
+    plain = Transform(Resize(None, 60), Augmentation(flip=0))(image, _target(), generator)[1].cuboids
     assert plain is not None and plain[0].tolist() == pytest.approx([15, 10, 14, 1.5, 1.6, 4, 0.5])
     for changes in ({"scale_jitter": (0.9, 0.99)}, {"crop": 1.0}, {"short_sides": (20, 24)}):
-        transform = TrainTransform(Resize(None, 60), Augmentation(flip=0, **changes))  # type: ignore[arg-type]
+        transform = Transform(Resize(None, 60), Augmentation(flip=0, **changes))  # type: ignore[arg-type]
         cuboids = transform(image, _target(), generator)[1].cuboids
         assert cuboids is not None
         assert cuboids.isnan().tolist() == [[False, False, True, True, True, True, False]]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aweigh.classes import KeypointSet
 from aweigh.errors import UsageError
-from aweigh.feeding.windows import flip_horizontally
+from aweigh.feeding.transforms import flip_horizontally
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet_pose import CenterNetPose
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
@@ -322,7 +322,7 @@ def test_what_is_said_of_a_mirrored_picture_is_the_same_turned_back() -> None:
         return maps
 
     plain = said(target)
-    mirrored = said(flip_horizontally(torch.zeros(3, 64, 96), target, model.keypoint_set.flip_pairs)[1])
+    mirrored = said(flip_horizontally(torch.zeros(3, 64, 96), target, keypoint_pairs=model.keypoint_set.flip_pairs)[1])
     (mean,) = model.average_flipped([plain], [mirrored], torch.tensor([0]))
     assert mean.keys() == plain.keys() and plain["joints"].isfinite().sum() == 12
     for name in ("heatmap", "joint_heatmap", "joints", "joint_offset"):

@@ -38,20 +38,6 @@ def test_there_and_back() -> None:
     torch.testing.assert_close(ops.solids_from_cuboids(ops.cuboids_from_solids(solids, cameras), cameras), solids)
 
 
-def test_mirroring_is_what_a_mirrored_world_looks_like() -> None:
-    """The same object at -x, its rotation turned round, seen by the camera whose principal point is mirrored."""
-    width = 1242.0
-    centred = torch.tensor([[700.0, 0, 600, 0], [0, 700, 180, 0], [0, 0, 1, 0]], dtype=torch.float64)
-    turned = centred.clone()
-    turned[0, 2] = width - 600
-    solid = torch.tensor([[3.0, 1.7, 12, 1.5, 1.6, 4, 0.4], [-2, 1.6, 20, 1.7, 0.6, 0.8, -2.9]], dtype=torch.float64)
-    other = solid * torch.tensor([-1.0, 1, 1, 1, 1, 1, 1])
-    other[:, 6] = ops.wrapped(math.pi - solid[:, 6])
-    seen = ops.mirrored(ops.cuboids_from_solids(solid, centred), width)
-    torch.testing.assert_close(seen, ops.cuboids_from_solids(other, turned))
-    torch.testing.assert_close(ops.mirrored(seen, width), ops.cuboids_from_solids(solid, centred))
-
-
 def test_angles_are_wrapped() -> None:
     angles = torch.tensor([0.0, math.pi, -math.pi, 3.5, -3.5, 7.0], dtype=torch.float64)
     found = ops.wrapped(angles)

@@ -10,7 +10,7 @@ from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
-from aweigh.prediction.evaluate import detect, evaluate, matching_category_ids, to_original
+from aweigh.prediction.evaluate import detect, evaluate, matching_category_ids
 from aweigh.predictor import Predictor
 
 
@@ -95,7 +95,7 @@ def test_a_model_made_for_prediction_with_frozen_stages_can_be_measured(val):
 
 def test_boxes_end_at_the_original_edge():
     found = Detections(torch.tensor([[0.0, 0.0, 10.0, 20.0]]), torch.tensor([0.5]), torch.tensor([0]), size_hw=(20, 10))
-    moved = to_original(found, (39, 21))
+    moved = found.resized((39, 21))
     assert moved.boxes.tolist() == [[0.0, 0.0, 21.0, 39.0]] and moved.size_hw == (39, 21)
 
 

@@ -18,12 +18,11 @@ from aweigh.classes import UNIFORM_SIGMA, Classes, GivenKeypoints, KeypointSet
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
-from aweigh.feeding.windows import resize_targets
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import DETECTORS, create
 from aweigh.ops.masks import encode_counts
-from aweigh.prediction.evaluate import detect, evaluate, to_original
+from aweigh.prediction.evaluate import detect, evaluate
 from aweigh.prediction.extras import choose_select, keypoint_lines, measure_all
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
 from aweigh.training.config import resolve
@@ -244,7 +243,7 @@ class AllKnowing(Figures):
             assert tuple(size_hw) == self.resize.size_for(height, width)
             rois = torch.cat([torch.arange(len(targets))[:, None], targets.boxes], dim=1)
             masks = roi_align(targets.masks[:, None].float(), rois, 56, aligned=True)[:, 0]
-            moved = resize_targets(targets, (height, width), tuple(size_hw))
+            moved = targets.resized((height, width), tuple(size_hw))
             points = torch.cat([moved.keypoints[..., :2], torch.full_like(moved.keypoints[..., :1], 3.0)], dim=-1)
             found.append(
                 Detections(
@@ -328,7 +327,7 @@ def test_keypoints_are_moved_with_the_boxes_and_masks_stay() -> None:
         masks=torch.rand(1, 28, 28),
         keypoints=torch.tensor([[[5.0, 10.0, -2.5], [12.0, 1.0, 3.0]]]),
     )
-    moved = to_original(found, (40, 30))
+    moved = found.resized((40, 30))
     assert moved.keypoints is not None and moved.masks is found.masks
     assert moved.keypoints.tolist() == [[[15.0, 20.0, -2.5], [36.0, 2.0, 3.0]]]
 

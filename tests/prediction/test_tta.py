@@ -15,8 +15,9 @@ from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
+from aweigh.ops.frames import Frame
 from aweigh.prediction.evaluate import detect, find
-from aweigh.prediction.tta import PLAIN, SCALES, TTA, merge, mirrored_detections, mirrored_images
+from aweigh.prediction.tta import PLAIN, SCALES, TTA, merge, mirrored_images
 from aweigh.predictor import Predictor, load
 from aweigh.structures import Images, padded_proposals
 
@@ -111,12 +112,12 @@ def test_masks_and_keypoints_are_mirrored_and_stay_with_their_row():
     boxes, scores = torch.tensor([[4.0, 2, 14, 12], [40, 2, 52, 12]]), torch.tensor([0.9, 0.4])
     rest = {"classes": HANDS, "size_hw": (20, 60), "keypoint_set": EYES}
     found = Detections(boxes, scores, torch.tensor([0, 2]), masks=masks, keypoints=keypoints, **rest)
-    order = TTA().class_order(HANDS)
-    turned = mirrored_detections(found, order)
+    how = {"size_hw": (20, 60), "class_pairs": TTA().class_pairs(HANDS)}
+    turned = found.moved(Frame.mirror(60), **how)
     assert turned.boxes.tolist() == [[46, 2, 56, 12], [8, 2, 20, 12]] and turned.labels.tolist() == [1, 2]
     assert turned.keypoints[0].tolist() == [[50, 5, 1], [52, 4, -3], [48, 4, 2]]  # the eyes have changed places
     assert torch.equal(turned.masks[:, :, 0], masks[:, :, 3])
-    back = mirrored_detections(turned, order)
+    back = turned.moved(Frame.mirror(60), **how)
     for name in ("boxes", "labels", "masks", "keypoints"):
         assert torch.equal(getattr(back, name), getattr(found, name))
     other = Detections(
@@ -168,7 +169,7 @@ def test_a_mirrored_picture_gives_mirrored_detections(fcos, method):
     predictor = Predictor(fcos, RESIZE, tta=TTA(flip=True, scales=(0.5, 1), merge=method), device="cpu")
     found, mirrored = predictor(picture), predictor(picture.flip(-1))
     assert len(found) > 20
-    turned = mirrored_detections(mirrored, TTA().class_order(fcos.classes))
+    turned = mirrored.moved(Frame.mirror(77), (50, 77), class_pairs=TTA().class_pairs(fcos.classes))
     torch.testing.assert_close(turned.scores, found.scores)
     torch.testing.assert_close(turned.boxes, found.boxes, atol=1e-3, rtol=0)
 

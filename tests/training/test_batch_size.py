@@ -9,7 +9,7 @@ import torch
 from aweigh.errors import AweighError
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.prediction import memory
 from aweigh.training import batch_size
@@ -65,7 +65,7 @@ def test_no_batch_is_worse_than_the_one_that_is_tried(run):
     """Whatever is drawn, no batch is padded to more or has an image of more objects."""
     split, resize = run.train_set.split, Resize(64, 160)
     change = Augmentation(short_sides=(48, 80), crop=0.7, scale_jitter=(0.5, 2.0), mosaic=0.5, mixup=0.5)
-    train_set = DetectionDataset(split, TrainTransform(resize, change))
+    train_set = DetectionDataset(split, Transform(resize, change))
     worst = worst_of(split, resize, change, 32)
     tried = worst_batch(worst, train_set, resize, change, 3)
     assert tuple(tried.images.pixels.shape) == (3, 3, *worst.size_hw)
@@ -87,7 +87,7 @@ def test_a_square_is_worse_than_the_pictures(run):
     assert worst_of(split, resize, Augmentation.none(), 32).size_hw == (128, 160)
     worst = worst_of(split, resize, change, 32)
     assert worst.size_hw == (160, 160)
-    tried = worst_batch(worst, DetectionDataset(split, TrainTransform(resize, change)), resize, change, 2)
+    tried = worst_batch(worst, DetectionDataset(split, Transform(resize, change)), resize, change, 2)
     assert tuple(tried.images.pixels.shape) == (2, 3, 160, 160)
 
 

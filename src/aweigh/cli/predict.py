@@ -236,23 +236,16 @@ def draw_each(
 
 def _draw(source: Path, result: "Detections", target: Path, reading: "Reading") -> None:
     """A large picture is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
-    from dataclasses import replace
-
-    import torch
 
     from aweigh.files import atomic_file
     from aweigh.images.reader import read_reduced
-    from aweigh.prediction.evaluate import to_original
     from aweigh.visualise import draw_detections, draw_in_space
 
     image, full_hw = read_reduced(source, drawn_hw, **reading)
     size_hw = (image.shape[1], image.shape[2])
     stands = result.cuboids is not None and result.camera is not None
     if size_hw != full_hw:
-        if result.camera is not None:
-            ratios = torch.tensor([[size_hw[1] / full_hw[1]], [size_hw[0] / full_hw[0]], [1.0]])
-            result = replace(result, camera=result.camera * ratios)
-        result = to_original(result, size_hw)
+        result = result.resized(size_hw)
     picture = (draw_in_space if stands else draw_detections)(image, result)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(target) as path:

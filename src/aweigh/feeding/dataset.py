@@ -7,7 +7,6 @@ A picture that cannot be read is handed out as `Unreadable`, for the loader to s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,9 @@ from aweigh.annotations.split import Split
 from aweigh.errors import DataError
 from aweigh.feeding.mixing import Pair, Plan, mix
 from aweigh.feeding.randomness import sample_generator, uniform
-from aweigh.feeding.transforms import Augmentation, TrainTransform
-from aweigh.feeding.windows import resize_targets
+from aweigh.feeding.transforms import Transform
 from aweigh.images.reader import SizeRule, read_reduced, reduction
 from aweigh.structures import Targets
-
-# A transform that says how large it needs a picture, by a method `needed_size(height, width)`, may be given one that
-# was decoded at a reduced size, and is told that of the whole: `transform(image, targets, generator, full_hw=...)`.
-Transform = Callable[..., tuple[Tensor, Targets]]  # of (image, targets, generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +86,7 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         self.draws = draws
         self.mixing_until_epoch = mixing_until_epoch
         self.epoch = 0
-        self._changes = transform.augmentation if isinstance(transform, TrainTransform) else Augmentation.none()
+        self._changes = transform.augmentation
         self.split = split.for_training(masks=masks or self._changes.copy_paste > 0)
         if self._changes.mixes:
             self._partners, self._partners_with_objects = _chances(self.split, draws)
@@ -143,14 +137,13 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         """One picture on its own, and what had to be mended; `_UnreadablePicture` where it cannot be read."""
         path = self.split.paths[row]
         declared_hw = (int(self.split.sizes_hw[row, 0]), int(self.split.sizes_hw[row, 1]))
-        needed: SizeRule | None = getattr(self.transform, "needed_size", None)
         targets = self.split.targets(row)
         if self.keypoints and targets.keypoints is None:
             targets = replace(targets, keypoints=torch.zeros(len(targets), self.keypoints, 3))
         if self.cuboids and targets.cuboids is None:
             targets = replace(targets, cuboids=torch.full((len(targets), 7), torch.nan))
         try:
-            image, targets, full_hw, problem = read_annotated(path, targets, declared_hw, needed)
+            image, targets, full_hw, problem = read_annotated(path, targets, declared_hw, self.transform.needed_size)
             image_hw = (image.shape[1], image.shape[2])
             if masks:
                 pixels = self.split.mask_pixels(row, *_grid(declared_hw, full_hw, image_hw))
@@ -160,8 +153,7 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         except DataError as error:
             problem = Problem("unreadable picture", str(path), None, _reason(error, path), SKIPPED)
             raise _UnreadablePicture(problem) from error
-        told: dict[str, Any] = {} if needed is None else {"full_hw": full_hw}
-        return self.transform(image, targets, generator, **told), problem
+        return self.transform(image, targets, generator, full_hw=full_hw), problem
 
 
 class _UnreadablePicture(Exception):
@@ -201,12 +193,12 @@ def read_annotated(
             problem = Problem("another size than declared", str(path), None, f"{said}; boxes scaled", CHANGED)
         else:
             raise DataError(f"{path}: {said}, another shape; the boxes cannot be placed. Correct the annotations.")
-    targets = resize_targets(targets, declared_hw, full_hw)
+    targets = targets.resized(declared_hw, full_hw)
     image_hw = (image.shape[1], image.shape[2])
     if image_hw != full_hw:
         factor = reduction(image_hw, full_hw)
         spanned_hw = (image_hw[0] * factor, image_hw[1] * factor)  # where rounded up, a little more than the whole
-        targets = resize_targets(targets, spanned_hw, image_hw)
+        targets = targets.resized(spanned_hw, image_hw)
     return image, targets, full_hw, problem
 
 

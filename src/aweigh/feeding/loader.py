@@ -12,7 +12,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -59,7 +58,8 @@ def make_loader(
     """
     if batch < 1 or workers < 0:
         raise UsageError(f"make_loader: batch must be at least 1 and workers at least 0, got {batch} and {workers}.")
-    eight_bits = _travels_in_8_bits(dataset)
+    # Pixels that went through the 8-bit kernel are 255ths; only without antialias are there others to be kept.
+    eight_bits = dataset.transform.resize.antialias
     if workers:
         _check_shared_memory(dataset, batch, workers, 1 if eight_bits else 4)
     sampler = EpochSampler(
@@ -204,11 +204,6 @@ class EpochSampler(Sampler[list[tuple[int, ...]]]):
         return len(self._numbers(self._share()))
 
 
-def _travels_in_8_bits(dataset: DetectionDataset) -> bool:
-    """Pixels that went through the 8-bit kernel are 255ths; only without antialias are there others to be kept."""
-    return bool(getattr(getattr(dataset.transform, "resize", None), "antialias", False))
-
-
 @contextmanager
 def _one_thread_here() -> Iterator[None]:
     """Threads that share out a copy of a millisecond then wait busily, on the cores that the workers need."""
@@ -227,12 +222,10 @@ def _one_thread(worker: int) -> None:
 
 def _check_shared_memory(dataset: DetectionDataset, batch: int, workers: int, bytes_per_value: int) -> None:
     """Batches travel through /dev/shm; in a container it is often too small, which ends in a bus error."""
-    resize = getattr(dataset.transform, "resize", None)
     shared = Path("/dev/shm")
-    if resize is None or not shared.is_dir() or len(dataset) == 0:
+    if not shared.is_dir() or len(dataset) == 0:
         return
-    sides = getattr(getattr(dataset.transform, "augmentation", None), "short_sides", ())
-    resize = replace(resize, short=max(sides)) if sides else resize
+    resize = dataset.transform.largest_resize
     pixels = max(math.prod(resize.size_for(int(h), int(w))) for h, w in np.unique(dataset.split.sizes_hw, axis=0))
     per_pixel = 3 * bytes_per_value + (len(dataset.split.boxes) / len(dataset) if dataset.masks else 0)
     needed = int(pixels * per_pixel) * batch * workers * AHEAD

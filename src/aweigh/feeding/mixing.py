@@ -30,12 +30,11 @@ from aweigh.feeding.windows import (
     boxes_of_masks,
     cut_window,
     intersection,
-    move_targets,
     pixel_counts,
-    resize_targets,
     without_depth,
 )
 from aweigh.images.resize import resize_pixels, to_float
+from aweigh.ops.frames import Frame
 from aweigh.structures import IMAGENET_MEAN, Targets
 
 MOSAIC_CENTER = (0.3, 0.7)  # where the four pictures meet, as a share of the sides; ours
@@ -114,7 +113,7 @@ def mosaic(
         x0 = center_x if right else center_x - image.shape[2]
         y0 = center_y if below else center_y - image.shape[1]
         canvas[:, y0 : y0 + image.shape[1], x0 : x0 + image.shape[2]] = image
-        placed.append(move_targets(targets, (x0, y0), (height, width)))
+        placed.append(targets.moved(Frame.shift(x0, y0), (height, width)))
     return canvas, join(placed)
 
 
@@ -147,7 +146,7 @@ def copy_paste(base: Pair, donor: Pair, generator: Generator, *, min_visible: fl
     covered = torch.zeros(size_hw, dtype=torch.bool)
     covered[y0 : y0 + pasted.shape[1], x0 : x0 + pasted.shape[2]] = shown
     targets = in_sight(targets, ~covered, min_visible=min_visible, hidden_keypoints=1)
-    return image, join([targets, move_targets(objects, (x0, y0), size_hw)])
+    return image, join([targets, objects.moved(Frame.shift(x0, y0), size_hw)])
 
 
 def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
@@ -165,7 +164,7 @@ def mixup(base: Pair, partner: Pair, generator: Generator) -> Pair:
     image = image.clone()
     blended = weight * image[:, y0:y1, x0:x1] + (1 - weight) * other
     image[:, y0:y1, x0:x1] = blended if image.is_floating_point() else blended.round()
-    return image, join([targets, move_targets(objects, (x0, y0), (height, width))])
+    return image, join([targets, objects.moved(Frame.shift(x0, y0), (height, width))])
 
 
 def join(parts: Sequence[Targets]) -> Targets:
@@ -289,5 +288,5 @@ def _scaled(pair: Pair, factor: float, limit_hw: tuple[int, int]) -> Pair:
     height, width = (max(1, min(limit, round(side * factor))) for side, limit in zip(before_hw, limit_hw))
     return (
         resize_pixels(image, (height, width), antialias=True),
-        without_depth(resize_targets(targets, before_hw, (height, width))),
+        without_depth(targets.resized(before_hw, (height, width))),
     )

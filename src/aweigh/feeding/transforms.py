@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
+from torchvision.transforms.v2 import functional as kernels
 
 from aweigh.annotations.pairs import describe_pairs
-from aweigh.classes import Classes
+from aweigh.classes import Classes, Pairs
 from aweigh.errors import UsageError, counted
 from aweigh.feeding.colour import COLOR_REACH, jitter_color, shift_color, shuffle_color
 from aweigh.feeding.randomness import random_window, uniform
@@ -25,12 +26,11 @@ from aweigh.feeding.windows import (
     CROP_SIDE,
     affine_crop,
     cut_window,
-    flip_horizontally,
     random_crop,
-    resize_targets,
     without_depth,
 )
 from aweigh.images.resize import Resize, resize_pixels, span, to_float
+from aweigh.ops.frames import Frame
 from aweigh.structures import Targets
 
 
@@ -65,8 +65,8 @@ class Augmentation:
     copy_paste: float = 0.0
     mixup: float = 0.0
     min_visible: float = 0.25
-    keypoint_pairs: tuple[tuple[int, int], ...] = ()
-    class_pairs: tuple[tuple[int, int], ...] = ()
+    keypoint_pairs: Pairs = ()
+    class_pairs: Pairs = ()
 
     def __post_init__(self) -> None:
         for name in ("flip", "crop", "color", "shuffled_color", "mosaic", "copy_paste", "mixup", "min_visible"):
@@ -147,48 +147,21 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class EvalTransform:
-    """Resizing alone: what evaluation and prediction do."""
+class Transform:
+    """From an image as read to one as the model sees it: the resize, and in training what changes at random.
+
+    Crop, affine crop, resize (with its jitter), flip and colour, in this order. Without an `augmentation` it resizes
+    alone, as evaluation and prediction do, and draws nothing.
+    """
 
     resize: Resize
+    augmentation: Augmentation = field(default_factory=Augmentation.none)
 
     def needed_size(self, height: int, width: int) -> tuple[int, int]:
-        """In which size the picture is needed at least."""
-        return self.resize.needed_size(height, width)
-
-    def __call__(
-        self,
-        image: Tensor,
-        targets: Targets,
-        generator: Generator | None = None,
-        *,
-        full_hw: tuple[int, int] | None = None,
-    ) -> tuple[Tensor, Targets]:
-        """uint8 `[3, H, W]` to `[3, h, w]`, uint8, or float32 in `[0, 1]` where `antialias` is off.
-
-        full_hw: the size of the whole picture, where it was decoded at a reduced one.
-        """
-        before_hw = (image.shape[1], image.shape[2])
-        size_hw = self.resize.size_for(*full_hw or before_hw)
-        span_hw = span(before_hw, full_hw)
-        resized = resize_pixels(image, size_hw, antialias=self.resize.antialias, span_hw=span_hw)
-        return resized, resize_targets(targets, span_hw, size_hw)
-
-
-@dataclass(frozen=True)
-class TrainTransform:
-    """Crop, affine crop, resize (with its jitter), flip and colour, in this order."""
-
-    resize: Resize
-    augmentation: Augmentation
-
-    def needed_size(self, height: int, width: int) -> tuple[int, int]:
-        """In which size the picture is needed at least, whatever is drawn."""
-        change, resize = self.augmentation, self.resize
+        """In which size the image is needed at least, whatever is drawn."""
+        change, resize = self.augmentation, self.largest_resize
         if not resize.antialias:
             return height, width
-        if change.short_sides:
-            resize = replace(resize, short=max(change.short_sides))
         factor = max(1.0, change.scale_jitter[1]) if change.scale_jitter else 1.0
         if change.crop:
             factor /= CROP_SIDE[0]  # the smallest window is enlarged to what the whole would be
@@ -197,13 +170,19 @@ class TrainTransform:
         height, width = resize.size_for(height, width)
         return math.ceil(height * factor), math.ceil(width * factor)
 
+    @property
+    def largest_resize(self) -> Resize:
+        """The resize to the longest of the short sides that are drawn."""
+        sides = self.augmentation.short_sides
+        return replace(self.resize, short=max(sides)) if sides else self.resize
+
     def __call__(
         self, image: Tensor, targets: Targets, generator: Generator, *, full_hw: tuple[int, int] | None = None
     ) -> tuple[Tensor, Targets]:
         """image uint8 `[3, H, W]` and its targets to `[3, h, w]` and its targets.
 
-        The picture stays uint8 where it can; it is float32 in `[0, 1]` after changes of colour and where `antialias` is
-        off. full_hw: the size of the whole picture, where it was decoded at a reduced one.
+        The image stays uint8 where it can; it is float32 in `[0, 1]` after changes of colour and where `antialias` is
+        off. full_hw: the size of the whole image, where it was decoded at a reduced one.
         """
         change = self.augmentation
         if change.crop and uniform(generator) < change.crop:
@@ -213,24 +192,33 @@ class TrainTransform:
             shares, visible = change.affine_crop, change.min_visible
             image, targets = affine_crop(image, targets, shares, generator, full_hw=full_hw, min_visible=visible)
             full_hw, targets = None, without_depth(targets)
-        before_hw = (image.shape[1], image.shape[2])
-        size_hw, limit_hw = self._draw_size(full_hw or before_hw, generator)
-        span_hw = span(before_hw, full_hw)
-        image = resize_pixels(image, size_hw, antialias=self.resize.antialias, span_hw=span_hw)
-        targets = resize_targets(targets, span_hw, size_hw)
-        if change.short_sides or change.scale_jitter is not None:
-            targets = without_depth(targets)
-        if size_hw[0] > limit_hw[0] or size_hw[1] > limit_hw[1]:
-            window = random_window(size_hw, limit_hw, generator)
-            image, targets = cut_window(image, targets, window, min_visible=change.min_visible)
+        image, targets = self._resized(image, targets, generator, full_hw)
         if change.flip and uniform(generator) < change.flip:
-            image, targets = flip_horizontally(image, targets, change.keypoint_pairs, change.class_pairs)
+            image, targets = flip_horizontally(
+                image, targets, keypoint_pairs=change.keypoint_pairs, class_pairs=change.class_pairs
+            )
         if change.color:
             image = jitter_color(to_float(image), change.color, generator)
         if change.shuffled_color:
             image = shuffle_color(to_float(image), change.shuffled_color, generator)
         if change.lighting:
             image = shift_color(to_float(image), change.lighting, generator)
+        return image, targets
+
+    def _resized(
+        self, image: Tensor, targets: Targets, generator: Generator, full_hw: tuple[int, int] | None
+    ) -> tuple[Tensor, Targets]:
+        """To the size that is drawn, and where that is larger than the image may be, a random window of it."""
+        change, before_hw = self.augmentation, (image.shape[1], image.shape[2])
+        size_hw, limit_hw = self._draw_size(full_hw or before_hw, generator)
+        span_hw = span(before_hw, full_hw)
+        image = resize_pixels(image, size_hw, antialias=self.resize.antialias, span_hw=span_hw)
+        targets = targets.resized(span_hw, size_hw)
+        if change.short_sides or change.scale_jitter is not None:
+            targets = without_depth(targets)
+        if size_hw[0] > limit_hw[0] or size_hw[1] > limit_hw[1]:
+            window = random_window(size_hw, limit_hw, generator)
+            image, targets = cut_window(image, targets, window, min_visible=change.min_visible)
         return image, targets
 
     def _draw_size(self, before_hw: tuple[int, int], generator: Generator) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -247,3 +235,13 @@ class TrainTransform:
             return limit_hw, limit_hw
         factor = uniform(generator, *change.scale_jitter)
         return (max(1, math.floor(limit_hw[0] * factor)), max(1, math.floor(limit_hw[1] * factor))), limit_hw
+
+
+def flip_horizontally(
+    image: Tensor, targets: Targets, *, keypoint_pairs: Pairs = (), class_pairs: Pairs = ()
+) -> tuple[Tensor, Targets]:
+    """Mirror an image `[3, H, W]`; keypoints and classes of a pair change places."""
+    height, width = image.shape[1:]
+    frame = Frame.mirror(width)
+    moved = targets.moved(frame, (height, width), class_pairs=class_pairs, keypoint_pairs=keypoint_pairs)
+    return kernels.horizontal_flip(image), moved

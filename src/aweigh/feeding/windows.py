@@ -13,88 +13,17 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
-from torchvision.transforms.v2 import functional as kernels
 
 from aweigh.feeding.randomness import random_window, uniform
 from aweigh.images.reader import reduction
-from aweigh.images.resize import _sampling
-from aweigh.ops import cuboids as cuboid_ops
-from aweigh.structures import IMAGENET_MEAN, Targets, swapped
+from aweigh.ops.frames import Frame
+from aweigh.structures import IMAGENET_MEAN, Targets
 
 CROP_TRIES = 10
 
 CROP_SIDE = (0.5, 1.0)  # the sides of a random crop, as a share of the picture's
 
 CROP_BORDER = 128  # pixels from the edge of a picture to the middle of an affine crop (the authors' code of CenterNet)
-
-
-def resize_targets(targets: Targets, before_hw: tuple[float, float], after_hw: tuple[int, int]) -> Targets:
-    """Boxes and keypoints times the exact ratio of the sides, areas times their product, masks to the new size."""
-    ratio_y, ratio_x = after_hw[0] / before_hw[0], after_hw[1] / before_hw[1]
-    if ratio_y == ratio_x == 1:
-        return targets
-    masks, keypoints, cuboids, proposals = targets.masks, targets.keypoints, targets.cuboids, targets.proposals
-    ratio = targets.boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
-    if masks is not None:
-        masks = _resize_masks(masks, after_hw, before_hw)
-    if keypoints is not None:
-        keypoints = keypoints * keypoints.new_tensor([ratio_x, ratio_y, 1.0])
-    if cuboids is not None:
-        cuboids = cuboids * cuboids.new_tensor([ratio_x, ratio_y, 1, 1, 1, 1, 1])
-    return replace(
-        targets,
-        boxes=targets.boxes * ratio,
-        area=targets.area * (ratio_x * ratio_y),
-        masks=masks,
-        keypoints=keypoints,
-        cuboids=cuboids,
-        proposals=None if proposals is None else proposals * ratio,
-    )
-
-
-def _resize_masks(masks: Tensor, size_hw: tuple[int, int], span_hw: tuple[float, float]) -> Tensor:
-    """`[N, H, W]` bool to `[N, h, w]` bool: each pixel is that of the source in which its centre lies."""
-    if len(masks) == 0:
-        return masks.new_zeros(0, *size_hw)
-    how = _sampling((masks.shape[1], masks.shape[2]), size_hw, span_hw)
-    return functional.interpolate(masks[:, None].to(torch.uint8), mode="nearest-exact", **how)[:, 0].bool()
-
-
-def flip_horizontally(
-    image: Tensor,
-    targets: Targets,
-    keypoint_pairs: Sequence[tuple[int, int]] = (),
-    class_pairs: Sequence[tuple[int, int]] = (),
-) -> tuple[Tensor, Targets]:
-    """Mirror a picture `[3, H, W]`; keypoints and classes of a pair change places."""
-    width = image.shape[2]
-    labels, keypoints, known = targets.labels, targets.keypoints, targets.known
-    if class_pairs:
-        count = 1 + max([*labels.tolist(), *(index for pair in class_pairs for index in pair)])
-        labels = swapped(count, class_pairs)[labels]
-        known = None if known is None else known[swapped(len(known), class_pairs)]
-    if keypoints is not None:
-        seen = keypoints[:, :, 2:] > 0
-        mirrored = torch.cat([width - keypoints[:, :, :1], keypoints[:, :, 1:]], dim=2)
-        keypoints = torch.where(seen, mirrored, keypoints)  # a point that is not given stays at 0, 0
-        keypoints = keypoints[:, swapped(keypoints.shape[1], keypoint_pairs)]
-    flipped = replace(
-        targets,
-        boxes=_mirrored(targets.boxes, width),
-        labels=labels,
-        masks=None if targets.masks is None else kernels.horizontal_flip(targets.masks),
-        keypoints=keypoints,
-        cuboids=None if targets.cuboids is None else cuboid_ops.mirrored(targets.cuboids, width),
-        known=known,
-        proposals=None if targets.proposals is None else _mirrored(targets.proposals, width),
-    )
-    return kernels.horizontal_flip(image), flipped
-
-
-def _mirrored(boxes: Tensor, width: int) -> Tensor:
-    x0, y0, x1, y1 = boxes.unbind(1)
-    return torch.stack([width - x1, y0, width - x0, y1], dim=1)
 
 
 def random_crop(
@@ -122,39 +51,41 @@ def cut_window(
     the visible share; keypoints outside become "not given". Proposals are clipped, and dropped with less than a pixel.
     """
     x0, y0, x1, y1 = window
-    moved = targets.boxes - targets.boxes.new_tensor([x0, y0, x0, y0])
-    limits = moved.new_tensor([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
-    boxes = torch.minimum(moved.clamp(min=0), limits)
-    untouched = (boxes == moved).all(dim=1)
-    visible = ((boxes[:, 2:] - boxes[:, :2]).clamp(min=0) / (moved[:, 2:] - moved[:, :2])).prod(dim=1)
-    masks, keypoints = targets.masks, targets.keypoints
-    if masks is not None:
-        before, masks = pixel_counts(masks), masks[:, y0:y1, x0:x1]
+    size_hw = (y1 - y0, x1 - x0)
+    moved = targets.moved(Frame.shift(-x0, -y0), size_hw)
+    boxes = _clipped(moved.boxes, size_hw)
+    untouched = (boxes == moved.boxes).all(dim=1)
+    visible = ((boxes[:, 2:] - boxes[:, :2]).clamp(min=0) / (moved.boxes[:, 2:] - moved.boxes[:, :2])).prod(dim=1)
+    if targets.masks is not None and moved.masks is not None:
+        before = pixel_counts(targets.masks)
         by_mask = (before > 0) & ~untouched
-        visible = torch.where(by_mask, pixel_counts(masks) / before, visible)
-        boxes = torch.where(by_mask[:, None], intersection(boxes, boxes_of_masks(masks)), boxes)
+        visible = torch.where(by_mask, pixel_counts(moved.masks) / before, visible)
+        boxes = torch.where(by_mask[:, None], intersection(boxes, boxes_of_masks(moved.masks)), boxes)
     sides = boxes[:, 2:] - boxes[:, :2]
     keep = ((sides >= 1).all(dim=1) | untouched) & (sides > 0).all(dim=1)
+    keypoints, proposals = moved.keypoints, moved.proposals
     if keypoints is not None:
-        shifted = keypoints - keypoints.new_tensor([x0, y0, 0])
-        inside = ((shifted[:, :, :2] >= 0) & (shifted[:, :, :2] <= limits[:2])).all(dim=2, keepdim=True)
-        keypoints = torch.where(inside & (keypoints[:, :, 2:] > 0), shifted, 0.0)
+        places = keypoints[:, :, :2]
+        inside = ((places >= 0) & (places <= places.new_tensor([x1 - x0, y1 - y0]))).all(dim=2, keepdim=True)
+        keypoints = torch.where(inside & (keypoints[:, :, 2:] > 0), keypoints, 0.0)
+    if proposals is not None:
+        clipped = _clipped(proposals, size_hw)
+        whole = (clipped == proposals).all(dim=1)
+        proposals = clipped[whole | (clipped[:, 2:] - clipped[:, :2] >= 1).all(dim=1)]
     cut = replace(
-        targets,
-        boxes=torch.where(keep[:, None], boxes, targets.boxes),  # valid until the rows are dropped below
-        ignore=targets.ignore | ((visible < min_visible) & ~targets.uncertain),
-        area=torch.where(untouched, targets.area, targets.area * visible),
-        masks=masks,
+        moved,
+        boxes=torch.where(keep[:, None], boxes, moved.boxes),  # valid until the rows are dropped below
+        ignore=moved.ignore | ((visible < min_visible) & ~moved.uncertain),
+        area=torch.where(untouched, moved.area, moved.area * visible),
         keypoints=keypoints,
-        cuboids=None if targets.cuboids is None else moved_cuboids(targets.cuboids, (-x0, -y0)),
-        proposals=None if targets.proposals is None else _within(targets.proposals, window),
+        proposals=proposals,
     )
     return image[:, y0:y1, x0:x1], cut[keep]
 
 
-def moved_cuboids(cuboids: Tensor, shift: tuple[int, int]) -> Tensor:
-    """Cuboids `[N, 7]` in a picture whose origin lies elsewhere."""
-    return cuboids + cuboids.new_tensor([*shift, 0, 0, 0, 0, 0])
+def _clipped(boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    height, width = size_hw
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
 
 
 def without_depth(targets: Targets) -> Targets:
@@ -215,41 +146,13 @@ def padded_window(
     place, size_hw = (inside[0] - x0, inside[1] - y0), (y1 - y0, x1 - x0)
     canvas = blank(image, size_hw)
     canvas[:, place[1] : place[1] + part.shape[1], place[0] : place[0] + part.shape[2]] = part
-    return canvas, move_targets(targets, place, size_hw)
+    return canvas, targets.moved(Frame.shift(*place), size_hw)
 
 
 def blank(like: Tensor, size_hw: tuple[int, int], fill: Sequence[float] = IMAGENET_MEAN) -> Tensor:
     """A picture `[3, h, w]` of one colour, RGB in `[0, 1]`, uint8 or float as `like`."""
     colour = torch.tensor(fill) if like.is_floating_point() else (torch.tensor(fill) * 255).round().byte()
     return colour.repeat(*size_hw, 1).permute(2, 0, 1)
-
-
-def move_targets(targets: Targets, place: tuple[int, int], size_hw: tuple[int, int]) -> Targets:
-    """The targets of a part that lies at `place` (x, y) of a canvas."""
-    x0, y0 = place
-    masks, keypoints = targets.masks, targets.keypoints
-    if masks is not None:
-        moved = masks.new_zeros(len(masks), *size_hw)
-        moved[:, y0 : y0 + masks.shape[1], x0 : x0 + masks.shape[2]] = masks
-        masks = moved
-    if keypoints is not None:
-        given = keypoints[:, :, 2:] > 0  # a point that is not given stays at 0, 0
-        keypoints = torch.where(given, keypoints + keypoints.new_tensor([x0, y0, 0]), keypoints)
-    shift = targets.boxes.new_tensor([x0, y0, x0, y0])
-    proposals = None if targets.proposals is None else targets.proposals + shift
-    cuboids = None if targets.cuboids is None else moved_cuboids(targets.cuboids, place)
-    return replace(
-        targets, boxes=targets.boxes + shift, masks=masks, keypoints=keypoints, cuboids=cuboids, proposals=proposals
-    )
-
-
-def _within(proposals: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    """Proposals `[P, 4]` as seen from a window; those of which less than a pixel is left are dropped."""
-    x0, y0, x1, y1 = window
-    moved = proposals - proposals.new_tensor([x0, y0, x0, y0])
-    clipped = torch.minimum(moved.clamp(min=0), moved.new_tensor([x1 - x0, y1 - y0, x1 - x0, y1 - y0]))
-    whole = (clipped == moved).all(dim=1)
-    return clipped[whole | ((clipped[:, 2:] - clipped[:, :2]) >= 1).all(dim=1)]
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:

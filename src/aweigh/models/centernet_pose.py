@@ -42,9 +42,10 @@ from aweigh.models.centernet import (
     centernet_shufflenet_v2_x0_5_lite,
     published_by_authors,
 )
+from aweigh.ops.frames import exchanged
 from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, draw_gaussians, peaks
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
-from aweigh.structures import Targets, swapped
+from aweigh.structures import Targets
 from aweigh.weights.coco import PERSON
 from aweigh.weights.convert.centernet import centernet_pose_from_authors
 from aweigh.weights.record import PublishedWeights
@@ -198,7 +199,8 @@ class CenterNetPose(CenterNet):
     def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
         """As `CenterNet.mirroring`. Left and right joints change places; a joint that is x cells from the left edge of
         its centre's cell is x cells from the right edge of the mirrored one, which is 1 - x from the left."""
-        order = swapped(len(self.keypoint_set), self.keypoint_set.flip_pairs).to(class_order.device)
+        rows = torch.arange(len(self.keypoint_set), device=class_order.device)
+        order = exchanged(rows, self.keypoint_set.flip_pairs)
 
         def joints(places: Tensor) -> Tensor:
             x, y = places[:, 0::2][:, order], places[:, 1::2][:, order]  # [B, K, H, W] each

@@ -31,12 +31,6 @@ def wrapped(angles: Tensor) -> Tensor:
     return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
 
 
-def mirrored(cuboids: Tensor, width: float) -> Tensor:
-    """Cuboids `[..., 7]` in a picture of this width, mirrored left to right."""
-    u, *rest, alpha = cuboids.unbind(-1)
-    return torch.stack([width - u, *rest, wrapped(math.pi - alpha)], dim=-1)
-
-
 def project(points: Tensor, camera: Tensor) -> tuple[Tensor, Tensor]:
     """Points `[..., 3]` in space to pixels `[..., 2]` (u, v) and depth `[...]`. camera: `[..., 3, 4]`.
 

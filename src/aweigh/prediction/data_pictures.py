@@ -15,7 +15,6 @@ from aweigh.detections import Detections
 from aweigh.errors import DataError
 from aweigh.layouts.finding import ALIASES
 from aweigh.layouts.load import find_splits, load_split
-from aweigh.prediction.evaluate import to_original
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class DataPictures:
             return replace(stored, path=result.path)
         (height, width), ratio = result.size_hw, np.divide(*result.size_hw) / np.divide(*wanted)
         if abs(ratio - 1) <= SAME_SHAPE:
-            return to_original(result, wanted)
+            return result.resized(wanted)
         error = (
             f"{path}: annotations say {wanted[1]} x {wanted[0]}, the picture is {width} x {height}, another shape. "
             "Correct the annotations."

@@ -4,7 +4,7 @@ Masks are kept as run lengths, so that what a whole split holds in memory grows 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,12 +20,13 @@ from aweigh.errors import UsageError, some_of
 from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import MAX_BAD, Loader, make_loader
-from aweigh.feeding.transforms import EvalTransform
+from aweigh.feeding.transforms import Transform
 from aweigh.images.resize import Resize
+from aweigh.ops.frames import Frame
 from aweigh.prediction.device import synchronise
 from aweigh.prediction.extras import taught
 from aweigh.prediction.meters import Means, Stopwatch
-from aweigh.prediction.tta import PLAIN, TTA, View, look, merge, mirrored_detections
+from aweigh.prediction.tta import PLAIN, TTA, View, look, merge
 from aweigh.structures import IMAGENET_MEAN, Images
 
 
@@ -117,7 +118,7 @@ def detect(
     rank, world = distributed.rank(), distributed.world_size()
     loaders = [
         make_loader(
-            DetectionDataset(split, EvalTransform(size), **(taught(model) if losses else {})),
+            DetectionDataset(split, Transform(size), **(taught(model) if losses else {})),
             batch=min(batch, len(split)),
             workers=workers,
             stride_divisor=model.stride_divisor,
@@ -204,27 +205,14 @@ def find(
 
 def read(model: Model, view: View, sizes_hw: Sequence[tuple[int, int]], tta: TTA) -> list[Detections]:
     """The detections of a view in the pixels of the whole pictures of `sizes_hw`, as if never mirrored; on the CPU."""
-    decoded = model.decode(view.raw, view.sizes_hw)
-    found = [to_original(own.to("cpu"), size_hw) for own, size_hw in zip(decoded, sizes_hw, strict=True)]
-    return [mirrored_detections(own, tta.class_order(own.classes)) for own in found] if view.mirrored else found
-
-
-def to_original(detections: Detections, size_hw: tuple[int, int]) -> Detections:
-    """The detections of a resized image, in the pixels of the original of `size_hw` (height, width), inside it.
-
-    Masks are in the frame of their boxes and stay as they are; keypoints and the middles of cuboids may lie outside.
-    """
-    height, width = detections.size_hw
-    scale = torch.tensor([size_hw[1] / width, size_hw[0] / height] * 2)
-    limit = torch.tensor([size_hw[1], size_hw[0]] * 2, dtype=torch.float32)
-    boxes = (detections.boxes * scale).clamp(min=0).minimum(limit)
-    keypoints = detections.keypoints
-    if keypoints is not None:
-        keypoints = keypoints * torch.cat([scale[:2], scale.new_ones(1)])
-    cuboids = detections.cuboids
-    if cuboids is not None:
-        cuboids = cuboids * torch.cat([scale[:2], scale.new_ones(5)])
-    return replace(detections, boxes=boxes, keypoints=keypoints, cuboids=cuboids, size_hw=size_hw)
+    pairs = tta.class_pairs(model.classes) if view.mirrored else ()
+    found = []
+    for own, size_hw in zip(model.decode(view.raw, view.sizes_hw), sizes_hw, strict=True):
+        back = Frame.resize(own.size_hw, size_hw)
+        if view.mirrored:
+            back = back.then(Frame.mirror(size_hw[1]))
+        found.append(own.to("cpu").moved(back, size_hw, class_pairs=pairs))
+    return found
 
 
 def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:

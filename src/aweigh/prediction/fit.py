@@ -22,7 +22,6 @@ from aweigh.annotations.split import Split
 from aweigh.classes import Classes
 from aweigh.errors import counted
 from aweigh.evaluation.coverage import Coverage, measure_coverage
-from aweigh.feeding.windows import resize_targets
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import SIZE_EDGES
 from aweigh.models import create
@@ -229,7 +228,7 @@ def _resized(
     for name, row in chosen:
         height, width = splits[name].sizes_hw[row].tolist()
         size_hw = resize.size_for(height, width)
-        yield size_hw, resize_targets(splits[name].targets(row), (height, width), size_hw)
+        yield size_hw, splits[name].targets(row).resized((height, width), size_hw)
 
 
 def _assigned(

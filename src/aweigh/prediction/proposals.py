@@ -20,7 +20,7 @@ from aweigh.checkpoints.checkpoint import Model
 from aweigh.errors import UsageError
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import EvalTransform
+from aweigh.feeding.transforms import Transform
 from aweigh.images.resize import Resize
 from aweigh.prediction.evaluate import inputs_on, mean_colour
 
@@ -51,7 +51,7 @@ def propose(
     device = torch.device(device)
     threshold = prepare_to_propose(model, number)
     loader = make_loader(
-        DetectionDataset(split, EvalTransform(resize)),
+        DetectionDataset(split, Transform(resize)),
         batch=min(batch, len(split)),
         workers=workers,
         stride_divisor=model.stride_divisor,

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from aweigh.annotations.pairs import describe_pairs, flip_pairs
-from aweigh.classes import Classes
+from aweigh.classes import Classes, Pairs
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.images.resize import LARGEST_SCALE, Resize
 from aweigh.ops.boxes import non_maximum_suppression
+from aweigh.ops.frames import Frame, exchanged
 from aweigh.ops.fusion import weighted_box_fusion
-from aweigh.structures import Images, swapped
+from aweigh.structures import Images
 
 Merge = Literal["nms", "soft", "weighted"]
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # "Objects as Points", section 5.1
@@ -71,9 +72,13 @@ class TTA:
             return None
         return self.merge or ("soft" if averages(model) else "nms")
 
+    def class_pairs(self, classes: Classes) -> Pairs:
+        """The classes that change places in a mirror."""
+        return flip_pairs(self.flip_pairs, classes.names).classes
+
     def class_order(self, classes: Classes) -> Tensor:
         """`[C]`: the class that each becomes in a mirror."""
-        return swapped(len(classes), flip_pairs(self.flip_pairs, classes.names).classes)
+        return exchanged(torch.arange(len(classes)), self.class_pairs(classes))
 
     def describe(self, model: Any) -> list[str]:
         """What is done, and what a flip exchanges, in words."""
@@ -81,8 +86,8 @@ class TTA:
         scales = [f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"] if self.scales != (1.0,) else []
         method = self.method(model)
         text = "; ".join([*flip, *scales, *([f"merged by {method}"] if method else [])])
-        names = model.classes.names
-        pairs = describe_pairs("classes", names, flip_pairs(self.flip_pairs, names).classes) if self.flip else []
+        classes = model.classes
+        pairs = describe_pairs("classes", classes.names, self.class_pairs(classes)) if self.flip else []
         return [f"test augmentation: {text or 'none'}", *pairs]
 
     def to_dict(self, model: Any) -> dict[str, Any]:
@@ -159,25 +164,6 @@ def mirrored_images(images: Images) -> Images:
         slot[:, :height, :width] = image[:, :height, :width].flip(-1)
     proposals = images.proposals
     if proposals is not None:
-        widths = proposals.new_tensor([width for _, width in images.sizes_hw])[:, None]  # [B, 1]
-        x0, y0, x1, y1 = proposals.unbind(-1)
-        proposals = torch.stack([widths - x1, y0, widths - x0, y1], dim=-1)
+        mirrored = [Frame.mirror(width).boxes(own) for own, (_, width) in zip(proposals, images.sizes_hw)]
+        proposals = torch.stack(mirrored)
     return Images(pixels, images.sizes_hw, proposals)
-
-
-def mirrored_detections(detections: Detections, order: Tensor) -> Detections:
-    """The detections of a mirrored picture as those of the picture. order: `[C]`, the class each is in a mirror."""
-    width = detections.size_hw[1]
-    x0, y0, x1, y1 = detections.boxes.unbind(1)
-    keypoints, masks = detections.keypoints, detections.masks
-    if keypoints is not None:
-        x, rest = keypoints[..., :1], keypoints[..., 1:]
-        pairs = detections.keypoint_set.flip_pairs if detections.keypoint_set else ()
-        keypoints = torch.cat([width - x, rest], dim=-1)[:, swapped(keypoints.shape[1], pairs)]
-    return replace(
-        detections,
-        boxes=torch.stack([width - x1, y0, width - x0, y1], dim=1),
-        labels=order[detections.labels],
-        masks=None if masks is None else masks.flip(-1),
-        keypoints=keypoints,
-    )

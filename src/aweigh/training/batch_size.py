@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,11 +24,11 @@ from aweigh.errors import AweighError, counted
 from aweigh.feeding.batches import Batch
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.mixing import join
-from aweigh.feeding.transforms import Augmentation
-from aweigh.feeding.windows import resize_targets
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
+from aweigh.ops.frames import Frame
 from aweigh.prediction import memory
-from aweigh.structures import Images, Targets, padded_proposals
+from aweigh.structures import Images, padded_proposals
 from aweigh.training.debug.replay import How, alone, losses_of
 
 HEADROOM = 0.9  # of a GPU's memory: the rest is lost to blocks of changing size
@@ -95,7 +95,7 @@ def find_batch(
 
 def worst_of(split: Split, resize: Resize, augmentation: Augmentation, divisor: int) -> Worst:
     """What the images of a split can become at worst. divisor: of the padding's sides."""
-    resize = _largest_resize(resize, augmentation)
+    resize = Transform(resize, augmentation).largest_resize
     sizes = {(int(height), int(width)) for height, width in np.unique(split.sizes_hw, axis=0)}
     if augmentation.crop:  # windows have half to all of each side
         sizes |= {(max(1, h // a), max(1, w // b)) for h, w in sizes for a, b in ((1, 2), (2, 1))}
@@ -113,7 +113,7 @@ def worst_batch(
     worst: Worst, train_set: DetectionDataset, resize: Resize, augmentation: Augmentation, count: int
 ) -> Batch:
     """`count` images of noise in the worst size, with the objects of the images that have most."""
-    resize = _largest_resize(resize, augmentation)
+    resize = Transform(resize, augmentation).largest_resize
     split, generator = train_set.split, torch.Generator().manual_seed(0)
     targets, rows = [], []
     for slot in range(count):
@@ -122,7 +122,8 @@ def worst_batch(
         for row in own:
             before_hw = (int(split.sizes_hw[row, 0]), int(split.sizes_hw[row, 1]))
             objects = split.targets(row, masks=train_set.masks)
-            parts.append(_on_canvas(resize_targets(objects, before_hw, resize.size_for(*before_hw)), worst.size_hw))
+            resized = objects.resized(before_hw, resize.size_for(*before_hw))
+            parts.append(resized.moved(Frame(), worst.size_hw))  # masks on the whole padded image
         targets.append(join(parts))
         rows.append(own[0])
     pixels = torch.rand(count, 3, *worst.size_hw, generator=generator)
@@ -246,17 +247,3 @@ def _put_back(model: Model, optimizer: torch.optim.Optimizer, device: torch.devi
 
 
 # --- the worst batch ------------------------------------------------------------------------------------------------
-
-
-def _largest_resize(resize: Resize, augmentation: Augmentation) -> Resize:
-    return replace(resize, short=max(augmentation.short_sides)) if augmentation.short_sides else resize
-
-
-def _on_canvas(targets: Targets, size_hw: tuple[int, int]) -> Targets:
-    """The same objects; their masks on the whole padded picture."""
-    if targets.masks is None:
-        return targets
-    count, height, width = targets.masks.shape
-    masks = targets.masks.new_zeros(count, *size_hw)
-    masks[:, :height, :width] = targets.masks
-    return replace(targets, masks=masks)

@@ -25,7 +25,7 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import epochs_with_mixing
 from aweigh.feeding.sampling import Sampling
-from aweigh.feeding.transforms import Augmentation, TrainTransform
+from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.layouts.finding import ALIASES
 from aweigh.layouts.load import find_splits, load_split
@@ -61,7 +61,7 @@ class Run:
     precision: torch.dtype
     data: Data
     resize: Resize
-    transform: TrainTransform
+    transform: Transform
     sampling: Sampling
     train_set: DetectionDataset
     loader: Any
@@ -157,7 +157,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     )
     resize = Resize(short=config.short or None, long=config.long or None)
     sampling = Sampling(config.sampler, config.repeat_threshold, config.class_draws)
-    transform = TrainTransform(resize, augmentation(config, data.train))
+    transform = Transform(resize, augmentation(config, data.train))
     train_set = DetectionDataset(
         data.train, transform, seed=config.seed, draws=sampling.draws(data.train), **taught(model)
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import PIL.Image
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from aweigh import visualise
 from aweigh.annotations.problems import problem_report
@@ -32,18 +32,18 @@ from aweigh.evaluation.errors import (
     worst_images,
 )
 from aweigh.feeding.dataset import DetectionDataset, Sample
-from aweigh.feeding.transforms import EvalTransform
-from aweigh.feeding.windows import resize_targets
+from aweigh.feeding.transforms import Transform
 from aweigh.files import atomic_file, write_text
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import quick
 from aweigh.prediction.evaluate import find, mean_colour
 from aweigh.prediction.extras import keypoint_lines, taught
 from aweigh.prediction.tta import PLAIN, TTA
-from aweigh.structures import Images, Targets, padded_proposals
+from aweigh.structures import Images, padded_proposals
 from aweigh.training.prepare import Run
 from aweigh.visualise import IGNORED, PALETTE, as_picture, draw_boxes, draw_detections, draw_targets, grid
 
+AS_IT_IS = Transform(Resize(short=None, long=None))
 LEGIBLE = 450  # pixels of the long side from which labels leave room for the picture
 CELL = 600  # long side of a picture in the sheet of the worst
 USUAL_SCORE = 0.5  # the threshold where no detection is right, so that no F1 can decide
@@ -91,7 +91,7 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         drawn: Iterable[Any] = islice(chain.from_iterable(run.loader.batch_sampler), count)
     else:
         assert run.data.val is not None
-        samples = DetectionDataset(run.data.val, EvalTransform(run.resize), **taught(run.model))
+        samples = DetectionDataset(run.data.val, Transform(run.resize), **taught(run.model))
         drawn = _evenly(len(samples), count)
     pictures, captions = [], []
     for index in drawn:
@@ -101,7 +101,7 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         height, width = sample.image.shape[1:]
         factor = max(1, math.ceil(LEGIBLE / max(height, width)))
         image = sample.image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
-        targets = resize_targets(sample.targets, (height, width), (factor * height, factor * width))
+        targets = sample.targets.resized((height, width), (factor * height, factor * width))
         joints = {"skeleton": samples.split.skeleton} if samples.split.skeleton else {}
         pictures.append(draw_targets(image, targets, samples.split.classes, **joints))
         captions.append(f"{Path(samples.split.paths[sample.index]).name}, {width} x {height}")
@@ -167,7 +167,7 @@ def _worst_sheet(
     split: Split, matches: Matches, worst: Sequence[ImageErrors], min_score: float
 ) -> PIL.Image.Image | None:
     """Truth on the left, what was found on the right; what is right in one colour, what is wrong in another."""
-    samples = DetectionDataset(split, as_it_is)
+    samples = DetectionDataset(split, AS_IT_IS)
     row_of = {image_id: row for row, image_id in enumerate(split.image_ids.tolist())}
     pairs, captions = [], []
     for entry in worst:
@@ -236,7 +236,7 @@ def save_predictions(
     min_score: float = 0.5,
 ) -> None:
     """Images of the split, evenly chosen, with the detections of the model."""
-    samples = DetectionDataset(split, as_it_is)
+    samples = DetectionDataset(split, AS_IT_IS)
     pictures = []
     for index in _evenly(len(split), count):
         sample = samples[index]
@@ -247,7 +247,7 @@ def save_predictions(
         for size in tta.resizes(resize):
             resized = size(sample.image)
             images = Images.stack([resized], divisor=model.stride_divisor, fill=mean_colour(model))
-            targets = resize_targets(sample.targets, size_hw, (resized.shape[1], resized.shape[2]))
+            targets = sample.targets.resized(size_hw, (resized.shape[1], resized.shape[2]))
             if targets.proposals is not None:
                 images = replace(images, proposals=padded_proposals([targets.proposals]))
             batches.append(images.to(device))
@@ -256,8 +256,3 @@ def save_predictions(
     if pictures:
         with atomic_file(path) as aside:
             grid(pictures, columns=3).save(aside)
-
-
-def as_it_is(image: Tensor, targets: Targets, generator: Generator) -> tuple[Tensor, Targets]:
-    """The transform that changes nothing."""
-    return image, targets
