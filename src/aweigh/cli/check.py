@@ -44,7 +44,7 @@ def check(
     Parameters
     ----------
     data
-        Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML.
+        Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.
     html
         Write the report as one page, with pictures of the worst cases.
     json

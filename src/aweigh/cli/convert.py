@@ -21,7 +21,7 @@ def convert(
     data: Path,
     /,
     *,
-    to: Literal["coco", "voc", "yolo"],
+    to: str,
     out: Path,
     split: Annotated[tuple[str, ...], SEVERAL] = (),
     masks: Literal["keep", "drop"] = "keep",
@@ -30,16 +30,16 @@ def convert(
     annotations: Path | None = None,
     images: Path | None = None,
 ) -> int:
-    """Write a data set as COCO, VOC or YOLO, and say what the new layout could not hold.
+    """Write a data set in another layout, such as COCO, VOC or YOLO, and say what the new layout could not hold.
 
     The layout of the source is found by looking at it. The source is not changed.
 
     Parameters
     ----------
     data
-        Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML.
+        Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.
     to
-        The layout to write.
+        The layout to write: coco, voc, yolo; a word that is none lists all there are.
     out
         The folder to write; it must not hold anything yet.
     split
@@ -56,8 +56,9 @@ def convert(
     images
         Image folder that goes with --annotations.
     """
-    from aweigh.layouts.save import not_held, save_dataset
+    from aweigh.layouts.save import not_held, save_dataset, writing_of
 
+    writing_of(to)
     splits = _read(data, split, annotations=annotations, images=images)
     problems = _report_problems(splits, data)
     if strict and (lost := [*problems, *not_held(splits, to, masks)]):
@@ -74,7 +75,7 @@ def merge(
     *data: Path,
     out: Path,
     map: tuple[str, ...] = (),
-    to: Literal["coco", "voc", "yolo"] = "coco",
+    to: str = "coco",
     link: bool = False,
     hold_out: tuple[Path, ...] = (),
 ) -> int:
@@ -92,7 +93,7 @@ def merge(
     map
         Classes to be called otherwise, as truck=car; may be given several times.
     to
-        The layout to write.
+        The layout to write: coco, voc, yolo; a word that is none lists all there are.
     link
         Link to the pictures instead of copying them.
     hold_out
@@ -101,8 +102,9 @@ def merge(
     """
     from aweigh.edit import merge as merging
     from aweigh.edit.clean import hold_out as leave_out
-    from aweigh.layouts.save import save_dataset
+    from aweigh.layouts.save import save_dataset, writing_of
 
+    writing_of(to)
     if len(data) < 2:
         raise UsageError(f"Name two data sets or more to merge, got {len(data)}.")
     rename: dict[str, str] = {}
@@ -156,7 +158,7 @@ def complete(
     Parameters
     ----------
     data
-        Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML.
+        Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.
     results
         Boxes in COCO's results format, as `aweigh predict --data DATA --format coco` writes them: image_id,
         category_id, bbox (x, y, width, height in pixels) and score. Images are found by the names in it and in the list

@@ -51,7 +51,7 @@ def command(
     detector
         A checkpoint, the folder of a run (its best weights), or the name of a detector with --weights.
     data
-        Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML.
+        Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.
     split
         Which part of the data: train, val, test, or as it is called there. When not given val; and where the data have
         none, the images that the run held out of training.

@@ -48,7 +48,7 @@ def command(
         A checkpoint, or the name of a detector with --weights. Or a file: proposals that this command wrote, boxes in
         COCO's results format (.json), selective search as its authors gave it out (.mat).
     data
-        Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML.
+        Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.
     split
         Which part of the data: train, val, test, or as it is called there.
     output

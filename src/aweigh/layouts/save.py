@@ -36,7 +36,7 @@ def save_dataset(
     copied byte for byte, or links to where they are. The folder appears when it is complete; one that holds something
     already is a `UsageError`.
     """
-    writing = _writing(layout)
+    writing = writing_of(layout)
     if pictures not in ("copy", "link"):
         raise UsageError(f"pictures must be 'copy' or 'link', got {pictures!r}.")
     for name in splits:
@@ -58,13 +58,14 @@ def save_dataset(
 
 def not_held(splits: Mapping[str, Split], layout: str, masks: MaskChoice = "keep") -> list[str]:
     """A line for each kind of thing in these splits that the layout cannot hold; COCO holds all but places in space."""
-    writing = _writing(layout)
+    writing = writing_of(layout)
     if masks not in get_args(MaskChoice):
         raise UsageError(f"masks must be 'keep' or 'drop', got {masks!r}.")
     return writing.cannot_hold(splits, masks)
 
 
-def _writing(layout: str) -> Writing:
+def writing_of(layout: str) -> Writing:
+    """How a layout is written; `UsageError` lists those that are."""
     writable = {name: one.writing for name, one in LAYOUTS.items() if one.writing is not None}
     if layout not in writable:
         raise UsageError(f"Unknown layout {layout!r}; known: {', '.join(writable)}.{did_you_mean(layout, writable)}")
