@@ -34,7 +34,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as kernels
 
 import aweigh
-from aweigh.cli.common import find_detector, sample_photograph
+from aweigh.cli.detectors import find_detector
+from aweigh.cli.flags import Weights
+from aweigh.cli.predict import sample_photograph
 from aweigh.images.reader import read_reduced
 from aweigh.models.fcos_lite import FCOSLiteOutput
 from aweigh.predictor import Predictor
@@ -171,7 +173,7 @@ class Parts:
 
     @classmethod
     def of(cls, name: str, size: int, threads: int) -> "Parts":
-        predictor = find_detector(DEFAULT_MODEL, "", "cpu")
+        predictor = find_detector(DEFAULT_MODEL, Weights(device="cpu"))
         predictor = Predictor(predictor.model, type(predictor.resize)(short=None, long=size), device="cpu")
         if name == OURS:
             return cls(predictor, predictor.model.network)
@@ -195,7 +197,7 @@ def exported(size: int, threads: int) -> Callable[[Tensor], FCOSLiteOutput]:
     """Our network in onnxruntime, for any batch and shape."""
     import onnxruntime
 
-    model = find_detector(DEFAULT_MODEL, "", "cpu").model
+    model = find_detector(DEFAULT_MODEL, Weights(device="cpu")).model
 
     class Network(nn.Module):
         def __init__(self) -> None:

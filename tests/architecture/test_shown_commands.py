@@ -93,7 +93,7 @@ def check_ours(words: list[str], *, whole: bool) -> None:
     if command in (train.command, train.show):
         check_run(given.get("data"), given.get("recipe", ""), given.get("flags", train.NO_FLAGS))
     elif "model" in given and isinstance(given["model"], str):
-        check_detector(given["model"], given.get("weights", ""))
+        check_detector(given["model"], getattr(given.get("weights"), "weights", ""))
     if recipe := given.get("recipe") if command is train_backbone.command else None:
         train.find_recipe(recipe)
 

@@ -7,8 +7,9 @@ from cyclopts import App
 
 from aweigh import __version__
 from aweigh.cli import main
-from aweigh.cli.common import find_recipe, one_line, packaged_recipes
+from aweigh.cli.terminal import one_line
 from aweigh.errors import AweighError, DataError, GateError, UsageError
+from aweigh.training.recipes import find_recipe, packaged_recipes
 
 
 def ending(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:

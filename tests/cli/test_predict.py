@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from aweigh.classes import Classes
-from aweigh.cli import common, predict
+from aweigh.cli import detectors
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.images.reader import read_reduced
+from aweigh.prediction.pictures import Reading, _draw, drawn_hw, with_camera
 from aweigh.structures import Images
 from aweigh.visualise import draw_detections
 
@@ -26,6 +27,7 @@ class Finds(torch.nn.Module):
     stride_divisor = 32
     builder = "finds"
     extras = ()
+    needs_proposals = False
     score_threshold, nms_threshold, max_detections = 0.05, 0.6, 100
 
     def __init__(self) -> None:
@@ -59,7 +61,7 @@ def finds(monkeypatch: pytest.MonkeyPatch) -> None:
     def found(*_: Any) -> Predictor:
         return Predictor(Finds(), Resize(None, 64), device="cpu")  # type: ignore[arg-type]
 
-    monkeypatch.setattr(common, "_find_detector", found)
+    monkeypatch.setattr(detectors, "_find_detector", found)
 
 
 def pictures(folder: Path, *names: str) -> Path:
@@ -87,7 +89,7 @@ def test_a_failed_drawing_costs_one_picture(
             raise failure
         return draw_detections(*arguments)
 
-    monkeypatch.setattr("aweigh.visualise.draw_detections", draw)
+    monkeypatch.setattr("aweigh.prediction.pictures.draw_detections", draw)
     assert run(["predict", str(source), "-o", str(tmp_path / "out")]) == 1
     assert [len(line["detections"]) for line in lines(tmp_path / "out")] == [1, 1, 1]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
@@ -101,7 +103,7 @@ def test_a_broken_calibration_is_the_error_of_its_picture(tmp_path: Path) -> Non
     found = Finds().decode(None, [(30, 40)])[0]
     from dataclasses import replace
 
-    result = predict.with_camera(replace(found, path=str(tmp_path / "a.png")), given=tmp_path / "calib")
+    result = with_camera(replace(found, path=str(tmp_path / "a.png")), given=tmp_path / "calib")
     assert result.error is not None and "a.txt" in result.error and len(result) == 0
 
 
@@ -158,7 +160,7 @@ def test_what_is_too_large_for_a_drawing_is_drawn_smaller(
     tmp_path: Path, size_wh: tuple[int, int], drawn_wh: tuple[int, int]
 ) -> None:
     Image.new("1", size_wh).save(tmp_path / "a.png")
-    image, full_hw = read_reduced(tmp_path / "a.png", predict.drawn_hw)
+    image, full_hw = read_reduced(tmp_path / "a.png", drawn_hw)
     assert full_hw == size_wh[::-1]
     assert tuple(image.shape[1:]) == drawn_wh[::-1]
 
@@ -166,8 +168,8 @@ def test_what_is_too_large_for_a_drawing_is_drawn_smaller(
 def test_boxes_of_a_smaller_drawing_lie_where_they_should(tmp_path: Path) -> None:
     Image.new("RGB", (8000, 6000)).save(tmp_path / "a.png")
     found = Finds().decode(None, [(6000, 8000)])[0]
-    reading: predict.Reading = {"exif": "apply", "value_range": "auto"}
-    predict._draw(tmp_path / "a.png", found, tmp_path / "out" / "a.jpg", reading)
+    reading: Reading = {"exif": "apply", "value_range": "auto"}
+    _draw(tmp_path / "a.png", found, tmp_path / "out" / "a.jpg", reading)
     with Image.open(tmp_path / "out" / "a.jpg") as drawn:
         assert drawn.size == (4000, 3000)
         column = [sum(drawn.getpixel((1900, row))) for row in range(700, 800)]  # type: ignore[arg-type]

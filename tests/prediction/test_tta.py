@@ -8,7 +8,7 @@ from PIL import Image
 
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.classes import Classes, KeypointSet
-from aweigh.cli.common import Views
+from aweigh.cli.flags import Views
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import UsageError

@@ -3,9 +3,11 @@
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from aweigh.cli.flags import DATA_SET, FILES, TOGETHER, Files
 from aweigh.cli.tables import print_table
+from aweigh.cli.terminal import bar, output
 from aweigh.errors import UsageError, counted
 from aweigh.weights import DEFAULT_MODEL
 
@@ -22,7 +24,7 @@ STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 
 
 def check(
-    data: Path,
+    data: Annotated[Path, DATA_SET],
     /,
     *,
     html: Path | None = None,
@@ -33,8 +35,7 @@ def check(
     short: int = 0,
     long: int = 416,
     pictures: bool = True,
-    annotations: Path | None = None,
-    images: Path | None = None,
+    files: Annotated[Files, TOGETHER] = FILES,
 ) -> int:
     """Say what is in a data set, what is wrong with it, and what to change. Nothing in it is changed.
 
@@ -43,8 +44,6 @@ def check(
 
     Parameters
     ----------
-    data
-        Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.
     html
         Write the report as one page, with pictures of the worst cases.
     json
@@ -61,17 +60,12 @@ def check(
         Limit of their long side; 0 is no limit.
     pictures
         Decode every picture to find damaged ones and duplicates; with --no-pictures only their headers are read.
-    annotations
-        COCO file, when the folder is no known layout.
-    images
-        Image folder that goes with --annotations.
     """
     from aweigh.inspect.doctor import examine
     from aweigh.layouts.load import load_splits
-    from aweigh.training.logs.screen import Screen
 
     _check_places(html, json, fix_to)
-    splits, empty = load_splits(data, annotations=annotations, images=images)
+    splits, empty = load_splits(data, **files.to_dict())
     if fix_to is not None and any(split.layout == "kitti" for split in splits.values()):
         raise UsageError("--fix-to does not write KITTI's layout; mend the label files that the report names.")
     fit = None
@@ -80,7 +74,7 @@ def check(
 
         fit = measure_fit(splits, model, short=short, long=long)
     examination = _with_bar(splits, lambda tell: examine(splits, empty=empty, pictures=pictures, progress=tell))
-    console = Screen(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    console = output()
     print_report(console, data, examination, fit)
     if json is not None:
         _write_json(json, examination, fit)
@@ -198,8 +192,6 @@ def _with_bar(
     splits: "dict[str, Split]", work: "Callable[[Callable[[str, int], object]], Examination]"
 ) -> "Examination":
     """Run `work` with a progress bar over the pictures of all splits."""
-    from aweigh.cli.common import bar
-
     done = dict.fromkeys(splits, 0)
     with bar("looking at pictures", sum(map(len, splits.values()))) as show:
 

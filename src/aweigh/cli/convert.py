@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from aweigh.cli.flags import DATA_SET, FILES, SEVERAL, TOGETHER, Files, Layout, Link, OutFolder, OwnIds
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -14,21 +15,18 @@ if TYPE_CHECKING:
     from aweigh.classes import Classes
     from aweigh.edit.complete import Completed
 
-SEVERAL = Parameter(consume_multiple=True, negative="")  # --split train val
-
 
 def convert(
-    data: Path,
+    data: Annotated[Path, DATA_SET],
     /,
     *,
-    to: str,
-    out: Path,
+    to: Layout,
+    out: OutFolder,
     split: Annotated[tuple[str, ...], SEVERAL] = (),
     masks: Literal["keep", "drop"] = "keep",
-    link: bool = False,
+    link: Link = False,
     strict: bool = False,
-    annotations: Path | None = None,
-    images: Path | None = None,
+    files: Annotated[Files, TOGETHER] = FILES,
 ) -> int:
     """Write a data set in another layout, such as COCO, VOC or YOLO, and say what the new layout could not hold.
 
@@ -36,30 +34,18 @@ def convert(
 
     Parameters
     ----------
-    data
-        Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.
-    to
-        The layout to write: coco, voc, yolo; a word that is none lists all there are.
-    out
-        The folder to write; it must not hold anything yet.
     split
         Splits to write; all of them when not given.
     masks
         For YOLO, whose lines are all of one kind: keep writes outlines, and objects without one as the rectangle of
         their box; drop writes boxes alone.
-    link
-        Link to the pictures instead of copying them.
     strict
         Write nothing and end with 3 where anything would be lost or left out.
-    annotations
-        COCO file, when the folder is no known layout.
-    images
-        Image folder that goes with --annotations.
     """
     from aweigh.layouts.save import not_held, save_dataset, writing_of
 
     writing_of(to)
-    splits = _read(data, split, annotations=annotations, images=images)
+    splits = _read(data, split, files)
     problems = _report_problems(splits, data)
     if strict and (lost := [*problems, *not_held(splits, to, masks)]):
         print(*lost, sep="\n")
@@ -73,10 +59,10 @@ def convert(
 
 def merge(
     *data: Path,
-    out: Path,
+    out: OutFolder,
     map: tuple[str, ...] = (),
-    to: str = "coco",
-    link: bool = False,
+    to: Layout = "coco",
+    link: Link = False,
     hold_out: tuple[Path, ...] = (),
 ) -> int:
     """Unite data sets by class name, keeping which classes each of them was labelled for.
@@ -88,14 +74,8 @@ def merge(
     ----------
     data
         Folders of the data sets, two or more.
-    out
-        The folder to write; it must not hold anything yet.
     map
         Classes to be called otherwise, as truck=car; may be given several times.
-    to
-        The layout to write: coco, voc, yolo; a word that is none lists all there are.
-    link
-        Link to the pictures instead of copying them.
     hold_out
         Data sets that will be used for evaluation, may be given several times: pictures of their val and test splits,
         and of those that are written, are left out of train. They are recognised by their bytes or their look.
@@ -107,26 +87,14 @@ def merge(
     writing_of(to)
     if len(data) < 2:
         raise UsageError(f"Name two data sets or more to merge, got {len(data)}.")
-    rename: dict[str, str] = {}
-    for entry in map:
-        old, equals, new = (part.strip() for part in entry.partition("="))
-        if not (old and equals and new):
-            raise UsageError(f"--map is OLD=NEW, two class names such as truck=car, got {entry!r}.")
-        if rename.get(old, new) != new:
-            raise UsageError(f"--map calls {old!r} both {rename[old]!r} and {new!r}; give it one name.")
-        rename[old] = new
+    rename = _renamed(map)
     sources = {name: _read(folder) for name, folder in _distinct_names(data).items()}
     merged = merging.merge(sources, rename)
     if hold_out:
         if "train" not in merged.splits:
             raise UsageError("--hold-out takes pictures out of train, but no set has such a split.")
         held = {name: split for name, split in merged.splits.items() if name != "train"}
-        for name, folder in _distinct_names(hold_out).items():
-            others = {f"{name} {key}": split for key, split in _read(folder).items() if key != "train"}
-            if not others:
-                raise UsageError(f"--hold-out {folder} has no split but train; name a set that is evaluated on.")
-            held |= others
-        merged.splits["train"], lines = leave_out(merged.splits["train"], held)
+        merged.splits["train"], lines = leave_out(merged.splits["train"], held | _evaluated_on(hold_out))
         merged.remarks.extend(lines)
     problems = [line for name, splits in sources.items() for line in _report_problems(splits, name)]
     lost = save_dataset(merged.splits, out, to, pictures="link" if link else "copy")
@@ -136,18 +104,42 @@ def merge(
     return 0
 
 
+def _renamed(entries: Sequence[str]) -> dict[str, str]:
+    """Old name -> new name, of what --map says."""
+    rename: dict[str, str] = {}
+    for entry in entries:
+        old, equals, new = (part.strip() for part in entry.partition("="))
+        if not (old and equals and new):
+            raise UsageError(f"--map is OLD=NEW, two class names such as truck=car, got {entry!r}.")
+        if rename.get(old, new) != new:
+            raise UsageError(f"--map calls {old!r} both {rename[old]!r} and {new!r}; give it one name.")
+        rename[old] = new
+    return rename
+
+
+def _evaluated_on(folders: Sequence[Path]) -> dict[str, "Split"]:
+    """The splits but train of the data sets of --hold-out."""
+    held: dict[str, Split] = {}
+    for name, folder in _distinct_names(folders).items():
+        others = {f"{name} {key}": split for key, split in _read(folder).items() if key != "train"}
+        if not others:
+            raise UsageError(f"--hold-out {folder} has no split but train; name a set that is evaluated on.")
+        held |= others
+    return held
+
+
 def complete(
-    data: Path,
+    data: Annotated[Path, DATA_SET],
     /,
     *,
     results: Annotated[Path, Parameter(name="--with")],
-    out: Path,
+    out: OutFolder,
     split: Annotated[tuple[str, ...], SEVERAL] = ("train",),
     score: float = 0.4,
     uncertain: float = 0.15,
     categories: Path | None = None,
-    own_ids: Annotated[bool, Parameter(negative="")] = False,
-    link: bool = False,
+    own_ids: OwnIds = False,
+    link: Link = False,
 ) -> int:
     """Add what a detector proposes for the classes that people did not label, and write it as COCO.
 
@@ -157,14 +149,10 @@ def complete(
 
     Parameters
     ----------
-    data
-        Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.
     results
         Boxes in COCO's results format, as `aweigh predict --data DATA --format coco` writes them: image_id,
         category_id, bbox (x, y, width, height in pixels) and score. Images are found by the names in it and in the list
         beside it.
-    out
-        The folder to write; it must not hold anything yet.
     split
         Splits to complete and write.
     score
@@ -174,10 +162,6 @@ def complete(
     categories
         What the category ids mean: a COCO file with categories, or the detector's checkpoint. When not given, what the
         list beside the results says, else COCO's own 80 ids.
-    own_ids
-        The image ids in the results are those of DATA, though nothing beside them says so.
-    link
-        Link to the pictures instead of copying them.
     """
     from aweigh.edit import complete as completing
     from aweigh.layouts.save import save_dataset
@@ -225,19 +209,17 @@ def _report_completed(completed: "Completed") -> None:
     )
 
 
-def _read(
-    data: Path, wanted: tuple[str, ...] = (), *, annotations: Path | None = None, images: Path | None = None
-) -> dict[str, "Split"]:
+def _read(data: Path, wanted: tuple[str, ...] = (), files: Files = FILES) -> dict[str, "Split"]:
     from aweigh.layouts.finding import ALIASES
     from aweigh.layouts.load import load_split, load_splits
 
     if not wanted:
-        splits, empty = load_splits(data, annotations=annotations, images=images)
+        splits, empty = load_splits(data, **files.to_dict())
         for problem in empty:
             print(f"{data}, {problem.where}: {problem.detail} It is left out.")
         return splits
     names = [ALIASES.get(name, name) for name in wanted]
-    return {name: load_split(data, name, annotations=annotations, images=images) for name in names}
+    return {name: load_split(data, name, **files.to_dict()) for name in names}
 
 
 def _distinct_names(folders: Sequence[Path]) -> dict[str, Path]:

@@ -33,8 +33,8 @@ def command(
     seed
         Number that decides scenes, weights and order.
     """
-    from aweigh.cli.common import log
     from aweigh.cli.main import run
+    from aweigh.cli.terminal import log
     from aweigh.errors import UsageError
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -43,20 +43,10 @@ def command(
     data, trained = out / "data", out / "run"
     best = trained / "best.safetensors"
     sizes = ["--train", pictures, "--val", others, "--test", others, "--size", size, "--seed", seed]
-    length = [] if epochs is None else ["--epochs", epochs]
+    length = ["--seed", seed, *([] if epochs is None else ["--epochs", epochs])]
     steps = {
         "Draw pictures of shapes": ["data", "synth", data, *sizes],
-        "Train a detector on them": [
-            "train",
-            data,
-            "--recipe",
-            "synthetic",
-            "--output",
-            trained,
-            "--seed",
-            seed,
-            *length,
-        ],
+        "Train a detector on them": ["train", data, "--recipe", "synthetic", "--output", trained, *length],
         "Measure it on pictures it has not seen": ["eval", best, data, "--split", "test", "--json", out / "test.json"],
         "Find the objects in them": ["predict", data / "images" / "test", "--model", best, "-o", out / "pictures"],
     }

@@ -7,7 +7,7 @@ import shutil
 import sys
 from importlib import metadata
 
-from aweigh.cli.common import one_line
+from aweigh.cli.terminal import one_line
 from aweigh.errors import counted
 
 LIBRARIES = ("torch", "torchvision", "timm", "hotcoco", "safetensors", "pillow", "numpy", "matplotlib")

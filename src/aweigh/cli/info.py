@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import one_line
+from aweigh.cli.terminal import one_line
 from aweigh.errors import UNPRINTABLE, counted
 
 

@@ -16,8 +16,8 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from aweigh import __version__
-from aweigh.cli.common import one_line
 from aweigh.cli.ending import Ended, ended_by_signals, shown_output
+from aweigh.cli.terminal import one_line
 from aweigh.errors import LARGEST_NUMBER, AweighError, UsageError, lost_worker
 
 WORK = Group("Work", sort_key=1)

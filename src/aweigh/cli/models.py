@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 import aweigh
 from aweigh.cli.tables import print_table
+from aweigh.cli.terminal import output
 from aweigh.errors import UsageError
 
 TABLE = Path(aweigh.__file__).parent / "models" / "table.json"
@@ -38,13 +39,11 @@ def command(
     as_json
         Print the table as JSON, with source, file and whole licence of all weights.
     """
-    from rich.console import Console
-
     rows = chosen(json.loads(TABLE.read_text(encoding="utf-8")), which)
     if as_json:
         print(json.dumps(rows, ensure_ascii=False, indent=2))
         return
-    screen = Console(highlight=False, markup=False, emoji=False)
+    screen = output()
     print_table(screen, ("detector", "parameters", "licence"), list(lines(rows)), left=(0, 2))
     for known in {weights["file"]: weights for row in rows for weights in row["weights"]}.values():
         about = f"\n{known['name']}: {known['source']}\n  licence: {known['licence']}\n  file: {known['file']}"

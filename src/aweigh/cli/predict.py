@@ -1,44 +1,25 @@
 """`aweigh predict`: objects found in pictures, drawn on them and written in a format that other programs read."""
 
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import (
-    AS_TRAINED,
-    Views,
-    bar,
-    check_loading,
-    find_detector,
-    given_proposals,
-    log,
-    one_line,
-    sample_photograph,
-)
-from aweigh.errors import AweighError, DataError, UsageError, counted, printable
+from aweigh.cli.detectors import find_detector, given_proposals
+from aweigh.cli.flags import AS_TRAINED, TOGETHER, WEIGHTS, Batch, ProposalsFile, Views, Weights
+from aweigh.cli.terminal import bar, log, one_line
+from aweigh.errors import UsageError, check_reach, counted, printable
 from aweigh.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from aweigh.detections import Detections
-    from aweigh.images.decode import ValueRange
-
-
-class Reading(TypedDict):
-    """How pictures are read, the same for the network and for the drawing."""
-
-    exif: Literal["apply", "ignore"]
-    value_range: "ValueRange"
-
-
-MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger picture is drawn smaller
-LONGEST_JPEG = 65_500  # pixels of a side that libjpeg writes
+    from aweigh.predictor import Predictor
+    from aweigh.results.writers import DetectionWriter
 
 
 def command(
@@ -47,19 +28,18 @@ def command(
     split: Annotated[str, Parameter(show_default=False)] = "",
     output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = "out",
     model: Annotated[str, Parameter(alias="-m")] = DEFAULT_MODEL,
-    weights: Annotated[str, Parameter(show_default=False)] = "",
-    proposals_file: Annotated[Path | None, Parameter(show_default=False)] = None,
+    proposals_file: ProposalsFile = None,
     score: float = 0.5,
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
     format: str = "jsonl",
     camera: Annotated[Path | None, Parameter(show_default=False)] = None,
     draw: bool = True,
-    batch: Annotated[int, Parameter(show_default=False)] = 0,
-    device: str = "auto",
+    batch: Batch = 0,
     exif: Literal["apply", "ignore"] = "apply",
     value_range: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
     sample: Annotated[bool, Parameter(negative="")] = False,
-    views: Annotated[Views, Parameter(name="*")] = AS_TRAINED,
+    weights: Annotated[Weights, TOGETHER] = WEIGHTS,
+    views: Annotated[Views, TOGETHER] = AS_TRAINED,
 ) -> int:
     """Find objects in pictures: draw the boxes, masks, keypoints and places in space and write them to a file.
 
@@ -80,11 +60,6 @@ def command(
     model
         A checkpoint that training wrote, or the name of a detector. The default comes with aweigh and finds COCO's 80
         classes.
-    weights
-        Published weights by name (box, which come with aweigh, or torchvision), or a file of them.
-    proposals_file
-        File of proposals for these pictures, found by their names, for a detector that proposes none itself (Fast
-        R-CNN).
     score
         Leave out detections below this score.
     classes
@@ -99,10 +74,6 @@ def command(
         pictures.
     draw
         Draw what was found on the pictures.
-    batch
-        Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
     exif
         Whether the rotation in a photograph's EXIF data is applied.
     value_range
@@ -110,8 +81,50 @@ def command(
     sample
         A photograph to try things on, which matplotlib brings along.
     """
-    if sample:
-        pictures = (*pictures, str(sample_photograph()))
+    pictures = (*pictures, str(sample_photograph())) if sample else pictures
+    check_pictures(pictures, data, split, exif)
+    folder = output_folder(output)
+    if not 0 <= score <= 1:  # nor NaN, which no score reaches
+        raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
+    check_reach("batch", batch or 1)
+    from aweigh.prediction.data_pictures import DataPictures
+    from aweigh.prediction.pictures import Reading, draw_each, drawn_paths
+    from aweigh.predictor import sources
+    from aweigh.results.writers import DetectionWriter, format_named
+
+    written = format_named(format)
+    of_data = None if data is None else DataPictures.of(data, split, distinct=format == "coco")
+    given_paths = (Path(str(path)) for picture in pictures for path in sources(picture))
+    paths = list(dict.fromkeys(given_paths if of_data is None else of_data.ids))
+    predictor = find_detector(model, weights, views)
+    if not predictor.tta.plain:
+        log().print("\n".join(predictor.tta.describe(predictor.model)), markup=False)
+    finish = finishing(predictor, score, classes, camera)
+    reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
+    stream = partial(predictor.stream, proposals=given_proposals(predictor.model, proposals_file))
+    drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
+    tally = Tally()
+    with bar("predicting", len(paths)) as show:
+        found = map(finish, stream(paths, batch or predictor.usual_batch, **reading))
+        results = draw_each(found, drawn, reading, tally.lose)
+        if of_data is not None:
+
+            def unrotated(path: Path) -> "Detections":
+                return finish(next(stream([path], 1, exif="ignore", value_range=reading["value_range"])))
+
+            results = of_data.framed(results, predictor.classes, unrotated)
+        ids = None if of_data is None else [of_data.ids[path] for path in paths]
+        target = "-" if folder is None else folder / written.file
+        with DetectionWriter(target, format, image_ids=ids) as writer:
+            for result in tally.watch(results, show):
+                writer.write(result)
+    tally.tell(folder, written.file, drawn=bool(drawn))
+    tell_lost(writer, format, predictor, tally)
+    return 1 if tally.failed or tally.lost else 0
+
+
+def check_pictures(pictures: Sequence[str], data: Path | None, split: str, exif: str) -> None:
+    """Whether pictures are named, and in one way alone."""
     if data is not None and (pictures or exif != "apply"):
         raise UsageError("--data takes the pictures of a data set, rotated as they were annotated: name no others.")
     if split and data is None:
@@ -121,57 +134,55 @@ def command(
             "Name the pictures: files, folders or patterns such as 'photos/**/*.jpg'; or try --sample, a photograph "
             "that is on this machine already."
         )
-    if not 0 <= score <= 1:  # nor NaN, which no score reaches
-        raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
+
+
+def output_folder(output: str) -> Path | None:
+    """The folder to write into, None for the output stream."""
     if not output:
         raise UsageError("-o is empty; name a folder, or - for the output stream.")
-    check_loading(batch, 0)
-    from aweigh.layouts.kitti import read_camera
-    from aweigh.prediction.data_pictures import DataPictures
-    from aweigh.prediction.extras import extras
-    from aweigh.predictor import sources
-    from aweigh.results.writers import DetectionWriter, format_named
+    if output == "-":
+        return None
+    if Path(output).exists() and not Path(output).is_dir():
+        raise UsageError(f"-o {output} is a file; name a folder, or - for the output stream.")
+    return Path(output)
 
-    written = format_named(format)
-    of_data = None if data is None else DataPictures.of(data, split, distinct=format == "coco")
-    given_paths = (Path(str(path)) for picture in pictures for path in sources(picture))
-    paths = list(dict.fromkeys(given_paths if of_data is None else of_data.ids))
-    predictor = find_detector(model, weights, device, views)
-    if not predictor.tta.plain:
-        log().print("\n".join(predictor.tta.describe(predictor.model)), markup=False)
-    given = given_proposals(predictor.model, proposals_file)
-    in_space = "cuboids" in extras(predictor.model)
+
+def sample_photograph() -> Path:
+    """A photograph of a person that comes with matplotlib, one of our dependencies."""
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    if not path.is_file():
+        raise UsageError(f"This matplotlib came without its sample data ({path}); name a picture of your own.")
+    return path
+
+
+def finishing(
+    predictor: "Predictor", score: float, classes: Sequence[str], camera: Path | None
+) -> "Callable[[Detections], Detections]":
+    """What becomes of the detections of each picture: they get its camera, and those that are asked for are kept."""
+    from aweigh.layouts.kitti import read_camera
+    from aweigh.prediction.pictures import keep, with_camera
+
+    in_space = "cuboids" in predictor.model.extras
     if camera is not None and not in_space:
         raise UsageError(f"--camera {camera}: {predictor.model.builder} finds no objects in space; leave it out.")
     if camera is not None and not camera.is_dir():
         read_camera(camera)  # one for all of them: what is wrong with it is told at once
-    seen = partial(with_camera, given=camera) if in_space else lambda result: result
     labels = [predictor.classes.label(name) for name in classes] or list(range(len(predictor.classes)))
-    reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
-    folder = None if output == "-" else Path(output)
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UsageError(f"-o {folder} is a file; name a folder, or - for the output stream.")
-    target = "-" if folder is None else folder / written.file
-    drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
 
-    tally = Tally()
-    results = predictor.stream(paths, batch or predictor.usual_batch, proposals=given, **reading)
-    with bar("predicting", len(paths)) as show:
-        kept = (keep(seen(result), score, labels) for result in results)
-        found = draw_each(kept, drawn, reading, tally.lose)
-        if of_data is not None:
+    def finish(result: "Detections") -> "Detections":
+        return keep(with_camera(result, given=camera) if in_space else result, score, labels)
 
-            def unrotated(path: Path) -> "Detections":
-                stored = predictor.stream([path], 1, proposals=given, value_range=reading["value_range"], exif="ignore")
-                return keep(seen(next(stored)), score, labels)
+    return finish
 
-            found = of_data.framed(found, predictor.classes, unrotated)
-        ids = None if of_data is None else [of_data.ids[path] for path in paths]
-        with DetectionWriter(target, format, image_ids=ids) as writer:
-            for result in tally.watch(found, show):
-                writer.write(result)
-    tally.tell(folder, written.file, drawn=bool(drawn))
-    if in_space and tally.without_camera:
+
+def tell_lost(writer: "DetectionWriter", format: str, predictor: "Predictor", tally: "Tally") -> None:
+    """What could not be written, or not as it should."""
+    from aweigh.results import FORMATS
+
+    extras = predictor.model.extras
+    if "cuboids" in extras and tally.without_camera:
         log().print(
             f"The camera of {counted(tally.without_camera, 'picture')} is not known, nor where "
             "objects stand; --camera names a calibration file."
@@ -182,104 +193,8 @@ def command(
             f"that of another or too long: {one_line('; '.join(writer.renamed))}",
             markup=False,
         )
-    lost = [what for what in extras(predictor.model) if what in written.left_out]
-    if lost:
+    if lost := [what for what in extras if what in FORMATS[format].left_out]:
         log().print(f"Format {format} has no place for {' and '.join(lost)}; --format jsonl and coco have.")
-    return 1 if tally.failed or tally.lost else 0
-
-
-def keep(result: "Detections", score: float, labels: Sequence[int]) -> "Detections":
-    """The detections of at least this score, of these classes."""
-    import torch
-
-    return result[(result.scores >= score) & torch.isin(result.labels, torch.tensor(labels))]
-
-
-def with_camera(result: "Detections", *, given: Path | None) -> "Detections":
-    """The detections with the camera of their picture: of the file or folder given, else where KITTI has it.
-
-    A calibration that cannot be read is the error of its picture.
-    """
-    from dataclasses import replace
-
-    from aweigh.layouts.kitti import camera_beside, read_camera
-
-    picture = Path(result.path or "")
-    file = camera_beside(picture) if given is None else given / f"{picture.stem}.txt" if given.is_dir() else given
-    if result.error is not None or (given is None and not file.is_file()):
-        return result
-    try:
-        return replace(result, camera=read_camera(file))
-    except DataError as error:
-        return type(result).empty(result.classes, path=result.path, error=str(error))
-
-
-def draw_each(
-    results: Iterable["Detections"],
-    drawn: Mapping[Path, Path],
-    reading: "Reading",
-    lost: Callable[[Path, Exception], object],
-) -> Iterator["Detections"]:
-    """Write each picture with its boxes to the place `drawn` has for it, and pass the result on.
-
-    lost: called with the picture and the reason where a drawing fails; its detections and the others are not lost.
-    """
-    for result in results:
-        source = Path(result.path or "")
-        if source in drawn and result.error is None:
-            try:
-                _draw(source, result, drawn[source], reading)
-            except (AweighError, OSError, ValueError, RuntimeError, MemoryError) as error:
-                lost(source, error)
-        yield result
-
-
-def _draw(source: Path, result: "Detections", target: Path, reading: "Reading") -> None:
-    """A large picture is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
-
-    from aweigh.files import atomic_file
-    from aweigh.images.reader import read_reduced
-    from aweigh.visualise import draw_detections, draw_in_space
-
-    image, full_hw = read_reduced(source, drawn_hw, **reading)
-    size_hw = (image.shape[1], image.shape[2])
-    stands = result.cuboids is not None and result.camera is not None
-    if size_hw != full_hw:
-        result = result.resized(size_hw)
-    picture = (draw_in_space if stands else draw_detections)(image, result)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(target) as path:
-        picture.save(path, quality=92)
-
-
-def drawn_hw(height: int, width: int) -> tuple[int, int]:
-    """What `read_reduced` has to keep twice of: the whole picture, or what JPEG and the memory hold of a large one."""
-    factor = 1
-    while factor < 8 and (height * width > MOST_DRAWN * factor**2 or max(height, width) > LONGEST_JPEG * factor):
-        factor *= 2
-    return max(1, height // factor // 2), max(1, width // factor // 2)
-
-
-def drawn_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each picture with boxes goes: below `folder` as the sources lie below the folder they share, as JPEG.
-
-    Pictures that differ only in their suffix keep it in the name. `UsageError` where a source would be overwritten.
-    """
-    from aweigh.files import fitting_name
-
-    absolute = [path.absolute() for path in paths]
-    shared = Path(os.path.commonpath([path.parent for path in absolute]))
-    stems = Counter(path.with_suffix("") for path in absolute)
-    targets = {}
-    for path, full in zip(paths, absolute):
-        name = full.relative_to(shared)
-        alone = stems[full.with_suffix("")] == 1
-        targets[path] = folder / name.with_name(fitting_name(name.stem if alone else name.name, ".jpg"))
-    sources = {os.path.realpath(path) for path in paths}  # that of a link in a circle, too
-    for path, target in targets.items():
-        if os.path.realpath(target) in sources:
-            raise UsageError(f"{target} would be overwritten by the drawing of {path}; choose another folder with -o.")
-    return targets
 
 
 @dataclass

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Group, Parameter
 
 from aweigh.cli.tables import print_table
+from aweigh.cli.terminal import output
 from aweigh.errors import UsageError, check_reach, counted, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ def cost(
     layers
         List every layer.
     """
-    from rich.console import Console
-
     from aweigh.profiling.cost import shortened
 
     check_reach("size", size)
@@ -57,8 +56,8 @@ def cost(
         (row.name, *map(shortened, (row.parameters, row.multiply_adds, row.memory_access)))
         for row in (*(found.layers if layers else found.parts), found.total)
     ]
-    screen = Console(highlight=False)
-    screen.print(f"{model}, one picture of {size} x {size}", markup=False, soft_wrap=True)
+    screen = output()
+    screen.print(f"{model}, one picture of {size} x {size}", soft_wrap=True)
     print_table(screen, titles, rows, bold=(len(rows) - 1,))
 
 

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import run_in_processes
+from aweigh.cli.flags import Processes
+from aweigh.cli.processes import run_in_processes
 
 
 def command(
@@ -20,7 +21,7 @@ def command(
     workers: Annotated[int | None, Parameter(show_default=False)] = None,
     device: Annotated[str | None, Parameter(show_default=False)] = None,
     data: Annotated[str | None, Parameter(show_default=False)] = None,
-    processes: int = 1,
+    processes: Processes = 1,
 ) -> int:
     """Go on with a run, from the last state it saved.
 
@@ -47,8 +48,6 @@ def command(
         auto, cpu, cuda, cuda:1 or mps.
     data
         Where the data set lies now, when it has moved.
-    processes
-        Train in so many processes on this machine.
     """
     if processes != 1:
         return run_in_processes(processes)

@@ -2,10 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
+from aweigh.cli.flags import OutFile
 from aweigh.errors import UsageError
 
 
@@ -13,7 +11,7 @@ def command(
     checkpoint: Path,
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: OutFile,
     licence: str = "",
     metrics: Path | None = None,
 ) -> None:
@@ -25,8 +23,6 @@ def command(
     ----------
     checkpoint
         A .safetensors file that training wrote.
-    output
-        The file to write.
     licence
         Licence of the weights, in place of what the checkpoint says.
     metrics

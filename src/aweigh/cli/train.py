@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 from cyclopts import App, Group, Parameter
 
-from aweigh.cli.common import find_recipe, run_in_processes
+from aweigh.cli.flags import Processes, Recipe
+from aweigh.cli.processes import run_in_processes
 from aweigh.errors import UsageError
 from aweigh.training.config import TrainConfig, field_types, help_texts, load_recipe, resolve, to_toml
+from aweigh.training.recipes import find_recipe
 
 # The first field of each group of flags, in the order of `TrainConfig`.
 GROUPS = {
@@ -68,8 +70,8 @@ def command(
     data: str | None = None,
     /,
     *,
-    recipe: Annotated[str, Parameter(alias="-r", show_default=False)] = "",
-    processes: int = 1,
+    recipe: Recipe = "",
+    processes: Processes = 1,
     flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
 ) -> int:
     """Train a detector on a folder of labelled pictures (COCO, VOC, YOLO, KITTI and more).
@@ -82,10 +84,6 @@ def command(
     ----------
     data
         Folder of the data set, recognised by looking at it.
-    recipe
-        Start from these values: the path of a TOML file, or the name of a recipe that comes with aweigh.
-    processes
-        Train in so many processes on this machine, as torchrun starts them: one for each GPU.
     """
     config, origin = configuration(data, recipe, flags)
     if not (config.data or config.annotations):
@@ -105,7 +103,7 @@ def show(
     data: str | None = None,
     /,
     *,
-    recipe: Annotated[str, Parameter(alias="-r", show_default=False)] = "",
+    recipe: Recipe = "",
     flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
 ) -> None:
     """Print every value a training run would have, and where it comes from: a flag, the recipe, the recipe that
@@ -117,8 +115,6 @@ def show(
     ----------
     data
         Folder of the data set.
-    recipe
-        Start from these values: the path of a TOML file, or the name of a recipe that comes with aweigh.
     """
     print(to_toml(*configuration(data, recipe, flags)), end="")
 

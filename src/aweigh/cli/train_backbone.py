@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from aweigh.cli.common import find_recipe
 from aweigh.errors import UsageError
+from aweigh.training.recipes import find_recipe
 
 Unset = Parameter(show_default=False)
 

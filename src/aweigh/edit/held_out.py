@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aweigh.annotations.proposals import length_of
+from aweigh.annotations.records import EmptySplit
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError, counted, some_of
 from aweigh.inspect.duplicates import groups_of, look_alikes, same_bytes
 from aweigh.inspect.pictures import look_at_pictures
+from aweigh.layouts.load import find_splits, load_split
 
 FRACTION = 0.1
 LOOKED_AT = 20_000  # ours: images that are decoded to find look-alikes, some 100 a second; of more, equal files alone
@@ -127,3 +131,20 @@ class HeldOut:
         rows = self.rows_in(split)
         left_out = len(self.files) - len(rows)
         return replace(split.take(rows, name="held-out"), left_out=left_out, problems=split.problems)
+
+
+def split_to_measure(detector: str, data: str | Path, split: str = "", **how: Any) -> Split:
+    """The split that is asked for, else val; where the data have none, what the run of the checkpoint held out.
+
+    detector: a checkpoint or the folder of a run, whose list of what it held out lies beside it; or any other name.
+    how: as `load_split` takes it.
+    """
+    listed = (Path(detector) if Path(detector).is_dir() else Path(detector).parent) / FILE
+    if split or how.get("annotations") is not None or not listed.is_file():
+        return load_split(data, split or "val", **how)
+    if "val" in find_splits(data):
+        with suppress(EmptySplit):  # named, and empty or without any label: the run set a part aside then too
+            val = load_split(data, "val", **how)
+            if val.complete.any():
+                return val
+    return HeldOut.read(listed).of_split(load_split(data, "train", **how))

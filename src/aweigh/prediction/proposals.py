@@ -5,10 +5,11 @@ A detector with a proposal network gives what its second stage would look at. An
 aside: without a threshold on the score, suppressed among all classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from aweigh.annotations.split import Split
 from aweigh.arguments import change_settings, settings_of
 from aweigh.checkpoints.checkpoint import Model
 from aweigh.errors import UsageError
+from aweigh.evaluation.recall import ProposalRecall, average_recall
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Transform
@@ -75,6 +77,13 @@ def propose(
     said = {**(made or {}), "builder": model.builder, "resize": resize.to_dict(), "nms_threshold": threshold}
     ordered = [found.get(row, nothing) for row in range(len(split))]
     return split.proposed(ordered, number=number, made=said), loader.problems, loader.unread
+
+
+def recall_of(proposals: Proposals, split: Split, unread: Sequence[int] = ()) -> ProposalRecall:
+    """How many objects the proposals of a split reach. unread: rows of images that could not be read, left out."""
+    rows = np.setdiff1d(np.arange(len(split)), np.array(unread, dtype=np.int64))
+    split = split.without(unread)
+    return average_recall(split.to_coco(masks=False), proposals.take(rows).results(split.image_ids))
 
 
 def prepare_to_propose(model: Model, number: int) -> float:

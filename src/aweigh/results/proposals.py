@@ -12,9 +12,27 @@ import numpy as np
 
 from aweigh.annotations.proposals import Proposals, length_of
 from aweigh.annotations.split import Split
-from aweigh.errors import DataError, counted, printable
+from aweigh.errors import DataError, UsageError, counted, printable
 from aweigh.results.coco import known_images, read_results_file
 from aweigh.results.matlab import read_mat
+
+CONVERTED = (".json", ".mat", ".pkl", ".pickle")
+
+
+def read_converted(
+    path: Path, split: Split, *, number: int, made: Mapping[str, Any], own_ids: bool = False
+) -> tuple[Proposals, list[str]]:
+    """Proposals of a file of another program, by its suffix, and remarks. own_ids: as for `from_coco_results`."""
+    if path.suffix in (".pkl", ".pickle"):
+        raise UsageError(
+            f"{path} is a pickle, which can run code when it is read, so aweigh does not; docs/proposals.md says how "
+            "to convert detectron's where you trust them."
+        )
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.")
+    if path.suffix == ".json":
+        return from_coco_results(path, split, number=number, made=made, own_ids=own_ids)
+    return from_selective_search(path, split, number=number, made=made)
 
 
 def from_coco_results(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, did_you_mean
 
 # Detectors whose settings were measured on people's own data, and the recipe that holds them: these are what a run of
 # that detector has where nothing else is said. The recipes for COCO and KITTI are no such defaults: they are as long
@@ -22,6 +22,20 @@ def packaged_recipes() -> dict[str, Path]:
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("*.toml"))}
     return {}
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe, given as a path or as the name of one that comes with the package."""
+    if Path(name).is_file():
+        return Path(name)
+    known = packaged_recipes()
+    stem = name.removesuffix(".toml")
+    if stem in known:
+        return known[stem]
+    raise UsageError(
+        f"There is no recipe {name!r}: neither a file of that path nor one of {', '.join(known) or 'none'}."
+        f"{did_you_mean(stem, known)}"
+    )
 
 
 def recipes_for(model: str) -> list[str]:

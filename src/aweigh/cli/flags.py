@@ -1,0 +1,211 @@
+"""Flags that several commands share, each declared once: the same name, help and meaning in all of them.
+
+Flags whose values travel together are a dataclass, taken as `files: Annotated[Files, TOGETHER] = FILES`; any other is a
+type. Nothing heavy is imported before a command runs.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from aweigh.errors import UsageError, check_reach, did_you_mean
+
+if TYPE_CHECKING:
+    from aweigh.prediction.tta import TTA
+
+TOGETHER = Parameter(name="*")
+
+_DATA = Group("Where the data lie", sort_key=100)
+_DETECTOR = Group("Detector", sort_key=101)
+_LOADING = Group("How it is computed", sort_key=102)
+_VIEWS = Group("How pictures are looked at", sort_key=103)
+
+
+def _flag(help: str, **rest: Any) -> Parameter:
+    return Parameter(help=help, **{"show_default": False, **rest})
+
+
+# --- one by one -----------------------------------------------------------------------------------------------------
+
+DATA_SET = _flag("Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.")
+SEVERAL = Parameter(consume_multiple=True, negative="")  # --split train val
+
+Batch = Annotated[
+    int,
+    _flag("Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.", group=_LOADING),
+]
+ProposalsFile = Annotated[
+    Path | None,
+    _flag(
+        "File of proposals for these pictures, found by their names, for a detector that proposes none itself (Fast "
+        "R-CNN).",
+        group=_DETECTOR,
+    ),
+]
+JsonFile = Annotated[Path | None, _flag("Write the numbers, with all they depend on, to this file.", name="--json")]
+OwnIds = Annotated[
+    bool,
+    _flag(
+        "The image ids of results in COCO's format are those of DATA, though nothing beside them says so.", negative=""
+    ),
+]
+Layout = Annotated[
+    str, _flag("The layout to write: coco, voc, yolo; a word that is none lists all there are.", show_default=True)
+]
+OutFolder = Annotated[Path, _flag("The folder to write; it must not hold anything yet.")]
+OutFile = Annotated[Path, _flag("The file to write.", alias="-o")]
+Link = Annotated[bool, _flag("Link to the pictures instead of copying them.", show_default=True)]
+Recipe = Annotated[
+    str,
+    _flag(
+        "Start from these values: the path of a TOML file, or the name of a recipe that comes with aweigh.", alias="-r"
+    ),
+]
+Processes = Annotated[
+    int,
+    _flag("Train in so many processes on this machine, as torchrun starts them: one for each GPU.", show_default=True),
+]
+
+
+# --- together -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where annotations and images lie, when it cannot be seen by looking at the folder."""
+
+    annotations: Annotated[Path | None, _flag("COCO file, when the folder is no known layout.", group=_DATA)] = None
+    images: Annotated[Path | None, _flag("Image folder that goes with --annotations.", group=_DATA)] = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As arguments of `load_split` and `load_splits`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a detector computes with: weights, thresholds and counts, device."""
+
+    weights: Annotated[
+        str,
+        _flag(
+            "Published weights by name (box, which come with aweigh, or torchvision), or a file of them.",
+            group=_DETECTOR,
+        ),
+    ] = ""
+    settings: Annotated[
+        tuple[str, ...],
+        _flag(
+            "A threshold or count of the detector, as score_threshold=0.1 or nms=soft; may be given several times.",
+            name="--set",
+            negative="",
+            group=_DETECTOR,
+        ),
+    ] = ()
+    device: Annotated[str, _flag("auto, cpu, cuda, cuda:1 or mps.", show_default=True, group=_LOADING)] = "auto"
+
+    def changes(self) -> dict[str, str]:
+        """What --set changes, by name; whether a detector has it, and the value fits, is seen where it is changed."""
+        changes = {}
+        for entry in self.settings:
+            name, equals, value = (part.strip() for part in entry.partition("="))
+            if not (name and equals and value):
+                raise UsageError(f"--set {entry}: expected NAME=VALUE, such as score_threshold=0.1.")
+            changes[name] = value
+        return changes
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How the pictures of a split are read."""
+
+    batch: Batch = 0
+    workers: Annotated[
+        int, _flag("Processes that read pictures; 0 reads in this one.", show_default=True, group=_LOADING)
+    ] = 0
+    strict: Annotated[
+        bool,
+        _flag(
+            "Refuse data with problems, pictures that cannot be read among them, which are else left out of the "
+            "numbers.",
+            negative="",
+            group=_LOADING,
+        ),
+    ] = False
+
+    def check(self) -> None:
+        """`UsageError` for a batch (0 is the usual one) or a number of processes that cannot be."""
+        check_reach("batch", self.batch or 1)
+        if self.workers < 0:
+            raise UsageError(f"workers = {self.workers}: expected a number of processes, or 0 to read in this one.")
+        check_reach("workers", self.workers)
+
+    @property
+    def max_bad(self) -> float:
+        """The share of pictures that cannot be read above which nothing is measured."""
+        return 0.0 if self.strict else 1.0
+
+
+@dataclass(frozen=True)
+class Views:
+    """How pictures are looked at."""
+
+    resize: Annotated[
+        str,
+        _flag(
+            "Another size than in training: original (as it is), the long side as 512, or short side and the long "
+            "one's limit as 800,1333. Pictures are padded to multiples of the detector's stride.",
+            group=_VIEWS,
+        ),
+    ] = ""
+    tta: Annotated[str, _flag("Test augmentation: flip, multiscale, or both as flip,multiscale.", group=_VIEWS)] = ""
+    scales: Annotated[
+        str, _flag("Factors on the size, for multiscale; 0.5,0.75,1,1.25,1.5 when not given.", group=_VIEWS)
+    ] = ""
+    merge: Annotated[
+        Literal["nms", "soft", "weighted"] | None,
+        _flag(
+            "What becomes of boxes that overlap: the best stays (nms), the scores of the others are lowered (soft), "
+            "their mean takes their place (weighted). When not given, soft for CenterNet, else nms.",
+            group=_VIEWS,
+        ),
+    ] = None
+    flip_pairs: Annotated[
+        str,
+        _flag(
+            "Classes that change places in a flip, as left_hand=right_hand,left_foot=right_foot; found by name when "
+            "not given, none for no pair.",
+            group=_VIEWS,
+        ),
+    ] = ""
+
+    def augmentation(self) -> "TTA":
+        """What --tta, --scales, --merge and --flip-pairs say; a `UsageError` where they do not go together."""
+        from aweigh.prediction.tta import SCALES, TTA
+
+        known = ("flip", "multiscale")
+        words = [word.strip() for word in self.tta.split(",")] if self.tta else []
+        if unknown := [word for word in words if word not in known]:
+            raise UsageError(
+                f"--tta {self.tta}: expected flip, multiscale or flip,multiscale.{did_you_mean(unknown[0], known)}"
+            )
+        needs = {"--scales": (self.scales, "multiscale"), "--flip-pairs": (self.flip_pairs, "flip")}
+        for flag, (given, word) in needs.items():
+            if given and word not in words:
+                raise UsageError(f"{flag} {given} goes with --tta {word}; add it or leave {flag} out.")
+        if self.merge and not words:
+            raise UsageError(f"--merge {self.merge} goes with --tta; without it there is nothing to merge.")
+        scales: tuple[float, ...] = SCALES if "multiscale" in words else (1.0,)
+        if self.scales:
+            try:
+                scales = tuple(float(part) for part in self.scales.split(","))
+            except ValueError:
+                raise UsageError(f"--scales {self.scales}: expected numbers above 0, as 0.5,1,1.5.") from None
+        pairs = tuple(self.flip_pairs.split(",")) if self.flip_pairs else ()
+        return TTA(flip="flip" in words, scales=scales, merge=self.merge, flip_pairs=pairs)
+
+
+# Where none of them is given.
+FILES, WEIGHTS, LOADING, AS_TRAINED = Files(), Weights(), Loading(), Views()

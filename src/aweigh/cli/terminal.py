@@ -1,0 +1,40 @@
+"""What commands say beside their results: texts in one line, remarks and progress on the error stream."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aweigh.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space, line ends included, as one space, and nothing that moves a cursor."""
+    return " ".join(printable(part) for part in text.split())
+
+
+def output() -> "Console":
+    """The console for results: the output stream, texts as they are."""
+    from aweigh.training.logs.screen import Screen
+
+    return Screen(highlight=False, markup=False, emoji=False)
+
+
+def log() -> "Console":
+    """The console for progress and remarks: the error stream, so that the output stream carries results alone."""
+    from aweigh.training.logs.screen import Screen
+
+    return Screen(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on the error stream, where that is a terminal; call it with the number done. Gone at the end."""
+    from rich.progress import Progress
+
+    console = log()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.update(task, completed=done)
