@@ -16,6 +16,7 @@ from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED
+from aweigh.prediction.pictures import drawn_paths, keep
 from aweigh.training.config import TrainConfig, load_recipe, to_dict
 
 FAMILIES = [module for module in vars(aweigh.models).values() if hasattr(module, "BUILDERS")]
@@ -151,35 +152,35 @@ def test_a_score_that_none_can_have(score: str, capsys: pytest.CaptureFixture[st
 
 def test_pictures_that_could_not_be_read_are_not_said_to_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     for pictures, words in ((1, ""), (2, "; boxes drawn in out")):
-        predict.Tally(pictures=pictures, failed=1).tell(Path("out"), "csv", drawn=True)
+        predict.Tally(pictures=pictures, failed=1).tell(Path("out"), "detections.csv", drawn=True)
         assert capsys.readouterr().err.endswith(f"Detections: out/detections.csv{words}\n")
 
 
 def test_places_of_drawn_pictures(tmp_path: Path) -> None:
     paths = [Path("photos/a.png"), Path("photos/b/a.jpg"), Path("photos/b/c.tif"), Path("photos/b/c.png")]
-    targets = predict.drawn_paths(paths, tmp_path)
+    targets = drawn_paths(paths, tmp_path)
     assert [target.relative_to(tmp_path).as_posix() for target in targets.values()] == [
         "a.jpg",
         "b/a.jpg",
         "b/c.tif.jpg",
         "b/c.png.jpg",
     ]
-    assert list(predict.drawn_paths([Path("photos/a.png")], tmp_path).values()) == [tmp_path / "a.jpg"]
+    assert list(drawn_paths([Path("photos/a.png")], tmp_path).values()) == [tmp_path / "a.jpg"]
 
 
 def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="overwritten"):
-        predict.drawn_paths([tmp_path / "a.jpg"], tmp_path)
-    predict.drawn_paths([tmp_path / "a.png"], tmp_path)
+        drawn_paths([tmp_path / "a.jpg"], tmp_path)
+    drawn_paths([tmp_path / "a.png"], tmp_path)
 
 
 def test_keep_by_score_and_class() -> None:
     found = Detections(
         torch.zeros(3, 4), torch.tensor([0.9, 0.5, 0.2]), torch.tensor([0, 1, 0]), classes=Classes.numbered(2)
     )
-    assert predict.keep(found, 0.3, [0, 1]).scores.tolist() == pytest.approx([0.9, 0.5])
-    assert predict.keep(found, 0.0, [0]).scores.tolist() == pytest.approx([0.9, 0.2])
-    assert len(predict.keep(found, 0.95, [0, 1])) == 0
+    assert keep(found, 0.3, [0, 1]).scores.tolist() == pytest.approx([0.9, 0.5])
+    assert keep(found, 0.0, [0]).scores.tolist() == pytest.approx([0.9, 0.2])
+    assert len(keep(found, 0.95, [0, 1])) == 0
 
 
 def test_a_time_per_picture_needs_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
