@@ -9,6 +9,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from aweigh.errors import UsageError
+from aweigh.necks import NECKS
 from aweigh.necks.fpn import FPN
 
 WIDTHS, STRIDES = (24, 40, 72), (8, 16, 32)
@@ -36,13 +37,15 @@ def torchvision_state(fpn):
     return renamed
 
 
-@pytest.mark.parametrize("top", ["p5", "c5", "pool", "none"])
+@pytest.mark.parametrize(("top", "levels"), [("p5", 5), ("c5", 5), ("pool", 4), ("p5", 3)])
 @pytest.mark.parametrize("size_hw", [(256, 320), (250, 333), (33, 97), (1, 1)])
-def test_equals_torchvision(top, size_hw):
-    fpn = FPN(WIDTHS, STRIDES, channels=32, top=top)
-    extra = {"none": lambda: None, "pool": LastLevelMaxPool}.get(
-        top, lambda: LastLevelP6P7(32 if top == "p5" else WIDTHS[-1], 32)
-    )()
+def test_equals_torchvision(top, levels, size_hw):
+    fpn = FPN(WIDTHS, STRIDES, channels=32, levels=levels, top=top)
+    extra = {
+        3: lambda: None,
+        4: LastLevelMaxPool,
+        5: lambda: LastLevelP6P7(32 if top == "p5" else WIDTHS[-1], 32),
+    }[levels]()
     theirs = FeaturePyramidNetwork(WIDTHS, 32, extra)
     theirs.load_state_dict(torchvision_state(fpn))
     maps = features(*size_hw)
@@ -50,7 +53,7 @@ def test_equals_torchvision(top, size_hw):
     with torch.no_grad():
         ours = fpn(maps)
         expected = list(theirs(OrderedDict(enumerate(given))).values())
-    assert len(ours) == {"none": 3, "pool": 4}.get(top, 5) == len(fpn.strides)
+    assert len(ours) == levels == len(fpn.strides)
     for actual, wanted in zip(ours, expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(maps, given, strict=True)), "forward changed its input"
@@ -58,7 +61,7 @@ def test_equals_torchvision(top, size_hw):
 
 def test_maps_of_one_stride_are_merged_as_they_are():
     """As torchvision has it on MobileNet V3."""
-    fpn = FPN(WIDTHS[:2], (32, 32), channels=16, top="pool")
+    fpn = FPN(WIDTHS[:2], (32, 32), channels=16, levels=3, top="pool")
     assert fpn.strides == (32, 32, 64)
     theirs = FeaturePyramidNetwork(WIDTHS[:2], 16, LastLevelMaxPool())
     theirs.load_state_dict(torchvision_state(fpn))
@@ -72,7 +75,7 @@ def test_channels_strides_and_start_values():
     fpn = FPN(WIDTHS, STRIDES)
     assert fpn.channels == (256,) * 5
     assert fpn.strides == (8, 16, 32, 64, 128)
-    assert FPN(WIDTHS, STRIDES, top="none").strides == STRIDES
+    assert FPN(WIDTHS, STRIDES, levels=3).strides == STRIDES
     for name, module in fpn.named_modules():
         if isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
@@ -104,3 +107,16 @@ def test_wrong_inputs_are_named(arguments, said):
         FPN(*arguments)
     with pytest.raises(UsageError, match="unknown top"):
         FPN((8,), (8,), top="p6")
+    with pytest.raises(UsageError, match="a level for each of 3 maps or more, not 2"):
+        FPN(WIDTHS, STRIDES, levels=2)
+
+
+@pytest.mark.parametrize("top", ["p5", "c5", "pool"])
+@pytest.mark.parametrize("name", NECKS)
+def test_every_neck_of_the_table_gives_as_many_levels_as_it_is_told(name, top):
+    maps = features(250, 333)
+    for levels in (4, 6):
+        neck = NECKS[name](WIDTHS, STRIDES, channels=16, levels=levels, top=top, norm=None).eval()
+        assert neck.strides == (8, 16, 32, 64, 128, 256)[:levels] and neck.channels == (16,) * levels
+        sizes = [(-(-250 // stride), -(-333 // stride)) for stride in neck.strides]
+        assert [tuple(level.shape) for level in neck(maps)] == [(2, 16, *size) for size in sizes]

@@ -465,7 +465,8 @@ def with_proposer(
     top. box_head: two fully connected layers, or four convolutions with `head_norm` and one. samples, aligned: of
     RoIAlign. unused_rows: of the `BoxPredictor`. The other options: those of `FasterRCNN`.
     """
-    neck = FPN(backbone.channels, backbone.strides, channels=channels, top="pool", norm=neck_norm)
+    levels = len(backbone.channels) + 1
+    neck = FPN(backbone.channels, backbone.strides, channels=channels, levels=levels, top="pool", norm=neck_norm)
     made = proposer(neck.strides)
     pool = partial(pool_regions, strides=neck.strides[:-1][:levels_read], samples=samples, aligned=aligned)
     head = TwoFCHead(channels, box_size) if box_head == "2fc" else ConvFCHead(channels, box_size, norm=head_norm)

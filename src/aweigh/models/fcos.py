@@ -65,7 +65,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
 from aweigh.models.detector import detector
-from aweigh.necks import Neck, NeckName, make_neck
+from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -517,7 +517,8 @@ def _build(
     **options: Any,
 ) -> FCOS:
     """The improved form on any backbone with three levels at strides 8, 16, 32. Options: those of `FCOS`."""
-    pyramid = make_neck(neck, backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
+    build = NECKS[neck]
+    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=5, top=top, norm=neck_norm)
     towers: dict[str, Any] = {"convs": head_convs, "norm": head_norm, "deformable": deformable}
     head = FCOSHead(channels, len(classes), 5, centerness=quality is not None, **towers)
     return FCOS(backbone, pyramid, head, classes=classes, quality=quality, **options)

@@ -66,7 +66,7 @@ from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
 from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
-from aweigh.necks import Neck, NeckName, make_neck
+from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes, level_anchors
@@ -387,7 +387,8 @@ def retinanet(
     **settings: Any,
 ) -> RetinaNet:
     """On any backbone with three levels at strides 8, 16, 32. Settings: those of `RetinaNet`."""
-    pyramid = make_neck(neck, backbone.channels, backbone.strides, channels=channels, top=top, norm=neck_norm)
+    build = NECKS[neck]
+    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=5, top=top, norm=neck_norm)
     shapes = octave_anchors(pyramid.strides, scale=scale, per_octave=per_octave, ratios=ratios)
     head = RetinaNetHead(channels, len(classes), len(shapes[0]), convs=convs, norm=head_norm)
     return RetinaNet(backbone, pyramid, head, classes=classes, shapes=shapes, **settings)

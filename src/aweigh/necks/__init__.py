@@ -1,34 +1,39 @@
-"""Necks: feature maps to a pyramid."""
+"""Necks: feature maps to a pyramid. A new one is a file, and a line in the table."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from aweigh.arguments import Width, check_value, checked
+from torch import Tensor
+
 from aweigh.layers import Norm
 from aweigh.necks.bifpn import BiFPN
-from aweigh.necks.fpn import FPN
-
-Neck = FPN | BiFPN
-NeckName = Literal["fpn", "bifpn"]
+from aweigh.necks.fpn import FPN, Top
 
 
-@checked()
-def make_neck(
-    name: NeckName,
-    in_channels: Sequence[int],
-    in_strides: Sequence[int],
-    *,
-    channels: Width = 256,
-    top: Literal["p5", "c5"] = "p5",
-    norm: Norm | None = None,
-) -> Neck:
-    """A pyramid with two levels more than maps come in, by its name; `UsageError` for an unknown one.
+class Neck(Protocol):
+    """An `nn.Module`: maps `[B, C_i, H_i, W_i]` of a backbone in, those of a pyramid out, both fine to coarse."""
 
-    top: what the coarser levels of an FPN are computed from; a BiFPN always pools C5. norm: None is none in an FPN and
-    batch normalisation in a BiFPN.
-    """
-    name = check_value("neck", name, NeckName)
-    if name == "fpn":
-        return FPN(in_channels, in_strides, channels=channels, top=top, norm=norm)
-    levels = len(in_channels) + 2
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __call__(self, features: list[Tensor]) -> list[Tensor]: ...
+
+
+def bifpn(
+    in_channels: Sequence[int], in_strides: Sequence[int], *, channels: int, levels: int, top: Top, norm: Norm | None
+) -> BiFPN:
+    """Whatever `top` says, its coarser levels are pooled from C5; without a `norm` it has batch normalisation."""
     return BiFPN(in_channels, in_strides, channels=channels, levels=levels, norm=norm or "bn")
+
+
+# What every pyramid detector can stand on, by `neck="..."`. Each is called with a backbone's `.channels` and `.strides`
+# and, by name, `channels` (of every map), `levels` (how many maps it gives, more than come in), `top` (what the coarser
+# ones are computed from, as in `FPN`) and `norm` (None: as in its paper).
+NECKS: dict[str, Callable[..., Neck]] = {
+    "fpn": FPN,
+    "bifpn": bifpn,
+}
+if TYPE_CHECKING:
+    NeckName = str
+else:
+    NeckName = Literal[tuple(NECKS)]

@@ -2,7 +2,7 @@
 
 Equal to torchvision's `FeaturePyramidNetwork` with `LastLevelP6P7` for the same weights, at any image size. Ours
 differs in its parameter names, in that P6 is computed from P5 or from C5 by name, not by comparing channel counts, and
-in that a top level is optional.
+in that there may be any number of levels on top, or none.
 
 Legend: C3..C5 are the backbone's maps at strides 8..32, P3..P7 the pyramid's at strides 8..128.
 """
@@ -14,19 +14,22 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Width, checked_class
-from aweigh.errors import UsageError
+from aweigh.arguments import Few, Width, checked_class
+from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, make_norm
+
+Top = Literal["p5", "c5", "pool"]
 
 
 @checked_class()
 class FPN(nn.Module):
-    """Maps of a backbone, fine to coarse, in; maps of `channels` channels each, fine to coarse, out.
+    """Maps of a backbone, fine to coarse, in; `levels` maps of `channels` channels each, fine to coarse, out.
 
     in_channels, in_strides: the backbone's `.channels` and `.strides`; each stride doubles the one before, or equals
     it, as in torchvision's pyramid on MobileNet V3.
-    top: what P6 is computed from, `"p5"` (FCOS) or `"c5"` (RetinaNet); `"pool"`: every second cell of the coarsest map
-    as one level more (Faster R-CNN); `"none"`: no level more.
+    levels: of the pyramid, as many as maps come in or more; None: two more.
+    top: what P6, the first of these, is computed from by a strided convolution, `"p5"` (FCOS) or `"c5"` (RetinaNet);
+    `"pool"`: each is every second cell of the one before (Faster R-CNN).
     norm: normalisation after each lateral and output convolution, which then have no bias; None as in the paper.
     """
 
@@ -36,7 +39,8 @@ class FPN(nn.Module):
         in_strides: Sequence[int],
         *,
         channels: Width = 256,
-        top: Literal["p5", "c5", "pool", "none"] = "p5",
+        levels: Few | None = None,
+        top: Top = "p5",
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
@@ -46,18 +50,19 @@ class FPN(nn.Module):
             )
         if any(coarse not in (fine, 2 * fine) for fine, coarse in pairwise(in_strides)):
             raise UsageError(f"FPN needs input strides that double or stay from map to map, got {list(in_strides)}.")
+        more = 2 if levels is None else levels - len(in_channels)
+        if more < 0:
+            raise UsageError(f"FPN gives a level for each of {counted(len(in_channels), 'map')} or more, not {levels}.")
         self.lateral = nn.ModuleList(_convolution(width, channels, 1, norm) for width in in_channels)
         self.output = nn.ModuleList(_convolution(channels, channels, 3, norm) for _ in in_channels)
         self.top = top
-        strides = list(in_strides)
-        if top == "pool":
-            strides += [2 * strides[-1]]
-        elif top != "none":
-            self.p6 = nn.Conv2d(channels if top == "p5" else in_channels[-1], channels, 3, stride=2, padding=1)
-            self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-            strides += [2 * strides[-1], 4 * strides[-1]]
-        self.channels = (channels,) * len(strides)
-        self.strides = tuple(strides)
+        self.more = [f"p{6 + level}" for level in range(more)]
+        width = in_channels[-1] if top == "c5" else channels
+        for name in self.more if top != "pool" else ():
+            self.add_module(name, nn.Conv2d(width, channels, 3, stride=2, padding=1))
+            width = channels
+        self.strides = (*in_strides, *(in_strides[-1] * 2 ** (level + 1) for level in range(more)))
+        self.channels = (channels,) * len(self.strides)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
@@ -67,7 +72,7 @@ class FPN(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """features: `[B, in_channels[i], H_i, W_i]`, fine to coarse. Returns `[B, channels, H_i, W_i]`, fine to coarse.
 
-        P6 has ceil(H/2) rows of the map it is computed from, P7 ceil(H/2) of P6's; columns likewise.
+        Each map behind P5 has ceil(H/2) rows of the one it is computed from; columns likewise.
         """
         merged = self.lateral[-1](features[-1])
         pyramid = [self.output[-1](merged)]
@@ -76,11 +81,13 @@ class FPN(nn.Module):
             # To the lateral's exact size, since an odd height or width is not twice the coarser one.
             merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
             pyramid.insert(0, self.output[level](merged))
-        if self.top == "pool":
-            pyramid.append(pyramid[-1][:, :, ::2, ::2])
-        elif self.top != "none":
-            p6 = self.p6(pyramid[-1] if self.top == "p5" else features[-1])
-            pyramid += [p6, self.p7(F.relu(p6))]
+        coarsest = features[-1] if self.top == "c5" else pyramid[-1]
+        for name in self.more:
+            if self.top == "pool":
+                coarsest = coarsest[:, :, ::2, ::2]
+            else:
+                coarsest = self.get_submodule(name)(coarsest if name == "p6" else F.relu(coarsest))
+            pyramid.append(coarsest)
         return pyramid
 
 
