@@ -8,14 +8,15 @@ entry for each map. What detectors call its arguments is the same whatever the b
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aweigh.arguments import Colour, Deviation, Frozen, NotNegative, passes_on, same_names
+from aweigh.arguments import Colour, Deviation, Few, Frozen, NotNegative, Width, passes_on, same_names
 from aweigh.backbones.dla import DLA34
-from aweigh.backbones.hourglass import Hourglass
+from aweigh.backbones.hourglass import Block, Hourglass
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.stages import Stages
 from aweigh.backbones.timm import MobileNetV3Ends, TimmBackbone, take_last_stage
 from aweigh.layers import Activation, Norm
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
+from aweigh.weights.coco import COCO_MEAN, COCO_STD
 
 Backbone = TimmBackbone | ShuffleNetV2 | Stages | Hourglass
 
@@ -57,6 +58,32 @@ def mobilenet_v3_ends(**settings: Any) -> TimmBackbone:
     backbone.body = MobileNetV3Ends(backbone.body)
     backbone.channels, backbone.strides = (160, 960), (32, 32)
     return backbone
+
+
+def hourglass_backbone(
+    stem_halvings: int = 2,
+    block: Block = "residual",
+    *,
+    stacks: Few = 2,
+    channels: Sequence[Width] = (256, 256, 384, 384, 384, 512),
+    blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
+    stem_channels: Width = 128,
+    backbone_norm: Norm = "bn",
+    pixel_mean: Colour = COCO_MEAN,
+    pixel_std: Deviation = COCO_STD,
+) -> Hourglass:
+    """Hourglass-104, unless told otherwise; nobody has trained it on ImageNet."""
+    return Hourglass(
+        stacks=stacks,
+        channels=channels,
+        blocks=blocks,
+        stem_channels=stem_channels,
+        stem_halvings=stem_halvings,
+        block=block,
+        norm=backbone_norm,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
+    )
 
 
 def shufflenet_v2_backbone(
@@ -130,6 +157,7 @@ __all__ = [
     "Stages",
     "TimmBackbone",
     "any_timm_backbone",
+    "hourglass_backbone",
     "mobilenet_v3_ends",
     "shufflenet_v2_backbone",
     "take_last_stage",

@@ -74,6 +74,8 @@ class ShuffleNetV2(nn.Module):
     pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
     """
 
+    stride_divisor = 32
+
     def __init__(
         self,
         width: float = 1.0,

@@ -32,6 +32,8 @@ class Stages(nn.Module):
     pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
     """
 
+    stride_divisor = 32
+
     def __init__(
         self,
         name: str,

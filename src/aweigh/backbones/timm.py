@@ -40,6 +40,8 @@ class TimmBackbone(nn.Module):
     pretrained: start from ImageNet weights with a published record (`weights/imagenet.py`).
     """
 
+    stride_divisor = 32
+
     def __init__(
         self,
         name: str,

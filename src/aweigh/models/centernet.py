@@ -25,33 +25,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import (
-    Colour,
-    Count,
-    Deviation,
-    Divisor,
-    Few,
-    NotNegative,
-    Share,
-    Width,
-    check_fields,
-    checked,
-    same_names,
-)
-from aweigh.backbones import DLA34, SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, Hourglass, take_shufflenet_v2, take_timm
+from aweigh.arguments import Count, Divisor, NotNegative, Share, Width, check_fields, passes_on
+from aweigh.backbones import DLA34, Backbone, hourglass_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm
+from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
-from aweigh.necks.upsample import AggregationUpsample, LiteUpsample, TransposedUpsample
+from aweigh.necks.upsample import NoUpsample, Upsample, aggregation_upsample, lite_upsample, transposed_upsample
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.heatmaps import (
     UNKNOWN,
@@ -66,9 +56,8 @@ from aweigh.ops.heatmaps import (
 )
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import Images, Targets
-from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
-from aweigh.weights.convert.centernet import centernet_from_authors
-from aweigh.weights.record import PublishedWeights
+from aweigh.weights.coco import COCO_MEAN, COCO_STD
+from aweigh.weights.convert.centernet import centernet_record
 
 OFFSET_WEIGHT = 1.0  # equation 4
 
@@ -121,22 +110,22 @@ class CenterNet(nn.Module):
         classes: names and original ids; their number must be the heat map's.
         radius: of the Gaussians, see `ops.heatmaps.gaussian_radius`.
         size_weight: of the size loss (equation 4). size_loss: `"l1"`, or `"smooth_l1"` with its knee at one cell.
-        stride_divisor: sides of a batch are multiples of it.
+        stride_divisor: sides of a batch are multiples of it; None: the backbone's.
     """
 
     extras: tuple[str, ...] = ()
 
     def __init__(
         self,
-        backbone: Backbone | Hourglass,
-        neck: nn.Module,
+        backbone: Backbone,
+        neck: Upsample,
         heads: Sequence[nn.ModuleDict],
         *,
         classes: Classes,
         radius: Radius = "official",
         size_weight: NotNegative = 0.1,
         size_loss: Literal["l1", "smooth_l1"] = "l1",
-        stride_divisor: Divisor = 32,
+        stride_divisor: Divisor | None = None,
     ) -> None:
         super().__init__()
         predicted = {cast(nn.Conv2d, cast(nn.Sequential, head["heatmap"])[-1]).out_channels for head in heads}
@@ -148,7 +137,7 @@ class CenterNet(nn.Module):
         self.backbone, self.neck, self.heads = backbone, neck, nn.ModuleList(heads)
         self.classes = classes
         self.stride = 4
-        self.stride_divisor = stride_divisor
+        self.stride_divisor: int = stride_divisor or backbone.stride_divisor
         self.radius: Radius = radius
         self.size_weight, self.size_loss = size_weight, size_loss
 
@@ -315,159 +304,82 @@ class CenterNet(nn.Module):
         return ()
 
 
-NECK_OPTIONS = same_names(TransposedUpsample, neck_norm="norm")  # and of the other ways up
-
 # Builders: each architecture with its numbers, and the weights its authors have published
 
 
-@checked(CenterNet)
-def _build(
-    backbone: Backbone | Hourglass,
-    neck: nn.Module,
-    channels: Sequence[int],
+@passes_on(CenterNet)
+def centernet(
+    backbone: Backbone,
     classes: Classes,
+    neck: Callable[..., Upsample],
+    heads: Callable[..., list[nn.ModuleDict]],
+    **settings: Any,
+) -> CenterNet:
+    """neck: from channels and strides of the backbone. heads: see `center_heads`. Settings: those of `CenterNet`."""
+    up = neck(backbone.channels, backbone.strides)
+    return CenterNet(backbone, up, heads(up.channels, len(classes)), classes=classes, **settings)
+
+
+def center_heads(
+    channels: Sequence[int],
+    num_classes: int,
+    further: Mapping[str, int] | None = None,
     *,
-    head_channels: Width,
+    head_channels: Width | None = None,
     head_norm: Norm | None = None,
     separable_heads: bool = False,
-    detector: Callable[..., CenterNet] = CenterNet,
-    further_outputs: Mapping[str, int] | None = None,
-    **options: Any,
-) -> CenterNet:
-    """channels: of the map of each stack. detector, further_outputs: what is built, and the channels of heads that it
-    has beside the three. Options: those of the detector."""
-    outputs = {"heatmap": len(classes), "size": 2, "offset": 2, **(further_outputs or {})}
-    heads = [
-        make_heads(width, outputs, hidden=head_channels, norm=head_norm, separable=separable_heads)
+) -> list[nn.ModuleDict]:
+    """Those of each stack, by name; see `make_heads`.
+
+    channels: of the map of each stack. further: heads beside the three, and the channels of each. head_channels: of
+    the convolution in each head; None: as many as the map has.
+    """
+    outputs = {"heatmap": num_classes, "size": 2, "offset": 2, **(further or {})}
+    return [
+        make_heads(width, outputs, hidden=head_channels or width, norm=head_norm, separable=separable_heads)
         for width in channels
     ]
-    return detector(backbone, neck, heads, classes=classes, **options)
 
 
-def _resnet(
-    name: str, classes: Classes, options: dict[str, Any], *, channels: Sequence[int], deformable: bool
-) -> CenterNet:
-    options = {"pixel_mean": COCO_MEAN, "pixel_std": COCO_STD, **options}
-    backbone = take_timm(name, options, levels=(5,))
-    form = {"channels": channels, "deformable": deformable, **NECK_OPTIONS.take(options)}
-    neck = TransposedUpsample(backbone.channels, backbone.strides, **form)
-    return _build(backbone, neck, neck.channels, classes, **{"head_channels": 64, **options})
+_COCO = {"pixel_mean": COCO_MEAN, "pixel_std": COCO_STD}
+_NARROW, _WIDE = {**_COCO, "head_channels": 64}, {**_COCO, "head_channels": 256}
+_LITE = {"head_norm": "bn", "separable_heads": True}
 
 
-@checked(_build, TIMM_OPTIONS, NECK_OPTIONS)
-def centernet_resnet18(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
-    """CenterNet on ResNet-18 with three transposed convolutions of 256 channels: the plain form of Xiao et al. 2018.
-
-    Options: those of `CenterNet`, `head_channels`, `head_norm`, `neck_norm`, `TIMM_OPTIONS`.
-    """
-    return _resnet("resnet18", classes, options, channels=(256, 256, 256), deformable=False)
-
-
-@checked(_build, TIMM_OPTIONS, NECK_OPTIONS)
-def centernet_resnet18_dcn(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
-    """CenterNet on ResNet-18 with deformable and transposed convolutions: AP 28.1 on val2017 by its authors' weights.
-    Options as `centernet_resnet18`."""
-    return _resnet("resnet18", classes, options, channels=(256, 128, 64), deformable=True)
-
-
-@checked(_build, TIMM_OPTIONS, NECK_OPTIONS)
-def centernet_resnet101_dcn(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
-    """CenterNet on ResNet-101 in the same way: AP 34.6. Options as `centernet_resnet18`."""
-    return _resnet("resnet101", classes, options, channels=(256, 128, 64), deformable=True)
-
-
-@checked(_build, TIMM_OPTIONS, NECK_OPTIONS)
-def centernet_dla34(*, classes: Classes = COCO_CLASSES, **options: Any) -> CenterNet:
-    """CenterNet on DLA-34 with deformable aggregation: AP 37.4 after the longer schedule. Options as
-    `centernet_resnet18`."""
-    options = {"pixel_mean": COCO_MEAN, "pixel_std": COCO_STD, **options}
-    backbone = take_timm("dla34", options, kind=DLA34)
-    neck = AggregationUpsample(backbone.channels, backbone.strides, **NECK_OPTIONS.take(options))
-    return _build(backbone, neck, neck.channels, classes, **{"head_channels": 256, **options})
-
-
-@checked(_build)
-def centernet_hourglass104(
-    *,
-    classes: Classes = COCO_CLASSES,
-    stacks: Few = 2,
-    channels: Sequence[Width] = (256, 256, 384, 384, 384, 512),
-    blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
-    stem_channels: Width = 128,
-    backbone_norm: Norm = "bn",
-    pixel_mean: Colour = COCO_MEAN,
-    pixel_std: Deviation = COCO_STD,
-    **options: Any,
-) -> CenterNet:
-    """CenterNet on Hourglass-104: AP 40.3. The body's numbers are those of `Hourglass`; options: those of `CenterNet`,
-    `head_channels`, `head_norm`."""
-    backbone = Hourglass(
-        stacks=stacks,
-        channels=channels,
-        blocks=blocks,
-        stem_channels=stem_channels,
-        norm=backbone_norm,
-        pixel_mean=pixel_mean,
-        pixel_std=pixel_std,
-    )
-    form = {"head_channels": backbone.channels[0], "stride_divisor": backbone.stride_divisor}
-    return _build(backbone, nn.Identity(), backbone.channels, classes, **{**form, **options})
-
-
-@checked(_build, SHUFFLENET_OPTIONS, NECK_OPTIONS)
-def centernet_shufflenet_v2_x0_5_lite(
-    *, classes: Classes = COCO_CLASSES, channels: Width = 64, **options: Any
-) -> CenterNet:
-    """CenterNet light enough to be trained on a CPU: ShuffleNet V2 0.5x, neck and heads of separable convolutions with
-    64 channels (ours). Options as `centernet_resnet18`, but `SHUFFLENET_OPTIONS`."""
-    backbone = take_shufflenet_v2(0.5, options)
-    neck = LiteUpsample(backbone.channels, backbone.strides, channels=channels, **NECK_OPTIONS.take(options))
-    form: dict[str, Any] = {"head_channels": channels, "head_norm": "bn", "separable_heads": True}
-    return _build(backbone, neck, neck.channels, classes, **{**form, **options})
+def _builder(
+    backbone: Callable[..., Backbone], neck: Callable[..., Upsample], values: Mapping[str, Any] | None = None
+) -> Builder:
+    return Builder(centernet, backbone, values or {}, {"neck": neck, "heads": center_heads})
 
 
 BUILDERS = {
-    build.__name__: build
-    for build in (
-        centernet_dla34,
-        centernet_resnet18,
-        centernet_resnet18_dcn,
-        centernet_resnet101_dcn,
-        centernet_hourglass104,
-        centernet_shufflenet_v2_x0_5_lite,
-    )
+    # AP on val2017 by the authors' weights: 37.4 on DLA-34 after the longer schedule, 28.1 and 34.6 on the ResNets with
+    # deformable convolutions, 40.3 on Hourglass-104.
+    "centernet_dla34": _builder(partial(timm_backbone, "dla34", (2, 3, 4, 5), DLA34), aggregation_upsample, _WIDE),
+    # The plain form of Xiao et al. 2018: three transposed convolutions of 256 channels.
+    "centernet_resnet18": _builder(
+        partial(timm_backbone, "resnet18", (5,)),
+        partial(transposed_upsample, channels=(256, 256, 256), deformable=False),
+        _NARROW,
+    ),
+    "centernet_resnet18_dcn": _builder(partial(timm_backbone, "resnet18", (5,)), transposed_upsample, _NARROW),
+    "centernet_resnet101_dcn": _builder(partial(timm_backbone, "resnet101", (5,)), transposed_upsample, _NARROW),
+    "centernet_hourglass104": _builder(hourglass_backbone, NoUpsample),
+    # Light enough to be trained on a CPU: neck and heads of separable convolutions with 64 channels (ours).
+    "centernet_shufflenet_v2_x0_5_lite": _builder(partial(shufflenet_v2_backbone, 0.5), lite_upsample, _LITE),
 }
-
-
-def published_by_authors(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
-    """A file of their model zoo."""
-    return PublishedWeights(
-        name=name,
-        url="https://drive.google.com/drive/folders/1S3NnppRgXea_IG4WeyquJcnOB3I6G-LX",
-        file=f"{run}.pth",
-        sha256="",  # not published
-        licence="MIT (xingyizhou/CenterNet); trained on COCO, whose annotations are CC BY 4.0",
-        source=f"the authors, {run}, trained on COCO train2017",
-        metrics={"AP": average_precision},
-        builder=builder,
-        classes=COCO_CLASSES,
-        resize={"short": None, "long": None},  # tested at the size of the picture
-        convert=centernet_from_authors,
-    )
 
 
 PUBLISHED = {
     "centernet_dla34": {
-        "2x": published_by_authors("2x", "centernet_dla34", "ctdet_coco_dla_2x", 37.4),
-        "1x": published_by_authors("1x", "centernet_dla34", "ctdet_coco_dla_1x", 36.3),
+        "2x": centernet_record("2x", "centernet_dla34", "ctdet_coco_dla_2x", 37.4),
+        "1x": centernet_record("1x", "centernet_dla34", "ctdet_coco_dla_1x", 36.3),
     },
     "centernet_resnet18_dcn": {
-        "authors": published_by_authors("authors", "centernet_resnet18_dcn", "ctdet_coco_resdcn18", 28.1)
+        "authors": centernet_record("authors", "centernet_resnet18_dcn", "ctdet_coco_resdcn18", 28.1)
     },
     "centernet_resnet101_dcn": {
-        "authors": published_by_authors("authors", "centernet_resnet101_dcn", "ctdet_coco_resdcn101", 34.6)
+        "authors": centernet_record("authors", "centernet_resnet101_dcn", "ctdet_coco_resdcn101", 34.6)
     },
-    "centernet_hourglass104": {
-        "authors": published_by_authors("authors", "centernet_hourglass104", "ctdet_coco_hg", 40.3)
-    },
+    "centernet_hourglass104": {"authors": centernet_record("authors", "centernet_hourglass104", "ctdet_coco_hg", 40.3)},
 }

@@ -30,31 +30,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, checked, checked_class, same_names
-from aweigh.backbones import Backbone, Hourglass
+from aweigh.arguments import Count, checked_class, passes_on
+from aweigh.backbones import Backbone
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
-from aweigh.models.centernet import (
-    CenterGoals,
-    CenterNet,
-    CenterNetOutput,
-    Mirroring,
-    centernet_dla34,
-    centernet_shufflenet_v2_x0_5_lite,
-    published_by_authors,
-)
+from aweigh.models import centernet
+from aweigh.models.builders import Builder
+from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, Mirroring
+from aweigh.necks.upsample import Upsample
 from aweigh.ops.cuboids import wrapped
 from aweigh.ops.heatmaps import at_cells, at_peaks, gaussian_radius
 from aweigh.ops.losses import world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Targets
-from aweigh.weights.convert.centernet import centernet_3d_from_authors
+from aweigh.weights.convert.centernet import centernet_3d_from_authors, centernet_record
 from aweigh.weights.record import PublishedWeights
 
 KITTI_CLASSES = Classes(("Pedestrian", "Car", "Cyclist"), (1, 2, 3))
@@ -96,8 +90,8 @@ class CenterNet3D(CenterNet):
 
     def __init__(
         self,
-        backbone: Backbone | Hourglass,
-        neck: nn.Module,
+        backbone: Backbone,
+        neck: Upsample,
         heads: Sequence[nn.ModuleDict],
         *,
         slots: Count | None = 50,
@@ -219,42 +213,39 @@ def angle_of(said: Tensor) -> Tensor:
 # Builders
 
 
-SPACE_OPTIONS = same_names(CenterNet3D, "slots")
-
-
-def _in_space(build: Callable[..., CenterNet], classes: Classes, middle: Middle, **options: Any) -> CenterNet3D:
-    """A builder of `CenterNet` with the heads of objects in space."""
-    outputs = {**OUTPUTS, **({"middle": 2} if middle == "learned" else {})}
-    detector = partial(CenterNet3D, **SPACE_OPTIONS.take(options))
-    return cast(CenterNet3D, build(classes=classes, detector=detector, further_outputs=outputs, **options))
-
-
-@checked(SPACE_OPTIONS, centernet_dla34, without=("detector", "further_outputs"))
-def centernet_dla34_3d(*, classes: Classes = KITTI_CLASSES, middle: Middle = "learned", **options: Any) -> CenterNet3D:
-    """CenterNet in space on DLA-34. Options: those of `centernet_dla34` and `CenterNet3D`.
+@passes_on(CenterNet3D)
+def centernet_3d(
+    backbone: Backbone,
+    classes: Classes,
+    neck: Callable[..., Upsample],
+    heads: Callable[..., list[nn.ModuleDict]],
+    *,
+    middle: Middle = "learned",
+    **settings: Any,
+) -> CenterNet3D:
+    """`centernet` in space. Settings: those of `CenterNet3D`.
 
     middle: of an object, `"learned"`, or that of its `"box"`, as the authors take it.
     """
-    form = {"pixel_mean": KITTI_MEAN, "pixel_std": KITTI_STD}
-    return _in_space(centernet_dla34, classes, middle, **{**form, **options})
+    up = neck(backbone.channels, backbone.strides)
+    outputs = {**OUTPUTS, **({"middle": 2} if middle == "learned" else {})}
+    return CenterNet3D(backbone, up, heads(up.channels, len(classes), outputs), classes=classes, **settings)
 
 
-@checked(SPACE_OPTIONS, centernet_shufflenet_v2_x0_5_lite, without=("detector", "further_outputs"))
-def centernet_shufflenet_v2_x0_5_lite_3d(
-    *, classes: Classes = KITTI_CLASSES, middle: Middle = "learned", **options: Any
-) -> CenterNet3D:
-    """The same light enough to be trained on a CPU (ours). Options: those of `centernet_shufflenet_v2_x0_5_lite`, else
-    as `centernet_dla34_3d`."""
-    return _in_space(centernet_shufflenet_v2_x0_5_lite, classes, middle, **options)
+def _in_space(boxes: Builder, **values: Any) -> Builder:
+    return replace(boxes, form=centernet_3d, classes=KITTI_CLASSES, values={**boxes.values, **values})
 
 
-BUILDERS = {build.__name__: build for build in (centernet_dla34_3d, centernet_shufflenet_v2_x0_5_lite_3d)}
+BUILDERS = {
+    "centernet_dla34_3d": _in_space(centernet.BUILDERS["centernet_dla34"], pixel_mean=KITTI_MEAN, pixel_std=KITTI_STD),
+    "centernet_shufflenet_v2_x0_5_lite_3d": _in_space(centernet.BUILDERS["centernet_shufflenet_v2_x0_5_lite"]),
+}
 
 
 def _published(name: str, run: str, half: str, **metrics: float) -> PublishedWeights:
     """metrics: the authors' AP of cars at 11 recalls, moderate."""
     return replace(
-        published_by_authors(name, "centernet_dla34_3d", run, metrics["AP"]),
+        centernet_record(name, "centernet_dla34_3d", run, metrics["AP"]),
         licence="MIT (xingyizhou/CenterNet); trained on KITTI, whose data are CC BY-NC-SA 3.0",
         source=f"the authors, {run}, trained on {half} half of KITTI's training pictures",
         metrics=metrics,

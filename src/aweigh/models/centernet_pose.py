@@ -20,34 +20,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from aweigh.arguments import Count, NotNegative, Share, checked, checked_class, same_names, with_selection
-from aweigh.backbones import Backbone, Hourglass
-from aweigh.classes import Classes, GivenKeypoints, Keypoints, KeypointSet
+from aweigh.arguments import Count, NotNegative, Share, checked_class, passes_on, with_selection
+from aweigh.backbones import Backbone
+from aweigh.classes import Classes, GivenKeypoints, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.models.centernet import (
-    CenterGoals,
-    CenterNet,
-    CenterNetOutput,
-    CenterNetSelection,
-    Mirroring,
-    centernet_dla34,
-    centernet_hourglass104,
-    centernet_shufflenet_v2_x0_5_lite,
-    published_by_authors,
-)
+from aweigh.models import centernet
+from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, CenterNetSelection, Mirroring
+from aweigh.necks.upsample import Upsample
 from aweigh.ops.frames import exchanged
 from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, draw_gaussians, peaks
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import Targets
 from aweigh.weights.coco import PERSON
-from aweigh.weights.convert.centernet import centernet_pose_from_authors
+from aweigh.weights.convert.centernet import centernet_pose_from_authors, centernet_record
 from aweigh.weights.record import PublishedWeights
 
 WithoutKeypoints = Literal["unknown", "center"]
@@ -93,8 +84,8 @@ class CenterNetPose(CenterNet):
 
     def __init__(
         self,
-        backbone: Backbone | Hourglass,
-        neck: nn.Module,
+        backbone: Backbone,
+        neck: Upsample,
         heads: Sequence[nn.ModuleDict],
         *,
         keypoint_set: KeypointSet,
@@ -261,76 +252,50 @@ class CenterNetPose(CenterNet):
 # Builders
 
 
-POSE_OPTIONS = same_names(
-    CenterNetPose, "joint_weight", "joint_heatmap_weight", "joint_offset_weight", "without_keypoints"
-)
-PARTS = ("detector", "further_outputs")  # which these builders give themselves
-
-
-def _pose(
-    build: Callable[..., CenterNet],
+@passes_on(CenterNetPose, without=("keypoint_set",))
+def centernet_pose(
+    backbone: Backbone,
     classes: Classes,
-    keypoints: Keypoints,
+    neck: Callable[..., Upsample],
+    heads: Callable[..., list[nn.ModuleDict]],
     *,
+    keypoints: GivenKeypoints = None,
     joint_heatmaps: bool = True,
     joint_offsets: bool = True,
-    **options: Any,
+    **settings: Any,
 ) -> CenterNetPose:
-    """A builder of `CenterNet` with the heads of joints. joint_heatmaps: off, the regression alone is learned, the
-    form "-reg" of table 5. joint_offsets: off, a peak lies in the middle of its cell."""
+    """`centernet` with the heads of joints. Settings: those of `CenterNetPose`.
+
+    joint_heatmaps: off, the regression alone is learned, the form "-reg" of table 5. joint_offsets: off, a peak lies in
+    the middle of its cell.
+    """
     keypoint_set = KeypointSet.of(keypoints)
     outputs = {"joints": 2 * len(keypoint_set)}
     if joint_heatmaps:
         outputs |= {"joint_heatmap": len(keypoint_set)} | ({"joint_offset": 2} if joint_offsets else {})
-    detector = partial(CenterNetPose, keypoint_set=keypoint_set, **POSE_OPTIONS.take(options))
-    return cast(CenterNetPose, build(classes=classes, detector=detector, further_outputs=outputs, **options))
+    up = neck(backbone.channels, backbone.strides)
+    of_stacks = heads(up.channels, len(classes), outputs)
+    return CenterNetPose(backbone, up, of_stacks, keypoint_set=keypoint_set, classes=classes, **settings)
 
 
-@checked(_pose, POSE_OPTIONS, centernet_dla34, without=PARTS)
-def centernet_dla34_pose(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> CenterNetPose:
-    """CenterNet for poses on DLA-34: AP 58.9 of keypoints after the longer schedule, tested with flipping.
-
-    Options: those of `centernet_dla34`, `CenterNetPose`, `joint_heatmaps`, `joint_offsets`.
-    """
-    return _pose(centernet_dla34, classes, keypoints, **options)
-
-
-@checked(_pose, POSE_OPTIONS, centernet_hourglass104, without=PARTS)
-def centernet_hourglass104_pose(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> CenterNetPose:
-    """CenterNet for poses on Hourglass-104: AP 64.0 likewise. Options: those of `centernet_hourglass104`, else as
-    `centernet_dla34_pose`."""
-    return _pose(centernet_hourglass104, classes, keypoints, **options)
-
-
-@checked(_pose, POSE_OPTIONS, centernet_shufflenet_v2_x0_5_lite, without=PARTS)
-def centernet_shufflenet_v2_x0_5_lite_pose(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> CenterNetPose:
-    """CenterNet for poses light enough to be trained on a CPU (ours). Options: those of
-    `centernet_shufflenet_v2_x0_5_lite`, else as `centernet_dla34_pose`."""
-    return _pose(centernet_shufflenet_v2_x0_5_lite, classes, keypoints, **options)
-
-
+# AP of keypoints after the longer schedule, tested with flipping: 58.9 on DLA-34, 64.0 on Hourglass-104.
 BUILDERS = {
-    build.__name__: build
-    for build in (centernet_dla34_pose, centernet_hourglass104_pose, centernet_shufflenet_v2_x0_5_lite_pose)
+    f"{boxes}_pose": replace(centernet.BUILDERS[boxes], form=centernet_pose, classes=PERSON)
+    for boxes in ("centernet_dla34", "centernet_hourglass104", "centernet_shufflenet_v2_x0_5_lite")
 }
 
 
-def _published(builder: str, body: str, schedule: str, average_precision: float) -> PublishedWeights:
-    record = published_by_authors(schedule, builder, f"multi_pose_{body}_{schedule}", average_precision)
+def _published(schedule: str, builder: str, body: str, average_precision: float) -> PublishedWeights:
+    record = centernet_record(schedule, builder, f"multi_pose_{body}_{schedule}", average_precision)
     metrics = {"keypoint AP with flipping": average_precision}
     return replace(record, metrics=metrics, classes=PERSON, convert=centernet_pose_from_authors)
 
 
+_DLA34, _HOURGLASS104 = "centernet_dla34_pose", "centernet_hourglass104_pose"
 PUBLISHED = {
-    builder: {schedule: _published(builder, body, schedule, value) for schedule, value in results.items()}
-    for builder, body, results in (
-        ("centernet_dla34_pose", "dla", {"3x": 58.9, "1x": 54.7}),
-        ("centernet_hourglass104_pose", "hg", {"3x": 64.0, "1x": 58.7}),
-    )
+    _DLA34: {"3x": _published("3x", _DLA34, "dla", 58.9), "1x": _published("1x", _DLA34, "dla", 54.7)},
+    _HOURGLASS104: {
+        "3x": _published("3x", _HOURGLASS104, "hg", 64.0),
+        "1x": _published("1x", _HOURGLASS104, "hg", 58.7),
+    },
 }

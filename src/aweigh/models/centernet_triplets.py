@@ -16,33 +16,20 @@ Legend: B images, C classes, P pairs, k centres.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from aweigh.arguments import Colour, Deviation, Few, Width, checked
-from aweigh.backbones import SHUFFLENET_OPTIONS, Hourglass
-from aweigh.classes import Classes
+from aweigh.backbones import hourglass_backbone, shufflenet_v2_backbone
 from aweigh.layers import Norm
-from aweigh.models.cornernet import (
-    NECK_OPTIONS,
-    OF_BODY,
-    POINT_OPTIONS,
-    CornerNet,
-    Gather,
-    convolution,
-    corner_points,
-    corner_pools,
-    directions,
-    lite_body,
-    lite_form,
-)
+from aweigh.models.builders import Builder
+from aweigh.models.cornernet import convolution, corner_points, corner_pools, cornernet, directions
+from aweigh.necks.upsample import NoUpsample, lite_upsample
 from aweigh.ops import boxes as box_ops
-from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
-from aweigh.weights.convert.cornernet import authors_record
+from aweigh.weights.convert.cornernet import cornernet_record
 
 LARGE = 150.0  # the side, in pixels, of the square from whose area on a box's central region is narrow (section 3.2)
 
@@ -115,69 +102,36 @@ def _plain(channels: int, separable: bool) -> nn.Module:
 
 # Builders: each architecture with its numbers, and the weights its authors have published
 
-POOLS: dict[str, Gather] = {**corner_pools(CascadeCornerPool), "center": CenterPool}
+_FORM = partial(cornernet, rescore=score_triplets)
+_POINTS = partial(corner_points, gathers={**corner_pools(CascadeCornerPool), "center": CenterPool})
 # What the authors' code has: the radius of CornerNet's first code, and 70 points of a kind.
-FORM: dict[str, Any] = {
-    "rescore": score_triplets,
-    "radius": "official",
-    "radius_iou": 0.7,
-    "points_per_kind": 70,
-}
-
-
-@checked(CornerNet, POINT_OPTIONS, without=OF_BODY)
-def centernet_triplets_hourglass104(
-    *,
-    classes: Classes = COCO_CLASSES,
-    stacks: Few = 2,
-    channels: Sequence[Width] = (256, 256, 384, 384, 384, 512),
-    blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
-    stem_channels: Width = 128,
-    backbone_norm: Norm = "bn",
-    pixel_mean: Colour = COCO_MEAN,
-    pixel_std: Deviation = COCO_STD,
-    **options: Any,
-) -> CornerNet:
-    """On Hourglass-104: AP 44.9 on test-dev; with `stacks=1`, which the paper calls Hourglass-52, 41.6. The body's
-    numbers are those of `Hourglass`; options: those of `CornerNet`, `point_channels`, `head_norm`."""
-    backbone = Hourglass(
-        stacks=stacks,
-        channels=channels,
-        blocks=blocks,
-        stem_channels=stem_channels,
-        norm=backbone_norm,
-        pixel_mean=pixel_mean,
-        pixel_std=pixel_std,
-    )
-    points = corner_points(backbone.channels, len(classes), POOLS, options)
-    form = {**FORM, "stride": backbone.strides[0], "stride_divisor": backbone.stride_divisor}
-    return CornerNet(backbone, nn.Identity(), points, classes=classes, **{**form, **options})
-
-
-@checked(CornerNet, POINT_OPTIONS, NECK_OPTIONS, SHUFFLENET_OPTIONS, without=OF_BODY)
-def centernet_triplets_shufflenet_v2_x0_5_lite(
-    *, classes: Classes = COCO_CLASSES, channels: Width = 64, **options: Any
-) -> CornerNet:
-    """Light enough to be trained on a CPU, as `cornernet_shufflenet_v2_x0_5_lite` is; options as there."""
-    backbone, neck = lite_body(channels, options)
-    points = corner_points(neck.channels, len(classes), POOLS, options, **lite_form(channels))
-    form = FORM
-    return CornerNet(backbone, neck, points, classes=classes, **{**form, **options})
-
+_VALUES = {"radius": "official", "radius_iou": 0.7, "points_per_kind": 70}
 
 BUILDERS = {
-    build.__name__: build for build in (centernet_triplets_hourglass104, centernet_triplets_shufflenet_v2_x0_5_lite)
+    # AP 44.9 on test-dev; with `stacks=1`, which the paper calls Hourglass-52, 41.6.
+    "centernet_triplets_hourglass104": Builder(
+        _FORM, hourglass_backbone, _VALUES, {"neck": NoUpsample, "points": _POINTS}
+    ),
+    # Light enough to be trained on a CPU, as `cornernet_shufflenet_v2_x0_5_lite` is.
+    "centernet_triplets_shufflenet_v2_x0_5_lite": Builder(
+        _FORM,
+        partial(shufflenet_v2_backbone, 0.5),
+        {**_VALUES, "point_channels": None},
+        {"neck": lite_upsample, "points": partial(_POINTS, separable=True)},
+    ),
 }
 
 _HOURGLASS = "centernet_triplets_hourglass104"
 _MIT = "MIT (Duankaiwen/CenterNet)"
 PUBLISHED = {
     _HOURGLASS: {
-        "authors": authors_record(
+        "authors": cornernet_record(
             _HOURGLASS, "CenterNet-104_480000", "open?id=1GVN-YrgExbPPcmzn_Lkr49f2IKjodg15", _MIT, 44.9
         ),
         "hourglass52": replace(
-            authors_record(_HOURGLASS, "CenterNet-52_480000", "open?id=14vJYw4P9sxDoltjp5zDkOS3QjUa2zZIP", _MIT, 41.6),
+            cornernet_record(
+                _HOURGLASS, "CenterNet-52_480000", "open?id=14vJYw4P9sxDoltjp5zDkOS3QjUa2zZIP", _MIT, 41.6
+            ),
             name="hourglass52",
             arguments={"stacks": 1},
         ),

@@ -37,28 +37,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import (
-    Colour,
-    Count,
-    Deviation,
-    Divisor,
-    Few,
-    NotNegative,
-    Share,
-    Width,
-    check_fields,
-    checked,
-    checked_class,
-    same_names,
-)
-from aweigh.backbones import SHUFFLENET_OPTIONS, Backbone, Hourglass, take_shufflenet_v2
+from aweigh.arguments import Count, Divisor, Few, NotNegative, Share, Width, check_fields, checked_class, passes_on
+from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
-from aweigh.necks.upsample import LiteUpsample
+from aweigh.necks.upsample import NoUpsample, Upsample, lite_upsample
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.heatmaps import (
     UNKNOWN,
@@ -73,8 +61,7 @@ from aweigh.ops.heatmaps import (
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, pull_and_push, world_mean
 from aweigh.ops.pooling import largest_above, largest_below, largest_left, largest_right
 from aweigh.structures import Images, Targets
-from aweigh.weights.coco import COCO_CLASSES, COCO_MEAN, COCO_STD
-from aweigh.weights.convert.cornernet import authors_record
+from aweigh.weights.convert.cornernet import cornernet_record
 
 CORNERS = ("top_left", "bottom_right")
 
@@ -126,24 +113,23 @@ class CornerNet(nn.Module):
     """The detector.
 
     Args:
-        backbone, neck: image `[B, 3, H, W]` -> feature maps -> one map of stride `stride` for each stack.
+        backbone, neck: image `[B, 3, H, W]` -> feature maps -> one map for each stack, all of one stride.
         points: of each stack, by kind, a `Point`: `top_left` and `bottom_right`, and `center` with `rescore`.
         classes: names and original ids; their number must be the heat maps'.
         rescore: from pairs and centres to new scores of the pairs; None: a pair scores the mean of its corners.
         radius, radius_iou: of the Gaussians, see `ops.heatmaps.gaussian_radius`.
         pull_weight, push_weight: alpha and beta of equation 8, whose gamma is 1.
         points_per_kind: corners of a kind that are looked into. max_pairs: best pairs that are suppressed among.
-        stride_divisor: sides of a batch are multiples of it.
+        stride_divisor: sides of a batch are multiples of it; None: the backbone's.
     """
 
     def __init__(
         self,
-        backbone: Backbone | Hourglass,
-        neck: nn.Module,
+        backbone: Backbone,
+        neck: Upsample,
         points: Sequence[nn.ModuleDict],
         *,
         classes: Classes,
-        stride: Few = 4,
         rescore: Callable[..., Tensor] | None = None,
         radius: Radius = "corrected",
         radius_iou: Share = 0.3,
@@ -151,7 +137,7 @@ class CornerNet(nn.Module):
         push_weight: NotNegative = 0.1,
         points_per_kind: Count = 100,
         max_pairs: Count = 1000,
-        stride_divisor: Divisor = 32,
+        stride_divisor: Divisor | None = None,
     ) -> None:
         super().__init__()
         self.kinds = (*CORNERS, *(["center"] if rescore else []))
@@ -167,7 +153,8 @@ class CornerNet(nn.Module):
             raise UsageError(f"CornerNet: radius_iou must lie between 0 and 1, got {radius_iou}.")
         self.backbone, self.neck, self.points = backbone, neck, nn.ModuleList(points)
         self.classes, self.rescore = classes, rescore
-        self.stride, self.stride_divisor = stride, stride_divisor
+        self.stride = neck.strides[0]
+        self.stride_divisor: int = stride_divisor or backbone.stride_divisor
         self.radius: Radius = radius
         self.radius_iou = radius_iou
         self.pull_weight, self.push_weight = pull_weight, push_weight
@@ -417,116 +404,91 @@ def convolution(
 # Builders: each architecture with its numbers, and the weights its authors have published
 
 
-POINT_OPTIONS = same_names(Point, point_channels="hidden", head_norm="norm")
-NECK_OPTIONS = same_names(LiteUpsample, neck_norm="norm")
+@passes_on(CornerNet, without=("rescore",))
+def cornernet(
+    backbone: Backbone,
+    classes: Classes,
+    neck: Callable[..., Upsample],
+    points: Callable[..., list[nn.ModuleDict]],
+    **settings: Any,
+) -> CornerNet:
+    """neck: from channels and strides of the backbone. points: see `corner_points`. Settings: those of `CornerNet`."""
+    up = neck(backbone.channels, backbone.strides)
+    return CornerNet(backbone, up, points(up.channels, len(classes)), classes=classes, **settings)
 
 
-def corner_points(
-    channels: Sequence[int], num_classes: int, kinds: Mapping[str, Gather], options: dict[str, Any], **form: Any
-) -> list[nn.ModuleDict]:
-    """The points of each stack, whose map has `channels`. kinds: what each kind gathers; form, and what `options` of a
-    builder say of it, which is taken out of them: `point_channels`, `head_norm`."""
-    form |= POINT_OPTIONS.take(options)
-    corner = {"heatmap": num_classes, "embedding": 1, "offset": 2}
-    outputs = {kind: corner if kind in CORNERS else {"heatmap": num_classes, "offset": 2} for kind in kinds}
-    return [
-        nn.ModuleDict({kind: Point(width, outputs[kind], gather, **form) for kind, gather in kinds.items()})
-        for width in channels
-    ]
-
-
-OF_BODY = ("stride", "rescore")  # which a builder gives itself
-
-
-def corner_pools(kind: Callable[..., nn.Module] = CornerPool) -> dict[str, Gather]:
+def corner_pools(kind: Callable[..., nn.Module]) -> dict[str, Gather]:
     """A pooling of each of the two corners."""
     return {name: partial(kind, bottom_right=last) for name, last in zip(CORNERS, (False, True), strict=True)}
 
 
-@checked(CornerNet, POINT_OPTIONS, without=OF_BODY)
-def cornernet_hourglass104(
+CORNER_POOLS = corner_pools(CornerPool)
+
+
+def corner_points(
+    channels: Sequence[int],
+    num_classes: int,
+    gathers: Mapping[str, Gather] = CORNER_POOLS,
+    head_kernel: int = 3,
+    separable: bool = False,
     *,
-    classes: Classes = COCO_CLASSES,
-    stacks: Few = 2,
-    channels: Sequence[Width] = (256, 256, 384, 384, 384, 512),
-    blocks: Sequence[Few] = (2, 2, 2, 2, 2, 4),
-    stem_channels: Width = 128,
-    backbone_norm: Norm = "bn",
-    pixel_mean: Colour = COCO_MEAN,
-    pixel_std: Deviation = COCO_STD,
-    **options: Any,
-) -> CornerNet:
-    """CornerNet on Hourglass-104: AP 40.6 on test-dev. The body's numbers are those of `Hourglass`; options: those of
-    `CornerNet`, `point_channels` (while a point gathers), `head_norm`."""
-    backbone = Hourglass(
-        stacks=stacks,
-        channels=channels,
-        blocks=blocks,
-        stem_channels=stem_channels,
-        norm=backbone_norm,
-        pixel_mean=pixel_mean,
-        pixel_std=pixel_std,
-    )
-    points = corner_points(backbone.channels, len(classes), corner_pools(), options)
-    form = {"stride": backbone.strides[0], "stride_divisor": backbone.stride_divisor}
-    return CornerNet(backbone, nn.Identity(), points, classes=classes, **{**form, **options})
+    point_channels: Width | None = 128,
+    head_norm: Norm = "bn",
+) -> list[nn.ModuleDict]:
+    """The points of each stack, by kind; see `Point`.
+
+    channels: of the map of each stack. gathers: what each kind gathers.
+    point_channels: while gathering; None: as many as the map has.
+    """
+    corner = {"heatmap": num_classes, "embedding": 1, "offset": 2}
+    outputs = {kind: corner if kind in CORNERS else {"heatmap": num_classes, "offset": 2} for kind in gathers}
+
+    def of_stack(width: int) -> nn.ModuleDict:
+        point = partial(
+            Point,
+            width,
+            hidden=point_channels or width,
+            norm=head_norm,
+            head_kernel=head_kernel,
+            separable=separable,
+        )
+        return nn.ModuleDict({kind: point(outputs[kind], gather) for kind, gather in gathers.items()})
+
+    return [of_stack(width) for width in channels]
 
 
-@checked(CornerNet, POINT_OPTIONS, without=OF_BODY)
-def cornernet_squeeze(
-    *,
-    classes: Classes = COCO_CLASSES,
-    stacks: Few = 2,
-    channels: Sequence[Width] = (256, 256, 384, 384, 512),
-    blocks: Sequence[Few] = (2, 2, 2, 2, 4),
-    stem_channels: Width = 128,
-    backbone_norm: Norm = "bn",
-    pixel_mean: Colour = COCO_MEAN,
-    pixel_std: Deviation = COCO_STD,
-    **options: Any,
-) -> CornerNet:
-    """CornerNet-Squeeze: fire modules, maps of stride 8, heads of 1x1 convolutions; AP 34.4. As its authors configure
-    it, it looks into 20 corners of a kind and 100 pairs. Options as `cornernet_hourglass104`."""
-    form: dict[str, Any] = {"stem_channels": stem_channels, "stem_halvings": 3, "block": "fire", "norm": backbone_norm}
-    form |= {"pixel_mean": pixel_mean, "pixel_std": pixel_std}
-    backbone = Hourglass(stacks=stacks, channels=channels, blocks=blocks, **form)
-    points = corner_points(backbone.channels, len(classes), corner_pools(), options, head_kernel=1)
-    form = {"stride": backbone.strides[0], "stride_divisor": backbone.stride_divisor}
-    form |= {"points_per_kind": 20, "max_pairs": 100}
-    return CornerNet(backbone, nn.Identity(), points, classes=classes, **{**form, **options})
-
-
-@checked(CornerNet, POINT_OPTIONS, NECK_OPTIONS, SHUFFLENET_OPTIONS, without=OF_BODY)
-def cornernet_shufflenet_v2_x0_5_lite(
-    *, classes: Classes = COCO_CLASSES, channels: Width = 64, **options: Any
-) -> CornerNet:
-    """CornerNet light enough to be trained on a CPU: ShuffleNet V2 0.5x, neck, pooling and heads of separable
-    convolutions with 64 channels (ours). Options as `cornernet_hourglass104`, `neck_norm`,
-    `SHUFFLENET_OPTIONS`."""
-    backbone, neck = lite_body(channels, options)
-    points = corner_points(neck.channels, len(classes), corner_pools(), options, **lite_form(channels))
-    return CornerNet(backbone, neck, points, classes=classes, **options)
-
-
-def lite_body(channels: int, options: dict[str, Any]) -> tuple[Backbone, LiteUpsample]:
-    """ShuffleNet V2 0.5x and its light way up to stride 4, with what `options` say of them."""
-    backbone = take_shufflenet_v2(0.5, options)
-    return backbone, LiteUpsample(backbone.channels, backbone.strides, channels=channels, **NECK_OPTIONS.take(options))
-
-
-def lite_form(channels: int) -> dict[str, Any]:
-    """Of a `Point`, light enough for a CPU."""
-    return {"hidden": channels, "separable": True}
-
+# Fire modules, maps of stride 8, heads of 1x1 convolutions; its authors look into 20 corners of a kind and 100 pairs.
+_SQUEEZE_VALUES: dict[str, Any] = {
+    "channels": (256, 256, 384, 384, 512),
+    "blocks": (2, 2, 2, 2, 4),
+    "points_per_kind": 20,
+    "max_pairs": 100,
+}
 
 BUILDERS = {
-    build.__name__: build for build in (cornernet_hourglass104, cornernet_squeeze, cornernet_shufflenet_v2_x0_5_lite)
+    # AP on test-dev: 40.6 on Hourglass-104, 34.4 of CornerNet-Squeeze.
+    "cornernet_hourglass104": Builder(
+        cornernet, hourglass_backbone, parts={"neck": NoUpsample, "points": corner_points}
+    ),
+    "cornernet_squeeze": Builder(
+        cornernet,
+        partial(hourglass_backbone, 3, "fire"),
+        _SQUEEZE_VALUES,
+        {"neck": NoUpsample, "points": partial(corner_points, head_kernel=1)},
+    ),
+    # Light enough to be trained on a CPU: neck, pooling and heads of separable convolutions with 64 channels (ours).
+    "cornernet_shufflenet_v2_x0_5_lite": Builder(
+        cornernet,
+        partial(shufflenet_v2_backbone, 0.5),
+        {"point_channels": None},
+        {"neck": lite_upsample, "points": partial(corner_points, separable=True)},
+    ),
 }
 
 _CORNERNET, _SQUEEZE = "cornernet_hourglass104", "cornernet_squeeze"
 PUBLISHED = {
     _CORNERNET: {
-        "authors": authors_record(
+        "authors": cornernet_record(
             _CORNERNET,
             "CornerNet_500000",
             "open?id=16bbMAyykdZr2_7afiMZrvvn4xkYa-LYk",
@@ -535,7 +497,7 @@ PUBLISHED = {
         )
     },
     _SQUEEZE: {
-        "authors": authors_record(
+        "authors": cornernet_record(
             _SQUEEZE,
             "CornerNet_Squeeze_500000",
             "file/d/1qM8BBYCLUBcZx_UmLT0qMXNTh-Yshp4X/view",

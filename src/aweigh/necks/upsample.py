@@ -9,7 +9,7 @@ section 5 says; the authors' code writes the kernels of the first output channel
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,16 @@ from torch.nn import functional as F
 from aweigh.arguments import Few, Width, checked_class
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, DeformableConv2d, Norm, SeparableConv2d, make_activation, make_norm
+
+
+class Upsample(Protocol):
+    """A way up: called with the maps of a backbone, fine to coarse, it gives one map for each stack."""
+
+    @property
+    def channels(self) -> tuple[int, ...]: ...
+    @property
+    def strides(self) -> tuple[int, ...]: ...
+    def __call__(self, features: list[Tensor]) -> list[Tensor]: ...
 
 
 @checked_class()
@@ -113,6 +123,14 @@ class Aggregation(nn.Module):
         return result
 
 
+class NoUpsample(nn.Identity):
+    """Of a backbone whose maps have been brought up already, such as an hourglass network's."""
+
+    def __init__(self, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
+        super().__init__()
+        self.channels, self.strides = tuple(in_channels), tuple(in_strides)
+
+
 @checked_class()
 class LiteUpsample(nn.Module):
     """A way up in depthwise-separable convolutions of one width, for a CPU; ours, after `LitePAN`.
@@ -171,3 +189,29 @@ def _bilinear(channels: int, factor: int, *, groups: int) -> nn.ConvTranspose2d:
     with torch.no_grad():
         up.weight.copy_(itself[:, :, None, None] * weight[:, None] * weight)
     return up
+
+
+# What detectors call the arguments of these; what stands before the `*` is no argument of a detector.
+
+
+def transposed_upsample(
+    in_channels: Sequence[int],
+    in_strides: Sequence[int],
+    channels: Sequence[int] = (256, 128, 64),
+    deformable: bool = True,
+    *,
+    neck_norm: Norm = "bn",
+) -> TransposedUpsample:
+    return TransposedUpsample(in_channels, in_strides, channels=channels, deformable=deformable, norm=neck_norm)
+
+
+def aggregation_upsample(
+    in_channels: Sequence[int], in_strides: Sequence[int], *, neck_norm: Norm = "bn"
+) -> AggregationUpsample:
+    return AggregationUpsample(in_channels, in_strides, norm=neck_norm)
+
+
+def lite_upsample(
+    in_channels: Sequence[int], in_strides: Sequence[int], *, channels: Width = 64, neck_norm: Norm = "bn"
+) -> LiteUpsample:
+    return LiteUpsample(in_channels, in_strides, channels=channels, norm=neck_norm)

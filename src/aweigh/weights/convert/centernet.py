@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 
 from aweigh.errors import UsageError
-from aweigh.weights.record import State
+from aweigh.weights.coco import COCO_CLASSES
+from aweigh.weights.record import PublishedWeights, State
 
 HEADS = {"hm": "heatmap", "wh": "size", "reg": "offset"}
 POSE_HEADS = {**HEADS, "hps": "joints", "hm_hp": "joint_heatmap", "hp_offset": "joint_offset"}
@@ -56,6 +57,23 @@ def centernet_from_authors(state: State) -> State:
     Raises `UsageError` for a tensor of another model.
     """
     return _converted(state, HEADS, "boxes")
+
+
+def centernet_record(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
+    """A file of the authors' model zoo, for boxes of COCO."""
+    return PublishedWeights(
+        name=name,
+        url="https://drive.google.com/drive/folders/1S3NnppRgXea_IG4WeyquJcnOB3I6G-LX",
+        file=f"{run}.pth",
+        sha256="",  # not published
+        licence="MIT (xingyizhou/CenterNet); trained on COCO, whose annotations are CC BY 4.0",
+        source=f"the authors, {run}, trained on COCO train2017",
+        metrics={"AP": average_precision},
+        builder=builder,
+        classes=COCO_CLASSES,
+        resize={"short": None, "long": None},  # tested at the size of the picture
+        convert=centernet_from_authors,
+    )
 
 
 def centernet_pose_from_authors(state: State) -> State:

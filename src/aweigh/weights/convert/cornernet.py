@@ -57,7 +57,7 @@ def cornernet_from_authors(state: State) -> State:
     return converted
 
 
-def authors_record(builder: str, file: str, place: str, licence: str, average_precision: float) -> PublishedWeights:
+def cornernet_record(builder: str, file: str, place: str, licence: str, average_precision: float) -> PublishedWeights:
     """A file that its authors offer on Google Drive, at `place` there, tested in each picture's own size."""
     return PublishedWeights(
         name="authors",
