@@ -304,7 +304,8 @@ def _as_read(split: Split) -> tuple[np.ndarray, np.ndarray]:
     named = [problem for problem in split.problems if problem.box and problem.where in rows]
     mended = {_corner(rows[one.where], one.box): one.box for one in named if one.kind == EXCHANGED and one.box}
     if mended:
-        kept = np.array([mended.get(_corner(image, box), box) for image, box in zip(image_of.tolist(), kept.tolist())])
+        entries = zip(image_of.tolist(), kept.tolist())
+        kept = np.array([mended.get(_corner(image, box), box) for image, box in entries]).reshape(-1, 4)
     lost = [(one.box, rows[one.where]) for one in named if one.action not in (CLIPPED, CHANGED)]
     boxes = np.concatenate([kept, np.array([box for box, _ in lost], dtype=np.float64).reshape(-1, 4)])
     images = np.concatenate([image_of, np.array([row for _, row in lost], dtype=np.int64)])
