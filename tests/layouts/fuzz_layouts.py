@@ -153,6 +153,17 @@ def _darknet(folder: Path) -> None:
             (folder / inside / f"{name[0]}.txt").write_text("".join(lines))
 
 
+def _csv(folder: Path) -> None:
+    for split, names in PICTURES.items():
+        lines = ["filename,width,height,class,xmin,ymin,xmax,ymax\n"]
+        for name in names:
+            _put(folder, split, name)
+            start = f"{name},{WIDTH},{HEIGHT}"
+            lines += [f"{start},{kind},{x0},{y0},{x1},{y1}\n" for kind, x0, y0, x1, y1 in BOXES[name]]
+            lines += [] if BOXES[name] else [f"{start},,,,,\n"]
+        (folder / split / "_annotations.csv").write_text("".join(lines))
+
+
 _WRITERS: dict[str, Callable[[Path], None]] = {
     "kitti": _kitti,
     "labelme": _labelme,
@@ -160,6 +171,7 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     "createml": _createml,
     "dota": _dota,
     "darknet": _darknet,
+    "csv": _csv,
 }
 LAYOUTS = (*fuzz.LAYOUTS, *_WRITERS)
 

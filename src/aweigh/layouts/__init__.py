@@ -6,7 +6,7 @@ here.
 
 from __future__ import annotations
 
-from aweigh.layouts import coco, createml, dota, kitti, labelme, via, voc, yolo
+from aweigh.layouts import boxes_csv, coco, createml, dota, kitti, labelme, via, voc, yolo
 from aweigh.layouts.layout import Layout
 
 # In the order in which a folder is tried: COCO holds more than the others.
@@ -19,4 +19,5 @@ LAYOUTS: dict[str, Layout] = {
     "labelme": labelme.LAYOUT,
     "via": via.LAYOUT,
     "createml": createml.LAYOUT,
+    "csv": boxes_csv.LAYOUT,
 }
