@@ -17,15 +17,18 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED
 from aweigh.prediction.pictures import drawn_paths, keep
-from aweigh.training.config import TrainConfig, load_recipe, to_dict
+from aweigh.training.backbone.config import ClassifyConfig
+from aweigh.training.config import TrainConfig
+from aweigh.training.settings import Settings, load_recipe, to_dict
 
 FAMILIES = [module for module in vars(aweigh.models).values() if hasattr(module, "BUILDERS")]
 
 
-def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["train", "--help"]) == 0
+@pytest.mark.parametrize(("command", "settings"), [("train", TrainConfig), ("train-backbone", ClassifyConfig)])
+def test_every_setting_is_a_flag(command: str, settings: type[Settings], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
     text = capsys.readouterr().out
-    for entry in fields(TrainConfig):
+    for entry in fields(settings):
         if entry.name != "data":
             assert f"--{entry.name.replace('_', '-')}" in text, entry.name
 
@@ -33,7 +36,7 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_flags_beat_the_recipe_and_the_recipe_beats_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     flags = train.Flags(lr=0.5, classes=("a", "b"), channels_last=False)
     config, origin = train.configuration("DATA", "synthetic", flags)
-    recipe = load_recipe(train.find_recipe("synthetic"))
+    recipe = load_recipe(TrainConfig, train.find_recipe("synthetic"))
     assert (config.data, config.lr, config.classes, config.channels_last) == ("DATA", 0.5, ("a", "b"), False)
     assert config.model == recipe["model"] and origin["model"] == "recipe synthetic"
     assert origin["lr"] == "command line" and origin["gamma"] == "default"

@@ -10,7 +10,8 @@ import pytest
 from aweigh.cli.main import run
 from aweigh.errors import UsageError, check_reach
 from aweigh.training.backbone.config import ClassifyConfig
-from aweigh.training.config import TrainConfig, field_types
+from aweigh.training.config import TrainConfig
+from aweigh.training.settings import field_types
 
 HUGE = 10**20
 
@@ -26,7 +27,7 @@ def numeric(types: dict[str, Any]) -> list[tuple[str, bool, bool]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "several", "whole"), numeric(field_types()))
+@pytest.mark.parametrize(("name", "several", "whole"), numeric(field_types(TrainConfig)))
 def test_no_setting_of_a_run_takes_what_no_number_can_be(name: str, several: bool, whole: bool) -> None:
     for value in (HUGE, -HUGE) if whole else (math.nan, math.inf, -math.inf, 1e300, float(HUGE)):
         with pytest.raises(UsageError, match=name):

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from dataclasses import fields, replace
+from typing import get_type_hints
 
 import pytest
 
 from aweigh.errors import UsageError
-from aweigh.training.config import TrainConfig, help_texts, load_recipe, resolve, to_dict, to_toml
+from aweigh.training.backbone.config import ClassifyConfig
+from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.recipes import MEASURED, other_recipes, packaged_recipes
+from aweigh.training.settings import help_texts, load_recipe, to_dict, to_toml
 
 
 def recipe(tmp_path, text):
@@ -18,7 +21,9 @@ def recipe(tmp_path, text):
 
 
 def test_command_line_beats_recipe_beats_default(tmp_path):
-    values = load_recipe(recipe(tmp_path, 'model = "fcos_resnet50_fpn"\nlr = 0.02\nbatch = 4\nsteps = [0.5, 1]\n'))
+    values = load_recipe(
+        TrainConfig, recipe(tmp_path, 'model = "fcos_resnet50_fpn"\nlr = 0.02\nbatch = 4\nsteps = [0.5, 1]\n')
+    )
     config, origin = resolve(values, {"batch": 2, "epochs": None}, recipe_name="recipe.toml")
     assert (config.lr, config.batch, config.epochs, config.steps) == (0.02, 2, 30, (0.5, 1.0))
     assert [origin[name] for name in ("lr", "batch", "epochs")] == ["recipe.toml", "command line", "default"]
@@ -43,7 +48,7 @@ def test_command_line_beats_recipe_beats_default(tmp_path):
 )
 def test_mistakes_in_a_recipe_are_named(tmp_path, text, words):
     with pytest.raises(UsageError) as caught:
-        load_recipe(recipe(tmp_path, text))
+        load_recipe(TrainConfig, recipe(tmp_path, text))
     assert all(word in str(caught.value) for word in words), caught.value
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
 
@@ -74,7 +79,7 @@ def test_impossible_values_are_refused(values, word):
 
 def test_a_missing_recipe_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
-        load_recipe(tmp_path / "none.toml")
+        load_recipe(TrainConfig, tmp_path / "none.toml")
 
 
 def test_the_written_configuration_gives_itself_again(tmp_path):
@@ -89,8 +94,8 @@ def test_the_written_configuration_gives_itself_again(tmp_path):
         select="AP:a class",
     )
     path = recipe(tmp_path, to_toml(config, {"lr": "command line"}))
-    assert resolve(load_recipe(path))[0] == config
-    assert resolve(load_recipe(recipe(tmp_path, to_toml(config))))[0] == config
+    assert resolve(load_recipe(TrainConfig, path))[0] == config
+    assert resolve(load_recipe(TrainConfig, recipe(tmp_path, to_toml(config))))[0] == config
     assert "# command line" in to_toml(config, {"lr": "command line"})
 
 
@@ -106,10 +111,18 @@ def test_a_missing_run_is_not_called_a_recipe(tmp_path):
         resolve(None, {"resume": str(tmp_path / "nothing")})
 
 
-def test_every_field_has_a_help_text_and_is_plain_data():
-    names = {entry.name for entry in fields(TrainConfig)}
-    assert set(help_texts()) == names == set(to_dict(TrainConfig()))
-    assert all(len(text) < 130 for text in help_texts().values())
+@pytest.mark.parametrize("settings", [TrainConfig, ClassifyConfig])
+def test_every_field_has_a_help_text_and_is_plain_data(settings):
+    names = {entry.name for entry in fields(settings)}
+    assert set(help_texts(settings)) == names == set(to_dict(settings()))
+    assert all(len(text) < 130 for text in help_texts(settings).values())
+
+
+@pytest.mark.parametrize("settings", [TrainConfig, ClassifyConfig])
+def test_every_number_has_a_range(settings):
+    """But those that may be below 0."""
+    ranges = get_type_hints(settings, include_extras=True)
+    assert {name for name, kind in ranges.items() if kind in (int, float)} <= {"frozen_stages", "workers", "seed"}
 
 
 def test_importing_the_configuration_imports_no_torch():
@@ -123,7 +136,7 @@ LITE = {"data": "cells", "model": "fcos_shufflenet_v2_x1_0_lite"}
 def test_a_bare_run_has_the_settings_that_were_measured():
     """Without a recipe the default detector trains by the one whose numbers the documents show; each value says so."""
     bare, origin = resolve({}, {"data": "cells"})
-    measured, _ = resolve(load_recipe(packaged_recipes()["lite"]), {"data": "cells"})
+    measured, _ = resolve(load_recipe(TrainConfig, packaged_recipes()["lite"]), {"data": "cells"})
     assert bare == measured and bare == resolve({}, LITE)[0]
     assert (bare.optimizer, bare.lr, bare.backbone_norm, bare.ema) == ("adamw", 0.001, "frozen_bn", 0.99)
     assert origin["lr"] == "recipe lite of the model" and origin["momentum"] == "default"
@@ -144,7 +157,7 @@ def test_only_a_detector_that_was_measured_has_settings_of_its_own():
     assert other_recipes("fcos_resnet50_fpn", {**origin, "lr": "recipe mine"}) == ""
     assert other_recipes("no_such", origin) == other_recipes(LITE["model"], resolve({}, LITE)[1]) == ""
     for name, recipe in MEASURED.items():
-        assert load_recipe(packaged_recipes()[recipe])["model"] == name
+        assert load_recipe(TrainConfig, packaged_recipes()[recipe])["model"] == name
 
 
 def test_random_weights_keep_no_statistics():

@@ -18,8 +18,9 @@ from aweigh.checkpoints.checkpoint import load_model, load_state, read_header, s
 from aweigh.errors import DataError, UsageError
 from aweigh.files import atomic_file
 from aweigh.training import train as loop
-from aweigh.training.config import load_recipe, resolve
+from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.logs.log import read_log
+from aweigh.training.settings import load_recipe
 from aweigh.training.train import train
 
 
@@ -99,11 +100,11 @@ def test_the_configuration_keeps_its_origins_when_a_run_goes_on(stopped, quiet):
     before = (stopped / "config.toml").read_text()
     train(again(stopped), console=quiet)
     assert (stopped / "config.toml").read_text() == before and 'resume = ""' in before
-    assert load_recipe(stopped / "config.toml")["save_every"] == 1
+    assert load_recipe(TrainConfig, stopped / "config.toml")["save_every"] == 1
 
 
 def test_changed_data_are_noticed(stopped, quiet):
-    root = Path(load_recipe(stopped / "config.toml")["data"])
+    root = Path(load_recipe(TrainConfig, stopped / "config.toml")["data"])
     path = root / "annotations" / "instances_train.json"
     text = path.read_text()
     content = json.loads(text)
@@ -123,7 +124,7 @@ def test_a_longer_run_keeps_or_stretches_the_schedule(configure, quiet, tmp_path
     train(again(kept, epochs=4), extend="keep", console=quiet)
     assert [row["lr"] for row in rows(kept, "step")] == pytest.approx([0.01] * 2 + [0.001] * 6)
     assert "The schedule stays laid out for 4 steps; after them lr stays at 0.001." in quiet.file.getvalue()
-    assert load_recipe(kept / "config.toml")["schedule_steps"] == 4
+    assert load_recipe(TrainConfig, kept / "config.toml")["schedule_steps"] == 4
     stretched = train(configure(**base, output=str(tmp_path / "stretched")), console=quiet)
     train(again(stretched, epochs=4), extend="stretch", console=quiet)
     assert [row["lr"] for row in rows(stretched, "step")] == pytest.approx([0.01] * 2 + [0.001] * 2 + [0.001] * 4)
@@ -167,7 +168,7 @@ def test_a_run_that_kept_its_schedule_can_be_stretched_later(configure, quiet):
     train(again(folder, epochs=2), extend="keep", console=quiet)
     train(again(folder, epochs=4), extend="stretch", console=quiet)
     assert "The schedule of 2 steps is now laid over 8." in quiet.file.getvalue()
-    assert load_recipe(folder / "config.toml")["schedule_steps"] == 0
+    assert load_recipe(TrainConfig, folder / "config.toml")["schedule_steps"] == 0
     curve = [0.01 * (0.5 + 0.25 * (1 + math.cos(math.pi * step / 8))) for step in range(4, 8)]
     assert [row["lr"] for row in rows(folder, "step")] == pytest.approx([0.01, 0.0075, 0.005, 0.005, *curve])
 

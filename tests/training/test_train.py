@@ -17,10 +17,11 @@ from tests.runs import TINY, write_coco
 from aweigh.checkpoints.checkpoint import load_model, read_header
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.training import train as loop
-from aweigh.training.config import load_recipe, resolve
+from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.debug.crash import read_bundle
 from aweigh.training.logs.log import read_log
 from aweigh.training.prepare import builder_arguments, learning_rate_line, prepare, run_folder
+from aweigh.training.settings import load_recipe
 from aweigh.training.train import groups, selected, train
 
 FILES = {
@@ -100,7 +101,7 @@ def test_the_checkpoint_says_where_it_comes_from(learned):
     assert header["resize"]["short"] == 64 and header["licence"] == "CC0-1.0" and len(header["data_hash"]) == 64
     assert header["metrics"]["AP50"] > 0.3 and header["metrics"]["split"] == "val"
     assert header["training"]["config"]["lr"] == 2e-3
-    assert resolve(load_recipe(folder / "config.toml"))[0].lr == 2e-3
+    assert resolve(load_recipe(TrainConfig, folder / "config.toml"))[0].lr == 2e-3
     assert "# command line" in (folder / "config.toml").read_text()
 
 
@@ -236,7 +237,7 @@ def test_an_exception_in_a_step_is_kept_too(configure, tmp_path):
 def test_an_automatic_batch_is_found_said_and_kept(configure, quiet):
     folder = train(configure(batch="auto", epochs=1), console=quiet)
     assert "batch auto: 8" in quiet.file.getvalue()
-    assert load_recipe(folder / "config.toml")["batch"] == 8
+    assert load_recipe(TrainConfig, folder / "config.toml")["batch"] == 8
     assert "lr 0.005 = 0.01 x 8/16" in quiet.file.getvalue()
 
 
@@ -456,4 +457,4 @@ def test_every_recipe_can_be_read():
     recipes = [path for path in sorted(folder.glob("*.toml")) if not path.stem.endswith("_imagenet")]  # classification
     assert len(recipes) >= 5
     for path in recipes:
-        resolve(load_recipe(path))
+        resolve(load_recipe(TrainConfig, path))

@@ -1,17 +1,18 @@
 """`aweigh train` and `aweigh config show`: their flags are the fields of `TrainConfig`, with its help texts."""
 
-from dataclasses import asdict, fields, make_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_origin
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
 from aweigh.cli.flags import Processes, Recipe
 from aweigh.cli.processes import run_in_processes
+from aweigh.cli.settings import flags_of
 from aweigh.errors import UsageError
-from aweigh.training.config import TrainConfig, field_types, help_texts, load_recipe, resolve, to_toml
+from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.recipes import find_recipe
+from aweigh.training.settings import load_recipe, to_toml
 
-# The first field of each group of flags, in the order of `TrainConfig`.
 GROUPS = {
     "data": "Data and model",
     "epochs": "Run",
@@ -21,41 +22,10 @@ GROUPS = {
 }
 
 
-def _flags() -> Any:
-    """A dataclass with every field of `TrainConfig` but `data`, each a flag that is None when not given."""
-    types, texts = field_types(), help_texts()
-    members, group = [], None
-    for position, entry in enumerate(fields(TrainConfig)):
-        if entry.name in GROUPS:
-            group = Group(GROUPS[entry.name], sort_key=position)
-        if entry.name == "data":
-            continue
-        several = get_origin(types[entry.name]) is tuple
-        flag = Parameter(
-            help=texts[entry.name].replace("`", ""),
-            group=group,
-            show_default=_shown(entry.default),
-            consume_multiple=several,
-            negative="" if several else None,
-        )
-        members.append((entry.name, Annotated[types[entry.name] | None, flag], None))
-    made = make_dataclass("Flags", members, frozen=True)
-    made.__module__ = __name__  # the command line opens up classes of a module, and takes others as one value
-    return made
-
-
-def _shown(default: Any) -> Any:
-    """How the help shows a default: as it is typed; nothing for what means "not given"."""
-    if default in ("", (), -1):
-        return False
-    text = " ".join(f"{value:.4g}" for value in default) if isinstance(default, tuple) else str(default)
-    return lambda _: f"{default:.4g}" if isinstance(default, float) else text
-
-
 if TYPE_CHECKING:
     Flags = Any
 else:
-    Flags = _flags()
+    Flags = flags_of(TrainConfig, GROUPS)
 NO_FLAGS: Any = Flags()
 
 config_app = App(
@@ -121,5 +91,5 @@ def show(
 
 def configuration(data: str | None, recipe: str, flags: Any) -> tuple[TrainConfig, dict[str, str]]:
     """The configuration that the arguments give, and where each value came from."""
-    values = load_recipe(find_recipe(recipe)) if recipe else None
+    values = load_recipe(TrainConfig, find_recipe(recipe)) if recipe else None
     return resolve(values, {"data": data, **asdict(flags)}, recipe_name=f"recipe {recipe}")

@@ -34,7 +34,7 @@ from aweigh.prediction.extras import measure_all
 from aweigh.prediction.memory import is_out_of_memory, out_of_memory
 from aweigh.prediction.meters import Means, Stopwatch
 from aweigh.training import state
-from aweigh.training.config import TrainConfig, load_recipe, resolve, to_dict, to_toml
+from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.debug.crash import kept
 from aweigh.training.lock import FolderTakenError, hold
 from aweigh.training.logs.log import RunLog, read_log, require_tensorboard
@@ -43,6 +43,7 @@ from aweigh.training.logs.screen import Screen
 from aweigh.training.optim import set_lr
 from aweigh.training.prepare import Run, learning_rate_line, prepare, run_folder
 from aweigh.training.recipes import other_recipes
+from aweigh.training.settings import load_recipe, to_dict, to_toml
 from aweigh.training.stop import Interrupts, Stopped
 from aweigh.visualise import curves
 
@@ -178,7 +179,7 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
 def save_config(run: Run, origin: Mapping[str, str] | None) -> None:
     """Write `config.toml`, unless the run goes on with the very values that it holds, whose origins it names."""
     path, config = run.folder / "config.toml", replace(run.config, resume="")
-    if not path.exists() or resolve(load_recipe(path))[0] != config:
+    if not path.exists() or resolve(load_recipe(TrainConfig, path))[0] != config:
         write_text(path, to_toml(config, origin))
 
 

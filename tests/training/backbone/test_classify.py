@@ -20,7 +20,8 @@ from aweigh.cli.main import run
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.training.backbone import classify
 from aweigh.training.backbone.classify import train_classifier
-from aweigh.training.backbone.config import ClassifyConfig, configure, read_recipe
+from aweigh.training.backbone.config import ClassifyConfig, resolve
+from aweigh.training.settings import load_recipe
 from aweigh.weights.load import load_backbone, read_state
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -165,7 +166,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(shapes: Path, tmp_path: Path) -
 
 
 def test_the_recipe_of_the_paper() -> None:
-    config = configure(read_recipe(RECIPES / "shufflenet_v2_imagenet.toml"), {"width": 2.0, "batch": None})
+    config = resolve(
+        load_recipe(ClassifyConfig, RECIPES / "shufflenet_v2_imagenet.toml"), {"width": 2.0, "batch": None}
+    )
     assert (config.iterations, config.batch, config.lr, config.lr_batch) == (300_000, 1024, 0.5, 1024)
     assert (config.momentum, config.weight_decay, config.label_smoothing) == (0.9, 4e-5, 0.1)
     assert (config.size, config.least_area, config.color, config.flip, config.width) == (224, 0.08, 0.4, 0.5, 2.0)
@@ -176,10 +179,10 @@ def test_the_recipe_of_the_paper() -> None:
     [
         ("widht = 1.0", "Did you mean 'width'"),
         ("batch = 1.5", "batch = 1.5 .* a whole number"),
-        ('activation = "gelu"', "one of relu, leaky_relu"),
+        ('activation = "gelu"', "one of 'relu', 'leaky_relu'"),
         ("batch = true", "a whole number"),
         ("width", "not valid TOML"),
-        ("size = 32", "size = 32: expected a number from 64"),
+        ("size = 32", "size = 32: expected a number 64 or more"),
         ("flip = 2", "from 0 to 1"),
         ("width = 0.75", "widths 0.5, 1.0"),
     ],
@@ -187,7 +190,9 @@ def test_the_recipe_of_the_paper() -> None:
 def test_wrong_values_are_named(shapes: Path, tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(UsageError, match=said):
-        config = configure(read_recipe(tmp_path / "recipe.toml"), {"data": str(shapes), "output": str(tmp_path / "r")})
+        config = resolve(
+            load_recipe(ClassifyConfig, tmp_path / "recipe.toml"), {"data": str(shapes), "output": str(tmp_path / "r")}
+        )
         train_classifier(config, console=quiet())
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -42,12 +42,12 @@ from aweigh.training.backbone.class_folders import (
     training_transform,
     validation_transform,
 )
-from aweigh.training.backbone.config import ClassifyConfig, read_recipe
-from aweigh.training.config import to_toml
+from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.lock import hold
 from aweigh.training.logs.screen import Screen
 from aweigh.training.optim import make_optimizer, set_lr
 from aweigh.training.prepare import choose_workers
+from aweigh.training.settings import load_recipe, to_toml
 from aweigh.visualise import curves
 from aweigh.weights.load import load_backbone
 
@@ -103,7 +103,7 @@ def train_classifier(
         path = Path(resume) / "config.toml"
         if not path.is_file():
             raise UsageError(f"{resume} is no run folder to go on with: there is no {path}.")
-        config = replace(ClassifyConfig(**read_recipe(path)), output=str(resume))
+        config = replace(ClassifyConfig(**load_recipe(ClassifyConfig, path)), output=str(resume))
     run = prepare(config, new=resume is None, console=console or Screen(stderr=True))
     with hold(run.folder) as remark:
         if remark:
@@ -127,7 +127,7 @@ def _train(run: ClassifierRun, *, resumed: bool) -> None:
     if resumed:
         restore(run)
     else:
-        text = to_toml(cast(Any, run.config))  # which reads the fields of any dataclass
+        text = to_toml(run.config)
         write_text(run.folder / "config.toml", text)
     for line in describe(run):
         run.say(line)

@@ -34,9 +34,9 @@ from aweigh.feeding.batches import Batch
 from aweigh.files import atomic_file, atomic_folder, write_text
 from aweigh.models import create
 from aweigh.structures import Images, Targets
-from aweigh.training.config import to_dict
 from aweigh.training.debug.replay import Blame, Examination, How, blame, examine
 from aweigh.training.prepare import Run
+from aweigh.training.settings import to_dict
 
 FORMAT = 1
 
