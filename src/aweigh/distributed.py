@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from aweigh.errors import AweighError, UsageError
 
 Value = TypeVar("Value")
 
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 WAIT = timedelta(minutes=30)  # for the slowest process: the longest validation or picture of the report
 
 
@@ -59,6 +61,16 @@ def join(device_name: str) -> Iterator[str]:
             dist.destroy_process_group()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this process counts as the only one: the others do something else, and would be waited for in vain."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def rank() -> int:
     """The number of this process among those of the run."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
@@ -66,7 +78,8 @@ def rank() -> int:
 
 def world_size() -> int:
     """The number of processes of the run."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    together = dist.is_available() and dist.is_initialized() and not _alone.get()
+    return dist.get_world_size() if together else 1
 
 
 def is_main() -> bool:
@@ -99,6 +112,15 @@ def reduced(values: Sequence[float], *, largest: bool = False) -> list[float]:
     numbers = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(numbers, op=dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
     return (numbers if largest else numbers / world_size()).tolist()
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean over all processes of a tensor, without gradient."""
+    if world_size() == 1:
+        return value
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value / world_size()
 
 
 def same_buffers(module: nn.Module) -> None:

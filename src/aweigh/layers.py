@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh import distributed
 from aweigh.errors import UsageError
 
 Norm = Literal["bn", "sync_bn", "frozen_bn", "gn"]
@@ -79,8 +79,7 @@ class SyncBatchNorm2d(BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if not (self.training and together):
+        if not self.training or distributed.world_size() == 1:
             return super().forward(x)
         from torch.distributed.nn.functional import all_reduce  # not there in a torch built without processes
 

@@ -74,7 +74,10 @@ def test_no_boxes_no_loss() -> None:
     assert losses.box_loss(torch.zeros(0, 4), torch.zeros(0, 4), "giou").shape == (0,)
 
 
-def test_world_mean_of_one_process_is_the_value() -> None:
+def test_normalisers_are_averaged_where_processes_compute_a_step_together() -> None:
+    assert losses.world_mean(torch.tensor(3.0)) == 3
+    with losses.normalised_together(lambda value: value / 2):
+        assert losses.world_mean(torch.tensor(3.0)) == 1.5
     assert losses.world_mean(torch.tensor(3.0)) == 3
 
 

@@ -3,11 +3,12 @@
 Every function returns values that are not reduced, except where it says `sum`; the model divides by its normaliser.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, Protocol, get_args
 
 import torch
-import torch.distributed
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from aweigh.errors import UsageError, counted
 from aweigh.ops import boxes as box_ops
 
 BYTES_PER_PAIR = 8  # of a point and a box at the peak: bool values, and one of float32
+_world_mean: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("world_mean", default=None)
 BoxLoss = Literal["iou", "linear_iou", "giou", "diou", "ciou"]
 
 
@@ -240,15 +242,24 @@ def box_loss(boxes: Tensor, targets: Tensor, kind: BoxLoss, *, smoothing: float 
 
 
 def world_mean(value: Tensor) -> Tensor:
-    """The mean of a scalar over all training processes; the value itself when there is one process.
+    """A normaliser as the mean over all processes that compute a step together; elsewhere as it is.
 
     Dividing each process's loss by the mean number of positives makes the averaged gradient equal to that of one
-    process with the whole batch. Where no gradient is computed (a validation loss, whose batches the processes share
-    out unevenly) nothing is averaged, and nobody waited for.
+    process with the whole batch.
     """
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not (together and torch.is_grad_enabled()):
-        return value
-    value = value.detach().clone()
-    torch.distributed.all_reduce(value)
-    return value / torch.distributed.get_world_size()
+    mean = _world_mean.get()
+    return value if mean is None else mean(value)
+
+
+@contextmanager
+def normalised_together(mean: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within it the normalisers of losses are averaged by `mean`, which every process of a step has to call alike.
+
+    The training loop alone does so. A loss that is computed for anything else, such as a validation loss, whose
+    batches the processes share out unevenly, or a failed step that is computed again, waits for nobody.
+    """
+    token = _world_mean.set(mean)
+    try:
+        yield
+    finally:
+        _world_mean.reset(token)

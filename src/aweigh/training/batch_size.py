@@ -29,7 +29,7 @@ from aweigh.images.resize import Resize
 from aweigh.ops.frames import Frame
 from aweigh.prediction import memory
 from aweigh.structures import Images, padded_proposals
-from aweigh.training.debug.replay import How, alone, losses_of
+from aweigh.training.debug.replay import How, losses_of
 
 HEADROOM = 0.9  # of a GPU's memory: the rest is lost to blocks of changing size
 CPU_SHARE = 0.5  # of the free main memory: the rest is for reading images, the system and other programs
@@ -220,7 +220,7 @@ def _line(measured: dict[int, int], count: int) -> int:
 def _train_step(model: Model, optimizer: torch.optim.Optimizer, batch: Batch, how: How) -> None:
     """One step of training, apart from the other processes, which try other sizes."""
     optimizer.zero_grad(set_to_none=True)
-    with alone():
+    with distributed.alone():
         torch.stack(list(losses_of(model, batch, how).values())).sum().backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     nn.utils.get_total_norm(gradients)

@@ -28,6 +28,7 @@ from aweigh.evaluation.coco import UNDEFINED
 from aweigh.evaluation.metrics import METRICS, NUMBERS, VALIDATED, metric_of, numbers_of
 from aweigh.feeding.batches import Batch
 from aweigh.files import atomic_file, remove_leftovers, write_text
+from aweigh.ops.losses import normalised_together
 from aweigh.prediction.device import determinism
 from aweigh.prediction.evaluate import detect, inputs_on
 from aweigh.prediction.extras import measure_all
@@ -208,7 +209,8 @@ class TrainingLosses(nn.Module):
         Scalars that have a gradient."""
         with torch.autocast(pixels.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
             raw = self.network(pixels, *given)
-        losses: dict[str, Tensor] = self.model.loss(raw, targets)
+        with normalised_together(distributed.mean):
+            losses: dict[str, Tensor] = self.model.loss(raw, targets)
         return losses
 
 

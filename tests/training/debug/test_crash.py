@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from aweigh import distributed
 from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.layers import SyncBatchNorm2d
 from aweigh.models import fcos
+from aweigh.ops.losses import normalised_together
 from aweigh.prediction.memory import is_out_of_memory, out_of_memory
 from aweigh.training.debug.crash import read_bundle, write_bundle
 from aweigh.training.debug.replay import How, blame, examine
@@ -209,13 +212,18 @@ def test_a_detector_of_another_structure_is_looked_into_all_the_same(batch):
 
 
 def test_other_processes_are_not_waited_for(run, batch, monkeypatch):
-    before = examine(run.model, [batch], CPU)
+    """They are asked for the normalisers of losses, and for the statistics of a synchronised normalisation."""
+    synchronised = Other()
+    synchronised.layer = torch.nn.Sequential(synchronised.layer, SyncBatchNorm2d(2))
+    models = (run.model, synchronised)
+    before = [examine(model, [batch], CPU).losses for model in models]
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)  # asking them would raise here
-    with pytest.raises(ValueError, match="process group"):
+    with pytest.raises(ValueError, match="process group"), normalised_together(distributed.mean):
         run.model.loss(run.model.network(batch.images.pixels), batch.targets)
-    assert examine(run.model, [batch], CPU).losses == before.losses
-    assert blame(run.model, batch, CPU).images == []
-    assert torch.distributed.is_initialized()
+    with pytest.raises(ValueError, match="process group"):
+        synchronised.network(batch.images.pixels)
+    assert [examine(model, [batch], CPU).losses for model in models] == before
+    assert [blame(model, batch, CPU).images for model in models] == [[], []]
 
 
 def test_of_several_batches_the_one_that_goes_bad_is_told_of(run):

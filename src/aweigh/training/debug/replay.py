@@ -6,15 +6,15 @@ modules, and the shapes of its raw outputs.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
+from aweigh import distributed
 from aweigh.checkpoints.checkpoint import Model
 from aweigh.feeding.batches import Batch
 from aweigh.prediction.evaluate import inputs_on
@@ -114,7 +114,7 @@ def examine(model: Model, batches: Sequence[Batch], how: How, *, lines: bool = T
     """
     result = Examination(bad_weights=_bad_weights(model), largest_weight=_largest_weight(model))
     model.zero_grad(set_to_none=True)
-    with alone():
+    with distributed.alone():
         _step(model, batches, how, result)
         if lines and result.failed and not result.bad_weights:
             batch = batches[result.batch]
@@ -135,13 +135,6 @@ def losses_of(model: Model, batch: Batch, how: How) -> dict[str, Tensor]:
     """The losses of one batch, each a scalar that has a gradient, as training computes them."""
     losses: dict[str, Tensor] = model.loss(_network(model, batch, how), _targets(batch, how))
     return losses
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Compute as if there were no other processes: they do something else, and would be waited for in vain."""
-    with patch.object(torch.distributed, "is_initialized", lambda: False):
-        yield
 
 
 # --- the step -------------------------------------------------------------------------------------------------------
@@ -252,7 +245,7 @@ def blame(model: Model, batch: Batch, how: How) -> Blame:
     of its annotations, down to single ones.
     """
     targets = _targets(batch, how)
-    with alone():
+    with distributed.alone():
         try:
             raw = _network(model, batch, how)
         except Exception:  # the network itself fails: which picture does it not take?
