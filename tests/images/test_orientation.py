@@ -10,7 +10,7 @@ import torch
 from PIL import Image, TiffImagePlugin
 
 from aweigh.images.reader import read_image, read_reduced, read_size, reduction
-from aweigh.inspect.pictures import look_at
+from aweigh.inspect.image_files import look_at
 
 UPRIGHT_HW = (48, 80)
 # Value of each quadrant of the upright picture: upper left, upper right, lower left, lower right.

@@ -19,8 +19,8 @@ from aweigh.annotations.records import some_of
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, Split
 from aweigh.errors import counted
 from aweigh.inspect.doctor import Examination
-from aweigh.inspect.duplicates import groups_of, look_alikes, same_bytes
-from aweigh.inspect.pictures import Pictures, look_at_pictures
+from aweigh.inspect.image_files import Pictures, look_at_pictures
+from aweigh.inspect.same_images import groups_of, look_alikes, same_bytes
 
 # One picture saved twice: ours; 797 of 800 photographs, scaled to 70 % and compressed anew, are this close.
 SURE_BITS, SURE_DIFFERENCE = 5, 1.5

@@ -20,8 +20,8 @@ from aweigh.annotations.proposals import length_of
 from aweigh.annotations.records import EmptySplit
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError, counted, some_of
-from aweigh.inspect.duplicates import groups_of, look_alikes, same_bytes
-from aweigh.inspect.pictures import look_at_pictures
+from aweigh.inspect.image_files import look_at_pictures
+from aweigh.inspect.same_images import groups_of, look_alikes, same_bytes
 from aweigh.layouts.load import find_splits, load_split
 
 FRACTION = 0.1

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as kernels
 
-from aweigh.annotations.pairs import describe_pairs
+from aweigh.annotations.flip_pairs import describe_pairs
 from aweigh.classes import Classes, Pairs
 from aweigh.errors import UsageError, counted
 from aweigh.feeding.colour import COLOR_REACH, jitter_color, shift_color, shuffle_color
@@ -50,7 +50,7 @@ class Augmentation:
     principal components of colours (Krizhevsky et al. 2012, section 4.1), 0.1 there and in CenterNet. mosaic,
     copy_paste, mixup: probabilities of putting several pictures into one, see `aweigh.feeding.mixing`. min_visible: an
     object of which less than this share is left in sight becomes a region to ignore: neither found nor background.
-    keypoint_pairs, class_pairs: indices that change places in a flip, such as left and right, see `annotations.pairs`.
+    keypoint_pairs, class_pairs: indices that change places in a flip, as left and right, see `annotations.flip_pairs`.
     """
 
     flip: float = 0.5

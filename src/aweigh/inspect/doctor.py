@@ -17,10 +17,10 @@ import numpy as np
 from aweigh.annotations.problems import KEPT, Problem, tally
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import counted
-from aweigh.inspect.duplicates import groups_of, look_alikes, same_bytes
 from aweigh.inspect.findings import EXAMPLES_KEPT, SEVERITIES, Example, Finding, Severity, by_kind, finding, in_order
-from aweigh.inspect.pictures import Pictures, look_at_pictures
+from aweigh.inspect.image_files import Pictures, look_at_pictures
 from aweigh.inspect.rules import box_rules, class_counts, class_rules, image_rules, reported
+from aweigh.inspect.same_images import groups_of, look_alikes, same_bytes
 
 SCHEMA = "aweigh.data_check/1"
 SIZE_EDGES = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # pixels, of the square root of a box's area; the last is open

@@ -32,7 +32,7 @@ from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Spli
 from aweigh.errors import counted
 from aweigh.images.reader import SUFFIXES
 from aweigh.inspect.findings import EXAMPLES_KEPT, KINDS, Box, Example, Finding, finding
-from aweigh.inspect.near import near_pairs
+from aweigh.inspect.near_boxes import near_pairs
 
 SAME_IOU = 0.95  # as hotcoco's health check, which finds near-duplicates of one class
 LONGEST_RATIO = 20.0  # likewise

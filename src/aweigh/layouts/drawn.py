@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.annotations.frames import settle_frames
+from aweigh.annotations.exif_frames import settle_frames
 from aweigh.annotations.problems import DROPPED, SKIPPED, Problem, suspicions
 from aweigh.annotations.records import (
     UNKNOWN,

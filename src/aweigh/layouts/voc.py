@@ -21,8 +21,8 @@ from xml.parsers import expat
 
 import numpy as np
 
+from aweigh.annotations.exif_frames import settle_frames
 from aweigh.annotations.flat import TextList
-from aweigh.annotations.frames import settle_frames
 from aweigh.annotations.problems import CHANGED, DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import UNKNOWN, as_number, as_side, build_split, choose_classes, some_of
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from aweigh.annotations.flat import TextList
+from aweigh.annotations.flip_pairs import find_pairs
 from aweigh.annotations.outlines import clip_polygon
-from aweigh.annotations.pairs import find_pairs
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError
 from aweigh.images.decode import orientation

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aweigh.annotations.extras import annotated, same_keypoints
-from aweigh.annotations.pairs import flip_pairs
+from aweigh.annotations.flip_pairs import flip_pairs
 from aweigh.annotations.split import Split
 from aweigh.checkpoints.checkpoint import Model
 from aweigh.classes import UNIFORM_SIGMA, KeypointSet

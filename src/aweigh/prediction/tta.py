@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from aweigh.annotations.pairs import describe_pairs, flip_pairs
+from aweigh.annotations.flip_pairs import describe_pairs, flip_pairs
 from aweigh.classes import Classes, Pairs
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, did_you_mean

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from aweigh import distributed
-from aweigh.annotations.pairs import flip_pairs
+from aweigh.annotations.flip_pairs import flip_pairs
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.proposals import read_proposals
 from aweigh.annotations.records import EmptySplit

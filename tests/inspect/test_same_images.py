@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tests.scenes_on_disk import scene
 
-from aweigh.inspect.duplicates import file_hash, fingerprint, groups_of, look_alikes, near_hashes, same_bytes
+from aweigh.inspect.same_images import file_hash, fingerprint, groups_of, look_alikes, near_hashes, same_bytes
 
 
 def test_files_are_told_apart_by_their_bytes(tmp_path: Path) -> None:

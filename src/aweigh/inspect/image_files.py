@@ -21,7 +21,7 @@ from aweigh.annotations.split import Split
 from aweigh.errors import DataError
 from aweigh.images.decode import loaded, orientation
 from aweigh.images.reader import opened, read_image, read_size
-from aweigh.inspect.duplicates import THUMB_WH, file_hash, fingerprint
+from aweigh.inspect.same_images import THUMB_WH, file_hash, fingerprint
 
 _REDUCED = (128, 128)  # pixels: a JPEG is decoded to no less than this, more than enough for 16 x 16 cells
 _AT_ONCE = 512  # pictures handed to the threads at a time

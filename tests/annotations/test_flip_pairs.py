@@ -2,7 +2,7 @@
 
 import pytest
 
-from aweigh.annotations.pairs import FlipPairs, describe_pairs, find_pairs, flip_pairs
+from aweigh.annotations.flip_pairs import FlipPairs, describe_pairs, find_pairs, flip_pairs
 from aweigh.errors import UsageError
 from aweigh.scenes.shapes import KEYPOINTS
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.scenes_on_disk import entry, scene, write_coco
 
-from aweigh.inspect.near import near_pairs
+from aweigh.inspect.near_boxes import near_pairs
 from aweigh.inspect.rules import near_boxes
 from aweigh.layouts.load import load_split
 
