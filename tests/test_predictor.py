@@ -26,7 +26,7 @@ class Whole(nn.Module):
     """A stand-in that finds one object: everything but a margin of a quarter, in the pixels it is given."""
 
     classes = Classes(("thing",), (7,))
-    stride_divisor = 32
+    stride_divisor, needs_proposals = 32, False
 
     def __init__(self) -> None:
         super().__init__()

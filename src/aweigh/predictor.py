@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from aweigh.annotations.proposals import Proposals
 from aweigh.backbones.timm import pack_residual_blocks
 from aweigh.checkpoints.checkpoint import load_model
-from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError, check_reach
 from aweigh.images.decode import ValueRange
@@ -35,6 +34,7 @@ from aweigh.images.resize import Resize
 from aweigh.images.sources import image_paths
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED
+from aweigh.models.detector import Detector, network_inputs
 from aweigh.ops.frames import Frame
 from aweigh.prediction.device import choose_device
 from aweigh.prediction.evaluate import find
@@ -43,9 +43,6 @@ from aweigh.prediction.tta import PLAIN, TTA
 from aweigh.structures import Images, padded_proposals
 from aweigh.weights import DEFAULT_MODEL
 from aweigh.weights.load import locate
-
-if TYPE_CHECKING:
-    from aweigh.models import Detector
 
 
 def load(
@@ -83,9 +80,9 @@ class Predictor:
         self, model: Detector, resize: Resize, *, tta: TTA = PLAIN, device: torch.device | str | None = None
     ) -> None:
         self.device = choose_device(device)
-        self.model: Any = prepare(model, self.device)  # the Detector protocol, and nn.Module
+        self.model = prepare(model, self.device)
         self.resize, self.tta = resize, tta
-        self.classes: Classes = self.model.classes  # with the category ids of the data it was trained on
+        self.classes = self.model.classes  # with the category ids of the data it was trained on
 
     @property
     def usual_batch(self) -> int:
@@ -181,7 +178,7 @@ class Predictor:
         return find(self.model, self._network, batches, sizes_hw, self.tta)
 
     def _network(self, images: Images) -> Any:
-        return self.model.network(*images.inputs(self.model))
+        return self.model.network(*network_inputs(self.model, images))
 
     def _batch(
         self, pictures: list[Tensor], resize: Resize, sizes_hw: list[tuple[int, int]], given: list[Tensor]
@@ -234,21 +231,21 @@ def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource
     return iter(source)
 
 
-def prepare(model: Detector, device: torch.device) -> Any:
+def prepare(model: Detector, device: torch.device) -> Detector:
     """A copy of the detector on `device` that predicts the same and faster; it cannot be trained any more."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"A predictor needs a detector, got {type(model).__name__}; aweigh.load(file) reads one.")
-    detector: Any = model
-    side = detector.stride_divisor
-    zeros = detector.pixel_mean.new_zeros
+    side = model.stride_divisor
+    zeros = model.pixel_mean.new_zeros
     example = Images(zeros(1, 3, side, side), [(side, side)], zeros(1, 1, 4))
 
     def run(copied: Any) -> None:
-        copied.decode(copied.network(*example.inputs(copied)), [(side, side)])  # where a second stage computes
+        copied.decode(copied.network(*network_inputs(copied, example)), [(side, side)])  # where a second stage computes
 
-    prepared = fold_batch_norm(detector, run)
+    prepared = fold_batch_norm(model, run)
     prepared = prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-    return pack_convolutions(pack_residual_blocks(prepared))  # on a CPU; elsewhere they find nothing to pack
+    packed = pack_convolutions(pack_residual_blocks(prepared))  # on a CPU; elsewhere they find nothing to pack
+    return cast(Detector, packed)
 
 
 def _with_proposals(

@@ -111,17 +111,6 @@ class Images:
         proposals = None if self.proposals is None else self.proposals.to(device)
         return Images(self.pixels.to(device, **kwargs), self.sizes_hw, proposals)
 
-    def inputs(self, detector: Any) -> tuple[Tensor, ...]:
-        """What the detector's `network` takes: the pixels and, where it needs them, the proposals."""
-        if not getattr(detector, "needs_proposals", False):
-            return (self.pixels,)
-        if self.proposals is None:
-            raise UsageError(
-                f"{getattr(detector, 'builder', type(detector).__name__)} proposes no regions itself; give it "
-                "proposals (--proposals-file FILE, Images.proposals). `aweigh proposals` makes such a file."
-            )
-        return self.pixels, self.proposals
-
 
 def padded_proposals(boxes: Sequence[Tensor]) -> Tensor:
     """Proposals `[P_i, 4]` of each image as `Images` holds them: `[B, P, 4]`, filled with boxes without area."""

@@ -20,9 +20,10 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.heads.heatmap import HEATMAP_BIAS
 from aweigh.models import DETECTORS, create
+from aweigh.models.detector import network_inputs
 from aweigh.ops.frames import Frame
 from aweigh.prediction.evaluate import find
-from aweigh.prediction.tta import TTA, averages, mirrored_images
+from aweigh.prediction.tta import TTA, mirrored_images
 from aweigh.structures import Images, Targets, padded_proposals
 
 CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
@@ -240,7 +241,7 @@ def test_with_a_flip_a_mirrored_picture_gives_mirrored_detections(model: nn.Modu
 
     def found_in(batch: Images) -> Detections:
         def network(images: Images) -> object:
-            return model.network(*images.inputs(model))
+            return model.network(*network_inputs(model, images))
 
         with torch.no_grad():
             return find(model, network, [batch], [(64, 96)], TTA(flip=True, merge="nms"))[0]
@@ -248,14 +249,14 @@ def test_with_a_flip_a_mirrored_picture_gives_mirrored_detections(model: nn.Modu
     found, mirrored = found_in(given), found_in(mirrored_images(given)).moved(Frame.mirror(96), (64, 96))
     assert 0 < len(found) <= model.max_detections
     assert {*getattr(model, "extras", ())} <= {name for name, value in vars(found).items() if value is not None}
-    if averages(model):  # where offsets are those of the plain picture
+    if model.average_flipped is not None:  # where offsets are those of the plain picture
         torch.testing.assert_close(mirrored.scores, found.scores)
     else:
         assert_same_detections(rows(mirrored), rows(found))
 
 
 def test_select_is_decode_with_padding(model: nn.Module) -> None:
-    raw = model.network(*images().inputs(model))
+    raw = model.network(*network_inputs(model, images()))
     boxes, scores, labels, count, *extras = model.select(raw, torch.tensor(SIZES))
     limit = model.max_detections
     assert boxes.shape == (2, limit, 4) and scores.shape == labels.shape == (2, limit) and count.shape == (2,)
@@ -317,7 +318,7 @@ def test_network_and_select_are_one_graph_without_a_branch_on_the_data(model: nn
     first = replace(images([(64, 96)]), sizes_hw=[(64, 90)])
     second = replace(first, pixels=first.pixels.flip(2), proposals=first.proposals.flip(1) / 2)
     sizes = torch.tensor(first.sizes_hw)
-    program = torch.export.export(Exported(), (sizes, *first.inputs(model)), strict=False).module()
-    for inputs in (first.inputs(model), second.inputs(model)):
+    program = torch.export.export(Exported(), (sizes, *network_inputs(model, first)), strict=False).module()
+    for inputs in (network_inputs(model, first), network_inputs(model, second)):
         for expected, got in zip(Exported()(sizes, *inputs), program(sizes, *inputs), strict=True):
             torch.testing.assert_close(got, expected)

@@ -7,6 +7,7 @@ from torch import nn
 
 from aweigh.errors import UsageError
 from aweigh.models import create
+from aweigh.models.detector import network_inputs
 from aweigh.models.fast_rcnn import PAPER, GivenProposals
 from aweigh.structures import Images, Targets, padded_proposals
 
@@ -50,7 +51,7 @@ def test_the_regions_that_learn_are_those_of_the_paper(model) -> None:
     """Section 2.3: 64 of an image, a quarter of IoU 0.5 and more, the others of the highest IoU in [0.1, 0.5)."""
     proposals = around(BOXES, 400)
     (regions,), (index,) = model.sample_regions(
-        model.network(*given(proposals).inputs(model)), [Targets(BOXES, LABELS)]
+        model.network(*network_inputs(model, given(proposals))), [Targets(BOXES, LABELS)]
     )
     candidates = {tuple(box.tolist()) for box in torch.cat([proposals, BOXES])}
     kinds = {"object": 0, "hard": 0}
@@ -68,7 +69,7 @@ def test_the_regions_that_learn_are_those_of_the_paper(model) -> None:
 def test_the_loss_is_that_of_the_paper_region_by_region(model) -> None:
     """Equations 1 to 3, with the targets of R-CNN's appendix C times 10 and 5, over the number of regions."""
     images, targets = given(around(BOXES, 60), around(BOXES, 60, seed=1)), [Targets(BOXES, LABELS), Targets.empty()]
-    raw = model.network(*images.inputs(model))
+    raw = model.network(*network_inputs(model, images))
     losses = model.loss(raw, targets)
     assert set(losses) == {"classification", "box"}
     regions, index = model.sample_regions(raw, targets)
@@ -148,7 +149,7 @@ def test_on_vgg16_it_is_the_form_of_the_paper(pool: str) -> None:
     torch.manual_seed(0)
     model = create("fast_rcnn_vgg16", num_classes=3, head_width=8, pool=pool).eval()
     assert (model.sampled, model.positive_fraction, model.negative_iou, model.beta) == (64, 0.25, (0.1, 0.5), 1.0)
-    raw = model.network(*given(BOXES).inputs(model))
+    raw = model.network(*network_inputs(model, given(BOXES)))
     (features,) = raw.features
     assert features.shape == (1, 512, 8, 10) and raw.proposed.tolist() == [BOXES.tolist()]
     regions = torch.cat([torch.zeros(2, 1), BOXES], dim=1)
@@ -172,4 +173,4 @@ def test_without_proposals_it_says_what_it_needs(model) -> None:
         Images(torch.rand(1, 3, 64, 64), [(64, 64)], torch.zeros(0, 4))
     faster = create("faster_rcnn_resnet18_fpn", **SMALL)
     assert faster.needs_proposals is False and model.needs_proposals is True
-    assert len(given(BOXES).inputs(faster)) == 1  # one that proposes itself leaves them alone
+    assert len(network_inputs(faster, given(BOXES))) == 1  # one that proposes itself leaves them alone

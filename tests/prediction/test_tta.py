@@ -15,6 +15,7 @@ from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
+from aweigh.models.centernet import CenterNetSelection
 from aweigh.ops.frames import Frame
 from aweigh.prediction.evaluate import detect, find
 from aweigh.prediction.tta import PLAIN, SCALES, TTA, merge, mirrored_images
@@ -29,7 +30,8 @@ RESIZE = Resize(short=None, long=70)
 class Told(torch.nn.Module):
     """Finds what it is told for each view in turn: rows of x0, y0, x1, y1, score, label, in the pixels of the view."""
 
-    stride_divisor, classes, nms_threshold, max_detections = 32, HANDS, 0.5, 3
+    stride_divisor, classes, extras, needs_proposals, average_flipped = 32, HANDS, (), False, None
+    selection = CenterNetSelection(nms_threshold=0.5, max_detections=3)
 
     def __init__(self, *views):
         super().__init__()

@@ -161,11 +161,11 @@ def measure(
 
 def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed: Mapping[str, float]) -> Iterator[str]:
     """What the numbers depend on, and the time, as lines."""
-    model = predictor.model
+    model, selection = predictor.model, predictor.model.selection
     resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
     yield (
-        f"score above {model.score_threshold:g}, NMS at IoU {model.nms_threshold:g}, at most "
-        f"{counted(model.max_detections, 'detection')} per image; resize: {resize}; "
+        f"score above {selection.score_threshold:g}, NMS at IoU {selection.nms_threshold:g}, at most "
+        f"{counted(selection.max_detections, 'detection')} per image; resize: {resize}; "
         f"batch {loading.batch or predictor.usual_batch}"
     )
     if changes := weights.changes():
@@ -185,9 +185,9 @@ def settings(predictor: "Predictor", loading: Loading) -> dict[str, Any]:
         "builder": model.builder,
         "resize": predictor.resize.to_dict(),
         "tta": None if predictor.tta.plain else predictor.tta.to_dict(model),
-        "score_threshold": model.score_threshold,
-        "nms_threshold": model.nms_threshold,
-        "max_detections": model.max_detections,
+        "score_threshold": model.selection.score_threshold,
+        "nms_threshold": model.selection.nms_threshold,
+        "max_detections": model.selection.max_detections,
         "selection": settings_of(model),
         "batch": loading.batch or predictor.usual_batch,
         "device": str(predictor.device),

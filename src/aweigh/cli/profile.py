@@ -97,10 +97,11 @@ def reuse(
 
 def run_network(detector: Any, pixels: "Tensor") -> object:
     """On one picture, with one proposal for a detector that needs them."""
+    from aweigh.models.detector import network_inputs
     from aweigh.structures import Images
 
     size_hw = (pixels.shape[2], pixels.shape[3])
-    return detector.network(*Images(pixels, [size_hw], pixels.new_zeros(1, 1, 4)).inputs(detector))
+    return detector.network(*network_inputs(detector, Images(pixels, [size_hw], pixels.new_zeros(1, 1, 4))))
 
 
 def costs(model: str, size: int) -> "Cost":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aweigh.arguments import checked_class, with_selection
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
+from aweigh.errors import UsageError
 from aweigh.structures import Images, Targets
 from aweigh.weights.record import PublishedWeights
 
@@ -111,3 +112,15 @@ UNSAID: dict[str, Any] = {
     "pixel_mean": property(lambda self: self.backbone.normalise.mean),
     "classification_body": lambda self: self.backbone,
 }
+
+
+def network_inputs(model: Detector, images: Images) -> tuple[Tensor, ...]:
+    """What the `network` of a detector takes: the pixels and, where it needs them, the proposals."""
+    if not model.needs_proposals:
+        return (images.pixels,)
+    if images.proposals is None:
+        raise UsageError(
+            f"{model.builder or type(model).__name__} proposes no regions itself; give it proposals "
+            "(--proposals-file FILE, Images.proposals). `aweigh proposals` makes such a file."
+        )
+    return images.pixels, images.proposals

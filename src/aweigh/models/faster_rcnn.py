@@ -82,7 +82,7 @@ from aweigh.errors import UsageError, counted
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
 from aweigh.heads.rpn import RPN, RPN_OPTIONS, Proposer
 from aweigh.layers import Norm
-from aweigh.models.detector import detector
+from aweigh.models.detector import Detector, detector, network_inputs
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes
@@ -230,7 +230,7 @@ class FasterRCNN(nn.Module):
 
         Boxes are in the pixels of `images`, and inside each image.
         """
-        raw = self.network(*images.inputs(self))
+        raw = self.network(*network_inputs(cast(Detector, self), images))
         if targets is not None:
             return self.loss(raw, targets)
         return self.decode(raw, images.sizes_hw)

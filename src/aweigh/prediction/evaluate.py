@@ -13,7 +13,6 @@ from torch import Tensor
 from aweigh import distributed
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
-from aweigh.checkpoints.checkpoint import Model
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, some_of
@@ -22,16 +21,17 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import MAX_BAD, Loader, make_loader
 from aweigh.feeding.transforms import Transform
 from aweigh.images.resize import Resize
+from aweigh.models.detector import Detector, network_inputs
 from aweigh.ops.frames import Frame
 from aweigh.prediction.device import synchronise
 from aweigh.prediction.extras import taught
 from aweigh.prediction.meters import Means, Stopwatch
 from aweigh.prediction.tta import PLAIN, TTA, View, look, merge
-from aweigh.structures import IMAGENET_MEAN, Images
+from aweigh.structures import Images
 
 
 def evaluate(
-    model: Model,
+    model: Detector,
     resize: Resize,
     split: Split,
     *,
@@ -91,7 +91,7 @@ class SplitDetections:
 
 @torch.no_grad()
 def detect(
-    model: Model,
+    model: Detector,
     resize: Resize,
     split: Split,
     *,
@@ -190,7 +190,7 @@ def _number(part: _Part) -> int:
 
 
 def find(
-    model: Model,
+    model: Detector,
     network: Callable[[Images], Any],
     batches: Sequence[Images],
     sizes_hw: Sequence[tuple[int, int]],
@@ -203,7 +203,7 @@ def find(
     return merge(model, [read(model, view, sizes_hw, tta) for view in look(model, network, batches, tta)], tta)
 
 
-def read(model: Model, view: View, sizes_hw: Sequence[tuple[int, int]], tta: TTA) -> list[Detections]:
+def read(model: Detector, view: View, sizes_hw: Sequence[tuple[int, int]], tta: TTA) -> list[Detections]:
     """The detections of a view in the pixels of the whole pictures of `sizes_hw`, as if never mirrored; on the CPU."""
     pairs = tta.class_pairs(model.classes) if view.mirrored else ()
     found = []
@@ -225,15 +225,14 @@ def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:
     return ids
 
 
-def mean_colour(model: Model) -> tuple[float, ...]:
+def mean_colour(model: Detector) -> tuple[float, ...]:
     """The colour that padding has: the model's own mean, which is zero after its normalisation."""
-    mean = getattr(model, "pixel_mean", None)
-    return tuple(mean.tolist()) if isinstance(mean, Tensor) else IMAGENET_MEAN
+    return tuple(model.pixel_mean.tolist())
 
 
-def inputs_on(images: Images, model: Model, device: torch.device, *, channels_last: bool) -> tuple[Tensor, ...]:
-    """What the model's network takes (see `Images.inputs`), on the device."""
-    pixels, *given = images.inputs(model)
+def inputs_on(images: Images, model: Detector, device: torch.device, *, channels_last: bool) -> tuple[Tensor, ...]:
+    """What the model's network takes (see `network_inputs`), on the device."""
+    pixels, *given = network_inputs(model, images)
     return to_device(pixels, device, channels_last=channels_last), *(part.to(device) for part in given)
 
 

@@ -22,6 +22,7 @@ from aweigh.classes import Classes, Pairs
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.images.resize import LARGEST_SCALE, Resize
+from aweigh.models.detector import Detector
 from aweigh.ops.boxes import non_maximum_suppression
 from aweigh.ops.frames import Frame, exchanged
 from aweigh.ops.fusion import weighted_box_fusion
@@ -66,11 +67,11 @@ class TTA:
         """The resize step of each size."""
         return [replace(resize, scale=resize.scale * scale) for scale in self.scales]
 
-    def method(self, model: Any) -> Merge | None:
+    def method(self, model: Detector) -> Merge | None:
         """How detections are merged; None where there is nothing to merge."""
-        if len(self.scales) == 1 and (averages(model) or not self.flip):
+        if len(self.scales) == 1 and (model.average_flipped is not None or not self.flip):
             return None
-        return self.merge or ("soft" if averages(model) else "nms")
+        return self.merge or ("soft" if model.average_flipped is not None else "nms")
 
     def class_pairs(self, classes: Classes) -> Pairs:
         """The classes that change places in a mirror."""
@@ -80,9 +81,9 @@ class TTA:
         """`[C]`: the class that each becomes in a mirror."""
         return exchanged(torch.arange(len(classes)), self.class_pairs(classes))
 
-    def describe(self, model: Any) -> list[str]:
+    def describe(self, model: Detector) -> list[str]:
         """What is done, and what a flip exchanges, in words."""
-        flip = ["flip, its maps averaged" if averages(model) else "flip"] if self.flip else []
+        flip = ["flip, its maps averaged" if model.average_flipped is not None else "flip"] if self.flip else []
         scales = [f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"] if self.scales != (1.0,) else []
         method = self.method(model)
         text = "; ".join([*flip, *scales, *([f"merged by {method}"] if method else [])])
@@ -90,17 +91,12 @@ class TTA:
         pairs = describe_pairs("classes", classes.names, self.class_pairs(classes)) if self.flip else []
         return [f"test augmentation: {text or 'none'}", *pairs]
 
-    def to_dict(self, model: Any) -> dict[str, Any]:
+    def to_dict(self, model: Detector) -> dict[str, Any]:
         """As JSON can hold it, with the method that is used."""
         return {**asdict(self), "merge": self.method(model)}
 
 
 PLAIN = TTA()
-
-
-def averages(model: Any) -> bool:
-    """Whether the detector averages its maps with those of the mirrored picture."""
-    return hasattr(model, "average_flipped")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,16 +108,16 @@ class View:
     mirrored: bool = False
 
 
-def look(model: Any, network: Callable[[Images], Any], batches: Sequence[Images], tta: TTA) -> Iterator[View]:
+def look(model: Detector, network: Callable[[Images], Any], batches: Sequence[Images], tta: TTA) -> Iterator[View]:
     """The views of a batch one after the other, so that no two are held at once.
 
     network: `Images` to the raw output of `model`. batches: the same pictures in the size of each scale.
     """
-    if len(batches) > 1 and "cuboids" in getattr(model, "extras", ()):
+    if len(batches) > 1 and "cuboids" in model.extras:
         raise UsageError(f"{model.builder} tells depths by sizes, which other scales change; leave the scales out.")
     for images in batches:
         raw = network(images)
-        if tta.flip and averages(model):
+        if tta.flip and model.average_flipped is not None:
             flipped = network(replace(images, pixels=images.pixels.flip(-1)))  # padding too, so that cells meet
             order = tta.class_order(model.classes).to(images.pixels.device)
             yield View(model.average_flipped(raw, flipped, order), images.sizes_hw)
@@ -131,13 +127,14 @@ def look(model: Any, network: Callable[[Images], Any], batches: Sequence[Images]
             yield View(network(mirrored_images(images)), images.sizes_hw, mirrored=True)
 
 
-def merge(model: Any, views: Sequence[Sequence[Detections]], tta: TTA) -> list[Detections]:
+def merge(model: Detector, views: Sequence[Sequence[Detections]], tta: TTA) -> list[Detections]:
     """The detections of each picture, of `views` of the same pictures in the same pixels; best first."""
     method = tta.method(model)
     if method is None:
         (found,) = views
         return list(found)
-    return [_merge(own, method, model.nms_threshold, model.max_detections) for own in zip(*views, strict=True)]
+    selection = model.selection
+    return [_merge(own, method, selection.nms_threshold, selection.max_detections) for own in zip(*views, strict=True)]
 
 
 def _merge(views: Sequence[Detections], method: Merge, iou_threshold: float, most: int) -> Detections:

@@ -36,6 +36,7 @@ from aweigh.feeding.transforms import Transform
 from aweigh.files import atomic_file, write_text
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import quick
+from aweigh.models.detector import network_inputs
 from aweigh.prediction.evaluate import find, mean_colour
 from aweigh.prediction.extras import keypoint_lines, taught
 from aweigh.prediction.tta import PLAIN, TTA
@@ -251,7 +252,7 @@ def save_predictions(
             if targets.proposals is not None:
                 images = replace(images, proposals=padded_proposals([targets.proposals]))
             batches.append(images.to(device))
-        (found,) = find(model, lambda images: model.network(*images.inputs(model)), batches, [size_hw], tta)
+        (found,) = find(model, lambda images: model.network(*network_inputs(model, images)), batches, [size_hw], tta)
         pictures.append(draw_detections(sample.image, found, min_score=min_score))
     if pictures:
         with atomic_file(path) as aside:
