@@ -37,7 +37,7 @@ from aweigh.backbones import DLA34, Backbone, hourglass_backbone, shufflenet_v2_
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
-from aweigh.heads.heatmap import make_heads
+from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
@@ -48,11 +48,12 @@ from aweigh.ops.heatmaps import (
     Radius,
     at_cells,
     at_peaks,
-    draw_gaussians,
+    cells_inside,
+    columns_rows,
+    draw_heatmaps,
     gaussian_radius,
     mean_logits,
     peaks,
-    unknown_cells,
 )
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import Images, Targets
@@ -203,30 +204,14 @@ class CenterNet(nn.Module):
 
     @torch.no_grad()
     def goals(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> CenterGoals:
-        """What a map of `size_hw` cells has to learn of the targets of each image.
-
-        Of a box only what lies on the map counts; a box that lies nowhere on it teaches nothing.
-        """
+        """What a map of `size_hw` cells has to learn of the targets of each image; see `objects_on_map`."""
         height, width = size_hw
-        learned = [target.learned for target in targets]
-        image = torch.repeat_interleave(torch.stack([kept.sum() for kept in learned]))
-        labels = torch.cat([target.labels[kept] for target, kept in zip(targets, learned, strict=True)])
-        boxes = torch.cat([target.boxes[kept] for target, kept in zip(targets, learned, strict=True)]) / self.stride
-        boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))  # [N, 4] cells
-        there = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        row = torch.cat(learned).nonzero().squeeze(1)[there]
-        image, labels, boxes = image[there], labels[there], boxes[there]
-
+        row, image, labels, boxes = objects_on_map(targets, size_hw, self.stride)
         size, center = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
         cell = torch.minimum(center.floor().long(), torch.tensor([width - 1, height - 1], device=boxes.device))
         radii = self.radii(size)
-        classes = len(self.classes)
-        planes = (len(targets) * classes, height, width)
-        heatmap = draw_gaussians(planes, image * classes + labels, cell, radii).view(-1, classes, height, width)
-        known = [(t.boxes, t.labels, t.uncertain, t.ignore, t.known) for t in targets]
-        unknown = unknown_cells(size_hw, self.stride, known, classes)
-        if unknown is not None:
-            heatmap = torch.where(unknown & (heatmap < 1), UNKNOWN, heatmap)
+        unknown = unknown_cells(targets, size_hw, self.stride, len(self.classes))
+        heatmap = draw_heatmaps((len(targets), len(self.classes), *size_hw), image, labels, cell, radii, unknown)
         return CenterGoals(heatmap, unknown, row, image, radii, cell[:, 1] * width + cell[:, 0], center - cell, size)
 
     # Prediction
@@ -271,13 +256,12 @@ class CenterNet(nn.Module):
         """
         heatmap = raw[-1]["heatmap"].float()
         height, width = heatmap.shape[-2:]
-        rows, columns = (torch.arange(side, device=heatmap.device) * self.stride for side in (height, width))
-        inside = (rows < sizes_hw[:, :1])[:, :, None] & (columns < sizes_hw[:, 1:])[:, None, :]  # [B, H, W]
+        inside = cells_inside((height, width), self.stride, sizes_hw)  # [B, H, W]
         there = torch.where(inside[:, None], heatmap, -torch.inf)
         values, labels, cells = peaks(there, self.selection.max_detections)  # [B, k]
         scores = values.sigmoid()
         offset, size = (at_peaks(raw[-1][name], cells) for name in ("offset", "size"))  # [B, k, 2]
-        center = torch.stack([cells % width, cells // width], dim=-1) + offset
+        center = columns_rows(cells, width) + offset
         half = size.clamp(min=0) / 2
         whole = torch.cat([center - half, center + half], dim=-1) * self.stride
         boxes = box_ops.clip(whole, sizes_hw)

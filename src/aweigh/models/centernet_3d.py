@@ -45,7 +45,7 @@ from aweigh.models.builders import Builder
 from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, Mirroring
 from aweigh.necks.upsample import Upsample
 from aweigh.ops.cuboids import wrapped
-from aweigh.ops.heatmaps import at_cells, at_peaks, gaussian_radius
+from aweigh.ops.heatmaps import at_cells, at_peaks, columns_rows, gaussian_radius
 from aweigh.ops.losses import world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Targets
 from aweigh.weights.convert.centernet import centernet_3d_from_authors, centernet_record
@@ -151,7 +151,7 @@ class CenterNet3D(CenterNet):
         centers = super().goals(targets, size_hw)
         given = [t.boxes.new_full((len(t), 7), torch.nan) if t.cuboids is None else t.cuboids for t in targets]
         cuboids = torch.cat(given)[centers.row]  # [N, 7]
-        center = torch.stack([centers.cell % size_hw[1], centers.cell // size_hw[1]], dim=1) + centers.offset
+        center = columns_rows(centers.cell, size_hw[1]) + centers.offset
         return SpaceGoals(
             **{entry.name: getattr(centers, entry.name) for entry in fields(centers)},
             cuboids=cuboids,

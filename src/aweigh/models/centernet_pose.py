@@ -34,7 +34,7 @@ from aweigh.models import centernet
 from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, CenterNetSelection, Mirroring
 from aweigh.necks.upsample import Upsample
 from aweigh.ops.frames import exchanged
-from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, draw_gaussians, peaks
+from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, columns_rows, draw_heatmaps, peaks
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import Targets
 from aweigh.weights.coco import PERSON
@@ -156,12 +156,10 @@ class CenterNetPose(CenterNet):
         owner, joint = (on_map & (keypoints[labelled][..., 2] > 0)).nonzero().unbind(1)  # [P]
         places, image = places[owner, joint], centers.image[owner]
         cell = places.floor().long()
-        planes = (len(targets) * number, height, width)
-        heatmap = draw_gaussians(planes, image * number + joint, cell, centers.radius[owner])
-        heatmap = heatmap.view(len(targets), number, height, width)
-        if centers.unknown is not None:
-            heatmap = torch.where(centers.unknown.any(dim=1, keepdim=True) & (heatmap < 1), UNKNOWN, heatmap)
-        center = torch.stack([centers.cell % width, centers.cell // width], dim=1)[owner]
+        unknown = None if centers.unknown is None else centers.unknown.any(dim=1, keepdim=True)
+        size = (len(targets), number, height, width)
+        heatmap = draw_heatmaps(size, image, joint, cell, centers.radius[owner], unknown)
+        center = columns_rows(centers.cell, width)[owner]
         return PoseGoals(
             **{entry.name: getattr(centers, entry.name) for entry in fields(centers)},
             joint_heatmap=heatmap,
@@ -213,11 +211,9 @@ class CenterNetPose(CenterNet):
         farther away than `peak_reach`. Without heat maps the score is 1.
         """
         height, width = stack["heatmap"].shape[-2:]
-        center = torch.stack([cells % width, cells // width], dim=-1)  # [B, M, 2]
-        joints = (
-            at_peaks(stack["joints"], cells).reshape(*cells.shape, -1, 2) + center[:, :, None]
-        )  # [B, M, K, 2] cells
-        joints = joints.transpose(1, 2)  # [B, K, M, 2]
+        center = columns_rows(cells, width)  # [B, M, 2]
+        joints = at_peaks(stack["joints"], cells).reshape(*cells.shape, -1, 2) + center[:, :, None]  # [B, M, K, 2]
+        joints = joints.transpose(1, 2)  # [B, K, M, 2] cells
         if "joint_heatmap" not in stack:
             score = torch.ones_like(joints[..., :1])
             return (torch.cat([joints * self.stride, score], dim=-1).transpose(1, 2),)
@@ -246,7 +242,7 @@ class CenterNetPose(CenterNet):
         offset: Tensor | float = 0.5
         if "joint_offset" in stack:
             offset = at_peaks(stack["joint_offset"], cells.flatten(1)).reshape(batch, number, -1, 2)
-        return torch.stack([cells % width, cells // width], dim=-1) + offset, values.view(cells.shape).sigmoid()
+        return columns_rows(cells, width) + offset, values.view(cells.shape).sigmoid()
 
 
 # Builders

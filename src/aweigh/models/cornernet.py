@@ -42,7 +42,7 @@ from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbon
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
-from aweigh.heads.heatmap import make_heads
+from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
@@ -53,10 +53,11 @@ from aweigh.ops.heatmaps import (
     Radius,
     at_cells,
     at_peaks,
-    draw_gaussians,
+    cells_inside,
+    columns_rows,
+    draw_heatmaps,
     gaussian_radius,
     peaks,
-    unknown_cells,
 )
 from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, pull_and_push, world_mean
 from aweigh.ops.pooling import largest_above, largest_below, largest_left, largest_right
@@ -217,39 +218,20 @@ class CornerNet(nn.Module):
 
     @torch.no_grad()
     def goals(self, targets: Sequence[Targets], size_hw: tuple[int, int]) -> CornerGoals:
-        """What maps of `size_hw` cells have to learn of the targets of each image.
-
-        Of a box only what lies on the map counts; a box that lies nowhere on it teaches nothing.
-        """
+        """What maps of `size_hw` cells have to learn of the targets of each image; see `objects_on_map`."""
         height, width = size_hw
-        learned = [target.learned for target in targets]
-        image = torch.repeat_interleave(torch.stack([kept.sum() for kept in learned]))
-        labels = torch.cat([target.labels[kept] for target, kept in zip(targets, learned, strict=True)])
-        boxes = torch.cat([target.boxes[kept] for target, kept in zip(targets, learned, strict=True)]) / self.stride
-        boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))  # [N, 4] cells
-        there = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        image, labels, boxes = image[there], labels[there], boxes[there]
-
-        classes = len(self.classes)
-        planes = (len(targets) * classes, height, width)
+        _, image, labels, boxes = objects_on_map(targets, size_hw, self.stride)
         sizes_hw = (boxes[:, 2:] - boxes[:, :2]).flip(1).ceil()
         radii = gaussian_radius(sizes_hw, kind=self.radius, min_iou=self.radius_iou).long()
-        known = [
-            (t.boxes + t.boxes.new_tensor([-1, -1, 1, 1]) * self.stride, t.labels, t.uncertain, t.ignore, t.known)
-            for t in targets
-        ]
-        unknown = unknown_cells(size_hw, self.stride, known, classes)
+        unknown = unknown_cells(targets, size_hw, self.stride, len(self.classes), margin=self.stride)
         places = {"top_left": boxes[:, :2], "bottom_right": boxes[:, 2:], "center": (boxes[:, :2] + boxes[:, 2:]) / 2}
         last = torch.tensor([width - 1, height - 1], device=boxes.device)
+        size = (len(targets), len(self.classes), height, width)
         goals = CornerGoals({}, image, {}, {})
         for kind in self.kinds:
             cell = torch.minimum(places[kind].floor().long(), last)
             divisor = 5.0 if kind == "center" else 6.0  # the centres of the triplets' authors are wider, in their code
-            heatmap = draw_gaussians(planes, image * classes + labels, cell, radii, divisor=divisor)
-            heatmap = heatmap.view(-1, classes, height, width)
-            if unknown is not None:
-                heatmap = torch.where(unknown & (heatmap < 1), UNKNOWN, heatmap)
-            goals.heatmaps[kind] = heatmap
+            goals.heatmaps[kind] = draw_heatmaps(size, image, labels, cell, radii, unknown, divisor=divisor)
             goals.cells[kind] = cell[:, 1] * width + cell[:, 0]
             goals.offsets[kind] = places[kind] - cell
         return goals
@@ -289,13 +271,11 @@ class CornerNet(nn.Module):
         """The best points of a kind; a lower right corner may lie in the cell that begins where its image ends."""
         heatmap = stack[f"{kind}_heatmap"].float()
         height, width = heatmap.shape[-2:]
-        rows, columns = (torch.arange(side, device=heatmap.device) * self.stride for side in (height, width))
-        limits = sizes_hw + (kind == "bottom_right")
-        inside = (rows < limits[:, :1])[:, :, None] & (columns < limits[:, 1:])[:, None, :]  # [B, H, W]
+        inside = cells_inside((height, width), self.stride, sizes_hw + (kind == "bottom_right"))  # [B, H, W]
         there = torch.where(inside[:, None], heatmap, -torch.inf)
         values, labels, cells = peaks(there, self.selection.points_per_kind)  # [B, k]
         offset = at_peaks(stack[f"{kind}_offset"], cells)  # [B, k, 2]
-        return Points(values.sigmoid(), labels, torch.stack([cells % width, cells // width], dim=-1) + offset, cells)
+        return Points(values.sigmoid(), labels, columns_rows(cells, width) + offset, cells)
 
     def _pairs(self, stack: dict[str, Tensor], starts: Points, ends: Points) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of a top left and a bottom right corner: boxes `[B, P, 4]` in cells, scores, labels `[B, P]`.

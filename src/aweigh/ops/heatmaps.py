@@ -7,16 +7,12 @@ Keypoint Triplets", ICCV 2019 (whose centres have wider Gaussians, in its code).
 Legend: B images, C classes, H x W cells, N points, P planes (a plane is one class of one image).
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from aweigh.ops import boxes as box_ops
-from aweigh.ops.losses import unknown_in_batch
 
 Radius = Literal["official", "corrected"]
 
@@ -82,6 +78,27 @@ def draw_gaussians(
     return heatmaps.view(count, height, width)
 
 
+def draw_heatmaps(
+    size: tuple[int, int, int, int],
+    image: Tensor,
+    labels: Tensor,
+    cells: Tensor,
+    radii: Tensor,
+    unknown: Tensor | None = None,
+    *,
+    divisor: float = 6.0,
+) -> Tensor:
+    """`draw_gaussians` into a heat map for each class of each image: `[B, C, H, W]` float32.
+
+    size: (B, C, H, W). image, labels: `[N]`, whose points they are. unknown: `[B, C, H, W]` bool, or of one class for
+    all, where nobody knows whether it is background: `UNKNOWN` there, but at points.
+    """
+    batch, classes, height, width = size
+    planes = (batch * classes, height, width)
+    heatmaps = draw_gaussians(planes, image * classes + labels, cells, radii, divisor=divisor).view(size)
+    return heatmaps if unknown is None else torch.where(unknown & (heatmaps < 1), UNKNOWN, heatmaps)
+
+
 def _squares(points: Tensor, falloff: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Places in the heat maps and values `[M]` of all cells of the squares of points `[5, n]`, falloff `[n]`.
 
@@ -145,28 +162,15 @@ def at_peaks(values: Tensor, cells: Tensor) -> Tensor:
     return values.float().flatten(2).gather(2, cells[:, None].expand(-1, channels, -1)).transpose(1, 2)
 
 
-def unknown_cells(
-    size_hw: tuple[int, int],
-    stride: int,
-    images: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]],
-    num_classes: int,
-) -> Tensor | None:
-    """Which cells of heat maps nobody calls background, `[B, C, H, W]` bool, by their middles; None: there are none.
+def columns_rows(cells: Tensor, width: int) -> Tensor:
+    """Where cells `[...]`, each `row * width + column`, lie on a map: `[..., 2]` int64 (column, row)."""
+    return torch.stack([cells % width, cells // width], dim=-1)
 
-    images: boxes `[N, 4]` in pixels, labels, uncertain, ignore `[N]` and known `[C]` or None of each, as in `Targets`.
-    """
-    middle = (stride / 2, stride / 2)
-    points = box_ops.grid_points(*size_hw, (stride, stride), middle, like=images[0][0])  # [H * W, 2]
-    guesses = [(boxes, labels, uncertain, known) for boxes, labels, uncertain, _, known in images]
-    unknown = unknown_in_batch(points, guesses, num_classes)  # [B * H * W, C]
-    ignored = [box_ops.covered(points, boxes[ignore]) if ignore.any() else None for boxes, _, _, ignore, _ in images]
-    if all(part is None for part in (unknown, *ignored)):
-        return None
-    nowhere = points.new_zeros(len(points), dtype=torch.bool)
-    everything = torch.stack([nowhere if part is None else part for part in ignored])[:, None]  # [B, 1, H * W]
-    if unknown is not None:
-        everything = everything | unknown.view(len(images), len(points), -1).transpose(1, 2)  # [B, C, H * W]
-    return everything.expand(-1, num_classes, -1).reshape(len(images), -1, *size_hw)
+
+def cells_inside(size_hw: tuple[int, int], stride: int, sizes_hw: Tensor) -> Tensor:
+    """Which cells of maps of `size_hw` cells begin inside of images of `sizes_hw` `[B, 2]` pixels: `[B, H, W]` bool."""
+    rows, columns = (torch.arange(side, device=sizes_hw.device) * stride for side in size_hw)
+    return (rows < sizes_hw[:, :1])[:, :, None] & (columns < sizes_hw[:, 1:])[:, None, :]
 
 
 def mean_logits(logits: Tensor, others: Tensor) -> Tensor:
