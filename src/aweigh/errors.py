@@ -67,9 +67,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def some_of(names: Sequence[object], most: int = 6, between: str = ", ") -> str:
-    """The first of the names, and how many there are besides: `"cat, dog and 3 more"`."""
+    """The first of the names, and how many there are besides: `"cat, dog and 3 more"`; "none" of none."""
     shown = between.join(printable(str(name)) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "none"
 
 
 def printable(text: str) -> str:

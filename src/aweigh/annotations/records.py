@@ -22,7 +22,7 @@ from aweigh.annotations.outlines import visible_box
 from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, Problem
 from aweigh.annotations.split import LABELS_LOST, REVIEWED, LabelSets, Split, coco_entry, decimals
 from aweigh.classes import Classes
-from aweigh.errors import UNPRINTABLE, DataError, UsageError, counted, did_you_mean
+from aweigh.errors import UNPRINTABLE, DataError, UsageError, counted, did_you_mean, some_of
 from aweigh.images.reader import read_size
 
 NOT_WANTED, UNKNOWN = -2, -1  # labels of annotations that are left out: by the user's choice, or because unknown
@@ -254,7 +254,7 @@ def choose_classes(
     for name in wanted:
         if name not in names:
             raise UsageError(
-                f"{where}: the data have no class {name!r}, only {some_of(names)}.{did_you_mean(name, names)}"
+                f"{where}: the data have no class {name!r}, only {some_of(names, 12)}.{did_you_mean(name, names)}"
             )
     label_of = {name: NOT_WANTED for name in names} | {name: label for label, name in enumerate(wanted)}
     return Classes(tuple(wanted), tuple(ids[names.index(name)] for name in wanted)), label_of
@@ -360,8 +360,3 @@ def as_side(value: Any) -> int:
     """The side of a picture in pixels; 0 for anything that is none."""
     number = as_number(value, 0.0)
     return int(number) if 0 < number < 2**31 else 0
-
-
-def some_of(values: list[Any], count: int = 12) -> str:
-    shown = ", ".join(str(value) for value in values[:count])
-    return f"{shown} and {len(values) - count} more" if len(values) > count else shown or "none"

@@ -223,19 +223,12 @@ def _write_json(path: Path, examination: "Examination", fit: "Fit | None") -> No
 
 
 def _write_clean(console: "Console", splits: "dict[str, Split]", examination: "Examination", out: Path) -> None:
-    from aweigh.edit.clean import clean
-    from aweigh.layouts import LAYOUTS
-    from aweigh.layouts.save import save_dataset
+    from aweigh.edit.clean import write_clean
 
-    cleaned = clean(splits, examination)
-    layout = next(iter(splits.values())).layout
-    written = layout if LAYOUTS[layout].writing else "coco"
-    lost = save_dataset(cleaned.splits, out, written)
-    if written != layout:
-        lost.append(f"the layout: files of {layout} are read only, so this is COCO")
+    cleaned = write_clean(splits, examination, out)
     console.print()
     console.print(f"A cleaned copy in {out}; the original is as it was. What was changed:", soft_wrap=True)
-    for line in [*cleaned.changes, *lost] or ["nothing; there was nothing that is certain to be wrong"]:
+    for line in cleaned.changes or ["nothing; there was nothing that is certain to be wrong"]:
         _print_indented(console, line, 2)
     if cleaned.left:
         console.print("Left as it is, for you to decide:")

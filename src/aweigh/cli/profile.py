@@ -1,18 +1,13 @@
 """`aweigh profile ...`: what a network costs, and how ShuffleNet V2 uses its features."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Group, Parameter
 
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import output
-from aweigh.errors import UsageError, check_reach, counted, did_you_mean
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from aweigh.profiling.cost import Cost
+from aweigh.errors import UsageError, check_reach, counted
 
 app = App(
     name="profile",
@@ -46,11 +41,12 @@ def cost(
         List every layer.
     """
     from aweigh.profiling.cost import shortened
+    from aweigh.profiling.networks import cost_of
 
     check_reach("size", size)
     if size < 1:
         raise UsageError(f"size = {size}: expected a number above 0.")
-    found = costs(model, size)
+    found = cost_of(model, size)
     titles = ("layer" if layers else "part", "parameters", "multiply-adds", "memory access")
     rows = [
         (row.name, *map(shortened, (row.parameters, row.multiply_adds, row.memory_access)))
@@ -78,54 +74,11 @@ def reuse(
     output
         The picture to write (.png, .pdf, .svg).
     """
-    from aweigh.backbones.shufflenet_v2 import BUILDERS
-    from aweigh.profiling.reuse import body_of, feature_reuse
+    from aweigh.profiling.networks import shufflenet_of
+    from aweigh.profiling.reuse import feature_reuse
     from aweigh.visualise import feature_reuse as draw
-    from aweigh.weights.load import load_backbone, read_state
 
-    if model in BUILDERS:
-        body = BUILDERS[model]()
-        load_backbone(body, "imagenet")
-    elif Path(model).suffix or Path(model).exists():
-        body = body_of(read_state(model), what=model)
-    else:
-        raise UsageError(f"{model!r} is neither a file nor a ShuffleNet V2.{did_you_mean(model, BUILDERS)}")
+    body = shufflenet_of(model)
     found = feature_reuse(body)
     draw(found.weights.numpy(), found.channels.numpy(), found.sources, found.units, output)
     print(f"Feature reuse of {body.name}, {counted(len(found.units), 'unit')}: {output}")
-
-
-def run_network(detector: Any, pixels: "Tensor") -> object:
-    """On one picture, with one proposal for a detector that needs them."""
-    from aweigh.models.detector import network_inputs
-    from aweigh.structures import Images
-
-    size_hw = (pixels.shape[2], pixels.shape[3])
-    return detector.network(*network_inputs(detector, Images(pixels, [size_hw], pixels.new_zeros(1, 1, 4))))
-
-
-def costs(model: str, size: int) -> "Cost":
-    """The cost of a network by its name or file."""
-    import timm
-    import torch
-
-    from aweigh.backbones.shufflenet_v2 import BUILDERS, classifier
-    from aweigh.backbones.timm import TimmBackbone
-    from aweigh.checkpoints.checkpoint import load_model
-    from aweigh.models import DETECTORS, create
-    from aweigh.profiling.cost import count
-
-    size_hw = (size, size)
-    if Path(model).suffix == ".safetensors":
-        return count(load_model(model)[0], size_hw, run=run_network)
-    with torch.device("meta"):
-        if model in DETECTORS:
-            return count(create(model), size_hw, run=run_network)
-        if model in BUILDERS:
-            return count(classifier(BUILDERS[model]()), size_hw)
-    if timm.is_model(model):
-        return count(TimmBackbone(model).body, size_hw)
-    raise UsageError(
-        f"{model!r} is neither a checkpoint, nor a detector, nor a backbone."
-        f"{did_you_mean(model, [*DETECTORS, *BUILDERS, *timm.list_models()])} `aweigh models` lists the detectors."
-    )

@@ -3,7 +3,7 @@
 Left out: what the readers could not use, pictures that cannot be read or do not belong to their annotations, boxes
 drawn twice, pictures stored twice, and training pictures that are also in another split. Clipped: boxes that reach over
 the edge. Everything that needs a decision (two classes for one object, pictures that merely look alike, class names) is
-left as it is. The splits given are not changed; `aweigh.layouts.save` writes the new ones.
+left as it is. The splits given are not changed.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from aweigh.annotations.problems import CHANGED, CLIPPED, KEPT, OVERHANG_NOTED, SKIPPED
-from aweigh.annotations.records import some_of
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, Split
-from aweigh.errors import counted
+from aweigh.errors import counted, some_of
 from aweigh.inspect.doctor import Examination
 from aweigh.inspect.image_files import Pictures, look_at_pictures
 from aweigh.inspect.same_images import groups_of, look_alikes, same_bytes
+from aweigh.layouts import LAYOUTS
+from aweigh.layouts.save import save_dataset
 
 # One picture saved twice: ours; 797 of 800 photographs, scaled to 70 % and compressed anew, are this close.
 SURE_BITS, SURE_DIFFERENCE = 5, 1.5
@@ -58,6 +60,20 @@ def clean(splits: Mapping[str, Split], examination: Examination) -> Cleaned:
     grave = (found for found in examination.findings if found.severity != "note" and found.action in (KEPT, CHANGED))
     left = list(dict.fromkeys(found.kind for found in grave if found.kind not in MENDED))
     return Cleaned(cleaned, changes, left)
+
+
+def write_clean(splits: Mapping[str, Split], examination: Examination, out: Path) -> Cleaned:
+    """Write the cleaned data set into a new folder, in its layout, or as COCO where files of that are only read.
+
+    What the layout cannot hold is among the changes.
+    """
+    cleaned = clean(splits, examination)
+    layout = next(iter(splits.values())).layout
+    written = layout if LAYOUTS[layout].writing else "coco"
+    lost = save_dataset(cleaned.splits, out, written)
+    if written != layout:
+        lost.append(f"the layout: files of {layout} are read only, so this is COCO")
+    return replace(cleaned, changes=[*cleaned.changes, *lost])
 
 
 def _bad_pictures(

@@ -22,11 +22,11 @@ import torch
 from aweigh.annotations.flat import TextList, offsets
 from aweigh.annotations.masks import Masks
 from aweigh.annotations.proposals import length_of
-from aweigh.annotations.records import as_number, some_of
+from aweigh.annotations.records import as_number
 from aweigh.annotations.split import REVIEWED, LabelSets, Split
 from aweigh.classes import Classes
 from aweigh.edit.merge import recast
-from aweigh.errors import DataError, UsageError, counted, printable
+from aweigh.errors import DataError, UsageError, counted, printable, some_of
 from aweigh.ops.boxes import pairwise_iou
 from aweigh.results.coco import ResultsFile, known_images, read_results_file
 

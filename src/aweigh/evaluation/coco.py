@@ -34,8 +34,7 @@ from aweigh.evaluation.records import (
     Results,
     class_names,
     images_measured,
-    read_ground_truth,
-    read_results,
+    read_both,
     three_decimals,
 )
 
@@ -71,21 +70,10 @@ def evaluate_coco(
         max_detections = 20 if iou_type == "keypoints" else 100
     if max_detections < 1:
         raise UsageError(f"max_detections must be at least 1, got {max_detections}.")
-    truth = read_ground_truth(ground_truth, iou_type)
-    found = read_results(results, truth, iou_type, own_ids=own_ids)
+    truth, found = read_both(ground_truth, results, iou_type, own_ids=own_ids)
     limits = [max_detections] if iou_type == "keypoints" else sorted({1, min(10, max_detections), max_detections})
     sigmas = _sigmas(truth, keypoint_sigmas) if iou_type == "keypoints" else None
-
-    coco = hotcoco.COCO(truth)
-    evaluation = hotcoco.COCOeval(coco, coco.load_res(found), iou_type)
-    evaluation.params.max_dets = limits
-    if sigmas is not None:
-        evaluation.params.kpt_oks_sigmas = list(sigmas)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    curves = evaluation.eval or {}
-    precision, recall = curves["precision"], curves["recall"]
-
+    precision, recall = _curves(truth, found, iou_type, limits, sigmas)
     names = class_names(truth["categories"])  # in order of the ids, as the classes of the two arrays are
     objects = Counter(
         annotation["category_id"]
@@ -203,6 +191,25 @@ class CocoMetrics:
         if any(values["AP"] < 0 for values in self.per_class.values()):
             lines.append("(- no such object in the ground truth; left out of the means)")
         return "\n".join(lines)
+
+
+def _curves(
+    truth: dict[str, Any],
+    found: list[dict[str, Any]],
+    iou_type: IouType,
+    limits: list[int],
+    sigmas: Sequence[float] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall as hotcoco has them, see `_numbers`."""
+    coco = hotcoco.COCO(truth)
+    evaluation = hotcoco.COCOeval(coco, coco.load_res(found), iou_type)
+    evaluation.params.max_dets = limits
+    if sigmas is not None:
+        evaluation.params.kpt_oks_sigmas = list(sigmas)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    curves = evaluation.eval or {}
+    return curves["precision"], curves["recall"]
 
 
 def _numbers(precision: np.ndarray, recall: np.ndarray, limits: list[int], iou_type: IouType) -> dict[str, float]:

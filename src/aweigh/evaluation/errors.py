@@ -20,7 +20,7 @@ import hotcoco
 import numpy as np
 
 from aweigh.errors import UsageError, counted
-from aweigh.evaluation.records import GroundTruth, Results, class_names, read_ground_truth, read_results
+from aweigh.evaluation.records import GroundTruth, Results, class_names, read_both
 
 NEAR = 0.1  # below this IoU a detection has nothing to do with an object (Bolya et al., TIDE, ECCV 2020, section 2.2)
 
@@ -37,8 +37,7 @@ def match_results(
     """
     if not 0 < iou < 1 or max_detections < 1:
         raise UsageError(f"match_results: iou must be in (0, 1) and max_detections above 0: {iou}, {max_detections}.")
-    truth = read_ground_truth(ground_truth)
-    found = read_results(results, truth, own_ids=own_ids)
+    truth, found = read_both(ground_truth, results, own_ids=own_ids)
     coco = hotcoco.COCO(truth)
     evaluation = hotcoco.COCOeval(coco, coco.load_res(found), "bbox")
     evaluation.params.iou_thrs = [iou]

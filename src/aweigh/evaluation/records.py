@@ -19,6 +19,14 @@ GroundTruth = Mapping[str, Any] | str | Path
 Results = Sequence[Mapping[str, Any]] | str | Path
 
 
+def read_both(
+    ground_truth: GroundTruth, results: Results, iou_type: IouType = "bbox", *, own_ids: bool = False
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ground truth and results that fit each other, see `read_ground_truth` and `read_results`."""
+    truth = read_ground_truth(ground_truth, iou_type)
+    return truth, read_results(results, truth, iou_type, own_ids=own_ids)
+
+
 def read_ground_truth(source: GroundTruth, iou_type: IouType = "bbox") -> dict[str, Any]:
     """`images`, `categories` and `annotations`, each annotation with id, bbox, area and iscrowd (0 or 1), and
     `left_out`: how many images belong to the data besides, and could not be read.

@@ -23,15 +23,7 @@ import numpy as np
 from aweigh.annotations.split import Split
 from aweigh.classes import KeypointSet
 from aweigh.errors import UsageError, counted, escaped
-from aweigh.evaluation.records import (
-    GroundTruth,
-    Results,
-    class_names,
-    images_measured,
-    read_ground_truth,
-    read_results,
-    three_decimals,
-)
+from aweigh.evaluation.records import GroundTruth, Results, class_names, images_measured, read_both, three_decimals
 
 
 def evaluate_voc(
@@ -54,9 +46,8 @@ def evaluate_voc(
         raise UsageError(f"points must be '11' or 'all', got {points!r}.")
     if not 0 <= iou < 1:
         raise UsageError(f"iou must be at least 0 and below 1, got {iou}.")
-    truth = read_ground_truth(ground_truth)
-    found = read_results(results, truth, own_ids=own_ids)
-    objects, detections = truth["annotations"], found
+    truth, detections = read_both(ground_truth, results, own_ids=own_ids)
+    objects = truth["annotations"]
     difficult = np.array([any(map(a.get, ("iscrowd", "ignore", "difficult"))) for a in objects], dtype=bool)
     right, wrong, order = _judge(objects, difficult, detections, iou, 1.0 if legacy else 0.0)
 

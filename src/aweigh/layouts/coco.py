@@ -35,11 +35,10 @@ from aweigh.annotations.records import (
     file_names,
     known_sizes,
     place_keypoints,
-    some_of,
 )
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, NOT_SAID, REVIEWED, Split
 from aweigh.classes import Classes
-from aweigh.errors import DataError, counted
+from aweigh.errors import DataError, counted, some_of
 from aweigh.files import lies_within, read_bytes
 from aweigh.layouts.coco_fields import as_key, classes_of, extras_of, header_of, keypoints_of, label_sets_of
 from aweigh.layouts.coco_write import cannot_hold, write
@@ -225,7 +224,7 @@ def _placed(
         problems.append(Problem("annotation for a missing image", file.name, mark, detail, DROPPED))
     for row in np.flatnonzero((placed.labels == UNKNOWN) & (listed >= 0)):
         where = str(images[listed[row]].get("file_name"))
-        detail = f"category_id {annotations[row].get('category_id')!r}, the file has {some_of(list(label_of))}"
+        detail = f"category_id {annotations[row].get('category_id')!r}, the file has {some_of(list(label_of), 12)}"
         problems.append(Problem("label out of range", where, _mark(annotations[row], ids[row]), detail, DROPPED))
     return placed
 
@@ -257,7 +256,7 @@ def _json(file: Path, needed: str = "images") -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Export it again.") from error
     if not isinstance(data, dict) or needed not in data:
-        got = f"the keys {some_of(list(data))}" if isinstance(data, dict) else f"a {type(data).__name__}"
+        got = f"the keys {some_of(list(data), 12)}" if isinstance(data, dict) else f"a {type(data).__name__}"
         raise DataError(f"{file}: a COCO file is an object with images, annotations and categories, this has {got}.")
     return data
 

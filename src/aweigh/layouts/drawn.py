@@ -29,10 +29,9 @@ from aweigh.annotations.records import (
     distinct_names,
     file_names,
     known_sizes,
-    some_of,
 )
 from aweigh.annotations.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
-from aweigh.errors import DataError, printable
+from aweigh.errors import DataError, printable, some_of
 from aweigh.files import below, read_bytes
 from aweigh.images.reader import SUFFIXES
 from aweigh.layouts.layout import SplitFiles
@@ -130,7 +129,7 @@ def read_drawn(
         for shape in picture.shapes:
             label = label_of.get(shape.label, UNKNOWN)
             if label == UNKNOWN:
-                detail = f"class {printable(shape.label)!r}, known are {some_of(list(label_of))}"
+                detail = f"class {printable(shape.label)!r}, known are {some_of(list(label_of), 12)}"
                 problems.append(Problem("label out of range", picture.where, shape.mark, detail, DROPPED))
                 picture.lost = True
             if label >= 0:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from aweigh.annotations.problems import KEPT, SKIPPED, Problem, report_lines
-from aweigh.annotations.records import EmptySplit, some_of
+from aweigh.annotations.records import EmptySplit
 from aweigh.annotations.split import Split
-from aweigh.errors import DataError, UsageError, counted, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean, some_of
 from aweigh.layouts import LAYOUTS, coco, yolo
 from aweigh.layouts.finding import ALIASES, split_name
 from aweigh.layouts.layout import SplitFiles
@@ -165,7 +165,7 @@ def _refuse(
         asked = f" Classes asked for: {', '.join(classes)}." if classes else ""
         raise DataError(
             f"{where}: split {split.name!r} has {counted(len(split), 'image')} but no box that can be used. Classes "
-            f"in the data: {some_of(list(split.classes.names))}.{asked} Annotations were looked for in "
+            f"in the data: {some_of(list(split.classes.names), 12)}.{asked} Annotations were looked for in "
             f"{files.annotations}.{why}"
         )
     if strict and bad:

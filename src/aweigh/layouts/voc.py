@@ -24,9 +24,9 @@ import numpy as np
 from aweigh.annotations.exif_frames import settle_frames
 from aweigh.annotations.flat import TextList
 from aweigh.annotations.problems import CHANGED, DROPPED, KEPT, SKIPPED, Problem
-from aweigh.annotations.records import UNKNOWN, as_number, as_side, build_split, choose_classes, some_of
+from aweigh.annotations.records import UNKNOWN, as_number, as_side, build_split, choose_classes
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
-from aweigh.errors import DataError, printable
+from aweigh.errors import DataError, printable, some_of
 from aweigh.files import read_bytes, read_text
 from aweigh.layouts.finding import (
     PICTURES,
@@ -161,7 +161,7 @@ def _objects(
         mark = f"object {number}"
         label = label_of.get(_class_name(item), UNKNOWN)
         if label == UNKNOWN:
-            detail = f"class {_text(item, 'name')!r}, known are {some_of(list(label_of))}"
+            detail = f"class {_text(item, 'name')!r}, known are {some_of(list(label_of), 12)}"
             problems.append(Problem("label out of range", where, mark, detail, DROPPED))
             whole = False
         if label >= 0:

@@ -92,7 +92,7 @@ class ResultsFile:
             return found, f"image ids {some_of(strangers, 4)}" if strangers else ""
         found, others = _by_name(self.images, known, self.path, what)
         self._compare(found, known, bytes_of, what)
-        return found, some_of([self.images[number].name for number in others], 4)
+        return found, some_of([self.images[number].name for number in others], 4) if others else ""
 
     def _refuse_uncertain(self, used: list[int], known: list[int], what: str) -> None:
         """Refuse numbers that somebody may have counted: not all are in the data, or they could be so by chance."""

@@ -1,0 +1,54 @@
+"""Networks by their names or files, as `aweigh profile` takes them."""
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2, classifier
+from aweigh.backbones.timm import TimmBackbone
+from aweigh.checkpoints.checkpoint import load_model
+from aweigh.errors import UsageError, did_you_mean
+from aweigh.models import DETECTORS, Detector, create
+from aweigh.models.detector import network_inputs
+from aweigh.profiling.cost import Cost, count
+from aweigh.profiling.reuse import body_of
+from aweigh.structures import Images
+from aweigh.weights.load import load_backbone, read_state
+
+
+def cost_of(model: str, size: int) -> Cost:
+    """The cost of a checkpoint, a detector, a ShuffleNet V2 with its classifier, or a backbone of timm, for one square
+    image of this size."""
+    size_hw = (size, size)
+    if Path(model).suffix == ".safetensors":
+        return count(load_model(model)[0], size_hw, run=run_network)
+    with torch.device("meta"):
+        if model in DETECTORS:
+            return count(create(model), size_hw, run=run_network)
+        if model in BUILDERS:
+            return count(classifier(BUILDERS[model]()), size_hw)
+    if timm.is_model(model):
+        return count(TimmBackbone(model).body, size_hw)
+    raise UsageError(
+        f"{model!r} is neither a checkpoint, nor a detector, nor a backbone."
+        f"{did_you_mean(model, [*DETECTORS, *BUILDERS, *timm.list_models()])} `aweigh models` lists the detectors."
+    )
+
+
+def run_network(detector: Detector, pixels: Tensor) -> object:
+    """On one image `[1, 3, H, W]`, with one proposal for a detector that needs them."""
+    size_hw = (pixels.shape[2], pixels.shape[3])
+    return detector.network(*network_inputs(detector, Images(pixels, [size_hw], pixels.new_zeros(1, 1, 4))))
+
+
+def shufflenet_of(model: str) -> ShuffleNetV2:
+    """The ShuffleNet V2 of a file, a classifier's or a detector's too; of a name, with its published weights."""
+    if model in BUILDERS:
+        body = BUILDERS[model]()
+        load_backbone(body, "imagenet")
+        return body
+    if not (Path(model).suffix or Path(model).exists()):
+        raise UsageError(f"{model!r} is neither a file nor a ShuffleNet V2.{did_you_mean(model, BUILDERS)}")
+    return body_of(read_state(model), what=model)
