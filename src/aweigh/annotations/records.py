@@ -15,11 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.annotations import problems as check
 from aweigh.annotations.flat import PathList, TextList, offsets
 from aweigh.annotations.masks import FARTHEST, NONE, Masks
 from aweigh.annotations.outlines import visible_box
-from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, Problem
+from aweigh.annotations.problems import (
+    CHANGED,
+    DROPPED,
+    NO_PLACE,
+    SKIPPED,
+    UNLEARNED,
+    Problem,
+    clean_boxes,
+    in_order,
+)
 from aweigh.annotations.split import LABELS_LOST, REVIEWED, LabelSets, Split, coco_entry, decimals
 from aweigh.classes import Classes
 from aweigh.errors import UNPRINTABLE, DataError, UsageError, counted, did_you_mean, some_of
@@ -87,7 +95,7 @@ def build_split(
     """Judge the boxes, sort them by image and put everything into flat arrays."""
     sizes = records.sizes_hw[records.image_of].reshape(-1, 2)
     seen = _seen(records, sizes)
-    clipped, good, found = check.clean_boxes(records.boxes, sizes, seen)
+    clipped, good, found = clean_boxes(records.boxes, sizes, seen)
     as_read, records = records.boxes, _with_corners_in_order(records)
     if seen is not None:  # such a box was not written by anybody, but drawn round what is: it is the one that is seen
         outlined = np.isfinite(seen).all(axis=1)
@@ -95,31 +103,11 @@ def build_split(
         visible = (outlined & good)[:, None]
         of_seen = np.column_stack([seen[:, :2], seen[:, 2:] - seen[:, :2]])
         records = replace(records, boxes_xywh=np.where(visible, of_seen, records.boxes_xywh))
-    problems = list(problems)
-    for row, kind, action in found:
-        height, width = sizes[row].tolist()
-        shown = records.shown[row]
-        box = shown if isinstance(shown, str) else str([round(value, 4) for value in shown.tolist()])
-        left, top, right, bottom = as_read[row].tolist()
-        if records.fractions:
-            box += f" as fractions, {[round(value, 1) for value in (left, top, right, bottom)]} in pixels,"
-        problems.append(
-            Problem(
-                kind,
-                records.paths[int(records.image_of[row])].name,
-                records.marks[row],
-                f"{box} in an image of {width} x {height}",
-                action,
-                (left, top, right, bottom),
-            )
-        )
+    problems = [*problems, *_box_problems(records, as_read, sizes, found)]
     kept = np.flatnonzero(good)
     kept = kept[np.argsort(records.image_of[kept], kind="stable")]
     counts = np.bincount(records.image_of[kept], minlength=len(records.image_ids))
-    with np.errstate(invalid="ignore", over="ignore"):  # of boxes that are no numbers, and not used
-        sides = np.clip(records.boxes_xywh[:, 2:], -FARTHEST, FARTHEST)  # so that their product stays a number
-        given = (records.area > 0) & np.isfinite(records.area)
-        area = np.where(given, records.area, sides.prod(axis=1))  # [M]
+    area = _areas(records)
     uncertain = np.zeros(len(records.boxes), dtype=bool) if records.uncertain is None else records.uncertain
     ignore = records.crowd | records.difficult | uncertain
     masks = _masks(records, sizes, problems)
@@ -144,7 +132,7 @@ def build_split(
         evaluation_only=[
             _unlearned(records, row, classes, area, ignore, uncertain, masks)
             for row, _, act in found
-            if act == check.UNLEARNED
+            if act == UNLEARNED
         ],
         reviewed=_reviewed(records, found, counts),
         masks=None if masks is None else masks.take(kept),
@@ -162,9 +150,34 @@ def build_split(
     )
 
 
+def _box_problems(
+    records: Records, as_read: np.ndarray, sizes_hw: np.ndarray, found: Sequence[tuple[int, str, str]]
+) -> list[Problem]:
+    """What was found wrong with boxes, each box as its source has it. as_read: `[M, 4]` xyxy."""
+    problems = []
+    for row, kind, action in found:
+        height, width = sizes_hw[row].tolist()
+        shown = records.shown[row]
+        box = shown if isinstance(shown, str) else str([round(value, 4) for value in shown.tolist()])
+        left, top, right, bottom = as_read[row].tolist()
+        if records.fractions:
+            box += f" as fractions, {[round(value, 1) for value in (left, top, right, bottom)]} in pixels,"
+        where, detail = records.paths[int(records.image_of[row])].name, f"{box} in an image of {width} x {height}"
+        problems.append(Problem(kind, where, records.marks[row], detail, action, (left, top, right, bottom)))
+    return problems
+
+
+def _areas(records: Records) -> np.ndarray:
+    """`[M]`: as the source has them, else those of the boxes."""
+    with np.errstate(invalid="ignore", over="ignore"):  # of boxes that are no numbers, and not used
+        sides = np.clip(records.boxes_xywh[:, 2:], -FARTHEST, FARTHEST)  # so that their product stays a number
+        given = (records.area > 0) & np.isfinite(records.area)
+        return np.where(given, records.area, sides.prod(axis=1))
+
+
 def _with_corners_in_order(records: Records) -> Records:
     """The records with the left top corner of each box first, whichever the source has first."""
-    ordered, exchanged = check.in_order(records.boxes)
+    ordered, exchanged = in_order(records.boxes)
     xywh = np.column_stack([ordered[:, :2], ordered[:, 2:] - ordered[:, :2]])
     mended = np.where(exchanged[:, None], xywh, records.boxes_xywh)
     return replace(records, boxes=np.where(exchanged[:, None], ordered, records.boxes), boxes_xywh=mended)
@@ -190,7 +203,7 @@ def _reviewed(records: Records, found: Sequence[tuple[int, str, str]], counts: n
     annotation of the image can be used. Beside usable ones a box that lies outside the image, or covers next to nothing
     of it, takes no more than itself away. counts: `[I]`, the annotations of each image that are used.
     """
-    rows = [row for row, kind, _ in found if kind == check.NO_PLACE]
+    rows = [row for row, kind, _ in found if kind == NO_PLACE]
     unplaced = np.bincount(records.image_of[rows], minlength=len(counts)) > 0
     annotated = np.bincount(records.image_of, minlength=len(counts)) > 0
     lost = (records.said == LABELS_LOST) | unplaced | (annotated & (counts == 0))

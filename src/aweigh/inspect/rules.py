@@ -29,7 +29,7 @@ from aweigh.annotations.problems import (
 )
 from aweigh.annotations.records import file_names
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
-from aweigh.errors import counted
+from aweigh.errors import counted, some_of
 from aweigh.images.reader import SUFFIXES
 from aweigh.inspect.findings import EXAMPLES_KEPT, KINDS, Box, Example, Finding, finding
 from aweigh.inspect.near_boxes import near_pairs
@@ -155,51 +155,71 @@ def mixed_up(split: Split) -> list[Finding]:
 def class_rules(splits: Mapping[str, Split]) -> list[Finding]:
     """Classes without boxes, with few, in one split alone, and names that are hardly told apart."""
     boxes = {name: class_counts(split) for name, split in splits.items()}
-    every = list(dict.fromkeys(name for counts in boxes.values() for name in counts))
-    train, others = boxes.get("train"), {name: counts for name, counts in boxes.items() if name != "train"}
+    total: Counter[str] = Counter()
+    for counts in boxes.values():
+        total.update(counts)  # classes without a box are in it too
+    everywhere = ", ".join(splits)
+    said = [("train", kind, details) for kind, details in _in_train(boxes)]
+    if "train" in splits and "val" in splits and len(splits["val"].boxes):
+        said.append(("val", "class not in val", _not_in_val(boxes["train"], boxes["val"])))
+    said += [(everywhere, kind, details) for kind, details in _by_name(total)]
+    said.append((everywhere, "splits with different classes", _other_lists(splits)))
     found = []
-
-    def say(kind: str, where: str, details: Mapping[str, str]) -> None:
+    for where, kind, details in said:
         cases = [Example(Problem(kind, name, None, text, KEPT), where) for name, text in details.items()]
-        found.append(finding(kind, where, len(details), len(every), cases[:EXAMPLES_KEPT]))
+        found.append(finding(kind, where, len(details), len(total), cases[:EXAMPLES_KEPT]))
+    return [one for one in found if one.count]
 
-    total = {name: sum(counts.get(name, 0) for counts in boxes.values()) for name in every}
-    if train is not None:
-        held = {
-            name: [f"{counts[name]} in {split}" for split, counts in others.items() if counts.get(name)]
-            for name in every
-        }
-        missing = {name: ", ".join(places) for name, places in held.items() if places and not train.get(name)}
-        say("class in val or test, not in train", "train", missing)
-        few = {
-            name: _some_boxes(train[name])
-            for name in sorted(train, key=lambda n: train[n])
-            if 0 < train[name] < FEW_BOXES
-        }
-        say("class with few boxes", "train", few)
-        if "val" in others and len(splits["val"].boxes):
-            unseen = {name: f"{train[name]} in train" for name in train if train[name] and not others["val"].get(name)}
-            say("class not in val", "val", unseen)
-    where = ", ".join(splits)
-    say("class without a box", where, {name: "in no split" for name in every if not total[name]})
-    background = [name for name in every if name.strip("_ ").casefold() in _NAMES_OF_BACKGROUND and total[name]]
-    say("class named background", where, {name: _some_boxes(total[name]) for name in background})
+
+Details = dict[str, str]  # of each class or split in question, by name, what there is to say
+
+
+def _in_train(boxes: Mapping[str, Mapping[str, int]]) -> list[tuple[str, Details]]:
+    """Classes that cannot be learned from the training split, or hardly. boxes: how many, by split and class."""
+    if "train" not in boxes:
+        return []
+    train = boxes["train"]
+    held: dict[str, list[str]] = {name: [] for counts in boxes.values() for name in counts}
+    for split, counts in boxes.items():
+        for name, count in counts.items():
+            if split != "train" and count and not train.get(name):
+                held[name].append(f"{count} in {split}")
+    few = [name for name in sorted(train, key=lambda name: train[name]) if 0 < train[name] < FEW_BOXES]
+    return [
+        ("class in val or test, not in train", {name: ", ".join(places) for name, places in held.items() if places}),
+        ("class with few boxes", {name: _some_boxes(train[name]) for name in few}),
+    ]
+
+
+def _not_in_val(train: Mapping[str, int], val: Mapping[str, int]) -> Details:
+    return {name: f"{count} in train" for name, count in train.items() if count and not val.get(name)}
+
+
+def _by_name(total: Mapping[str, int]) -> list[tuple[str, Details]]:
+    """What names of classes tell, and those without a box. total: the boxes of each class in all splits."""
+    background = [name for name in total if name.strip("_ ").casefold() in _NAMES_OF_BACKGROUND and total[name]]
     alike = defaultdict(list)
-    for name in every:
+    for name in total:
         alike[_plain(name)].append(name)
-    twins = {
-        names[0]: ", ".join(f"{name!r} {total[name]}" for name in names) for names in alike.values() if len(names) > 1
-    }
-    say("class names that differ little", where, twins)
-    if every and all(name.isdecimal() for name in every):
-        say("classes without names", where, {name: _some_boxes(total[name]) for name in every})
+    twins = [names for names in alike.values() if len(names) > 1]
+    numbers = total if all(name.isdecimal() for name in total) else ()
+    return [
+        ("class without a box", {name: "in no split" for name in total if not total[name]}),
+        ("class named background", {name: _some_boxes(total[name]) for name in background}),
+        ("class names that differ little", {one[0]: ", ".join(f"{n!r} {total[n]}" for n in one) for one in twins}),
+        ("classes without names", {name: _some_boxes(total[name]) for name in numbers}),
+    ]
+
+
+def _other_lists(splits: Mapping[str, Split]) -> Details:
+    """Splits whose classes are not those of the first one."""
     lists = {name: split.classes.names for name, split in splits.items()}
     first, *rest = lists or [""]
-    different = {
-        name: f"{_list(lists[name])}; {first} has {_list(lists[first])}" for name in rest if lists[name] != lists[first]
+    return {
+        name: f"{some_of(lists[name])}; {first} has {some_of(lists[first])}"
+        for name in rest
+        if lists[name] != lists[first]
     }
-    say("splits with different classes", where, different)
-    return [one for one in found if one.count]
 
 
 def image_rules(splits: Mapping[str, Split], *, listing: bool = True) -> list[Finding]:
@@ -343,11 +363,6 @@ def _plain(name: str) -> str:
 
 def _unit(kind: str) -> str:
     return KINDS[kind][1] if kind in KINDS else "records"
-
-
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6])
-    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown or "none"
 
 
 def _some_boxes(count: int) -> str:

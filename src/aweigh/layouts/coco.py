@@ -14,33 +14,31 @@ labelled for. An annotation with `"uncertain": true` may or may not be an object
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aweigh.annotations.exif_frames import settle_frames
-from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, Problem, suspicions
+from aweigh.annotations.problems import CHANGED, DROPPED, Problem, suspicions
 from aweigh.annotations.records import (
     UNKNOWN,
-    EmptySplit,
     Records,
     as_number,
     as_side,
     build_split,
-    file_names,
     known_sizes,
     place_keypoints,
 )
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, NOT_SAID, REVIEWED, Split
 from aweigh.classes import Classes
-from aweigh.errors import DataError, counted, some_of
-from aweigh.files import lies_within, read_bytes
+from aweigh.errors import DataError, some_of
+from aweigh.files import read_bytes
 from aweigh.layouts.coco_fields import as_key, classes_of, extras_of, header_of, keypoints_of, label_sets_of
+from aweigh.layouts.coco_images import distinct_images, resolve_images
 from aweigh.layouts.coco_write import cannot_hold, write
 from aweigh.layouts.finding import ALIASES, head_of, in_order, split_name
 from aweigh.layouts.layout import Layout, SplitFiles, Writing
@@ -153,8 +151,8 @@ def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequ
     lost_some |= any(as_key(entry.get("image_id")) is None for entry in annotations)
     classes, label_of = classes_of(data, annotations, file, wanted)
 
-    images, numbers, row_of = _distinct_images(images, file, problems)
-    folder, paths = _resolve_images(images, files.images, file, problems)
+    images, numbers, row_of = distinct_images(images, file, problems)
+    folder, paths = resolve_images(images, files.images, file, problems)
     declared = np.array([[as_side(image.get(side)) for side in ("height", "width")] for image in images]).reshape(-1, 2)
     sizes_hw = known_sizes(paths, declared, problems)
     usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
@@ -222,9 +220,10 @@ def _placed(
         detail = f"image_id {annotations[row].get('image_id')!r} is not among the images"
         mark = _mark(annotations[row], ids[row])
         problems.append(Problem("annotation for a missing image", file.name, mark, detail, DROPPED))
+    known = some_of(list(label_of), 12)
     for row in np.flatnonzero((placed.labels == UNKNOWN) & (listed >= 0)):
         where = str(images[listed[row]].get("file_name"))
-        detail = f"category_id {annotations[row].get('category_id')!r}, the file has {some_of(list(label_of), 12)}"
+        detail = f"category_id {annotations[row].get('category_id')!r}, the file has {known}"
         problems.append(Problem("label out of range", where, _mark(annotations[row], ids[row]), detail, DROPPED))
     return placed
 
@@ -305,76 +304,6 @@ def _counted_by_source(
         detail = f"num_keypoints says {numbers[row]}, but {counted[row]} are given; counted anew"
         problems.append(Problem("number of keypoints is wrong", where[row], marks[row], detail, CHANGED))
     return np.where(wrong, counted, numbers)
-
-
-def _distinct_images(
-    images: list[dict[str, Any]], file: Path, problems: list[Problem]
-) -> tuple[list[dict[str, Any]], np.ndarray, dict[Any, int]]:
-    """Images with distinct ids, the first of each; their ids as whole numbers; the row of each id."""
-    kept: list[dict[str, Any]] = []
-    row_of: dict[Any, int] = {}
-    for index, image in enumerate(images):
-        key = as_key(image.get("id"))
-        if key is None or not isinstance(image.get("file_name"), str) or not image["file_name"]:
-            detail = f"an image needs an id and a file_name, got {str(image)[:60]}"
-            problems.append(Problem("unreadable record", file.name, f"images[{index}]", detail, SKIPPED))
-        elif key in row_of:
-            detail = f"id {key} is already {kept[row_of[key]]['file_name']}"
-            problems.append(Problem("duplicate image id", str(image["file_name"]), None, detail, SKIPPED))
-        else:
-            row_of[key] = len(kept)
-            kept.append(image)
-    first = next((key for key in row_of if not isinstance(key, int) or abs(key) >= 2**63), None)
-    if first is None:
-        return kept, np.fromiter(row_of, dtype=np.int64, count=len(row_of)), row_of
-    detail = f"ids such as {first!r}; whole numbers are used in their place, in file order from 1"
-    problems.append(Problem("image ids are not whole numbers", file.name, None, detail, CHANGED))
-    return kept, np.arange(1, len(kept) + 1), row_of
-
-
-def _resolve_images(
-    images: list[dict[str, Any]], folders: Sequence[Path], file: Path, problems: list[Problem]
-) -> tuple[Path, list[Path | None]]:
-    """The folder the pictures lie in, and the path of each (None where there is none).
-
-    The folder is the one that holds most of a sample of the names, as they are or by their last part.
-    """
-    names = [str(image["file_name"]).replace("\\", "/") for image in images]
-    sample = names[:: max(1, len(names) // 64)]
-    best, best_hits, flat = folders[0], 0, False
-    for only_name in (False, True):
-        for folder in folders:
-            named = [folder / (PurePosixPath(name).name if only_name else name) for name in sample]
-            hits = sum(os.path.isfile(path) and lies_within(Path(os.path.normpath(path)), folder) for path in named)
-            if hits > best_hits:
-                best, best_hits, flat = folder, hits, only_name
-    held: dict[Path, set[str]] = {}
-    paths: list[Path | None] = []
-    missing = 0
-    for name in names:
-        path = Path(os.path.normpath(best / (PurePosixPath(name).name if flat else name)))
-        if not lies_within(path, best) or path == Path(os.path.normpath(best)):
-            detail = f"file_name leads outside the picture folder {best}"
-            problems.append(Problem("path outside the folder", name, None, detail, SKIPPED))
-            paths.append(None)
-            continue
-        if path.parent not in held:
-            held[path.parent] = file_names(path.parent)
-        if path.name in held[path.parent]:
-            paths.append(path)
-            continue
-        missing += 1
-        detail = f"looked for {path}" if missing <= 3 else f"not in {path.parent}"
-        problems.append(Problem("image file missing", name, None, detail, SKIPPED))
-        paths.append(None)
-    if names and missing == len(names):
-        looked = ", ".join(str(folder) for folder in folders[:6])
-        shown = ", ".join(names[:3])
-        raise EmptySplit(
-            f"{file}: none of its {counted(len(names), 'picture')} was found ({shown}, ...), looked for in {looked}. "
-            "Name the picture folder by hand (images)."
-        )
-    return best, paths
 
 
 def _boxes(annotations: list[dict[str, Any]]) -> np.ndarray:

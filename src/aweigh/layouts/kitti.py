@@ -105,23 +105,26 @@ def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequ
     classes, label_of = choose_classes(names, list(range(1, 1 + len(names))), wanted, labels_folder)
 
     images, rows, said = _rows(stems, by_stem, lines, lost, label_of, len(classes), problems)
+    records = _records(images, rows, said, labels_folder.parent / "calib", problems)
+    return build_split(records, name=name, layout="kitti", root=pictures, classes=classes, problems=problems)
+
+
+def _records(
+    images: Sequence[Path], rows: Sequence[_Row], said: Sequence[int], calib: Path, problems: list[Problem]
+) -> Records:
+    """The pictures that can be read, with what is in them and the cameras that calibrations in a folder say."""
     sizes_hw = known_sizes(images, np.zeros((len(images), 2), dtype=np.int64), problems)
     usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
     place = np.full(len(images), -1, dtype=np.int64)
     place[usable] = np.arange(len(usable))
     rows = [row for row in rows if place[row.image] >= 0]
-    paths = [images[index] for index in usable]
-    found_cameras = [_camera(labels_folder.parent / "calib" / f"{path.stem}.txt", problems) for path in paths]
+    paths = [images[int(index)] for index in usable]
+    found_cameras = [_camera(calib / f"{path.stem}.txt", problems) for path in paths]
     cameras = np.array(found_cameras, dtype=np.float64).reshape(-1, 3, 4)
     image_of = place[[row.image for row in rows]].reshape(-1)
     boxes = np.array([row.line.box for row in rows], dtype=np.float64).reshape(-1, 4)
-    marks = [row.mark for row in rows]
-    extras = [
-        json.dumps({"type": row.line.kind, "truncated": row.line.truncated, "occluded": row.line.occluded})
-        for row in rows
-    ]
-    kinds = [row.line.kind for row in rows]
-    records = Records(
+    lines = [row.line for row in rows]
+    return Records(
         paths=paths,
         image_ids=np.arange(1, len(paths) + 1),
         sizes_hw=sizes_hw[usable],
@@ -129,19 +132,20 @@ def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequ
         boxes=boxes,
         boxes_xywh=np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]),
         labels=np.array([row.label for row in rows], dtype=np.int64),
-        crowd=np.array([kind == REGION for kind in kinds], dtype=bool),
+        crowd=np.array([line.kind == REGION for line in lines], dtype=bool),
         difficult=np.zeros(len(rows), dtype=bool),
         area=np.full(len(rows), np.nan),
         annotation_ids=np.arange(1, len(rows) + 1),
-        marks=marks,
+        marks=[row.mark for row in rows],
         shown=boxes,
         said=np.array(said, dtype=np.int8)[usable],
-        extras=extras,
-        uncertain=np.array([kind in NEIGHBOURS for kind in kinds], dtype=bool),
+        extras=[
+            json.dumps({"type": line.kind, "truncated": line.truncated, "occluded": line.occluded}) for line in lines
+        ],
+        uncertain=np.array([line.kind in NEIGHBOURS for line in lines], dtype=bool),
         cuboids=_cuboids(rows, [f"{paths[image].stem}.txt" for image in image_of], cameras[image_of], problems),
         cameras=cameras,
     )
-    return build_split(records, name=name, layout="kitti", root=pictures, classes=classes, problems=problems)
 
 
 def _names(lines: dict[str, list[tuple[str, Label]] | None]) -> list[str]:

@@ -143,7 +143,7 @@ def _find(source: Path) -> dict[str, SplitFiles]:
 def _no_layout(source: Path) -> str:
     """That nothing was recognised: what was looked for, and what is there."""
     held = sorted(entry.name + "/" * entry.is_dir() for entry in source.iterdir())
-    shown = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "") if held else "nothing"
+    shown = some_of(held, 8) if held else "nothing"
     names = [file.relative_to(source).as_posix() for file in coco.candidates(source)]
     no_coco = f"; {some_of(names, 3)} {'is' if len(names) == 1 else 'are'} no COCO data set" if names else ""
     return (

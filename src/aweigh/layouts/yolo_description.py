@@ -44,23 +44,7 @@ def splits_described(file: Path, description: dict[str, Any], *, anywhere: bool)
             raise DataError(
                 f"{file}: {key} must be a folder, a text file or a list of these, got {str(entries)[:60]!r}."
             )
-        places, remarks = [], []
-        for entry in entries:
-            options = _options(entry, bases)
-            inside = [place for place in options if lies_within(place, file.parent)]
-            if options and not inside and not anywhere:
-                raise DataError(
-                    f"{file}: {key} leads outside the folder, to {options[0]}. If that is meant, name the description "
-                    f"itself as the data: {file}."
-                )
-            if not options:
-                detail = f"there is no {entry}"
-                remarks.append(Problem("folder or list missing", file.name, key, detail, SKIPPED))
-                continue
-            places.append(options[0] if anywhere else inside[0])
-            if not inside:
-                detail = str(options[0])
-                remarks.append(Problem("pictures outside the data folder", file.name, key, detail, KEPT))
+        places, remarks = _places(file, key, entries, bases, anywhere=anywhere)
         labels = file  # where there is no place to look in, there are no labels either
         if places:
             labels = file.parent if places[0].is_file() else _labels_folder(places[0])
@@ -82,6 +66,28 @@ def splits_described(file: Path, description: dict[str, Any], *, anywhere: bool)
         split: replace(files, names=names, keypoint_shape=shape, keypoint_names=points, skeleton=edges)
         for split, files in found.items()
     }
+
+
+def _places(
+    file: Path, key: str, entries: Sequence[str], bases: Sequence[Path], *, anywhere: bool
+) -> tuple[list[Path], list[Problem]]:
+    """The folders and lists that a split's entries mean; what is not there, or lies outside, is named."""
+    places, remarks = [], []
+    for entry in entries:
+        options = _options(entry, bases)
+        inside = [place for place in options if lies_within(place, file.parent)]
+        if options and not inside and not anywhere:
+            raise DataError(
+                f"{file}: {key} leads outside the folder, to {options[0]}. If that is meant, name the description "
+                f"itself as the data: {file}."
+            )
+        if not options:
+            remarks.append(Problem("folder or list missing", file.name, key, f"there is no {entry}", SKIPPED))
+            continue
+        places.append(options[0] if anywhere else inside[0])
+        if not inside:
+            remarks.append(Problem("pictures outside the data folder", file.name, key, str(options[0]), KEPT))
+    return places, remarks
 
 
 def _options(entry: str, bases: Sequence[Path]) -> list[Path]:
