@@ -55,9 +55,7 @@ class Detections:
     camera: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_boxes_and_labels(self, "Detections")
-        check_instance_counts(self, "Detections")
-        check_cuboids(self, "Detections")
+        check_instances(self)
         _check_masks_and_keypoints(self)
 
     @classmethod
@@ -280,33 +278,28 @@ def unchecked(instances: _Instances, changed: dict[str, Any]) -> _Instances:
     return copied
 
 
-def check_boxes_and_labels(instances: Instances, kind: str) -> None:
-    boxes, labels = instances.boxes, instances.labels
+def check_instances(instances: Instances) -> None:
+    """`DataError` unless boxes and labels are as `Targets` and `Detections` say, and all fields count as many."""
+    kind, boxes, labels, cuboids = type(instances).__name__, instances.boxes, instances.labels, instances.cuboids
     if not isinstance(boxes, Tensor) or boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != torch.float32:
-        got = f"{boxes.dtype} {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else type(boxes).__name__
-        raise DataError(f"{kind}.boxes must be a float32 tensor [N, 4] of (x0, y0, x1, y1), got {got}.")
+        raise DataError(f"{kind}.boxes must be a float32 tensor [N, 4] of (x0, y0, x1, y1), got {_shape_of(boxes)}.")
     if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
-        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise DataError(f"{kind}.labels must be an int64 tensor [N], got {got}.")
+        raise DataError(f"{kind}.labels must be an int64 tensor [N], got {_shape_of(labels)}.")
     finite = boxes.isfinite()
     if not finite.all():
         index = int((~finite.all(dim=1)).nonzero()[0, 0])
         raise DataError(f"{kind}: box {index} is {boxes[index].tolist()}; every coordinate must be finite.")
-
-
-def check_instance_counts(instances: Instances, kind: str) -> None:
     for name, value in instance_fields(instances).items():
-        if len(value) != len(instances.boxes):
+        if len(value) != len(boxes):
             raise DataError(
-                f"{kind}.{name} has {counted(len(value), 'entry')}, but there are "
-                f"{counted(len(instances.boxes), 'box')}."
+                f"{kind}.{name} has {counted(len(value), 'entry')}, but there are {counted(len(boxes), 'box')}."
             )
-
-
-def check_cuboids(instances: Instances, kind: str) -> None:
-    cuboids = instances.cuboids
     if cuboids is not None and (cuboids.ndim != 2 or cuboids.shape[1] != 7 or cuboids.dtype != torch.float32):
         raise DataError(
             f"{kind}.cuboids must be float32 [N, 7] of (u, v, depth, height, width, length, alpha), got "
-            f"{cuboids.dtype} {tuple(cuboids.shape)}."
+            f"{_shape_of(cuboids)}."
         )
+
+
+def _shape_of(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

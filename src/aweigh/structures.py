@@ -19,9 +19,7 @@ from torch import Tensor
 from aweigh.classes import Pairs
 from aweigh.detections import (
     PER_INSTANCE,
-    check_boxes_and_labels,
-    check_cuboids,
-    check_instance_counts,
+    check_instances,
     instance_fields,
     move,
     moved_fields,
@@ -171,7 +169,7 @@ class Targets:
     cuboids: Tensor | None = field(default=None, metadata=PER_INSTANCE)
 
     def __post_init__(self) -> None:
-        check_boxes_and_labels(self, "Targets")
+        check_instances(self)
         sides = self.boxes[:, 2:] - self.boxes[:, :2]
         if not (sides > 0).all():
             index = int((sides <= 0).any(dim=1).nonzero()[0, 0])
@@ -189,8 +187,6 @@ class Targets:
         for name, value in derived.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value())
-        check_instance_counts(self, "Targets")
-        check_cuboids(self, "Targets")
         for name in ("uncertain", "known"):
             value = getattr(self, name)
             if value is not None and (value.ndim != 1 or value.dtype != torch.bool):

@@ -21,6 +21,7 @@ from aweigh.errors import DataError, UsageError
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import DETECTORS, create
+from aweigh.models.centernet import CenterNetSelection
 from aweigh.ops.masks import encode_counts
 from aweigh.prediction.evaluate import detect, evaluate
 from aweigh.prediction.extras import choose_select, keypoint_lines, measure_all
@@ -34,13 +35,13 @@ from aweigh.training.train import selected, train, validate
 class Figures(nn.Module):
     """Finds one object in the middle of every picture."""
 
-    stride_divisor = 32
+    stride_divisor, needs_proposals, average_flipped = 32, False, None
     extras: tuple[str, ...] = ("masks", "keypoints")
+    selection = CenterNetSelection(score_threshold=0.05)
 
     def __init__(self, classes: Classes, keypoints: Any) -> None:
         super().__init__()
         self.classes, self.keypoint_set = classes, KeypointSet.of(keypoints)
-        self.score_threshold, self.nms_threshold, self.max_detections = 0.05, 0.5, 100
         self.register_buffer("pixel_mean", torch.full((3,), 0.5), persistent=False)
         self.layer = nn.Linear(3, len(classes))
         self.scores = nn.Linear(2, len(classes) + 1)  # with that of nothing, as two-stage detectors have it

@@ -10,7 +10,7 @@ Pixel work is done by the functional kernels of `torchvision.transforms.v2`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,13 +22,7 @@ from aweigh.classes import Classes, Pairs
 from aweigh.errors import UsageError, counted
 from aweigh.feeding.colour import COLOR_REACH, jitter_color, shift_color, shuffle_color
 from aweigh.feeding.randomness import random_window, uniform
-from aweigh.feeding.windows import (
-    CROP_SIDE,
-    affine_crop,
-    cut_window,
-    random_crop,
-    without_depth,
-)
+from aweigh.feeding.windows import CROP_SIDE, affine_crop, cut_window, random_crop, without_depth
 from aweigh.images.resize import Resize, resize_pixels, span, to_float
 from aweigh.ops.frames import Frame
 from aweigh.structures import Targets
@@ -105,45 +99,55 @@ class Augmentation:
 
         mixing_until_epoch: as for `DetectionDataset`, the number of epochs with mosaic, copy-paste and mixup.
         """
-        lines = []
-        ignored = f"objects less than {self.min_visible:.0%} visible are ignored"
+        pairs = describe_pairs("classes", classes.names if classes else (), self.class_pairs)
+        pairs += describe_pairs("keypoints", keypoint_names, self.keypoint_pairs)
+        lines = [*self._windows_and_sizes()]
+        if self.flip:
+            lines += [f"horizontal flip, probability {self.flip:g}", *pairs]
+        lines += [*self._colours(), *self._mixing(mixing_until_epoch)]
+        return lines or ["none: every picture is used as it is"]
+
+    @property
+    def _ignored(self) -> str:
+        return f"objects less than {self.min_visible:.0%} visible are ignored"
+
+    def _windows_and_sizes(self) -> Iterator[str]:
         if self.crop:
             sides = f"sides {CROP_SIDE[0]:.0%} to {CROP_SIDE[1]:.0%} of the picture"
-            lines.append(f"random crop, probability {self.crop:g}: {sides}; {ignored}")
+            yield f"random crop, probability {self.crop:g}: {sides}; {self._ignored}"
         if self.affine_crop:
             shares = ", ".join(f"{share:g}" for share in self.affine_crop)
             what = "a square round a random point, grey beyond the picture"
-            lines.append(f"affine crop: {what}, its side {shares} of the longer side; {ignored}")
+            yield f"affine crop: {what}, its side {shares} of the longer side; {self._ignored}"
         if self.short_sides:
             sides = f"one of {', '.join(map(str, self.short_sides))}"
             sides = " to ".join(map(str, self.short_sides)) if len(self.short_sides) == 2 else sides
-            lines.append(f"short side {sides} pixels")
+            yield f"short side {sides} pixels"
         if self.scale_jitter:
-            beyond = f", a random window where larger; {ignored}" if self.scale_jitter[1] > 1 else ""
-            lines.append(f"scale jitter: size times {self.scale_jitter[0]:g} to {self.scale_jitter[1]:g}{beyond}")
-        if self.flip:
-            lines.append(f"horizontal flip, probability {self.flip:g}")
-            lines += describe_pairs("classes", classes.names if classes else (), self.class_pairs)
-            lines += describe_pairs("keypoints", keypoint_names, self.keypoint_pairs)
+            beyond = f", a random window where larger; {self._ignored}" if self.scale_jitter[1] > 1 else ""
+            yield f"scale jitter: size times {self.scale_jitter[0]:g} to {self.scale_jitter[1]:g}{beyond}"
+
+    def _colours(self) -> Iterator[str]:
         if self.color:
             reach = ", ".join(f"{name} +-{value * self.color:.0%}" for name, value in COLOR_REACH.items())
-            lines.append(f"colour: {reach}")
+            yield f"colour: {reach}"
         if self.shuffled_color:
             kinds = "brightness, contrast and saturation in random order"
-            lines.append(f"colour: {kinds}, each +-{self.shuffled_color:.0%}")
+            yield f"colour: {kinds}, each +-{self.shuffled_color:.0%}"
         if self.lighting:
-            lines.append(f"lighting: along the principal colours, standard deviation {self.lighting:g}")
+            yield f"lighting: along the principal colours, standard deviation {self.lighting:g}"
+
+    def _mixing(self, until_epoch: int | None) -> Iterator[str]:
         few = {None: "", 0: ", in no epoch of this run", 1: ", in the first epoch"}
-        until = few.get(mixing_until_epoch, f", in the first {counted(mixing_until_epoch or 0, 'epoch')}")
+        until = few.get(until_epoch, f", in the first {counted(until_epoch or 0, 'epoch')}")
         mixing = {
-            "mosaic": f"four pictures in one; {ignored}",
-            "copy_paste": f"objects of another picture pasted in; {ignored}",
-            "mixup": "another picture blended in, with its objects",
+            "mosaic": (self.mosaic, f"four pictures in one; {self._ignored}"),
+            "copy-paste": (self.copy_paste, f"objects of another picture pasted in; {self._ignored}"),
+            "mixup": (self.mixup, "another picture blended in, with its objects"),
         }
-        for name, text in mixing.items():
-            if probability := getattr(self, name):
-                lines.append(f"{name.replace('_', '-')}, probability {probability:g}{until}: {text}")
-        return lines or ["none: every picture is used as it is"]
+        for name, (probability, text) in mixing.items():
+            if probability:
+                yield f"{name}, probability {probability:g}{until}: {text}"
 
 
 @dataclass(frozen=True)

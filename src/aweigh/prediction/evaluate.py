@@ -3,7 +3,8 @@
 Masks are kept as run lengths, so that what a whole split holds in memory grows with its detections alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,9 +117,10 @@ def detect(
         raise UsageError("detect: losses are those of the plain pictures; leave out test augmentation.")
     category_ids = matching_category_ids(model.classes, split.classes)
     rank, world = distributed.rank(), distributed.world_size()
+    taught_it = taught(model) if losses else {}
     loaders = [
         make_loader(
-            DetectionDataset(split, Transform(size), **(taught(model) if losses else {})),
+            DetectionDataset(split, Transform(size), **taught_it),
             batch=min(batch, len(split)),
             workers=workers,
             stride_divisor=model.stride_divisor,
@@ -138,10 +140,7 @@ def detect(
 
     parts: list[_Part] = []
     watch, done = Stopwatch(), 0
-    was_training = model.training
-    if was_training:  # one that was made for prediction has no other mode
-        model.eval()
-    try:
+    with _evaluating(model):
         for number, sizes in enumerate(zip(*loaders, strict=True)):
             part = sizes[0]
             watch.lap("read")
@@ -153,20 +152,29 @@ def detect(
                 watch.lap("network")
                 views.append(read(model, view, part.original_sizes_hw, tta))
                 watch.lap("decode")
-            results = []
-            for found, image_id in zip(merge(model, views, tta), part.image_ids, strict=True):
-                results += _entries(found, image_id, category_ids)
+            merged = zip(merge(model, views, tta), part.image_ids, strict=True)
+            results = [entry for found, image_id in merged for entry in _entries(found, image_id, category_ids)]
             watch.lap("decode")
             values = model.loss(view.raw, [targets.to(device) for targets in part.targets]) if losses else {}
             parts.append((number * world + rank, len(part), results, {name: float(v) for name, v in values.items()}))
             watch.lap("loss")
             done += len(part)
             progress(min(done * world, len(split)), len(split))
+    speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
+    return _together(parts, {**speed, "total": sum(speed.values())}, loaders[0])
+
+
+@contextmanager
+def _evaluating(model: Detector) -> Iterator[None]:
+    """The model in evaluation mode, afterwards as it was; one that was made for prediction has no other mode."""
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
     finally:
         if was_training:
             model.train()
-    speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
-    return _together(parts, {**speed, "total": sum(speed.values())}, loaders[0])
 
 
 _Part = tuple[int, int, list[dict[str, Any]], dict[str, float]]  # number of the batch, images, results, losses

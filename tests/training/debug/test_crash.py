@@ -188,6 +188,8 @@ def test_what_raises_is_found_too(run, batch):
 class Other(torch.nn.Module):
     """A detector that is nothing like the others: no pyramid, no list, its output in a mapping."""
 
+    needs_proposals = False
+
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.Conv2d(3, 2, 3)
