@@ -65,9 +65,9 @@ def command(
     classes
         Look for these classes only.
     format
-        jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc, kitti: a file per
-        picture. Masks are in jsonl and coco, keypoints in csv too, places in space in jsonl, coco and kitti. A word
-        that is none of them lists all there are.
+        jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc, kitti and others: a
+        file per picture; a word that is no format lists them all. Masks are in jsonl and coco, keypoints in csv too,
+        places in space in jsonl, coco and kitti.
     camera
         For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with one for
         each picture, by its name. When not given, it is looked for where KITTI has it, in calib beside the folder of
