@@ -171,6 +171,18 @@ def test_yolo_and_voc_read_back(tmp_path: Path, format: str) -> None:
     assert split.labels[:2].tolist() == [1, 0]
 
 
+def test_labelme_reads_back_and_keeps_the_score(tmp_path: Path) -> None:
+    write_detections(results(), tmp_path / "labels", "labelme")
+    for name in ("x", "y", "z"):
+        picture(tmp_path / f"{name}.jpg")
+    split = load_split(tmp_path)
+    assert split.layout == "labelme" and split.problems == [] and split.classes.names == ("cat", "dog")
+    assert [path.name for path in split.paths] == ["x.jpg", "y.jpg", "z.jpg"] and split.first.tolist() == [0, 2, 2, 4]
+    np.testing.assert_array_equal(split.boxes[:2], found().boxes)
+    written = json.loads((tmp_path / "labels" / "x.json").read_text())
+    assert [shape["score"] for shape in written["shapes"]] == [0.9, 0.3] and written["imagePath"] == "x.jpg"
+
+
 def test_voc_corners_count_from_one(tmp_path: Path) -> None:
     write_detections([found()], tmp_path, "voc")
     root = ElementTree.parse(tmp_path / "x.xml").getroot()

@@ -6,7 +6,7 @@ add one, write its file and name it here.
 
 from __future__ import annotations
 
-from aweigh.results import coco_list, csv, jsonl, kitti, voc, yolo
+from aweigh.results import coco_list, csv, jsonl, kitti, labelme, voc, yolo
 from aweigh.results.format import Format
 
 FORMATS: dict[str, Format] = {
@@ -16,4 +16,5 @@ FORMATS: dict[str, Format] = {
     "yolo": yolo.FORMAT,
     "voc": voc.FORMAT,
     "kitti": kitti.FORMAT,
+    "labelme": labelme.FORMAT,
 }
