@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from aweigh.annotations.coco_entries import coco_entry, decimals
 from aweigh.annotations.flat import PathList, TextList, offsets
 from aweigh.annotations.masks import FARTHEST, NONE, Masks
 from aweigh.annotations.outlines import visible_box
@@ -28,7 +29,7 @@ from aweigh.annotations.problems import (
     clean_boxes,
     in_order,
 )
-from aweigh.annotations.split import LABELS_LOST, REVIEWED, LabelSets, Split, coco_entry, decimals
+from aweigh.annotations.split import LABELS_LOST, REVIEWED, LabelSets, Split
 from aweigh.classes import Classes
 from aweigh.errors import UNPRINTABLE, DataError, UsageError, counted, did_you_mean, some_of
 from aweigh.images.reader import read_size

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aweigh.annotations.coco_entries import coco_entry, decimals
 from aweigh.annotations.flat import PathList, TextList, offsets, ranges
 from aweigh.annotations.masks import NONE, Masks
 from aweigh.annotations.problems import Problem
@@ -379,30 +380,6 @@ class Split:
         return digest.hexdigest()
 
 
-def coco_entry(
-    number: int,
-    image_id: int,
-    category_id: int,
-    box_xywh: list[float],
-    area: float,
-    ignore: bool,
-    crowd: bool,
-    uncertain: bool = False,
-) -> dict[str, Any]:
-    """One annotation of ground truth."""
-    entry = {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": box_xywh,
-        "area": area,
-        "iscrowd": int(ignore),
-        "ignore": int(ignore),
-        "difficult": int(ignore and not crowd and not uncertain),
-    }
-    return entry | ({"uncertain": True} if uncertain else {})
-
-
 def split_off(split: Split, fraction: float, seed: int = 0, *, name: str = "val") -> tuple[Split, Split]:
     """`(rest, part)`: a random part of the images set aside, at least one; the same for the same seed."""
     if not 0 < fraction < 1:
@@ -413,13 +390,6 @@ def split_off(split: Split, fraction: float, seed: int = 0, *, name: str = "val"
     count = min(len(split) - 1, max(1, round(fraction * len(split))))
     rest = replace(split.take(np.sort(order[count:])), problems=split.problems)
     return rest, split.take(np.sort(order[:count]), name=name)
-
-
-def decimals(values: np.ndarray) -> list[list[Any]]:
-    """Rows of float32 pixels as numbers to write: whole ones without a point, others to the fourth decimal."""
-    whole = (values == np.rint(values)).all(axis=1)
-    rounded = values.astype(np.float64).round(4)
-    return [(row.astype(np.int64) if exact else row).tolist() for row, exact in zip(rounded, whole, strict=True)]
 
 
 def _below(path: Path, root: Path) -> str:
