@@ -8,10 +8,11 @@ import inspect
 import json
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
-from tests.contract.forms import FORMS
+from tests.contract.forms import FORMS, without_weights
 from tests.detections import assert_same_detections
 from torch import nn
 
@@ -112,11 +113,11 @@ def _normalised_to(model: nn.Module, batch: Images) -> None:
         norm.eval().momentum = momentum
 
 
-def _tiny(model: nn.Module, *, sampled: int = 64) -> nn.Module:
+def _tiny(model: nn.Module, *, sampled: int = 16) -> nn.Module:
     """With as few regions as the images have pixels: a second stage costs as much as it has regions."""
     if hasattr(model, "proposer"):
         model.sampled = sampled
-        model.proposer.train_proposals = model.proposer.test_proposals = (100, 100)
+        model.proposer.train_proposals = model.proposer.test_proposals = (20, 20)
         if model.extras:  # a head that costs a billion multiply-adds for each detection
             model.max_detections = 20
     if model.nms == "soft":  # a graph has its steps one after the other, one for each detection
@@ -206,10 +207,32 @@ def test_batches_without_objects(model: nn.Module, kind: str) -> None:
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
 
 
-def test_twenty_steps_on_nothing_but_empty_images(model: nn.Module) -> None:
-    if "101" in model.builder:
-        pytest.skip("the same head on a larger backbone; the smaller ones cover it")
-    model = create(model.builder, classes=CLASSES, **model.arguments).train()  # as it starts
+# One detector for each form of loss, on a small body. The other forms add up the same terms.
+LOSSES = [
+    ("fcos_shufflenet_v2_x0_5_fpn", {}),
+    ("fcos_shufflenet_v2_x0_5_fpn", {"assignment": "adaptive"}),
+    ("fcos_shufflenet_v2_x0_5_fpn", {"box_loss": "iou", "weigh_boxes": False, "normalise_distances": False}),
+    ("fcos_shufflenet_v2_x0_5_fpn", {"quality": "iou"}),
+    ("fcos_shufflenet_v2_x0_5_lite", {}),
+    ("retinanet_shufflenet_v2_x1_0_fpn", {}),
+    ("retinanet_shufflenet_v2_x1_0_fpn", {"assignment": "adaptive"}),
+    ("retinanet_shufflenet_v2_x1_0_fpn", {"box_loss": "smooth_l1", "normaliser": "moving"}),
+    ("efficientdet_lite0", {}),
+    ("faster_rcnn_mobilenet_v3_large_320_fpn", {}),
+    ("faster_rcnn_resnet18_fcos_rpn", {"channels": 32}),
+    *((f"{kind}_rcnn_resnet18_fpn", {"channels": 32}) for kind in ("fast", "mask", "keypoint")),
+    ("light_head_rcnn_shufflenet_v2", {}),
+    *((f"centernet_shufflenet_v2_x0_5_lite{kind}", {}) for kind in ("", "_pose", "_3d")),
+    ("cornernet_shufflenet_v2_x0_5_lite", {}),
+    ("centernet_triplets_shufflenet_v2_x0_5_lite", {}),
+    ("foveabox_resnet18_fpn", {"channels": 32}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), LOSSES)
+def test_twenty_steps_on_nothing_but_empty_images(name: str, arguments: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = create(name, classes=CLASSES, **arguments).train()
     _tiny(model, sampled=2)  # both of nothing
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
     for _ in range(20):
@@ -218,6 +241,20 @@ def test_twenty_steps_on_nothing_but_empty_images(model: nn.Module) -> None:
         loss.backward()
         optimizer.step()
     assert torch.isfinite(loss)
+
+
+def kind(model: nn.Module) -> tuple[object, ...]:
+    """What decides of which terms the loss of a detector is the sum."""
+    return type(model), type(getattr(model, "proposer", None)), model.extras
+
+
+@cache
+def trained() -> set[tuple[object, ...]]:
+    return {kind(without_weights(name)) for name in dict(LOSSES)}
+
+
+def test_twenty_steps_are_trained_with_its_kind_of_loss(model: nn.Module) -> None:
+    assert kind(model) in trained()
 
 
 def test_a_batch_equals_its_images_one_by_one(model: nn.Module) -> None:
