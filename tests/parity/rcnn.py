@@ -16,6 +16,7 @@ from aweigh.structures import Images, Targets
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 
 NUM_CLASSES = 7  # of ours; torchvision counts "nothing" too
+PROPOSED, SAMPLED = 150, 128  # regions of an image to find and to train on; some heads cost a billion operations each
 SIZES = [[(192, 256), (192, 256)], [(333, 500)]]
 DETECTION = torchvision.models.detection
 LOSSES = {
@@ -34,11 +35,14 @@ class NoResize(GeneralizedRCNNTransform):
 def make_pair(name: str, build: Callable[..., nn.Module], **options: object) -> tuple[nn.Module, FasterRCNN]:
     """Torchvision's detector and ours of that name, both in evaluation mode. options: of torchvision's."""
     torch.manual_seed(0)
+    options = {"rpn_post_nms_top_n_test": PROPOSED, **options}
     reference = build(weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1, **options)
     reference.transform = NoResize((1,), 10**6, reference.transform.image_mean, reference.transform.image_std)
     disturb(reference.eval())
     ours = create(name, classes=Classes.numbered(NUM_CLASSES))
     ours.load_state_dict(faster_rcnn_from_torchvision(reference.state_dict(), keep_rows=None))
+    before, _ = ours.proposer.test_proposals
+    ours.proposer.test_proposals, ours.sampled = (before, PROPOSED), SAMPLED
     return reference.eval(), ours.eval()
 
 
@@ -93,6 +97,7 @@ def targets_of(sizes: list[tuple[int, int]]) -> list[Targets]:
     return targets
 
 
+@torch.no_grad()
 def losses_of_the_same_samples(
     reference: nn.Module,
     ours: FasterRCNN,

@@ -111,13 +111,15 @@ def test_scores_of_every_class_are_those_of_all_91_rows(tmp_path: Path, form: st
     """Dropping the ten rows of no class before the softmax would raise the scores of the others."""
     torch.manual_seed(0)
     build = FORMS.get(form, DETECTION.maskrcnn_resnet50_fpn)
-    reference = build(weights=None, weights_backbone=None, num_classes=91).eval()
+    limit = {"rpn_post_nms_top_n_test": 30}  # each becomes up to 90 detections, with a mask in the second form
+    reference = build(weights=None, weights_backbone=None, num_classes=91, **limit).eval()
     reference.transform = rcnn.NoResize((1,), 10**6, reference.transform.image_mean, reference.transform.image_std)
     rcnn.disturb(reference)
     reference.roi_heads.box_predictor.cls_score.weight *= 2
     reference.roi_heads.box_predictor.cls_score.bias[NO_CLASS[:3]] += 2  # so that they are found as well
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
     ours = create(form, weights=tmp_path / "weights.pth", backbone_norm_eps=1e-5).eval()
+    ours.proposer.test_proposals = (ours.proposer.test_proposals[0], 30)
 
     classifier = reference.roi_heads.box_predictor.cls_score
     features = torch.randn(300, classifier.in_features)

@@ -16,14 +16,13 @@ from aweigh.structures import Images, Targets
 from .rcnn import DETECTION, LOSSES, SIZES, losses_of_the_same_samples, make_pair, pictures_of, targets_of
 
 FORM = "keypoint_rcnn_resnet50_fpn_torchvision"
-PROPOSED, FOUND, SAMPLED = 200, 10, 64  # proposals and detections of an image, regions of one that learn: few, for time
+FOUND, SAMPLED = 10, 64  # detections of an image, regions of one that learn: few, for time
 
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[nn.Module, FasterRCNN]:
-    limits = {"box_detections_per_img": FOUND, "rpn_post_nms_top_n_test": PROPOSED}
-    reference, ours = make_pair(FORM, DETECTION.keypointrcnn_resnet50_fpn, **limits)
-    ours.proposer.test_proposals, ours.max_detections, ours.sampled = (1000, PROPOSED), FOUND, SAMPLED
+    reference, ours = make_pair(FORM, DETECTION.keypointrcnn_resnet50_fpn, box_detections_per_img=FOUND)
+    ours.max_detections, ours.sampled = FOUND, SAMPLED
     return reference, ours
 
 

@@ -19,14 +19,13 @@ FORMS = {
     "mask_rcnn_resnet50_fpn_torchvision": DETECTION.maskrcnn_resnet50_fpn,
     "mask_rcnn_resnet50_fpn_v2_torchvision": DETECTION.maskrcnn_resnet50_fpn_v2,
 }
-PROPOSED, FOUND = 200, 30  # proposals and detections of an image
+FOUND = 30  # detections of an image
 
 
 @pytest.fixture(scope="module", params=list(FORMS))
 def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, FasterRCNN]:
-    limits = {"box_detections_per_img": FOUND, "rpn_post_nms_top_n_test": PROPOSED}
-    reference, ours = make_pair(request.param, FORMS[request.param], **limits)
-    ours.proposer.test_proposals, ours.max_detections = (1000, PROPOSED), FOUND
+    reference, ours = make_pair(request.param, FORMS[request.param], box_detections_per_img=FOUND)
+    ours.max_detections = FOUND
     return reference, ours
 
 
