@@ -29,7 +29,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The server of "forkserver" loads torch and aweigh once; a process forked from it starts in tenths of a second, not in
 # ten.
-multiprocessing.set_forkserver_preload(["aweigh.cli.resume", "aweigh.cli.train", "aweigh.training.train"])
+PRELOADED = ("aweigh.cli.resume", "aweigh.cli.train", "aweigh.training.train", "matplotlib.figure")
+multiprocessing.set_forkserver_preload([*PRELOADED, "torch.distributed.run"])
 
 
 @pytest.fixture(scope="session")

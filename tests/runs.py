@@ -5,9 +5,11 @@ import json
 import multiprocessing
 import os
 import random
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from rich.console import Console
 
@@ -34,6 +36,8 @@ multiprocessing.set_start_method(None, force=True)  # the default, for the proce
 os.environ.clear()
 os.environ.update(environment)
 sys.argv = ["aweigh", *words]
+from matplotlib.figure import Figure
+Figure.savefig = lambda figure, path: open(path, "wb").close()  # as in `charts_not_rendered`
 with open(output, "w") as file:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
@@ -83,7 +87,7 @@ def quiet():
 
 @pytest.fixture
 def configure(toys, tmp_path):
-    """A configuration of a tiny run on the toys; keyword arguments change it."""
+    """A configuration of a tiny run on the toys; keyword arguments change it. Its charts are not rendered."""
 
     def make(**changes) -> TrainConfig:
         values = {"data": str(toys), "output": str(tmp_path / "run"), **TINY, **changes}
@@ -91,7 +95,16 @@ def configure(toys, tmp_path):
             values.pop("epochs")
         return resolve({}, values)[0]
 
-    return make
+    with charts_not_rendered():
+        yield make
+
+
+@contextmanager
+def charts_not_rendered():
+    """Charts are composed, and their files are empty: matplotlib's rendering takes most of the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, path: Path(path).touch())
+        yield
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.annotated import Make, coco_dict, picture, voc_xml
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, NOT_SAID, REVIEWED, Split, split_off
 from aweigh.classes import Classes
 from aweigh.edit.clean import clean
-from aweigh.edit.complete import Guesses, complete
+from aweigh.edit.complete import Proposals, complete
 from aweigh.edit.merge import merge
 from aweigh.errors import DataError
 from aweigh.inspect.doctor import count_split, examine
@@ -230,7 +230,7 @@ def test_what_a_detector_adds_completes_it(tmp_path: Path) -> None:
     """A proposal fills in what was lost, and then the image is known for the detector's classes."""
     split = load_split(yolo(tmp_path / "set", bad="garbage", good=GOOD))
     box = np.array([[2.0, 2, 20, 20]])
-    found = Guesses(Classes(("egg", "hen"), (1, 2)), np.array([1]), np.array([1]), box, np.array([0.9]))
+    found = Proposals(Classes(("egg", "hen"), (1, 2)), np.array([1]), np.array([1]), box, np.array([0.9]))
     completed = complete({"train": split}, found).splits["train"]
     assert len(completed.boxes) == 2 and completed.targets(0).known is None
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cyclopts import App
 from PIL import Image
+from tests.runs import outcome
 
 from aweigh.cli import main
 from aweigh.cli.ending import SIGNALS, ended_by_signals
@@ -96,7 +98,7 @@ def test_what_nohup_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 CODE = """
-import os, signal, sys
+import os, signal
 from aweigh.images import reader as images
 from aweigh.cli.main import main
 read = images.read_reduced
@@ -106,31 +108,26 @@ def slow(path, *arguments, **options):
     return read(path, *arguments, **options)
 import aweigh.predictor
 aweigh.predictor.read_reduced = slow
-sys.argv = ["aweigh", *sys.argv[1:]]
 main()
 """
 
 
-def test_predict_is_ended_as_a_process_and_names_are_shown_in_ascii(tmp_path: Path) -> None:
-    """As a process, once for both: the whole path, with a terminal's encoding that has no such letters."""
+def test_predict_is_ended_as_a_process_and_names_are_shown_in_ascii(tmp_path: Path, start: Callable[..., Any]) -> None:
+    """The whole path; and in a new process, with a terminal's encoding that has no such letters."""
     names = ("a größe 猫.png", "b.png", "caf\udce9.png")
     (tmp_path / "in").mkdir()
     for name in names:
         Image.new("RGB", (40, 30)).save(tmp_path / "in" / name)
     (tmp_path / "in" / "c猫\udce9.png").write_bytes(b"")
-    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    words = ["predict", str(tmp_path / "in"), "--device", "cpu"]
 
-    def typed(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", code, "predict", str(tmp_path / "in"), "--device", "cpu", *words]
-        return subprocess.run(command, capture_output=True, text=True, env=plain)
-
-    ended = typed(CODE, "-o", str(tmp_path / "ended"))
-    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
-    assert "Traceback" not in ended.stderr and ended.stderr.endswith("stopped\n")
+    (code,), (said,) = outcome([start(*words, "-o", tmp_path / "ended", code=CODE)])
+    assert code == 128 + signal.SIGTERM, said
+    assert "Traceback" not in said and said.endswith("stopped\n")
     assert [path.name for path in (tmp_path / "ended").iterdir()] == ["a größe 猫.jpg"]
-    whole = typed(
-        "from aweigh.cli.main import main; main()", "-o", "-", "--format", "csv", "--no-draw", "--score", "0.01"
-    )
+    command = [sys.executable, "-m", "aweigh", *words, "-o", "-", "--format", "csv", "--no-draw", "--score", "0.01"]
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    whole = subprocess.run(command, capture_output=True, text=True, env=plain)
     assert whole.returncode == 1 and "Traceback" not in whole.stderr, whole.stderr
     assert "c\\u732b\\udce9.png" in whole.stdout
     assert "left out:" in whole.stderr and "c\\u732b\\udce9.png: the file is empty" in whole.stderr

@@ -12,7 +12,7 @@ from tests.annotated import Make, coco_dict
 from aweigh.annotations.split import REVIEWED, Split
 from aweigh.classes import Classes
 from aweigh.edit.clean import hold_out
-from aweigh.edit.complete import Completed, complete, read_guesses
+from aweigh.edit.complete import Completed, complete, read_proposals
 from aweigh.edit.merge import merge
 from aweigh.errors import DataError, UsageError
 from aweigh.layouts.coco import read_categories
@@ -31,7 +31,7 @@ def proposals(tmp_path: Path, *entries: tuple[int, int, list[float], float] | An
 
 def completed(split: Split, tmp_path: Path, *entries: Any, **how: float) -> Completed:
     """With a file that says nothing of its images, whose numbers are said to be those of the split."""
-    return complete({"train": split}, read_guesses(proposals(tmp_path, *entries), DETECTOR), own_ids=True, **how)
+    return complete({"train": split}, read_proposals(proposals(tmp_path, *entries), DETECTOR), own_ids=True, **how)
 
 
 def found(split: Split, image: int) -> list[tuple[str, list[float], bool]]:
@@ -169,7 +169,7 @@ def test_refused(coco: Make, tmp_path: Path) -> None:
         completed(split, tmp_path)
     with pytest.raises(UsageError, match="0 <= uncertain <= score <= 1"):
         completed(split, tmp_path, (1, 1, [1, 1, 5, 5], 0.9), score=0.1, uncertain=0.2)
-    good = read_guesses(proposals(tmp_path, (1, 1, [1, 1, 5, 5], 0.9)), DETECTOR)
+    good = read_proposals(proposals(tmp_path, (1, 1, [1, 1, 5, 5], 0.9)), DETECTOR)
     with pytest.raises(DataError, match="image id 1 is in train and in val"):
         complete({"train": split, "val": split}, good, own_ids=True)
     empty = split.take(np.empty(0, dtype=np.int64), name="val")
@@ -177,7 +177,7 @@ def test_refused(coco: Make, tmp_path: Path) -> None:
     for text in ("{", '{"a": 1}', "7"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match=r"bad\.json"):
-            read_guesses(tmp_path / "bad.json", DETECTOR)
+            read_proposals(tmp_path / "bad.json", DETECTOR)
 
 
 def test_categories_of_a_file(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """The same commands on real photographs, where their folder is at hand."""
 
+import io
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,19 @@ from PIL import Image
 
 from aweigh.training.logs.log import read_log
 
-from .conftest import TINY
+from .conftest import TINY, typed
 
 Aweigh = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def cells(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of three steps on photographs of blood cells, trained as a process."""
-    run = tmp_path_factory.mktemp("cells") / "run"
+    """The run folder of three steps on photographs of blood cells."""
+    run, said = tmp_path_factory.mktemp("cells") / "run", io.StringIO()
     words = ["train", shared / "data" / "bccd", "--iterations", 3, "--val-split", "none", "--output", run, *TINY]
-    command = [sys.executable, "-m", "aweigh", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "zero-size box" in done.stderr and "annotation 2288" in done.stderr
+    with redirect_stderr(said):
+        assert typed(*words) == 0, said.getvalue()
+    assert "zero-size box" in said.getvalue() and "annotation 2288" in said.getvalue()
     return run
 
 

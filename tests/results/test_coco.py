@@ -15,7 +15,7 @@ from aweigh.checkpoints.checkpoint import save_model
 from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.detections import Detections
-from aweigh.edit.complete import complete, read_guesses
+from aweigh.edit.complete import complete, read_proposals
 from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.evaluation.errors import match_results
@@ -94,7 +94,7 @@ def test_every_number_is_measured_on_the_images_that_are_named(data: Path, writt
 def test_complete_writes_each_box_into_its_image(data: Path, written: Path, tmp_path: Path) -> None:
     """The classes are those of the list beside the file; what lands on objects of people's is left out."""
     wanted = [len(load_split(data).targets(row)) for row in range(4)]
-    result = complete({"train": load_split(data)}, read_guesses(written))
+    result = complete({"train": load_split(data)}, read_proposals(written))
     split = result.splits["train"]
     assert [len(split.targets(row)) for row in range(4)] == wanted  # each found where people have it
     assert split.classes.names == ("person", "ball", "box") and result.objects.total() == 0
@@ -103,7 +103,7 @@ def test_complete_writes_each_box_into_its_image(data: Path, written: Path, tmp_
     wanted_boxes = [load_split(data).targets(row).boxes.tolist() for row in range(4)]
     cups = [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "iscrowd": 0}]
     rewrite(truth_of(data), lambda content: content.update(annotations=cups, categories=[{"id": 3, "name": "cup"}]))
-    split = complete({"train": load_split(data)}, read_guesses(written)).splits["train"]
+    split = complete({"train": load_split(data)}, read_proposals(written)).splits["train"]
     for row in range(4):
         added = [box for box in split.targets(row).boxes.tolist() if box != [1, 1, 5, 5]]
         assert sorted(added) == sorted(wanted_boxes[row])
@@ -151,16 +151,16 @@ def test_images_that_are_not_the_same_are_refused_by_name(data: Path, written: P
     with pytest.raises(
         DataError, match=r"3\.png is 80 x 96 in the results and 96 x 80 in train\. Predict on these data"
     ):
-        complete({"train": split}, read_guesses(written))
+        complete({"train": split}, read_proposals(written))
     with pytest.raises(DataError, match=r"3\.png is 80 x 96 in the results and 96 x 80 in the ground truth"):
         evaluate_coco(truth_of(data), written)
     rewrite(list_of(written), lambda content: content["images"][0].update(width=96, height=80))
     shutil.copy(data / "images" / "train" / "3.png", tmp_path / "kept.png")
     Image.new("RGB", (96, 80), (1, 2, 3)).save(data / "images" / "train" / "3.png")  # another picture of that name
     with pytest.raises(DataError, match=r"3\.png is a file of [\d,]+ B in the results and of [\d,]+ B in train"):
-        complete({"train": split}, read_guesses(written))
+        complete({"train": split}, read_proposals(written))
     with pytest.raises(DataError, match="No box is of an image of val"):
-        complete({"val": load_split(data, "val").take([])}, read_guesses(written))
+        complete({"val": load_split(data, "val").take([])}, read_proposals(written))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_classes_are_joined_by_name(data: Path, tmp_path: Path) -> None:
     write_detections(found, tmp_path / "r.json", "coco")
     assert pytest.approx(1) == evaluate_coco(truth_of(data), tmp_path / "r.json").AP
     with pytest.raises(DataError, match="category 7 is dog by the list beside it and cat by --categories"):
-        read_guesses(tmp_path / "r.json", Classes(("cat",), (7,)))
+        read_proposals(tmp_path / "r.json", Classes(("cat",), (7,)))
     rewrite(
         list_of(tmp_path / "r.json"), lambda content: [c.update(name=f"no {c['name']}") for c in content["categories"]]
     )

@@ -39,13 +39,6 @@ def start_together(start):
     return begin
 
 
-def torchrun(count, *arguments, timeout=240):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command += ["-m", "aweigh", "train", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
-
-
 def flags(settings):
     given = []
     for name, value in settings.items():
@@ -55,7 +48,7 @@ def flags(settings):
 
 def one_process(settings, folder):
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the processes that torchrun starts
+    torch.set_num_threads(1)  # as in the processes that are started
     try:
         return train(resolve({}, {**settings, "output": str(folder)})[0], console=Console(file=io.StringIO()))
     finally:
@@ -74,14 +67,15 @@ def data(tmp_path_factory):
     return root
 
 
-def test_two_processes_train_and_measure_as_one(data, tmp_path):
+def test_two_processes_train_and_measure_as_one(data, tmp_path, start_together):
     """One process with batch 2 n equals two with batch n: losses, weights, and every metric to the last digit."""
     settings = {**ALIKE, "data": str(data), "epochs": 2, "momentum": 0.0}
     one = one_process({**settings, "batch": 4}, tmp_path / "one")
-    result = torchrun(2, data, *flags({**ALIKE, "epochs": 2, "momentum": 0.0, "batch": 2, "output": tmp_path / "two"}))
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.count("epoch 2/2") == 1  # one of them speaks
-    assert "lr 0.0025 = 0.01 x 4/16" in result.stderr
+    words = flags({**ALIKE, "epochs": 2, "momentum": 0.0, "batch": 2, "output": tmp_path / "two"})
+    codes, outputs = outcome(start_together(2, "train", data, *words))
+    assert codes == [0, 0], outputs
+    assert [output.count("epoch 2/2") for output in outputs] == [1, 0]  # one of them speaks
+    assert "lr 0.0025 = 0.01 x 4/16" in outputs[0]
     steps = [[row for row in read_log(run / "log.jsonl") if row["kind"] == "step"] for run in (one, tmp_path / "two")]
     assert len(steps[0]) == len(steps[1]) == 6
     for a, b in zip(*steps, strict=True):
@@ -158,23 +152,23 @@ def test_synchronised_normalisation_equals_that_of_the_whole_batch(tmp_path, sta
         assert torch.allclose(found[rank][4], norm.running_var, atol=1e-6)
 
 
-def test_the_command_starts_the_processes_itself(data, tmp_path):
+def test_the_command_starts_the_processes_itself(data, tmp_path, start):
+    """By torchrun, which loads torch anew in each; the other tests start their processes themselves."""
     alike = {name: value for name, value in ALIKE.items() if name != "epochs"}
     settings = flags({**alike, "iterations": 1, "output": tmp_path / "run"})
-    command = [sys.executable, "-m", "aweigh", "train", str(data), "--processes", "2", *settings]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0 and "0.01 x 8/16" in result.stderr, result.stderr
-    command = [sys.executable, "-m", "aweigh", "train", str(data / "nothing"), "--processes=2"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert result.returncode == 3 and "there is no such folder" in result.stderr, result.stderr
+    (code,), (output,) = outcome([start("train", data, "--processes", 2, *settings)])
+    assert code == 0 and "0.01 x 8/16" in output, output
+    (code,), (output,) = outcome([start("train", data / "nothing", "--processes=2")])
+    assert code == 3 and "there is no such folder" in output, output
 
 
-def test_early_stopping_stops_all_processes_at_once(data, tmp_path):
+def test_early_stopping_stops_all_processes_at_once(data, tmp_path, start_together):
     """Also batches in which one process, or both, have no objects, and batch normalisation over both."""
     settings = {**ALIKE, "backbone_norm": "sync_bn", "batch": 1, "epochs": 30, "patience": 2, "lr": 1e-30}
-    result = torchrun(2, data, *flags({**settings, "select": "AP", "output": tmp_path / "run"}))
-    assert result.returncode == 0, result.stderr
-    assert "No better AP for 2 epochs: the run ends here." in result.stderr
+    words = flags({**settings, "select": "AP", "output": tmp_path / "run"})
+    codes, outputs = outcome(start_together(2, "train", data, *words))
+    assert codes == [0, 0], outputs
+    assert "No better AP for 2 epochs: the run ends here." in outputs[0]
     epochs = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["kind"] == "epoch"]
     assert len(epochs) == 3 and all(row["skipped_steps"] == 0 for row in epochs)
 

@@ -5,8 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -224,10 +222,8 @@ def test_no_space_while_writing_names_the_file(tmp_path, monkeypatch):
 
 
 def test_the_resume_command(stopped, start):
-    command = [sys.executable, "-m", "aweigh", "resume", str(stopped), "--epochs", "3", "--schedule", "stretch"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "Going on in epoch 2, step 3 of 6." in result.stderr
+    (code,), (output,) = outcome([start("resume", stopped, "--epochs", 3, "--schedule", "stretch")])
+    assert code == 0 and "Going on in epoch 2, step 3 of 6." in output, output
     assert read_header(stopped / "last.safetensors")["training"]["step"] == 6
     (code,), (output,) = outcome([start("resume", stopped / "last")])
     assert code == 2 and "no run folder to go on with" in output

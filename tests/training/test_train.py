@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tests.runs import TINY, write_coco
+from tests.runs import TINY, charts_not_rendered, write_coco
 
 from aweigh.checkpoints.checkpoint import load_model, read_header
 from aweigh.errors import AweighError, DataError, UsageError
@@ -62,7 +62,8 @@ def learned(toys, tmp_path_factory):
     changes = {"epochs": 40, "eval_every": 20, "optimizer": "adamw", "lr": 2e-3, "lr_batch": 0, "ema": 0.9}
     config, origin = resolve({}, {"data": str(toys), "output": str(output), **TINY, **changes, "licence": "CC0-1.0"})
     console = Console(file=io.StringIO(), width=400)
-    return train(config, origin, console=console), console.file.getvalue()
+    with charts_not_rendered():
+        return train(config, origin, console=console), console.file.getvalue()
 
 
 def test_it_learns_and_leaves_what_it_promises(learned):

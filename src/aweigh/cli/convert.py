@@ -168,8 +168,8 @@ def complete(
     from aweigh.weights.coco import COCO_CLASSES
 
     splits = _read(data, split)
-    guesses = completing.read_guesses(results, _detector_classes(categories), otherwise=COCO_CLASSES)
-    completed = completing.complete(splits, guesses, score=score, uncertain=uncertain, own_ids=own_ids)
+    proposals = completing.read_proposals(results, _detector_classes(categories), otherwise=COCO_CLASSES)
+    completed = completing.complete(splits, proposals, score=score, uncertain=uncertain, own_ids=own_ids)
     problems = _report_problems(splits, data)
     held = [name for name in completed.splits if name != "train"]
     warning = [f"{', '.join(held)}: holds guesses of a detector now; do not evaluate on it"] * bool(held)

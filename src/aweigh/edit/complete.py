@@ -1,10 +1,10 @@
-"""Adding what a detector finds for the classes that people did not label, to train on.
+"""Adding what a detector proposes for the classes that people did not label, to train on.
 
 People come first: of a class that an image was labelled for, nothing is taken from the detector. Of any other class a
-sure guess becomes an object and a less sure one is `uncertain` (see `aweigh.structures.Targets`); then the image counts
-as labelled for the detector's classes too. Every added annotation keeps its `score`. What is measured on guesses tells
-nothing: complete what is trained on alone.
-Legend: I images, P guesses, C classes of people and detector together.
+sure proposal becomes an object and a less sure one is `uncertain` (see `aweigh.structures.Targets`); then the image
+counts as labelled for the detector's classes too. Every added annotation keeps its `score`. Proposals are guesses, and
+what is measured on them tells nothing: complete what is trained on alone.
+Legend: I images, P proposals, C classes of people and detector together.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from aweigh.errors import DataError, UsageError, counted, printable, some_of
 from aweigh.ops.boxes import pairwise_iou
 from aweigh.results.coco import ResultsFile, known_images, read_results_file
 
-SCORE, UNCERTAIN = 0.4, 0.15  # ours: from where on a guess is an object, and from where on it is taken at all
-SAME_PLACE = 0.7  # IoU, ours: above it a guess and a box of people's are about one thing
+SCORE, UNCERTAIN = 0.4, 0.15  # ours: from where on a proposal is an object, and from where on it is taken at all
+SAME_PLACE = 0.7  # IoU, ours: above it a proposal and a box of people's are about one thing
 LEAST_SIDE = 1.0  # pixels, as the readers want it
 
 
 @dataclass(frozen=True, eq=False)
-class Guesses:
-    """What a detector found, which may be wrong.
+class Proposals:
+    """What a detector found.
 
     image_ids: `[P]` int64. labels: `[P]` int64, of `classes`. boxes: `[P, 4]` float64 xyxy, as the file has them.
     scores: `[P]` float64. remarks: what could not be used, one line each. file: where they are from, which knows whose
@@ -63,7 +63,7 @@ class Completed:
     remarks: list[str]
 
 
-def read_guesses(file: Path, classes: Classes | None = None, *, otherwise: Classes | None = None) -> Guesses:
+def read_proposals(file: Path, classes: Classes | None = None, *, otherwise: Classes | None = None) -> Proposals:
     """A file in COCO's results format: a list of `image_id`, `category_id`, `bbox` (xywh in pixels) and `score`.
 
     classes: the detector's, by whose ids the categories are named; when not given, those of the list beside the file,
@@ -95,7 +95,7 @@ def read_guesses(file: Path, classes: Classes | None = None, *, otherwise: Class
     ids_and_labels = np.array(rows, dtype=np.int64).reshape(-1, 2)
     x, y, width, height, scores = np.array(numbers, dtype=np.float64).reshape(-1, 5).T
     boxes = np.column_stack([x, y, x + width, y + height])
-    return Guesses(classes, ids_and_labels[:, 0], ids_and_labels[:, 1], boxes, scores, remarks, results)
+    return Proposals(classes, ids_and_labels[:, 0], ids_and_labels[:, 1], boxes, scores, remarks, results)
 
 
 def _detector_classes(results: ResultsFile, given: Classes | None, otherwise: Classes | None) -> Classes:
@@ -117,44 +117,44 @@ def _detector_classes(results: ResultsFile, given: Classes | None, otherwise: Cl
 
 def complete(
     splits: Mapping[str, Split],
-    guesses: Guesses,
+    proposals: Proposals,
     *,
     score: float = SCORE,
     uncertain: float = UNCERTAIN,
     own_ids: bool = False,
 ) -> Completed:
-    """The splits with the guesses for what was not labelled. Classes: the detector's, then what people have besides.
+    """The splits with the proposals for what was not labelled. Classes: the detector's, then what people have besides.
 
-    score: from this on a guess becomes an object, and from `uncertain` on an uncertain one. One that lies where
+    score: from this on a proposal becomes an object, and from `uncertain` on an uncertain one. One that lies where
     people have a box (IoU above 0.7) is at most uncertain, since a wrong name is likelier there than two things of one
     outline, and nothing at all where the class is the same. An image that no entry names stays as it is: nobody
-    knows whether the detector saw it. own_ids: the image ids of the guesses are those of the splits, though nothing
+    knows whether the detector saw it. own_ids: the image ids of the proposals are those of the splits, though nothing
     in their file says so.
     """
     if not 0 <= uncertain <= score <= 1:
         raise UsageError(f"The scores must be 0 <= uncertain <= score <= 1, got uncertain {uncertain}, score {score}.")
-    places, strangers = _places(splits, guesses, own_ids=own_ids)
+    places, strangers = _places(splits, proposals, own_ids=own_ids)
     own = [split.classes for split in splits.values()]
-    classes = _united(guesses.classes, own)
+    classes = _united(proposals.classes, own)
     objects: Counter[str] = Counter()
-    unsure: Counter[str] = Counter()
-    remarks = list(guesses.remarks)
+    guesses: Counter[str] = Counter()
+    remarks = list(proposals.remarks)
     if strange := int((places < 0).sum()):
         remarks.append(
             f"{counted(strange, 'box')} of images that are not in {', '.join(splits)}: left out ({strangers})"
         )
-    if only := [name for name in classes.names if name not in guesses.classes.names]:
+    if only := [name for name in classes.names if name not in proposals.classes.names]:
         remarks.append(f"the detector does not know {some_of(only, 8)}; nothing was added of these")
     completed, first = {}, 0
     for name, split in splits.items():
         here = np.where((places >= first) & (places < first + len(split)), places - first, -1)
-        completed[name], added = _complete(split, guesses, here, classes, score, uncertain, remarks)
+        completed[name], added = _complete(split, proposals, here, classes, score, uncertain, remarks)
         first += len(split)
         for label in added.labels[~added.uncertain].tolist():
             objects[classes.names[label]] += 1
         for label in added.labels[added.uncertain].tolist():
-            unsure[classes.names[label]] += 1
-    return Completed(completed, objects, unsure, remarks)
+            guesses[classes.names[label]] += 1
+    return Completed(completed, objects, guesses, remarks)
 
 
 def _numbers(entry: Any) -> list[float] | None:
@@ -169,9 +169,9 @@ def _numbers(entry: Any) -> list[float] | None:
     return values if usable else None
 
 
-def _places(splits: Mapping[str, Split], guesses: Guesses, *, own_ids: bool) -> tuple[np.ndarray, str]:
-    """The image of each guess `[P]`, counted over all splits, -1 for none of them; some of the latter in words."""
-    file, what = guesses.file, ", ".join(splits)
+def _places(splits: Mapping[str, Split], proposals: Proposals, *, own_ids: bool) -> tuple[np.ndarray, str]:
+    """The image of each proposal `[P]`, counted over all splits, -1 for none of them; some of the latter in words."""
+    file, what = proposals.file, ", ".join(splits)
     known = known_images(splits.values())
     ids: dict[int, int] = {}
     by_number = own_ids or file is None or file.images is None
@@ -189,11 +189,11 @@ def _places(splits: Mapping[str, Split], guesses: Guesses, *, own_ids: bool) -> 
         found, strangers = file.joined(
             known, ids, what=what, own_ids=own_ids, bytes_of=lambda key: length_of(lengths[key])
         )
-    places = np.array([found.get(number, -1) for number in guesses.image_ids.tolist()], dtype=np.int64)
+    places = np.array([found.get(number, -1) for number in proposals.image_ids.tolist()], dtype=np.int64)
     if not (places >= 0).any():
         raise DataError(
             f"No box is of an image of {what}: the image ids there are {some_of(list(ids), 4)}, those of the results "
-            f"{some_of(np.unique(guesses.image_ids).tolist(), 4)}. Predict on these images: aweigh predict --data "
+            f"{some_of(np.unique(proposals.image_ids).tolist(), 4)}. Predict on these images: aweigh predict --data "
             "DATA --format coco."
         )
     return places, strangers
@@ -225,14 +225,14 @@ class _Added:
 
 def _complete(
     split: Split,
-    guesses: Guesses,
+    proposals: Proposals,
     rows: np.ndarray,
     classes: Classes,
     score: float,
     uncertain: float,
     remarks: list[str],
 ) -> tuple[Split, _Added]:
-    """rows: the image of each guess `[P]`, -1 for none of this split."""
+    """rows: the image of each proposal `[P]`, -1 for none of this split."""
     split, own = recast(split, classes, {}, list(split.keypoint_names)), split
     known = np.zeros((len(split), len(classes)), dtype=bool)  # [I, C]
     columns = [classes.names.index(name) for name in own.classes.names]
@@ -244,8 +244,8 @@ def _complete(
     if unseen := int((~seen).sum()):
         remarks.append(f"{split.name}: {counted(unseen, 'image', 'has')} no proposal at all: left as before")
 
-    wanted = here & (guesses.scores >= uncertain)
-    added = _Added(rows, guesses.labels, guesses.boxes, guesses.scores, guesses.scores < score).take(wanted)
+    wanted = here & (proposals.scores >= uncertain)
+    added = _Added(rows, proposals.labels, proposals.boxes, proposals.scores, proposals.scores < score).take(wanted)
     added = added.take(~known[added.image_of, added.labels])
     limits = np.tile(split.sizes_hw[added.image_of][:, ::-1], (1, 2))  # [K, 4]
     clipped = np.clip(added.boxes, 0, limits)
@@ -255,12 +255,12 @@ def _complete(
             f"{split.name}: {counted(outside, 'box')} outside their image, or under one pixel of it: left out"
         )
     added = _beside_people(split, added.take(inside), remarks)
-    detector = np.isin(classes.names, guesses.classes.names)
+    detector = np.isin(classes.names, proposals.classes.names)
     return _with(split, added, _label_sets(own, known, seen, detector), seen), added
 
 
 def _beside_people(split: Split, added: _Added, remarks: list[str]) -> _Added:
-    """Where people have a box, a guess of its class is left out and one of another class is at most uncertain."""
+    """Where people have a box, a proposal of its class is left out and one of another class is at most uncertain."""
     keep, doubted = np.ones(len(added.labels), dtype=bool), np.zeros(len(added.labels), dtype=bool)
     of_image = np.argsort(added.image_of, kind="stable")
     groups = np.split(of_image, np.flatnonzero(np.diff(added.image_of[of_image])) + 1) if len(of_image) else []

@@ -2,8 +2,7 @@
 
 import io
 import json
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -223,11 +222,10 @@ def test_the_command(arguments: list[str], code: int, said: str, capsys: pytest.
 
 def test_real_objects(shared: Path, tmp_path: Path) -> None:
     """Crops of real photographs, from published weights: far above the most frequent class within seconds."""
-    script = Path(__file__).parents[3] / "benchmarks" / "classification_crops.py"
+    script = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "classification_crops.py"))
     weights = shared / "weights/shufflenetv2_x0.5_imagenet/backbone_torchvision_fp16.safetensors"
-    crops = tmp_path / "crops"  # of three classes
-    options = ["--least-count", "50", "--most-count", "60"]
-    subprocess.run([sys.executable, script, *options, shared / "data/coco_tiny", crops], check=True)
+    crops = tmp_path / "crops"
+    assert len(script["cut"]([shared / "data/coco_tiny"], crops, least_count=50, most_count=60)["train"]) == 3
     config = config_of(crops, tmp_path / "run", init=str(weights), epochs=6, batch=16, lr=0.15, least_area=0.35)
     folder = train_classifier(config, console=quiet())
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
