@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tests.inspect.test_doctor import kinds
 
-from aweigh.annotations import frames
+from aweigh.annotations import exif_frames
 from aweigh.annotations.split import Split
 from aweigh.cli.main import run
 from aweigh.errors import DataError
@@ -58,11 +58,11 @@ def test_sizes_of_the_stored_file_and_boxes_of_the_shown_picture(tmp_path: Path,
     split = coco(tmp_path, WIDE, [SHOWN], [BOTH], [], orientation=orientation)
     assert sizes(split) == [TALL] * 3  # also those that fit both ways: the set decides
     assert split.boxes.tolist() == [[20, 90, 80, 150], [10, 10, 70, 60]]
-    assert [problem.kind for problem in split.problems] == [frames.AS_SHOWN] * 3
+    assert [problem.kind for problem in split.problems] == [exif_frames.AS_SHOWN] * 3
     assert "of 2 boxes in rotated pictures 2 fit as these are shown, 1 as they are stored" in split.problems[0].detail
     check_pixels(split)
     found = kinds(examine({"train": split}))
-    assert frames.AS_SHOWN in found and not {"annotated before EXIF rotation", "box over the edge"} & found
+    assert exif_frames.AS_SHOWN in found and not {"annotated before EXIF rotation", "box over the edge"} & found
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_boxes_of_the_set_decide(
 ) -> None:
     split = coco(tmp_path, said, *pictures)
     assert sizes(split) == used
-    exchanged = [problem for problem in split.problems if problem.kind in (frames.AS_SHOWN, frames.AS_STORED)]
+    exchanged = [problem for problem in split.problems if problem.kind in (exif_frames.AS_SHOWN, exif_frames.AS_STORED)]
     assert len(exchanged) == sum(one != said for one in used)
     check_pixels(split)
 
@@ -91,7 +91,7 @@ def test_the_boxes_of_the_set_decide(
 def test_pictures_that_are_not_rotated_and_those_whose_size_tells_nothing(tmp_path: Path) -> None:
     for orientation in (1, 2, 3, 4):
         split = coco(tmp_path / str(orientation), WIDE, [SHOWN], [BOTH], orientation=orientation)
-        assert sizes(split) == [WIDE, WIDE] and frames.AS_SHOWN not in {problem.kind for problem in split.problems}
+        assert sizes(split) == [WIDE, WIDE] and exif_frames.AS_SHOWN not in {problem.kind for problem in split.problems}
     # An upright one in a set of rotated ones stays as it is; a square one does too.
     coco(tmp_path / "set", WIDE, [SHOWN], [BOTH], [BOTH])
     photograph(tmp_path / "set" / "images" / "1.jpg", 1)
@@ -106,7 +106,7 @@ def test_no_file_is_opened_where_all_boxes_fit(tmp_path: Path, monkeypatch: pyte
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a file was opened")
 
-    monkeypatch.setattr(frames, "read_size", refuse)
+    monkeypatch.setattr(exif_frames, "read_size", refuse)
     assert sizes(coco(tmp_path, WIDE, [STORED], [BOTH])) == [WIDE, WIDE]
 
 
