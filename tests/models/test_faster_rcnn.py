@@ -2,6 +2,7 @@
 on one map."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,10 +11,13 @@ import torch
 import torchvision
 from torch import nn
 
+from aweigh.backbones import timm_backbone
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
+from aweigh.heads.rpn import proposal_network
 from aweigh.models import create
-from aweigh.models.faster_rcnn import on_c4
+from aweigh.models.builders import Builder
+from aweigh.models.faster_rcnn import C4, on_c4
 from aweigh.ops.boxes import areas, pairwise_iou
 from aweigh.structures import Images, Targets
 
@@ -156,7 +160,9 @@ class Seen(nn.Module):
 def c4() -> nn.Module:
     torch.manual_seed(0)
     few = {"train_proposals": (200, 20), "test_proposals": (200, 20), "sampled": 16}
-    return on_c4("resnet18", Classes.numbered(3), backbone_norm="frozen_bn", branches={"seen": Seen()}, **few)
+    parts = {"proposer": proposal_network, "branches": lambda channels, classes: {"seen": Seen()}}
+    build = Builder(on_c4, partial(timm_backbone, "resnet18", (4, 5)), C4, parts)
+    return build(classes=Classes.numbered(3), backbone_norm="frozen_bn", **few)
 
 
 def test_on_c4_the_last_stage_of_the_body_reads_regions_for_every_branch(c4, images) -> None:

@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import ps_roi_align
 
+from aweigh.backbones import MOBILENET_V2
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2, classifier
 from aweigh.errors import UsageError
 from aweigh.models import create
 from aweigh.models.faster_rcnn import FasterRCNNOutput
-from aweigh.models.light_head_rcnn import MOBILENET_V2, LargeSeparableConv
+from aweigh.models.light_head_rcnn import LargeSeparableConv
 from aweigh.ops.roi import numbered
 from aweigh.profiling.cost import count
 from aweigh.structures import Images, Targets

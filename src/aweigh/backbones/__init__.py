@@ -6,25 +6,31 @@ entry for each map. What detectors call its arguments is the same whatever the b
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from aweigh.arguments import Colour, Deviation, Few, Frozen, NotNegative, Width, passes_on, same_names
+from aweigh.arguments import Colour, Deviation, Few, Frozen, NotNegative, Positive, Width, passes_on, same_names
 from aweigh.backbones.dla import DLA34
 from aweigh.backbones.hourglass import Block, Hourglass
+from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.stages import Stages
-from aweigh.backbones.timm import MobileNetV3Ends, TimmBackbone, take_last_stage
+from aweigh.backbones.timm import MobileNetV3Ends, TimmBackbone, take_last_stage, with_layers
+from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 from aweigh.weights.coco import COCO_MEAN, COCO_STD
 
 Backbone = TimmBackbone | ShuffleNetV2 | Stages | Hourglass
 
+MOBILENET_V2 = {0.35: "035", 0.5: "050", 0.75: "075", 1.0: "100", 1.4: "140"}  # width -> timm's spelling
+
 
 def timm_backbone(
     name: str,
     levels: Sequence[int] = (3, 4, 5),
     kind: type[TimmBackbone] = TimmBackbone,
+    output_stride: int = 32,
     *,
     frozen_stages: Frozen = 0,
     stride_in_1x1: bool = False,
@@ -36,6 +42,7 @@ def timm_backbone(
     return kind(
         name,
         levels=levels,
+        output_stride=output_stride,
         norm=backbone_norm,
         norm_eps=backbone_norm_eps,
         stride_in_1x1=stride_in_1x1,
@@ -49,6 +56,14 @@ def timm_backbone(
 def any_timm_backbone(*, backbone: str = "efficientnet_b0", **settings: Any) -> TimmBackbone:
     """Any model of timm with feature maps at strides 8, 16 and 32, by its name there."""
     return timm_backbone(backbone, **settings)
+
+
+@passes_on(timm_backbone)
+def any_mobilenet_v2(levels: Sequence[int] = (3, 4, 5), *, width: Positive = 1.0, **settings: Any) -> TimmBackbone:
+    """MobileNet V2 of one of the widths that timm has."""
+    if width not in MOBILENET_V2:
+        raise UsageError(f"timm's MobileNet V2 has the widths {', '.join(map(str, MOBILENET_V2))}, got {width}.")
+    return timm_backbone(f"mobilenetv2_{MOBILENET_V2[width]}", levels, **settings)
 
 
 @passes_on(timm_backbone)
@@ -89,6 +104,7 @@ def hourglass_backbone(
 def shufflenet_v2_backbone(
     width: float,
     extra_depthwise: bool = False,
+    levels: Sequence[int] = (3, 4, 5),
     *,
     frozen_stages: Frozen = 0,
     activation: Activation = "relu",
@@ -98,6 +114,7 @@ def shufflenet_v2_backbone(
 ) -> ShuffleNetV2:
     return ShuffleNetV2(
         width,
+        levels=levels,
         norm=backbone_norm,
         frozen_stages=frozen_stages,
         activation=activation,
@@ -105,6 +122,41 @@ def shufflenet_v2_backbone(
         pixel_mean=pixel_mean,
         pixel_std=pixel_std,
     )
+
+
+@passes_on(shufflenet_v2_backbone)
+def any_shufflenet_v2(
+    levels: Sequence[int] = (3, 4, 5), *, width: Positive = 1.0, extra_depthwise: bool = False, **settings: Any
+) -> ShuffleNetV2:
+    """ShuffleNet V2 of width 0.5, 1.0, 1.5 or 2.0, or V2* (`extra_depthwise`)."""
+    return shufflenet_v2_backbone(width, extra_depthwise, levels, **settings)
+
+
+def any_stages(
+    build: Callable[..., Stages],
+    levels: Sequence[int] = (3, 4, 5),
+    *,
+    width: Positive = 1.0,
+    frozen_stages: Frozen = 0,
+    backbone_norm: Norm = "bn",
+    pixel_mean: Colour = IMAGENET_MEAN,
+    pixel_std: Deviation = IMAGENET_STD,
+) -> Stages:
+    """`build` is `shufflenet_v1` or `xception`; of width 0.5, 1.0, 1.5 or 2.0."""
+    return build(
+        width,
+        levels=levels,
+        norm=backbone_norm,
+        frozen_stages=frozen_stages,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
+    )
+
+
+@passes_on(any_stages)
+def any_shufflenet_v1(levels: Sequence[int] = (3, 4, 5), *, groups: Few = 3, **settings: Any) -> Stages:
+    """ShuffleNet V1, its 1x1 convolutions in 1, 2, 3, 4 or 8 groups."""
+    return any_stages(partial(shufflenet_v1, groups=groups), levels, **settings)
 
 
 NORMALISED = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
@@ -119,7 +171,6 @@ TIMM_OPTIONS = same_names(
 SHUFFLENET_OPTIONS = same_names(
     ShuffleNetV2, "frozen_stages", "activation", "pixel_mean", "pixel_std", backbone_norm="norm"
 )
-STAGES_OPTIONS = same_names(Stages, "frozen_stages", "pixel_mean", "pixel_std", backbone_norm="norm")
 
 
 def take_timm(
@@ -142,24 +193,24 @@ def take_shufflenet_v2(width: float, options: dict[str, Any], **fixed: Any) -> S
     return ShuffleNetV2(width, **{**NORMALISED, **SHUFFLENET_OPTIONS.take(options)}, **fixed)
 
 
-def take_stages(build: Callable[..., Stages], width: float, options: dict[str, Any], **fixed: Any) -> Stages:
-    """`shufflenet_v1` or `xception` in the same way (`STAGES_OPTIONS`)."""
-    return build(width, **{**NORMALISED, **STAGES_OPTIONS.take(options)}, **fixed)
-
-
 __all__ = [
-    *("SHUFFLENET_OPTIONS", "STAGES_OPTIONS", "TIMM_OPTIONS"),
-    *("take_mobilenet_v3_ends", "take_shufflenet_v2", "take_stages", "take_timm"),
+    *("SHUFFLENET_OPTIONS", "TIMM_OPTIONS"),
+    *("take_mobilenet_v3_ends", "take_shufflenet_v2", "take_timm"),
     "DLA34",
     "Backbone",
     "Hourglass",
     "ShuffleNetV2",
     "Stages",
     "TimmBackbone",
+    "any_mobilenet_v2",
+    "any_shufflenet_v1",
+    "any_shufflenet_v2",
+    "any_stages",
     "any_timm_backbone",
     "hourglass_backbone",
     "mobilenet_v3_ends",
     "shufflenet_v2_backbone",
     "take_last_stage",
     "timm_backbone",
+    "with_layers",
 ]

@@ -5,9 +5,9 @@ The timm model lies under `body` with its own parameter names, so that a ResNet'
 `features_only`: levels chosen by stride, not by index; normalisation chosen by name; frozen stages that stay frozen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -244,6 +244,14 @@ def take_last_stage(backbone: TimmBackbone) -> nn.Module:
         )
     backbone.channels, backbone.strides = backbone.channels[:-1], backbone.strides[:-1]
     return backbone.body.pop(name)
+
+
+def with_layers(backbone: Any, layers: Mapping[str, nn.Module]) -> nn.Module:
+    """A backbone and layers behind it, by their names in its classification network, as what its weights fill."""
+    whole: Any = nn.Module()
+    whole.name = backbone.name
+    whole.body = nn.ModuleDict({**dict(backbone.body.named_children()), **layers})
+    return cast(nn.Module, whole)
 
 
 class MobileNetV3Ends(nn.Module):

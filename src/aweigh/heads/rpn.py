@@ -5,7 +5,7 @@ What proposes regions otherwise has the same three methods; see `Proposer`.
 Legend: B images, L levels, K anchors of a cell, A anchors over all levels, N boxes of one image, P proposals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -17,21 +17,22 @@ from aweigh.arguments import (
     Count,
     Layers,
     NotNegative,
+    Positive,
     Share,
     Width,
     check_fields,
     checked_class,
-    same_names,
     with_selection,
 )
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, make_norm
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.anchors import level_anchors
+from aweigh.ops.anchors import anchor_shapes, level_anchors
 from aweigh.ops.losses import world_mean
-from aweigh.ops.matching import BACKGROUND, IGNORED, balanced_sample, by_overlap
+from aweigh.ops.matching import BACKGROUND, IGNORED, among_all, balanced_sample, by_overlap
 from aweigh.structures import Targets
 
+RATIOS = (0.5, 1.0, 2.0)  # of anchors, height over width (section 3.1.1)
 POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3  # section 3.1.2
 SAMPLED, POSITIVE_FRACTION = 256, 0.5  # anchors of an image that learn, section 3.1.3
 SMALLEST_SIDE = 1e-3  # of a proposal, pixels
@@ -39,6 +40,9 @@ SMALLEST_SIDE = 1e-3  # of a proposal, pixels
 
 class Proposer(Protocol):
     """What says where there may be an object; an `nn.Module`. Raw is whatever it says before any decision."""
+
+    @property
+    def needs_proposals(self) -> bool: ...  # whether it is told by the data where to look
 
     def __call__(self, features: Sequence[Tensor], pixels: Tensor, *proposals: Tensor) -> Any:
         """Per level `[B, channels, H, W]`, fine to coarse, and pixels `[B, 3, H, W]`, normalised, to raw.
@@ -52,6 +56,9 @@ class Proposer(Protocol):
 
     def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Scalars, by names of its own."""
+
+
+MakeProposer = Callable[[int, Sequence[int]], Proposer]  # of the channels of the maps and their strides
 
 
 class RPNOutput(NamedTuple):
@@ -91,6 +98,8 @@ class RPN(nn.Module):
     train_proposals, test_proposals: how many, of each level before suppression and of all levels after it.
     score_threshold: the probability that a proposal must have.
     """
+
+    needs_proposals = False
 
     def __init__(
         self,
@@ -169,10 +178,8 @@ class RPN(nn.Module):
                 objectness[image],
                 deltas[image],
                 anchors,
-                target.boxes[target.learned],
-                target.boxes[~target.learned],
+                target,
                 beta=self.beta,
-                known=target.known is None or bool(target.known.all()),
             )
             for image, target in enumerate(targets)
         ]
@@ -182,15 +189,41 @@ class RPN(nn.Module):
         return {"objectness": of_anchors / count, "proposals": of_deltas / count}
 
 
-RPN_OPTIONS = same_names(  # what a detector's builder may be told of its proposals
-    RPN,
-    *("fitted_steps", "train_proposals", "test_proposals"),
-    rpn_convs="convs",
-    rpn_norm="norm",
-    rpn_beta="beta",
-    rpn_normaliser="normaliser",
-    proposal_threshold="score_threshold",
-)
+def proposal_network(
+    channels: int,
+    strides: Sequence[int],
+    *,
+    anchor_sizes: Sequence[Positive] | None = None,
+    rounded_anchors: bool = False,
+    beta: NotNegative = 1 / 9,
+    fitted_steps: bool = False,
+    rpn_convs: Layers = 1,
+    rpn_norm: Norm | None = None,
+    rpn_beta: NotNegative | None = None,
+    rpn_normaliser: Literal["sampled", "allowed"] = "sampled",
+    train_proposals: tuple[Count, Count] = (2000, 2000),
+    test_proposals: tuple[Count, Count] = (1000, 1000),
+    proposal_threshold: Share = 0.0,
+) -> RPN:
+    """The `RPN` on maps of `channels` channels, as a detector's builder is told of it.
+
+    anchor_sizes: on every level, pixels; None: one of eight strides (Lin et al. 2017, FPN, section 4.1).
+    rounded_anchors: to whole pixels. rpn_beta: None for `beta`, which is that of the detector's second stage.
+    """
+    shapes = [anchor_shapes(anchor_sizes or [8.0 * stride], RATIOS, rounded=rounded_anchors) for stride in strides]
+    return RPN(
+        channels,
+        strides,
+        shapes,
+        convs=rpn_convs,
+        norm=rpn_norm,
+        fitted_steps=fitted_steps,
+        beta=beta if rpn_beta is None else rpn_beta,
+        normaliser=rpn_normaliser,
+        train_proposals=train_proposals,
+        test_proposals=test_proposals,
+        score_threshold=proposal_threshold,
+    )
 
 
 def best_of_levels(
@@ -215,25 +248,23 @@ def best_of_levels(
 
 
 def proposal_loss(
-    objectness: Tensor, deltas: Tensor, anchors: Tensor, boxes: Tensor, nobodys: Tensor, *, beta: float, known: bool
+    objectness: Tensor, deltas: Tensor, anchors: Tensor, target: Targets, *, beta: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of one image: the sums of the losses of sampled anchors, and how many there are (section 3.1.2, equation 1).
 
-    objectness: `[A]`, deltas: `[A, 4]`, anchors: `[A, 4]`. boxes: `[N, 4]`, the objects. nobodys: `[M, 4]`, regions in
-    which nothing is a mistake. known: whether all objects of the image are labelled; else only objects are learned.
-    beta: below which the loss of a delta is quadratic.
+    objectness: `[A]`, deltas: `[A, 4]`, anchors: `[A, 4]`. beta: below which the loss of a delta is quadratic. Of an
+    image that was not labelled for all classes only objects are learned.
     """
-    index = by_overlap(anchors, boxes, positive=POSITIVE_IOU, negative=NEGATIVE_IOU)
-    if len(nobodys):
-        centers = (anchors[:, :2] + anchors[:, 2:]) / 2
-        index[box_ops.covered(centers, nobodys) & (index == BACKGROUND)] = IGNORED
-    if not known:
+    index = by_overlap(anchors, target.boxes[target.learned], positive=POSITIVE_IOU, negative=NEGATIVE_IOU)
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    index = among_all(index, centers, target.boxes, target.learned, ~target.learned)
+    if target.known is not None and not target.known.all():
         index[index == BACKGROUND] = IGNORED
     seed = objectness.detach().sum()
     rows = balanced_sample(index, count=SAMPLED, positive_fraction=POSITIVE_FRACTION, seed=seed)
     positive = rows[index[rows] >= 0]
     goal = (index[rows] >= 0).to(objectness.dtype)
     classification = F.binary_cross_entropy_with_logits(objectness[rows], goal, reduction="sum")
-    differences = box_ops.encode_deltas(anchors[positive], boxes[index[positive]])
+    differences = box_ops.encode_deltas(anchors[positive], target.boxes[index[positive]])
     box = F.smooth_l1_loss(deltas[positive], differences, beta=beta, reduction="sum")
     return classification, box, torch.as_tensor(len(rows), device=objectness.device)

@@ -28,20 +28,17 @@ Legend: B images, P proposals of an image, L levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aweigh.arguments import checked
-from aweigh.backbones import TIMM_OPTIONS, take_timm
-from aweigh.classes import Classes
 from aweigh.heads.rpn import SMALLEST_SIDE
-from aweigh.models.faster_rcnn import DETECTRON2, FasterRCNN, on_vgg16, with_proposer
+from aweigh.models.builders import Builder
+from aweigh.models.faster_rcnn import C2_TO_C5, DETECTRON2, VGG16, on_pyramid, on_vgg16
 from aweigh.ops import boxes as box_ops
 from aweigh.structures import Targets
-from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
+from aweigh.weights.record import by_builder
 
 
 class GivenProposals(nn.Module):
@@ -68,61 +65,31 @@ class GivenProposals(nn.Module):
         return {}
 
 
-# Section 2.3: two images a step, 64 regions of each, a quarter of them objects (the default), the others "hard" ones.
-# Equation 3: quadratic below 1. A list, since a checkpoint keeps arguments as JSON, which has no tuples.
-PAPER: dict[str, Any] = {"sampled": 64, "negative_iou": [0.1, 0.5], "beta": 1.0}
-
-
-def told(strides: Sequence[int]) -> GivenProposals:
-    """The proposer, as `with_proposer` makes it; there is nothing to choose."""
+def given_proposals(channels: int, strides: Sequence[int]) -> GivenProposals:
+    """The proposer of a form, whatever the maps; there is nothing to choose."""
     return GivenProposals()
 
 
-def _on_pyramid(body: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
-    return with_proposer(told, take_timm(body, options, levels=(2, 3, 4, 5)), classes, **options)
+# Builders, and the weights others have published for them
 
+# Section 2.3: two images a step, 64 regions of each, a quarter of them objects (the default), the others "hard" ones.
+# Equation 3: quadratic below 1. A list, since a checkpoint keeps arguments as JSON, which has no tuples.
+PAPER = {"sampled": 64, "negative_iou": [0.1, 0.5], "beta": 1.0}
 
-@checked(with_proposer, TIMM_OPTIONS)
-def fast_rcnn_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Fast R-CNN on ResNet-18. Options: those of `with_proposer` and `TIMM_OPTIONS`."""
-    return _on_pyramid("resnet18", classes, options)
-
-
-@checked(with_proposer, TIMM_OPTIONS)
-def fast_rcnn_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Fast R-CNN on ResNet-50. Options as `fast_rcnn_resnet18_fpn`."""
-    return _on_pyramid("resnet50", classes, options)
-
-
-@checked(on_vgg16)
-def fast_rcnn_vgg16(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """The paper's: one map of VGG-16, RoIPool, its sampling. Options: those of `on_vgg16`."""
-    return on_vgg16(told, classes, **{**PAPER, **options})
-
-
-@checked(with_proposer, TIMM_OPTIONS)
-def fast_rcnn_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Detectron2's `fast_rcnn_R_50_FPN_1x` on MSRA's ResNet-50: AP 37.8 with its weights and the proposals of its
-    proposal network. Options as `fast_rcnn_resnet18_fpn`."""
-    without = {name: value for name, value in DETECTRON2.items() if name != "rpn_normaliser"}
-    return _on_pyramid("resnet50", classes, {**without, **options})
-
-
+_GIVEN = {"proposer": given_proposals}
 BUILDERS = {
-    build.__name__: build
-    for build in (
-        fast_rcnn_resnet18_fpn,
-        fast_rcnn_resnet50_fpn,
-        fast_rcnn_vgg16,
-        fast_rcnn_resnet50_fpn_detectron2,
-    )
+    "fast_rcnn_resnet18_fpn": Builder(on_pyramid, C2_TO_C5["resnet18"], parts=_GIVEN),
+    "fast_rcnn_resnet50_fpn": Builder(on_pyramid, C2_TO_C5["resnet50"], parts=_GIVEN),
+    "fast_rcnn_vgg16": Builder(on_vgg16, VGG16, PAPER, _GIVEN),
+    # `fast_rcnn_R_50_FPN_1x` on MSRA's ResNet-50; its AP is that with the proposals of its proposal network.
+    "fast_rcnn_resnet50_fpn_detectron2": Builder(on_pyramid, C2_TO_C5["resnet50"], DETECTRON2, _GIVEN),
 }
-
-_ZOO = detectron2_record(
-    "1x",
-    "COCO-Detection/fast_rcnn_R_50_FPN_1x/137635226/model_final_e5f7ce.pkl",
-    "fast_rcnn_resnet50_fpn_detectron2",
-    {"AP": 37.8},
-    faster_rcnn_from_detectron2,
+PUBLISHED = by_builder(
+    detectron2_record(
+        "1x",
+        "COCO-Detection/fast_rcnn_R_50_FPN_1x/137635226/model_final_e5f7ce.pkl",
+        "fast_rcnn_resnet50_fpn_detectron2",
+        {"AP": 37.8},
+        faster_rcnn_from_detectron2,
+    )
 )
-PUBLISHED = {_ZOO.builder: {_ZOO.name: _ZOO}}

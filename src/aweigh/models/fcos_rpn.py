@@ -31,31 +31,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from aweigh.arguments import (
-    Count,
-    Layers,
-    Share,
-    Width,
-    check_fields,
-    checked,
-    checked_class,
-    same_names,
-    with_selection,
-)
-from aweigh.backbones import TIMM_OPTIONS, take_timm
+from aweigh.arguments import Count, Layers, Share, check_fields, checked_class, with_selection
 from aweigh.classes import Classes
 from aweigh.heads.rpn import best_of_levels
 from aweigh.layers import Norm
-from aweigh.models.faster_rcnn import FasterRCNN, with_proposer
+from aweigh.models.builders import Builder
+from aweigh.models.faster_rcnn import C2_TO_C5, on_pyramid
 from aweigh.models.fcos import FCOS, FCOSHead, FCOSOutput, base_form, base_head
 from aweigh.structures import Targets
-from aweigh.weights.coco import COCO_CLASSES
 
 OBJECT = Classes.from_names(["object"])
 STRIDES_OF_A_LEVEL = 8  # the largest distance on each level; section 3.2: 64 px on P3
@@ -74,14 +62,16 @@ class FCOSProposerSelection:
 
 
 @with_selection(FCOSProposerSelection)
-@checked_class(FCOS)
+@checked_class()
 class FCOSProposer(nn.Module):
     """Where there may be an object, by FCOS; the three methods of a `Proposer`.
 
     channels: of every level. strides: of the levels, the finest first. centerness: with that branch. norm, convs: of
     the towers of the head. form: of FCOS. train_proposals, test_proposals: how many, of each level before suppression
-    and of all levels after it. nms_threshold: of the suppression on each level. Options: those of `FCOS`.
+    and of all levels after it. nms_threshold: of the suppression on each level.
     """
+
+    needs_proposals = False
 
     def __init__(
         self,
@@ -95,12 +85,11 @@ class FCOSProposer(nn.Module):
         train_proposals: tuple[Count, Count] = (2000, 2000),
         test_proposals: tuple[Count, Count] = (1000, 1000),
         nms_threshold: Share = 0.7,
-        **options: Any,
     ) -> None:
         super().__init__()
         head: dict[str, Any] = {"convs": convs, "norm": norm, "centerness": centerness}
         make, rules = (base_head, base_form(centerness)) if form == "base" else (FCOSHead, {})
-        rules |= {"quality": "centerness" if centerness else None, "level_ranges": level_ranges(strides), **options}
+        rules |= {"quality": "centerness" if centerness else None, "level_ranges": level_ranges(strides)}
         maps: Any = _MapsFromOutside(strides)
         self.fcos = FCOS(
             maps, maps, make(channels, 1, len(strides), **head), classes=OBJECT, score_threshold=0.0, **rules
@@ -146,34 +135,36 @@ def _of_one_class(targets: Targets) -> Targets:
     return replace(targets, labels=torch.zeros_like(targets.labels), known=known)
 
 
-PROPOSER_OPTIONS = same_names(
-    FCOSProposer,
-    *("centerness", "train_proposals", "test_proposals"),
-    rpn_norm="norm",
-    rpn_convs="convs",
-    rpn_form="form",
-)
+# Builders
 
 
-@checked(with_proposer, PROPOSER_OPTIONS, TIMM_OPTIONS)
-def _build(body: str, classes: Classes, *, channels: Width = 256, **options: Any) -> FasterRCNN:
-    backbone = take_timm(body, options, levels=(2, 3, 4, 5))
-    proposer = partial(FCOSProposer, channels, **PROPOSER_OPTIONS.take(options))
-    return with_proposer(proposer, backbone, classes, channels=channels, **options)
+def fcos_proposals(
+    channels: int,
+    strides: Sequence[int],
+    *,
+    centerness: bool = True,
+    train_proposals: tuple[Count, Count] = (2000, 2000),
+    test_proposals: tuple[Count, Count] = (1000, 1000),
+    rpn_norm: Norm | None = "gn",
+    rpn_convs: Layers = 4,
+    rpn_form: Literal["base", "improved"] = "base",
+) -> FCOSProposer:
+    """The `FCOSProposer` on maps of `channels` channels, as a detector's builder is told of it."""
+    return FCOSProposer(
+        channels,
+        strides,
+        centerness=centerness,
+        norm=rpn_norm,
+        convs=rpn_convs,
+        form=rpn_form,
+        train_proposals=train_proposals,
+        test_proposals=test_proposals,
+    )
 
 
-@checked(_build)
-def faster_rcnn_resnet18_fcos_rpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on ResNet-18, regions by FCOS. Options: `PROPOSER_OPTIONS`, `TIMM_OPTIONS`, those of
-    `with_proposer`."""
-    return _build("resnet18", classes, **options)
-
-
-@checked(_build)
-def faster_rcnn_resnet50_fcos_rpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on ResNet-50, regions by FCOS: recalls 52.8 % of objects with 100 proposals and 60.3 % with 1,000 in
-    table 6, 48.0 and 59.3 with `centerness=False`. Options as `faster_rcnn_resnet18_fcos_rpn`."""
-    return _build("resnet50", classes, **options)
-
-
-BUILDERS = {build.__name__: build for build in (faster_rcnn_resnet18_fcos_rpn, faster_rcnn_resnet50_fcos_rpn)}
+_FCOS = {"proposer": fcos_proposals}
+BUILDERS = {
+    "faster_rcnn_resnet18_fcos_rpn": Builder(on_pyramid, C2_TO_C5["resnet18"], parts=_FCOS),
+    # Recalls 52.8 % of objects with 100 proposals and 60.3 % with 1,000 in table 6, 48.0 and 59.3 without centerness.
+    "faster_rcnn_resnet50_fcos_rpn": Builder(on_pyramid, C2_TO_C5["resnet50"], parts=_FCOS),
+}

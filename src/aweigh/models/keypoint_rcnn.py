@@ -25,26 +25,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Layers, Width, checked, checked_class
-from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
+from aweigh.arguments import Layers, Width, checked_class
 from aweigh.classes import Classes, GivenKeypoints, KeypointSet
 from aweigh.errors import UsageError
 from aweigh.heads.keypoint import KeypointHead
+from aweigh.heads.rpn import proposal_network
+from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import (
-    DETECTRON2,
+    C2_TO_C5,
+    DETECTRON2_FPN,
+    DETECTRON2_RESNEXT,
     FROZEN_AT_0,
     TORCHVISION,
-    FasterRCNN,
     on_pyramid,
-    published_by_torchvision,
 )
 from aweigh.ops.keypoints import NOWHERE, cells_of_points, highest_pixels
 from aweigh.ops.losses import world_mean
-from aweigh.structures import IMAGENET_STD, Targets
+from aweigh.structures import Targets
 from aweigh.weights.coco import PERSON
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
-from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
-from aweigh.weights.record import PublishedWeights
+from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision, torchvision_record
+from aweigh.weights.record import PublishedWeights, by_builder
 
 
 @checked_class()
@@ -97,146 +98,75 @@ class KeypointBranch(nn.Module):
         return highest_pixels(said.float(), boxes)
 
 
-# Builders
+# Builders, and the weights others have published for them
 
 
-@checked(on_pyramid, without=("branches",))
-def on_pyramid_with_keypoints(
-    backbone: Backbone,
+def keypoints_of_pyramid(
+    channels: int,
     classes: Classes,
     *,
     keypoints: GivenKeypoints = None,
     keypoint_convs: Layers = 8,
     keypoint_width: Width = 512,
-    channels: Width = 256,
-    **options: Any,
-) -> FasterRCNN:
-    """Faster R-CNN's `on_pyramid`, with its options and a `KeypointBranch`.
-
-    keypoints: what they are. keypoint_convs, keypoint_width: of the `KeypointHead`.
-    """
+) -> dict[str, nn.Module]:
+    """The branch of a form on a pyramid. keypoints: what they are. keypoint_convs, keypoint_width: of the head."""
     keypoint_set = KeypointSet.of(keypoints)
-    branch = KeypointBranch(channels, keypoint_set, convs=keypoint_convs, width=keypoint_width)
-    return on_pyramid(backbone, classes, channels=channels, branches={"keypoints": branch}, **options)
-
-
-def _timm(name: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
-    return on_pyramid_with_keypoints(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
-
-
-@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
-def keypoint_rcnn_resnet18_fpn(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> FasterRCNN:
-    """Keypoint R-CNN on ResNet-18. Options: those of `on_pyramid_with_keypoints` and `TIMM_OPTIONS`."""
-    return _timm("resnet18", classes, {"keypoints": keypoints, **options})
-
-
-@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
-def keypoint_rcnn_resnet50_fpn(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> FasterRCNN:
-    """Keypoint R-CNN on ResNet-50. Options as `keypoint_rcnn_resnet18_fpn`."""
-    return _timm("resnet50", classes, {"keypoints": keypoints, **options})
-
-
-@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
-def keypoint_rcnn_resnet101_fpn(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> FasterRCNN:
-    """Keypoint R-CNN on ResNet-101. Options as `keypoint_rcnn_resnet18_fpn`."""
-    return _timm("resnet101", classes, {"keypoints": keypoints, **options})
-
-
-@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
-def keypoint_rcnn_resnet50_fpn_torchvision(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> FasterRCNN:
-    """Torchvision's `keypointrcnn_resnet50_fpn`: AP 54.6 of boxes and 65.0 of keypoints with its weights.
-
-    Options as `keypoint_rcnn_resnet18_fpn`.
-    """
-    return _timm("resnet50", classes, {**TORCHVISION, "keypoints": keypoints, **options})
+    return {"keypoints": KeypointBranch(channels, keypoint_set, convs=keypoint_convs, width=keypoint_width)}
 
 
 # Detectron2's learns from 1,500 proposals, and deltas of regions by smooth L1, for the sake of keypoints.
-DETECTRON2_KEYPOINTS: dict[str, Any] = {**DETECTRON2, "train_proposals": (2000, 1500), "beta": 0.5, "rpn_beta": 0.0}
+_SMOOTH = {"train_proposals": (2000, 1500), "beta": 0.5, "rpn_beta": 0.0}
 
-
-@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
-def keypoint_rcnn_resnet50_fpn_detectron2(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> FasterRCNN:
-    """Detectron2's Keypoint R-CNN on MSRA's ResNet-50: AP 53.6 of boxes and 64.0 of keypoints after its 1x schedule,
-    55.4 and 65.5 after 3x. Options as `keypoint_rcnn_resnet18_fpn`."""
-    return _timm("resnet50", classes, {**DETECTRON2_KEYPOINTS, "keypoints": keypoints, **options})
-
-
-@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
-def keypoint_rcnn_resnet101_fpn_detectron2(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> FasterRCNN:
-    """Detectron2's Keypoint R-CNN on MSRA's ResNet-101: AP 56.4 of boxes and 66.1 of keypoints after its 3x schedule.
-    Options as `keypoint_rcnn_resnet18_fpn`."""
-    return _timm("resnet101", classes, {**DETECTRON2_KEYPOINTS, "keypoints": keypoints, **options})
-
-
-@checked(on_pyramid_with_keypoints, TIMM_OPTIONS)
-def keypoint_rcnn_resnext101_32x8d_fpn_detectron2(
-    *, classes: Classes = PERSON, keypoints: GivenKeypoints = None, **options: Any
-) -> FasterRCNN:
-    """Detectron2's Keypoint R-CNN on ResNeXt-101 32x8d: AP 57.3 of boxes and 66.0 of keypoints after its 3x schedule.
-    Options as `keypoint_rcnn_resnet18_fpn`."""
-    own = {"stride_in_1x1": False, "pixel_std": IMAGENET_STD}
-    return _timm("resnext101_32x8d", classes, {**DETECTRON2_KEYPOINTS, **own, "keypoints": keypoints, **options})
-
+_on_pyramid = partial(
+    Builder, on_pyramid, parts={"proposer": proposal_network, "branches": keypoints_of_pyramid}, classes=PERSON
+)
 
 BUILDERS = {
-    build.__name__: build
-    for build in (
-        keypoint_rcnn_resnet18_fpn,
-        keypoint_rcnn_resnet50_fpn,
-        keypoint_rcnn_resnet101_fpn,
-        keypoint_rcnn_resnet50_fpn_torchvision,
-        keypoint_rcnn_resnet50_fpn_detectron2,
-        keypoint_rcnn_resnet101_fpn_detectron2,
-        keypoint_rcnn_resnext101_32x8d_fpn_detectron2,
-    )
+    "keypoint_rcnn_resnet18_fpn": _on_pyramid(C2_TO_C5["resnet18"]),
+    "keypoint_rcnn_resnet50_fpn": _on_pyramid(C2_TO_C5["resnet50"]),
+    "keypoint_rcnn_resnet101_fpn": _on_pyramid(C2_TO_C5["resnet101"]),
+    "keypoint_rcnn_resnet50_fpn_torchvision": _on_pyramid(C2_TO_C5["resnet50"], TORCHVISION),
+    "keypoint_rcnn_resnet50_fpn_detectron2": _on_pyramid(C2_TO_C5["resnet50"], DETECTRON2_FPN | _SMOOTH),
+    "keypoint_rcnn_resnet101_fpn_detectron2": _on_pyramid(C2_TO_C5["resnet101"], DETECTRON2_FPN | _SMOOTH),
+    "keypoint_rcnn_resnext101_32x8d_fpn_detectron2": _on_pyramid(
+        C2_TO_C5["resnext101_32x8d"], DETECTRON2_RESNEXT | _SMOOTH
+    ),
 }
 
 
-def _published(name: str, file: str, metrics: dict[str, float], source: str, **arguments: Any) -> PublishedWeights:
-    builder = "keypoint_rcnn_resnet50_fpn_torchvision"
-    record = published_by_torchvision(name, builder, file, metrics, unused_rows=0, **arguments)
-    convert = partial(faster_rcnn_from_torchvision, keep_rows=None)
-    return replace(record, classes=PERSON, convert=convert, source=f"torchvision, keypointrcnn_resnet50_fpn, {source}")
+def _torchvision(
+    name: str, digest: str, boxes: float, keypoints: float, source: str, **arguments: Any
+) -> PublishedWeights:
+    file = f"keypointrcnn_resnet50_fpn_coco-{digest}.pth"
+    convert = partial(faster_rcnn_from_torchvision, keep_rows=None)  # it has no rows of no class
+    builder, metrics = "keypoint_rcnn_resnet50_fpn_torchvision", {"AP": boxes, "keypoint AP": keypoints}
+    record = torchvision_record(name, builder, file, metrics, convert, **arguments)
+    return replace(record, classes=PERSON, source=f"torchvision, keypointrcnn_resnet50_fpn, {source}")
 
 
-def _of_zoo(name: str, form: str, run: str, boxes: float, keypoints: float) -> PublishedWeights:
+def _detectron2(name: str, form: str, run: str, boxes: float, keypoints: float) -> PublishedWeights:
     run, builder = f"COCO-Keypoints/keypoint_rcnn_{run}", f"keypoint_rcnn_{form}_detectron2"
     metrics = {"AP": boxes, "keypoint AP": keypoints}
     return replace(detectron2_record(name, run, builder, metrics, faster_rcnn_from_detectron2), classes=PERSON)
 
 
-_OF_TORCHVISION = (
-    _published(
-        *("torchvision", "keypointrcnn_resnet50_fpn_coco-fc266e95.pth", {"AP": 54.6, "keypoint AP": 65.0}),
-        "COCO_V1, trained on COCO train2017",
-        **FROZEN_AT_0,
-    ),
-    _published(
-        *("torchvision_legacy", "keypointrcnn_resnet50_fpn_coco-9f466800.pth", {"AP": 50.6, "keypoint AP": 61.1}),
-        "COCO_LEGACY, trained on COCO train2017, from an early epoch",
-        backbone_norm="frozen_bn",
-    ),
+_FIRST = _torchvision("torchvision", "fc266e95", 54.6, 65.0, "COCO_V1, trained on COCO train2017", **FROZEN_AT_0)
+_LEGACY = _torchvision(
+    "torchvision_legacy",
+    "9f466800",
+    50.6,
+    61.1,
+    "COCO_LEGACY, trained on COCO train2017, from an early epoch",
+    backbone_norm="frozen_bn",
 )
-_OF_ZOO = (
-    _of_zoo("3x", "resnet50_fpn", "R_50_FPN_3x/137849621/model_final_a6e10b.pkl", 55.4, 65.5),
-    _of_zoo("1x", "resnet50_fpn", "R_50_FPN_1x/137261548/model_final_04e291.pkl", 53.6, 64.0),
-    _of_zoo("3x", "resnet101_fpn", "R_101_FPN_3x/138363331/model_final_997cc7.pkl", 56.4, 66.1),
-    _of_zoo("3x", "resnext101_32x8d_fpn", "X_101_32x8d_FPN_3x/139686956/model_final_5ad38f.pkl", 57.3, 66.0),
-)
-PUBLISHED: dict[str, dict[str, PublishedWeights]] = {}
-for _record in (*_OF_TORCHVISION, *_OF_ZOO):
-    PUBLISHED.setdefault(_record.builder, {})[_record.name] = _record
-PUBLISHED["keypoint_rcnn_resnet50_fpn"] = {record.name: record for record in _OF_TORCHVISION}
+PUBLISHED = {
+    **by_builder(
+        _FIRST,
+        _LEGACY,
+        _detectron2("3x", "resnet50_fpn", "R_50_FPN_3x/137849621/model_final_a6e10b.pkl", 55.4, 65.5),
+        _detectron2("1x", "resnet50_fpn", "R_50_FPN_1x/137261548/model_final_04e291.pkl", 53.6, 64.0),
+        _detectron2("3x", "resnet101_fpn", "R_101_FPN_3x/138363331/model_final_997cc7.pkl", 56.4, 66.1),
+        _detectron2("3x", "resnext101_32x8d_fpn", "X_101_32x8d_FPN_3x/139686956/model_final_5ad38f.pkl", 57.3, 66.0),
+    ),
+    "keypoint_rcnn_resnet50_fpn": {"torchvision": _FIRST, "torchvision_legacy": _LEGACY},
+}

@@ -29,40 +29,35 @@ Legend: B images, C channels, R regions, k the kernel of the large convolution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Few, NotNegative, Positive, Width, checked
+from aweigh.arguments import Count, Few, NotNegative, Share, Width, passes_on
 from aweigh.backbones import (
-    SHUFFLENET_OPTIONS,
-    STAGES_OPTIONS,
-    TIMM_OPTIONS,
     Backbone,
-    take_shufflenet_v2,
-    take_stages,
-    take_timm,
+    any_mobilenet_v2,
+    any_shufflenet_v1,
+    any_shufflenet_v2,
+    any_stages,
+    timm_backbone,
 )
-from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.xception import xception
 from aweigh.classes import Classes
-from aweigh.errors import UsageError
 from aweigh.heads.box import BoxPredictor
-from aweigh.heads.rpn import RPN
-from aweigh.models.faster_rcnn import RATIOS, FasterRCNN
+from aweigh.heads.rpn import RATIOS, RPN
+from aweigh.models.builders import Builder
+from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.ops.anchors import anchor_shapes
 from aweigh.ops.roi import pool_position_sensitive
-from aweigh.weights.coco import COCO_CLASSES
 
 SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of anchors, pixels (section 3.2)
-SMALL: dict[str, Any] = {"rpn_width": 256, "middle": 64}  # setting S (sections 3.2 and 4)
-MOBILENET_V2 = {0.35: "035", 0.5: "050", 0.75: "075", 1.0: "100", 1.4: "140"}  # width -> timm's spelling
 
 
-@checked(FasterRCNN)
+@passes_on(FasterRCNN)
 def light_head(
     backbone: Backbone,
     classes: Classes,
@@ -76,16 +71,18 @@ def light_head(
     class_agnostic: bool = False,
     train_proposals: tuple[Count, Count] = (12000, 2000),
     test_proposals: tuple[Count, Count] = (6000, 1000),
+    sampled: Count | None = None,
     hard_regions: Count | None = 256,
     beta: NotNegative = 1.0,
     box_weight: NotNegative = 2.0,
-    **options: Any,
+    score_threshold: Share = 0.0,  # the authors keep the 100 best, whatever their scores
+    **settings: Any,
 ) -> FasterRCNN:
     """On a backbone with two maps: regions are proposed on the finer and read from the coarser.
 
     rpn_width, middle: channels of the proposal network and inside the large convolution. channels: of a cell.
     pooling, samples: of `pool_position_sensitive`. class_agnostic: all classes have the same deltas. Proposals: how
-    many before and after suppression. All regions are candidates for the `hard_regions` that learn. Options: those of
+    many before and after suppression. All regions are candidates for the `hard_regions` that learn. Settings: those of
     `FasterRCNN`.
     """
     neck = ThinFeatures(backbone.channels, backbone.strides, middle=middle, channels=channels * box_size**2)
@@ -100,10 +97,21 @@ def light_head(
     pool = partial(pool_position_sensitive, stride=neck.strides[1], samples=samples, pooling=pooling)
     head = LightHead(channels, box_size)
     predictor = BoxPredictor(head.width, len(classes), class_agnostic=class_agnostic)
-    settings: dict[str, Any] = {"sampled": None, "hard_regions": hard_regions, "beta": beta, "box_weight": box_weight}
-    settings |= {"score_threshold": 0.0, **options}  # the authors keep the 100 best, whatever their scores
     return FasterRCNN(
-        *(backbone, neck, proposer, pool, head, predictor), classes=classes, box_size=box_size, **settings
+        backbone,
+        neck,
+        proposer,
+        pool,
+        head,
+        predictor,
+        classes=classes,
+        box_size=box_size,
+        sampled=sampled,
+        hard_regions=hard_regions,
+        beta=beta,
+        box_weight=box_weight,
+        score_threshold=score_threshold,
+        **settings,
     )
 
 
@@ -118,7 +126,8 @@ class ThinFeatures(nn.Module):
     ) -> None:
         super().__init__()
         self.large = LargeSeparableConv(in_channels[1], middle, channels, kernel=kernel)
-        self.channels, self.strides = (in_channels[0], channels), tuple(strides)
+        self.channels: tuple[int, ...] = (in_channels[0], channels)
+        self.strides = tuple(strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         fine, coarse = maps
@@ -166,61 +175,12 @@ class LightHead(nn.Module):
 
 # Builders
 
+SMALL = {"rpn_width": 256, "middle": 64}  # setting S (sections 3.2 and 4)
 
-@checked(light_head, TIMM_OPTIONS)
-def light_head_rcnn_resnet101(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """The large form. Options: those of `light_head`, `backbone_norm`, `frozen_stages`."""
-    return light_head(take_timm("resnet101", options, levels=(4, 5), output_stride=16), classes, **options)
-
-
-@checked(light_head, SHUFFLENET_OPTIONS)
-def light_head_rcnn_shufflenet_v2(
-    *, classes: Classes = COCO_CLASSES, width: Positive = 1.0, extra_depthwise: bool = False, **options: Any
-) -> FasterRCNN:
-    """The small form on ShuffleNet V2 of width 0.5, 1.0, 1.5 or 2.0, or V2* (`extra_depthwise`).
-
-    Options: those of `light_head`, `backbone_norm`, `frozen_stages`.
-    """
-    backbone = take_shufflenet_v2(width, options, levels=(4, 5), extra_depthwise=extra_depthwise)
-    return light_head(backbone, classes, **{**SMALL, **options})
-
-
-@checked(light_head, STAGES_OPTIONS)
-def light_head_rcnn_shufflenet_v1(
-    *, classes: Classes = COCO_CLASSES, width: Positive = 1.0, groups: Few = 3, **options: Any
-) -> FasterRCNN:
-    """The small form on ShuffleNet V1 of width 0.5, 1.0, 1.5 or 2.0. Options as `light_head_rcnn_shufflenet_v2`."""
-    backbone = take_stages(shufflenet_v1, width, options, levels=(4, 5), groups=groups)
-    return light_head(backbone, classes, **{**SMALL, **options})
-
-
-@checked(light_head, STAGES_OPTIONS)
-def light_head_rcnn_xception(*, classes: Classes = COCO_CLASSES, width: Positive = 1.0, **options: Any) -> FasterRCNN:
-    """The small form on the small Xception, widths and options as `light_head_rcnn_shufflenet_v2`."""
-    return light_head(take_stages(xception, width, options, levels=(4, 5)), classes, **{**SMALL, **options})
-
-
-@checked(light_head, TIMM_OPTIONS)
-def light_head_rcnn_mobilenet_v2(
-    *, classes: Classes = COCO_CLASSES, width: Positive = 1.0, **options: Any
-) -> FasterRCNN:
-    """The small form on MobileNet V2 of the widths timm has: 0.35, 0.5, 0.75, 1.0 or 1.4.
-
-    Options as `light_head_rcnn_shufflenet_v2`.
-    """
-    if width not in MOBILENET_V2:
-        raise UsageError(f"timm's MobileNet V2 has the widths {', '.join(map(str, MOBILENET_V2))}, got {width}.")
-    backbone = take_timm(f"mobilenetv2_{MOBILENET_V2[width]}", options, levels=(4, 5))
-    return light_head(backbone, classes, **{**SMALL, **options})
-
-
-BUILDERS: dict[str, Callable[..., FasterRCNN]] = {
-    build.__name__: build
-    for build in (
-        light_head_rcnn_resnet101,
-        light_head_rcnn_shufflenet_v2,
-        light_head_rcnn_shufflenet_v1,
-        light_head_rcnn_xception,
-        light_head_rcnn_mobilenet_v2,
-    )
+BUILDERS = {
+    "light_head_rcnn_resnet101": Builder(light_head, partial(timm_backbone, "resnet101", (4, 5), output_stride=16)),
+    "light_head_rcnn_shufflenet_v2": Builder(light_head, partial(any_shufflenet_v2, (4, 5)), SMALL),
+    "light_head_rcnn_shufflenet_v1": Builder(light_head, partial(any_shufflenet_v1, (4, 5)), SMALL),
+    "light_head_rcnn_xception": Builder(light_head, partial(any_stages, xception, (4, 5)), SMALL),
+    "light_head_rcnn_mobilenet_v2": Builder(light_head, partial(any_mobilenet_v2, (4, 5)), SMALL),
 }

@@ -24,35 +24,40 @@ Legend: R regions, C classes, S cells of a side, N boxes of one image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Few, Layers, Width, checked, checked_class
-from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
+from aweigh.arguments import Few, Layers, Width, checked_class
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.heads.mask import MaskHead
+from aweigh.heads.rpn import proposal_network
 from aweigh.layers import Norm
+from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import (
-    DETECTRON2,
+    C2_TO_C5,
+    C4,
+    C4_AND_C5,
+    DETECTRON2_C4,
     DETECTRON2_FPN,
+    DETECTRON2_RESNEXT,
     FROZEN_AT_0,
     TORCHVISION,
     TORCHVISION_V2,
-    FasterRCNN,
+    UNUSED_ROWS,
     on_c4,
     on_pyramid,
-    published_by_torchvision,
 )
 from aweigh.ops.losses import world_mean
 from aweigh.ops.masks import crop
-from aweigh.structures import IMAGENET_STD, Targets
-from aweigh.weights.coco import COCO_CLASSES
+from aweigh.structures import Targets
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
-from aweigh.weights.record import PublishedWeights
+from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision, torchvision_record
+from aweigh.weights.record import PublishedWeights, by_builder
 
 Form = Literal["sigmoid", "softmax", "agnostic"]
 
@@ -140,175 +145,84 @@ def _of_class(maps: Tensor, labels: Tensor) -> Tensor:
     return maps[torch.arange(len(maps), device=maps.device), labels]
 
 
-# Builders
+# Builders, and the weights others have published for them
 
 
-@checked(on_pyramid, without=("branches",))
-def on_pyramid_with_masks(
-    backbone: Backbone,
+def masks_of_pyramid(
+    channels: int,
     classes: Classes,
     *,
     masks: Form = "sigmoid",
-    channels: Width = 256,
-    aligned: bool = True,
     soft_targets: bool = False,
     rounded_masks: bool = False,
+    aligned: bool = True,
     mask_norm: Norm | Literal["head"] | None = "head",
-    **options: Any,
-) -> FasterRCNN:
-    """Faster R-CNN's `on_pyramid`, with its options and a `MaskBranch`. mask_norm: of the mask head; `"head"`: the
-    `head_norm` that is given."""
+    head_norm: Norm | None = None,
+) -> dict[str, nn.Module]:
+    """The branch of a form on a pyramid; `aligned` is that of its features too.
+
+    mask_norm: of the mask head; `"head"`: the `head_norm` that is given, none where none is.
+    """
     branch = MaskBranch(
         channels,
         len(classes),
         masks=masks,
-        norm=options.get("head_norm") if mask_norm == "head" else mask_norm,
+        norm=head_norm if mask_norm == "head" else mask_norm,
         soft_targets=soft_targets,
         aligned=aligned,
         rounded=rounded_masks,
     )
-    return on_pyramid(backbone, classes, channels=channels, aligned=aligned, branches={"masks": branch}, **options)
+    return {"masks": branch}
 
 
-@checked(on_c4, without=("branches",))
-def on_c4_with_masks(name: str, classes: Classes, *, masks: Form = "sigmoid", **options: Any) -> FasterRCNN:
-    """Faster R-CNN's `on_c4` on a ResNet of bottlenecks, with its options and a `MaskBranch` of 14 x 14 cells, which
-    has only the deconvolution (figure 4, left)."""
-    branch = MaskBranch(2048, len(classes), masks=masks, convs=0)
-    return on_c4(name, classes, branches={"masks": branch}, **options)
+def masks_of_c4(channels: int, classes: Classes, *, masks: Form = "sigmoid") -> dict[str, nn.Module]:
+    """The branch of a form on C4, 14 x 14 cells, which has only the deconvolution (figure 4, left)."""
+    return {"masks": MaskBranch(channels, len(classes), masks=masks, convs=0)}
 
 
-def _timm(name: str, classes: Classes, options: dict[str, Any]) -> FasterRCNN:
-    return on_pyramid_with_masks(take_timm(name, options, levels=(2, 3, 4, 5)), classes, **options)
-
-
-@checked(on_pyramid_with_masks, TIMM_OPTIONS)
-def mask_rcnn_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Mask R-CNN on ResNet-18. Options: those of `on_pyramid_with_masks` and `TIMM_OPTIONS`."""
-    return _timm("resnet18", classes, options)
-
-
-@checked(on_pyramid_with_masks, TIMM_OPTIONS)
-def mask_rcnn_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Mask R-CNN on ResNet-50. Options as `mask_rcnn_resnet18_fpn`."""
-    return _timm("resnet50", classes, options)
-
-
-@checked(on_pyramid_with_masks, TIMM_OPTIONS)
-def mask_rcnn_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Mask R-CNN on ResNet-101. Options as `mask_rcnn_resnet18_fpn`."""
-    return _timm("resnet101", classes, options)
-
-
-@checked(on_pyramid_with_masks, TIMM_OPTIONS)
-def mask_rcnn_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Mask R-CNN on ResNeXt-101 32x8d. Options as `mask_rcnn_resnet18_fpn`."""
-    return _timm("resnext101_32x8d", classes, options)
-
-
-@checked(on_c4_with_masks)
-def mask_rcnn_resnet50_c4(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Mask R-CNN on one map of ResNet-50, C4. Options: those of `on_c4_with_masks`."""
-    return on_c4_with_masks("resnet50", classes, **options)
-
-
-OWN_OF_TORCHVISION: dict[str, Any] = {"soft_targets": True, "rounded_masks": True}
-
-
-@checked(on_pyramid_with_masks, TIMM_OPTIONS)
-def mask_rcnn_resnet50_fpn_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Torchvision's `maskrcnn_resnet50_fpn`: AP 37.9 of boxes and 34.6 of masks with its weights. Options as
-    `mask_rcnn_resnet18_fpn`."""
-    return _timm("resnet50", classes, {**TORCHVISION, **OWN_OF_TORCHVISION, **options})
-
-
-@checked(on_pyramid_with_masks, TIMM_OPTIONS)
-def mask_rcnn_resnet50_fpn_v2_torchvision(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Torchvision's `maskrcnn_resnet50_fpn_v2`: AP 47.4 of boxes and 41.8 of masks with its weights. Options as
-    `mask_rcnn_resnet18_fpn`."""
-    return _timm("resnet50", classes, {**TORCHVISION_V2, **OWN_OF_TORCHVISION, **options})
-
-
-@checked(on_pyramid_with_masks, TIMM_OPTIONS)
-def mask_rcnn_resnet50_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Detectron2's Mask R-CNN on MSRA's ResNet-50: AP 38.6 of boxes and 35.2 of masks after its 1x schedule, 41.0 and
-    37.2 after 3x. Options as `mask_rcnn_resnet18_fpn`."""
-    return _timm("resnet50", classes, {**DETECTRON2_FPN, **options})
-
-
-@checked(on_pyramid_with_masks, TIMM_OPTIONS)
-def mask_rcnn_resnet101_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Detectron2's Mask R-CNN on MSRA's ResNet-101: AP 42.9 of boxes and 38.6 of masks after its 3x schedule. Options
-    as `mask_rcnn_resnet18_fpn`."""
-    return _timm("resnet101", classes, {**DETECTRON2_FPN, **options})
-
-
-@checked(on_pyramid_with_masks, TIMM_OPTIONS)
-def mask_rcnn_resnext101_32x8d_fpn_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Detectron2's Mask R-CNN on ResNeXt-101 32x8d: AP 44.3 of boxes and 39.5 of masks after its 3x schedule. Options
-    as `mask_rcnn_resnet18_fpn`."""
-    own = {"stride_in_1x1": False, "pixel_std": IMAGENET_STD}
-    return _timm("resnext101_32x8d", classes, {**DETECTRON2_FPN, **own, **options})
-
-
-@checked(on_c4_with_masks)
-def mask_rcnn_resnet50_c4_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Detectron2's Mask R-CNN on C4 of MSRA's ResNet-50: AP 36.8 of boxes and 32.2 of masks after its 1x schedule, 39.8
-    and 34.4 after 3x. Options as `mask_rcnn_resnet50_c4`."""
-    return on_c4_with_masks("resnet50", classes, **{**DETECTRON2, **options})
-
-
-@checked(on_c4_with_masks)
-def mask_rcnn_resnet101_c4_detectron2(*, classes: Classes = COCO_CLASSES, **options: Any) -> FasterRCNN:
-    """Detectron2's Mask R-CNN on C4 of MSRA's ResNet-101: AP 42.6 of boxes and 36.7 of masks after its 3x schedule.
-    Options as `mask_rcnn_resnet50_c4`."""
-    return on_c4_with_masks("resnet101", classes, **{**DETECTRON2, **options})
-
+_on_pyramid = partial(Builder, on_pyramid, parts={"proposer": proposal_network, "branches": masks_of_pyramid})
+_on_c4 = partial(Builder, on_c4, parts={"proposer": proposal_network, "branches": masks_of_c4})
+_OF_TORCHVISION = {"soft_targets": True, "rounded_masks": True}
 
 BUILDERS = {
-    build.__name__: build
-    for build in (
-        mask_rcnn_resnet18_fpn,
-        mask_rcnn_resnet50_fpn,
-        mask_rcnn_resnet101_fpn,
-        mask_rcnn_resnext101_32x8d_fpn,
-        mask_rcnn_resnet50_c4,
-        mask_rcnn_resnet50_fpn_torchvision,
-        mask_rcnn_resnet50_fpn_v2_torchvision,
-        mask_rcnn_resnet50_fpn_detectron2,
-        mask_rcnn_resnet101_fpn_detectron2,
-        mask_rcnn_resnext101_32x8d_fpn_detectron2,
-        mask_rcnn_resnet50_c4_detectron2,
-        mask_rcnn_resnet101_c4_detectron2,
-    )
+    **{f"mask_rcnn_{name}_fpn": _on_pyramid(backbone) for name, backbone in C2_TO_C5.items()},
+    "mask_rcnn_resnet50_c4": _on_c4(C4_AND_C5["resnet50"], C4),
+    "mask_rcnn_resnet50_fpn_torchvision": _on_pyramid(C2_TO_C5["resnet50"], TORCHVISION | _OF_TORCHVISION),
+    "mask_rcnn_resnet50_fpn_v2_torchvision": _on_pyramid(C2_TO_C5["resnet50"], TORCHVISION_V2 | _OF_TORCHVISION),
+    "mask_rcnn_resnet50_fpn_detectron2": _on_pyramid(C2_TO_C5["resnet50"], DETECTRON2_FPN),
+    "mask_rcnn_resnet101_fpn_detectron2": _on_pyramid(C2_TO_C5["resnet101"], DETECTRON2_FPN),
+    "mask_rcnn_resnext101_32x8d_fpn_detectron2": _on_pyramid(C2_TO_C5["resnext101_32x8d"], DETECTRON2_RESNEXT),
+    "mask_rcnn_resnet50_c4_detectron2": _on_c4(C4_AND_C5["resnet50"], DETECTRON2_C4),
+    "mask_rcnn_resnet101_c4_detectron2": _on_c4(C4_AND_C5["resnet101"], DETECTRON2_C4),
 }
 
 
-def _of_zoo(name: str, form: str, run: str, boxes: float, masks: float) -> PublishedWeights:
+def _torchvision(name: str, form: str, file: str, boxes: float, masks: float, **arguments: Any) -> PublishedWeights:
+    builder, metrics = f"mask_rcnn_{form}_torchvision", {"AP": boxes, "mask AP": masks}
+    convert = faster_rcnn_from_torchvision
+    return torchvision_record(name, builder, file, metrics, convert, unused_rows=UNUSED_ROWS, **arguments)
+
+
+def _detectron2(name: str, form: str, run: str, boxes: float, masks: float) -> PublishedWeights:
     run, builder = f"COCO-InstanceSegmentation/mask_rcnn_{run}", f"mask_rcnn_{form}_detectron2"
     return detectron2_record(name, run, builder, {"AP": boxes, "mask AP": masks}, faster_rcnn_from_detectron2)
 
 
-_FIRST = published_by_torchvision(
-    *("torchvision", "mask_rcnn_resnet50_fpn_torchvision", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"),
-    metrics={"AP": 37.9, "mask AP": 34.6},
-    **FROZEN_AT_0,
+_FIRST = _torchvision(
+    "torchvision", "resnet50_fpn", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", 37.9, 34.6, **FROZEN_AT_0
 )
-_SECOND = published_by_torchvision(
-    *("torchvision_v2", "mask_rcnn_resnet50_fpn_v2_torchvision", "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"),
-    metrics={"AP": 47.4, "mask AP": 41.8},
-)
-_RECORDS = (
-    *(_FIRST, _SECOND),
-    _of_zoo("3x", "resnet50_fpn", "R_50_FPN_3x/137849600/model_final_f10217.pkl", 41.0, 37.2),
-    _of_zoo("1x", "resnet50_fpn", "R_50_FPN_1x/137260431/model_final_a54504.pkl", 38.6, 35.2),
-    _of_zoo("3x", "resnet101_fpn", "R_101_FPN_3x/138205316/model_final_a3ec72.pkl", 42.9, 38.6),
-    _of_zoo("3x", "resnext101_32x8d_fpn", "X_101_32x8d_FPN_3x/139653917/model_final_2d9806.pkl", 44.3, 39.5),
-    _of_zoo("3x", "resnet50_c4", "R_50_C4_3x/137849525/model_final_4ce675.pkl", 39.8, 34.4),
-    _of_zoo("1x", "resnet50_c4", "R_50_C4_1x/137259246/model_final_9243eb.pkl", 36.8, 32.2),
-    _of_zoo("3x", "resnet101_c4", "R_101_C4_3x/138363239/model_final_a2914c.pkl", 42.6, 36.7),
-)
-PUBLISHED: dict[str, dict[str, PublishedWeights]] = {}
-for _record in _RECORDS:
-    PUBLISHED.setdefault(_record.builder, {})[_record.name] = _record
-PUBLISHED["mask_rcnn_resnet50_fpn"] = {record.name: record for record in (_SECOND, _FIRST)}
+_SECOND = _torchvision("torchvision_v2", "resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth", 47.4, 41.8)
+PUBLISHED = {
+    **by_builder(
+        _FIRST,
+        _SECOND,
+        _detectron2("3x", "resnet50_fpn", "R_50_FPN_3x/137849600/model_final_f10217.pkl", 41.0, 37.2),
+        _detectron2("1x", "resnet50_fpn", "R_50_FPN_1x/137260431/model_final_a54504.pkl", 38.6, 35.2),
+        _detectron2("3x", "resnet101_fpn", "R_101_FPN_3x/138205316/model_final_a3ec72.pkl", 42.9, 38.6),
+        _detectron2("3x", "resnext101_32x8d_fpn", "X_101_32x8d_FPN_3x/139653917/model_final_2d9806.pkl", 44.3, 39.5),
+        _detectron2("3x", "resnet50_c4", "R_50_C4_3x/137849525/model_final_4ce675.pkl", 39.8, 34.4),
+        _detectron2("1x", "resnet50_c4", "R_50_C4_1x/137259246/model_final_9243eb.pkl", 36.8, 32.2),
+        _detectron2("3x", "resnet101_c4", "R_101_C4_3x/138363239/model_final_a2914c.pkl", 42.6, 36.7),
+    ),
+    "mask_rcnn_resnet50_fpn": {"torchvision_v2": _SECOND, "torchvision": _FIRST},
+}

@@ -40,3 +40,9 @@ class PublishedWeights:
     classes: Classes | None = None
     resize: dict[str, Any] = field(default_factory=dict)
     convert: Callable[[State], State] = as_it_is
+
+
+def by_builder(*records: PublishedWeights) -> dict[str, dict[str, PublishedWeights]]:
+    """Under the name of the builder that loads them, each by its own name, in their order."""
+    builders = dict.fromkeys(record.builder for record in records)
+    return {builder: {each.name: each for each in records if each.builder == builder} for builder in builders}
