@@ -21,7 +21,7 @@ from aweigh.layouts.save import not_held, save_dataset
 from aweigh.models import create
 from aweigh.structures import Images, Targets
 from aweigh.training.config import TrainConfig
-from aweigh.training.prepare import load_data
+from aweigh.training.data import load_data
 
 GOOD = "0 0.5 0.5 0.5 0.5"
 LOST_LINES = {

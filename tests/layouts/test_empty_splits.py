@@ -12,7 +12,7 @@ from aweigh.annotations.records import EmptySplit
 from aweigh.cli.main import run
 from aweigh.layouts.load import load_split, load_splits
 from aweigh.training.config import TrainConfig
-from aweigh.training.prepare import load_data
+from aweigh.training.data import load_data
 
 LINE = "0 0.5 0.5 0.5 0.5"
 

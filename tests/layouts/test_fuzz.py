@@ -41,7 +41,7 @@ from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.training.config import TrainConfig
-from aweigh.training.prepare import load_data
+from aweigh.training.data import load_data
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs links, pipes and signals of POSIX"),

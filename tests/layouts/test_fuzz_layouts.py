@@ -22,7 +22,7 @@ from aweigh.layouts.finding import split_name
 from aweigh.layouts.load import load_split, load_splits
 from aweigh.layouts.save import save_dataset
 from aweigh.training.config import TrainConfig
-from aweigh.training.prepare import load_data
+from aweigh.training.data import load_data
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs links, pipes and signals of POSIX"),

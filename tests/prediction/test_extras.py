@@ -28,8 +28,9 @@ from aweigh.prediction.extras import choose_select, keypoint_lines, measure_all
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
 from aweigh.training.config import resolve
 from aweigh.training.logs.log import RunLog, best_epoch, read_log, results_table
+from aweigh.training.loop import selected, validate
 from aweigh.training.prepare import prepare
-from aweigh.training.train import selected, train, validate
+from aweigh.training.train import train
 
 
 class Figures(nn.Module):

@@ -189,7 +189,7 @@ FAILING = """
     import sys
     from aweigh.cli.main import main
     from aweigh import distributed
-    from aweigh.training import train as loop
+    from aweigh.training import loop
 
     step = loop.optimiser_step
 

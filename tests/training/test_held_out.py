@@ -15,7 +15,7 @@ from aweigh.edit.held_out import HeldOut, choose, duplicates
 from aweigh.errors import DataError
 from aweigh.layouts.load import load_split
 from aweigh.training.config import resolve
-from aweigh.training.prepare import load_data
+from aweigh.training.data import load_data
 from aweigh.training.train import train
 
 

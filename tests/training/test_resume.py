@@ -15,7 +15,7 @@ from tests.runs import outcome
 from aweigh.checkpoints.checkpoint import load_model, load_state, read_header, save_state
 from aweigh.errors import DataError, UsageError
 from aweigh.files import atomic_file
-from aweigh.training import train as loop
+from aweigh.training import loop
 from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.logs.log import read_log
 from aweigh.training.settings import load_recipe
@@ -45,7 +45,7 @@ def test_a_run_killed_many_times_ends_with_the_same_bits(tmp_path, start, kills,
 @pytest.fixture
 def stopped(configure, quiet, monkeypatch):
     """A run of 2 epochs with 2 steps each that was asked to stop in step 3, its state saved at every step."""
-    from aweigh.training import train as loop
+    from aweigh.training import loop
 
     step = loop.optimiser_step
 

@@ -20,7 +20,8 @@ from aweigh.training.batch_size import worst_batch, worst_of
 from aweigh.training.debug.crash import read_bundle, write_bundle
 from aweigh.training.debug.replay import How, blame
 from aweigh.training.prepare import prepare
-from aweigh.training.train import TrainingLosses, batch_losses, train
+from aweigh.training.step import TrainingLosses, batch_losses
+from aweigh.training.train import train
 
 FAST = {"model": "fast_rcnn_resnet18_fpn", "arguments": ("channels=8", "box_size=2", "sampled=16"), "epochs": 1}
 

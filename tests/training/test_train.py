@@ -16,13 +16,15 @@ from tests.runs import TINY, charts_not_rendered, write_coco
 
 from aweigh.checkpoints.checkpoint import load_model, read_header
 from aweigh.errors import AweighError, DataError, UsageError
-from aweigh.training import train as loop
+from aweigh.training import loop
 from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.debug.crash import read_bundle
 from aweigh.training.logs.log import read_log
+from aweigh.training.loop import selected
 from aweigh.training.prepare import builder_arguments, learning_rate_line, prepare, run_folder
 from aweigh.training.settings import load_recipe
-from aweigh.training.train import groups, selected, train
+from aweigh.training.step import TrainingLosses, groups, optimiser_step
+from aweigh.training.train import train
 
 FILES = {
     "config.toml",
@@ -158,8 +160,8 @@ def test_accumulated_batches_step_like_one_large_batch(configure):
     batch = next(iter(one.loader))
     for run in (one, two):
         run.model.loss = lambda raw, targets: {"mean": torch.cat([t.flatten(1) for t in raw.logits], 1).mean()}
-    loop.optimiser_step(one, loop.TrainingLosses(one), [batch])
-    loop.optimiser_step(two, loop.TrainingLosses(two), list(two.loader))
+    optimiser_step(one, TrainingLosses(one), [batch])
+    optimiser_step(two, TrainingLosses(two), list(two.loader))
     for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
@@ -173,16 +175,16 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_three_end_the_run(conf
     run = prepare(configure(clip=1.0, ema=0.9, backbone_norm="bn"), tmp_path)
     run.model.train()
     batch = next(iter(run.loader))
-    loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
+    optimiser_step(run, TrainingLosses(run), [batch])
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     real = run.model.loss
     run.model.loss = lambda raw, targets: {name: value * math.nan for name, value in real(raw, targets).items()}
-    row = loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
+    row = optimiser_step(run, TrainingLosses(run), [batch])
     assert row["skipped"] == 1.0 and run.skipped == 1 and same(before, run.model.state_dict())
     assert run.ema.updates == 1
-    loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
+    optimiser_step(run, TrainingLosses(run), [batch])
     with pytest.raises(AweighError) as caught:
-        loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
+        optimiser_step(run, TrainingLosses(run), [batch])
     message = str(caught.value)
     assert "3 steps in a row" in message and "classification nan" in message and "\n" not in message
     assert all(str(image_id) in message for image_id in batch.image_ids)
@@ -191,7 +193,7 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_three_end_the_run(conf
     assert read_bundle(tmp_path / "crash-000004").record["batches"]
 
     run.bad_in_a_row, run.model.loss = 2, real
-    assert loop.optimiser_step(run, loop.TrainingLosses(run), [batch])["skipped"] == 0.0 and run.bad_in_a_row == 0
+    assert optimiser_step(run, TrainingLosses(run), [batch])["skipped"] == 0.0 and run.bad_in_a_row == 0
 
 
 def test_a_scaled_loss_that_is_not_finite_does_not_stop_the_steps_after_it(configure, tmp_path):
@@ -201,10 +203,10 @@ def test_a_scaled_loss_that_is_not_finite_does_not_stop_the_steps_after_it(confi
     run.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=64.0)
     batch, real = next(iter(run.loader)), run.model.loss
     run.model.loss = lambda raw, targets: {name: value * math.nan for name, value in real(raw, targets).items()}
-    assert loop.optimiser_step(run, loop.TrainingLosses(run), [batch])["skipped"] == 1.0
+    assert optimiser_step(run, TrainingLosses(run), [batch])["skipped"] == 1.0
     assert run.scaler.get_scale() == 32.0
     run.model.loss = real
-    assert loop.optimiser_step(run, loop.TrainingLosses(run), [batch])["skipped"] == 0.0
+    assert optimiser_step(run, TrainingLosses(run), [batch])["skipped"] == 0.0
 
 
 def test_unreadable_pictures_of_the_validation_are_let_pass_by_the_same_share(tmp_path, configure, quiet):
@@ -226,13 +228,13 @@ def test_an_exception_in_a_step_is_kept_too(configure, tmp_path):
 
     run.model.loss = broken
     with pytest.raises(IndexError) as caught:
-        loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
+        optimiser_step(run, TrainingLosses(run), [batch])
     assert caught.value.__notes__ == [
         f"The failed step is kept; to look into it: aweigh debug {tmp_path / 'crash-000001'}"
     ]
     run.model.loss = lambda raw, targets: exec('raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory")')
     with pytest.raises(AweighError, match="batch"):
-        loop.optimiser_step(run, loop.TrainingLosses(run), [batch])
+        optimiser_step(run, TrainingLosses(run), [batch])
 
 
 def test_an_automatic_batch_is_found_said_and_kept(configure, quiet):
@@ -256,7 +258,7 @@ def test_compilation_serves_all_image_sizes_at_once(configure, tmp_path, monkeyp
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda network, **options: compiled(network, backend=count, **options))
     run = prepare(configure(compile=True, batch=2, backbone_norm="frozen_bn"), tmp_path)
-    losses, targets = loop.TrainingLosses(run), next(iter(run.loader)).targets
+    losses, targets = TrainingLosses(run), next(iter(run.loader)).targets
     for height, width in ((160, 192), (192, 160), (256, 192), (160, 320), (224, 288), (416, 416)):
         pixels = torch.rand(2, 3, height, width).contiguous(memory_format=torch.channels_last)
         found, expected = losses(pixels, targets), run.model.loss(run.model.network(pixels), targets)
@@ -283,7 +285,7 @@ def test_gradients_are_clipped_to_the_norm(configure, tmp_path):
     run.warmup = 0
     run.model.train()
     before = [parameter.detach().clone() for parameter in run.model.parameters()]
-    assert loop.optimiser_step(run, loop.TrainingLosses(run), [next(iter(run.loader))])["grad_norm"] > 1e-3
+    assert optimiser_step(run, TrainingLosses(run), [next(iter(run.loader))])["grad_norm"] > 1e-3
     moved = torch.cat([(a - b).flatten() for a, b in zip(run.model.parameters(), before, strict=True)])
     assert moved.norm().item() == pytest.approx(1e-3, rel=0.05)
 

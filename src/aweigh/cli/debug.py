@@ -27,8 +27,8 @@ def command(crash: str, /) -> None:
     crash
         The folder that training kept the step in, such as runs/shapes/crash-000123.
     """
+    from aweigh.checkpoints.lock import hold
     from aweigh.training.debug.crash import read_bundle
-    from aweigh.training.lock import hold
 
     bundle = read_bundle(crash)
     with hold(bundle.folder) as remark:

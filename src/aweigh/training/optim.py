@@ -1,5 +1,6 @@
-"""The optimiser's parameter groups, SGD and AdamW, and the learning-rate schedule as a plain function of the step."""
+"""How weights change: SGD and AdamW with their parameter groups, the learning rate at each step, the moving average."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -121,3 +122,30 @@ def milestones_in_steps(steps: Sequence[float], total: int, steps_per_unit: int)
     The unit is an epoch, or one step where the run is stated in iterations.
     """
     return tuple(round(value * total) if value <= 1 else round(value * steps_per_unit) for value in steps)
+
+
+class ModelEma:
+    """`average <- d * average + (1 - d) * model` after each optimiser step.
+
+    d rises as `min(decay, (1 + n) / (10 + n))` with the number n of updates, so that a short run does not keep its
+    random start. Buffers that are not floating point are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        current = model.state_dict()
+        averages, values = [], []
+        for name, average in self.model.state_dict().items():
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(current[name])
+            else:
+                average.copy_(current[name])
+        torch._foreach_lerp_(averages, values, 1 - decay)

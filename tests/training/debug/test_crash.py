@@ -16,7 +16,7 @@ from aweigh.prediction.memory import is_out_of_memory, out_of_memory
 from aweigh.training.debug.crash import read_bundle, write_bundle
 from aweigh.training.debug.replay import How, blame, examine
 from aweigh.training.prepare import prepare
-from aweigh.training.train import TrainingLosses, batch_losses
+from aweigh.training.step import TrainingLosses, batch_losses
 
 CPU = How(torch.device("cpu"))
 

@@ -28,6 +28,7 @@ from torch.optim.swa_utils import update_bn
 
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2, classifier
 from aweigh.checkpoints.checkpoint import load_state, save_state
+from aweigh.checkpoints.lock import hold
 from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
 from aweigh.files import atomic_file, remove_leftovers, write_text
 from aweigh.prediction.device import choose_device, choose_precision
@@ -43,7 +44,6 @@ from aweigh.training.backbone.class_folders import (
     validation_transform,
 )
 from aweigh.training.backbone.config import ClassifyConfig
-from aweigh.training.lock import hold
 from aweigh.training.logs.screen import Screen
 from aweigh.training.optim import make_optimizer, set_lr
 from aweigh.training.prepare import choose_workers

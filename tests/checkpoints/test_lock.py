@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from aweigh.checkpoints import lock
 from aweigh.checkpoints.checkpoint import load_model
+from aweigh.checkpoints.lock import FolderTakenError, hold
 from aweigh.cli.main import run as run_command
 from aweigh.errors import AweighError
-from aweigh.training import lock
-from aweigh.training import train as loop
+from aweigh.training import loop
+from aweigh.training import train as training
 from aweigh.training.config import resolve
-from aweigh.training.lock import FolderTakenError, hold
 from aweigh.training.train import train
 
 HOLDER = """
 import os, sys, time
-from aweigh.training.lock import hold
+from aweigh.checkpoints.lock import hold
 with hold(sys.argv[1]):
     child = os.fork() if "fork" in sys.argv else -1
     if child == 0:
@@ -117,9 +118,9 @@ def test_no_second_run_trains_in_the_folder(configure, quiet, tmp_path, holder, 
 
     monkeypatch.chdir(tmp_path)
     names = iter(["run", "other"])
-    monkeypatch.setattr(loop, "run_folder", lambda config: Path(next(names)))
+    monkeypatch.setattr(training, "run_folder", lambda config: Path(next(names)))
     holder()
-    with loop._claimed(configure(output=""), quiet) as claimed:
+    with training._claimed(configure(output=""), quiet) as claimed:
         assert claimed == Path("other")
 
 

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from aweigh.training.ema import ModelEma
+from aweigh.training.optim import ModelEma
 
 
 def test_average_by_hand_and_counters_copied():
