@@ -21,7 +21,7 @@ from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.debug.crash import read_bundle
 from aweigh.training.logs.log import read_log
 from aweigh.training.loop import selected
-from aweigh.training.prepare import builder_arguments, learning_rate_line, prepare, run_folder
+from aweigh.training.prepare import builder_arguments, prepare, run_folder
 from aweigh.training.settings import load_recipe
 from aweigh.training.step import TrainingLosses, groups, optimiser_step
 from aweigh.training.train import train
@@ -282,7 +282,7 @@ def test_aug_none_is_none(configure, quiet):
 
 def test_gradients_are_clipped_to_the_norm(configure, tmp_path):
     run = prepare(configure(clip=1e-3, momentum=0.0, weight_decay=0.0, bias_lr=1.0, lr=1.0, lr_batch=0), tmp_path)
-    run.warmup = 0
+    run.schedule = replace(run.schedule, config=replace(run.config, warmup=0))
     run.model.train()
     before = [parameter.detach().clone() for parameter in run.model.parameters()]
     assert optimiser_step(run, TrainingLosses(run), [next(iter(run.loader))])["grad_norm"] > 1e-3
@@ -292,9 +292,9 @@ def test_gradients_are_clipped_to_the_norm(configure, tmp_path):
 
 def test_learning_rate_is_scaled_and_said(configure, tmp_path):
     run = prepare(configure(batch=2, accumulate=2, iterations=90, steps=(60, 80), schedule="step"), tmp_path)
-    assert run.lr == pytest.approx(0.0025) and run.milestones == (60, 80) and run.warmup == 9
-    assert (run.total_steps, run.epochs) == (90, 45)
-    assert learning_rate_line(run).startswith("lr 0.0025 = 0.01 x 4/16 (sgd, step at 60, 80; 90 steps in 45 epochs")
+    assert run.schedule.lr == pytest.approx(0.0025) and run.schedule.milestones == (60, 80) and run.schedule.warmup == 9
+    assert (run.schedule.total_steps, run.schedule.epochs) == (90, 45)
+    assert str(run.schedule).startswith("lr 0.0025 = 0.01 x 4/16 (sgd, step at 60, 80; 90 steps in 45 epochs")
 
 
 def test_iterations_cut_the_last_epoch(configure, quiet):

@@ -38,7 +38,7 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
     state.save(run)  # a validation that is cut off is repeated from here
     metrics: dict[str, Any] = {}
     results: list[dict[str, Any]] = []
-    last = run.epoch + 1 >= run.epochs
+    last = run.epoch + 1 >= run.schedule.epochs
     if run.data.val is not None and ((run.epoch + 1) % run.config.eval_every == 0 or last):
         metrics, results = validate(run, log)
         row |= {name: None if value == UNDEFINED else value for name, value in reported(metrics).items()}
@@ -46,23 +46,9 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
     row["seconds"] += time.perf_counter() - started
     log.write("epoch", epoch=run.epoch, step=run.step, **row)
 
-    better = False
-    if metrics or run.data.val is None:
-        value = selected(metrics, run.select)
-        better = value >= run.best  # of equals the later, which has seen more
-        run.epochs_without_gain = 0 if value > run.best else run.epochs_without_gain + run.config.eval_every
-        if better:
-            run.best, run.best_epoch = value, run.epoch
+    better = _is_better(run, metrics)
     if distributed.is_main():
-        save_checkpoint(run, "last", metrics)
-        if better:
-            save_checkpoint(run, "best", metrics)
-            if metrics:
-                names = dict(zip(run.data.val.image_ids.tolist(), run.data.val.file_names())) if run.data.val else {}
-                found = json.dumps([{**result, "file_name": names[result["image_id"]]} for result in results])
-                write_text(run.folder / RESULTS, found)
-        with atomic_file(run.folder / "curves.png") as path:
-            curves(log.history(), path)
+        _save(run, log, metrics, results, better=better)
     state.save(run)
     log.say_epoch(epoch_line(run, row))
     if run.epoch == 1 and row["data_share"] > DATA_BOUND:
@@ -75,6 +61,31 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
         raise Stopped
 
 
+def _is_better(run: Run, metrics: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint of this epoch is the best so far; notes how long there was none."""
+    if not metrics and run.data.val is not None:
+        return False
+    value = selected(metrics, run.select)
+    better = value >= run.best  # of equals the later, which has seen more
+    run.epochs_without_gain = 0 if value > run.best else run.epochs_without_gain + run.config.eval_every
+    if better:
+        run.best, run.best_epoch = value, run.epoch
+    return better
+
+
+def _save(run: Run, log: RunLog, metrics: Mapping[str, Any], results: list[dict[str, Any]], *, better: bool) -> None:
+    """The files of an epoch: checkpoints, what the best one found, curves."""
+    save_checkpoint(run, "last", metrics)
+    if better:
+        save_checkpoint(run, "best", metrics)
+        if run.data.val is not None:
+            names = dict(zip(run.data.val.image_ids.tolist(), run.data.val.file_names()))
+            found = [{**result, "file_name": names[result["image_id"]]} for result in results]
+            write_text(run.folder / RESULTS, json.dumps(found))
+    with atomic_file(run.folder / "curves.png") as path:
+        curves(log.history(), path)
+
+
 def train_epoch(run: Run, losses: nn.Module, log: RunLog, interrupts: Interrupts) -> dict[str, Any]:
     """One pass over the training images (or what is left of it, or of the run); returns the means of the epoch.
 
@@ -85,8 +96,8 @@ def train_epoch(run: Run, losses: nn.Module, log: RunLog, interrupts: Interrupts
     watch, saved = Stopwatch(), time.monotonic()
     rows = [row for row in read_log(log.path) if row.get("epoch") == run.epoch + 1] if run.batches else []
     left = math.ceil((len(run.loader) - run.batches) / run.config.accumulate)
-    with log.bar(f"epoch {run.epoch + 1}/{run.epochs}", min(left, run.total_steps - run.step)) as bar:
-        for group in groups(run.loader, run.config.accumulate) if left and run.step < run.total_steps else ():
+    with log.bar(f"epoch {run.epoch + 1}/{run.schedule.epochs}", min(left, run.schedule.total_steps - run.step)) as bar:
+        for group in groups(run.loader, run.config.accumulate) if left and run.step < run.schedule.total_steps else ():
             data_seconds = watch.lap("data")
             row = optimiser_step(run, losses, group)
             run.batches += len(group)
@@ -95,7 +106,7 @@ def train_epoch(run: Run, losses: nn.Module, log: RunLog, interrupts: Interrupts
             log.write("step", step=run.step, epoch=run.epoch + 1, **row)
             rows.append({"kind": "step", **row})
             bar.advance(f"loss {row['loss']:.3f}")
-            if run.step >= run.total_steps:
+            if run.step >= run.schedule.total_steps:
                 break
             every = run.config.save_every
             due = run.step % every == 0 if every else time.monotonic() - saved > SAVE_SECONDS
@@ -118,7 +129,7 @@ def epoch_means(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
     total = sum(seconds.values())
     return {
         **means.result(),
-        "lr": run.lr * run.lr_factor(run.step - 1),
+        "lr": run.schedule.lr * run.schedule.factor(run.step - 1),
         "seconds": total,
         "images_per_second": sum(row["images"] for row in rows) / max(total, 1e-9),
         "data_share": seconds["data_seconds"] / max(total, 1e-9),
@@ -203,7 +214,7 @@ def tell_problems(run: Run, log: RunLog) -> None:
 
 def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.3f}" for name in row if name.startswith("loss_"))
-    words = [f"epoch {run.epoch}/{run.epochs}", f"loss {row.get('loss', math.nan):.3f} ({parts})"]
+    words = [f"epoch {run.epoch}/{run.schedule.epochs}", f"loss {row.get('loss', math.nan):.3f} ({parts})"]
     if "val_loss" in row:
         names = [name for name in ("val_loss", "AP", "AP50", "mask_AP", "keypoint_AP") if name in row]
         words += [f"{name} {'-' if row[name] is None else f'{row[name]:.3f}'}" for name in names]

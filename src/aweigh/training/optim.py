@@ -3,11 +3,15 @@
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from aweigh.errors import counted
+from aweigh.training.config import TrainConfig
 
 NORM_LAYERS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -86,6 +90,72 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every group to `lr` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is, and its learning rate at each step.
+
+    images: in a step of all processes together, which the learning rate is scaled to. steps_per_epoch: updates.
+    """
+
+    config: TrainConfig
+    images: int
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.iterations or self.config.epochs * self.steps_per_epoch
+
+    @property
+    def epochs(self) -> int:
+        return math.ceil(self.total_steps / self.steps_per_epoch)
+
+    @property
+    def steps(self) -> int:
+        """Those that the learning rate is laid out for; after them it stays as it is."""
+        return self.config.schedule_steps or self.total_steps
+
+    @property
+    def warmup(self) -> int:
+        return min(self.config.warmup, self.steps // 10)
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        unit = 1 if self.config.iterations else self.steps_per_epoch
+        return milestones_in_steps(self.config.steps, self.steps, unit)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate at factor 1."""
+        return self.config.lr * (self.images / self.config.lr_batch if self.config.lr_batch else 1)
+
+    def factor(self, step: int) -> float:
+        """The factor on the learning rate at a step."""
+        config = self.config
+        return lr_factor(
+            step,
+            self.steps,
+            schedule=config.schedule,
+            milestones=self.milestones,
+            gamma=config.gamma,
+            final=config.final_lr,
+            warmup=self.warmup,
+            warmup_factor=config.warmup_factor,
+            warmup_kind=config.warmup_kind,
+        )
+
+    def __str__(self) -> str:
+        """How the learning rate comes about: "lr 0.0025 = 0.01 x 4/16 (...)"."""
+        config = self.config
+        scaled = f"{config.lr:g} x {self.images}/{config.lr_batch}" if config.lr_batch else "as given, not scaled"
+        milestones = f" at {', '.join(map(str, self.milestones))}" if config.schedule == "step" else ""
+        laid_out = f" laid out for {counted(self.steps, 'step')}" if self.steps != self.total_steps else ""
+        return (
+            f"lr {self.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}{laid_out}; "
+            f"{counted(self.total_steps, 'step')} in {counted(self.epochs, 'epoch')}, warm-up "
+            f"{counted(self.warmup, 'step')}, {config.warmup_kind} from {config.warmup_factor:g})"
+        )
 
 
 def lr_factor(

@@ -14,7 +14,7 @@ from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
 from aweigh.arguments import check_arguments
 from aweigh.checkpoints.checkpoint import Model, start_from
-from aweigh.errors import DataError, UsageError, counted, did_you_mean
+from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import epochs_with_mixing
@@ -29,7 +29,7 @@ from aweigh.training.batch_size import find_batch
 from aweigh.training.config import TrainConfig
 from aweigh.training.data import Data, held_out_by, load_data, with_proposals
 from aweigh.training.debug.replay import How
-from aweigh.training.optim import ModelEma, lr_factor, make_optimizer, milestones_in_steps
+from aweigh.training.optim import ModelEma, Schedule, make_optimizer
 from aweigh.weights.load import locate
 
 
@@ -52,13 +52,7 @@ class Run:
     select: str  # the number that makes a checkpoint the best
     batch: int  # images per step of one process
     batch_note: str  # how it was found, where it was
-    lr: float  # the learning rate at factor 1
-    epochs: int
-    steps_per_epoch: int
-    total_steps: int
-    schedule_steps: int  # the steps that the learning-rate schedule is laid out for
-    warmup: int
-    milestones: tuple[int, ...]
+    schedule: Schedule
 
     model: Model
     ema: ModelEma | None
@@ -84,26 +78,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.epochs
+        return self.epoch >= self.schedule.epochs
 
     @property
     def out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.epochs_without_gain
-
-    def lr_factor(self, step: int) -> float:
-        """The factor on the learning rate at a step."""
-        config = self.config
-        return lr_factor(
-            step,
-            self.schedule_steps,
-            schedule=config.schedule,
-            milestones=self.milestones,
-            gamma=config.gamma,
-            final=config.final_lr,
-            warmup=self.warmup,
-            warmup_factor=config.warmup_factor,
-            warmup_kind=config.warmup_kind,
-        )
 
 
 def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None) -> Run:
@@ -125,53 +104,27 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     select = choose_select(config.select, model, data.val)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(device, memory_format=memory_format)
+    optimizer = _optimizer(config, model)
 
-    optimizer = make_optimizer(
-        model,
-        kind=config.optimizer,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        norm_weight_decay=config.norm_weight_decay,
-        bias_lr=config.bias_lr,
-        bias_weight_decay=config.bias_weight_decay,
-        backbone_lr=config.backbone_lr,
-    )
     resize = Resize(short=config.short or None, long=config.long or None)
     sampling = Sampling(config.sampler, config.repeat_threshold, config.class_draws)
     transform = Transform(resize, augmentation(config, data.train))
     train_set = DetectionDataset(
         data.train, transform, seed=config.seed, draws=sampling.draws(data.train), **taught(model)
     )
-    workers = choose_workers(config.workers, device)
-    batch_note = ""
-    if config.batch == "auto":
+    batch, batch_note = config.batch, ""
+    if batch == "auto":
         how = How(device, precision, config.channels_last)
-        found, batch_note = find_batch(
+        most, batch_note = find_batch(
             model, optimizer, train_set, how, resize=resize, augmentation=transform.augmentation
         )
-        config = replace(config, batch=-int(distributed.reduced([-found], largest=True)[0]))
-    assert config.batch != "auto"
-    batch = config.batch
-    loader = make_loader(
-        train_set,
-        batch=min(batch, len(data.train)),
-        shuffle=True,
-        seed=config.seed,
-        workers=workers,
-        stride_divisor=model.stride_divisor,
-        fill=mean_colour(model),
-        pin_memory=device.type == "cuda",
-        device=device,
-        max_bad=0.0 if config.strict else config.max_bad,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-    )
-    steps_per_epoch = math.ceil(len(loader) / config.accumulate)
-    total_steps = config.iterations or config.epochs * steps_per_epoch
-    schedule_steps, warmup, milestones = schedule_of(config, total_steps, steps_per_epoch)
-    epochs = math.ceil(total_steps / steps_per_epoch)
-    train_set.mixing_until_epoch = epochs_with_mixing(epochs, config.close_mixing)
+        batch = -int(distributed.reduced([-most], largest=True)[0])
+        config = replace(config, batch=batch)
+    workers = choose_workers(config.workers, device)
+    loader = _loader(config, train_set, model, batch=min(batch, len(data.train)), workers=workers, device=device)
+    images = batch * config.accumulate * distributed.world_size()
+    schedule = Schedule(config, images, steps_per_epoch=math.ceil(len(loader) / config.accumulate))
+    train_set.mixing_until_epoch = epochs_with_mixing(schedule.epochs, config.close_mixing)
     torch.manual_seed(config.seed + distributed.rank())
     return Run(
         config=config,
@@ -189,13 +142,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         select=select,
         batch=batch,
         batch_note=batch_note,
-        lr=config.lr * (images_per_step(config, batch) / config.lr_batch if config.lr_batch else 1),
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        schedule_steps=schedule_steps,
-        warmup=warmup,
-        milestones=milestones,
+        schedule=schedule,
         model=model,
         ema=ModelEma(model, config.ema) if config.ema > 0 else None,
         optimizer=optimizer,
@@ -203,11 +150,38 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     )
 
 
-def schedule_of(config: TrainConfig, total_steps: int, steps_per_epoch: int) -> tuple[int, int, tuple[int, ...]]:
-    """The steps that the schedule is laid out for, those of the warm-up (at most a tenth) and the milestones."""
-    steps = config.schedule_steps or total_steps
-    unit = 1 if config.iterations else steps_per_epoch
-    return steps, min(config.warmup, steps // 10), milestones_in_steps(config.steps, steps, unit)
+def _optimizer(config: TrainConfig, model: Model) -> torch.optim.Optimizer:
+    return make_optimizer(
+        model,
+        kind=config.optimizer,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        norm_weight_decay=config.norm_weight_decay,
+        bias_lr=config.bias_lr,
+        bias_weight_decay=config.bias_weight_decay,
+        backbone_lr=config.backbone_lr,
+    )
+
+
+def _loader(
+    config: TrainConfig, train_set: DetectionDataset, model: Model, *, batch: int, workers: int, device: torch.device
+) -> Any:
+    """The batches of this process, in the order of each epoch."""
+    return make_loader(
+        train_set,
+        batch=batch,
+        shuffle=True,
+        seed=config.seed,
+        workers=workers,
+        stride_divisor=model.stride_divisor,
+        fill=mean_colour(model),
+        pin_memory=device.type == "cuda",
+        device=device,
+        max_bad=0.0 if config.strict else config.max_bad,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )
 
 
 def run_folder(config: TrainConfig) -> Path:
@@ -296,27 +270,6 @@ def augmentation(config: TrainConfig, train: Split) -> Augmentation:
         mixup=config.mixup,
         class_pairs=pairs.classes,
         keypoint_pairs=pairs.keypoints,
-    )
-
-
-def images_per_step(config: TrainConfig, batch: int) -> int:
-    return batch * config.accumulate * distributed.world_size()
-
-
-def learning_rate_line(run: Run) -> str:
-    """How the learning rate comes about: "lr 0.0025 = 0.01 x 4/16 (...)"."""
-    config = run.config
-    scaled = (
-        f"{config.lr:g} x {images_per_step(config, run.batch)}/{config.lr_batch}"
-        if config.lr_batch
-        else "as given, not scaled"
-    )
-    milestones = f" at {', '.join(map(str, run.milestones))}" if config.schedule == "step" else ""
-    laid_out = f" laid out for {counted(run.schedule_steps, 'step')}" if run.schedule_steps != run.total_steps else ""
-    return (
-        f"lr {run.lr:g} = {scaled} ({config.optimizer}, {config.schedule}{milestones}{laid_out}; "
-        f"{counted(run.total_steps, 'step')} in {counted(run.epochs, 'epoch')}, warm-up "
-        f"{counted(run.warmup, 'step')}, {config.warmup_kind} from {config.warmup_factor:g})"
     )
 
 

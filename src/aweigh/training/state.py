@@ -17,7 +17,7 @@ from torch import Tensor
 from aweigh import distributed
 from aweigh.checkpoints.checkpoint import load_state, save_state
 from aweigh.errors import UsageError, counted
-from aweigh.training.prepare import Run, schedule_of
+from aweigh.training.prepare import Run
 
 Extend = Literal["keep", "stretch"]
 COUNTERS = ("epoch", "step", "batches", "best", "best_epoch", "epochs_without_gain", "skipped", "bad_in_a_row")
@@ -62,7 +62,9 @@ def restore(run: Run, extend: Extend, *, asked: bool = False) -> str:
             f"The run is finished ({counted(run.epoch, 'epoch')}, {counted(run.step, 'step')}); {longer} would go on."
         )
     where = f"in epoch {run.epoch + 1}" if run.batches else f"after epoch {run.epoch}"
-    return " ".join(part for part in [f"Going on {where}, step {run.step} of {run.total_steps}.", *remarks] if part)
+    return " ".join(
+        part for part in [f"Going on {where}, step {run.step} of {run.schedule.total_steps}.", *remarks] if part
+    )
 
 
 def _state(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -79,7 +81,7 @@ def _state(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     values["data"] = _data_facts(run)
     values["processes"] = distributed.world_size()
     values["batch"], values["threads"] = run.batch, torch.get_num_threads()
-    values["schedule_steps"] = run.schedule_steps
+    values["schedule_steps"] = run.schedule.steps
     return tensors, values
 
 
@@ -159,10 +161,10 @@ def _check_length(run: Run) -> None:
             f"iterations = {steps}: {run.folder} has done {counted(run.step, 'step')} already; give more than that, as "
             f"--iterations {2 * run.step}."
         )
-    if not steps and (run.epoch > run.epochs or (run.epoch == run.epochs and run.batches)):
+    if not steps and (run.epoch > run.schedule.epochs or (run.epoch == run.schedule.epochs and run.batches)):
         raise UsageError(
-            f"epochs = {run.epochs}: {run.folder} has done {counted(run.epoch, 'epoch')} already; give more than "
-            f"that, as --epochs {2 * run.epoch}."
+            f"epochs = {run.schedule.epochs}: {run.folder} has done {counted(run.epoch, 'epoch')} already; give more "
+            f"than that, as --epochs {2 * run.epoch}."
         )
     if run.out_of_patience and not run.finished:
         raise UsageError(
@@ -178,24 +180,26 @@ def _other_length(run: Run, values: dict[str, Any], extend: Extend) -> list[str]
     then, config = values["schedule_steps"], run.config
     if extend == "stretch":
         _lay_out(run, 0)
-        stretched = run.schedule_steps != then
-        return [f"The schedule of {counted(then, 'step')} is now laid over {run.schedule_steps}."] if stretched else []
-    if config.schedule_steps or run.schedule_steps == then:
+        stretched = run.schedule.steps != then
+        return [f"The schedule of {counted(then, 'step')} is now laid over {run.schedule.steps}."] if stretched else []
+    if config.schedule_steps or run.schedule.steps == then:
         return []
     _lay_out(run, then)
-    if run.total_steps <= then:
+    if run.schedule.total_steps <= then:
         return [f"The schedule stays laid out for {counted(then, 'step')}."]
-    last = run.lr_factor(then)
+    last = run.schedule.factor(then)
     if last == 0:
         raise UsageError(
             f"The schedule ({config.schedule}) of {run.folder} ends at lr 0 after step {then}: longer training by "
             f"it would change nothing. Lay it over the new length: aweigh resume {run.folder} --schedule stretch "
-            + (f"--iterations {run.total_steps}" if config.iterations else f"--epochs {run.epochs}")
+            + (f"--iterations {run.schedule.total_steps}" if config.iterations else f"--epochs {run.schedule.epochs}")
         )
-    return [f"The schedule stays laid out for {counted(then, 'step')}; after them lr stays at {run.lr * last:g}."]
+    return [
+        f"The schedule stays laid out for {counted(then, 'step')}; after them lr stays at {run.schedule.lr * last:g}."
+    ]
 
 
 def _lay_out(run: Run, schedule_steps: int) -> None:
     """Change the length of the schedule; 0 is that of the run."""
     run.config = replace(run.config, schedule_steps=schedule_steps)
-    run.schedule_steps, run.warmup, run.milestones = schedule_of(run.config, run.total_steps, run.steps_per_epoch)
+    run.schedule = replace(run.schedule, config=run.config)

@@ -60,8 +60,8 @@ def optimiser_step(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str,
     """
     random_state = torch.get_rng_state()
     buffers = [buffer.clone() for buffer in run.model.buffers()]
-    factor = run.lr_factor(run.step)
-    set_lr(run.optimizer, run.lr * factor)
+    lr = run.schedule.lr * run.schedule.factor(run.step)
+    set_lr(run.optimizer, lr)
     run.optimizer.zero_grad(set_to_none=True)
     try:
         parts = gradients_of(run, losses, group)
@@ -70,10 +70,8 @@ def optimiser_step(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str,
             raise out_of_memory(error, largest(group), accumulate=run.config.accumulate) from error
         if not (distributed.lost_connection(error) or lost_worker(error) or isinstance(error, AweighError)):
             torch._foreach_copy_(list(run.model.buffers()), buffers)
-            reason, step = f"{type(error).__name__}: {error}", run.step + 1
-            error.add_note(
-                kept(run, group, reason=reason, losses={}, gradient_norm=math.nan, random_state=random_state, step=step)
-            )
+            what = {"reason": f"{type(error).__name__}: {error}", "losses": {}, "gradient_norm": math.nan}
+            error.add_note(kept(run, group, **what, random_state=random_state, step=run.step + 1))
         raise
     run.scaler.unscale_(run.optimizer)
     gradients = [p.grad for entry in run.optimizer.param_groups for p in entry["params"] if p.grad is not None]
@@ -84,36 +82,41 @@ def optimiser_step(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str,
 
     finite = all(map(math.isfinite, values.values())) and (math.isfinite(gradient_norm) or run.scaler.is_enabled())
     if finite:
-        if run.config.clip > 0 and gradient_norm > run.config.clip:
-            torch._foreach_mul_(gradients, run.config.clip / (gradient_norm + 1e-6))
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        if run.ema is not None:
-            run.ema.update(run.model)
-        run.bad_in_a_row = 0
+        _update(run, gradients, gradient_norm)
     else:
-        run.scaler.update()  # which expects one for each time it was asked to unscale
-        torch._foreach_copy_(list(run.model.buffers()), buffers)
-        run.optimizer.zero_grad(set_to_none=True)
-        run.skipped, run.bad_in_a_row = run.skipped + 1, run.bad_in_a_row + 1
-        run.bad_images += [str(image_id) for batch in group for image_id in batch.image_ids]
+        _skip(run, group, buffers)
         if run.bad_in_a_row >= BAD_STEPS:
-            remark = kept(
-                run,
-                group,
-                reason=f"{counted(BAD_STEPS, 'step')} in a row had no finite loss or gradient",
-                losses=values,
-                gradient_norm=gradient_norm,
-                random_state=random_state,
-            )
+            reason = f"{counted(BAD_STEPS, 'step')} in a row had no finite loss or gradient"
+            what = {"reason": reason, "losses": values, "gradient_norm": gradient_norm}
+            remark = kept(run, group, **what, random_state=random_state)
             raise not_finite(run, values, gradient_norm, remark)
     return {
-        "lr": run.lr * factor,
+        "lr": lr,
         "loss": sum(values.values()),
         **{f"loss_{name}": value for name, value in values.items()},
         "grad_norm": gradient_norm,
         "skipped": float(not finite),
     }
+
+
+def _update(run: Run, gradients: list[Tensor], norm: float) -> None:
+    """Clip the gradients, and change weights and average by them."""
+    if run.config.clip > 0 and norm > run.config.clip:
+        torch._foreach_mul_(gradients, run.config.clip / (norm + 1e-6))
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    if run.ema is not None:
+        run.ema.update(run.model)
+    run.bad_in_a_row = 0
+
+
+def _skip(run: Run, group: list[Batch], buffers: list[Tensor]) -> None:
+    """Leave everything as it was before the step, whose images are noted."""
+    run.scaler.update()  # which expects one for each time it was asked to unscale
+    torch._foreach_copy_(list(run.model.buffers()), buffers)
+    run.optimizer.zero_grad(set_to_none=True)
+    run.skipped, run.bad_in_a_row = run.skipped + 1, run.bad_in_a_row + 1
+    run.bad_images += [str(image_id) for batch in group for image_id in batch.image_ids]
 
 
 def gradients_of(run: Run, losses: nn.Module, group: list[Batch]) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from aweigh.training.logs.log import RunLog, require_tensorboard
 from aweigh.training.logs.report import save_evaluation, save_inputs, save_predictions, start_report
 from aweigh.training.logs.screen import Screen
 from aweigh.training.loop import RESULTS, save_checkpoint, train_and_validate
-from aweigh.training.prepare import Run, learning_rate_line, prepare, run_folder
+from aweigh.training.prepare import Run, prepare, run_folder
 from aweigh.training.recipes import other_recipes
 from aweigh.training.settings import load_recipe, to_toml
 from aweigh.training.step import TrainingLosses
@@ -103,7 +103,43 @@ def _claimed(config: TrainConfig, console: Console) -> Iterator[Path]:
 
 def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, console: Console) -> None:
     folder, main = run.folder, distributed.is_main()
-    remark = ""
+    remark = _begin(run, origin, extend)
+    with RunLog(
+        folder / "log.jsonl",
+        console=console,
+        keep_to=(run.step, run.epoch) if run.step else None,
+        active=main,
+        select=run.select,
+        classes=run.data.train.classes.names,
+        total_steps=run.schedule.total_steps,
+        tensorboard=run.config.tensorboard,
+    ) as log:
+        if main:
+            _tell_beforehand(run, log, origin, remark)
+        losses = distributed.batches_of(TrainingLosses(run), run.device)
+        try:
+            with Interrupts(lambda: log.say("Stopping after this step; once more stops at once.")) as interrupts:
+                while not run.finished and not run.out_of_patience:
+                    train_and_validate(run, losses, log, interrupts)
+        except Stopped:
+            if main:
+                save_checkpoint(run, "last", {})
+            where = f"step {run.step} of {run.schedule.total_steps}"
+            log.say(f"Stopped after {where}. To go on from there: aweigh resume {folder}")
+            raise
+        except KeyboardInterrupt:
+            log.say(f"Stopped at once. To go on from the last saved state: aweigh resume {folder}")
+            raise
+        if run.out_of_patience:
+            ends = f"No better {run.select} for {counted(run.epochs_without_gain, 'epoch')}: the run ends here."
+            log.say(f"{ends} To go on all the same: aweigh resume {folder} --patience 0")
+        if main:
+            finish(run, log)
+
+
+def _begin(run: Run, origin: Mapping[str, str] | None, extend: state.Extend) -> str:
+    """Make the run folder, or take over the state in it; says from where the run goes on."""
+    folder, main, remark = run.folder, distributed.is_main(), ""
     if main:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
@@ -117,47 +153,22 @@ def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, con
     if main:
         save_config(run, origin)
         if run.data.held_out and run.data.val is not None and not (folder / HELD_OUT).exists():
-            text = HeldOut.of(run.data.val).text()
-            write_text(folder / HELD_OUT, text)
+            write_text(folder / HELD_OUT, HeldOut.of(run.data.val).text())
     if run.step == 0:
         state.save(run)
-    with RunLog(
-        folder / "log.jsonl",
-        console=console,
-        keep_to=(run.step, run.epoch) if run.step else None,
-        active=main,
-        select=run.select,
-        classes=run.data.train.classes.names,
-        total_steps=run.total_steps,
-        tensorboard=run.config.tensorboard,
-    ) as log:
-        known = other_recipes(run.config.model, origin or {})
-        for line in [*start_report(run), known, run.batch_note, learning_rate_line(run), remark] if main else ():
-            if line:
-                log.say(line)
-        if run.step == 0 and main:
-            run.loader.set_epoch(0)
-            save_inputs(run, folder / "inputs_train.png")
-            if run.data.val is not None:
-                save_inputs(run, folder / "inputs_val.png", split="val")
-        losses = distributed.batches_of(TrainingLosses(run), run.device)
-        try:
-            with Interrupts(lambda: log.say("Stopping after this step; once more stops at once.")) as interrupts:
-                while not run.finished and not run.out_of_patience:
-                    train_and_validate(run, losses, log, interrupts)
-        except Stopped:
-            if main:
-                save_checkpoint(run, "last", {})
-            log.say(f"Stopped after step {run.step} of {run.total_steps}. To go on from there: aweigh resume {folder}")
-            raise
-        except KeyboardInterrupt:
-            log.say(f"Stopped at once. To go on from the last saved state: aweigh resume {folder}")
-            raise
-        if run.out_of_patience:
-            ends = f"No better {run.select} for {counted(run.epochs_without_gain, 'epoch')}: the run ends here."
-            log.say(f"{ends} To go on all the same: aweigh resume {folder} --patience 0")
-        if main:
-            finish(run, log)
+    return remark
+
+
+def _tell_beforehand(run: Run, log: RunLog, origin: Mapping[str, str] | None, remark: str) -> None:
+    """What the user should see before the first step: lines, and pictures of what goes in."""
+    known = other_recipes(run.config.model, origin or {})
+    for line in filter(None, [*start_report(run), known, run.batch_note, str(run.schedule), remark]):
+        log.say(line)
+    if run.step == 0:
+        run.loader.set_epoch(0)
+        save_inputs(run, run.folder / "inputs_train.png")
+        if run.data.val is not None:
+            save_inputs(run, run.folder / "inputs_val.png", split="val")
 
 
 def save_config(run: Run, origin: Mapping[str, str] | None) -> None:
