@@ -7,7 +7,7 @@ them alone knows (the time, a metric, a signal) is sent to the others before any
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -123,11 +123,11 @@ def mean(value: Tensor) -> Tensor:
     return value / world_size()
 
 
-def same_buffers(module: nn.Module) -> None:
+def same_buffers(buffers: Iterable[Tensor]) -> None:
     """Give every process the buffers of process 0: running statistics differ between processes while training."""
     if world_size() == 1:
         return
-    for buffer in module.buffers():
+    for buffer in buffers:
         dist.broadcast(buffer, src=0)
 
 

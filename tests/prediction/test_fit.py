@@ -141,7 +141,7 @@ def test_of_a_crowded_picture_a_part_is_assigned(tmp_path: Path, monkeypatch: py
 
 def test_a_detector_that_assigns_no_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(torch.nn.Module):
-        pass
+        strides = assign = candidates = None
 
     monkeypatch.setattr(fit, "create", lambda *_, **__: Other())
     measured = measure_fit({"train": split_of(tmp_path, [[5, 5, 40, 40]])}, "other", short=120, long=160)

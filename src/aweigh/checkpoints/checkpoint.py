@@ -25,9 +25,8 @@ from aweigh.errors import AweighError, DataError, UsageError, counted, did_you_m
 from aweigh.files import atomic_file
 from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, create
+from aweigh.models.detector import Detector
 from aweigh.weights.load import check_fit, load_strict
-
-Model = Any  # an nn.Module that is a Detector; torch's stubs call every attribute of a Module a Tensor
 
 FORMAT = 2  # raised when a reader of the version before could not understand the header
 METADATA_KEY = "aweigh"
@@ -40,7 +39,7 @@ PATHS = (
 
 def save_model(
     path: str | Path,
-    model: Model,
+    model: Detector,
     *,
     resize: Resize,
     metrics: Mapping[str, Any] | None = None,
@@ -64,7 +63,7 @@ def save_model(
         "training": dict(training or {}),
         "data_hash": data_hash,
         "licence": licence,
-        "aweigh": getattr(aweigh, "__version__", ""),
+        "aweigh": aweigh.__version__,
         "torch": torch.__version__,
     }
     _save(Path(path), _plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
@@ -72,7 +71,7 @@ def save_model(
 
 def load_model(
     path: str | Path, *, device: torch.device | str = "cpu", diverged: bool = False
-) -> tuple[Model, dict[str, Any]]:
+) -> tuple[Detector, dict[str, Any]]:
     """The detector of a file written by `save_model`, in evaluation mode, and the file's header.
 
     diverged: of a step that failed, whose weights may be no numbers; else such weights are refused.
@@ -89,7 +88,7 @@ def load_model(
     return model.to(device).eval(), header
 
 
-def _built(header: Mapping[str, Any], path: str | Path) -> Model:
+def _built(header: Mapping[str, Any], path: str | Path) -> Detector:
     """The detector that a header describes, without its weights."""
     name = header["builder"]
     if name not in DETECTORS:
@@ -175,7 +174,7 @@ def average(sources: Sequence[str | Path], target: str | Path) -> None:
     _save(Path(target), mean, json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
-def start_from(model: Model, path: str | Path) -> str:
+def start_from(model: Detector, path: str | Path) -> str:
     """Copy the weights of a checkpoint of the same detector into `model`; says in one line what was and was not loaded.
 
     Rows that belong to a class or a keypoint are copied where one of the same name exists, the other rows stay as they
@@ -206,7 +205,7 @@ def start_from(model: Model, path: str | Path) -> str:
 _Names = tuple[str, ...]
 
 
-def _renamed(model: Model, header: Mapping[str, Any]) -> Iterator[tuple[_Names, _Names, dict[str, int]]]:
+def _renamed(model: Detector, header: Mapping[str, Any]) -> Iterator[tuple[_Names, _Names, dict[str, int]]]:
     """Classes and keypoints that are others in the model than in a file: names there, here, and what has rows of them.
 
     The latter is each state key whose shape depends on their number, and the side that does, seen by building the
@@ -218,7 +217,7 @@ def _renamed(model: Model, header: Mapping[str, Any]) -> Iterator[tuple[_Names, 
     if old != new or unused[0] != unused[1]:
         wider = {"num_classes": len(new) + 1}
         yield old, new, _grown(model, model.arguments, wider)
-    if getattr(model, "keypoint_set", None) is not None:
+    if model.keypoint_set is not None:
         given = header["arguments"].get("keypoints")
         old, new = KeypointSet.of(given or KeypointSet.coco_person()).names, model.keypoint_set.names
         if old != new:
@@ -226,7 +225,7 @@ def _renamed(model: Model, header: Mapping[str, Any]) -> Iterator[tuple[_Names, 
             yield old, new, _grown(model, {**model.arguments, **wider}, {"classes": model.classes})
 
 
-def _grown(model: Model, arguments: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, int]:
+def _grown(model: Detector, arguments: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, int]:
     with torch.device("meta"):
         wider = create(model.builder, **classes, **arguments).state_dict()
     own = model.state_dict()

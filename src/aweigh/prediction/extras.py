@@ -10,17 +10,11 @@ from typing import Any
 from aweigh.annotations.extras import annotated, same_keypoints
 from aweigh.annotations.flip_pairs import flip_pairs
 from aweigh.annotations.split import Split
-from aweigh.checkpoints.checkpoint import Model
 from aweigh.classes import UNIFORM_SIGMA, KeypointSet
 from aweigh.errors import DataError, UsageError, counted, did_you_mean, some_of
 from aweigh.evaluation.metrics import METRICS, Measured, Results, When, measurable, metric_of
 from aweigh.models import DETECTORS
-
-
-def extras(model: Model) -> tuple[str, ...]:
-    """What the model finds beside boxes: of "masks", "keypoints" and "cuboids"."""
-    return tuple(getattr(model, "extras", ()))
-
+from aweigh.models.detector import Detector
 
 # --- what it is taught ----------------------------------------------------------------------------------------------
 
@@ -58,38 +52,37 @@ def keypoint_set(
     return KeypointSet(names, train.skeleton, pairs.keypoints, sigmas)
 
 
-def check_taught(model: Model, train: Split, val: Split | None) -> None:
+def check_taught(model: Detector, train: Split, val: Split | None) -> None:
     """`DataError` where the detector learns masks, keypoints or cuboids and the data have none, or not the same."""
-    if "masks" in extras(model) and not annotated(train, "masks"):
+    if "masks" in model.extras and not annotated(train, "masks"):
         raise DataError(
             f"{train.root}: the data have no masks, which {model.builder} learns; annotate outlines, or train a "
             "detector of boxes."
         )
-    if "cuboids" in extras(model) and not annotated(train, "cuboids"):
+    if "cuboids" in model.extras and not annotated(train, "cuboids"):
         raise DataError(
             f"{train.root}: the data say of no object where it is in space, which {model.builder} learns; give "
             "labels in KITTI's layout with calibrations, or train a detector of boxes."
         )
     other = None if val is None or val.keypoints is None else val.keypoint_names
-    if "keypoints" in extras(model) and other is not None and other != train.keypoint_names:
+    if "keypoints" in model.extras and other is not None and other != train.keypoint_names:
         raise DataError(
             f"{train.root}: the keypoints of the validation split are {some_of(other)}, those of the training split "
             f"{some_of(train.keypoint_names)}; name the same ones in the same order."
         )
 
 
-def taught(model: Model) -> dict[str, Any]:
+def taught(model: Detector) -> dict[str, Any]:
     """What a data set has to hand out so that the model can compute its losses, as arguments of `DetectionDataset`."""
-    found = extras(model)
-    keypoints = len(model.keypoint_set) if "keypoints" in found else 0
-    return {"masks": "masks" in found, "keypoints": keypoints, "cuboids": "cuboids" in found}
+    keypoints = 0 if model.keypoint_set is None else len(model.keypoint_set)
+    return {"masks": "masks" in model.extras, "keypoints": keypoints, "cuboids": "cuboids" in model.extras}
 
 
-def keypoint_lines(model: Model) -> list[str]:
+def keypoint_lines(model: Detector) -> list[str]:
     """Which keypoints the detector learns and how they are measured; nothing of one that finds none."""
-    if "keypoints" not in extras(model):
+    known = model.keypoint_set
+    if known is None:
         return []
-    known: KeypointSet = model.keypoint_set
     lines = [f"keypoints: {len(known)} ({some_of(known.names, 20)})"]
     if set(known.sigmas) == {UNIFORM_SIGMA}:
         lines.append(
@@ -102,27 +95,21 @@ def keypoint_lines(model: Model) -> list[str]:
 # --- how it is measured ---------------------------------------------------------------------------------------------
 
 
-def measurable_of(model: Model, split: Split, *, when: When = "validation") -> tuple[list[str], list[str]]:
+def measurable_of(model: Detector, split: Split, *, when: When = "validation") -> tuple[list[str], list[str]]:
     """What of a model is measured on a split, see `aweigh.evaluation.metrics.measurable`."""
-    return measurable(split, extras(model), keypoints_of(model), when=when)
+    return measurable(split, model.extras, model.keypoint_set, when=when)
 
 
-def measure_all(model: Model, split: Split, results: Results) -> tuple[dict[str, Measured], list[str]]:
+def measure_all(model: Detector, split: Split, results: Results) -> tuple[dict[str, Measured], list[str]]:
     """The metrics of a validation, by their names in `METRICS`, as far as the split has annotated what the model finds.
 
     results: as `evaluate` returns them. Returns beside them a line for each thing that cannot be measured, and why.
     """
     names, notes = measurable_of(model, split)
-    return {name: METRICS[name].measure(split, results, keypoints_of(model)) for name in names}, notes
+    return {name: METRICS[name].measure(split, results, model.keypoint_set) for name in names}, notes
 
 
-def keypoints_of(model: Model) -> KeypointSet | None:
-    """The keypoints that the model finds, None where it finds none."""
-    found: KeypointSet | None = model.keypoint_set if "keypoints" in extras(model) else None
-    return found
-
-
-def choose_select(select: str, model: Model, val: Split | None) -> str:
+def choose_select(select: str, model: Detector, val: Split | None) -> str:
     """The number that makes a checkpoint the best: as given, else the AP of the most that is measured.
 
     `UsageError` where it would be of a class that there is not, or of masks or keypoints that are not measured.
@@ -136,7 +123,7 @@ def choose_select(select: str, model: Model, val: Split | None) -> str:
         names = val.classes.names
         raise UsageError(f"select = {select!r}: there is no class {name!r} in the data.{did_you_mean(name, names)}")
     if val is not None and metric_of(metric)[0] not in measured:
-        finds = " and ".join(("boxes", *extras(model)))
+        finds = " and ".join(("boxes", *model.extras))
         raise UsageError(
             f"select = {select!r} is not measured: {model.builder} finds {finds}, and {val.name} must have the same."
         )

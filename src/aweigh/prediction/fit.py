@@ -10,9 +10,9 @@ Legend: N boxes to be found, L levels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from aweigh.errors import counted
 from aweigh.evaluation.coverage import Coverage, measure_coverage
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import SIZE_EDGES
-from aweigh.models import create
+from aweigh.models import Detector, create
 from aweigh.structures import Targets
 
 SMALL = 8.0  # pixels at the input, square root of the area: one cell of the finest level of most detectors
@@ -134,7 +134,7 @@ def measure_fit(
     used = {name: split for name, split in splits.items() if name != "test"} or dict(splits)
     resize = Resize(short=short or None, long=long or None)
     sizes, scales = _sizes(list(used.values()), resize)
-    detector = _on_no_device(model, next(iter(used.values())).classes, arguments or {})
+    detector = _assigner(model, next(iter(used.values())).classes, arguments or {})
     thinned, crowded = _thinned(used)
     chosen = _draw(thinned, MOST_IMAGES, MOST_BOXES, seed)
     small = float((sizes < SMALL).mean()) if len(sizes) else 0.0
@@ -177,12 +177,21 @@ def measure_fit(
 # --- what is measured ---------------------------------------------------------------------------------------------
 
 
-def _on_no_device(model: str, classes: Classes, arguments: Mapping[str, Any]) -> Any | None:
-    """The detector without memory for weights; None where it does not assign points to boxes."""
+class Assigner(NamedTuple):
+    """What a detector makes of boxes, see `aweigh.models.Detector`."""
+
+    strides: tuple[int, ...]
+    assign: Callable[[Sequence[Tensor], Targets], Tensor]
+    candidates: Callable[[Sequence[Tensor], Tensor], Iterator[tuple[Tensor, Tensor]]]
+
+
+def _assigner(model: str, classes: Classes, arguments: Mapping[str, Any]) -> Assigner | None:
+    """Of a detector without memory for weights; None where it does not assign points to boxes."""
     with torch.device("meta"):
-        detector = create(model, classes=classes if len(classes) else Classes.numbered(1), **arguments)
-    needed = ("strides", "assign", "candidates")
-    return detector if all(getattr(detector, name, None) is not None for name in needed) else None
+        detector: Detector = create(model, classes=classes if len(classes) else Classes.numbered(1), **arguments)
+    if detector.strides is None or detector.assign is None or detector.candidates is None:
+        return None
+    return Assigner(detector.strides, detector.assign, detector.candidates)
 
 
 def _sizes(splits: Sequence[Split], resize: Resize) -> tuple[np.ndarray, np.ndarray]:
@@ -232,7 +241,7 @@ def _resized(
 
 
 def _assigned(
-    detector: Any, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], resize: Resize
+    detector: Assigner, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], resize: Resize
 ) -> tuple[Coverage, np.ndarray, list[Unowned]]:
     """Assign the boxes of these images, and look which level each belongs to and which belong to none.
 
@@ -244,7 +253,7 @@ def _assigned(
     with_boxes = iter([place for place in chosen if (~_targets_ignore(splits, place)).any()])
 
     def assign(points: Sequence[Tensor], targets: Targets) -> Tensor:
-        matched: Tensor = detector.assign(points, targets)
+        matched = detector.assign(points, targets)
         name, row = next(with_boxes)
         level = torch.repeat_interleave(torch.arange(len(points)), torch.tensor([len(part) for part in points]))
         learned = matched >= 0
@@ -288,7 +297,7 @@ def _unowned(split: Split, row: int, index: int, targets: Targets, crowded: bool
 
 
 def _trials(
-    detector: Any | None, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], here: Trial
+    detector: Assigner | None, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], here: Trial
 ) -> tuple[Trial, ...]:
     """The same at several input sizes of the same proportions, on fewer images; one where pictures keep their size."""
     sides = [

@@ -8,11 +8,11 @@ import torch
 
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
-from aweigh.checkpoints.checkpoint import Model
 from aweigh.evaluation.metrics import METRICS, Measured, Results, check_measurable
 from aweigh.images.resize import Resize
+from aweigh.models.detector import Detector
 from aweigh.prediction.evaluate import detect
-from aweigh.prediction.extras import extras, keypoints_of, measurable_of
+from aweigh.prediction.extras import measurable_of
 from aweigh.prediction.tta import PLAIN, TTA
 
 
@@ -39,7 +39,7 @@ class Measurement:
 
 
 def measure(
-    model: Model,
+    model: Detector,
     resize: Resize,
     split: Split,
     names: Sequence[str] = (),
@@ -57,7 +57,7 @@ def measure(
     split: see `Split.measurable`. `UsageError` for a metric that there is not, or that cannot be measured. max_bad: the
     share of pictures that cannot be read above which there are no numbers but a `DataError`.
     """
-    check_measurable(names, split, extras(model), keypoints_of(model))
+    check_measurable(names, split, model.extras, model.keypoint_set)
     found = detect(
         model,
         resize,
@@ -71,5 +71,5 @@ def measure(
     )
     part = found.measured(split)
     wanted, notes = (list(names), []) if names else measurable_of(model, part, when="eval")
-    metrics = {name: METRICS[name].measure(part, found.results, keypoints_of(model)) for name in wanted}
+    metrics = {name: METRICS[name].measure(part, found.results, model.keypoint_set) for name in wanted}
     return Measurement(metrics, notes, part, found.results, found.speed, found.problems)

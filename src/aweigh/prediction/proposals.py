@@ -6,7 +6,6 @@ aside: without a threshold on the score, suppressed among all classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,13 @@ from aweigh.annotations.problems import Problem
 from aweigh.annotations.proposals import Proposals
 from aweigh.annotations.split import Split
 from aweigh.arguments import change_settings, settings_of
-from aweigh.checkpoints.checkpoint import Model
 from aweigh.errors import UsageError
 from aweigh.evaluation.recall import ProposalRecall, average_recall
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Transform
 from aweigh.images.resize import Resize
+from aweigh.models.detector import Detector
 from aweigh.prediction.evaluate import inputs_on, mean_colour
 
 NMS_THRESHOLD = 0.7  # of a detector without a proposal network: that of one (Ren et al. 2015, section 3.3)
@@ -31,7 +30,7 @@ NMS_THRESHOLD = 0.7  # of a detector without a proposal network: that of one (Re
 
 @torch.no_grad()
 def propose(
-    model: Model,
+    model: Detector,
     resize: Resize,
     split: Split,
     *,
@@ -86,15 +85,14 @@ def recall_of(proposals: Proposals, split: Split, unread: Sequence[int] = ()) ->
     return average_recall(split.to_coco(masks=False), proposals.take(rows).results(split.image_ids))
 
 
-def prepare_to_propose(model: Model, number: int) -> float:
+def prepare_to_propose(model: Detector, number: int) -> float:
     """Set how many a detector proposes, of each level and of all; returns the overlap it suppresses from."""
-    if getattr(model, "needs_proposals", False):
+    if model.needs_proposals:
         raise UsageError(f"{model.builder} proposes no regions itself; it is told where to look.")
-    proposer = getattr(model, "proposer", None)
-    if proposer is not None:
-        proposer.selection = replace(proposer.selection, test_proposals=(number, number))
-        return float(proposer.selection.nms_threshold)
     known = settings_of(model)
+    if model.propose is not None:
+        change_settings(model, {"proposer.test_proposals": (number, number)})
+        return float(known["proposer.nms_threshold"])
     wanted = {"score_threshold": 0.0, "nms": "agnostic", "nms_threshold": NMS_THRESHOLD, "max_detections": number}
     for name in ("candidates_per_level", "candidates_per_image"):
         wanted[name] = max(number, known.get(name, 0))
@@ -102,11 +100,10 @@ def prepare_to_propose(model: Model, number: int) -> float:
     return NMS_THRESHOLD
 
 
-def proposals_of(model: Model, raw: Any, sizes_hw: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+def proposals_of(model: Detector, raw: Any, sizes_hw: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
     """Of each image its boxes `[P_i, 4]` and scores `[P_i]`, best first, in the pixels of the batch."""
-    proposer = getattr(model, "proposer", None)
-    if proposer is None:
+    if model.propose is None:
         return [(found.boxes, found.scores) for found in model.decode(raw, sizes_hw)]
     sizes = torch.tensor(sizes_hw, device=raw.features[0].device)
-    boxes, scores, count = proposer.propose(raw.proposed, sizes)
+    boxes, scores, count = model.propose(raw, sizes)
     return [(boxes[image, :n], scores[image, :n]) for image, n in enumerate(count.tolist())]

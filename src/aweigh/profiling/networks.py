@@ -1,10 +1,11 @@
 """Networks by their names or files, as `aweigh profile` takes them."""
 
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2, classifier
 from aweigh.backbones.timm import TimmBackbone
@@ -23,7 +24,7 @@ def cost_of(model: str, size: int) -> Cost:
     image of this size."""
     size_hw = (size, size)
     if Path(model).suffix == ".safetensors":
-        return count(load_model(model)[0], size_hw, run=run_network)
+        return count(cast(nn.Module, load_model(model)[0]), size_hw, run=run_network)
     with torch.device("meta"):
         if model in DETECTORS:
             return count(create(model), size_hw, run=run_network)

@@ -19,13 +19,13 @@ from torch import nn
 
 from aweigh import distributed
 from aweigh.annotations.split import Split
-from aweigh.checkpoints.checkpoint import Model
 from aweigh.errors import AweighError, counted
 from aweigh.feeding.batches import Batch
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.mixing import join
 from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
+from aweigh.models.detector import Detector
 from aweigh.ops.frames import Frame
 from aweigh.prediction import memory
 from aweigh.structures import Images, padded_proposals
@@ -55,7 +55,7 @@ class Worst:
 
 
 def find_batch(
-    model: Model,
+    model: Detector,
     optimizer: torch.optim.Optimizer,
     train_set: DetectionDataset,
     how: How,
@@ -67,7 +67,7 @@ def find_batch(
     """The images per step of this process, and one line on how that was found.
 
     On a GPU the largest batch that fits into 90 % of its memory. On a CPU what fits into half of the free memory: up to
-    8 images, and more only while an image then takes less time. At most `limit`, and the number of images. Model,
+    8 images, and more only while an image then takes less time. At most `limit`, and the number of images. Detector,
     optimiser and random state are left as they were. Each process finds its own; take the smallest.
     """
     most = min(limit, len(train_set))
@@ -217,7 +217,7 @@ def _line(measured: dict[int, int], count: int) -> int:
 # --- steps that leave no trace --------------------------------------------------------------------------------------
 
 
-def _train_step(model: Model, optimizer: torch.optim.Optimizer, batch: Batch, how: How) -> None:
+def _train_step(model: Detector, optimizer: torch.optim.Optimizer, batch: Batch, how: How) -> None:
     """One step of training, apart from the other processes, which try other sizes."""
     optimizer.zero_grad(set_to_none=True)
     with distributed.alone():
@@ -228,7 +228,7 @@ def _train_step(model: Model, optimizer: torch.optim.Optimizer, batch: Batch, ho
 
 
 @contextmanager
-def _put_back(model: Model, optimizer: torch.optim.Optimizer, device: torch.device) -> Iterator[None]:
+def _put_back(model: Detector, optimizer: torch.optim.Optimizer, device: torch.device) -> Iterator[None]:
     """Leave weights, buffers, gradients, mode, optimiser and random state as they were."""
     values = [*model.parameters(), *model.buffers()]
     before = [value.detach().to("cpu", copy=True) for value in values]

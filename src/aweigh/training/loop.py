@@ -34,7 +34,7 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
     """One epoch, or what is left of it: training, validation, the files of the run folder, one line for the user."""
     row = train_epoch(run, losses, log, interrupts)
     started = time.perf_counter()
-    distributed.same_buffers(run.evaluated_model)
+    distributed.same_buffers(run.evaluated_model.buffers())
     state.save(run)  # a validation that is cut off is repeated from here
     metrics: dict[str, Any] = {}
     results: list[dict[str, Any]] = []

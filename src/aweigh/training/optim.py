@@ -11,13 +11,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from aweigh.errors import counted
+from aweigh.models.detector import Detector
 from aweigh.training.config import TrainConfig
 
 NORM_LAYERS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 def make_optimizer(
-    model: nn.Module,
+    model: nn.Module | Detector,
     *,
     kind: Literal["sgd", "adamw"],
     lr: float,
@@ -51,7 +52,7 @@ def make_optimizer(
 
 
 def parameter_groups(
-    model: nn.Module,
+    model: nn.Module | Detector,
     *,
     weight_decay: float,
     norm_weight_decay: float,
@@ -201,13 +202,13 @@ class ModelEma:
     random start. Buffers that are not floating point are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Detector, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model: Detector = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: Detector) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         current = model.state_dict()

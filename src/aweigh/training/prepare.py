@@ -13,7 +13,7 @@ from aweigh.annotations.flip_pairs import flip_pairs
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
 from aweigh.arguments import check_arguments
-from aweigh.checkpoints.checkpoint import Model, start_from
+from aweigh.checkpoints.checkpoint import start_from
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
@@ -22,6 +22,7 @@ from aweigh.feeding.sampling import Sampling
 from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, PUBLISHED, create
+from aweigh.models.detector import Detector
 from aweigh.prediction.device import choose_device, choose_precision
 from aweigh.prediction.evaluate import mean_colour
 from aweigh.prediction.extras import check_taught, choose_select, keypoint_set, takes_keypoints, taught
@@ -54,7 +55,7 @@ class Run:
     batch_note: str  # how it was found, where it was
     schedule: Schedule
 
-    model: Model
+    model: Detector
     ema: ModelEma | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -72,7 +73,7 @@ class Run:
     told: set[str] = field(default_factory=set)  # problems of reading the user has been told of
 
     @property
-    def evaluated_model(self) -> Model:
+    def evaluated_model(self) -> Detector:
         """The weights that are evaluated and saved: the moving average where there is one."""
         return self.ema.model if self.ema is not None else self.model
 
@@ -99,7 +100,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
 
     torch.manual_seed(config.seed)
     model, start_note = build_model(config, data.train)
-    data = with_proposals(config, data, needed=getattr(model, "needs_proposals", False))
+    data = with_proposals(config, data, needed=model.needs_proposals)
     check_taught(model, data.train, data.val)
     select = choose_select(config.select, model, data.val)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -150,7 +151,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     )
 
 
-def _optimizer(config: TrainConfig, model: Model) -> torch.optim.Optimizer:
+def _optimizer(config: TrainConfig, model: Detector) -> torch.optim.Optimizer:
     return make_optimizer(
         model,
         kind=config.optimizer,
@@ -165,7 +166,7 @@ def _optimizer(config: TrainConfig, model: Model) -> torch.optim.Optimizer:
 
 
 def _loader(
-    config: TrainConfig, train_set: DetectionDataset, model: Model, *, batch: int, workers: int, device: torch.device
+    config: TrainConfig, train_set: DetectionDataset, model: Detector, *, batch: int, workers: int, device: torch.device
 ) -> Any:
     """The batches of this process, in the order of each epoch."""
     return make_loader(
@@ -199,7 +200,7 @@ def run_folder(config: TrainConfig) -> Path:
     return next(folder for folder in numbered if not folder.exists())
 
 
-def build_model(config: TrainConfig, train: Split) -> tuple[Model, str]:
+def build_model(config: TrainConfig, train: Split) -> tuple[Detector, str]:
     """The detector of the data's classes and keypoints with its start weights, and one line on what those are."""
     arguments = builder_arguments(config)
     if takes_keypoints(config.model):
@@ -214,7 +215,7 @@ def build_model(config: TrainConfig, train: Split) -> tuple[Model, str]:
     init = config.init or (packaged(config.model) if backbone is None else "none")
     if init != "none" and backbone:
         raise UsageError("init and backbone_weights are both given; a checkpoint brings its own backbone.")
-    model: Model = create(config.model, classes=train.classes, backbone_weights=backbone, **arguments)
+    model: Detector = create(config.model, classes=train.classes, backbone_weights=backbone, **arguments)
     if init != "none":
         record = PUBLISHED.get(config.model, {}).get(init)
         try:

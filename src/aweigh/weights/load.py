@@ -8,11 +8,12 @@ import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -89,7 +90,14 @@ def load_backbone(
     return replace(report, unexpected=unused)
 
 
-def load_strict(module: nn.Module, state: State, *, what: str, diverged: bool = False) -> None:
+class Holder(Protocol):
+    """What holds weights: an `nn.Module`, a detector."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> Any: ...
+
+
+def load_strict(module: Holder, state: State, *, what: str, diverged: bool = False) -> None:
     """Fill a module with exactly these tensors; `UsageError` of at most five lines when they are not those it has.
 
     what: the file and the model, for the message. diverged: weights that are no numbers are what is to be looked at.
@@ -99,7 +107,7 @@ def load_strict(module: nn.Module, state: State, *, what: str, diverged: bool = 
     module.load_state_dict(state, strict=False)
 
 
-def check_fit(module: nn.Module, state: State, *, what: str, diverged: bool = False) -> None:
+def check_fit(module: Holder, state: State, *, what: str, diverged: bool = False) -> None:
     """What `load_strict` asks for: names and shapes are the module's, and the values are weights (`check_values`)."""
     report = compare(module, state)
     lines = [f"{what}: {report.loaded} of {counted(report.total, 'tensor')} fit."]
@@ -116,7 +124,7 @@ def check_fit(module: nn.Module, state: State, *, what: str, diverged: bool = Fa
         check_values(module, state, what=what)
 
 
-def check_values(module: nn.Module, state: State, *, what: str) -> None:
+def check_values(module: Holder, state: State, *, what: str) -> None:
     """`DataError` with the name of a tensor that fills one of the module's and is no weight: of whole numbers where
     that has fractions (or the other way round), not finite, or a negative variance."""
     for key, own in module.state_dict().items():
@@ -149,7 +157,7 @@ def load_matching(module: nn.Module, state: State) -> LoadReport:
     return report
 
 
-def compare(module: nn.Module, state: State) -> LoadReport:
+def compare(module: Holder, state: State) -> LoadReport:
     """What `load_matching` would do, without doing it."""
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
 

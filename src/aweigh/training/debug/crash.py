@@ -28,11 +28,12 @@ from torch import Tensor
 import aweigh
 from aweigh import distributed
 from aweigh.arguments import change_settings, settings_of
-from aweigh.checkpoints.checkpoint import Model, load_model, save_model
+from aweigh.checkpoints.checkpoint import load_model, save_model
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.batches import Batch
 from aweigh.files import atomic_file, atomic_folder, write_text
 from aweigh.models import create
+from aweigh.models.detector import Detector
 from aweigh.structures import Images, Targets
 from aweigh.training.debug.replay import Blame, Examination, How, blame, examine
 from aweigh.training.prepare import Run
@@ -47,7 +48,7 @@ class Bundle:
 
     folder: Path
     record: dict[str, Any]
-    model: Model
+    model: Detector
     batches: list[Batch]
     random_state: Tensor
 
@@ -181,7 +182,7 @@ def _examined(run: Run, group: Sequence[Batch], random_state: Tensor) -> dict[st
         return {"not_possible": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
-def _copy(model: Model, device: torch.device, *, channels_last: bool) -> Model:
+def _copy(model: Detector, device: torch.device, *, channels_last: bool) -> Detector:
     """The same detector built anew: without the hooks of several processes, and not compiled."""
     other = create(model.builder, classes=model.classes, **model.arguments)
     other.load_state_dict(model.state_dict())

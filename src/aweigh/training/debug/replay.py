@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from aweigh import distributed
-from aweigh.checkpoints.checkpoint import Model
 from aweigh.feeding.batches import Batch
+from aweigh.models.detector import Detector
 from aweigh.prediction.evaluate import inputs_on
 from aweigh.structures import Images, Targets
 from aweigh.training.debug.origin import first_bad_gradient, first_bad_operation
@@ -106,7 +106,7 @@ class Blame:
     annotations: dict[int, list[int]]
 
 
-def examine(model: Model, batches: Sequence[Batch], how: How, *, lines: bool = True) -> Examination:
+def examine(model: Detector, batches: Sequence[Batch], how: How, *, lines: bool = True) -> Examination:
     """Forward, loss and backward over `batches`, as a training step does them; no update.
 
     model: it should be in training mode; its gradients and running statistics are changed. lines: look for the lines of
@@ -131,7 +131,7 @@ def examine(model: Model, batches: Sequence[Batch], how: How, *, lines: bool = T
     return result
 
 
-def losses_of(model: Model, batch: Batch, how: How) -> dict[str, Tensor]:
+def losses_of(model: Detector, batch: Batch, how: How) -> dict[str, Tensor]:
     """The losses of one batch, each a scalar that has a gradient, as training computes them."""
     losses: dict[str, Tensor] = model.loss(_network(model, batch, how), _targets(batch, how))
     return losses
@@ -140,7 +140,7 @@ def losses_of(model: Model, batch: Batch, how: How) -> dict[str, Tensor]:
 # --- the step -------------------------------------------------------------------------------------------------------
 
 
-def _step(model: Model, batches: Sequence[Batch], how: How, result: Examination) -> None:
+def _step(model: Detector, batches: Sequence[Batch], how: How, result: Examination) -> None:
     """Fill in what the step computes. The first batch that goes bad is the one that is told of."""
     sums: dict[str, Tensor] = {}
     shown: tuple[Any, list[Targets]] | None = None
@@ -172,7 +172,7 @@ def _step(model: Model, batches: Sequence[Batch], how: How, result: Examination)
         result.levels = _levels(model, *shown)
 
 
-def _watch(model: Model, result: Examination, stack: ExitStack) -> None:
+def _watch(model: Detector, result: Examination, stack: ExitStack) -> None:
     """Note, until the stack ends, the first bad output, the largest one, and the first bad gradient."""
 
     def after_module(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -201,7 +201,7 @@ def _named(hook: Callable[..., None], name: str) -> Callable[..., None]:
     return lambda *values: hook(name, *values)
 
 
-def _levels(model: Model, raw: Any, targets: list[Targets]) -> list[Level]:
+def _levels(model: Detector, raw: Any, targets: list[Targets]) -> list[Level]:
     """What each level of the raw outputs holds and, where the loss takes it, its loss alone."""
     lists = level_lists(raw)
     levels = []
@@ -225,12 +225,12 @@ def _levels(model: Model, raw: Any, targets: list[Targets]) -> list[Level]:
     return levels
 
 
-def _bad_weights(module: nn.Module) -> list[str]:
+def _bad_weights(module: nn.Module | Detector) -> list[str]:
     named = [*module.named_parameters(), *module.named_buffers()]
     return [name for name, value in named if not all_finite(value)]
 
 
-def _largest_weight(model: nn.Module) -> tuple[str, float]:
+def _largest_weight(model: Detector) -> tuple[str, float]:
     sizes = ((name, magnitude(value)) for name, value in model.named_parameters())
     return max(sizes, key=lambda entry: entry[1], default=("", 0.0))
 
@@ -238,7 +238,7 @@ def _largest_weight(model: nn.Module) -> tuple[str, float]:
 # --- images and annotations -----------------------------------------------------------------------------------------
 
 
-def blame(model: Model, batch: Batch, how: How) -> Blame:
+def blame(model: Detector, batch: Batch, how: How) -> Blame:
     """The images, and in them the annotations, without which the batch would not fail.
 
     Loss and gradient are computed for each image from its part of the raw outputs; where an image fails, for each half
@@ -259,7 +259,7 @@ def blame(model: Model, batch: Batch, how: How) -> Blame:
     return Blame(images, by_themselves, annotations)
 
 
-def _bad_annotations(model: Model, raw: Any, targets: Targets) -> list[int]:
+def _bad_annotations(model: Detector, raw: Any, targets: Targets) -> list[int]:
     if not all_finite(raw) or _fails(model, raw, [targets[:0]]):
         return []
     return _smallest_failing(list(range(len(targets))), lambda rows: _fails(model, raw, [targets[torch.tensor(rows)]]))
@@ -274,7 +274,7 @@ def _smallest_failing(rows: list[int], fails: Callable[[list[int]], bool]) -> li
     return [row for half in halves for row in _smallest_failing(half, fails)] if halves else rows
 
 
-def _fails(model: Model, raw: Any, targets: list[Targets]) -> bool:
+def _fails(model: Detector, raw: Any, targets: list[Targets]) -> bool:
     """Whether the loss or its gradient with respect to the raw outputs is not finite, or the loss raises."""
     learned: list[Tensor] = []
 
@@ -293,7 +293,7 @@ def _fails(model: Model, raw: Any, targets: list[Targets]) -> bool:
     return not all_finite(total, [gradient for gradient in gradients if gradient is not None])
 
 
-def _fails_by_itself(model: Model, batch: Batch, image: int, how: How) -> bool:
+def _fails_by_itself(model: Detector, batch: Batch, image: int, how: How) -> bool:
     try:
         raw = _network(model, one_image(batch, image), how)
     except Exception:
@@ -301,7 +301,7 @@ def _fails_by_itself(model: Model, batch: Batch, image: int, how: How) -> bool:
     return _fails(model, raw, [_targets(batch, how)[image]])
 
 
-def _per_image(model: Model, raw: Any, batch: Batch, how: How) -> list[Any]:
+def _per_image(model: Detector, raw: Any, batch: Batch, how: How) -> list[Any]:
     """The raw outputs of each image of the batch."""
     if len(batch) == 1:
         return [raw]
@@ -328,7 +328,7 @@ def one_image(batch: Batch, image: int) -> Batch:
     )
 
 
-def _network(model: Model, batch: Batch, how: How) -> Any:
+def _network(model: Detector, batch: Batch, how: How) -> Any:
     inputs = inputs_on(batch.images, model, how.device, channels_last=how.channels_last)
     with torch.autocast(how.device.type, dtype=how.precision, enabled=how.precision != torch.float32):
         return model.network(*inputs)

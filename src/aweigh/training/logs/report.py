@@ -18,7 +18,6 @@ from torch import Tensor
 from aweigh import visualise
 from aweigh.annotations.problems import problem_report
 from aweigh.annotations.split import Split
-from aweigh.checkpoints.checkpoint import Model
 from aweigh.errors import counted
 from aweigh.evaluation.errors import (
     NOTHING_THERE,
@@ -36,7 +35,7 @@ from aweigh.feeding.transforms import Transform
 from aweigh.files import atomic_file, write_text
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import quick
-from aweigh.models.detector import network_inputs
+from aweigh.models.detector import Detector, network_inputs
 from aweigh.prediction.evaluate import find, mean_colour
 from aweigh.prediction.extras import keypoint_lines, taught
 from aweigh.prediction.tta import PLAIN, TTA
@@ -226,7 +225,7 @@ def _evenly(length: int, count: int) -> list[int]:
 
 @torch.no_grad()
 def save_predictions(
-    model: Model,
+    model: Detector,
     resize: Resize,
     split: Split,
     path: Path,
