@@ -237,7 +237,7 @@ def test_only_jpeg_files_are_reduced(tmp_path: Path) -> None:
 
 def place_of_the_square(image: Tensor, full_hw: tuple[int, int]) -> list[float]:
     """Left, top, right, bottom of the white square as shares of the sides, from where brightness crosses its middle."""
-    pixels, _ = Transform(Resize(48, None))(image, Targets.empty(), full_hw=full_hw)
+    pixels, _ = Transform(Resize(48, None))(image, Targets.empty(), torch.Generator(), full_hw=full_hw)
     bright = (pixels.float().mean(dim=0) / 255 - 0.45).clamp(0, 0.5)
     edges = []
     for profile in (bright.amax(dim=0), bright.amax(dim=1)):

@@ -20,9 +20,7 @@ from aweigh.ops.frames import Frame
 from aweigh.structures import IMAGENET_MEAN, Targets
 
 CROP_TRIES = 10
-
 CROP_SIDE = (0.5, 1.0)  # the sides of a random crop, as a share of the picture's
-
 CROP_BORDER = 128  # pixels from the edge of a picture to the middle of an affine crop (the authors' code of CenterNet)
 
 
