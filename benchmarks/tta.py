@@ -23,7 +23,7 @@ from aweigh.images.reader import read_reduced
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.prediction.evaluate import matching_category_ids, read
-from aweigh.prediction.tta import PLAIN, SCALES, TTA, Merge, averages, look, merge
+from aweigh.prediction.tta import PLAIN, SCALES, TTA, Merge, look, merge
 from aweigh.predictor import load
 from aweigh.structures import Images
 
@@ -47,7 +47,7 @@ def looks(model: Any, path: Path, resize: Resize) -> dict[tuple[float, bool], li
             [size(picture, full_hw=full_hw)], divisor=model.stride_divisor, fill=model.pixel_mean.tolist()
         ).to("cpu", memory_format=torch.channels_last)
         resizing = time.perf_counter() - start
-        for flip in (False, True) if averages(model) else (True,):
+        for flip in (False, True) if model.average_flipped is not None else (True,):
             tta, own = TTA(flip, (scale,)), []
             start = time.perf_counter()
             for view in look(model, lambda images: model.network(images.pixels), [images], tta):
