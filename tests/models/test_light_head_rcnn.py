@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torchvision.ops import ps_roi_align
 
 from aweigh.backbones import MOBILENET_V2
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2, classifier
+from aweigh.backbones.classifier import classifier
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.errors import UsageError
 from aweigh.models import create
 from aweigh.models.faster_rcnn import FasterRCNNOutput

@@ -6,7 +6,8 @@ import torchvision
 from torch import nn
 from torchvision.ops import DeformConv2d
 
-from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2, classifier
+from aweigh.backbones.classifier import classifier
+from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2
 from aweigh.models import create
 from aweigh.profiling.cost import count, shortened
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2, Unit, classifier
+from aweigh.backbones.classifier import classifier
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2, Unit
 from aweigh.errors import UsageError
 from aweigh.profiling.reuse import body_of, feature_reuse
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aweigh.backbones import stages
+from aweigh.backbones.classifier import classifier
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
-from aweigh.backbones.shufflenet_v2 import LAYOUTS, ShuffleNetV2, classifier
+from aweigh.backbones.shufflenet_v2 import LAYOUTS, ShuffleNetV2
 from aweigh.errors import UsageError
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 from aweigh.weights.convert.shufflenet_series import (
@@ -213,7 +213,7 @@ def test_v1_computes_their_function(groups, width):
     pixels, normalised = images()
     maps, logits = their_v1(state, pixels, groups)
     body = shufflenet_v1(width, groups).eval()
-    network = stages.classifier(body, CLASSES).eval()
+    network = classifier(body, CLASSES).eval()
     load_strict(network, from_shufflenet_series(state), what="the authors' weights")
     for ours, expected in zip(body(normalised), maps, strict=True):
         assert_same(ours, expected)
@@ -223,7 +223,7 @@ def test_v1_computes_their_function(groups, width):
 @pytest.mark.parametrize(("groups", "width"), V1)
 def test_v1_has_their_tensors(groups, width):
     with torch.device("meta"):
-        network = stages.classifier(shufflenet_v1(width, groups), CLASSES)
+        network = classifier(shufflenet_v1(width, groups), CLASSES)
     given = from_shufflenet_series(their_v1_weights(groups, width))
     own = {key: value.shape for key, value in network.state_dict().items() if "num_batches" not in key}
     assert {key: value.shape for key, value in given.items()} == own

@@ -1,13 +1,14 @@
 """Backbones: image to feature maps, fine to coarse; and those that detectors are built on, with what each may be told.
 
-A backbone reads RGB in `[0, 1]`, normalises it by `pixel_mean` and `pixel_std`, and has `channels` and `strides`, one
-entry for each map. What detectors call its arguments is the same whatever the backbone: `backbone_norm`,
-`frozen_stages` ...; what stands before the `*` is no argument, a table of builders gives it.
+What detectors call the arguments of a backbone is the same whatever the backbone: `backbone_norm`, `frozen_stages` ...;
+what stands before the `*` is no argument, a table of builders gives it.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
 
 from aweigh.arguments import Colour, Deviation, Few, Frozen, NotNegative, Positive, Width, passes_on, same_names
 from aweigh.backbones.dla import DLA34
@@ -15,13 +16,34 @@ from aweigh.backbones.hourglass import Block, Hourglass
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.stages import Stages
-from aweigh.backbones.timm import MobileNetV3Ends, TimmBackbone, take_last_stage, with_layers
+from aweigh.backbones.timm import MobileNetV3Ends, TimmBackbone, WithLayers, take_last_stage
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 from aweigh.weights.coco import COCO_MEAN, COCO_STD
+from aweigh.weights.load import Body
 
-Backbone = TimmBackbone | ShuffleNetV2 | Stages | Hourglass
+
+@runtime_checkable
+class Backbone(Body, Protocol):
+    """An `nn.Module`: images `[B, 3, H, W]` in, RGB in `[0, 1]`, feature maps `[B, channels[i], H_i, W_i]` out, fine to
+    coarse, where H_i is H / strides[i], rounded up.
+
+    normalise: what the pixels go through first, by `pixel_mean` and `pixel_std`. stride_divisor: of what the sides of a
+    batch are to be multiples. `frozen_stages`, where it has them, stay as they are in training too: no gradient, and
+    the statistics of their normalisations are those they have.
+    """
+
+    normalise: nn.Module
+
+    @property
+    def channels(self) -> tuple[int, ...]: ...
+    @property
+    def strides(self) -> tuple[int, ...]: ...
+    @property
+    def stride_divisor(self) -> int: ...
+    def __call__(self, x: Tensor) -> list[Tensor]: ...
+
 
 MOBILENET_V2 = {0.35: "035", 0.5: "050", 0.75: "075", 1.0: "100", 1.4: "140"}  # width -> timm's spelling
 
@@ -206,11 +228,11 @@ __all__ = [
     "any_shufflenet_v1",
     "any_shufflenet_v2",
     "any_stages",
+    "WithLayers",
     "any_timm_backbone",
     "hourglass_backbone",
     "mobilenet_v3_ends",
     "shufflenet_v2_backbone",
     "take_last_stage",
     "timm_backbone",
-    "with_layers",
 ]

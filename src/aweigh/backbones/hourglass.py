@@ -38,6 +38,9 @@ class Hourglass(nn.Module):
     pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
     """
 
+    name = "hourglass"
+    activation = None
+
     def __init__(
         self,
         *,
@@ -66,7 +69,6 @@ class Hourglass(nn.Module):
             )
         if block == "fire" and any(width % 2 for width in channels):
             raise UsageError(f"Hourglass: fire modules need even numbers of channels, got {list(channels)}.")
-        self.name = "hourglass"
         self.normalise = make_normalise(pixel_mean, pixel_std)
         stride = 2**stem_halvings
         self.stride_divisor = stride * 2 ** (len(channels) - 1)  # below which every halving is one

@@ -15,8 +15,7 @@ Legend: B images, C channels, g groups.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ def shufflenet_v1(
     pixel_mean: Colour | None = None,
     pixel_std: Deviation | None = None,
 ) -> Stages:
-    """The body; `stages.classifier` puts the rest round it.
+    """The body; `classifier` puts the rest round it.
 
     width: 0.5, 1.0, 1.5 or 2.0. groups: 1, 2, 3, 4 or 8; ShuffleNet V2 compares itself with 3. levels, frozen_stages,
     pixel_mean, pixel_std: see `Stages`. norm: the normalisation after every convolution.
@@ -101,9 +100,3 @@ class Unit(nn.Module):
 def shuffle(x: Tensor, groups: int) -> Tensor:
     """`[B, C, H, W]`: each of the new groups gets every g-th channel, and so some of each old group."""
     return torch.unflatten(x, 1, (-1, groups)).transpose(1, 2).flatten(1, 2)  # [B, C / g, g, H, W] -> [B, C, H, W]
-
-
-# The networks that ShuffleNet V2 compares itself with, by name.
-BUILDERS: dict[str, Callable[..., Stages]] = {
-    f"shufflenet_v1_g3_x{width}".replace(".", "_"): partial(shufflenet_v1, width) for width in STEM
-}

@@ -20,7 +20,6 @@ are those of the authors' form; torchvision's has up to 1.4 % fewer.
 Legend: B images, C channels of a unit's output, half = C / 2 the channels of the main branch.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
@@ -154,6 +153,16 @@ class ShuffleNetV2(nn.Module):
             self.get_submodule(name).eval()
         return self
 
+    def top(self, num_classes: int) -> dict[str, nn.Module]:
+        """What makes a classifier of it. Dropout of 0.2 at width 2.0 alone, as the authors have it."""
+        layout = self.layout
+        return {
+            "conv5": nn.Sequential(*_pointwise(layout.channels[-1], layout.last, "bn", self.activation)),
+            "pool": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            "dropout": nn.Dropout(0.2 if layout == LAYOUTS[2.0] else 0.0),
+            "fc": nn.Linear(layout.last, num_classes),
+        }
+
 
 class Unit(nn.Module):
     """One unit of the paper's figure 3: (c) without a stride, (d) with one.
@@ -234,25 +243,6 @@ class BlackBorder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         black = self.black[:, None, None].to(x.dtype)
         return F.pad(x - black, (1, 1, 1, 1)) + black
-
-
-def classifier(body: ShuffleNetV2, num_classes: int = 1000) -> nn.Sequential:
-    """The network for ImageNet round a body: `[B, 3, H, W]` -> logits `[B, num_classes]`, keys as torchvision's.
-
-    The body's parts are used, not copied: training the one trains the other. Dropout of 0.2 at width 2.0 alone, as
-    the authors have it.
-    """
-    if body.levels[-1] != 5:
-        raise UsageError(f"ShuffleNet V2: a classifier needs all stages, this body ends at level {body.levels[-1]}.")
-    layout = body.layout
-    parts = [
-        *body.named_children(),
-        ("conv5", nn.Sequential(*_pointwise(layout.channels[-1], layout.last, "bn", body.activation))),
-        ("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())),
-        ("dropout", nn.Dropout(0.2 if layout == LAYOUTS[2.0] else 0.0)),
-        ("fc", nn.Linear(layout.last, num_classes)),
-    ]
-    return nn.Sequential(OrderedDict(parts))
 
 
 def _stem(channels: Sequence[int], norm: Norm, activation: Activation, padding: int) -> nn.Sequential:

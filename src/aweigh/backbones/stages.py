@@ -5,7 +5,6 @@ second and third stage double the channels (Zhang et al. 2018, ShuffleNet, table
 table of the small network).
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ class Stages(nn.Module):
     """
 
     stride_divisor = 32
+    activation = None
 
     def __init__(
         self,
@@ -90,17 +90,9 @@ class Stages(nn.Module):
             self.get_submodule(part).eval()
         return self
 
-
-def classifier(body: Stages, num_classes: int = 1000) -> nn.Sequential:
-    """The network for ImageNet round a body: `[B, 3, H, W]` -> logits `[B, num_classes]`.
-
-    The body's parts are used, not copied: training the one trains the other.
-    """
-    if body.levels[-1] != LEVELS[-1]:
-        raise UsageError(f"{body.name}: a classifier needs all stages, this body ends at level {body.levels[-1]}.")
-    parts = [
-        *body.named_children(),
-        ("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())),
-        ("fc", nn.Linear(body.channels[-1], num_classes)),
-    ]
-    return nn.Sequential(OrderedDict(parts))
+    def top(self, num_classes: int) -> dict[str, nn.Module]:
+        """What makes a classifier of it."""
+        return {
+            "pool": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            "fc": nn.Linear(self.channels[-1], num_classes),
+        }

@@ -7,7 +7,7 @@ The timm model lies under `body` with its own parameter names, so that a ResNet'
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -41,6 +41,7 @@ class TimmBackbone(nn.Module):
     """
 
     stride_divisor = 32
+    activation = None
 
     def __init__(
         self,
@@ -246,12 +247,16 @@ def take_last_stage(backbone: TimmBackbone) -> nn.Module:
     return backbone.body.pop(name)
 
 
-def with_layers(backbone: Any, layers: Mapping[str, nn.Module]) -> nn.Module:
-    """A backbone and layers behind it, by their names in its classification network, as what its weights fill."""
-    whole: Any = nn.Module()
-    whole.name = backbone.name
-    whole.body = nn.ModuleDict({**dict(backbone.body.named_children()), **layers})
-    return cast(nn.Module, whole)
+class WithLayers(nn.Module):
+    """A backbone and layers of the same network that a detector holds elsewhere, by timm's names for them, so that
+    weights of the network fill both."""
+
+    activation = None
+
+    def __init__(self, backbone: TimmBackbone, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.name = backbone.name
+        self.body = nn.ModuleDict({**dict(backbone.body.named_children()), **layers})
 
 
 class MobileNetV3Ends(nn.Module):

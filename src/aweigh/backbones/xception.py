@@ -31,7 +31,7 @@ def xception(
     pixel_mean: Colour | None = None,
     pixel_std: Deviation | None = None,
 ) -> Stages:
-    """The body; `stages.classifier` puts the rest round it.
+    """The body; `classifier` puts the rest round it.
 
     width: 0.5, 1.0, 1.5 or 2.0. levels, frozen_stages, pixel_mean, pixel_std: see `Stages`. norm: the normalisation
     after every separable convolution.

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from aweigh.arguments import Parameter, check_arguments, parameters
+from aweigh.backbones import Backbone
 from aweigh.classes import Classes
 from aweigh.weights.coco import COCO_CLASSES
 
@@ -30,7 +31,7 @@ class Builder:
     """
 
     form: Callable[..., nn.Module]
-    backbone: Callable[..., nn.Module]
+    backbone: Callable[..., Backbone]
     values: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     classes: Classes = COCO_CLASSES
@@ -61,7 +62,7 @@ class Builder:
 def on_each(
     name: str,
     form: Callable[..., nn.Module],
-    backbones: Mapping[str, Callable[..., nn.Module]],
+    backbones: Mapping[str, Callable[..., Backbone]],
     values: Mapping[str, Any] | None = None,
     **rest: Any,
 ) -> dict[str, Builder]:

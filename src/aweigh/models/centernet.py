@@ -41,7 +41,8 @@ from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
-from aweigh.necks.upsample import NoUpsample, Upsample, aggregation_upsample, lite_upsample, transposed_upsample
+from aweigh.necks import Neck
+from aweigh.necks.upsample import NoUpsample, aggregation_upsample, lite_upsample, transposed_upsample
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.heatmaps import (
     UNKNOWN,
@@ -119,7 +120,7 @@ class CenterNet(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        neck: Upsample,
+        neck: Neck,
         heads: Sequence[nn.ModuleDict],
         *,
         classes: Classes,
@@ -295,7 +296,7 @@ class CenterNet(nn.Module):
 def centernet(
     backbone: Backbone,
     classes: Classes,
-    neck: Callable[..., Upsample],
+    neck: Callable[..., Neck],
     heads: Callable[..., list[nn.ModuleDict]],
     **settings: Any,
 ) -> CenterNet:
@@ -331,7 +332,7 @@ _LITE = {"head_norm": "bn", "separable_heads": True}
 
 
 def _builder(
-    backbone: Callable[..., Backbone], neck: Callable[..., Upsample], values: Mapping[str, Any] | None = None
+    backbone: Callable[..., Backbone], neck: Callable[..., Neck], values: Mapping[str, Any] | None = None
 ) -> Builder:
     return Builder(centernet, backbone, values or {}, {"neck": neck, "heads": center_heads})
 

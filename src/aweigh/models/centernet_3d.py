@@ -43,7 +43,7 @@ from aweigh.errors import UsageError
 from aweigh.models import centernet
 from aweigh.models.builders import Builder
 from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, Mirroring
-from aweigh.necks.upsample import Upsample
+from aweigh.necks import Neck
 from aweigh.ops.cuboids import wrapped
 from aweigh.ops.heatmaps import at_cells, at_peaks, columns_rows, gaussian_radius
 from aweigh.ops.losses import world_mean
@@ -91,7 +91,7 @@ class CenterNet3D(CenterNet):
     def __init__(
         self,
         backbone: Backbone,
-        neck: Upsample,
+        neck: Neck,
         heads: Sequence[nn.ModuleDict],
         *,
         slots: Count | None = 50,
@@ -217,7 +217,7 @@ def angle_of(said: Tensor) -> Tensor:
 def centernet_3d(
     backbone: Backbone,
     classes: Classes,
-    neck: Callable[..., Upsample],
+    neck: Callable[..., Neck],
     heads: Callable[..., list[nn.ModuleDict]],
     *,
     middle: Middle = "learned",

@@ -32,7 +32,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.models import centernet
 from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, CenterNetSelection, Mirroring
-from aweigh.necks.upsample import Upsample
+from aweigh.necks import Neck
 from aweigh.ops.frames import exchanged
 from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, columns_rows, draw_heatmaps, peaks
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
@@ -85,7 +85,7 @@ class CenterNetPose(CenterNet):
     def __init__(
         self,
         backbone: Backbone,
-        neck: Upsample,
+        neck: Neck,
         heads: Sequence[nn.ModuleDict],
         *,
         keypoint_set: KeypointSet,
@@ -252,7 +252,7 @@ class CenterNetPose(CenterNet):
 def centernet_pose(
     backbone: Backbone,
     classes: Classes,
-    neck: Callable[..., Upsample],
+    neck: Callable[..., Neck],
     heads: Callable[..., list[nn.ModuleDict]],
     *,
     keypoints: GivenKeypoints = None,

@@ -46,7 +46,8 @@ from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
-from aweigh.necks.upsample import NoUpsample, Upsample, lite_upsample
+from aweigh.necks import Neck
+from aweigh.necks.upsample import NoUpsample, lite_upsample
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.heatmaps import (
     UNKNOWN,
@@ -127,7 +128,7 @@ class CornerNet(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        neck: Upsample,
+        neck: Neck,
         points: Sequence[nn.ModuleDict],
         *,
         classes: Classes,
@@ -388,7 +389,7 @@ def convolution(
 def cornernet(
     backbone: Backbone,
     classes: Classes,
-    neck: Callable[..., Upsample],
+    neck: Callable[..., Neck],
     points: Callable[..., list[nn.ModuleDict]],
     **settings: Any,
 ) -> CornerNet:

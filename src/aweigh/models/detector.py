@@ -11,10 +11,12 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor, nn
 
 from aweigh.arguments import checked_class, with_selection
+from aweigh.backbones import Backbone
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.structures import Images, Targets
+from aweigh.weights.load import Body
 from aweigh.weights.record import PublishedWeights
 
 D = TypeVar("D", bound=type)
@@ -43,7 +45,7 @@ class Detector(Protocol):
     """
 
     training: bool
-    backbone: Any  # an `nn.Module` with `channels`, `strides` and `normalise`; which one is the detector's own affair
+    backbone: Backbone
     classes: Classes
     selection: Any  # each detector has a dataclass of its own
     extras: tuple[str, ...]
@@ -68,7 +70,7 @@ class Detector(Protocol):
     def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]: ...
     def select(self, raw: Any, sizes_hw: Tensor) -> tuple[Tensor, ...]: ...
     def decode(self, raw: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]: ...
-    def classification_body(self) -> nn.Module: ...  # what weights of a classification network fill
+    def classification_body(self) -> Body: ...  # what weights of a classification network fill
 
     # Of every `nn.Module`.
     def train(self, mode: bool = True) -> Any: ...

@@ -62,7 +62,7 @@ import torch
 from torch import Tensor, nn
 
 from aweigh.arguments import Count, Few, Layers, NotNegative, Number, Share, Width, check_fields, passes_on
-from aweigh.backbones import Backbone, TimmBackbone, mobilenet_v3_ends, take_last_stage, timm_backbone, with_layers
+from aweigh.backbones import Backbone, TimmBackbone, WithLayers, mobilenet_v3_ends, take_last_stage, timm_backbone
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
@@ -86,6 +86,7 @@ from aweigh.weights.convert.detectron2 import (
     faster_rcnn_from_detectron2,
 )
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision, torchvision_record
+from aweigh.weights.load import Body
 from aweigh.weights.record import PublishedWeights, by_builder
 
 
@@ -200,10 +201,13 @@ class FasterRCNN(nn.Module):
         features = self.neck(self.backbone(pixels))
         return FasterRCNNOutput(features, self.proposer(features, pixels, *proposals))
 
-    def classification_body(self) -> nn.Module:
+    def classification_body(self) -> Body:
         """What published weights of the classification network fill: the backbone and `classification_layers`."""
+        if not self.classification_layers:
+            return self.backbone
+        assert isinstance(self.backbone, TimmBackbone)  # whose layers they are
         layers = {name: self.get_submodule(ours) for name, ours in self.classification_layers.items()}
-        return with_layers(self.backbone, layers) if layers else self.backbone
+        return WithLayers(self.backbone, layers)
 
     def regions_of(self, features: Sequence[Tensor], regions: Tensor, size: int) -> Tensor:
         """The features of regions `[R, 5]` (image, box): `[R, channels, size, size]`."""

@@ -13,9 +13,10 @@ from aweigh.necks.fpn import FPN, Top
 class Neck(Protocol):
     """An `nn.Module`: maps `[B, C_i, H_i, W_i]` of a backbone in, those of a pyramid out, both fine to coarse."""
 
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-
+    @property
+    def channels(self) -> tuple[int, ...]: ...
+    @property
+    def strides(self) -> tuple[int, ...]: ...
     def __call__(self, features: list[Tensor]) -> list[Tensor]: ...
 
 

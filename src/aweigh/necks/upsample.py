@@ -9,7 +9,7 @@ section 5 says; the authors' code writes the kernels of the first output channel
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,6 @@ from torch.nn import functional as F
 from aweigh.arguments import Few, Width, checked_class
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, DeformableConv2d, Norm, SeparableConv2d, make_activation, make_norm
-
-
-class Upsample(Protocol):
-    """A way up: called with the maps of a backbone, fine to coarse, it gives one map for each stack."""
-
-    @property
-    def channels(self) -> tuple[int, ...]: ...
-    @property
-    def strides(self) -> tuple[int, ...]: ...
-    def __call__(self, features: list[Tensor]) -> list[Tensor]: ...
 
 
 @checked_class()

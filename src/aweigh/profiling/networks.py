@@ -7,7 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2, classifier
+from aweigh.backbones.classifier import classifier
+from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
 from aweigh.checkpoints.checkpoint import load_model
 from aweigh.errors import UsageError, did_you_mean

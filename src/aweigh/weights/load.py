@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from aweigh.errors import AweighError, DataError, UsageError, counted
 from aweigh.files import atomic_file
@@ -31,6 +31,26 @@ Progress = Callable[[int, int | None], None]
 BOX = Path(__file__).parent / "box"  # the weights that come with the package
 TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 18
+
+
+class Weighted(Protocol):
+    """What weights are loaded into: any `nn.Module`."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> Any: ...
+
+
+class Body(Weighted, Protocol):
+    """What weights of a classification network are loaded into.
+
+    name: of the architecture, by which its published weights are known. activation: what follows its convolutions,
+    where files may be of another, whose weights have the same names and shapes; else None.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def activation(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,7 @@ class LoadReport:
 
 
 def load_backbone(
-    backbone: nn.Module, source: str | Path | PublishedWeights, *, progress: Progress | None = None
+    backbone: Body, source: str | Path | PublishedWeights, *, progress: Progress | None = None
 ) -> LoadReport:
     """Fill a backbone from `"imagenet"` (its published weights), a record, or a local file.
 
@@ -67,7 +87,7 @@ def load_backbone(
     says what stayed new. `UsageError`, with the backbone unchanged, when the file is of another architecture.
     """
     if source == "imagenet":
-        source = imagenet_record(str(getattr(backbone, "name", type(backbone).__name__)))
+        source = imagenet_record(backbone.name)
     path = locate(source, progress=progress) if isinstance(source, PublishedWeights) else Path(source)
     state = read_state(path)
     if isinstance(source, PublishedWeights):
@@ -80,7 +100,7 @@ def load_backbone(
         example = next((f", {key} is {old} there and {new} here" for key, (old, new) in report.mismatched.items()), "")
         raise UsageError(
             f"{path} holds another architecture: {report.loaded} of the backbone's {counted(report.total, 'tensor')} "
-            f"fit{example}. Give weights of {getattr(backbone, 'name', type(backbone).__name__)}."
+            f"fit{example}. Give weights of {backbone.name}."
         )
     fitting = {key: value for key, value in named.items() if key in own}
     check_values(backbone, fitting, what=str(path))
@@ -90,14 +110,7 @@ def load_backbone(
     return replace(report, unexpected=unused)
 
 
-class Holder(Protocol):
-    """What holds weights: an `nn.Module`, a detector."""
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> Any: ...
-
-
-def load_strict(module: Holder, state: State, *, what: str, diverged: bool = False) -> None:
+def load_strict(module: Weighted, state: State, *, what: str, diverged: bool = False) -> None:
     """Fill a module with exactly these tensors; `UsageError` of at most five lines when they are not those it has.
 
     what: the file and the model, for the message. diverged: weights that are no numbers are what is to be looked at.
@@ -107,7 +120,7 @@ def load_strict(module: Holder, state: State, *, what: str, diverged: bool = Fal
     module.load_state_dict(state, strict=False)
 
 
-def check_fit(module: Holder, state: State, *, what: str, diverged: bool = False) -> None:
+def check_fit(module: Weighted, state: State, *, what: str, diverged: bool = False) -> None:
     """What `load_strict` asks for: names and shapes are the module's, and the values are weights (`check_values`)."""
     report = compare(module, state)
     lines = [f"{what}: {report.loaded} of {counted(report.total, 'tensor')} fit."]
@@ -124,7 +137,7 @@ def check_fit(module: Holder, state: State, *, what: str, diverged: bool = False
         check_values(module, state, what=what)
 
 
-def check_values(module: Holder, state: State, *, what: str) -> None:
+def check_values(module: Weighted, state: State, *, what: str) -> None:
     """`DataError` with the name of a tensor that fills one of the module's and is no weight: of whole numbers where
     that has fractions (or the other way round), not finite, or a negative variance."""
     for key, own in module.state_dict().items():
@@ -147,7 +160,7 @@ def check_values(module: Holder, state: State, *, what: str) -> None:
             raise DataError(f"{what}: {key} holds a negative variance; get or save the file again.")
 
 
-def load_matching(module: nn.Module, state: State) -> LoadReport:
+def load_matching(module: Weighted, state: State) -> LoadReport:
     """Fill what fits by name and shape, such as all but the classifier of a detector for other classes."""
     report = compare(module, state)
     check_values(module, state, what="the weights")
@@ -157,7 +170,7 @@ def load_matching(module: nn.Module, state: State) -> LoadReport:
     return report
 
 
-def compare(module: Holder, state: State) -> LoadReport:
+def compare(module: Weighted, state: State) -> LoadReport:
     """What `load_matching` would do, without doing it."""
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
@@ -306,12 +319,12 @@ def _opened(path: Path) -> safe_open:
         raise DataError(f"{path} is no whole .safetensors file ({error}); get or save it again.") from error
 
 
-def _check_activation(backbone: nn.Module, path: Path) -> None:
+def _check_activation(backbone: Body, path: Path) -> None:
     """Refuse weights trained with another activation than the backbone has, where the file states one.
 
     Names and shapes are the same, and the network's answers would be worthless.
     """
-    if path.suffix != ".safetensors" or not hasattr(backbone, "activation"):
+    if path.suffix != ".safetensors" or backbone.activation is None:
         return
     with _opened(path) as file:
         stated = (file.metadata() or {}).get("activation", "")
@@ -363,6 +376,7 @@ def _shortened(names: Iterable[str], limit: int = 3) -> str:
 
 
 __all__ = [
+    "Body",
     "LoadReport",
     "PublishedWeights",
     "cache_folder",

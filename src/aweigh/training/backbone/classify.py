@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2, classifier
+from aweigh.backbones.classifier import classifier
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.checkpoints.checkpoint import load_state, save_state
 from aweigh.checkpoints.lock import hold
 from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
