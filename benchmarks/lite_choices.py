@@ -11,6 +11,7 @@ head of 128 channels on this body. A run that is there already is not run again.
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import aweigh
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.backbones import shufflenet_v2_backbone
 from aweigh.classes import Classes
 from aweigh.models import DETECTORS, fcos_lite
-from aweigh.models.fcos import centerness_targets, fcos_shufflenet_v2_x1_0_fpn
+from aweigh.models.builders import Builder
+from aweigh.models.fcos import centerness_targets, fcos
 from aweigh.models.fcos_lite import BOX_WEIGHT, FCOSLite, FCOSLiteOutput, LiteHead, expectation
 from aweigh.necks.pan import LitePAN
 from aweigh.ops.boxes import decode_distances, encode_distances
@@ -122,7 +124,9 @@ def lite(
     """A builder of FCOS lite with one choice changed; the body stays as it is."""
 
     def build(*, classes: Classes, backbone_norm: Any = "bn", frozen_stages: int = 0) -> nn.Module:
-        body = ShuffleNetV2(1.0, norm=backbone_norm, frozen_stages=frozen_stages, activation="leaky_relu")
+        body = shufflenet_v2_backbone(
+            1.0, backbone_norm=backbone_norm, frozen_stages=frozen_stages, activation="leaky_relu"
+        )
         shape: dict[str, Any] = {"activation": activation, "kernel": kernel}
         neck = LitePAN(body.channels, body.strides, channels=128, **shape)
         names = Classes.numbered(len(classes) + extra) if extra else classes
@@ -135,10 +139,7 @@ def lite(
     return build
 
 
-def control(**options: Any) -> nn.Module:
-    return fcos_shufflenet_v2_x1_0_fpn(activation="leaky_relu", **options)
-
-
+CONTROL = Builder(fcos, partial(shufflenet_v2_backbone, 1.0), {"channels": 128, "activation": "leaky_relu"})
 CHOICES: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "lite": (lite(), "as it is"),
     "lite_task_aligned": (lite(TaskAligned), "assignment by task alignment"),
@@ -146,7 +147,7 @@ CHOICES: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "lite_direct": (lite(Direct, DirectHead), "distances as one number each"),
     "lite_relu": (lite(activation="relu"), "ReLU in neck and head"),
     "lite_kernel3": (lite(kernel=3), "3x3 instead of 5x5 depthwise convolutions"),
-    "fcos": (control, "control: FCOS's own neck and head"),
+    "fcos": (CONTROL, "control: FCOS's own neck and head"),
 }
 
 

@@ -26,8 +26,9 @@ image, P positive anchors.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -40,15 +41,16 @@ from aweigh.arguments import (
     Positive,
     Share,
     check_fields,
-    checked,
+    passes_on,
 )
-from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
+from aweigh.backbones import Backbone, TimmBackbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
-from aweigh.necks import Neck
+from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, BiFPN, Fusion
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import place_anchors
@@ -57,7 +59,7 @@ from aweigh.ops.matching import among_all, by_overlap
 from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
-from aweigh.weights.load import PublishedWeights
+from aweigh.weights.record import PublishedWeights
 
 OCTAVES = 3  # sizes of anchors on each level: 2^0, 2^(1/3), 2^(2/3) (hparams_config.py, num_scales)
 # Width and height of anchors in sizes: rounded roots of two, as the published weights were trained with.
@@ -306,186 +308,142 @@ class Scaling(NamedTuple):
     lite: bool = False  # ReLU6 for swish, pixels from -1 to 1
 
 
-# "sum" from D6 on, since training with weights was not stable (hparams_config.py). AP: README of google/automl.
+# "sum" from D6 on, since training with weights was not stable (hparams_config.py). AP: README of google/automl, on
+# test-dev, of the lite networks on val2017.
 # Behind each row, what equations 1 to 3 give: W = 64 * 1.35^phi, D = 3 + phi, head = 3 + phi // 3, R = 512 + 128 phi.
 SCALING = {
-    "d0": Scaling("tf_efficientnet_b0", 512, 64, 3, 3),  # phi 0: 64.0, 3, 3, 512
-    "d1": Scaling("tf_efficientnet_b1", 640, 88, 4, 3),  # phi 1: 86.4, 4, 3, 640
-    "d2": Scaling("tf_efficientnet_b2", 768, 112, 5, 3),  # phi 2: 116.6, 5, 3, 768
-    "d3": Scaling("tf_efficientnet_b3", 896, 160, 6, 4),  # phi 3: 157.5, 6, 4, 896
-    "d4": Scaling("tf_efficientnet_b4", 1024, 224, 7, 4),  # phi 4: 212.6, 7, 4, 1024
-    "d5": Scaling("tf_efficientnet_b5", 1280, 288, 7, 4),  # phi 5: 287.0, 8, 4, 1152
-    "d6": Scaling("tf_efficientnet_b6", 1280, 384, 8, 5, fusion="sum"),  # phi 6: 387.4, 9, 5, 1280
-    "d7": Scaling("tf_efficientnet_b6", 1536, 384, 8, 5, anchor_scale=5.0, fusion="sum"),
-    "d7x": Scaling("tf_efficientnet_b7", 1536, 384, 8, 5, levels=6, fusion="sum"),
+    "d0": Scaling("tf_efficientnet_b0", 512, 64, 3, 3),  # phi 0: 64.0, 3, 3, 512; AP 34.6
+    "d1": Scaling("tf_efficientnet_b1", 640, 88, 4, 3),  # phi 1: 86.4, 4, 3, 640; AP 40.5
+    "d2": Scaling("tf_efficientnet_b2", 768, 112, 5, 3),  # phi 2: 116.6, 5, 3, 768; AP 43.9
+    "d3": Scaling("tf_efficientnet_b3", 896, 160, 6, 4),  # phi 3: 157.5, 6, 4, 896; AP 47.2
+    "d4": Scaling("tf_efficientnet_b4", 1024, 224, 7, 4),  # phi 4: 212.6, 7, 4, 1024; AP 49.7
+    "d5": Scaling("tf_efficientnet_b5", 1280, 288, 7, 4),  # phi 5: 287.0, 8, 4, 1152; AP 51.5
+    "d6": Scaling("tf_efficientnet_b6", 1280, 384, 8, 5, fusion="sum"),  # phi 6: 387.4, 9, 5, 1280; AP 52.6
+    "d7": Scaling("tf_efficientnet_b6", 1536, 384, 8, 5, anchor_scale=5.0, fusion="sum"),  # AP 53.7
+    "d7x": Scaling("tf_efficientnet_b7", 1536, 384, 8, 5, levels=6, fusion="sum"),  # AP 55.1
     # For phones: no squeeze and excitation, W and D of D0 to D4 but for lite3x.
-    "lite0": Scaling("tf_efficientnet_lite0", 320, 64, 3, 3, anchor_scale=3.0, fusion="sum", lite=True),
-    "lite1": Scaling("tf_efficientnet_lite1", 384, 88, 4, 3, anchor_scale=3.0, fusion="sum", lite=True),
-    "lite2": Scaling("tf_efficientnet_lite2", 448, 112, 5, 3, anchor_scale=3.0, fusion="sum", lite=True),
-    "lite3": Scaling("tf_efficientnet_lite3", 512, 160, 6, 4, fusion="sum", lite=True),
-    "lite3x": Scaling("tf_efficientnet_lite3", 640, 200, 6, 4, anchor_scale=3.0, fusion="sum", lite=True),
-    "lite4": Scaling("tf_efficientnet_lite4", 640, 224, 7, 4, fusion="sum", lite=True),
+    "lite0": Scaling("tf_efficientnet_lite0", 320, 64, 3, 3, anchor_scale=3.0, fusion="sum", lite=True),  # AP 26.4
+    "lite1": Scaling("tf_efficientnet_lite1", 384, 88, 4, 3, anchor_scale=3.0, fusion="sum", lite=True),  # AP 31.5
+    "lite2": Scaling("tf_efficientnet_lite2", 448, 112, 5, 3, anchor_scale=3.0, fusion="sum", lite=True),  # AP 35.1
+    "lite3": Scaling("tf_efficientnet_lite3", 512, 160, 6, 4, fusion="sum", lite=True),  # AP 38.8
+    "lite3x": Scaling("tf_efficientnet_lite3", 640, 200, 6, 4, anchor_scale=3.0, fusion="sum", lite=True),  # AP 42.6
+    "lite4": Scaling("tf_efficientnet_lite4", 640, 224, 7, 4, fusion="sum", lite=True),  # AP 43.2
 }
 
 
-@checked(EfficientDet, TIMM_OPTIONS)
-def _build(
+@passes_on(timm_backbone)
+def efficientnet(name: str, *, form: Literal["tensorflow", "torch"] = "tensorflow", **settings: Any) -> TimmBackbone:
+    """Of timm, by its name there in TensorFlow's form."""
+    return timm_backbone(name if form == "tensorflow" else name.removeprefix("tf_"), **settings)
+
+
+@passes_on(EfficientDet)
+def efficientdet(
     scaling: Scaling,
+    backbone: Backbone,
     classes: Classes,
     *,
     form: Literal["tensorflow", "torch"] = "tensorflow",
+    neck: NeckName = "bifpn",
     neck_norm: Norm = "bn",
     head_norm: Norm = "bn",
-    **options: Any,
+    aspects: Sequence[tuple[Positive, Positive]] = ASPECTS,
+    **settings: Any,
 ) -> EfficientDet:
     """One row of the table.
 
     form: the authors' (padding as TensorFlow's "SAME", biases in front of normalisations), or effdet's own, without
-    either. options: those of `EfficientDet` and `TIMM_OPTIONS`.
+    either. neck: another one than the paper's BiFPN has as many channels and levels. Settings: those of `EfficientDet`.
     """
-    name = scaling.backbone if form == "tensorflow" else scaling.backbone.removeprefix("tf_")
     activation: Activation = "relu6" if scaling.lite else "silu"
-    shared: dict[str, Any] = {"activation": activation, "redundant_bias": form == "tensorflow"}
-    if scaling.lite:
-        options = {"pixel_mean": HALF, "pixel_std": HALF} | options
-    backbone = take_timm(name, options)
-    neck = BiFPN(
-        backbone.channels,
-        backbone.strides,
-        channels=scaling.channels,
-        repeats=scaling.repeats,
-        levels=scaling.levels,
-        fusion=scaling.fusion,
-        same_padding=form == "tensorflow",
-        norm=neck_norm,
-        **shared,
+    as_tensorflow = form == "tensorflow"
+    build: Callable[..., Neck] = partial(NECKS[neck], top="c5")
+    if neck == "bifpn":
+        build = partial(
+            BiFPN,
+            repeats=scaling.repeats,
+            fusion=scaling.fusion,
+            activation=activation,
+            same_padding=as_tensorflow,
+            redundant_bias=as_tensorflow,
+        )
+    channels, levels = scaling.channels, scaling.levels
+    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=levels, norm=neck_norm)
+    net = partial(
+        PredictionNet,
+        channels,
+        levels=levels,
+        convs=scaling.convs,
+        norm=head_norm,
+        activation=activation,
+        redundant_bias=as_tensorflow,
     )
-    per_cell = OCTAVES * len(options.get("aspects", ASPECTS))
-    shared |= {"levels": scaling.levels, "convs": scaling.convs, "norm": head_norm}
+    per_cell = OCTAVES * len(aspects)
     # RetinaNet's prior: every class starts at a probability of 0.01 (Lin et al. 2017, section 4.1).
-    class_net = PredictionNet(scaling.channels, per_cell * len(classes), prior=0.01, **shared)
-    box_net = PredictionNet(scaling.channels, per_cell * 4, **shared)
-    options = {"anchor_scale": scaling.anchor_scale} | options
-    return EfficientDet(backbone, neck, class_net, box_net, classes=classes, **options)
+    class_net, box_net = net(per_cell * len(classes), prior=0.01), net(per_cell * 4)
+    return EfficientDet(backbone, pyramid, class_net, box_net, classes=classes, aspects=aspects, **settings)
 
 
-@checked(_build)
-def efficientdet_d0(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-D0, 512 px: AP 34.6 on test-dev. Options: those of `_build` and of `EfficientDet`."""
-    return _build(SCALING["d0"], classes, **options)
+def _builder(scaling: Scaling) -> Builder:
+    lite = {"pixel_mean": HALF, "pixel_std": HALF} if scaling.lite else {}
+    backbone = partial(efficientnet, scaling.backbone)
+    return Builder(partial(efficientdet, scaling), backbone, {"anchor_scale": scaling.anchor_scale, **lite})
 
 
-@checked(_build)
-def efficientdet_d1(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-D1, 640 px: AP 40.5 on test-dev. Options as `efficientdet_d0`."""
-    return _build(SCALING["d1"], classes, **options)
+BUILDERS = {f"efficientdet_{row}": _builder(scaling) for row, scaling in SCALING.items()}
 
-
-@checked(_build)
-def efficientdet_d2(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-D2, 768 px: AP 43.9 on test-dev, 41.7 of the release for 640 px. Options as `efficientdet_d0`."""
-    return _build(SCALING["d2"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_d3(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-D3, 896 px: AP 47.2 on test-dev, 44.0 of the release for 640 px. Options as `efficientdet_d0`."""
-    return _build(SCALING["d3"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_d4(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-D4, 1024 px: AP 49.7 on test-dev, 45.7 of the release for 640 px. Options as `efficientdet_d0`."""
-    return _build(SCALING["d4"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_d5(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-D5, 1280 px: AP 51.5 on test-dev, 46.6 of the release for 640 px. Options as `efficientdet_d0`."""
-    return _build(SCALING["d5"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_d6(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-D6, 1280 px: AP 52.6 on test-dev, 47.9 of the release for 640 px. Options as `efficientdet_d0`."""
-    return _build(SCALING["d6"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_d7(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-D7, 1536 px: AP 53.7 on test-dev. D6 with larger anchors. Options as `efficientdet_d0`."""
-    return _build(SCALING["d7"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_d7x(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-D7x, 1536 px: AP 55.1 on test-dev. A level more. Options as `efficientdet_d0`."""
-    return _build(SCALING["d7x"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_lite0(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-lite0, 320 px: AP 26.4 on val2017. Options as `efficientdet_d0`."""
-    return _build(SCALING["lite0"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_lite1(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-lite1, 384 px: AP 31.5 on val2017. Options as `efficientdet_d0`."""
-    return _build(SCALING["lite1"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_lite2(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-lite2, 448 px: AP 35.1 on val2017. Options as `efficientdet_d0`."""
-    return _build(SCALING["lite2"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_lite3(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-lite3, 512 px: AP 38.8 on val2017. Options as `efficientdet_d0`."""
-    return _build(SCALING["lite3"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_lite3x(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-lite3x, 640 px: AP 42.6 on val2017. Options as `efficientdet_d0`."""
-    return _build(SCALING["lite3x"], classes, **options)
-
-
-@checked(_build)
-def efficientdet_lite4(*, classes: Classes = COCO_CLASSES, **options: Any) -> EfficientDet:
-    """EfficientDet-lite4, 640 px: AP 43.2 on val2017. Options as `efficientdet_d0`."""
-    return _build(SCALING["lite4"], classes, **options)
-
-
-BUILDERS = {
-    build.__name__: build
-    for build in (
-        efficientdet_d0,
-        efficientdet_d1,
-        efficientdet_d2,
-        efficientdet_d3,
-        efficientdet_d4,
-        efficientdet_d5,
-        efficientdet_d6,
-        efficientdet_d7,
-        efficientdet_d7x,
-        efficientdet_lite0,
-        efficientdet_lite1,
-        efficientdet_lite2,
-        efficientdet_lite3,
-        efficientdet_lite3x,
-        efficientdet_lite4,
-    )
+# What differs from the builder's defaults in each kind of weights. The pictures of AdvProp and AutoAugment
+# (Det-AdvProp.md) were padded with black, ours are with grey.
+_KINDS: dict[str, dict[str, Any]] = {
+    "tensorflow": {},
+    "advprop": {"pixel_mean": HALF, "pixel_std": HALF},
+    "torch": {"form": "torch"},
+}
+# Files and AP on val2017 with hard suppression as effdet states them (README of version 0.4.1).
+_FILES: dict[str, dict[str, tuple[str, float]]] = {
+    "d0": {
+        "tensorflow": ("tf_efficientdet_d0_34-f153e0cf.pth", 34.2),
+        "advprop": ("tf_efficientdet_d0_ap-d0cdbd0a.pth", 34.8),
+        "torch": ("efficientdet_d0-f3276ba8.pth", 33.6),
+    },
+    "d1": {
+        "tensorflow": ("tf_efficientdet_d1_40-a30f94af.pth", 40.1),
+        "advprop": ("tf_efficientdet_d1_ap-7721d075.pth", 40.8),
+        "torch": ("efficientdet_d1-bb7e98fe.pth", 39.4),
+    },
+    "d2": {
+        "tensorflow": ("tf_efficientdet_d2_43-8107aa99.pth", 43.4),
+        "advprop": ("tf_efficientdet_d2_ap-a2995c19.pth", 44.2),
+    },
+    "d3": {
+        "tensorflow": ("tf_efficientdet_d3_47-0b525f35.pth", 47.1),
+        "advprop": ("tf_efficientdet_d3_ap-e4a2feab.pth", 47.7),
+    },
+    "d4": {
+        "tensorflow": ("tf_efficientdet_d4_49-f56376d9.pth", 49.2),
+        "advprop": ("tf_efficientdet_d4_ap-f601a5fc.pth", 50.2),
+    },
+    "d5": {
+        "tensorflow": ("tf_efficientdet_d5_51-c79f9be6.pth", 51.2),
+        "advprop": ("tf_efficientdet_d5_ap-3673ae5d.pth", 52.1),
+    },
+    "d6": {"tensorflow": ("tf_efficientdet_d6_52-4eda3773.pth", 52.0)},
+    "d7": {"tensorflow": ("tf_efficientdet_d7_53-6d1d7a95.pth", 53.1)},
+    "d7x": {"tensorflow": ("tf_efficientdet_d7x-f390b87c.pth", 54.3)},
+    "lite0": {"tensorflow": ("tf_efficientdet_lite0-dfacfc78.pth", 27.1)},
+    "lite1": {"tensorflow": ("tf_efficientdet_lite1-6dc7ab30.pth", 32.2)},
+    "lite2": {"tensorflow": ("tf_efficientdet_lite2-86c5d55b.pth", 35.9)},
+    "lite3": {"tensorflow": ("tf_efficientdet_lite3-506852cb.pth", 39.6)},
+    "lite3x": {"tensorflow": ("tf_efficientdet_lite3x-8404c57b.pth", 43.6)},
+    "lite4": {"tensorflow": ("tf_efficientdet_lite4-391ddabc.pth", 44.2)},
 }
 
 
-def _published(name: str, row: str, file: str, average_precision: float, **arguments: Any) -> PublishedWeights:
+def _published(kind: str, row: str, file: str, average_precision: float) -> PublishedWeights:
     """A file of effdet's release; its boxes are those of the square that the network was trained on."""
     size = SCALING[row].size
     return PublishedWeights(
-        name=name,
+        name=kind,
         url=f"https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1/{file}",
         file=file,
         sha256=file.removesuffix(".pth").rsplit("-", 1)[1],
@@ -493,49 +451,14 @@ def _published(name: str, row: str, file: str, average_precision: float, **argum
         source=f"effdet, {file.rsplit('-', 1)[0]}, trained on COCO train2017",
         metrics={"AP": average_precision},
         builder=f"efficientdet_{row}",
-        arguments={"stride_divisor": size, **arguments},
+        arguments={"stride_divisor": size, **_KINDS[kind]},
         classes=COCO_CLASSES,
         resize={"short": None, "long": size},
         convert=efficientdet_from_effdet,
     )
 
 
-# Files and AP on val2017 with hard suppression as effdet states them (README of version 0.4.1).
-_TENSORFLOW = {
-    "d0": ("tf_efficientdet_d0_34-f153e0cf.pth", 34.2),
-    "d1": ("tf_efficientdet_d1_40-a30f94af.pth", 40.1),
-    "d2": ("tf_efficientdet_d2_43-8107aa99.pth", 43.4),
-    "d3": ("tf_efficientdet_d3_47-0b525f35.pth", 47.1),
-    "d4": ("tf_efficientdet_d4_49-f56376d9.pth", 49.2),
-    "d5": ("tf_efficientdet_d5_51-c79f9be6.pth", 51.2),
-    "d6": ("tf_efficientdet_d6_52-4eda3773.pth", 52.0),
-    "d7": ("tf_efficientdet_d7_53-6d1d7a95.pth", 53.1),
-    "d7x": ("tf_efficientdet_d7x-f390b87c.pth", 54.3),
-    "lite0": ("tf_efficientdet_lite0-dfacfc78.pth", 27.1),
-    "lite1": ("tf_efficientdet_lite1-6dc7ab30.pth", 32.2),
-    "lite2": ("tf_efficientdet_lite2-86c5d55b.pth", 35.9),
-    "lite3": ("tf_efficientdet_lite3-506852cb.pth", 39.6),
-    "lite3x": ("tf_efficientdet_lite3x-8404c57b.pth", 43.6),
-    "lite4": ("tf_efficientdet_lite4-391ddabc.pth", 44.2),
-}
-# Trained with AdvProp and AutoAugment (Det-AdvProp.md). Their pictures were padded with black, ours are with grey.
-_ADVPROP = {
-    "d0": ("tf_efficientdet_d0_ap-d0cdbd0a.pth", 34.8),
-    "d1": ("tf_efficientdet_d1_ap-7721d075.pth", 40.8),
-    "d2": ("tf_efficientdet_d2_ap-a2995c19.pth", 44.2),
-    "d3": ("tf_efficientdet_d3_ap-e4a2feab.pth", 47.7),
-    "d4": ("tf_efficientdet_d4_ap-f601a5fc.pth", 50.2),
-    "d5": ("tf_efficientdet_d5_ap-3673ae5d.pth", 52.1),
-}
-_TORCH = {
-    "d0": ("efficientdet_d0-f3276ba8.pth", 33.6),
-    "d1": ("efficientdet_d1-bb7e98fe.pth", 39.4),
-}
-
 PUBLISHED = {
-    f"efficientdet_{row}": {"tensorflow": _published("tensorflow", row, *file)} for row, file in _TENSORFLOW.items()
+    f"efficientdet_{row}": {kind: _published(kind, row, *file) for kind, file in files.items()}
+    for row, files in _FILES.items()
 }
-for _row, _file in _ADVPROP.items():
-    PUBLISHED[f"efficientdet_{_row}"]["advprop"] = _published("advprop", _row, *_file, pixel_mean=HALF, pixel_std=HALF)
-for _row, _file in _TORCH.items():
-    PUBLISHED[f"efficientdet_{_row}"]["torch"] = _published("torch", _row, *_file, form="torch")

@@ -56,14 +56,15 @@ from aweigh.arguments import (
     Share,
     Width,
     check_fields,
-    checked,
     checked_class,
+    passes_on,
 )
-from aweigh.backbones import SHUFFLENET_OPTIONS, TIMM_OPTIONS, Backbone, take_shufflenet_v2, take_timm
+from aweigh.backbones import Backbone, any_timm_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
+from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.necks.fpn import FPN
@@ -71,9 +72,7 @@ from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, among_all, by_adaptive_samples, task_aligned
 from aweigh.structures import Images, Targets
-from aweigh.weights.coco import COCO_CLASSES
-from aweigh.weights.convert.torchvision import fcos_from_torchvision
-from aweigh.weights.load import PublishedWeights
+from aweigh.weights.convert.torchvision import fcos_from_torchvision, torchvision_record
 
 Assignment = Literal["ranges", "adaptive", "aligned"]
 
@@ -501,8 +500,8 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
 # Builders: each architecture with its numbers, and the weights others have published for it
 
 
-@checked(FCOS)
-def _build(
+@passes_on(FCOS)
+def fcos(
     backbone: Backbone,
     classes: Classes,
     *,
@@ -514,114 +513,79 @@ def _build(
     top: Literal["p5", "c5"] = "p5",
     deformable: bool = False,
     quality: Literal["centerness", "iou"] | None = "centerness",
-    **options: Any,
+    **settings: Any,
 ) -> FCOS:
-    """The improved form on any backbone with three levels at strides 8, 16, 32. Options: those of `FCOS`."""
+    """The improved form on any backbone with three levels at strides 8, 16, 32. Settings: those of `FCOS`."""
     build = NECKS[neck]
     pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=5, top=top, norm=neck_norm)
-    towers: dict[str, Any] = {"convs": head_convs, "norm": head_norm, "deformable": deformable}
-    head = FCOSHead(channels, len(classes), 5, centerness=quality is not None, **towers)
-    return FCOS(backbone, pyramid, head, classes=classes, quality=quality, **options)
+    head = FCOSHead(
+        channels,
+        len(classes),
+        len(pyramid.strides),
+        convs=head_convs,
+        norm=head_norm,
+        deformable=deformable,
+        centerness=quality is not None,
+    )
+    return FCOS(backbone, pyramid, head, classes=classes, quality=quality, **settings)
 
 
-@checked(_build, TIMM_OPTIONS)
-def fcos_timm_fpn(*, classes: Classes = COCO_CLASSES, backbone: str = "efficientnet_b0", **options: Any) -> FCOS:
-    """FCOS, improved form, on any model of timm with feature maps at strides 8, 16 and 32, by its name there. Options
-    as `fcos_resnet18_fpn`."""
-    return _build(take_timm(backbone, options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def fcos_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
-    """FCOS, improved form, on ResNet-18. Options: those of `_build`, `FCOS` and `TIMM_OPTIONS`."""
-    return _build(take_timm("resnet18", options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def fcos_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
-    """FCOS, improved form, on ResNet-50: AP 38.6 in table 3 of the paper. Options as `fcos_resnet18_fpn`."""
-    return _build(take_timm("resnet50", options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def fcos_resnet101_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
-    """FCOS, improved form, on ResNet-101. Options as `fcos_resnet18_fpn`."""
-    return _build(take_timm("resnet101", options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def fcos_resnext101_32x8d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
-    """FCOS, improved form, on ResNeXt-101 32x8d. Options as `fcos_resnet18_fpn`."""
-    return _build(take_timm("resnext101_32x8d", options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def fcos_resnext101_64x4d_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
-    """FCOS, improved form, on ResNeXt-101 64x4d. Options as `fcos_resnet18_fpn`."""
-    return _build(take_timm("resnext101_64x4d", options), classes, **options)
-
-
-@checked(_build, SHUFFLENET_OPTIONS)
-def fcos_shufflenet_v2_x1_0_fpn(*, classes: Classes = COCO_CLASSES, channels: Width = 128, **options: Any) -> FCOS:
-    """FCOS, improved form, on ShuffleNet V2 1.0x. Neck and head have 128 channels: with 256 they would cost
-    more than ten times the backbone (ours). Options: those of `_build`, `FCOS` and `SHUFFLENET_OPTIONS`."""
-    return _build(take_shufflenet_v2(1.0, options), classes, channels=channels, **options)
-
-
-@checked(_build, SHUFFLENET_OPTIONS)
-def fcos_shufflenet_v2_x0_5_fpn(*, classes: Classes = COCO_CLASSES, channels: Width = 96, **options: Any) -> FCOS:
-    """FCOS, improved form, on ShuffleNet V2 0.5x, neck and head with 96 channels (ours). Options as the 1.0x."""
-    return _build(take_shufflenet_v2(0.5, options), classes, channels=channels, **options)
-
-
-BASE_HEAD: dict[str, Any] = {"exponential": True, "initial_distance": 0.0, "centerness_on_boxes": False}
-
-
-@checked(FCOSHead, without=tuple(BASE_HEAD))
-def base_head(channels: int, num_classes: int, num_levels: int, **options: Any) -> FCOSHead:
-    """The head of the base form; options of `FCOSHead`."""
-    return FCOSHead(channels, num_classes, num_levels, **BASE_HEAD, **options)
+@passes_on(FCOSHead, without=("exponential", "initial_distance", "centerness_on_boxes"))
+def base_head(channels: int, num_classes: int, num_levels: int, **settings: Any) -> FCOSHead:
+    """The head of the base form. Settings: those of `FCOSHead`."""
+    return FCOSHead(
+        channels,
+        num_classes,
+        num_levels,
+        exponential=True,
+        initial_distance=0.0,
+        centerness_on_boxes=False,
+        **settings,
+    )
 
 
 def base_form(centerness: bool = True) -> dict[str, Any]:
     """The base form as arguments of `FCOS`; without the centre-ness branch boxes are not weighted by it either."""
-    form = {"center_radius": None, "normalise_distances": False, "box_loss": "iou"}
-    return {**form, "quality": "centerness" if centerness else None, "weigh_boxes": centerness}
+    return {
+        "center_radius": None,
+        "normalise_distances": False,
+        "box_loss": "iou",
+        "quality": "centerness" if centerness else None,
+        "weigh_boxes": centerness,
+    }
 
 
-@checked(base_head, TIMM_OPTIONS, without=("norm",))
-def fcos_resnet50_fpn_base(
+@passes_on(base_head, without=("norm",))
+def fcos_base(
+    backbone: Backbone,
+    classes: Classes,
     *,
-    classes: Classes = COCO_CLASSES,
+    neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
     head_norm: Norm | None = "gn",
     top: Literal["p5", "c5"] = "p5",
     centerness: bool = True,
-    **options: Any,
+    **settings: Any,
 ) -> FCOS:
-    """The base form of the ICCV paper: AP 37.1 with group normalisation in the head, 36.5 with `head_norm=None`, 33.5
-    with `centerness=False`."""
-    backbone = take_timm("resnet50", options)
-    neck = FPN(backbone.channels, backbone.strides, top=top, norm=neck_norm)
-    head = base_head(256, len(classes), 5, norm=head_norm, centerness=centerness, **options)
-    return FCOS(backbone, neck, head, classes=classes, **base_form(centerness))
+    """The base form of the ICCV paper. Settings: those of `base_head`."""
+    build = NECKS[neck]
+    pyramid = build(backbone.channels, backbone.strides, channels=256, levels=5, top=top, norm=neck_norm)
+    head = base_head(256, len(classes), len(pyramid.strides), norm=head_norm, centerness=centerness, **settings)
+    return FCOS(backbone, pyramid, head, classes=classes, **base_form(centerness))
 
 
-@checked(_build, TIMM_OPTIONS)
-def fcos_resnet50_fpn_atss(*, classes: Classes = COCO_CLASSES, **options: Any) -> FCOS:
-    """FCOS with ATSS's assignment in the place of ranges and centre sampling: 39.2 AP in table 3 of its paper, where
-    FCOS has 37.8 under the same conditions. Options as `fcos_resnet18_fpn`."""
-    return _build(take_timm("resnet50", options), classes, **{"assignment": "adaptive", **options})
-
-
-@checked(FCOSHead, TIMM_OPTIONS, without=("norm", "scales", "initial_distance", "centerness"))
-def fcos_resnet50_fpn_torchvision(
-    *, classes: Classes = COCO_CLASSES, neck_norm: Norm | None = None, head_norm: Norm | None = "gn", **options: Any
+@passes_on(FCOSHead, without=("norm", "scales", "initial_distance", "centerness"))
+def fcos_torchvision(
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    neck_norm: Norm | None = None,
+    head_norm: Norm | None = "gn",
+    **settings: Any,
 ) -> FCOS:
-    """Torchvision's `fcos_resnet50_fpn`, with its corner points, so that its published weights give its boxes."""
-    backbone = take_timm("resnet50", options)
+    """Torchvision's form, with its corner points, so that its weights give its boxes. Settings: those of `FCOSHead`."""
     neck = FPN(backbone.channels, backbone.strides, norm=neck_norm)
-    head = FCOSHead(256, len(classes), 5, norm=head_norm, scales=False, initial_distance=0.0, **options)
+    head = FCOSHead(256, len(classes), 5, norm=head_norm, scales=False, initial_distance=0.0, **settings)
     return FCOS(
         backbone,
         neck,
@@ -635,39 +599,32 @@ def fcos_resnet50_fpn_torchvision(
     )
 
 
+_BACKBONES = ("resnet18", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")
+_RESNET50 = partial(timm_backbone, "resnet50")
+
 BUILDERS = {
-    build.__name__: build
-    for build in (
-        fcos_resnet18_fpn,
-        fcos_resnet50_fpn,
-        fcos_resnet101_fpn,
-        fcos_resnext101_32x8d_fpn,
-        fcos_resnext101_64x4d_fpn,
-        fcos_shufflenet_v2_x1_0_fpn,
-        fcos_shufflenet_v2_x0_5_fpn,
-        fcos_timm_fpn,
-        fcos_resnet50_fpn_base,
-        fcos_resnet50_fpn_atss,
-        fcos_resnet50_fpn_torchvision,
-    )
+    # On ResNet-50 AP 38.6 in table 3 of the TPAMI paper.
+    **{f"fcos_{name}_fpn": Builder(fcos, partial(timm_backbone, name)) for name in _BACKBONES},
+    # Neck and head with 128 and 96 channels are ours: with 256 they would cost more than ten times the backbone.
+    "fcos_shufflenet_v2_x1_0_fpn": Builder(fcos, partial(shufflenet_v2_backbone, 1.0), {"channels": 128}),
+    "fcos_shufflenet_v2_x0_5_fpn": Builder(fcos, partial(shufflenet_v2_backbone, 0.5), {"channels": 96}),
+    "fcos_timm_fpn": Builder(fcos, any_timm_backbone),
+    # AP 37.1, 36.5 with `head_norm=None`, 33.5 with `centerness=False` as well (the ICCV paper).
+    "fcos_resnet50_fpn_base": Builder(fcos_base, _RESNET50),
+    # ATSS in the place of ranges and centre sampling: AP 39.2 in table 3 of its paper, where FCOS has 37.8.
+    "fcos_resnet50_fpn_atss": Builder(fcos, _RESNET50, {"assignment": "adaptive"}),
+    "fcos_resnet50_fpn_torchvision": Builder(fcos_torchvision, _RESNET50),
 }
 
+_TORCHVISION = torchvision_record(
+    "torchvision",
+    "fcos_resnet50_fpn_torchvision",
+    "fcos_resnet50_fpn_coco-99b0c9b7.pth",
+    {"AP": 39.2},
+    fcos_from_torchvision,
+    backbone_norm="frozen_bn",
+)
 PUBLISHED = {
-    "fcos_resnet50_fpn": {
-        "torchvision": PublishedWeights(
-            name="torchvision",
-            url="https://download.pytorch.org/models/fcos_resnet50_fpn_coco-99b0c9b7.pth",
-            file="fcos_resnet50_fpn_coco-99b0c9b7.pth",
-            sha256="99b0c9b7",
-            licence="BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0",
-            source="torchvision, FCOS_ResNet50_FPN_Weights.COCO_V1, trained on COCO train2017",
-            metrics={"AP": 39.2},
-            builder="fcos_resnet50_fpn_torchvision",
-            arguments={"backbone_norm": "frozen_bn"},
-            classes=COCO_CLASSES,
-            resize={"short": 800, "long": 1333, "antialias": False},
-            convert=fcos_from_torchvision,
-        )
-    },
+    "fcos_resnet50_fpn": {"torchvision": _TORCHVISION},
+    "fcos_resnet50_fpn_torchvision": {"torchvision": _TORCHVISION},
 }
-PUBLISHED["fcos_resnet50_fpn_torchvision"] = PUBLISHED["fcos_resnet50_fpn"]

@@ -42,12 +42,10 @@ from torch import Tensor, nn
 from aweigh.arguments import (
     Count,
     Few,
-    Frozen,
     Layers,
     Share,
     Width,
     check_fields,
-    checked,
     checked_class,
 )
 from aweigh.backbones import ShuffleNetV2, shufflenet_v2_backbone
@@ -55,6 +53,7 @@ from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, make_activation, make_norm
+from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
 from aweigh.models.fcos import assign, candidates
 from aweigh.necks.pan import LitePAN
@@ -292,51 +291,30 @@ def _as_row(maps: Sequence[Tensor]) -> Tensor:
 # Builders
 
 
-@checked()
-def _build(
-    width: float,
+def fcos_lite(
+    backbone: ShuffleNetV2,
     classes: Classes,
     *,
-    channels: Width,
+    channels: Width = 128,
     activation: Activation = "leaky_relu",
-    backbone_norm: Norm = "bn",
     neck_norm: Norm = "bn",
     head_norm: Norm = "bn",
-    frozen_stages: Frozen = 0,
 ) -> FCOSLite:
-    backbone = shufflenet_v2_backbone(
-        width, backbone_norm=backbone_norm, frozen_stages=frozen_stages, activation=activation
-    )
+    """activation: of neck, head and backbone (`"relu"` where the backbone's weights were trained with it)."""
     neck = LitePAN(backbone.channels, backbone.strides, channels=channels, norm=neck_norm, activation=activation)
     head = LiteHead(channels, len(classes), norm=head_norm, activation=activation)
     return FCOSLite(backbone, neck, head, classes=classes)
 
 
-@checked(_build)
-def fcos_shufflenet_v2_x0_5_lite(*, classes: Classes = COCO_CLASSES, channels: Width = 96, **options: Any) -> FCOSLite:
-    """FCOS lite on ShuffleNet V2 0.5x. Options as `fcos_shufflenet_v2_x1_0_lite`."""
-    return _build(0.5, classes, channels=channels, **options)
-
-
-@checked(_build)
-def fcos_shufflenet_v2_x1_0_lite(*, classes: Classes = COCO_CLASSES, channels: Width = 128, **options: Any) -> FCOSLite:
-    """FCOS lite on ShuffleNet V2 1.0x, the detector whose weights come with the package.
-
-    Options: `channels` of neck and head, `activation` (`"relu"` where the backbone's weights were trained with it),
-    `backbone_norm`, `neck_norm`, `head_norm`, `frozen_stages`.
-    """
-    return _build(1.0, classes, channels=channels, **options)
-
-
-@checked(_build)
-def fcos_shufflenet_v2_x1_5_lite(*, classes: Classes = COCO_CLASSES, channels: Width = 128, **options: Any) -> FCOSLite:
-    """FCOS lite on ShuffleNet V2 1.5x. Options as `fcos_shufflenet_v2_x1_0_lite`."""
-    return _build(1.5, classes, channels=channels, **options)
+def _on_shufflenet(width: float, channels: int) -> Builder:
+    backbone = partial(shufflenet_v2_backbone, width)
+    return Builder(fcos_lite, backbone, {"channels": channels, "activation": "leaky_relu"})
 
 
 BUILDERS = {
-    build.__name__: build
-    for build in (fcos_shufflenet_v2_x0_5_lite, fcos_shufflenet_v2_x1_0_lite, fcos_shufflenet_v2_x1_5_lite)
+    "fcos_shufflenet_v2_x0_5_lite": _on_shufflenet(0.5, channels=96),
+    "fcos_shufflenet_v2_x1_0_lite": _on_shufflenet(1.0, channels=128),  # its weights come with the package
+    "fcos_shufflenet_v2_x1_5_lite": _on_shufflenet(1.5, channels=128),
 }
 
 PUBLISHED = {

@@ -38,21 +38,20 @@ from aweigh.arguments import (
     Width,
     Within,
     check_fields,
-    checked,
+    passes_on,
 )
-from aweigh.backbones import TIMM_OPTIONS, Backbone, take_timm
+from aweigh.backbones import Backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, make_norm
+from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
-from aweigh.necks import Neck
-from aweigh.necks.fpn import FPN
+from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, among_all
 from aweigh.structures import Images, Targets
-from aweigh.weights.coco import COCO_CLASSES
 
 SCALE = 4.0  # a level's own scale in its strides: 32 pixels on P3, 512 on P7
 UNIT = 2.0  # what distances are divided by, in strides: 16 pixels on P3 (the authors' code)
@@ -358,34 +357,28 @@ def candidates(
 # Builders: each architecture with its numbers
 
 
-@checked(FoveaBox)
-def _build(
+@passes_on(FoveaBox)
+def foveabox(
     backbone: Backbone,
     classes: Classes,
     *,
     channels: Width = 256,
     convs: Layers = 4,
+    neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
     head_norm: Norm | None = None,
     align: bool = False,
-    **options: Any,
+    **settings: Any,
 ) -> FoveaBox:
-    neck = FPN(backbone.channels, backbone.strides, channels=channels, top="c5", norm=neck_norm)
+    """On any backbone with three levels at strides 8, 16, 32. Settings: those of `FoveaBox`."""
+    build = NECKS[neck]
+    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=5, top="c5", norm=neck_norm)
     head = FoveaHead(channels, len(classes), convs=convs, norm=head_norm, align=align)
-    return FoveaBox(backbone, neck, head, classes=classes, **options)
+    return FoveaBox(backbone, pyramid, head, classes=classes, **settings)
 
 
-@checked(_build, TIMM_OPTIONS)
-def foveabox_resnet50_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FoveaBox:
-    """FoveaBox on ResNet-50: AP 36.5 after 12 epochs; with `align=True, head_norm="gn"` 37.9 after 24. Options: those
-    of `_build`, `FoveaBox` and `TIMM_OPTIONS`."""
-    return _build(take_timm("resnet50", options), classes, **options)
-
-
-@checked(_build, TIMM_OPTIONS)
-def foveabox_resnet18_fpn(*, classes: Classes = COCO_CLASSES, **options: Any) -> FoveaBox:
-    """FoveaBox on ResNet-18. Options as `foveabox_resnet50_fpn`."""
-    return _build(take_timm("resnet18", options), classes, **options)
-
-
-BUILDERS = {build.__name__: build for build in (foveabox_resnet18_fpn, foveabox_resnet50_fpn)}
+BUILDERS = {
+    "foveabox_resnet18_fpn": Builder(foveabox, partial(timm_backbone, "resnet18")),
+    # AP 36.5 after 12 epochs; 37.9 after 24 with `align=True, head_norm="gn"`.
+    "foveabox_resnet50_fpn": Builder(foveabox, partial(timm_backbone, "resnet50")),
+}
