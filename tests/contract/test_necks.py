@@ -1,0 +1,37 @@
+"""Every pyramid detector stands on any neck of the table. A new neck, or a new detector, is tested without a line."""
+
+import pytest
+from tests.contract.forms import FORMS, without_weights
+from tests.contract.test_detectors import CLASSES, images, targets
+
+from aweigh.arguments import parameters
+from aweigh.models import DETECTORS, create
+from aweigh.necks import NECKS
+
+# The first form of each detector that is told its neck by name: FCOS, RetinaNet and so on.
+PYRAMIDS = list(
+    {name.split("_")[0]: name for name in reversed(FORMS) if "neck" in parameters(DETECTORS[name])}.values()
+)
+
+
+@pytest.mark.parametrize("neck", NECKS)
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_a_pyramid_detector_stands_on_any_neck(name: str, neck: str) -> None:
+    known = parameters(DETECTORS[name])
+    narrow = {key: 16 for key in ("channels", "head_width") if key in known}
+    model = create(name, classes=CLASSES, neck=neck, **narrow)
+    own = without_weights(name)
+    assert model.neck.strides == own.neck.strides, "its levels are its own whatever the neck"
+    assert (type(model.neck) is type(own.neck)) == (neck == known["neck"].default)
+    losses = model(images(), targets(model))
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    unreached = [key for key, value in model.neck.named_parameters() if value.grad is None]
+    assert not unreached
+    assert all(value.grad.isfinite().all() for value in model.neck.parameters())
+    for found, size_hw in zip(model.eval()(images()), images().sizes_hw, strict=True):
+        assert found.size_hw == size_hw
+
+
+def test_each_detector_of_one_stage_is_among_them() -> None:
+    assert {"fcos", "retinanet", "efficientdet", "foveabox"} <= {name.split("_")[0] for name in PYRAMIDS}
