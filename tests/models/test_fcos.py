@@ -206,8 +206,8 @@ def test_names_and_arguments_are_checked() -> None:
         create("fcos_resnet18_fpn", num_classes=0)
     with pytest.raises(UsageError, match="unknown assignment 'nearest'; known: ranges, adaptive, aligned"):
         create("fcos_resnet18_fpn", assignment="nearest")
-    with pytest.raises(UsageError, match="unknown neck 'pan'; known: fpn, bifpn"):
-        create("fcos_resnet18_fpn", neck="pan")
+    with pytest.raises(UsageError, match="unknown neck 'nas'; known: fpn, bifpn"):
+        create("fcos_resnet18_fpn", neck="nas")
     with pytest.raises(UsageError, match="timm has no model 'resnet'"):
         create("fcos_timm_fpn", backbone="resnet")
     with pytest.raises(UsageError, match="bring their own classes"):
