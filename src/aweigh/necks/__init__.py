@@ -8,6 +8,7 @@ from torch import Tensor
 from aweigh.layers import Norm
 from aweigh.necks.bifpn import BiFPN
 from aweigh.necks.fpn import FPN, Top
+from aweigh.necks.pan import PAN
 
 
 class Neck(Protocol):
@@ -33,6 +34,7 @@ def bifpn(
 NECKS: dict[str, Callable[..., Neck]] = {
     "fpn": FPN,
     "bifpn": bifpn,
+    "pan": PAN,
 }
 if TYPE_CHECKING:
     NeckName = str

@@ -1,11 +1,16 @@
-"""A light path aggregation neck: down and up the pyramid once, in depthwise-separable convolutions.
+"""Path aggregation: down the pyramid and up again, so that what a fine map knows is a few steps from a coarse one.
 
-After Liu et al., "Path Aggregation Network for Instance Segmentation", CVPR 2018 (section 3.1), cut to what pays on a
-CPU by the guidelines of ShuffleNet V2 (Ma et al. 2018, section 2): every map has the same width (G1), no convolution
-has groups but the depthwise ones (G2), maps are added and not concatenated, so that there is one convolution per map
-and direction (G3), and normalisation and activation come once per separable convolution (G4).
+Paper: Liu et al., "Path Aggregation Network for Instance Segmentation", CVPR 2018, section 3.1.
 
-Legend: C3..C5 are the backbone's maps at strides 8..32, P3..P6 the pyramid's at strides 8..64.
+`PAN` is the paper's. How ours differs: the path goes on to the levels above the backbone's maps, and stays at its size
+from one map to another of the same stride.
+
+`LitePAN` is cut to what pays on a CPU by the guidelines of ShuffleNet V2 (Ma et al. 2018, section 2): every map has the
+same width (G1), no convolution has groups but the depthwise ones (G2), maps are added and not concatenated, so that
+there is one convolution per map and direction (G3), and normalisation and activation come once per separable
+convolution (G4).
+
+Legend: C3..C5 are the backbone's maps at strides 8..32, P3..P7 those of the way down, N3..N7 of the way up.
 """
 
 from collections.abc import Sequence
@@ -14,8 +19,53 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import Few, Width, checked_class
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.necks.fpn import FPN, Top
+
+
+@checked_class()
+class PAN(nn.Module):
+    """A feature pyramid, and a path from its finest map up to its coarsest.
+
+    in_channels, in_strides, channels, levels, top: as in `FPN`.
+    norm: normalisation after each convolution but those of `top`, which then have no bias; None as in the paper.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        in_strides: Sequence[int],
+        *,
+        channels: Width = 256,
+        levels: Few | None = None,
+        top: Top = "p5",
+        norm: Norm | None = None,
+    ) -> None:
+        super().__init__()
+        self.fpn = FPN(in_channels, in_strides, channels=channels, levels=levels, top=top, norm=norm)
+        self.channels, self.strides = self.fpn.channels, self.fpn.strides
+        steps = [coarse // fine for fine, coarse in pairwise(self.strides)]
+        self.up = nn.ModuleList(_convolution(channels, step, norm) for step in steps)
+        self.output = nn.ModuleList(_convolution(channels, 1, norm) for _ in steps)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Maps `[B, in_channels[i], H_i, W_i]` to `[B, channels, H_i, W_i]`, fine to coarse."""
+        finest, *pyramid = self.fpn(features)
+        path = [finest]  # N3 is P3
+        for level, up, output in zip(pyramid, self.up, self.output, strict=True):
+            path.append(output(level + up(path[-1])))
+        return path
+
+
+def _convolution(channels: int, stride: int, norm: Norm | None) -> nn.Sequential:
+    """A 3x3 convolution with ReLU, as all of the path; it starts as those of the `FPN`."""
+    convolution = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=norm is None)
+    nn.init.kaiming_uniform_(convolution.weight, a=1)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    return nn.Sequential(convolution, make_norm(norm, channels) if norm else nn.Identity(), nn.ReLU(inplace=True))
 
 
 class LitePAN(nn.Module):
