@@ -6,7 +6,7 @@ Names of normalisations, the same everywhere: `"bn"` (batch), `"sync_bn"` (batch
 
 import copy
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -19,28 +19,6 @@ from aweigh.errors import UsageError
 
 Norm = Literal["bn", "sync_bn", "frozen_bn", "gn"]
 Activation = Literal["relu", "leaky_relu", "silu", "relu6"]
-
-
-class Normalise(nn.Module):
-    """RGB in `[0, 1]`, `[B, 3, H, W]`, less `mean`, over `std`: what a backbone was trained to read.
-
-    Both are `[3]`, and are no weights: they stand in no state-dict.
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(tuple(mean)), persistent=False)
-        self.register_buffer("std", torch.tensor(tuple(std)), persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
-
-
-def make_normalise(mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
-    """None: what comes is normalised already, or needs no normalising."""
-    return nn.Identity() if mean is None or std is None else Normalise(mean, std)
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import Colour, Deviation, Few, Width, checked_class
+from aweigh.backbones.timm import make_normalise
 from aweigh.errors import UsageError
-from aweigh.layers import Norm, make_norm, make_normalise
+from aweigh.layers import Norm, make_norm
 
 Block = Literal["residual", "fire"]
 

@@ -30,8 +30,9 @@ from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from aweigh.arguments import Colour, Deviation, Frozen, checked_class
+from aweigh.backbones.timm import make_normalise
 from aweigh.errors import UsageError
-from aweigh.layers import Activation, Norm, make_activation, make_norm, make_normalise
+from aweigh.layers import Activation, Norm, make_activation, make_norm
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 
 Form = Literal["torchvision", "authors"]

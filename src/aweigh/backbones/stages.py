@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from aweigh.arguments import Colour, Deviation, Frozen, checked_class
 from aweigh.backbones.shufflenet_v2 import BlackBorder
+from aweigh.backbones.timm import make_normalise
 from aweigh.errors import UsageError
-from aweigh.layers import Norm, make_norm, make_normalise
+from aweigh.layers import Norm, make_norm
 
 UNITS = (4, 8, 4)  # of stages 2, 3 and 4, which lie at levels 3, 4 and 5
 LEVELS = (3, 4, 5)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from aweigh.arguments import Colour, Deviation, Frozen, NotNegative, checked_class
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.layers import FrozenBatchNorm2d, Norm, PackedConv2d, SyncBatchNorm2d, make_norm, make_normalise
+from aweigh.layers import FrozenBatchNorm2d, Norm, PackedConv2d, SyncBatchNorm2d, make_norm
 from aweigh.weights.load import load_backbone
 
 
@@ -87,6 +87,29 @@ class TimmBackbone(nn.Module):
         for module_name in self._frozen_modules:
             self.body.get_submodule(module_name).eval()
         return self
+
+
+class Normalise(nn.Module):
+    """RGB in `[0, 1]`, `[B, 3, H, W]`, less `mean`, over `std`: what a backbone was trained to read.
+
+    Both are `[3]`, and are no weights: they stand in no state-dict. All backbones have it; it is written here so that
+    who follows a step through FCOS opens one file less.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(tuple(mean)), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def make_normalise(mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
+    """None: what comes is normalised already, or needs no normalising."""
+    return nn.Identity() if mean is None or std is None else Normalise(mean, std)
 
 
 def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module:
