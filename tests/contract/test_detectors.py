@@ -7,7 +7,7 @@ import copy
 import inspect
 import json
 import math
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import cache
 
 import pytest
@@ -21,7 +21,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.heads.heatmap import HEATMAP_BIAS
 from aweigh.models import DETECTORS, create
-from aweigh.models.detector import network_inputs
+from aweigh.models.detector import UNSAID, Detector, network_inputs
 from aweigh.ops.frames import Frame
 from aweigh.prediction.evaluate import find
 from aweigh.prediction.tta import TTA, mirrored_images
@@ -146,12 +146,37 @@ def with_extras(model: nn.Module, target: Targets, size_hw: tuple[int, int]) -> 
     y, x = (torch.arange(size) + 0.5 for size in size_hw)
     away_x, away_y = ((at - corner[:, i, None]) / side[:, i, None] - 0.5 for i, at in enumerate((x, y)))
     masks = away_y[:, :, None].square() + away_x[:, None, :].square() < 0.25  # [N, H, W]
-    count = len(model.keypoint_set) if "keypoints" in getattr(model, "extras", ()) else 0
+    count = len(model.keypoint_set) if "keypoints" in model.extras else 0
     places = corner[:, None] + side[:, None] * torch.linspace(0.05, 0.95, count)[:, None]  # [N, K, 2]
     sizes = torch.tensor([12.0, 1.5, 1.6, 4, 0.3]).expand(len(target), 5)  # depth, height, width, length, angle
     extras = {"masks": masks, "keypoints": torch.cat([places, torch.full_like(places[..., :1], 2)], dim=2)}
     extras["cuboids"] = torch.cat([corner + side / 2, sizes], dim=1)
-    return replace(target, **{name: extras[name] for name in getattr(model, "extras", ())})
+    return replace(target, **{name: extras[name] for name in model.extras})
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_it_offers_what_the_contract_lists(name: str) -> None:
+    model = without_weights(name)
+    assert isinstance(model, Detector)
+    assert (model.builder, model.arguments, model.record) == (name, {}, None)
+    assert is_dataclass(model.selection) and model.pixel_mean.shape == (3,) and model.stride_divisor >= 1
+    assert isinstance(model.classification_body(), nn.Module) and isinstance(model.needs_proposals, bool)
+    assert isinstance(model.extras, tuple) and {*model.extras} <= {"masks", "keypoints", "cuboids"}
+    assert (model.keypoint_set is None) == ("keypoints" not in model.extras)
+    for what in (model.assign, model.candidates, model.average_flipped, model.propose):
+        assert what is None or callable(what)
+    if model.assign is not None or model.candidates is not None:
+        assert model.candidates is not None and model.strides == tuple(sorted(model.strides))
+
+
+def test_what_lacks_a_part_of_the_contract_is_no_detector() -> None:
+    whole = without_weights("fcos_shufflenet_v2_x0_5_fpn")
+    assert isinstance(whole, Detector) and not isinstance(whole.backbone, Detector)
+    for name in ("selection", "classes", *UNSAID):
+        kind = type("Half", (nn.Module,), {key: value for key, value in vars(type(whole)).items() if key != name})
+        half = kind.__new__(kind)
+        half.__dict__ = {key: value for key, value in vars(whole).items() if key != name}
+        assert not isinstance(half, Detector), name
 
 
 def rows(found: Detections) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -285,7 +310,7 @@ def test_with_a_flip_a_mirrored_picture_gives_mirrored_detections(model: nn.Modu
 
     found, mirrored = found_in(given), found_in(mirrored_images(given)).moved(Frame.mirror(96), (64, 96))
     assert 0 < len(found) <= model.max_detections
-    assert {*getattr(model, "extras", ())} <= {name for name, value in vars(found).items() if value is not None}
+    assert {*model.extras} <= {name for name, value in vars(found).items() if value is not None}
     if model.average_flipped is not None:  # where offsets are those of the plain picture
         torch.testing.assert_close(mirrored.scores, found.scores)
     else:
@@ -301,7 +326,7 @@ def test_select_is_decode_with_padding(model: nn.Module) -> None:
         assert int(count[index]) == len(found)
         assert torch.equal(boxes[index, : len(found)], found.boxes)
         assert scores[index, len(found) :].eq(0).all()
-        for name, values in zip(getattr(model, "extras", ()), extras, strict=True):
+        for name, values in zip(model.extras, extras, strict=True):
             assert values.shape[:2] == (2, limit) and values[index, len(found) :].eq(0).all()
             assert torch.equal(values[index, : len(found)], getattr(found, name))
 
