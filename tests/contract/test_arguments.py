@@ -13,6 +13,7 @@ from aweigh.arguments import Made, Parameter, check_arguments, check_value, para
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, create
+from aweigh.models.builders import Builder
 from aweigh.models.fcos import FCOS, FCOSHead
 from aweigh.models.mask_rcnn import MaskBranch
 from aweigh.ops.losses import BoxLoss
@@ -85,6 +86,15 @@ def test_an_unknown_argument_names_the_nearest(name: str) -> None:
     for reserved in ("classes", "branches", "weights", "num_classes", "backbone_weights"):
         with pytest.raises(UsageError, match=f"there is no option '{reserved}'"):
             check_arguments(DETECTORS[name], {reserved: "x"}, plain=True)
+
+
+@pytest.mark.parametrize("name", [name for name, build in DETECTORS.items() if isinstance(build, Builder)])
+def test_an_entry_differs_from_its_form_by_arguments_that_it_takes(name: str) -> None:
+    """A value under a misspelt name would go nowhere."""
+    build = DETECTORS[name]
+    assert isinstance(build, Builder) and {*build.values} <= {*build.takes}
+    for key, value in build.values.items():
+        check_value(key, value, build.takes[key].hint)
 
 
 # A builder of each set of arguments: what is known of them is what they take.

@@ -4,7 +4,6 @@
 """
 
 import copy
-import inspect
 import json
 import math
 from dataclasses import is_dataclass, replace
@@ -16,6 +15,7 @@ from tests.contract.forms import FORMS, without_weights
 from tests.detections import assert_same_detections
 from torch import nn
 
+from aweigh.arguments import parameters
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
@@ -49,8 +49,7 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     """In evaluation mode, built once and shared: tests that train it or change its weights take a copy."""
     name = request.param
     torch.manual_seed(0)
-    parameters = inspect.signature(DETECTORS[name]).parameters
-    which = [key for key in NARROW if key in parameters or name.startswith(key)]
+    which = [key for key in NARROW if key in parameters(DETECTORS[name]) or name.startswith(key)]
     narrow = {key: value for part in which for key, value in NARROW[part].items()}
     model = _tiny(create(name, classes=CLASSES, **narrow))
     # A prior of 0.01 or 0.1 finds little, and untrained scores are almost alike, so that rounding decides between them:

@@ -18,6 +18,7 @@ from aweigh.heads.rpn import proposal_network
 from aweigh.models import create
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import C4, on_c4
+from aweigh.necks import NECKS
 from aweigh.ops.boxes import areas, pairwise_iou
 from aweigh.structures import Images, Targets
 
@@ -215,6 +216,20 @@ def test_on_vgg16_as_the_first_papers_say() -> None:
     everywhere = model.regions_of([feature], torch.tensor([[0.0, 0, 0, 160, 96]]), 7)
     assert everywhere.shape == (1, 512, 7, 7)
     torch.testing.assert_close(everywhere.amax(dim=(2, 3)), feature.amax(dim=(2, 3)))  # the largest, not a mean
+
+
+@pytest.mark.parametrize("neck", NECKS)
+def test_it_stands_on_any_neck(images, neck: str) -> None:
+    """Regions are proposed on five levels and read from the four that the body has."""
+    few = {"channels": 16, "box_size": 3, "test_proposals": [20, 5], "train_proposals": [20, 5]}
+    model = create("faster_rcnn_resnet18_fpn", num_classes=3, neck=neck, backbone_norm="frozen_bn", **few)
+    raw = model.network(images.pixels)
+    assert [tuple(each.shape) for each in raw.features] == [(1, 16, 128 // s, 160 // s) for s in (4, 8, 16, 32)] + [
+        (1, 16, 2, 3)
+    ]
+    assert model.proposer.strides == (4, 8, 16, 32, 64) and model.pool.keywords["strides"] == (4, 8, 16, 32)
+    assert all(value.isfinite() for value in model.loss(raw, [Targets(BOXES, LABELS)]).values())
+    assert len(model.decode(raw, images.sizes_hw)[0]) > 0
 
 
 def test_wrong_forms_are_named() -> None:

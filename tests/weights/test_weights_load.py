@@ -18,7 +18,7 @@ from aweigh.backbones.timm import TimmBackbone
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.weights.imagenet import TORCHVISION, imagenet_record
 from aweigh.weights.load import load_backbone, load_matching, load_strict, locate, read_state
-from aweigh.weights.record import PublishedWeights
+from aweigh.weights.record import PublishedWeights, by_builder
 
 CONTENT = bytes(range(256)) * 5000  # several pieces of a download
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -381,3 +381,12 @@ class TestImagenetRecords:
         for name in ("resnet17", "shufflenet_v2_x3_0"):
             with pytest.raises(UsageError, match="Give a local file"):
                 imagenet_record(name)
+
+
+def test_records_are_found_by_their_builder_and_their_name() -> None:
+    def record(name: str, builder: str) -> PublishedWeights:
+        return PublishedWeights(name, "", f"{builder}-{name}", "", "", "", builder=builder)
+
+    found = by_builder(record("3x", "a"), record("3x", "b"), record("1x", "a"))
+    assert [*found] == ["a", "b"] and [*found["a"]] == ["3x", "1x"] and [*found["b"]] == ["3x"]
+    assert found["b"]["3x"].file == "b-3x"

@@ -3,13 +3,13 @@
 A detector names it in `extras` (see `aweigh.models.Detector`); of one that does not, nothing here applies.
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from aweigh.annotations.extras import annotated, same_keypoints
 from aweigh.annotations.flip_pairs import flip_pairs
 from aweigh.annotations.split import Split
+from aweigh.arguments import parameters
 from aweigh.classes import UNIFORM_SIGMA, KeypointSet
 from aweigh.errors import DataError, UsageError, counted, did_you_mean, some_of
 from aweigh.evaluation.metrics import METRICS, Measured, Results, When, measurable, metric_of
@@ -21,7 +21,7 @@ from aweigh.models.detector import Detector
 
 def takes_keypoints(name: str) -> bool:
     """Whether the builder of that name is told which keypoints there are."""
-    return name in DETECTORS and "keypoints" in inspect.signature(DETECTORS[name]).parameters
+    return name in DETECTORS and "keypoints" in parameters(DETECTORS[name])
 
 
 def keypoint_set(
