@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from aweigh.backbones import shufflenet_v1, xception
 from aweigh.backbones.classifier import classifier
+from aweigh.backbones.shufflenet_v1 import CHANNELS, STEM, shuffle, shufflenet_v1
+from aweigh.backbones.shufflenet_v1 import Unit as UnitV1
+from aweigh.backbones.xception import Unit as UnitOfXception
+from aweigh.backbones.xception import xception
 from aweigh.errors import UsageError
 from aweigh.profiling.cost import count
 
 WIDTHS = (0.5, 1.0, 1.5, 2.0)
-BODIES = {"shufflenet_v1": shufflenet_v1.shufflenet_v1, "xception": xception.xception}
+BODIES = {"shufflenet_v1": shufflenet_v1, "xception": xception}
 
 
 @pytest.fixture(params=BODIES)
@@ -45,18 +48,18 @@ def test_costs_of_the_papers(body, arguments, millions):
 )
 def test_parameters_of_the_authors(groups, width, millions):
     with torch.device("meta"):
-        network = classifier(shufflenet_v1.shufflenet_v1(width, groups))
+        network = classifier(shufflenet_v1(width, groups))
     found = sum(each.numel() for each in network.parameters()) - 1000
     assert round(found / 1e6, 1) == millions
 
 
-@pytest.mark.parametrize("groups", shufflenet_v1.CHANNELS)
-@pytest.mark.parametrize("width", shufflenet_v1.STEM)
+@pytest.mark.parametrize("groups", CHANNELS)
+@pytest.mark.parametrize("width", STEM)
 def test_every_group_and_width_runs(groups, width):
-    body = shufflenet_v1.shufflenet_v1(width, groups, levels=(3, 4))
+    body = shufflenet_v1(width, groups, levels=(3, 4))
     maps = body(torch.randn(2, 3, 40, 34))
     assert [tuple(each.shape) for each in maps] == [(2, body.channels[0], 5, 5), (2, body.channels[1], 3, 3)]
-    assert {unit.reduce[0].groups for unit in list(body.modules()) if isinstance(unit, shufflenet_v1.Unit)} == {
+    assert {unit.reduce[0].groups for unit in list(body.modules()) if isinstance(unit, UnitV1)} == {
         1,
         groups,
     }
@@ -65,7 +68,7 @@ def test_every_group_and_width_runs(groups, width):
 @pytest.mark.parametrize(("body", "width"), [("shufflenet_v1", 3), ("xception", 7)])
 def test_how_far_a_unit_sees(body, width):
     torch.manual_seed(0)
-    unit = xception.Unit(36, 36, 1) if body == "xception" else shufflenet_v1.Unit(36, 36, 1, groups=3, first_groups=3)
+    unit = UnitOfXception(36, 36, 1) if body == "xception" else UnitV1(36, 36, 1, groups=3, first_groups=3)
     x = torch.randn(1, 36, 11, 11, requires_grad=True)
     unit.eval()(x)[0, :, 5, 5].square().sum().backward()
     seen = x.grad[0].abs().sum(dim=0) > 0
@@ -74,7 +77,7 @@ def test_how_far_a_unit_sees(body, width):
 
 def test_the_shuffle_brings_every_group_to_every_group():
     for groups, channels in ((3, 60), (3, 30), (8, 96)):
-        order = shufflenet_v1.shuffle(torch.arange(channels).view(1, -1, 1, 1), groups).flatten()
+        order = shuffle(torch.arange(channels).view(1, -1, 1, 1), groups).flatten()
         assert order.sort().values.equal(torch.arange(channels))
         for group in (order // (channels // groups)).chunk(groups):
             counts = torch.bincount(group, minlength=groups)
@@ -121,4 +124,4 @@ def test_a_wrong_argument_is_named(build, arguments, said):
     with pytest.raises(UsageError, match=said):
         build(**arguments)
     with pytest.raises(UsageError, match="1, 2, 3, 4, 8 groups, got 5"):
-        shufflenet_v1.shufflenet_v1(groups=5)
+        shufflenet_v1(groups=5)
