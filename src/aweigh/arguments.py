@@ -4,7 +4,7 @@ What a value may be is its annotation: `int`, `float`, `bool`, words (`Literal`)
 them (`Share`, `Count` ...). A value may also come as text, as the command line has it. Nothing falls through to a
 default: whatever does not fit is a `UsageError` that says what was expected, and names the nearest word.
 
-A builder that passes `**options` on says to what (`checked`), so that all names it takes are known.
+A builder that passes `**settings` on says to what (`passes_on`), so that all names it takes are known.
 """
 
 import inspect
@@ -19,7 +19,6 @@ from typing import (
     Annotated,
     Any,
     Literal,
-    ParamSpec,
     Protocol,
     TypeVar,
     Union,
@@ -32,8 +31,6 @@ from typing import (
 
 from aweigh.errors import UsageError, did_you_mean
 
-P = ParamSpec("P")
-R = TypeVar("R")
 C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,48 +94,15 @@ class Parameter:
         return _is_plain(self.hint)
 
 
-@dataclass(frozen=True, eq=False)
-class Options:
-    """Options of a builder that are arguments of a `target`: name among the options -> name there."""
-
-    target: Callable[..., Any]
-    names: Mapping[str, str]
-
-    def take(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of the target, which are taken out of `options`."""
-        return {theirs: options.pop(ours) for ours, theirs in self.names.items() if ours in options}
-
-
-def same_names(target: Callable[..., Any], *names: str, **renamed: str) -> Options:
-    """`Options` that have the target's own `names`, and others: name among the options = name there."""
-    return Options(target, {**{name: name for name in names}, **renamed})
-
-
 # Who takes which arguments
 
 
-def checked(
-    *passed_to: Callable[..., Any] | Options, without: Sequence[str] = ()
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Of a function: what is given by name is checked against the annotations, and given on in their types.
+def checked_class(*passed_to: Callable[..., Any]) -> Callable[[C], C]:
+    """Of a class: what its constructor is given by name is checked against the annotations, and comes in their types.
 
-    passed_to: where its `**options` go: functions, classes of `checked_class`, `Options`. without: arguments of these
-    that the function gives itself. Only keyword-only parameters are meant, since those before are parts.
+    passed_to: where its `**options` go, classes of the same kind. Only keyword-only parameters are meant, since those
+    before are parts.
     """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(*args, **cast(Any, check_arguments(call, kwargs)))
-
-        vars(call)["passes_on"] = (passed_to, tuple(without))
-        return call
-
-    return decorate
-
-
-def checked_class(*passed_to: Callable[..., Any] | Options, without: Sequence[str] = ()) -> Callable[[C], C]:
-    """The same of a class, whose constructor is meant."""
 
     def decorate(kind: C) -> C:
         original = cast(Any, kind).__init__
@@ -148,7 +112,7 @@ def checked_class(*passed_to: Callable[..., Any] | Options, without: Sequence[st
             original(self, *args, **check_arguments(kind, kwargs))
 
         cast(Any, kind).__init__ = construct
-        cast(Any, kind).passes_on = (passed_to, tuple(without))
+        cast(Any, kind).passes_on = (passed_to, ())
         return kind
 
     return decorate
@@ -174,15 +138,12 @@ class Takes(Protocol):
 
 
 @cache
-def parameters(target: Callable[..., Any] | Options | Takes) -> dict[str, Parameter]:
+def parameters(target: Callable[..., Any] | Takes) -> dict[str, Parameter]:
     """Every argument that can be given to a builder by name, those that it passes on included."""
     if isinstance(target, Takes):
         return target.takes
     if isinstance(target, partial):
         return parameters(target.func)
-    if isinstance(target, Options):
-        there = parameters(target.target)
-        return {ours: there[theirs] for ours, theirs in target.names.items()}
     function = cast(Any, target).__init__ if isinstance(target, type) else target
     hints = get_type_hints(function, include_extras=True)
     own = {

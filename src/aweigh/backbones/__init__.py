@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from aweigh.arguments import Colour, Deviation, Few, Frozen, NotNegative, Positive, Width, passes_on, same_names
+from aweigh.arguments import Colour, Deviation, Few, Frozen, NotNegative, Positive, Width, passes_on
 from aweigh.backbones.dla import DLA34
 from aweigh.backbones.hourglass import Block, Hourglass
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
@@ -181,54 +181,18 @@ def any_shufflenet_v1(levels: Sequence[int] = (3, 4, 5), *, groups: Few = 3, **s
     return any_stages(partial(shufflenet_v1, groups=groups), levels, **settings)
 
 
-NORMALISED = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
-
-# What a detector's builder may be told of its body.
-TIMM_OPTIONS = same_names(
-    TimmBackbone,
-    *("frozen_stages", "stride_in_1x1", "pixel_mean", "pixel_std"),
-    backbone_norm="norm",
-    backbone_norm_eps="norm_eps",
-)
-SHUFFLENET_OPTIONS = same_names(
-    ShuffleNetV2, "frozen_stages", "activation", "pixel_mean", "pixel_std", backbone_norm="norm"
-)
-
-
-def take_timm(
-    name: str, options: dict[str, Any], *, kind: type[TimmBackbone] = TimmBackbone, **fixed: Any
-) -> TimmBackbone:
-    """A timm body, with what `options` of a detector's builder say of it (`TIMM_OPTIONS`), which are taken out."""
-    return kind(name, **{**NORMALISED, **TIMM_OPTIONS.take(options)}, **fixed)
-
-
-def take_mobilenet_v3_ends(options: dict[str, Any]) -> TimmBackbone:
-    """MobileNet V3 large in the same way, with the two maps that torchvision's detectors read, both at stride 32."""
-    backbone = take_timm("mobilenetv3_large_100", options, levels=(5,))
-    backbone.body = MobileNetV3Ends(backbone.body)
-    backbone.channels, backbone.strides = (160, 960), (32, 32)
-    return backbone
-
-
-def take_shufflenet_v2(width: float, options: dict[str, Any], **fixed: Any) -> ShuffleNetV2:
-    """A ShuffleNet V2 in the same way (`SHUFFLENET_OPTIONS`)."""
-    return ShuffleNetV2(width, **{**NORMALISED, **SHUFFLENET_OPTIONS.take(options)}, **fixed)
-
-
 __all__ = [
-    *("SHUFFLENET_OPTIONS", "TIMM_OPTIONS"),
-    *("take_mobilenet_v3_ends", "take_shufflenet_v2", "take_timm"),
     "DLA34",
     "Backbone",
     "Hourglass",
     "ShuffleNetV2",
     "Stages",
     "TimmBackbone",
+    "WithLayers",
     "any_mobilenet_v2",
     "any_shufflenet_v1",
     "any_shufflenet_v2",
     "any_stages",
-    "WithLayers",
     "any_timm_backbone",
     "hourglass_backbone",
     "mobilenet_v3_ends",
