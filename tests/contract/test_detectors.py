@@ -225,7 +225,7 @@ def test_batches_without_objects(model: nn.Module, kind: str) -> None:
     empty = Targets.empty()
     if kind == "ignored only":
         empty = Targets(torch.tensor([[0.0, 0, 40, 40]]), torch.tensor([0]), ignore=torch.tensor([True]))
-    losses = model(images(), [empty, empty])
+    losses = model(images([(64, 64)] * 2), [empty, empty])
     assert all(value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)

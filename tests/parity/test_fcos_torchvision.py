@@ -63,9 +63,10 @@ def _targets(sizes: list[tuple[int, int]]) -> list[Targets]:
     targets = []
     for height, width in sizes:
         corner = torch.rand(6, 2, generator=generator) * torch.tensor([width, height]) * 0.7
-        size = 10 + torch.rand(6, 2, generator=generator) * torch.tensor([width, height]) * 0.9  # for coarse levels too
-        labels = torch.randint(0, NUM_CLASSES, (6,), generator=generator)
-        targets.append(Targets(torch.cat([corner, corner + size], dim=1), labels))
+        size = 10 + torch.rand(6, 2, generator=generator) * torch.tensor([width, height]) * 0.9
+        boxes = torch.cat([corner, corner + size], dim=1)
+        boxes[0] = torch.tensor([-40.0, 30, width + 40, height - 30])  # for coarse levels
+        targets.append(Targets(boxes, torch.randint(0, NUM_CLASSES, (6,), generator=generator)))
     return targets
 
 
