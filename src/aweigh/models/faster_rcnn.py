@@ -179,9 +179,7 @@ class FasterRCNN(nn.Module):
         self.classes, self.box_size, self.beta = classes, box_size, beta
         self.sampled, self.positive_fraction = sampled, positive_fraction
         self.negative_iou, self.hard_regions, self.box_weight = negative_iou, hard_regions, box_weight
-        self.selection = FasterRCNNSelection(
-            score_threshold, nms_threshold=nms_threshold, max_detections=max_detections
-        )
+        self.selection = FasterRCNNSelection(score_threshold, "class", nms_threshold, max_detections)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """Losses if `targets` are given (whether training or not), else the detections of each image.
@@ -405,10 +403,8 @@ def on_vgg16(
     )
 
 
-C2_TO_C5 = {
-    name: partial(timm_backbone, name, (2, 3, 4, 5))
-    for name in ("resnet18", "resnet50", "resnet101", "resnext101_32x8d")
-}
+_BODIES = ("resnet18", "resnet50", "resnet101", "resnext101_32x8d")
+C2_TO_C5 = {name: partial(timm_backbone, name, (2, 3, 4, 5)) for name in _BODIES}
 C4_AND_C5 = {name: partial(timm_backbone, name, (4, 5)) for name in ("resnet50", "resnet101")}
 VGG16 = partial(timm_backbone, "vgg16", (4,))  # behind the ReLU of conv5_3
 VGG16_LAYERS = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"}
