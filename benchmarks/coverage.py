@@ -26,6 +26,7 @@ from aweigh.evaluation.coverage import Coverage, measure_coverage
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import find_splits, load_split
 from aweigh.models import fcos
+from aweigh.ops import boxes as box_ops
 from aweigh.structures import Targets
 
 PYRAMID = {"strides": (8, 16, 32, 64, 128), "level_ranges": fcos.LEVEL_RANGES}
@@ -82,7 +83,7 @@ def measure(splits: list[Split], resize: Resize, options: dict) -> Coverage:
         resized(splits, resize),
         strides=options["strides"],
         assign=partial(fcos.assign, **options),
-        candidates=partial(fcos.candidates, **options),
+        candidates=partial(box_ops.candidates, **options),
     )
 
 

@@ -26,6 +26,7 @@ def table() -> dict[str, set[str]]:
 MAY_IMPORT = table()
 # A model may import another where it is an extension of it.
 EXTENSIONS: set[tuple[str, str]] = {
+    ("fcos_forms", "fcos"),
     ("fcos_lite", "fcos"),
     ("fast_rcnn", "faster_rcnn"),
     ("mask_rcnn", "faster_rcnn"),
@@ -35,6 +36,7 @@ EXTENSIONS: set[tuple[str, str]] = {
     ("light_head_rcnn", "faster_rcnn"),
     ("fcos_rpn", "faster_rcnn"),
     ("fcos_rpn", "fcos"),
+    ("fcos_rpn", "fcos_forms"),
     ("centernet_triplets", "cornernet"),
 }
 EVERY_MODEL = {"builders", "detector"}  # imports them

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aweigh.evaluation.coverage import Coverage, measure_coverage, pyramid_points
 from aweigh.models import fcos
+from aweigh.ops import boxes as box_ops
 from aweigh.structures import Targets
 
 
@@ -99,7 +100,7 @@ def test_with_the_assignment_of_fcos_box_by_box(radius: float | None, pyramid: b
         [((300, 320), image)],
         strides=strides,
         assign=partial(fcos.assign, **options),
-        candidates=partial(fcos.candidates, byte_budget=4000, **options),
+        candidates=partial(box_ops.candidates, byte_budget=4000, **options),
     )
 
     learned, positives, ambiguous, classes = set(), 0, 0, 0

@@ -72,7 +72,7 @@ def test_a_distance_of_exactly_64_belongs_to_both_levels_or_to_none(inclusive: b
     x, y = points[30].tolist()
     box = torch.tensor([[x - 4, y - 4, x + 64, y + 4]])
     for level_range in fcos.LEVEL_RANGES[:2]:
-        portions = fcos.candidates(
+        portions = box_ops.candidates(
             [points], box, strides=[8], level_ranges=[level_range], inclusive_ranges=inclusive, center_radius=None
         )
         assert bool(torch.cat([mask for _, mask in portions])[30, 0]) is inclusive

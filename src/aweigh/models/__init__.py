@@ -19,6 +19,7 @@ from aweigh.models import (
     fast_rcnn,
     faster_rcnn,
     fcos,
+    fcos_forms,
     fcos_lite,
     fcos_rpn,
     foveabox,
@@ -33,6 +34,7 @@ from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, lo
 # A new detector is one file and one line in each table.
 DETECTORS: dict[str, Callable[..., Any]] = {
     **fcos.BUILDERS,
+    **fcos_forms.BUILDERS,
     **fcos_lite.BUILDERS,
     **retinanet.BUILDERS,
     **efficientdet.BUILDERS,
@@ -50,7 +52,7 @@ DETECTORS: dict[str, Callable[..., Any]] = {
     **fcos_rpn.BUILDERS,
 }
 PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
-    **fcos.PUBLISHED,
+    **fcos_forms.PUBLISHED,
     **fcos_lite.PUBLISHED,
     **retinanet.PUBLISHED,
     **efficientdet.PUBLISHED,

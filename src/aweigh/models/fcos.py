@@ -7,7 +7,7 @@ A point that lies in the middle of an object regresses the distances to its four
 class it is, and how central it is (equation 3). Five feature levels share one head; an object belongs to the level
 whose range holds the largest distance, and a point in several objects takes the smallest.
 
-Three forms, each a set of plain values:
+Three forms, each a set of plain values (the base form and torchvision's are built in `fcos_forms.py`):
 
 ==================  =====================  ======================  =================================
 value               base                   improved (default)      torchvision
@@ -67,12 +67,10 @@ from aweigh.layers import Norm, conv_tower
 from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
 from aweigh.necks import NECKS, Neck, NeckName
-from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, among_all, by_adaptive_samples, task_aligned
 from aweigh.structures import Images, Targets
-from aweigh.weights.convert.torchvision import fcos_from_torchvision, torchvision_record
 
 Assignment = Literal["ranges", "adaptive", "aligned"]
 
@@ -172,7 +170,7 @@ class FCOS(nn.Module):
             self.assign = partial(assign_adaptively, strides=self.strides)
         elif assignment == "aligned":
             self.assign = None  # not from points and targets alone
-        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
+        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(box_ops.candidates, **rule)
         self.normalise_distances, self.corner_points = normalise_distances, corner_points
         self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
 
@@ -415,7 +413,7 @@ def assign(
     areas = torch.where(ignore, math.inf, box_ops.areas(boxes))
     ignored = boxes[ignore]
     portions = []
-    for portion, mask in candidates(
+    for portion, mask in box_ops.candidates(
         points,
         boxes,
         strides=strides,
@@ -454,50 +452,12 @@ def assign_aligned(points: Sequence[Tensor], targets: Targets, logits: Tensor, d
     return among_all(index, together, targets.boxes, learned, targets.ignore)
 
 
-def candidates(
-    points: Sequence[Tensor],
-    boxes: Tensor,
-    *,
-    strides: Sequence[int],
-    level_ranges: Sequence[tuple[float, float]],
-    inclusive_ranges: bool = True,
-    center_radius: float | None = 1.5,
-    byte_budget: int = 64 * 2**20,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Portions of the points `[p, 2]`, in order, and which boxes `[N, 4]` each could learn: `[p, N]` bool."""
-
-    def per_point(values: Sequence[float]) -> Tensor:
-        return torch.cat([p.new_full((len(p), 1), value) for p, value in zip(points, values, strict=True)])
-
-    all_points = torch.cat(list(points))
-    lower, upper = (per_point(ends) for ends in zip(*level_ranges, strict=True))
-    radius = per_point([math.inf if center_radius is None else center_radius * stride for stride in strides])
-    x0, y0, x1, y1 = boxes.unbind(1)
-    bytes_per_pair = 40  # ten float32 values at the peak
-    size = max(1, byte_budget // (bytes_per_pair * max(1, len(boxes))))
-    for start in range(0, len(all_points), size):
-        portion = all_points[start : start + size]
-        low, high, near = lower[start : start + size], upper[start : start + size], radius[start : start + size]
-        x, y = portion[:, :1], portion[:, 1:]  # [p, 1]
-        left, top, right, bottom = x - x0, y - y0, x1 - x, y1 - y  # [p, N]
-        inside = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom)) > 0
-        reach = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
-        if inclusive_ranges:
-            inside &= (reach >= low) & (reach <= high)
-        else:
-            inside &= (reach > low) & (reach < high)
-        if center_radius is not None:
-            # The sub-box of half-side `near` around the centre; outside the box it is cut off by `inside`.
-            inside &= ((left - right).abs() < 2 * near) & ((top - bottom).abs() < 2 * near)
-        yield portion, inside
-
-
 def _flatten(levels: Sequence[Tensor]) -> Tensor:
     """Per level `[B, X, H, W]` -> `[B, A, X]` float32, cells row by row, levels in order."""
     return torch.cat([level.float().flatten(2).transpose(1, 2) for level in levels], dim=1)
 
 
-# Builders: each architecture with its numbers, and the weights others have published for it
+# Builders: each architecture with its numbers; `fcos_forms.py` has the two other forms
 
 
 @passes_on(FCOS)
@@ -516,91 +476,15 @@ def fcos(
     **settings: Any,
 ) -> FCOS:
     """The improved form on any backbone with three levels at strides 8, 16, 32. Settings: those of `FCOS`."""
-    build = NECKS[neck]
+    build, centerness = NECKS[neck], quality is not None
     pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=5, top=top, norm=neck_norm)
     head = FCOSHead(
-        channels,
-        len(classes),
-        len(pyramid.strides),
-        convs=head_convs,
-        norm=head_norm,
-        deformable=deformable,
-        centerness=quality is not None,
+        channels, len(classes), 5, convs=head_convs, norm=head_norm, deformable=deformable, centerness=centerness
     )
     return FCOS(backbone, pyramid, head, classes=classes, quality=quality, **settings)
 
 
-@passes_on(FCOSHead, without=("exponential", "initial_distance", "centerness_on_boxes"))
-def base_head(channels: int, num_classes: int, num_levels: int, **settings: Any) -> FCOSHead:
-    """The head of the base form. Settings: those of `FCOSHead`."""
-    return FCOSHead(
-        channels,
-        num_classes,
-        num_levels,
-        exponential=True,
-        initial_distance=0.0,
-        centerness_on_boxes=False,
-        **settings,
-    )
-
-
-def base_form(centerness: bool = True) -> dict[str, Any]:
-    """The base form as arguments of `FCOS`; without the centre-ness branch boxes are not weighted by it either."""
-    return {
-        "center_radius": None,
-        "normalise_distances": False,
-        "box_loss": "iou",
-        "quality": "centerness" if centerness else None,
-        "weigh_boxes": centerness,
-    }
-
-
-@passes_on(base_head, without=("norm",))
-def fcos_base(
-    backbone: Backbone,
-    classes: Classes,
-    *,
-    neck: NeckName = "fpn",
-    neck_norm: Norm | None = None,
-    head_norm: Norm | None = "gn",
-    top: Literal["p5", "c5"] = "p5",
-    centerness: bool = True,
-    **settings: Any,
-) -> FCOS:
-    """The base form of the ICCV paper. Settings: those of `base_head`."""
-    build = NECKS[neck]
-    pyramid = build(backbone.channels, backbone.strides, channels=256, levels=5, top=top, norm=neck_norm)
-    head = base_head(256, len(classes), len(pyramid.strides), norm=head_norm, centerness=centerness, **settings)
-    return FCOS(backbone, pyramid, head, classes=classes, **base_form(centerness))
-
-
-@passes_on(FCOSHead, without=("norm", "scales", "initial_distance", "centerness"))
-def fcos_torchvision(
-    backbone: Backbone,
-    classes: Classes,
-    *,
-    neck_norm: Norm | None = None,
-    head_norm: Norm | None = "gn",
-    **settings: Any,
-) -> FCOS:
-    """Torchvision's form, with its corner points, so that its weights give its boxes. Settings: those of `FCOSHead`."""
-    neck = FPN(backbone.channels, backbone.strides, norm=neck_norm)
-    head = FCOSHead(256, len(classes), 5, norm=head_norm, scales=False, initial_distance=0.0, **settings)
-    return FCOS(
-        backbone,
-        neck,
-        head,
-        classes=classes,
-        inclusive_ranges=False,
-        corner_points=True,
-        weigh_boxes=False,
-        score_threshold=0.2,
-        threshold_product=True,
-    )
-
-
 _BACKBONES = ("resnet18", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")
-_RESNET50 = partial(timm_backbone, "resnet50")
 
 BUILDERS = {
     # On ResNet-50 AP 38.6 in table 3 of the TPAMI paper.
@@ -609,22 +493,4 @@ BUILDERS = {
     "fcos_shufflenet_v2_x1_0_fpn": Builder(fcos, partial(shufflenet_v2_backbone, 1.0), {"channels": 128}),
     "fcos_shufflenet_v2_x0_5_fpn": Builder(fcos, partial(shufflenet_v2_backbone, 0.5), {"channels": 96}),
     "fcos_timm_fpn": Builder(fcos, any_timm_backbone),
-    # AP 37.1, 36.5 with `head_norm=None`, 33.5 with `centerness=False` as well (the ICCV paper).
-    "fcos_resnet50_fpn_base": Builder(fcos_base, _RESNET50),
-    # ATSS in the place of ranges and centre sampling: AP 39.2 in table 3 of its paper, where FCOS has 37.8.
-    "fcos_resnet50_fpn_atss": Builder(fcos, _RESNET50, {"assignment": "adaptive"}),
-    "fcos_resnet50_fpn_torchvision": Builder(fcos_torchvision, _RESNET50),
-}
-
-_TORCHVISION = torchvision_record(
-    "torchvision",
-    "fcos_resnet50_fpn_torchvision",
-    "fcos_resnet50_fpn_coco-99b0c9b7.pth",
-    {"AP": 39.2},
-    fcos_from_torchvision,
-    backbone_norm="frozen_bn",
-)
-PUBLISHED = {
-    "fcos_resnet50_fpn": {"torchvision": _TORCHVISION},
-    "fcos_resnet50_fpn_torchvision": {"torchvision": _TORCHVISION},
 }

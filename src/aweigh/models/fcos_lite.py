@@ -55,7 +55,7 @@ from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, make_activation, make_norm
 from aweigh.models.builders import Builder
 from aweigh.models.detector import detector
-from aweigh.models.fcos import assign, candidates
+from aweigh.models.fcos import assign
 from aweigh.necks.pan import LitePAN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import (
@@ -125,7 +125,7 @@ class FCOSLite(nn.Module):
         self.strides: tuple[int, ...] = tuple(neck.strides)
         rule: dict[str, Any] = {"strides": self.strides, "level_ranges": LEVEL_RANGES}
         self.assign: Callable[..., Tensor] = partial(assign, **rule)
-        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
+        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(box_ops.candidates, **rule)
 
         self.selection = FCOSLiteSelection()
 

@@ -7,7 +7,7 @@ Legend: boxes are `[..., 4]` float `(x0, y0, x1, y1)` in pixels, right and botto
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -150,6 +150,44 @@ def grid_points(
     columns = torch.arange(width, device=like.device, dtype=torch.float32) * stride[1] + offset[1]
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y], dim=-1).reshape(-1, 2)  # [H*W, 2]
+
+
+def candidates(
+    points: Sequence[Tensor],
+    boxes: Tensor,
+    *,
+    strides: Sequence[int],
+    level_ranges: Sequence[tuple[float, float]],
+    inclusive_ranges: bool = True,
+    center_radius: float | None = 1.5,
+    byte_budget: int = 64 * 2**20,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Portions of the points `[p, 2]`, in order, and which boxes `[N, 4]` each could learn: `[p, N]` bool."""
+
+    def per_point(values: Sequence[float]) -> Tensor:
+        return torch.cat([p.new_full((len(p), 1), value) for p, value in zip(points, values, strict=True)])
+
+    all_points = torch.cat(list(points))
+    lower, upper = (per_point(ends) for ends in zip(*level_ranges, strict=True))
+    radius = per_point([math.inf if center_radius is None else center_radius * stride for stride in strides])
+    x0, y0, x1, y1 = boxes.unbind(1)
+    bytes_per_pair = 40  # ten float32 values at the peak
+    size = max(1, byte_budget // (bytes_per_pair * max(1, len(boxes))))
+    for start in range(0, len(all_points), size):
+        portion = all_points[start : start + size]
+        low, high, near = lower[start : start + size], upper[start : start + size], radius[start : start + size]
+        x, y = portion[:, :1], portion[:, 1:]  # [p, 1]
+        left, top, right, bottom = x - x0, y - y0, x1 - x, y1 - y  # [p, N]
+        inside = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom)) > 0
+        reach = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
+        if inclusive_ranges:
+            inside &= (reach >= low) & (reach <= high)
+        else:
+            inside &= (reach > low) & (reach < high)
+        if center_radius is not None:
+            # The sub-box of half-side `near` around the centre; outside the box it is cut off by `inside`.
+            inside &= ((left - right).abs() < 2 * near) & ((top - bottom).abs() < 2 * near)
+        yield portion, inside
 
 
 def best_pairs(logits: Tensor, *, count: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
