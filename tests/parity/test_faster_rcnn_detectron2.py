@@ -12,9 +12,10 @@ from tests.parity.plain_detectron2 import RandomState, convolved
 from torch import Tensor
 from torch.nn import functional as F
 
+from aweigh.arguments import parameters
 from aweigh.classes import Classes
 from aweigh.errors import AweighError, UsageError
-from aweigh.models import PUBLISHED, create, faster_rcnn
+from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.ops.matching import balanced_sample
 from aweigh.structures import Images, Targets, padded_proposals
@@ -278,11 +279,9 @@ def test_its_constants() -> None:
     ("form", "deviation"),
     [(FORMS[0], [1.0, 1.0, 1.0]), ("faster_rcnn_resnext101_32x8d_fpn_detectron2", [57.375, 57.12, 58.395])],
 )
-def test_pixels_are_those_of_its_bodies(form: str, deviation: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_those_of_its_bodies(form: str, deviation: list[float]) -> None:
     """Of 0 to 255, blue first there; ours are of 0 to 1, red first."""
-    given = {}
-    monkeypatch.setattr(faster_rcnn, "_timm", lambda name, classes, options: given.update(options))
-    faster_rcnn.BUILDERS[form](classes=Classes.numbered(3))
+    given = {name: each.default for name, each in parameters(DETECTORS[form]).items()}
     torch.testing.assert_close(255 * torch.tensor(given["pixel_mean"]).flip(0), torch.tensor([103.53, 116.28, 123.675]))
     torch.testing.assert_close(255 * torch.tensor(given["pixel_std"]).flip(0), torch.tensor(deviation))
 
