@@ -55,6 +55,7 @@ def _find_detector(model: str, weights: str, device: str) -> "Predictor":
             "or give a checkpoint that `aweigh train` wrote."
         )
     detector = create(model, weights=weights or "box")
+    assert detector.record is not None  # of the weights just loaded
     return Predictor(detector, Resize(**detector.record.resize), device=chosen)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aweigh.arguments import Number, check_arguments, check_value
 from aweigh.classes import Classes
@@ -76,7 +76,7 @@ def create(
     weights: str | Path | None = None,
     backbone_weights: str | Path | None = None,
     **arguments: Any,
-) -> Any:
+) -> Detector:
     """Build a `Detector` (an `nn.Module`).
 
     Args:
@@ -118,18 +118,18 @@ def create(
     return model
 
 
-def _build(name: str, classes: Classes | None, arguments: dict[str, Any]) -> Any:
+def _build(name: str, classes: Classes | None, arguments: dict[str, Any]) -> Detector:
     chosen = {} if classes is None else {"classes": classes}
     arguments = check_arguments(DETECTORS[name], arguments, plain=True, of=name)
     try:
-        model = DETECTORS[name](**chosen, **arguments)
+        model = cast(Detector, DETECTORS[name](**chosen, **arguments))
     except (TypeError, ValueError, RuntimeError) as error:  # of numbers that do not go together
         raise UsageError(f"create({name!r}): {error}.") from error
     model.builder, model.arguments = name, arguments
     return model
 
 
-def _create_published(name: str, weights: str, arguments: dict[str, Any]) -> Any:
+def _create_published(name: str, weights: str, arguments: dict[str, Any]) -> Detector:
     records = PUBLISHED.get(name, {})
     is_file = Path(weights).suffix in {".pth", ".pt", ".safetensors"}
     if not records or (weights not in records and not is_file):

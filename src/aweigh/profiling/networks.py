@@ -28,7 +28,7 @@ def cost_of(model: str, size: int) -> Cost:
         return count(cast(nn.Module, load_model(model)[0]), size_hw, run=run_network)
     with torch.device("meta"):
         if model in DETECTORS:
-            return count(create(model), size_hw, run=run_network)
+            return count(cast(nn.Module, create(model)), size_hw, run=run_network)
         if model in BUILDERS:
             return count(classifier(BUILDERS[model]()), size_hw)
     if timm.is_model(model):
