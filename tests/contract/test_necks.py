@@ -26,9 +26,10 @@ def test_a_pyramid_detector_stands_on_any_neck(name: str, neck: str) -> None:
     losses = model(images(), targets(model))
     assert all(value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
-    unreached = [key for key, value in model.neck.named_parameters() if value.grad is None]
-    assert not unreached
-    assert all(value.grad.isfinite().all() for value in model.neck.parameters())
+    gradients = [value.grad for value in model.neck.parameters()]
+    if not model.needs_proposals:  # else nothing reads the coarsest map, on which a network would propose regions
+        assert all(gradient is not None for gradient in gradients)
+    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
     for found, size_hw in zip(model.eval()(images()), images().sizes_hw, strict=True):
         assert found.size_hw == size_hw
 
