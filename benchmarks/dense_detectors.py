@@ -34,7 +34,7 @@ from aweigh.models import create
 from aweigh.models.fcos import FCOSOutput
 from aweigh.models.retinanet import RetinaNetOutput
 from aweigh.ops.matching import by_adaptive_samples, by_overlap
-from aweigh.prediction.evaluate import evaluate
+from aweigh.prediction.measure import measure
 from aweigh.structures import Images, Targets
 from aweigh.training.config import TrainConfig
 from aweigh.training.prepare import builder_arguments
@@ -99,7 +99,8 @@ def result(options: argparse.Namespace, name: str) -> dict[str, float]:
         command += ["--arguments", *arguments]
         subprocess.run(command, check=True)
         predictor = aweigh.load(folder / "last.safetensors", device="cpu")
-        metrics = evaluate(predictor.model, predictor.resize, load_split(options.data, "test"))[0].to_dict()
+        measured = measure(predictor.model, predictor.resize, load_split(options.data, "test"), ["boxes"])
+        metrics = measured.metrics["boxes"].to_dict()
         seconds = statistics.median(step_seconds(folder))
         kept.write_text(json.dumps({"AP": metrics["AP"], "AP50": metrics["AP50"], "step": seconds}))
     read: dict[str, float] = json.loads(kept.read_text())

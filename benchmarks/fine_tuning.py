@@ -23,7 +23,7 @@ from measure import processor, step_seconds
 
 import aweigh
 from aweigh.layouts.load import load_split
-from aweigh.prediction.evaluate import evaluate
+from aweigh.prediction.measure import measure
 
 matplotlib.use("agg")
 from matplotlib import pyplot
@@ -74,7 +74,8 @@ def result(options: argparse.Namespace, name: str, words: list[str], minutes: fl
         seconds = step_seconds(probe)[SKIPPED_STEPS:]
         train(options, folder, words, max(1, round(60 * minutes / (sum(seconds) / len(seconds)))))
         predictor = aweigh.load(folder / "last.safetensors", device="cpu")
-        metrics = evaluate(predictor.model, predictor.resize, load_split(options.data, "test"))[0].to_dict()
+        measured = measure(predictor.model, predictor.resize, load_split(options.data, "test"), ["boxes"])
+        metrics = measured.metrics["boxes"].to_dict()
         taken = step_seconds(folder)
         found = {"AP": metrics["AP"], "AP50": metrics["AP50"], "steps": len(taken), "seconds": sum(taken)}
         kept.write_text(json.dumps(found))

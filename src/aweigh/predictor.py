@@ -36,8 +36,8 @@ from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models import PUBLISHED
 from aweigh.models.detector import Detector, network_inputs
 from aweigh.ops.frames import Frame
+from aweigh.prediction.detect import find
 from aweigh.prediction.device import choose_device
-from aweigh.prediction.evaluate import find
 from aweigh.prediction.memory import is_out_of_memory
 from aweigh.prediction.tta import PLAIN, TTA
 from aweigh.structures import Images, padded_proposals

@@ -23,7 +23,7 @@ from aweigh.heads.heatmap import HEATMAP_BIAS
 from aweigh.models import DETECTORS, create
 from aweigh.models.detector import UNSAID, Detector, network_inputs
 from aweigh.ops.frames import Frame
-from aweigh.prediction.evaluate import find
+from aweigh.prediction.detect import find
 from aweigh.prediction.tta import TTA, mirrored_images
 from aweigh.structures import Images, Targets, padded_proposals
 

@@ -23,8 +23,9 @@ from aweigh.layouts.load import load_split
 from aweigh.models import DETECTORS, create
 from aweigh.models.centernet import CenterNetSelection
 from aweigh.ops.masks import encode_counts
-from aweigh.prediction.evaluate import detect, evaluate
+from aweigh.prediction.detect import detect
 from aweigh.prediction.extras import choose_select, keypoint_lines, measure_all
+from aweigh.prediction.measure import measure
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
 from aweigh.training.config import resolve
 from aweigh.training.logs.log import RunLog, best_epoch, read_log, results_table
@@ -267,7 +268,8 @@ class AllKnowing(Figures):
 def test_what_is_known_exactly_is_measured_as_such(shapes: Path, resize: Resize) -> None:
     val = load_split(shapes, "val")
     model = AllKnowing(val, resize)
-    boxes, results, _ = evaluate(model, resize, val, batch=2)
+    measured = measure(model, resize, val, ["boxes"], batch=2)
+    boxes, results = measured.metrics["boxes"], measured.results
     metrics, notes = measure_all(model, val, results)
     assert notes == [] and boxes.AP > 0.99
     assert metrics["keypoints"].AP > 0.99 and metrics["keypoints"].keypoint_sigmas == (UNIFORM_SIGMA,) * 5

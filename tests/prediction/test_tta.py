@@ -17,7 +17,7 @@ from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.models.centernet import CenterNetSelection
 from aweigh.ops.frames import Frame
-from aweigh.prediction.evaluate import detect, find
+from aweigh.prediction.detect import detect, find
 from aweigh.prediction.tta import PLAIN, SCALES, TTA, merge, mirrored_images
 from aweigh.predictor import Predictor, load
 from aweigh.structures import Images, padded_proposals

@@ -16,11 +16,12 @@ from aweigh.evaluation.voc import evaluate_voc
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
-from aweigh.prediction.evaluate import detect, evaluate
+from aweigh.prediction.detect import detect
+from aweigh.prediction.measure import measure
 from aweigh.training.logs.report import save_evaluation
 from aweigh.training.train import train
 
-from .test_evaluate import Oracle
+from .test_detect import Oracle
 
 RESIZE = Resize(short=64, long=96)
 
@@ -50,7 +51,8 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize("batch", [1, 2, 4])
 def test_a_detector_that_finds_all_objects_of_the_others_has_ap_one(data, batch):
     val = load_split(data, "val")
-    metrics, results, _ = evaluate(Oracle(val.take([0, 2, 3]), RESIZE), RESIZE, val, batch=batch)
+    measured = measure(Oracle(val.take([0, 2, 3]), RESIZE), RESIZE, val, ["boxes"], batch=batch)
+    metrics, results = measured.metrics["boxes"], measured.results
     assert pytest.approx(1) == metrics.AP and pytest.approx(1) == metrics.AR100
     assert (metrics.images, metrics.left_out, sum(metrics.objects.values())) == (3, 1, 6)
     assert metrics.table().startswith("COCO protocol, boxes: 3 of 4 images, 6 objects, 6 detections")

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Divisor, NotNegative, Share, Width, check_fields, passes_on
+from aweigh.arguments import Divisor, NotNegative, Share, Width, passes_on
 from aweigh.backbones import DLA34, Backbone, hourglass_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
@@ -40,7 +40,7 @@ from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
-from aweigh.models.detector import detector
+from aweigh.models.detector import Selection, detector
 from aweigh.necks import Neck
 from aweigh.necks.upsample import NoUpsample, aggregation_upsample, lite_upsample, transposed_upsample
 from aweigh.ops import boxes as box_ops
@@ -88,17 +88,12 @@ class CenterGoals:
 
 
 @dataclass(frozen=True)
-class CenterNetSelection:
+class CenterNetSelection(Selection):
     """Which of the network's answers become detections. The paper keeps the best 100 whatever they score and suppresses
     none (section 4); the authors' option is "soft"."""
 
     score_threshold: Share = 0.0
     nms: box_ops.NMS = "none"
-    nms_threshold: Share = 0.5
-    max_detections: Count = 100
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @detector(CenterNetSelection)
@@ -146,14 +141,9 @@ class CenterNet(nn.Module):
         self.selection: CenterNetSelection = CenterNetSelection()
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
-        """Losses if `targets` are given (whether training or not), else the detections of each image.
-
-        Boxes are in the pixels of `images`, and inside each image.
-        """
+        """The losses if `targets` are given, else the detections of each image."""
         raw = self.network(images.pixels)
-        if targets is not None:
-            return self.loss(raw, targets)
-        return self.decode(raw, images.sizes_hw)
+        return self.decode(raw, images.sizes_hw) if targets is None else self.loss(raw, targets)
 
     def network(self, pixels: Tensor) -> CenterNetOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
@@ -248,13 +238,7 @@ class CenterNet(nn.Module):
         return Detections.unpadded(found[:4], classes=self.classes, sizes_hw=sizes_hw, extras=extras)
 
     def select(self, raw: CenterNetOutput, sizes_hw: Tensor) -> tuple[Tensor, ...]:
-        """Raw outputs to a fixed number of detections, without a branch on the data (section 4, "From points to
-        bounding boxes").
-
-        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
-        image), scores `[B, K]`, labels `[B, K]`, count `[B]` and what `more` gives; rows from `count` on are padding
-        with score 0.
-        """
+        """Raw outputs to detections (section 4, "From points to bounding boxes") and what `more` gives of each."""
         heatmap = raw[-1]["heatmap"].float()
         height, width = heatmap.shape[-2:]
         inside = cells_inside((height, width), self.stride, sizes_hw)  # [B, H, W]

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Divisor, Few, NotNegative, Share, Width, check_fields, checked_class, passes_on
+from aweigh.arguments import Count, Divisor, Few, NotNegative, Share, Width, checked_class, passes_on
 from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
@@ -45,7 +45,7 @@ from aweigh.errors import UsageError, counted
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.models.builders import Builder
-from aweigh.models.detector import detector
+from aweigh.models.detector import Selection, detector
 from aweigh.necks import Neck
 from aweigh.necks.upsample import NoUpsample, lite_upsample
 from aweigh.ops import boxes as box_ops
@@ -95,7 +95,7 @@ class Points(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CornerNetSelection:
+class CornerNetSelection(Selection):
     """Which of the network's answers become detections (section 4.2)."""
 
     points_per_kind: Count = 100
@@ -103,11 +103,6 @@ class CornerNetSelection:
     embedding_distance: NotNegative = 0.5
     score_threshold: Share = 0.0
     nms: box_ops.NMS = "soft"
-    nms_threshold: Share = 0.5
-    max_detections: Count = 100
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @detector(CornerNetSelection)
@@ -164,14 +159,9 @@ class CornerNet(nn.Module):
         self.selection = CornerNetSelection(points_per_kind=points_per_kind, max_pairs=max_pairs)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
-        """Losses if `targets` are given (whether training or not), else the detections of each image.
-
-        Boxes are in the pixels of `images`, and inside each image.
-        """
+        """The losses if `targets` are given, else the detections of each image."""
         raw = self.network(images.pixels)
-        if targets is not None:
-            return self.loss(raw, targets)
-        return self.decode(raw, images.sizes_hw)
+        return self.decode(raw, images.sizes_hw) if targets is None else self.loss(raw, targets)
 
     def network(self, pixels: Tensor) -> CornerNetOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
@@ -246,11 +236,7 @@ class CornerNet(nn.Module):
         return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
 
     def select(self, raw: CornerNetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Raw outputs to a fixed number of detections, without a branch on the data (section 4.2).
-
-        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
-        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
-        """
+        """Raw outputs to detections (section 4.2), padded to a fixed number."""
         points = {kind: self._best(raw[-1], kind, sizes_hw) for kind in self.kinds}
         boxes, scores, labels = self._pairs(raw[-1], *(points[kind] for kind in CORNERS))
         boxes = box_ops.clip(boxes * self.stride, sizes_hw)  # [B, P, 4]

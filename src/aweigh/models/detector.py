@@ -6,15 +6,17 @@ Nothing else is asked of a detector anywhere, and nothing is looked up by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
-from aweigh.arguments import checked_class, with_selection
+from aweigh.arguments import Count, Share, check_fields, checked_class, with_selection
 from aweigh.backbones import Backbone
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.ops import boxes as box_ops
 from aweigh.structures import Images, Targets
 from aweigh.weights.load import Body
 from aweigh.weights.record import PublishedWeights
@@ -29,12 +31,14 @@ class Detector(Protocol):
     Called with images alone it gives the `Detections` of each, with targets too the losses, a scalar each, whether it
     is training or not. `decode(network(...))` is the one and `loss(network(...), targets)` the other. `network` has no
     Python branch on data: it is what is compiled and exported; its inputs are the pixels `[B, 3, H, W]`, RGB in
-    `[0, 1]`, and where `needs_proposals` is true, the proposals `[B, P, 4]`. `select` gives boxes `[B, K, 4]`, scores
-    `[B, K]`, labels `[B, K]`, how many count `[B]`, and a tensor for each of `extras`.
+    `[0, 1]`, and where `needs_proposals` is true, the proposals `[B, P, 4]`. `select` has no branch on data either: of
+    raw outputs and the sizes `[B, 2]` (height, width) of the images it gives boxes `[B, K, 4]` float32 inside each
+    image, scores `[B, K]`, labels `[B, K]`, how many count `[B]` (the rest is padding with score 0), and a tensor for
+    each of `extras`. `decode` cuts that to what counts: the `Detections` of each image, best first, in its pixels.
 
     extras: what it says beside boxes, of "masks" (`[B, K, S, S]` probabilities in the frame of each box), "keypoints"
     (`[B, K, number of keypoints, 3]`: x, y, score) and "cuboids" (`[B, K, 7]`, see `aweigh.ops.cuboids`).
-    keypoint_set: those that it finds. selection: thresholds and counts, a frozen dataclass (`with_selection`).
+    keypoint_set: those that it finds. selection: thresholds and counts.
     pixel_mean: `[3]`, the colour of padding. stride_divisor: what the sides of a batch are multiples of.
     strides, assign, candidates: of one that assigns points to boxes: the strides of its levels in pixels; which box
     each point learns; which boxes each could. average_flipped: of one that averages raw outputs of an image and its
@@ -47,7 +51,7 @@ class Detector(Protocol):
     training: bool
     backbone: Backbone
     classes: Classes
-    selection: Any  # each detector has a dataclass of its own
+    selection: Selection
     extras: tuple[str, ...]
     needs_proposals: bool
     keypoint_set: KeypointSet | None
@@ -88,7 +92,24 @@ class Detector(Protocol):
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> Any: ...
 
 
-def detector(selection: type[Any]) -> Callable[[D], D]:
+@dataclass(frozen=True)
+class Selection:
+    """Which of a network's answers become detections: thresholds and counts, saved with the model.
+
+    score_threshold: lowest score. nms, nms_threshold: what suppresses what, and from which overlap on. max_detections:
+    of one image. A detector's own is one of these, with its defaults and what it has beside them.
+    """
+
+    score_threshold: Share = 0.05
+    nms: box_ops.NMS = "class"
+    nms_threshold: Share = 0.5
+    max_detections: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def detector(selection: type[Selection]) -> Callable[[D], D]:
     """Of the class of a detector: its arguments are checked, its thresholds and counts are a `selection`, and what it
     does not say of itself is as in `Detector` for one that cannot."""
 

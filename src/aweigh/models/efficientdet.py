@@ -40,7 +40,6 @@ from aweigh.arguments import (
     Divisor,
     Positive,
     Share,
-    check_fields,
     passes_on,
 )
 from aweigh.backbones import Backbone, TimmBackbone, timm_backbone
@@ -49,7 +48,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.models.builders import Builder
-from aweigh.models.detector import detector
+from aweigh.models.detector import Selection, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, BiFPN, Fusion
 from aweigh.ops import boxes as box_ops
@@ -81,17 +80,12 @@ class EfficientDetOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EfficientDetSelection:
+class EfficientDetSelection(Selection):
     """Which of the network's answers become detections (effdet's, which has no threshold)."""
 
     score_threshold: Share = 0.0
     nms: box_ops.NMS = "class"  # the authors' own numbers are with "soft"
-    nms_threshold: Share = 0.5
     candidates_per_image: Count = 5000
-    max_detections: Count = 100
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @detector(EfficientDetSelection)
@@ -136,14 +130,9 @@ class EfficientDet(nn.Module):
         self.selection = EfficientDetSelection()
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
-        """Losses if `targets` are given (whether training or not), else the detections of each image.
-
-        Boxes are in the pixels of `images`, and inside each image.
-        """
+        """The losses if `targets` are given, else the detections of each image."""
         raw = self.network(images.pixels)
-        if targets is not None:
-            return self.loss(raw, targets)
-        return self.decode(raw, images.sizes_hw)
+        return self.decode(raw, images.sizes_hw) if targets is None else self.loss(raw, targets)
 
     def network(self, pixels: Tensor) -> EfficientDetOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
@@ -208,11 +197,7 @@ class EfficientDet(nn.Module):
         return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
 
     def select(self, raw: EfficientDetOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Raw outputs to a fixed number of detections, without a branch on the data.
-
-        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
-        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
-        """
+        """Raw outputs to detections, padded to a fixed number."""
         scores, rows, labels = box_ops.best_pairs(
             raw.logits, count=self.selection.candidates_per_image, threshold=self.selection.score_threshold
         )

@@ -61,7 +61,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from aweigh.arguments import Count, Few, Layers, NotNegative, Number, Share, Width, check_fields, passes_on
+from aweigh.arguments import Count, Few, Layers, NotNegative, Number, Share, Width, passes_on
 from aweigh.backbones import Backbone, TimmBackbone, WithLayers, mobilenet_v3_ends, take_last_stage, timm_backbone
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
@@ -71,7 +71,7 @@ from aweigh.heads.regions import Branch, region_candidates, region_losses, said_
 from aweigh.heads.rpn import MakeProposer, Proposer, proposal_network
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder, on_each
-from aweigh.models.detector import Detector, detector, network_inputs
+from aweigh.models.detector import Detector, Selection, detector, network_inputs
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, world_mean
@@ -98,16 +98,8 @@ class FasterRCNNOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FasterRCNNSelection:
+class FasterRCNNSelection(Selection):
     """Which of the regions become detections; the proposer has thresholds and counts of its own."""
-
-    score_threshold: Share = 0.05
-    nms: box_ops.NMS = "class"
-    nms_threshold: Share = 0.5
-    max_detections: Count = 100
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @detector(FasterRCNNSelection)
@@ -182,14 +174,9 @@ class FasterRCNN(nn.Module):
         self.selection = FasterRCNNSelection(score_threshold, "class", nms_threshold, max_detections)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
-        """Losses if `targets` are given (whether training or not), else the detections of each image.
-
-        Boxes are in the pixels of `images`, and inside each image.
-        """
+        """The losses if `targets` are given, else the detections of each image."""
         raw = self.network(*network_inputs(cast(Detector, self), images))
-        if targets is not None:
-            return self.loss(raw, targets)
-        return self.decode(raw, images.sizes_hw)
+        return self.decode(raw, images.sizes_hw) if targets is None else self.loss(raw, targets)
 
     def network(self, pixels: Tensor, *proposals: Tensor) -> FasterRCNNOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to features and what the proposer says of them.
@@ -285,12 +272,7 @@ class FasterRCNN(nn.Module):
         )
 
     def select(self, raw: FasterRCNNOutput, sizes_hw: Tensor) -> tuple[Tensor, ...]:
-        """Raw outputs to a fixed number of detections: proposals, their second stage, suppression, then the branches.
-
-        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
-        image), scores `[B, K]`, labels `[B, K]`, count `[B]` and `[B, K, ...]` of each branch; rows from `count` on are
-        padding with score 0.
-        """
+        """Raw outputs to detections: proposals, their second stage, suppression, then the branches."""
         proposals, _, count = self.propose(raw, sizes_hw)
         if not torch.compiler.is_compiling():
             proposals = proposals[:, : max(1, int(count.max()))]

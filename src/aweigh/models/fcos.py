@@ -55,7 +55,6 @@ from aweigh.arguments import (
     Positive,
     Share,
     Width,
-    check_fields,
     checked_class,
     passes_on,
 )
@@ -65,7 +64,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower
 from aweigh.models.builders import Builder
-from aweigh.models.detector import detector
+from aweigh.models.detector import Selection, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -88,18 +87,12 @@ class FCOSOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FCOSSelection:
+class FCOSSelection(Selection):
     """Which of the network's answers become detections (section 4 of the ICCV paper)."""
 
-    score_threshold: Share = 0.05
     threshold_product: bool = False
-    nms: box_ops.NMS = "class"
     nms_threshold: Share = 0.6
     candidates_per_level: Count = 1000
-    max_detections: Count = 100
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @detector(FCOSSelection)
@@ -177,14 +170,9 @@ class FCOS(nn.Module):
         self.selection = FCOSSelection(score_threshold=score_threshold, threshold_product=threshold_product)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
-        """Losses if `targets` are given (whether training or not), else the detections of each image.
-
-        Boxes are in the pixels of `images`, and inside each image.
-        """
+        """The losses if `targets` are given, else the detections of each image."""
         raw = self.network(images.pixels)
-        if targets is not None:
-            return self.loss(raw, targets)
-        return self.decode(raw, images.sizes_hw)
+        return self.decode(raw, images.sizes_hw) if targets is None else self.loss(raw, targets)
 
     def network(self, pixels: Tensor) -> FCOSOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
@@ -279,11 +267,7 @@ class FCOS(nn.Module):
         return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
 
     def select(self, raw: FCOSOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Raw outputs to a fixed number of detections, without a branch on the data.
-
-        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
-        image), scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with score 0.
-        """
+        """Raw outputs to detections, padded to a fixed number."""
         number = self.selection.candidates_per_level
         levels = [self.best_of_level(raw, level, number) for level in range(len(raw.points))]
         return box_ops.select_levels(levels, sizes_hw, self.selection)

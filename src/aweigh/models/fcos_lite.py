@@ -45,7 +45,6 @@ from aweigh.arguments import (
     Layers,
     Share,
     Width,
-    check_fields,
     checked_class,
 )
 from aweigh.backbones import ShuffleNetV2, shufflenet_v2_backbone
@@ -54,7 +53,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, make_activation, make_norm
 from aweigh.models.builders import Builder
-from aweigh.models.detector import detector
+from aweigh.models.detector import Selection, detector
 from aweigh.models.fcos import assign
 from aweigh.necks.pan import LitePAN
 from aweigh.ops import boxes as box_ops
@@ -88,17 +87,12 @@ class FCOSLiteOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FCOSLiteSelection:
+class FCOSLiteSelection(Selection):
     """Which of the network's answers become detections."""
 
     score_threshold: Share = 0.02  # of the class probability, whose root is the score
-    nms: box_ops.NMS = "class"
     nms_threshold: Share = 0.6
     candidates_per_image: Count = 1000
-    max_detections: Count = 100
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @detector(FCOSLiteSelection)
@@ -130,14 +124,9 @@ class FCOSLite(nn.Module):
         self.selection = FCOSLiteSelection()
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
-        """Losses if `targets` are given (whether training or not), else the detections of each image.
-
-        Boxes are in the pixels of `images`, and inside each image.
-        """
+        """The losses if `targets` are given, else the detections of each image."""
         raw = self.network(images.pixels)
-        if targets is not None:
-            return self.loss(raw, targets)
-        return self.decode(raw, images.sizes_hw)
+        return self.decode(raw, images.sizes_hw) if targets is None else self.loss(raw, targets)
 
     def network(self, pixels: Tensor) -> FCOSLiteOutput:
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
@@ -207,12 +196,8 @@ class FCOSLite(nn.Module):
         return Detections.unpadded(found, classes=self.classes, sizes_hw=sizes_hw)
 
     def select(self, raw: FCOSLiteOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Raw outputs to a fixed number of detections, without a branch on the data.
-
-        sizes_hw: `[B, 2]` height and width of each image in the batch. Returns boxes `[B, K, 4]` float32 (inside the
-        image), scores `[B, K]` (the root of the class probability), labels `[B, K]` and count `[B]`; rows from `count`
-        on are padding with score 0. Only the distances of the best pairs of a point and a class are decoded.
-        """
+        """Raw outputs to detections, whose score is the root of the class probability; only the distances of the best
+        pairs of a point and a class are decoded."""
         probability, rows, labels = box_ops.best_pairs(
             raw.logits, count=self.selection.candidates_per_image, threshold=self.selection.score_threshold
         )

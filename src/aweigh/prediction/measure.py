@@ -11,7 +11,7 @@ from aweigh.annotations.split import Split
 from aweigh.evaluation.metrics import METRICS, Measured, Results, check_measurable
 from aweigh.images.resize import Resize
 from aweigh.models.detector import Detector
-from aweigh.prediction.evaluate import detect
+from aweigh.prediction.detect import detect
 from aweigh.prediction.extras import measurable_of
 from aweigh.prediction.tta import PLAIN, TTA
 

@@ -23,7 +23,7 @@ from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Transform
 from aweigh.images.resize import Resize
 from aweigh.models.detector import Detector
-from aweigh.prediction.evaluate import inputs_on, mean_colour
+from aweigh.prediction.detect import inputs_on, mean_colour
 
 NMS_THRESHOLD = 0.7  # of a detector without a proposal network: that of one (Ren et al. 2015, section 3.3)
 

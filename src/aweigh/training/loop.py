@@ -14,7 +14,7 @@ from aweigh.errors import counted
 from aweigh.evaluation.coco import UNDEFINED
 from aweigh.evaluation.metrics import METRICS, NUMBERS, VALIDATED, metric_of, numbers_of
 from aweigh.files import atomic_file, write_text
-from aweigh.prediction.evaluate import detect
+from aweigh.prediction.detect import detect
 from aweigh.prediction.extras import measure_all
 from aweigh.prediction.meters import Means, Stopwatch
 from aweigh.training import state

@@ -23,8 +23,8 @@ from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.detector import Detector
+from aweigh.prediction.detect import mean_colour
 from aweigh.prediction.device import choose_device, choose_precision
-from aweigh.prediction.evaluate import mean_colour
 from aweigh.prediction.extras import check_taught, choose_select, keypoint_set, takes_keypoints, taught
 from aweigh.training.batch_size import find_batch
 from aweigh.training.config import TrainConfig

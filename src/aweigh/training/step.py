@@ -12,7 +12,7 @@ from aweigh import distributed
 from aweigh.errors import AweighError, counted, lost_worker
 from aweigh.feeding.batches import Batch
 from aweigh.ops.losses import normalised_together
-from aweigh.prediction.evaluate import inputs_on
+from aweigh.prediction.detect import inputs_on
 from aweigh.prediction.memory import is_out_of_memory, out_of_memory
 from aweigh.training.debug.crash import kept
 from aweigh.training.optim import set_lr

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aweigh import distributed
 from aweigh.feeding.batches import Batch
 from aweigh.models.detector import Detector
-from aweigh.prediction.evaluate import inputs_on
+from aweigh.prediction.detect import inputs_on
 from aweigh.structures import Images, Targets
 from aweigh.training.debug.origin import first_bad_gradient, first_bad_operation
 from aweigh.training.debug.outputs import (

@@ -1,4 +1,4 @@
-"""Run a detector over a split: detections in original pixels with original category ids, COCO's numbers, the time.
+"""Run a detector over a split: detections in original pixels with original category ids, and the time they take.
 
 Masks are kept as run lengths, so that what a whole split holds in memory grows with its detections alone.
 """
@@ -17,7 +17,6 @@ from aweigh.annotations.split import Split
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, some_of
-from aweigh.evaluation.coco import CocoMetrics, evaluate_coco
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import MAX_BAD, Loader, make_loader
 from aweigh.feeding.transforms import Transform
@@ -29,47 +28,6 @@ from aweigh.prediction.extras import taught
 from aweigh.prediction.meters import Means, Stopwatch
 from aweigh.prediction.tta import PLAIN, TTA, View, look, merge
 from aweigh.structures import Images
-
-
-def evaluate(
-    model: Detector,
-    resize: Resize,
-    split: Split,
-    *,
-    batch: int = 8,
-    device: torch.device | str = "cpu",
-    workers: int = 0,
-    tta: TTA = PLAIN,
-    max_detections: int = 100,
-    progress: Callable[[int, int], object] = lambda done, total: None,
-    unreadable: Callable[[Problem], object] = lambda problem: None,
-    max_bad: float = 1.0,
-) -> tuple[CocoMetrics, list[dict[str, Any]], dict[str, float]]:
-    """COCO's numbers of the boxes of `model` on `split`, the results they come from, and where the time went.
-
-    results: COCO entries, boxes xywh in the pixels of the original image, category ids of the split; with masks and
-    keypoints where the model finds them, which `aweigh.prediction.measure` measures.
-    speed: milliseconds per image: `read` (waiting for reading and resizing), `network`, `decode`, `total`.
-    unreadable: called with each picture that was skipped or mended while reading. A skipped one and its objects are
-    left out of the numbers, which say so, as is a picture of which not all objects are known (see `Split.complete`).
-    max_bad: the share of skipped ones above which there are no numbers but a `DataError`.
-    """
-    split = split.measurable()
-    found = detect(
-        model,
-        resize,
-        split,
-        batch=batch,
-        device=device,
-        workers=workers,
-        tta=tta,
-        max_bad=max_bad,
-        progress=progress,
-    )
-    for problem in found.problems:
-        unreadable(problem)
-    metrics = evaluate_coco(found.measured(split).to_coco(), found.results, max_detections=max_detections)
-    return metrics, found.results, found.speed
 
 
 @dataclass(frozen=True)

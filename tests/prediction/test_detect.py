@@ -10,7 +10,8 @@ from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
-from aweigh.prediction.evaluate import detect, evaluate, matching_category_ids
+from aweigh.prediction.detect import detect, matching_category_ids
+from aweigh.prediction.measure import measure
 from aweigh.predictor import Predictor
 
 
@@ -57,7 +58,8 @@ def val(toys):
 
 @pytest.mark.parametrize("resize", [Resize(short=48, long=50), Resize(short=None, long=123)])
 def test_what_is_found_in_resized_images_is_measured_in_original_pixels(val, resize):
-    metrics, results, speed = evaluate(Oracle(val, resize), resize, val, batch=3)
+    measured = measure(Oracle(val, resize), resize, val, ["boxes"], batch=3)
+    metrics, results, speed = measured.metrics["boxes"], measured.results, measured.speed
     assert abs(metrics.AP - 1) < 1e-9 and abs(metrics.AR100 - 1) < 1e-9
     assert {entry["category_id"] for entry in results} <= {1, 7}
     assert {entry["image_id"] for entry in results} == {100, 101, 102, 103}
@@ -70,7 +72,8 @@ def test_what_is_found_in_resized_images_is_measured_in_original_pixels(val, res
 def test_classes_are_matched_by_name_not_by_number(val):
     resize = Resize(short=64, long=96)
     classes = Classes(("nothing", "ball", "box"), (0, 1, 2))
-    metrics, results, _ = evaluate(Oracle(val, resize, classes), resize, val)
+    measured = measure(Oracle(val, resize, classes), resize, val, ["boxes"])
+    metrics, results = measured.metrics["boxes"], measured.results
     assert abs(metrics.AP - 1) < 1e-9 and {entry["category_id"] for entry in results} <= {1, 7}
 
 
@@ -89,7 +92,7 @@ def test_losses_are_weighted_by_images_and_the_mode_is_kept(val):
 def test_a_model_made_for_prediction_with_frozen_stages_can_be_measured(val):
     model = create("fcos_resnet18_fpn", classes=val.classes, channels=16, head_convs=1, frozen_stages=2)
     predictor = Predictor(model, Resize(64, 96), device="cpu")
-    metrics, _, _ = evaluate(predictor.model, predictor.resize, val.take([0]))
+    metrics = measure(predictor.model, predictor.resize, val.take([0]), ["boxes"]).metrics["boxes"]
     assert metrics.images == 1 and not predictor.model.training
 
 
@@ -105,7 +108,8 @@ def test_an_empty_result_has_an_ap_of_zero(val):
             return [Detections.empty(self.classes, tuple(size_hw)) for size_hw in sizes_hw]
 
     resize = Resize(short=64, long=96)
-    metrics, results, _ = evaluate(Blind(val, resize), resize, val)
+    measured = measure(Blind(val, resize), resize, val, ["boxes"])
+    metrics, results = measured.metrics["boxes"], measured.results
     assert metrics.AP == 0.0 and results == []
 
 
@@ -114,6 +118,5 @@ def test_a_picture_that_cannot_be_read_is_told(tmp_path):
     path = val.paths[0]
     path.write_bytes(path.read_bytes()[:100])
     resize = Resize(64, 96)
-    told = []
-    evaluate(Oracle(val.take([1]), resize), resize, val, unreadable=told.append)
+    told = measure(Oracle(val.take([1]), resize), resize, val, ["boxes"]).problems
     assert [problem.where for problem in told] == [str(path)]
