@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,7 @@ EXTENSIONS: set[tuple[str, str]] = {
     ("centernet_triplets", "cornernet"),
 }
 EVERY_MODEL = {"builders", "detector"}  # imports them
+LONGEST = 500  # lines of a file
 CATALOGUES = {"models", "layouts", "cli"}
 
 
@@ -89,6 +90,34 @@ def test_no_folder_is_a_corridor() -> None:
         if folder.is_dir() and len(files := list(folder.glob("[!_]*.py"))) > 12
     }
     assert set(long) <= CATALOGUES, long
+
+
+def test_no_file_is_long() -> None:
+    lines = {file.relative_to(PACKAGE).as_posix(): len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")}
+    assert not {name: count for name, count in lines.items() if count > LONGEST}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    files = {module_of(file): file for file in PACKAGE.rglob("*.py")}
+    targets = {
+        module: {
+            found for _, target in imports(file) if (found := nearest(target, files)) not in (module, "aweigh", "")
+        }
+        for module, file in files.items()
+    }
+    while targets:  # what imports nothing that is left belongs to no circle, and goes
+        free = {module for module, imported in targets.items() if not imported & targets.keys()}
+        assert free, f"modules in a circle, or above one: {sorted(targets)}"
+        targets = {module: imported for module, imported in targets.items() if module not in free}
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def nearest(target: str, modules: Mapping[str, Path]) -> str:
+    """The module that an import is of: a name may be one, or stand in one."""
+    return next((name for name in (target, target.rpartition(".")[0]) if name in modules), "")
 
 
 @pytest.mark.parametrize(

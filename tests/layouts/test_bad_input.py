@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.annotated import Make, coco_dict, picture, voc_xml
 
-from aweigh.annotations.problems import clean_boxes, problem_report, remarks
+from aweigh.annotations.problems import clean_boxes
 from aweigh.errors import DataError
+from aweigh.inspect.rules import remarks
 from aweigh.layouts.load import load_split
 
 GOOD = [5, 5, 10, 10]
@@ -53,7 +54,7 @@ def test_bad_boxes_in_coco(coco: Make, box: Any, kind: str, kept: list[float] | 
         else "dropped"
     )
     assert split.boxes.tolist() == [[5, 5, 15, 15]] + ([kept] if kept else [])
-    assert "1.png annotation 11" in problem_report(split)
+    assert "1.png annotation 11" in split.problem_report()
     with pytest.raises(DataError, match="strict"):
         load_split(coco(data), strict=True)
 
@@ -199,7 +200,7 @@ def test_corners_stored_as_sizes_are_suspected(coco: Make) -> None:
     split = load_split(coco(coco_dict(corners)))
     kinds = {p.kind for p in split.problems if p.action == "kept"}
     assert kinds == {"looks like corners (x0, y0, x1, y1) stored as sizes"}
-    assert "instances_train.json" in problem_report(split)
+    assert "instances_train.json" in split.problem_report()
     good = [[n, n, 10, 10] for n in range(20)]
     assert load_split(coco(coco_dict(good))).problems == []
 

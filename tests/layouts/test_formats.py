@@ -10,9 +10,9 @@ import pytest
 from tests.annotated import Make, coco_dict, picture, voc_xml
 
 from aweigh.annotations.flat import PathList
-from aweigh.annotations.problems import problem_report, remarks
 from aweigh.annotations.split import split_off
 from aweigh.errors import DataError, UsageError
+from aweigh.inspect.rules import remarks
 from aweigh.layouts.finding import split_name
 from aweigh.layouts.load import find_splits, load_split
 
@@ -26,7 +26,7 @@ def test_coco_is_read_as_it_is(coco: Make) -> None:
     assert split.boxes.tolist() == [[5, 6, 15, 18], [0.25, 0.5, 39.75, 29.75]]
     assert split.labels.tolist() == [0, 1] and split.ignore.tolist() == [False, True]
     assert split.area[0] == 60 and split.annotation_ids.tolist() == [10, 11]
-    assert split.first.tolist() == [0, 2, 2] and split.problems == [] and problem_report(split) == ""
+    assert split.first.tolist() == [0, 2, 2] and split.problems == [] and split.problem_report() == ""
     targets = split.targets(0)
     assert targets.boxes.tolist() == split.boxes.tolist() and targets.ids.tolist() == [10, 11]
     assert len(split.targets(1)) == 0 and split.targets(1).boxes.shape == (0, 4)
@@ -362,7 +362,7 @@ def test_blood_cells(shared: Path) -> None:
         "zero-size box", "BloodImage_00343.jpg", 2288, "dropped",
     )  # fmt: skip
     assert (second.kind, second.where, second.annotation) == ("zero-size box", "BloodImage_00338.jpg", 887)
-    assert "BloodImage_00343.jpg annotation 2288: [181.0, 329.0, 0.0, 0.0]" in problem_report(train)
+    assert "BloodImage_00343.jpg annotation 2288: [181.0, 329.0, 0.0, 0.0]" in train.problem_report()
     with pytest.raises(DataError, match=r"strict.*BloodImage_00343\.jpg annotation 2288"):
         load_split(root, strict=True)
 

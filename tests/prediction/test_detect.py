@@ -18,7 +18,7 @@ from aweigh.predictor import Predictor
 class Oracle(torch.nn.Module):
     """Finds exactly what is annotated: it is told the split, and knows each picture by its order."""
 
-    stride_divisor, extras, needs_proposals, average_flipped = 32, (), False, None
+    stride_divisor, extras, needs_proposals, average_flipped, keypoint_set = 32, (), False, None, None
 
     def __init__(self, split, resize, classes=None):
         super().__init__()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hotcoco import mask as run_lengths
 
-from aweigh.annotations.problems import remarks
 from aweigh.errors import UsageError
 from aweigh.images.reader import read_image
+from aweigh.inspect.rules import remarks
 from aweigh.layouts.load import find_splits, load_split
 from aweigh.scenes.shapes import KEYPOINTS, LEAST_PIXELS, SHAPES, Scene, render, write_synthetic
 

@@ -1,7 +1,7 @@
 """What is wrong with annotations: found without stopping, named by file and annotation, told in a few lines.
 
 `clean_boxes` is the one rule by which boxes are kept, clipped or dropped; every reader uses it. `suspicions` looks at
-a whole split for the usual mix-ups. `problem_report` puts it all into one line per kind.
+a whole split for the usual mix-ups. `report_lines` puts it all into one line per kind.
 """
 
 from __future__ import annotations
@@ -9,14 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aweigh.errors import counted, printable
-
-if TYPE_CHECKING:
-    from aweigh.annotations.split import Split
 
 KEPT, DROPPED, CLIPPED, SKIPPED, CHANGED = "kept", "dropped", "clipped", "image skipped", "changed"
 UNLEARNED = "not trained on"  # it has a size, so COCO's protocol still counts it as an object to be found
@@ -48,12 +44,8 @@ class Problem:
         return printable(f"{self.where}{which}: {self.kind}, {self.detail}; {self.action}")
 
 
-def problem_report(split: Split, *, examples: int = 3) -> str:
-    """One line per kind of problem with its count and the first examples by name; empty when there is none."""
-    return report_lines(split.problems, f"{split.name}: ", examples=examples)
-
-
 def report_lines(problems: Sequence[Problem], title: str = "", *, examples: int = 3) -> str:
+    """One line per kind of problem with its count and the first examples by name; empty when there is none."""
     if not problems:
         return ""
     groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
@@ -142,25 +134,6 @@ def suspicions(boxes_xywh: np.ndarray, sizes_hw: np.ndarray, where: str) -> list
         detail = f"{fractions:.0%} of the boxes lie within one pixel of the corner; the format wants pixels"
         found.append(Problem("looks like fractions of the image instead of pixels", where, None, detail, KEPT))
     return found
-
-
-def remarks(split: Split) -> dict[str, np.ndarray]:
-    """Rows of good boxes that deserve a look, by kind: equal to an earlier one of the same class, or as large as the
-    whole image."""
-    if len(split.boxes) == 0:
-        return {}
-    image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
-    sizes_wh = split.sizes_hw[image_of][:, ::-1]
-    whole = (split.boxes[:, :2] <= 1).all(axis=1) & (split.boxes[:, 2:] >= sizes_wh - 1).all(axis=1)
-    keys = np.column_stack([split.boxes.astype(np.float64), split.labels, image_of])  # [N, 6]
-    order = np.lexsort(keys.T)
-    twice = np.zeros(len(keys), dtype=bool)
-    twice[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
-    found = {
-        "same box twice": np.flatnonzero(twice),
-        "box as large as the image": np.flatnonzero(whole & ~split.ignore),
-    }
-    return {kind: rows for kind, rows in found.items() if len(rows)}
 
 
 def _example(problem: Problem) -> str:

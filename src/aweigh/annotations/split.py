@@ -22,7 +22,7 @@ from torch import Tensor
 from aweigh.annotations.coco_entries import coco_entry, decimals
 from aweigh.annotations.flat import PathList, TextList, offsets, ranges
 from aweigh.annotations.masks import NONE, Masks
-from aweigh.annotations.problems import Problem
+from aweigh.annotations.problems import Problem, report_lines
 from aweigh.annotations.proposals import Proposals, length_of
 from aweigh.classes import Classes
 from aweigh.errors import DataError, UsageError, counted
@@ -165,6 +165,10 @@ class Split:
         The others, which nobody labelled or which lost labels, teach no background and belong in no evaluation.
         """
         return (self.reviewed != NEVER_LABELLED) & (self.reviewed != LABELS_LOST)
+
+    def problem_report(self) -> str:
+        """What is wrong with it, one line per kind; empty when nothing is."""
+        return report_lines(self.problems, f"{self.name}: ")
 
     def summary(self) -> str:
         """Two lines or three: what there is, how many objects of each class, which classes only a part is labelled for.

@@ -1,6 +1,5 @@
 """`aweigh eval`: the numbers of a detector on one split of a data set."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,12 +21,11 @@ from aweigh.cli.flags import (
     Views,
     Weights,
 )
-from aweigh.cli.terminal import bar, log, one_line
+from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.annotations.split import Split
-    from aweigh.evaluation.recall import ProposalRecall
     from aweigh.prediction.measure import Measurement
     from aweigh.predictor import Predictor
 
@@ -104,18 +102,17 @@ def command(
 
 def tell_split(part: "Split") -> None:
     """What is in it, and what is wrong with it."""
-    from aweigh.annotations.problems import problem_report
 
     log().print(part.summary(), markup=False)
     if part.problems:
-        log().print(problem_report(part), markup=False)
+        log().print(part.problem_report(), markup=False)
 
 
 def tell_proposals(
     detector: str, part: "Split", json_file: Path | None, data: str, weights: Weights, loading: Loading
 ) -> None:
     """The recall of what a detector proposes."""
-    from aweigh.cli.proposals import collect
+    from aweigh.cli.proposals import collect, tell_recall
     from aweigh.evaluation.recall import LIMITS
     from aweigh.prediction.proposals import recall_of
 
@@ -123,13 +120,6 @@ def tell_proposals(
     part = part.measurable()
     regions, unread = collect(detector, part, max(LIMITS), data=data, weights=weights, loading=loading)
     tell_recall(recall_of(regions, part, unread), regions.made, part.without(unread), json_file)
-
-
-def tell_recall(recall: "ProposalRecall", made: Mapping[str, Any], part: "Split", json_file: Path | None) -> None:
-    print(recall.table())
-    if json_file is not None:
-        measured_on = {"split": part.name, "data_hash": part.content_hash}
-        write_numbers(json_file, {**recall.to_dict(), "settings": {**made, "measured_on": measured_on}})
 
 
 def measure(
@@ -207,12 +197,3 @@ def draw(predictor: "Predictor", found: "Measurement", plots: Path | None, pictu
         how: dict[str, Any] = {"device": predictor.device, "tta": predictor.tta}
         save_predictions(predictor.model, predictor.resize, found.split, picture, **how)
         log().print(f"Picture: {picture}", markup=False)
-
-
-def write_numbers(file: Path, numbers: Mapping[str, Any]) -> None:
-    """As JSON; folders that are not there are made."""
-    from aweigh.files import write_text
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(numbers, indent=2) + "\n")
-    log().print(f"Numbers: {file}", markup=False)

@@ -1,20 +1,21 @@
 """`aweigh proposals`: where to look in the pictures of a split, written for Fast R-CNN, and how much that reaches."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 import aweigh
 from aweigh.cli.detectors import find_detector
-from aweigh.cli.evaluate import tell_recall
 from aweigh.cli.flags import DATA_SET, FILES, LOADING, TOGETHER, WEIGHTS, Files, JsonFile, Loading, OwnIds, Weights
-from aweigh.cli.terminal import bar, log, one_line
+from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.annotations.proposals import Proposals
     from aweigh.annotations.split import Split
+    from aweigh.evaluation.recall import ProposalRecall
 
 SUFFIX = ".safetensors"
 
@@ -68,6 +69,13 @@ def command(
             found.write(path)
         log().print(f"Proposals: {output}, {len(found.boxes):,} of {counted(len(found), 'picture')}", markup=False)
     tell_recall(recall_of(found, part, unread), found.made, part.without(unread), json_file)
+
+
+def tell_recall(recall: "ProposalRecall", made: Mapping[str, Any], part: "Split", json_file: Path | None) -> None:
+    print(recall.table())
+    if json_file is not None:
+        measured_on = {"split": part.name, "data_hash": part.content_hash}
+        write_numbers(json_file, {**recall.to_dict(), "settings": {**made, "measured_on": measured_on}})
 
 
 def collect(

@@ -1,8 +1,10 @@
 """What commands say beside their results: texts in one line, remarks and progress on the error stream."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from aweigh.errors import printable
 
@@ -38,3 +40,12 @@ def bar(description: str, total: int | None = None) -> Iterator[Callable[[int], 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+def write_numbers(file: Path, numbers: Mapping[str, Any]) -> None:
+    """As JSON; folders that are not there are made."""
+    from aweigh.files import write_text
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(numbers, indent=2) + "\n")
+    log().print(f"Numbers: {file}", markup=False)

@@ -25,7 +25,6 @@ from aweigh.annotations.problems import (
     SKIPPED,
     UNLEARNED,
     Problem,
-    remarks,
 )
 from aweigh.annotations.records import file_names
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
@@ -81,6 +80,25 @@ def box_rules(split: Split) -> list[Finding]:
     found.append(_boxes("mask beside its box", split, _masks_elsewhere(split)))
     found.append(_boxes("keypoint far from its box", split, _far_keypoints(split)))
     return [one for one in [*found, *mixed_up(split)] if one.count]
+
+
+def remarks(split: Split) -> dict[str, np.ndarray]:
+    """Rows of good boxes that deserve a look, by kind: equal to an earlier one of the same class, or as large as the
+    whole image."""
+    if len(split.boxes) == 0:
+        return {}
+    image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
+    sizes_wh = split.sizes_hw[image_of][:, ::-1]
+    whole = (split.boxes[:, :2] <= 1).all(axis=1) & (split.boxes[:, 2:] >= sizes_wh - 1).all(axis=1)
+    keys = np.column_stack([split.boxes.astype(np.float64), split.labels, image_of])  # [N, 6]
+    order = np.lexsort(keys.T)
+    twice = np.zeros(len(keys), dtype=bool)
+    twice[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    found = {
+        "same box twice": np.flatnonzero(twice),
+        "box as large as the image": np.flatnonzero(whole & ~split.ignore),
+    }
+    return {kind: rows for kind, rows in found.items() if len(rows)}
 
 
 def _masks_elsewhere(split: Split) -> np.ndarray:

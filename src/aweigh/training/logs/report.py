@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from aweigh import visualise
-from aweigh.annotations.problems import problem_report
 from aweigh.annotations.split import Split
 from aweigh.errors import counted
 from aweigh.evaluation.errors import (
@@ -55,7 +54,7 @@ def start_report(run: Run) -> list[str]:
     lines, val = [], run.data.val
     for split in (run.data.train, val):
         if split is not None:
-            lines += split.summary().splitlines() + problem_report(split).splitlines()
+            lines += split.summary().splitlines() + split.problem_report().splitlines()
     lines += quick(run.data.train, val)
     model = run.model
     total = sum(parameter.numel() for parameter in model.parameters())
