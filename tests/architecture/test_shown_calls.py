@@ -97,7 +97,7 @@ def fits(taker: Any, setting: dict[str, Any]) -> bool:
         elif taker in FUNCTIONS:
             for name, value in setting.items():
                 check_value(name, value, get_type_hints(taker)[name])
-        elif is_dataclass(taker):
+        elif isinstance(taker, type) and is_dataclass(taker):
             taker(**setting)  # which checks its fields
         else:
             check_arguments(taker, setting, plain=True)

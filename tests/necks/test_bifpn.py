@@ -128,7 +128,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         BiFPN((8, 16), (8,))
     with pytest.raises(UsageError, match="double from map to map"):
         BiFPN((8, 16), (8, 32))
-    with pytest.raises(UsageError, match="more than 3, got 3"):
-        BiFPN(WIDTHS, STRIDES, levels=3)
+    with pytest.raises(UsageError, match="each map, here 3 or more; got 2"):
+        BiFPN(WIDTHS, STRIDES, levels=2)
     with pytest.raises(UsageError, match="unknown fusion 'mean'"):
         BiFPN(WIDTHS, STRIDES, fusion="mean")

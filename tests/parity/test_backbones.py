@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from aweigh.backbones import take_mobilenet_v3_ends
+from aweigh.backbones import mobilenet_v3_ends
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
 from aweigh.weights.convert.torchvision import mobilenet_v2_from_torchvision, mobilenet_v3_from_torchvision
@@ -76,7 +76,9 @@ def test_mobilenet_v2():
 @pytest.mark.parametrize("norm", ["bn", "frozen_bn"])
 def test_the_two_maps_of_mobilenet_v3_that_detectors_read(norm):
     reference = with_statistics(torchvision.models.mobilenet_v3_large(weights=None))
-    backbone = take_mobilenet_v3_ends({"backbone_norm": norm, "backbone_norm_eps": 1e-3, "frozen_stages": 2})
+    backbone = mobilenet_v3_ends(
+        backbone_norm=norm, backbone_norm_eps=1e-3, frozen_stages=2, pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3
+    )
     load_strict(backbone, mobilenet_v3_from_torchvision(reference.state_dict()), what="mobilenet_v3_large")
     assert_same_maps(backbone, reference, ["features.13", "features.16"])
     assert backbone.channels == (160, 960) and backbone.strides == (32, 32)

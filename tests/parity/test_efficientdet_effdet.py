@@ -83,10 +83,6 @@ def pictures(size_hw: tuple[int, int]) -> torch.Tensor:
     return 0.8 * nn.functional.interpolate(patches, size=size_hw, mode="bilinear") + 0.2 * noise
 
 
-def normalised(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    return (pixels - model.pixel_mean[:, None, None]) / model.pixel_std[:, None, None]
-
-
 def rows(maps: list[torch.Tensor], width: int) -> torch.Tensor:
     return torch.cat([each.permute(0, 2, 3, 1).reshape(len(each), -1, width) for each in maps], dim=1)
 
@@ -104,7 +100,7 @@ def test_raw_outputs_and_anchors_are_equal(name: str) -> None:
     network = reference(name, size_hw)
     model = ours_like(network, name)
     with torch.no_grad():
-        logits, boxes = network(normalised(model, pictures(size_hw)))
+        logits, boxes = network(model.backbone.normalise(pictures(size_hw)))
         raw = model.network(pictures(size_hw))
     for got, expected in ((raw.logits, rows(logits, NUM_CLASSES)), (raw.deltas, rows(boxes, 4)[..., [1, 0, 3, 2]])):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
@@ -127,7 +123,7 @@ def test_losses_are_equal(pair, counts: tuple[int, int]) -> None:
         boxes[-1:] = torch.tensor([21.25, 5.75, 53.25, 37.75])
         targets.append(Targets(boxes, torch.randint(0, NUM_CLASSES, (number,), generator=generator)))
     with torch.no_grad():
-        logits, boxes = network(normalised(model, pictures((height, width))))
+        logits, boxes = network(model.backbone.normalise(pictures((height, width))))
         labeler = AnchorLabeler(Anchors.from_config(network.config), NUM_CLASSES)
         labels, deltas, positives = labeler.batch_label_anchors(
             [target.boxes[:, [1, 0, 3, 2]] for target in targets], [target.labels + 1 for target in targets]
@@ -152,7 +148,7 @@ def test_detections_are_equal(pair, soft: bool, candidates: int) -> None:
     before = model.nms, model.candidates_per_image
     model.nms, model.candidates_per_image = "soft" if soft else "class", candidates
     with torch.no_grad():
-        expected = bench(normalised(model, pictures(size_hw)), information)
+        expected = bench(model.backbone.normalise(pictures(size_hw)), information)
         found = model(Images(pictures(size_hw), sizes))
     model.nms, model.candidates_per_image = before
     for theirs, mine in zip(expected, found, strict=True):
@@ -173,7 +169,7 @@ def test_a_published_file_gives_effdets_boxes_in_the_pixels_of_a_photograph(tmp_
     photo = (pictures((512, 512))[0, :, :300] * 255).to(torch.uint8)
     found = Predictor(model, Resize(**model.record.resize), device="cpu")(photo)
     square = torch.zeros(1, 3, 512, 512)
-    square[0, :, :300] = normalised(model, photo / 255)
+    square[0, :, :300] = model.backbone.normalise(photo / 255)
     information = {"img_scale": torch.ones(1), "img_size": torch.tensor([[512.0, 300.0]])}
     with torch.no_grad():
         (expected,) = DetBenchPredict(network)(square, information)

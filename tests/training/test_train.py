@@ -156,7 +156,7 @@ def test_accumulated_batches_step_like_one_large_batch(configure):
         "arguments": ("channels=32", "head_convs=1", "backbone_norm=frozen_bn"),
     }
     one, two = (prepare(configure(batch=b, accumulate=a, **fixed), None) for b, a in ((8, 1), (4, 2)))
-    assert one.lr == two.lr and one.total_steps == two.total_steps == 2
+    assert one.schedule.lr == two.schedule.lr and one.schedule.total_steps == two.schedule.total_steps == 2
     batch = next(iter(one.loader))
     for run in (one, two):
         run.model.loss = lambda raw, targets: {"mean": torch.cat([t.flatten(1) for t in raw.logits], 1).mean()}

@@ -28,6 +28,7 @@ Legend: B images, P proposals of an image, L levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -77,12 +78,13 @@ def given_proposals(channels: int, strides: Sequence[int]) -> GivenProposals:
 PAPER = {"sampled": 64, "negative_iou": [0.1, 0.5], "beta": 1.0}
 
 _GIVEN = {"proposer": given_proposals}
+_on_pyramid = partial(on_pyramid, coarser=0)  # nothing is proposed
 BUILDERS = {
-    "fast_rcnn_resnet18_fpn": Builder(on_pyramid, C2_TO_C5["resnet18"], parts=_GIVEN),
-    "fast_rcnn_resnet50_fpn": Builder(on_pyramid, C2_TO_C5["resnet50"], parts=_GIVEN),
+    "fast_rcnn_resnet18_fpn": Builder(_on_pyramid, C2_TO_C5["resnet18"], parts=_GIVEN),
+    "fast_rcnn_resnet50_fpn": Builder(_on_pyramid, C2_TO_C5["resnet50"], parts=_GIVEN),
     "fast_rcnn_vgg16": Builder(on_vgg16, VGG16, PAPER, _GIVEN),
     # `fast_rcnn_R_50_FPN_1x` on MSRA's ResNet-50; its AP is that with the proposals of its proposal network.
-    "fast_rcnn_resnet50_fpn_detectron2": Builder(on_pyramid, C2_TO_C5["resnet50"], DETECTRON2, _GIVEN),
+    "fast_rcnn_resnet50_fpn_detectron2": Builder(_on_pyramid, C2_TO_C5["resnet50"], DETECTRON2, _GIVEN),
 }
 PUBLISHED = by_builder(
     detectron2_record(

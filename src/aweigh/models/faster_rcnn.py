@@ -293,6 +293,7 @@ MakeBranches = Callable[[int, Classes], Mapping[str, nn.Module]]  # of the chann
 def on_pyramid(
     backbone: Backbone,
     classes: Classes,
+    coarser: int = 1,
     *,
     proposer: MakeProposer,
     branches: MakeBranches | None = None,
@@ -310,15 +311,17 @@ def on_pyramid(
 ) -> FasterRCNN:
     """On any backbone with several levels, such as four at strides 4 to 32. Settings: those of `FasterRCNN`.
 
-    channels: of every level, the one on top included, which is proposed on alone. levels_read: from how many of the
-    others regions are read; None: from all. box_head: two fully connected layers, or four convolutions with `head_norm`
-    and one. samples, aligned: of RoIAlign. unused_rows: of the `BoxPredictor`.
+    coarser: levels above the backbone's maps, which are proposed on alone. channels: of every level. levels_read: from
+    how many of the others regions are read; None: from all. box_head: two fully connected layers, or four convolutions
+    with `head_norm` and one. samples, aligned: of RoIAlign. unused_rows: of the `BoxPredictor`.
     """
     said = branches(channels, classes) if branches else None
-    maps, levels = (backbone.channels, backbone.strides), len(backbone.strides) + 1
+    maps, levels = (backbone.channels, backbone.strides), len(backbone.strides) + coarser
     pyramid = NECKS[neck](*maps, channels=channels, levels=levels, top="pool", norm=neck_norm)
     proposes = proposer(channels, pyramid.strides)
-    pool = partial(pool_regions, strides=pyramid.strides[:-1][:levels_read], samples=samples, aligned=aligned)
+    pool = partial(
+        pool_regions, strides=pyramid.strides[: len(backbone.strides)][:levels_read], samples=samples, aligned=aligned
+    )
     head = TwoFCHead(channels, box_size) if box_head == "2fc" else ConvFCHead(channels, box_size, norm=head_norm)
     predictor = BoxPredictor(head.width, len(classes), unused_rows=unused_rows)
     parts = (backbone, pyramid, proposes, pool, head, predictor)

@@ -70,6 +70,7 @@ class FoveaBoxOutput(NamedTuple):
 class FoveaBoxSelection(Selection):
     """Which of the network's answers become detections (the authors' code)."""
 
+    nms_threshold: Share = 0.5
     candidates_per_level: Count = 1000
 
 

@@ -99,6 +99,7 @@ class RetinaNetOutput(NamedTuple):
 class RetinaNetSelection(Selection):
     """Which of the network's answers become detections (section 4.1)."""
 
+    nms_threshold: Share = 0.5
     candidates_per_level: Count = 1000
 
 

@@ -29,8 +29,8 @@ def bifpn(
 
 
 # What every pyramid detector can stand on, by `neck="..."`. Each is called with a backbone's `.channels` and `.strides`
-# and, by name, `channels` (of every map), `levels` (how many maps it gives, more than come in), `top` (what the coarser
-# ones are computed from, as in `FPN`) and `norm` (None: as in its paper).
+# and, by name, `channels` (of every map), `levels` (how many maps it gives, no fewer than come in), `top` (what the
+# coarser ones are computed from, as in `FPN`) and `norm` (None: as in its paper).
 NECKS: dict[str, Callable[..., Neck]] = {
     "fpn": FPN,
     "bifpn": bifpn,

@@ -62,11 +62,13 @@ class BiFPN(nn.Module):
             )
         if any(coarse != 2 * fine for fine, coarse in pairwise(in_strides)):
             raise UsageError(f"BiFPN needs input strides that double from map to map, got {list(in_strides)}.")
-        if levels <= len(in_channels):
-            raise UsageError(f"BiFPN adds coarser levels: it needs more than {len(in_channels)}, got {levels}.")
+        if levels < len(in_channels):
+            raise UsageError(f"BiFPN has a level for each map, here {len(in_channels)} or more; got {levels}.")
         self.same_padding = same_padding
         self.top = _to_width(in_channels[-1], channels, norm, redundant_bias)
-        widths = [*in_channels, *(channels for _ in range(levels - len(in_channels)))]
+        self.adds = levels - len(in_channels)
+        widths = [*in_channels, *(channels for _ in range(self.adds))]
+        widths[-1] = channels
         self.cells = nn.ModuleList(
             BiFPNCell(
                 [channels] * levels if repeat else widths,
@@ -90,9 +92,11 @@ class BiFPN(nn.Module):
 
         Each additional map has ceil(H / 2) rows of the one before; columns likewise.
         """
-        maps = [*features, halve(self.top(features[-1]), same_padding=self.same_padding)]
-        while len(maps) < len(self.strides):
-            maps.append(halve(maps[-1], same_padding=self.same_padding))
+        coarsest = self.top(features[-1])
+        maps = [*features] if self.adds else [*features[:-1], coarsest]
+        for _ in range(self.adds):
+            coarsest = halve(coarsest, same_padding=self.same_padding)
+            maps.append(coarsest)
         for cell in self.cells:
             maps = cell(maps)
         return maps
