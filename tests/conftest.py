@@ -33,6 +33,10 @@ PRELOADED = ("aweigh.cli.resume", "aweigh.cli.train", "aweigh.training.train", "
 multiprocessing.set_forkserver_preload([*PRELOADED, "torch.distributed.run"])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real photographs and published weights (`data/`, `weights/`); the test is skipped without it.

@@ -112,6 +112,7 @@ main()
 """
 
 
+@pytest.mark.long
 def test_predict_is_ended_as_a_process_and_names_are_shown_in_ascii(tmp_path: Path, start: Callable[..., Any]) -> None:
     """The whole path; and in a new process, with a terminal's encoding that has no such letters."""
     names = ("a größe 猫.png", "b.png", "caf\udce9.png")

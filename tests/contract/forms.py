@@ -96,7 +96,7 @@ def settings(model: nn.Module) -> dict[str, Any]:
 
 
 LEFT_OUT = (
-    *("builder", "arguments", "record", "training", "selection"),
+    *("builder", "arguments", "record", "training", "selection", "adds"),
     *("channels", "in_channels", "stride", "strides", "stride_divisor"),
 )
 

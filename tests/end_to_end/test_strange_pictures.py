@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.end_to_end import strange
 
 from aweigh.images.reader import SUFFIXES
@@ -36,6 +37,7 @@ REASONS = {
 }
 
 
+@pytest.mark.long
 def test_a_folder_of_strange_files(tmp_path: Path) -> None:
     strange.make(tmp_path / "in")
     expected = sorted(entry.name for entry in (tmp_path / "in").iterdir())

@@ -21,6 +21,7 @@ from aweigh.training.logs.log import read_log
 Aweigh = Callable[..., Any]
 
 
+@pytest.mark.long
 def test_demo_as_a_process(aweigh: Aweigh, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tiny = ["--pictures", "10", "--size", "96", "--epochs", "1"]

@@ -61,6 +61,7 @@ def test_small_large_and_narrow_pictures(model: nn.Module, size: tuple[int, int]
     assert (found.boxes <= torch.tensor([size[1], size[0]] * 2)).all()
 
 
+@pytest.mark.long
 def test_ten_thousand_boxes_are_learned_in_bounded_memory(model: nn.Module) -> None:
     images = Images.stack([torch.rand(3, 128, 128)], divisor=model.stride_divisor)
     raw = model.network(images.pixels)

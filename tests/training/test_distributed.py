@@ -22,6 +22,7 @@ from aweigh.training.logs.log import read_log
 from aweigh.training.train import train
 
 # Nothing that depends on how the images are shared out: no batch statistics, one size (padding is background to learn).
+pytestmark = pytest.mark.long
 ALIKE = {**TINY, "short": 0, "long": 96, "aug": "none", "backbone_norm": "frozen_bn", "workers": 0}
 
 

@@ -91,10 +91,12 @@ def clean_boxes(
         clipped = np.where(np.isfinite(seen), seen, clipped)
     left = clipped[:, 2:] - clipped[:, :2]
     overhang = np.abs(clipped - safe).max(axis=1, initial=0.0)
+    # Corners that were once kept in 32 bits lie half a step of these beside their place, so a side may lack a step.
+    step = np.spacing(np.float32(clipped.max(axis=1, initial=1.0, keepdims=True)))  # [M, 1]
 
     kinds = np.full(len(boxes), "", dtype=object)
     kinds[overhang > OVERHANG_NOTED] = "box over the edge"
-    kinds[(left < SMALLEST_SIDE).any(axis=1)] = "box under one pixel"
+    kinds[(left < SMALLEST_SIDE - step).any(axis=1)] = "box under one pixel"
     kinds[(left <= 0).any(axis=1)] = "box outside the image"
     kinds[(sides == 0).any(axis=1)] = "zero-size box"
     kinds[~finite] = NO_PLACE

@@ -220,6 +220,7 @@ def test_the_command(arguments: list[str], code: int, said: str, capsys: pytest.
     assert said in err and err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_real_objects(shared: Path, tmp_path: Path) -> None:
     """Crops of real photographs, from published weights: far above the most frequent class within seconds."""
     script = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "classification_crops.py"))
