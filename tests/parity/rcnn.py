@@ -5,10 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
+from tests.detections import assert_same_detections
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from aweigh.classes import Classes
+from aweigh.detections import Detections
 from aweigh.models import create
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.ops.matching import balanced_sample, by_overlap
@@ -30,6 +32,12 @@ LOSSES = {
 class NoResize(GeneralizedRCNNTransform):
     def resize(self, image, target=None):
         return image, target
+
+
+def rows_as_theirs(found: Detections, expected: dict[str, Tensor]) -> Tensor:
+    """Which of ours each of torchvision's detections is; asserts that all are there. Their label 0 is nothing."""
+    theirs = expected["boxes"], expected["scores"], expected["labels"]
+    return assert_same_detections((found.boxes, found.scores, found.labels + 1), theirs)
 
 
 def make_pair(name: str, build: Callable[..., nn.Module], **options: object) -> tuple[nn.Module, FasterRCNN]:
