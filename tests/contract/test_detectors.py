@@ -197,6 +197,11 @@ def test_detections_lie_inside_each_image(model: nn.Module) -> None:
         assert len(found) <= model.max_detections
 
 
+def test_the_colour_of_padding_is_nothing_to_the_backbone(model: nn.Module) -> None:
+    padding = model.pixel_mean[None, :, None, None].expand(1, 3, 8, 8)
+    assert (model.backbone.normalise(padding) == 0).all()
+
+
 def test_losses_do_not_depend_on_the_mode_and_are_finite(model: nn.Module) -> None:
     model = copy.deepcopy(model)
     losses = model(images(), targets(model))
