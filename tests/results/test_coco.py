@@ -23,8 +23,8 @@ from aweigh.evaluation.voc import evaluate_voc
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
+from aweigh.proposals.from_files import from_coco_results
 from aweigh.results.coco import Named, list_of, read_results_file
-from aweigh.results.proposals import from_coco_results
 from aweigh.results.writers import write_detections
 
 FOUND = Classes(("person", "ball", "box"), (1, 5, 7))  # ids of its own: 1 is no box here

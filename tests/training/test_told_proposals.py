@@ -14,7 +14,7 @@ from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.ops.boxes import pairwise_iou
-from aweigh.prediction.proposals import propose
+from aweigh.proposals.from_detector import propose
 from aweigh.structures import Images
 from aweigh.training.batch_size import worst_batch, worst_of
 from aweigh.training.debug.crash import read_bundle, write_bundle

@@ -114,7 +114,7 @@ def tell_proposals(
     """The recall of what a detector proposes."""
     from aweigh.cli.proposals import collect, tell_recall
     from aweigh.evaluation.recall import LIMITS
-    from aweigh.prediction.proposals import recall_of
+    from aweigh.proposals.from_detector import recall_of
 
     log().print(part.summary(), markup=False)
     part = part.measurable()

@@ -53,7 +53,7 @@ def command(
     """
     from aweigh.files import atomic_file
     from aweigh.layouts.load import load_split
-    from aweigh.prediction.proposals import recall_of
+    from aweigh.proposals.from_detector import recall_of
 
     loading.check()
     if number < 1:
@@ -94,8 +94,8 @@ def collect(
     data: the folder of the data set, whose name they keep. own_ids: as for `from_coco_results`.
     """
     from aweigh.annotations.proposals import is_proposals, read_proposals
-    from aweigh.prediction.proposals import propose
-    from aweigh.results.proposals import CONVERTED, read_converted
+    from aweigh.proposals.from_detector import propose
+    from aweigh.proposals.from_files import CONVERTED, read_converted
 
     if number < 1:
         raise UsageError(f"number = {number}: expected a number of proposals above 0.")

@@ -1,4 +1,4 @@
-"""Detections and proposals as files, ours and those of other programs.
+"""Detections as files, ours and those of other programs.
 
 Each format of detections has a file of its own, which ends in what it knows of itself (see `aweigh.results.format`). To
 add one, write its file and name it here.

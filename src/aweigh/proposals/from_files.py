@@ -13,8 +13,8 @@ import numpy as np
 from aweigh.annotations.proposals import Proposals, length_of
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError, UsageError, counted, printable
+from aweigh.proposals.matlab import read_mat
 from aweigh.results.coco import known_images, read_results_file
-from aweigh.results.matlab import read_mat
 
 CONVERTED = (".json", ".mat", ".pkl", ".pickle")
 
