@@ -12,7 +12,7 @@ from aweigh.cli import check, models, profile
 from aweigh.cli.main import run
 from aweigh.cli.tables import print_table
 from aweigh.inspect.doctor import examine
-from aweigh.training.logs.live import epoch_table
+from aweigh.training.logs.progress import epoch_table
 
 WIDTHS = (1, 7, 12, 20, 33, 40, 61, 80, 100, 200)
 TITLES = ("detector", "parameters", "metrics")

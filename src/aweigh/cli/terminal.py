@@ -19,16 +19,16 @@ def one_line(text: str) -> str:
 
 def output() -> "Console":
     """The console for results: the output stream, texts as they are."""
-    from aweigh.training.logs.screen import Screen
+    from aweigh.training.logs.console import SafeConsole
 
-    return Screen(highlight=False, markup=False, emoji=False)
+    return SafeConsole(highlight=False, markup=False, emoji=False)
 
 
 def log() -> "Console":
     """The console for progress and remarks: the error stream, so that the output stream carries results alone."""
-    from aweigh.training.logs.screen import Screen
+    from aweigh.training.logs.console import SafeConsole
 
-    return Screen(stderr=True, highlight=False, soft_wrap=True)
+    return SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from aweigh.files import remove_leftovers, write_text
 from aweigh.prediction.device import determinism
 from aweigh.training import state
 from aweigh.training.config import TrainConfig, resolve
+from aweigh.training.logs.console import SafeConsole
 from aweigh.training.logs.log import RunLog, require_tensorboard
 from aweigh.training.logs.report import save_evaluation, save_inputs, save_predictions, start_report
-from aweigh.training.logs.screen import Screen
 from aweigh.training.loop import RESULTS, save_checkpoint, train_and_validate
 from aweigh.training.prepare import Run, prepare, run_folder
 from aweigh.training.recipes import other_recipes
@@ -54,7 +54,7 @@ def train(
     """
     if config.tensorboard:
         require_tensorboard()
-    console = console or Screen(stderr=True)
+    console = console or SafeConsole(stderr=True)
     with (
         distributed.join(config.device) as device_name,
         determinism(config.deterministic),

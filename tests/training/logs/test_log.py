@@ -17,8 +17,8 @@ from rich.console import Console
 
 from aweigh.errors import UsageError
 from aweigh.prediction.meters import Means, Stopwatch
-from aweigh.training.logs.live import Display, duration, epoch_table
 from aweigh.training.logs.log import COLUMNS, RunLog, best_epoch, read_log, require_tensorboard, results_table
+from aweigh.training.logs.progress import Display, duration, epoch_table
 
 PER_CLASS = {"cat": {"AP": 0.25, "AP50": 0.5}, "a, dog": {"AP": -1.0, "AP50": -1.0}}
 
@@ -286,7 +286,7 @@ def test_a_terminal_of_any_width_shows_the_table_and_no_line_is_too_long(tmp_pat
 
 def test_the_numbers_of_the_moment(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr("aweigh.training.logs.live.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("aweigh.training.logs.progress.time.monotonic", lambda: float(next(clock)))
     console = terminal(100)
     display = Display(console, total_steps=100)
     display.begin("epoch 1/2", 50)

@@ -45,7 +45,7 @@ from aweigh.training.backbone.class_folders import (
     validation_transform,
 )
 from aweigh.training.backbone.config import ClassifyConfig
-from aweigh.training.logs.screen import Screen
+from aweigh.training.logs.console import SafeConsole
 from aweigh.training.optim import make_optimizer, set_lr
 from aweigh.training.prepare import choose_workers
 from aweigh.training.settings import load_recipe, to_toml
@@ -105,7 +105,7 @@ def train_classifier(
         if not path.is_file():
             raise UsageError(f"{resume} is no run folder to go on with: there is no {path}.")
         config = replace(ClassifyConfig(**load_recipe(ClassifyConfig, path)), output=str(resume))
-    run = prepare(config, new=resume is None, console=console or Screen(stderr=True))
+    run = prepare(config, new=resume is None, console=console or SafeConsole(stderr=True))
     with hold(run.folder) as remark:
         if remark:
             run.say(remark)

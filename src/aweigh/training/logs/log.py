@@ -1,8 +1,8 @@
 """What a run leaves to read: `log.jsonl`, `results.csv`, on demand TensorBoard's files; and what the user is told.
 
 `log.jsonl` is the truth; `results.csv` is made anew from its rows of kind `epoch` whenever one is added, so the two
-cannot disagree. docs/logs.md says what each column means. On a terminal `live.py` shows a table and a bar; elsewhere
-there is one plain line per epoch.
+cannot disagree. docs/logs.md says what each column means. On a terminal `progress.py` shows a table and a bar;
+elsewhere there is one plain line per epoch.
 """
 
 import csv
@@ -21,8 +21,8 @@ from aweigh.errors import UsageError, escaped
 from aweigh.evaluation.metrics import METRICS, NUMBERS, metric_of
 from aweigh.files import atomic_file
 from aweigh.prediction.meters import Means
-from aweigh.training.logs.live import Display
-from aweigh.training.logs.screen import Screen
+from aweigh.training.logs.console import SafeConsole
+from aweigh.training.logs.progress import Display
 
 # The first columns of results.csv, there in every run; then each loss, each val_loss, the numbers of masks, of
 # keypoints and in space where there are any, and the AP of each class.
@@ -62,7 +62,7 @@ class RunLog:
         run, for the time that is left.
         """
         self.path = Path(path)
-        self.console = console or Screen(stderr=True)
+        self.console = console or SafeConsole(stderr=True)
         self.select, self.classes = select, tuple(classes)
         self.epochs: list[dict[str, Any]] = []
         self._steps = _Thinned(HISTORY)

@@ -10,7 +10,7 @@ from rich.segment import Segment
 from aweigh.errors import spelled_out
 
 
-class Screen(Console):
+class SafeConsole(Console):
     """A console whose texts are shown as they are spelled; only rich itself colours and moves the cursor."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
