@@ -87,13 +87,13 @@ def command(
     if not 0 <= score <= 1:  # nor NaN, which no score reaches
         raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
     check_reach("batch", batch or 1)
-    from aweigh.prediction.data_pictures import DataPictures
+    from aweigh.prediction.annotated_images import AnnotatedImages
     from aweigh.prediction.pictures import Reading, draw_each, drawn_paths
     from aweigh.predictor import sources
     from aweigh.results.writers import DetectionWriter, format_named
 
     written = format_named(format)
-    of_data = None if data is None else DataPictures.of(data, split, distinct=format == "coco")
+    of_data = None if data is None else AnnotatedImages.of(data, split, distinct=format == "coco")
     given_paths = (Path(str(path)) for picture in pictures for path in sources(picture))
     paths = list(dict.fromkeys(given_paths if of_data is None else of_data.ids))
     predictor = find_detector(model, weights, views)

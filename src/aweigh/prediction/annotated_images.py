@@ -18,7 +18,7 @@ from aweigh.layouts.load import find_splits, load_split
 
 
 @dataclass(frozen=True)
-class DataPictures:
+class AnnotatedImages:
     """splits: as read. ids: the id of each image in the data, sizes_hw: the size its boxes are in, by its file."""
 
     splits: dict[str, Split]
@@ -26,7 +26,7 @@ class DataPictures:
     sizes_hw: dict[Path, tuple[int, int]]
 
     @staticmethod
-    def of(data: str | Path, wanted: str = "", *, distinct: bool = True) -> DataPictures:
+    def of(data: str | Path, wanted: str = "", *, distinct: bool = True) -> AnnotatedImages:
         """The images of a split of a data set, of all its splits when none is named.
 
         distinct: `DataError` where two of them have one id, so that a file of results could not tell them apart.
@@ -47,7 +47,7 @@ class DataPictures:
                     )
                 first[number] = path
                 ids[path], sizes[path] = number, (int(height), int(width))
-        return DataPictures(splits, ids, sizes)
+        return AnnotatedImages(splits, ids, sizes)
 
     def classes(self, detector: Classes) -> Classes:
         """The detector's classes with the category ids of the data where these know them, else with free ids."""
