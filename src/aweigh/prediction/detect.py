@@ -24,8 +24,8 @@ from aweigh.images.resize import Resize
 from aweigh.models.detector import Detector, network_inputs
 from aweigh.ops.frames import Frame
 from aweigh.prediction.device import synchronise
-from aweigh.prediction.extras import taught
 from aweigh.prediction.meters import Means, Stopwatch
+from aweigh.prediction.supervision import taught
 from aweigh.prediction.tta import PLAIN, TTA, View, look, merge
 from aweigh.structures import Images
 

@@ -12,7 +12,7 @@ from aweigh.evaluation.metrics import METRICS, Measured, Results, check_measurab
 from aweigh.images.resize import Resize
 from aweigh.models.detector import Detector
 from aweigh.prediction.detect import detect
-from aweigh.prediction.extras import measurable_of
+from aweigh.prediction.supervision import measurable_of
 from aweigh.prediction.tta import PLAIN, TTA
 
 

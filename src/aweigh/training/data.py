@@ -15,7 +15,7 @@ from aweigh.edit.held_out import HeldOut, choose
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
 from aweigh.layouts.finding import ALIASES
 from aweigh.layouts.load import find_splits, load_split
-from aweigh.prediction.extras import takes_keypoints
+from aweigh.prediction.supervision import takes_keypoints
 from aweigh.training.config import TrainConfig
 
 

@@ -15,8 +15,8 @@ from aweigh.evaluation.coco import UNDEFINED
 from aweigh.evaluation.metrics import METRICS, NUMBERS, VALIDATED, metric_of, numbers_of
 from aweigh.files import atomic_file, write_text
 from aweigh.prediction.detect import detect
-from aweigh.prediction.extras import measure_all
 from aweigh.prediction.meters import Means, Stopwatch
+from aweigh.prediction.supervision import measure_all
 from aweigh.training import state
 from aweigh.training.logs.log import RunLog, read_log
 from aweigh.training.prepare import Run

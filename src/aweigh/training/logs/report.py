@@ -36,7 +36,7 @@ from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import quick
 from aweigh.models.detector import Detector, network_inputs
 from aweigh.prediction.detect import find, mean_colour
-from aweigh.prediction.extras import keypoint_lines, taught
+from aweigh.prediction.supervision import keypoint_lines, taught
 from aweigh.prediction.tta import PLAIN, TTA
 from aweigh.structures import Images, padded_proposals
 from aweigh.training.prepare import Run

@@ -24,8 +24,8 @@ from aweigh.models import DETECTORS, create
 from aweigh.models.centernet import CenterNetSelection
 from aweigh.ops.masks import encode_counts
 from aweigh.prediction.detect import detect
-from aweigh.prediction.extras import choose_select, keypoint_lines, measure_all
 from aweigh.prediction.measure import measure
+from aweigh.prediction.supervision import choose_select, keypoint_lines, measure_all
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
 from aweigh.training.config import resolve
 from aweigh.training.logs.log import RunLog, best_epoch, read_log, results_table
