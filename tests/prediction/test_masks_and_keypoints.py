@@ -24,8 +24,8 @@ from aweigh.models import DETECTORS, create
 from aweigh.models.centernet import CenterNetSelection
 from aweigh.ops.masks import encode_counts
 from aweigh.prediction.detect import detect
-from aweigh.prediction.measure import measure
-from aweigh.prediction.supervision import choose_select, keypoint_lines, measure_all
+from aweigh.prediction.measure import choose_select, measure, measure_results
+from aweigh.prediction.supervision import keypoint_lines
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
 from aweigh.training.config import resolve
 from aweigh.training.logs.log import RunLog, best_epoch, read_log, results_table
@@ -270,7 +270,7 @@ def test_what_is_known_exactly_is_measured_as_such(shapes: Path, resize: Resize)
     model = AllKnowing(val, resize)
     measured = measure(model, resize, val, ["boxes"], batch=2)
     boxes, results = measured.metrics["boxes"], measured.results
-    metrics, notes = measure_all(model, val, results)
+    metrics, notes = measure_results(model, val, results)
     assert notes == [] and boxes.AP > 0.99
     assert metrics["keypoints"].AP > 0.99 and metrics["keypoints"].keypoint_sigmas == (UNIFORM_SIGMA,) * 5
     assert metrics["masks"].AP50 > 0.99 and metrics["masks"].AP > 0.9  # outlines of 56 x 56 cells
@@ -280,17 +280,17 @@ def test_what_is_known_exactly_is_measured_as_such(shapes: Path, resize: Resize)
 def test_what_cannot_be_measured_is_said(shapes: Path, toys: Path) -> None:
     resize, val, boxes = Resize(64, 96), load_split(shapes, "val"), load_split(toys, "val")
     model = Figures(boxes.classes, {"names": ["a", "b"]})
-    metrics, notes = measure_all(model, boxes, detect(model, resize, boxes).results)
+    metrics, notes = measure_results(model, boxes, detect(model, resize, boxes).results)
     assert list(metrics) == ["boxes"]
     assert notes == [
         "masks are not measured: val has none",
         "keypoints are not measured: the model finds a, b, val has none",
     ]
     other = AllKnowing(val, resize, keypoints={"names": ["a", "b", "c", "d", "e"]})
-    metrics, notes = measure_all(other, val, detect(other, resize, val).results)
+    metrics, notes = measure_results(other, val, detect(other, resize, val).results)
     assert list(metrics) == ["boxes", "masks"] and "the model finds a, b, c, d, e, those of val are top" in notes[0]
     numbered = AllKnowing(val, resize, keypoints={"names": list("01234")})
-    assert list(measure_all(numbered, val, [])[0]) == ["boxes", "masks", "keypoints"]
+    assert list(measure_results(numbered, val, [])[0]) == ["boxes", "masks", "keypoints"]
 
 
 def test_commands_tell_draw_and_write_masks_and_keypoints(

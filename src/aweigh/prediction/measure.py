@@ -1,4 +1,4 @@
-"""What `aweigh eval` measures: a detector on a split by metrics of the table, and the time that it took."""
+"""A detector on a split by metrics of the table: in `aweigh eval`, and after each epoch of training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import torch
 
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
-from aweigh.evaluation.metrics import METRICS, Measured, Results, check_measurable
+from aweigh.errors import UsageError, did_you_mean
+from aweigh.evaluation.metrics import METRICS, Measured, Results, When, check_measurable, measurable, metric_of
 from aweigh.images.resize import Resize
 from aweigh.models.detector import Detector
 from aweigh.prediction.detect import detect
-from aweigh.prediction.supervision import measurable_of
 from aweigh.prediction.tta import PLAIN, TTA
 
 
@@ -70,6 +70,39 @@ def measure(
         progress=progress,
     )
     part = found.measured(split)
-    wanted, notes = (list(names), []) if names else measurable_of(model, part, when="eval")
-    metrics = {name: METRICS[name].measure(part, found.results, model.keypoint_set) for name in wanted}
+    metrics, notes = measure_results(model, part, found.results, names, when="eval")
     return Measurement(metrics, notes, part, found.results, found.speed, found.problems)
+
+
+def measure_results(
+    model: Detector, split: Split, results: Results, names: Sequence[str] = (), *, when: When = "validation"
+) -> tuple[dict[str, Measured], list[str]]:
+    """The metrics of these names of COCO results; when none is given, of all that the model finds and the split has.
+
+    Returns beside them a line for each thing that cannot be measured, and why.
+    """
+    notes: list[str] = []
+    if not names:
+        names, notes = measurable(split, model.extras, model.keypoint_set, when=when)
+    return {name: METRICS[name].measure(split, results, model.keypoint_set) for name in names}, notes
+
+
+def choose_select(select: str, model: Detector, val: Split | None) -> str:
+    """The number that makes a checkpoint the best: as given, else the AP of the most that is measured.
+
+    `UsageError` where it would be of a class that there is not, or of masks or keypoints that are not measured.
+    """
+    measured = ["boxes"] if val is None else measurable(val, model.extras, model.keypoint_set)[0]
+    if not select:
+        best = METRICS[measured[-1]]
+        return best.prefix + best.numbers[0]
+    metric, _, name = select.partition(":")
+    if val is not None and name and name not in val.classes.names:
+        names = val.classes.names
+        raise UsageError(f"select = {select!r}: there is no class {name!r} in the data.{did_you_mean(name, names)}")
+    if val is not None and metric_of(metric)[0] not in measured:
+        finds = " and ".join(("boxes", *model.extras))
+        raise UsageError(
+            f"select = {select!r} is not measured: {model.builder} finds {finds}, and {val.name} must have the same."
+        )
+    return select

@@ -1,7 +1,4 @@
-"""What a detector finds beside boxes, masks, keypoints or cuboids: what it has to be taught, how it is measured.
-
-A detector names it in `extras` (see `aweigh.models.Detector`); of one that does not, nothing here applies.
-"""
+"""What a detector has to be taught beside boxes: those of masks, keypoints and cuboids that its `extras` name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +8,9 @@ from aweigh.annotations.flip_pairs import flip_pairs
 from aweigh.annotations.split import Split
 from aweigh.arguments import parameters
 from aweigh.classes import UNIFORM_SIGMA, KeypointSet
-from aweigh.errors import DataError, UsageError, counted, did_you_mean, some_of
-from aweigh.evaluation.metrics import METRICS, Measured, Results, When, measurable, metric_of
+from aweigh.errors import DataError, UsageError, counted, some_of
 from aweigh.models import DETECTORS
 from aweigh.models.detector import Detector
-
-# --- what it is taught ----------------------------------------------------------------------------------------------
 
 
 def takes_keypoints(name: str) -> bool:
@@ -90,41 +84,3 @@ def keypoint_lines(model: Detector) -> list[str]:
             "each is placed; keypoint_sigmas sets them"
         )
     return lines
-
-
-# --- how it is measured ---------------------------------------------------------------------------------------------
-
-
-def measurable_of(model: Detector, split: Split, *, when: When = "validation") -> tuple[list[str], list[str]]:
-    """What of a model is measured on a split, see `aweigh.evaluation.metrics.measurable`."""
-    return measurable(split, model.extras, model.keypoint_set, when=when)
-
-
-def measure_all(model: Detector, split: Split, results: Results) -> tuple[dict[str, Measured], list[str]]:
-    """The metrics of a validation, by their names in `METRICS`, as far as the split has annotated what the model finds.
-
-    results: as `evaluate` returns them. Returns beside them a line for each thing that cannot be measured, and why.
-    """
-    names, notes = measurable_of(model, split)
-    return {name: METRICS[name].measure(split, results, model.keypoint_set) for name in names}, notes
-
-
-def choose_select(select: str, model: Detector, val: Split | None) -> str:
-    """The number that makes a checkpoint the best: as given, else the AP of the most that is measured.
-
-    `UsageError` where it would be of a class that there is not, or of masks or keypoints that are not measured.
-    """
-    measured = ["boxes"] if val is None else measurable_of(model, val)[0]
-    if not select:
-        best = METRICS[measured[-1]]
-        return best.prefix + best.numbers[0]
-    metric, _, name = select.partition(":")
-    if val is not None and name and name not in val.classes.names:
-        names = val.classes.names
-        raise UsageError(f"select = {select!r}: there is no class {name!r} in the data.{did_you_mean(name, names)}")
-    if val is not None and metric_of(metric)[0] not in measured:
-        finds = " and ".join(("boxes", *model.extras))
-        raise UsageError(
-            f"select = {select!r} is not measured: {model.builder} finds {finds}, and {val.name} must have the same."
-        )
-    return select

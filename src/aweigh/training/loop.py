@@ -15,8 +15,8 @@ from aweigh.evaluation.coco import UNDEFINED
 from aweigh.evaluation.metrics import METRICS, NUMBERS, VALIDATED, metric_of, numbers_of
 from aweigh.files import atomic_file, write_text
 from aweigh.prediction.detect import detect
+from aweigh.prediction.measure import measure_results
 from aweigh.prediction.meters import Means, Stopwatch
-from aweigh.prediction.supervision import measure_all
 from aweigh.training import state
 from aweigh.training.logs.log import RunLog, read_log
 from aweigh.training.prepare import Run
@@ -164,7 +164,7 @@ def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]
     losses = {f"val_loss_{name}": value for name, value in found.losses.items()}
     metrics: dict[str, Any] = {}
     if distributed.is_main():
-        metrics = numbers_of(measure_all(run.evaluated_model, found.measured(val), found.results)[0])
+        metrics = numbers_of(measure_results(run.evaluated_model, found.measured(val), found.results)[0])
     metrics = {"split": val.name, "val_loss": sum(losses.values()), **losses, **distributed.from_main(metrics)}
     return metrics, found.results
 

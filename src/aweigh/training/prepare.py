@@ -25,7 +25,8 @@ from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.detector import Detector
 from aweigh.prediction.detect import mean_colour
 from aweigh.prediction.device import choose_device, choose_precision
-from aweigh.prediction.supervision import check_taught, choose_select, keypoint_set, takes_keypoints, taught
+from aweigh.prediction.measure import choose_select
+from aweigh.prediction.supervision import check_taught, keypoint_set, takes_keypoints, taught
 from aweigh.training.batch_size import find_batch
 from aweigh.training.config import TrainConfig
 from aweigh.training.data import Data, held_out_by, load_data, with_proposals
