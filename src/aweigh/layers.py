@@ -5,9 +5,10 @@ Names of normalisations, the same everywhere: `"bn"` (batch), `"sync_bn"` (batch
 """
 
 import copy
+import math
 import platform
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torchvision
@@ -165,24 +166,35 @@ class DeformableConv2d(nn.Module):
         return result
 
 
+def start_near_zero(*layers: nn.Module | None) -> None:
+    """Weights of convolutions and linear layers at a deviation of 0.01, biases at 0 (Lin et al. 2017, RetinaNet,
+    section 4.1); other layers are left as they are."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def start_at_prior(logits: nn.Conv2d, probability: float = 0.01) -> None:
+    """Every class starts at this probability (Lin et al. 2017, RetinaNet, section 4.1)."""
+    nn.init.constant_(cast(Tensor, logits.bias), -math.log((1 - probability) / probability))
+
+
 def conv_tower(
     channels: int, convs: int, norm: Norm | None, *, deformable: bool = False, bias: bool = True
 ) -> nn.Sequential:
     """3x3 convolutions of equal width, each with a normalisation (or none) and ReLU: three modules a convolution.
 
-    deformable: the last one is a modulated deformable convolution. Weights start at a deviation of 0.01, biases at 0
-    (Lin et al. 2017, RetinaNet, section 4.1).
+    deformable: the last one is a modulated deformable convolution. Weights start near zero.
     """
     layers: list[nn.Module] = []
     for index in range(convs):
         if deformable and index == convs - 1:
             layers.append(DeformableConv2d(channels, channels, 3, padding=1))
         else:
-            conv = nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
-            nn.init.normal_(conv.weight, std=0.01)
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
-            layers.append(conv)
+            layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=bias))
+            start_near_zero(layers[-1])
         layers += [make_norm(norm, channels) if norm else nn.Identity(), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 

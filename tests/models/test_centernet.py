@@ -338,7 +338,7 @@ def test_a_wrong_argument_is_named(arguments: dict[str, object], said: str) -> N
 
 def test_heads_for_other_classes_are_refused() -> None:
     model = lite(3)
-    with pytest.raises(UsageError, match=r"predict \[3\] classes, but 2 classes are named"):
+    with pytest.raises(UsageError, match="head predicts 3 classes, but 2 classes are named"):
         CenterNet(model.backbone, model.neck, list(model.heads), classes=Classes.numbered(2))
 
 

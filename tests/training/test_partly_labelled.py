@@ -40,9 +40,9 @@ def united(tmp_path_factory):
 def test_what_is_known_reaches_the_loss_of_twenty_steps(united, configure, tmp_path, quiet, monkeypatch):
     asked = []
 
-    def noted(points, boxes, labels, uncertain, known, num_classes):
+    def noted(points, boxes, labels, uncertain, known, *rest):
         asked.append((known.tolist(), labels.tolist(), int(uncertain.sum())))
-        return unknown_entries(points, boxes, labels, uncertain, known, num_classes)
+        return unknown_entries(points, boxes, labels, uncertain, known, *rest)
 
     unknown_entries = losses.unknown_entries
     monkeypatch.setattr(losses, "unknown_entries", noted)

@@ -75,8 +75,7 @@ def unknown_cells(
     """
     points = box_ops.grid_points(*size_hw, (stride, stride), (stride / 2, stride / 2), like=targets[0].boxes)
     wider = points.new_tensor([-margin, -margin, margin, margin])
-    guesses = [(t.boxes + wider, t.labels, t.uncertain, t.known) for t in targets]
-    unknown = unknown_in_batch(points, guesses, num_classes)  # [B * H * W, C]
+    unknown = unknown_in_batch(points, targets, num_classes, margin=margin)  # [B * H * W, C]
     ignored = [box_ops.covered(points, t.boxes[t.ignore] + wider) if t.ignore.any() else None for t in targets]
     if all(part is None for part in (unknown, *ignored)):
         return None

@@ -25,7 +25,7 @@ from aweigh.arguments import (
     with_selection,
 )
 from aweigh.errors import UsageError, counted
-from aweigh.layers import Norm, make_norm
+from aweigh.layers import Norm, make_norm, start_near_zero
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes, level_anchors
 from aweigh.ops.losses import world_mean
@@ -136,12 +136,7 @@ class RPN(nn.Module):
         self.deltas = nn.Conv2d(width, 4 * anchors, 1)
         self.strides, self.shapes = tuple(strides), [shape.clone() for shape in shapes]
         self.fitted_steps, self.beta, self.normaliser = fitted_steps, beta, normaliser
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
-
+        start_near_zero(*self.modules())
         self.selection = RPNSelection(train_proposals, test_proposals, nms_threshold, score_threshold)
 
     def forward(self, features: Sequence[Tensor], pixels: Tensor) -> RPNOutput:

@@ -36,11 +36,11 @@ from aweigh.arguments import Divisor, NotNegative, Share, Width, passes_on
 from aweigh.backbones import DLA34, Backbone, hourglass_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
-from aweigh.errors import UsageError, counted
+from aweigh.errors import UsageError
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, detector
+from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import Neck
 from aweigh.necks.upsample import NoUpsample, aggregation_upsample, lite_upsample, transposed_upsample
 from aweigh.ops import boxes as box_ops
@@ -125,12 +125,9 @@ class CenterNet(nn.Module):
         stride_divisor: Divisor | None = None,
     ) -> None:
         super().__init__()
-        predicted = {cast(nn.Conv2d, cast(nn.Sequential, head["heatmap"])[-1]).out_channels for head in heads}
-        if predicted != {len(classes)}:
-            raise UsageError(
-                f"CenterNet: the heads predict {sorted(predicted)} classes, but "
-                f"{counted(len(classes), 'class', 'is')} named."
-            )
+        for head in heads:
+            logits = cast(nn.Conv2d, cast(nn.Sequential, head["heatmap"])[-1])
+            check_classes("CenterNet", logits.out_channels, classes)
         self.backbone, self.neck, self.heads = backbone, neck, nn.ModuleList(heads)
         self.classes = classes
         self.stride = 4

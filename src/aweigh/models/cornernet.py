@@ -41,11 +41,11 @@ from aweigh.arguments import Count, Divisor, Few, NotNegative, Share, Width, che
 from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
-from aweigh.errors import UsageError, counted
+from aweigh.errors import UsageError
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, detector
+from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import Neck
 from aweigh.necks.upsample import NoUpsample, lite_upsample
 from aweigh.ops import boxes as box_ops
@@ -140,12 +140,8 @@ class CornerNet(nn.Module):
         self.kinds = (*CORNERS, *(["center"] if rescore else []))
         if any(set(of_stack) != set(self.kinds) for of_stack in points):
             raise UsageError(f"CornerNet: each stack needs the points {', '.join(self.kinds)}, got {list(points[0])}.")
-        predicted = {cast(Point, point).classes for of_stack in points for point in of_stack.values()}
-        if predicted != {len(classes)}:
-            raise UsageError(
-                f"CornerNet: the heads predict {sorted(predicted)} classes, but "
-                f"{counted(len(classes), 'class', 'is')} named."
-            )
+        for point in (point for of_stack in points for point in of_stack.values()):
+            check_classes("CornerNet", cast(Point, point).classes, classes)
         if not 0 < radius_iou < 1:
             raise UsageError(f"CornerNet: radius_iou must lie between 0 and 1, got {radius_iou}.")
         self.backbone, self.neck, self.points = backbone, neck, nn.ModuleList(points)

@@ -15,7 +15,7 @@ from aweigh.arguments import Count, Share, check_fields, checked_class, with_sel
 from aweigh.backbones import Backbone
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.ops import boxes as box_ops
 from aweigh.structures import Images, Targets
 from aweigh.weights.load import Body
@@ -137,6 +137,13 @@ UNSAID: dict[str, Any] = {
     "pixel_mean": property(lambda self: self.backbone.normalise.mean),
     "classification_body": lambda self: self.backbone,
 }
+
+
+def check_classes(what: str, predicted: int, classes: Classes) -> None:
+    """`UsageError` unless the head of the detector `what` predicts as many classes as are named."""
+    if predicted != len(classes):
+        named = counted(len(classes), "class", "is")
+        raise UsageError(f"{what}: the head predicts {counted(predicted, 'class')}, but {named} named.")
 
 
 def network_inputs(model: Detector, images: Images) -> tuple[Tensor, ...]:

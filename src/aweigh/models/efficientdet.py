@@ -29,24 +29,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import (
-    Count,
-    Divisor,
-    Positive,
-    Share,
-    passes_on,
-)
+from aweigh.arguments import Count, Divisor, Positive, Share, passes_on
 from aweigh.backbones import Backbone, TimmBackbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
-from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm, start_at_prior
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Selection, detector
 from aweigh.necks import NECKS, Neck, NeckName
@@ -168,8 +162,7 @@ class EfficientDet(nn.Module):
         positive = labels >= 0
         total = world_mean(positive.sum().float()) + 1
 
-        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
-        unknown = unknown_in_batch(_centers(raw.anchors), known, classes)  # [B * A, C] bool, or None
+        unknown = unknown_in_batch(_centers(raw.anchors), targets, classes)  # [B * A, C] bool, or None
         classification = sigmoid_focal_loss_sum(
             raw.logits.float().flatten(0, 1), labels.flatten(), alpha=ALPHA, gamma=GAMMA, no_loss=unknown
         )
@@ -245,9 +238,8 @@ class PredictionNet(nn.Module):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        bias = self.prediction[1].bias
-        if prior is not None and isinstance(bias, Tensor):
-            nn.init.constant_(bias, -math.log((1 - prior) / prior))
+        if prior is not None:
+            start_at_prior(cast(nn.Conv2d, self.prediction[1]), prior)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Per level `[B, channels, H, W]` to `[B, outputs, H, W]`."""

@@ -65,13 +65,12 @@ from aweigh.arguments import Count, Few, Layers, NotNegative, Number, Share, Wid
 from aweigh.backbones import Backbone, TimmBackbone, WithLayers, mobilenet_v3_ends, take_last_stage, timm_backbone
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
-from aweigh.errors import UsageError, counted
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
 from aweigh.heads.regions import Branch, region_candidates, region_losses, said_of_detections, sample_regions
 from aweigh.heads.rpn import MakeProposer, Proposer, proposal_network
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder, on_each
-from aweigh.models.detector import Detector, Selection, detector, network_inputs
+from aweigh.models.detector import Detector, Selection, check_classes, detector, network_inputs
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, world_mean
@@ -152,11 +151,7 @@ class FasterRCNN(nn.Module):
         max_detections: Count = 100,
     ) -> None:
         super().__init__()
-        if box_predictor.num_classes != len(classes):
-            raise UsageError(
-                f"FasterRCNN: the head predicts {counted(box_predictor.num_classes, 'class')}, but "
-                f"{counted(len(classes), 'class', 'is')} named."
-            )
+        check_classes("FasterRCNN", box_predictor.num_classes, classes)
         self.backbone, self.proposer, self.pool = backbone, proposer, pool
         self.needs_proposals = proposer.needs_proposals
         self.neck = nn.Identity() if neck is None else neck

@@ -47,24 +47,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import (
-    Count,
-    Layers,
-    Limit,
-    NotNegative,
-    Positive,
-    Share,
-    Width,
-    checked_class,
-    passes_on,
-)
+from aweigh.arguments import Count, Layers, Limit, NotNegative, Positive, Share, Width, checked_class, passes_on
 from aweigh.backbones import Backbone, any_timm_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
-from aweigh.layers import Norm, conv_tower
+from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, detector
+from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -143,11 +133,7 @@ class FCOS(nn.Module):
             )
         if (head.centerness is None) != (quality is None):
             raise UsageError(f"FCOS: quality is {quality!r}, which does not go with the head's quality branch.")
-        if head.logits.out_channels != len(classes):
-            raise UsageError(
-                f"FCOS: the head predicts {counted(head.logits.out_channels, 'class')}, but "
-                f"{counted(len(classes), 'class', 'is')} named."
-            )
+        check_classes("FCOS", head.logits.out_channels, classes)
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
@@ -210,8 +196,7 @@ class FCOS(nn.Module):
 
         found = self._targets(raw.points, targets, logits, distances)
         labels, positive, target_boxes = found  # [B, A], [B, A] bool, [P, 4]
-        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
-        unknown = unknown_in_batch(points, known, classes)  # [B * A, C] bool, or None
+        unknown = unknown_in_batch(points, targets, classes)  # [B * A, C] bool, or None
         points = points[positive.nonzero()[:, 1]]  # [P, 2]
         boxes = box_ops.decode_distances(points, distances[positive])  # [P, 4]
         centerness = centerness_targets(box_ops.encode_distances(points, target_boxes))  # [P]
@@ -338,13 +323,9 @@ class FCOSHead(nn.Module):
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1) if centerness else None
         self.scales = nn.Parameter(torch.ones(num_levels)) if scales else None
         self.exponential, self.centerness_on_boxes = exponential, centerness_on_boxes
-        for prediction in (self.logits, self.distances, self.centerness):
-            if prediction is not None:
-                nn.init.normal_(prediction.weight, std=0.01)
-                nn.init.zeros_(cast(Tensor, prediction.bias))
+        start_near_zero(self.logits, self.distances, self.centerness)
+        start_at_prior(self.logits)
         nn.init.constant_(cast(Tensor, self.distances.bias), initial_distance)
-        # RetinaNet's prior: every class starts at a probability of 0.01 (Lin et al. 2017, section 4.1).
-        nn.init.constant_(cast(Tensor, self.logits.bias), -math.log((1 - 0.01) / 0.01))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Per level `[B, channels, H, W]` to logits, distances and quality, as in `FCOSOutput`."""

@@ -39,21 +39,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aweigh.arguments import (
-    Count,
-    Few,
-    Layers,
-    Share,
-    Width,
-    checked_class,
-)
+from aweigh.arguments import Count, Few, Layers, Share, Width, checked_class
 from aweigh.backbones import ShuffleNetV2, shufflenet_v2_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
-from aweigh.errors import UsageError, counted
-from aweigh.layers import Activation, Norm, make_activation, make_norm
+from aweigh.layers import Activation, Norm, make_activation, make_norm, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, detector
+from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.models.fcos import assign
 from aweigh.necks.pan import LitePAN
 from aweigh.ops import boxes as box_ops
@@ -109,11 +101,7 @@ class FCOSLite(nn.Module):
 
     def __init__(self, backbone: ShuffleNetV2, neck: LitePAN, head: LiteHead, *, classes: Classes) -> None:
         super().__init__()
-        if head.num_classes != len(classes):
-            raise UsageError(
-                f"FCOSLite: the head predicts {counted(head.num_classes, 'class')}, but "
-                f"{counted(len(classes), 'class', 'is')} named."
-            )
+        check_classes("FCOSLite", head.num_classes, classes)
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
@@ -162,8 +150,7 @@ class FCOSLite(nn.Module):
         total = world_mean(weight.sum()).clamp(min=1)
         sides = box_ops.encode_distances(raw.points[at], target_boxes) / raw.strides[at]  # [P, 4]
         distribution = distribution_focal_loss(bins[positive], sides).sum(dim=-1)  # [P]
-        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
-        unknown = unknown_in_batch(raw.points, known, len(self.classes))
+        unknown = unknown_in_batch(raw.points, targets, len(self.classes))
         classification = quality_focal_loss_sum(
             logits.flatten(0, 1), labels.flatten(), goals.flatten(), no_loss=unknown
         )
@@ -246,13 +233,8 @@ class LiteHead(nn.Module):
         self.logits = nn.Conv2d(channels, num_classes, 1)
         self.distances = nn.Conv2d(channels, 4 * bins, 1)
         self.num_classes, self.bins = num_classes, bins
-        for prediction in (self.logits, self.distances):
-            nn.init.normal_(prediction.weight, std=0.01)
-            assert prediction.bias is not None
-            nn.init.zeros_(prediction.bias)
-        # RetinaNet's prior: every class starts at a probability of 0.01 (Lin et al. 2017, section 4.1).
-        assert self.logits.bias is not None
-        nn.init.constant_(self.logits.bias, -math.log((1 - 0.01) / 0.01))
+        start_near_zero(self.logits, self.distances)
+        start_at_prior(self.logits)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Per level `[B, channels, H, W]` to logits `[B, A, C]` and bins `[B, A, 4, K]`."""

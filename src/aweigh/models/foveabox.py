@@ -23,29 +23,21 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import (
-    Count,
-    Layers,
-    NotNegative,
-    Share,
-    Width,
-    Within,
-    passes_on,
-)
+from aweigh.arguments import Count, Layers, NotNegative, Share, Width, Within, passes_on
 from aweigh.backbones import Backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
-from aweigh.errors import UsageError, counted
-from aweigh.layers import Norm, conv_tower, make_norm
+from aweigh.errors import UsageError
+from aweigh.layers import Norm, conv_tower, make_norm, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, detector
+from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -103,11 +95,7 @@ class FoveaBox(nn.Module):
         beta: NotNegative = 0.11,
     ) -> None:
         super().__init__()
-        if head.logits.out_channels != len(classes):
-            raise UsageError(
-                f"FoveaBox: the head predicts {counted(head.logits.out_channels, 'class')}, but "
-                f"{counted(len(classes), 'class', 'is')} named."
-            )
+        check_classes("FoveaBox", head.logits.out_channels, classes)
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
@@ -155,8 +143,7 @@ class FoveaBox(nn.Module):
                 labels[image, positive] = target.labels[own]
                 goals[image, positive] = encode(points[positive], target.boxes[own], units[positive])
         positive = matched >= 0
-        known = [(t.boxes, t.labels, t.uncertain, t.known) for t in targets]
-        unknown = unknown_in_batch(points, known, classes)  # [B * A, C] bool, or None
+        unknown = unknown_in_batch(points, targets, classes)  # [B * A, C] bool, or None
         positives = world_mean(positive.sum().float())
         classification = sigmoid_focal_loss_sum(
             logits.flatten(0, 1), labels.flatten(), alpha=self.alpha, gamma=self.gamma, no_loss=unknown
@@ -235,11 +222,8 @@ class FoveaHead(nn.Module):
         self.box_tower = conv_tower(channels, convs, norm, bias=norm is None)
         self.logits = nn.Conv2d(width, num_classes, 3, padding=1)
         self.distances = nn.Conv2d(channels, 4, 3, padding=1)
-        for prediction in (self.logits, self.distances):
-            nn.init.normal_(prediction.weight, std=0.01)
-            nn.init.zeros_(cast(Tensor, prediction.bias))
-        # Every class starts at a probability of 0.01 (Lin et al. 2017, RetinaNet, section 4.1).
-        nn.init.constant_(cast(Tensor, self.logits.bias), -math.log((1 - 0.01) / 0.01))
+        start_near_zero(self.logits, self.distances)
+        start_at_prior(self.logits)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level `[B, channels, H, W]` to logits `[B, H*W, C]` and distances `[B, H*W, 4]`."""
@@ -274,9 +258,7 @@ class AlignedConv2d(nn.Module):
 
 def _convolution(in_channels: int, channels: int, kernel: int, norm: Norm | None) -> list[nn.Module]:
     convolution = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=norm is None)
-    nn.init.normal_(convolution.weight, std=0.01)
-    if convolution.bias is not None:
-        nn.init.zeros_(convolution.bias)
+    start_near_zero(convolution)
     return [convolution, make_norm(norm, channels) if norm else nn.Identity(), nn.ReLU(inplace=True)]
 
 

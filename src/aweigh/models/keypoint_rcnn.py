@@ -31,14 +31,7 @@ from aweigh.errors import UsageError
 from aweigh.heads.keypoint import KeypointHead
 from aweigh.heads.rpn import proposal_network
 from aweigh.models.builders import Builder
-from aweigh.models.faster_rcnn import (
-    C2_TO_C5,
-    DETECTRON2_FPN,
-    DETECTRON2_RESNEXT,
-    FROZEN_AT_0,
-    TORCHVISION,
-    on_pyramid,
-)
+from aweigh.models.faster_rcnn import C2_TO_C5, DETECTRON2_FPN, DETECTRON2_RESNEXT, FROZEN_AT_0, TORCHVISION, on_pyramid
 from aweigh.ops.keypoints import NOWHERE, cells_of_points, highest_pixels
 from aweigh.ops.losses import world_mean
 from aweigh.structures import Targets

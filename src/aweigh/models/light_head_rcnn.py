@@ -37,18 +37,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import Count, Few, NotNegative, Share, Width, passes_on
-from aweigh.backbones import (
-    Backbone,
-    any_mobilenet_v2,
-    any_shufflenet_v1,
-    any_shufflenet_v2,
-    any_stages,
-    timm_backbone,
-)
+from aweigh.backbones import Backbone, any_mobilenet_v2, any_shufflenet_v1, any_shufflenet_v2, any_stages, timm_backbone
 from aweigh.backbones.xception import xception
 from aweigh.classes import Classes
 from aweigh.heads.box import BoxPredictor
 from aweigh.heads.rpn import RATIOS, RPN
+from aweigh.layers import start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.ops.anchors import anchor_shapes
@@ -149,11 +143,7 @@ class LargeSeparableConv(nn.Module):
             )
             for first in ((kernel, 1), (1, kernel))
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        start_near_zero(*self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.column(x) + self.row(x))
@@ -166,8 +156,7 @@ class LightHead(nn.Module):
         super().__init__()
         self.fc = nn.Linear(channels * size**2, width)
         self.width = width
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        start_near_zero(self.fc)
 
     def forward(self, regions: Tensor) -> Tensor:
         return F.relu(self.fc(regions.flatten(1)))

@@ -40,31 +40,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import (
-    Count,
-    Few,
-    Layers,
-    NotNegative,
-    Number,
-    Positive,
-    Share,
-    Width,
-    checked_class,
-    passes_on,
-)
+from aweigh.arguments import Count, Few, Layers, NotNegative, Number, Positive, Share, Width, checked_class, passes_on
 from aweigh.backbones import Backbone, any_timm_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
-from aweigh.layers import Norm, conv_tower
+from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, detector
+from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
@@ -147,11 +136,7 @@ class RetinaNet(nn.Module):
         super().__init__()
         if len(shapes) != len(neck.strides):
             raise UsageError(f"RetinaNet: {counted(len(neck.strides), 'feature level')}, but anchors of {len(shapes)}.")
-        if head.num_classes != len(classes):
-            raise UsageError(
-                f"RetinaNet: the head predicts {counted(head.num_classes, 'class')}, but "
-                f"{counted(len(classes), 'class', 'is')} named."
-            )
+        check_classes("RetinaNet", head.num_classes, classes)
         if any(len(shape) != head.num_anchors for shape in shapes):
             raise UsageError(
                 f"RetinaNet: the head predicts {counted(head.num_anchors, 'anchor')} of a cell, but the levels have "
@@ -319,11 +304,8 @@ class RetinaNetHead(nn.Module):
         self.logits = nn.Conv2d(channels, num_anchors * num_classes, 3, padding=1)
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
         self.num_classes, self.num_anchors = num_classes, num_anchors
-        for prediction in (self.logits, self.deltas):
-            nn.init.normal_(prediction.weight, std=0.01)
-            nn.init.zeros_(cast(Tensor, prediction.bias))
-        # Every class starts at a probability of 0.01 (section 4.1).
-        nn.init.constant_(cast(Tensor, self.logits.bias), -math.log((1 - 0.01) / 0.01))
+        start_near_zero(self.logits, self.deltas)
+        start_at_prior(self.logits)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level `[B, channels, H, W]` to logits `[B, H*W*K, C]` and deltas `[B, H*W*K, 4]`."""

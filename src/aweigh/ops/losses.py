@@ -141,10 +141,14 @@ def pull_and_push(embeddings: Tensor, image: Tensor, images: int) -> tuple[Tenso
 
 
 class Labelled(Protocol):
-    """What is read here of the `Targets` of an image: labels `[N]` and known `[C]`, or None."""
+    """What is read here of the `Targets` of an image."""
 
     @property
+    def boxes(self) -> Tensor: ...
+    @property
     def labels(self) -> Tensor: ...
+    @property
+    def uncertain(self) -> Tensor: ...
     @property
     def known(self) -> Tensor | None: ...
 
@@ -170,13 +174,10 @@ def check_labels(targets: Sequence[Labelled], *, images: int, classes: int, what
 
 
 def unknown_in_batch(
-    points: Tensor, images: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | None]], num_classes: int
+    points: Tensor, targets: Sequence[Labelled], num_classes: int, *, margin: float = 0
 ) -> Tensor | None:
-    """`unknown_entries` of several images one after the other, `[B * A, C]` bool; None when there are none in any.
-
-    images: boxes, labels, uncertain and known of each.
-    """
-    entries = [unknown_entries(points, *image, num_classes) for image in images]
+    """`unknown_entries` of several images one after the other, `[B * A, C]` bool; None when there are none in any."""
+    entries = [unknown_entries(points, t.boxes, t.labels, t.uncertain, t.known, num_classes, margin) for t in targets]
     if all(entry is None for entry in entries):
         return None
     nowhere = points.new_zeros(1, num_classes, dtype=torch.bool).expand(len(points), -1)  # [A, C]
@@ -191,6 +192,7 @@ def unknown_entries(
     uncertain: Tensor,
     known: Tensor | None,
     num_classes: int,
+    margin: float = 0,
     *,
     byte_budget: int = 16 * 2**20,
 ) -> Tensor | None:
@@ -198,8 +200,9 @@ def unknown_entries(
 
     points: `[A, 2]` x, y in pixels. boxes: `[N, 4]` xyxy, labels: `[N]` int64, uncertain: `[N]` bool, known: `[C]` bool
     or None, as in `Targets` of one image. True where the image was not labelled for the class, and where the point lies
-    inside an uncertain box of the class. Memory beside the result is bounded: points are taken in portions of about
-    `byte_budget` bytes. The result may be a view that repeats one row; it is not to be written to.
+    inside an uncertain box of the class that is wider by `margin` pixels on each side. Memory beside the result is
+    bounded: points are taken in portions of about `byte_budget` bytes. The result may be a view that repeats one row;
+    it is not to be written to.
     """
     everywhere = None if known is None else (~known).expand(len(points), -1)  # [A, C]
     guesses = uncertain.nonzero().squeeze(1)  # [U]
@@ -211,7 +214,7 @@ def unknown_entries(
     portions = []
     for portion in torch.split(points, size):
         x, y = portion[:, :1], portion[:, 1:]  # [p, 1]
-        inside = (x > x0) & (x < x1) & (y > y0) & (y < y1)  # [p, U]
+        inside = (x > x0 - margin) & (x < x1 + margin) & (y > y0 - margin) & (y < y1 + margin)  # [p, U]
         portions.append(inside.float() @ of_class > 0)  # [p, C], in how many guesses of each class the point lies
     covered = torch.cat(portions)
     return covered if everywhere is None else covered | everywhere
