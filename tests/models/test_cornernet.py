@@ -475,7 +475,7 @@ def test_points_of_a_kind_that_is_not_there_are_asked_for(models: dict[str, Corn
 
 def test_heads_for_other_classes_are_refused(models: dict[str, CornerNet]) -> None:
     model = models[LITE]
-    with pytest.raises(UsageError, match=r"predict \[3\] classes, but 2 classes are named"):
+    with pytest.raises(UsageError, match="head predicts 3 classes, but 2 classes are named"):
         CornerNet(model.backbone, model.neck, list(model.points), classes=Classes.numbered(2))
 
 
