@@ -12,9 +12,9 @@ from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
 from aweigh.prediction import memory
+from aweigh.prediction.device import How
 from aweigh.training import batch_size
 from aweigh.training.batch_size import find_batch, worst_batch, worst_of
-from aweigh.training.debug.replay import How
 from aweigh.training.prepare import prepare
 
 CPU = How(torch.device("cpu"))

@@ -14,11 +14,12 @@ from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.ops.boxes import pairwise_iou
+from aweigh.prediction.device import How
 from aweigh.proposals.from_detector import propose
 from aweigh.structures import Images
 from aweigh.training.batch_size import worst_batch, worst_of
 from aweigh.training.debug.crash import read_bundle, write_bundle
-from aweigh.training.debug.replay import How, blame
+from aweigh.training.debug.replay import blame
 from aweigh.training.prepare import prepare
 from aweigh.training.step import TrainingLosses, batch_losses
 from aweigh.training.train import train

@@ -6,10 +6,11 @@ Masks are kept as run lengths, so that what a whole split holds in memory grows 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from aweigh import distributed
 from aweigh.annotations.problems import Problem
@@ -21,11 +22,11 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import MAX_BAD, Loader, make_loader
 from aweigh.feeding.transforms import Transform
 from aweigh.images.resize import Resize
-from aweigh.models.detector import Detector, network_inputs
+from aweigh.models.detector import Detector
 from aweigh.ops.frames import Frame
-from aweigh.prediction.device import synchronise
+from aweigh.prediction.device import ON_CPU, How, synchronise
 from aweigh.prediction.meters import Means, Stopwatch
-from aweigh.prediction.supervision import taught
+from aweigh.prediction.supervision import supervision
 from aweigh.prediction.tta import PLAIN, TTA, View, look, merge
 from aweigh.structures import Images
 
@@ -55,12 +56,10 @@ def detect(
     split: Split,
     *,
     batch: int = 8,
-    device: torch.device | str = "cpu",
+    how: How = ON_CPU,
     workers: int = 0,
     tta: TTA = PLAIN,
     losses: bool = False,
-    channels_last: bool = True,
-    precision: torch.dtype = torch.float32,
     max_bad: float = MAX_BAD,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> SplitDetections:
@@ -70,32 +69,14 @@ def detect(
     evaluation mode and left as it was found. Each mean loss is over batches, weighted by images. With test augmentation
     a picture is read once for each size, by `workers` processes for each.
     """
-    device = torch.device(device)
     if losses and not tta.plain:
         raise UsageError("detect: losses are those of the plain pictures; leave out test augmentation.")
     category_ids = matching_category_ids(model.classes, split.classes)
     rank, world = distributed.rank(), distributed.world_size()
-    taught_it = taught(model) if losses else {}
     loaders = [
-        make_loader(
-            DetectionDataset(split, Transform(size), **taught_it),
-            batch=min(batch, len(split)),
-            workers=workers,
-            stride_divisor=model.stride_divisor,
-            fill=mean_colour(model),
-            rank=rank,
-            world=world,
-            device=device,
-            max_bad=max_bad,
-        )
+        in_order(model, size, split, batch=batch, device=how.device, workers=workers, max_bad=max_bad, taught=losses)
         for size in tta.resizes(resize)
     ]
-
-    def network(images: Images) -> Any:
-        inputs = inputs_on(images, model, device, channels_last=channels_last)
-        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            return model.network(*inputs)
-
     parts: list[_Part] = []
     watch, done = Stopwatch(), 0
     with _evaluating(model):
@@ -105,21 +86,46 @@ def detect(
             if part.blank:  # none of its pictures could be read: they have no detections
                 continue
             views = []
-            for view in look(model, network, [size.images for size in sizes], tta):
-                synchronise(device)
+            for view in look(model, partial(how.outputs, model), [size.images for size in sizes], tta):
+                synchronise(how.device)
                 watch.lap("network")
                 views.append(read(model, view, part.original_sizes_hw, tta))
                 watch.lap("decode")
             merged = zip(merge(model, views, tta), part.image_ids, strict=True)
             results = [entry for found, image_id in merged for entry in _entries(found, image_id, category_ids)]
             watch.lap("decode")
-            values = model.loss(view.raw, [targets.to(device) for targets in part.targets]) if losses else {}
+            values = model.loss(view.raw, [targets.to(how.device) for targets in part.targets]) if losses else {}
             parts.append((number * world + rank, len(part), results, {name: float(v) for name, v in values.items()}))
             watch.lap("loss")
             done += len(part)
             progress(min(done * world, len(split)), len(split))
     speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
     return _together(parts, {**speed, "total": sum(speed.values())}, loaders[0])
+
+
+def in_order(
+    model: Detector,
+    resize: Resize,
+    split: Split,
+    *,
+    batch: int,
+    device: torch.device,
+    workers: int,
+    max_bad: float,
+    taught: bool = False,
+) -> Loader:
+    """This process's batches of a split as the model takes them. taught: whether targets have what its losses need."""
+    return make_loader(
+        DetectionDataset(split, Transform(resize), **(supervision(model) if taught else {})),
+        batch=min(batch, len(split)),
+        workers=workers,
+        stride_divisor=model.stride_divisor,
+        fill=mean_colour(model),
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+        device=device,
+        max_bad=max_bad,
+    )
 
 
 @contextmanager
@@ -142,17 +148,14 @@ def _together(parts: list[_Part], speed: dict[str, float], loader: Loader) -> Sp
     """The parts of all processes in the order of their batches: the same for any number of processes."""
     means = Means()
     results: list[dict[str, Any]] = []
-    for _, images, found, values in sorted((part for own in distributed.gather(parts) for part in own), key=_number):
+    every = [part for own in distributed.gather(parts) for part in own]
+    for _, images, found, values in sorted(every, key=itemgetter(0)):
         results += found
         for _ in range(images):
             means.add(values)
     problems = [problem for own in distributed.gather(loader.problems) for problem in own]
     unread = sorted(row for own in distributed.gather(loader.unread) for row in own)
     return SplitDetections(results, means.result(), speed, problems, unread)
-
-
-def _number(part: _Part) -> int:
-    return part[0]
 
 
 def find(
@@ -194,18 +197,6 @@ def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:
 def mean_colour(model: Detector) -> tuple[float, ...]:
     """The colour that padding has: the model's own mean, which is zero after its normalisation."""
     return tuple(model.pixel_mean.tolist())
-
-
-def inputs_on(images: Images, model: Detector, device: torch.device, *, channels_last: bool) -> tuple[Tensor, ...]:
-    """What the model's network takes (see `network_inputs`), on the device."""
-    pixels, *given = network_inputs(model, images)
-    return to_device(pixels, device, channels_last=channels_last), *(part.to(device) for part in given)
-
-
-def to_device(pixels: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
-    """Pixels `[B, 3, H, W]` on the device, in the memory order convolutions are fast in."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return pixels.to(device, non_blocking=True, memory_format=memory_format)
 
 
 def _entries(detections: Detections, image_id: Any, category_ids: dict[int, int]) -> list[dict[str, Any]]:

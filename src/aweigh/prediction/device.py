@@ -1,12 +1,52 @@
-"""Where to compute, and in which number format."""
+"""Where to compute, in which number format and memory order."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from aweigh.errors import UsageError
+from aweigh.models.detector import Detector, network_inputs
+from aweigh.structures import Images
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class How:
+    """What a network is computed with: the device, its number format, the memory order of the images."""
+
+    device: torch.device = CPU
+    precision: torch.dtype = torch.float32
+    channels_last: bool = True
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels `[B, 3, H, W]` on the device, in the memory order convolutions are fast in."""
+        return pixels.to(self.device, non_blocking=True, memory_format=self.memory_format)
+
+    def inputs(self, model: Detector, images: Images) -> tuple[Tensor, ...]:
+        """What the model's network takes (see `network_inputs`), on the device."""
+        pixels, *given = network_inputs(model, images)
+        return self.pixels(pixels), *(part.to(self.device) for part in given)
+
+    def outputs(self, model: Detector, images: Images) -> Any:
+        """The raw outputs of the model's network."""
+        with self.autocast():
+            return model.network(*self.inputs(model, images))
+
+
+ON_CPU = How()
 
 
 def choose_device(name: torch.device | str | None = None) -> torch.device:

@@ -13,6 +13,7 @@ from aweigh.evaluation.metrics import METRICS, Measured, Results, When, check_me
 from aweigh.images.resize import Resize
 from aweigh.models.detector import Detector
 from aweigh.prediction.detect import detect
+from aweigh.prediction.device import How
 from aweigh.prediction.tta import PLAIN, TTA
 
 
@@ -63,7 +64,7 @@ def measure(
         resize,
         split,
         batch=batch,
-        device=device,
+        how=How(torch.device(device)),
         workers=workers,
         tta=tta,
         max_bad=max_bad,

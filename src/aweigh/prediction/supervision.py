@@ -66,7 +66,7 @@ def check_taught(model: Detector, train: Split, val: Split | None) -> None:
         )
 
 
-def taught(model: Detector) -> dict[str, Any]:
+def supervision(model: Detector) -> dict[str, Any]:
     """What a data set has to hand out so that the model can compute its losses, as arguments of `DetectionDataset`."""
     keypoints = 0 if model.keypoint_set is None else len(model.keypoint_set)
     return {"masks": "masks" in model.extras, "keypoints": keypoints, "cuboids": "cuboids" in model.extras}

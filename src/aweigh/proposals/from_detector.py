@@ -18,12 +18,10 @@ from aweigh.annotations.split import Split
 from aweigh.arguments import change_settings, settings_of
 from aweigh.errors import UsageError
 from aweigh.evaluation.recall import ProposalRecall, average_recall
-from aweigh.feeding.dataset import DetectionDataset
-from aweigh.feeding.loader import make_loader
-from aweigh.feeding.transforms import Transform
 from aweigh.images.resize import Resize
 from aweigh.models.detector import Detector
-from aweigh.prediction.detect import inputs_on, mean_colour
+from aweigh.prediction.detect import in_order
+from aweigh.prediction.device import How
 
 NMS_THRESHOLD = 0.7  # of a detector without a proposal network: that of one (Ren et al. 2015, section 3.3)
 
@@ -49,23 +47,14 @@ def propose(
     """
     if number < 1:
         raise UsageError(f"number = {number}: expected a number of proposals above 0.")
-    device = torch.device(device)
+    how = How(torch.device(device))
     threshold = prepare_to_propose(model, number)
-    loader = make_loader(
-        DetectionDataset(split, Transform(resize)),
-        batch=min(batch, len(split)),
-        workers=workers,
-        stride_divisor=model.stride_divisor,
-        fill=mean_colour(model),
-        device=device,
-        max_bad=max_bad,
-    )
+    loader = in_order(model, resize, split, batch=batch, device=how.device, workers=workers, max_bad=max_bad)
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for part in loader:
         if part.blank:
             continue
-        raw = model.network(*inputs_on(part.images, model, device, channels_last=True))
-        proposed = proposals_of(model, raw, part.images.sizes_hw)
+        proposed = proposals_of(model, how.outputs(model, part.images), part.images.sizes_hw)
         for row, own, (h, w), (height, width) in zip(
             part.indices, proposed, part.images.sizes_hw, part.original_sizes_hw, strict=True
         ):

@@ -28,8 +28,9 @@ from aweigh.images.resize import Resize
 from aweigh.models.detector import Detector
 from aweigh.ops.frames import Frame
 from aweigh.prediction import memory
+from aweigh.prediction.device import How
 from aweigh.structures import Images, padded_proposals
-from aweigh.training.debug.replay import How, losses_of
+from aweigh.training.debug.replay import losses_of
 
 HEADROOM = 0.9  # of a GPU's memory: the rest is lost to blocks of changing size
 CPU_SHARE = 0.5  # of the free main memory: the rest is for reading images, the system and other programs

@@ -152,11 +152,9 @@ def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]
             run.resize,
             val,
             batch=run.batch,
-            device=run.device,
+            how=run.how,
             workers=run.workers,
             losses=True,
-            channels_last=run.config.channels_last,
-            precision=run.precision,
             max_bad=0.0 if run.config.strict else run.config.max_bad,
             progress=bar.to,
         )

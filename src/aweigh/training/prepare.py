@@ -24,13 +24,12 @@ from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.detector import Detector
 from aweigh.prediction.detect import mean_colour
-from aweigh.prediction.device import choose_device, choose_precision
+from aweigh.prediction.device import How, choose_device, choose_precision
 from aweigh.prediction.measure import choose_select
-from aweigh.prediction.supervision import check_taught, keypoint_set, takes_keypoints, taught
+from aweigh.prediction.supervision import check_taught, keypoint_set, supervision, takes_keypoints
 from aweigh.training.batch_size import find_batch
 from aweigh.training.config import TrainConfig
 from aweigh.training.data import Data, held_out_by, load_data, with_proposals
-from aweigh.training.debug.replay import How
 from aweigh.training.optim import ModelEma, Schedule, make_optimizer
 from aweigh.weights.load import locate
 
@@ -41,8 +40,7 @@ class Run:
 
     config: TrainConfig
     folder: Path
-    device: torch.device
-    precision: torch.dtype
+    how: How
     data: Data
     resize: Resize
     transform: Transform
@@ -74,6 +72,10 @@ class Run:
     told: set[str] = field(default_factory=set)  # problems of reading the user has been told of
 
     @property
+    def device(self) -> torch.device:
+        return self.how.device
+
+    @property
     def evaluated_model(self) -> Detector:
         """The weights that are evaluated and saved: the moving average where there is one."""
         return self.ema.model if self.ema is not None else self.model
@@ -93,7 +95,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     device_name: the device of this process, where that is decided by the launcher; else that of the configuration.
     """
     device = choose_device(device_name or config.device)
-    precision = choose_precision(config.precision, device)
+    how = How(device, choose_precision(config.precision, device), config.channels_last)
     builder_arguments(config)  # what is wrong there is said before the data are read
     data = load_data(config, held_out_by(folder) if config.resume else None)
     if len(data.train.boxes) == 0:
@@ -104,19 +106,17 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     data = with_proposals(config, data, needed=model.needs_proposals)
     check_taught(model, data.train, data.val)
     select = choose_select(config.select, model, data.val)
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    model = model.to(device, memory_format=memory_format)
+    model = model.to(device, memory_format=how.memory_format)
     optimizer = _optimizer(config, model)
 
     resize = Resize(short=config.short or None, long=config.long or None)
     sampling = Sampling(config.sampler, config.repeat_threshold, config.class_draws)
     transform = Transform(resize, augmentation(config, data.train))
     train_set = DetectionDataset(
-        data.train, transform, seed=config.seed, draws=sampling.draws(data.train), **taught(model)
+        data.train, transform, seed=config.seed, draws=sampling.draws(data.train), **supervision(model)
     )
     batch, batch_note = config.batch, ""
     if batch == "auto":
-        how = How(device, precision, config.channels_last)
         most, batch_note = find_batch(
             model, optimizer, train_set, how, resize=resize, augmentation=transform.augmentation
         )
@@ -131,8 +131,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     return Run(
         config=config,
         folder=folder,
-        device=device,
-        precision=precision,
+        how=how,
         data=data,
         resize=resize,
         transform=transform,
@@ -148,7 +147,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         model=model,
         ema=ModelEma(model, config.ema) if config.ema > 0 else None,
         optimizer=optimizer,
-        scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
+        scaler=torch.amp.GradScaler(device.type, enabled=how.precision == torch.float16),
     )
 
 

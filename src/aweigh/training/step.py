@@ -12,7 +12,6 @@ from aweigh import distributed
 from aweigh.errors import AweighError, counted, lost_worker
 from aweigh.feeding.batches import Batch
 from aweigh.ops.losses import normalised_together
-from aweigh.prediction.detect import inputs_on
 from aweigh.prediction.memory import is_out_of_memory, out_of_memory
 from aweigh.training.debug.crash import kept
 from aweigh.training.optim import set_lr
@@ -27,17 +26,16 @@ class TrainingLosses(nn.Module):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.model = run.model
-        self.precision = run.precision
+        self.how = run.how
         self.network = torch.compile(run.model.network, dynamic=True) if run.config.compile else run.model.network
 
     def forward(self, pixels: Tensor, targets: Sequence[Any], *given: Tensor) -> dict[str, Tensor]:
         """pixels: `[B, 3, H, W]` on the device; targets: one `Targets` per image; given: what else the network takes.
         Scalars that have a gradient."""
-        with torch.autocast(pixels.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+        with self.how.autocast():
             raw = self.network(pixels, *given)
         with normalised_together(distributed.mean):
-            losses: dict[str, Tensor] = self.model.loss(raw, targets)
-        return losses
+            return self.model.loss(raw, targets)
 
 
 def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -139,7 +137,7 @@ def largest(group: list[Batch]) -> Batch:
 
 def batch_losses(run: Run, losses: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The losses of one batch, each a scalar that can be differentiated."""
-    pixels, *given = inputs_on(batch.images, run.model, run.device, channels_last=run.config.channels_last)
+    pixels, *given = run.how.inputs(run.model, batch.images)
     found: dict[str, Tensor] = losses(pixels, [target.to(run.device) for target in batch.targets], *given)
     return found
 

@@ -12,8 +12,8 @@ weights of one that was not.
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,10 @@ from aweigh.checkpoints.checkpoint import load_state, save_state
 from aweigh.checkpoints.lock import hold
 from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
 from aweigh.files import atomic_file, remove_leftovers, write_text
-from aweigh.prediction.device import choose_device, choose_precision
+from aweigh.prediction.device import How, choose_device, choose_precision
 from aweigh.prediction.meters import Means
 from aweigh.training.backbone.class_folders import (
     ClassFolders,
-    Entry,
     LabelledBatch,
     epoch_batches,
     load_batches,
@@ -64,8 +63,7 @@ class ClassifierRun:
     data: ClassFolders
     model: nn.Sequential
     optimizer: torch.optim.Optimizer
-    device: torch.device
-    precision: torch.dtype
+    how: How
     workers: int
     console: Console
     epoch: int = 0
@@ -88,9 +86,6 @@ class ClassifierRun:
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
 
 def train_classifier(
@@ -158,8 +153,7 @@ def prepare(config: ClassifyConfig, *, new: bool, console: Console) -> Classifie
         make_optimizer(
             model, kind="sgd", lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, bias_lr=1.0
         ),
-        device,
-        choose_precision(config.precision, device),
+        How(device, choose_precision(config.precision, device)),
         choose_workers(config.workers, device),
         console,
     )
@@ -190,11 +184,12 @@ def describe(run: ClassifierRun) -> Iterator[str]:
         f"{counted(len(data.classes), 'class')}, {counted(len(data.train), 'picture')} to train on, {len(data.val)} "
         f"to validate ({split})."
     )
-    chance = max(_counts(data.val, len(data.classes))) / len(data.val)
+    chance = max(Counter(label for _, label in data.val).values()) / len(data.val)
     yield f"Always naming the most frequent class would be right for {chance:.1%} of the latter."
     scaled = f" = {config.lr:g} x {config.batch}/{config.lr_batch}" if config.lr_batch else ""
     done = f", {run.step} of them done" if run.step else ""
-    yield f"lr {run.lr:g}{scaled}, falling linearly to 0 over {counted(run.total_steps, 'step')}{done}; {run.device}."
+    steps = f"{counted(run.total_steps, 'step')}{done}"
+    yield f"lr {run.lr:g}{scaled}, falling linearly to 0 over {steps}; {run.how.device}."
 
 
 def train_and_evaluate(run: ClassifierRun) -> None:
@@ -239,9 +234,9 @@ def optimiser_step(run: ClassifierRun, batch: LabelledBatch) -> float:
     """One update; the loss before it. `AweighError` where that is not finite."""
     set_lr(run.optimizer, run.lr * (1 - run.step / run.total_steps))
     run.optimizer.zero_grad(set_to_none=True)
-    with run.autocast():
-        logits = run.model(_to(run, batch.pixels))  # [B, C]
-    loss = F.cross_entropy(logits.float(), batch.labels.to(run.device), label_smoothing=run.config.label_smoothing)
+    with run.how.autocast():
+        logits = run.model(run.how.pixels(batch.pixels))  # [B, C]
+    loss = F.cross_entropy(logits.float(), batch.labels.to(run.how.device), label_smoothing=run.config.label_smoothing)
     if not math.isfinite(value := loss.item()):
         raise AweighError(
             f"The loss of step {run.step + 1} is {value}; lower lr ({run.config.lr:g}) and start again, or go on from "
@@ -265,9 +260,9 @@ def evaluate(run: ClassifierRun) -> dict[str, float]:
     ):
         if not len(batch.labels):
             continue
-        labels = batch.labels.to(run.device)
-        with run.autocast():
-            logits = run.model(_to(run, batch.pixels)).float()  # [B, C]
+        labels = batch.labels.to(run.how.device)
+        with run.how.autocast():
+            logits = run.model(run.how.pixels(batch.pixels)).float()  # [B, C]
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices  # [B, 5]
         hits = best == labels[:, None]
@@ -284,8 +279,8 @@ def finish(run: ClassifierRun) -> None:
         curves(run.rows, aside)
     limit = run.config.statistics or run.steps_per_epoch
     batches = training_batches(run, limit=limit, title="batch statistics")
-    pixels = (_to(run, batch.pixels) for batch in batches if len(batch.labels))
-    with run.autocast():
+    pixels = (run.how.pixels(batch.pixels) for batch in batches if len(batch.labels))
+    with run.how.autocast():
         update_bn(pixels, run.model)  # momentum 1 / iteration: the mean over all these batches
     metrics = evaluate(run)
     run.rows.append({"kind": "final", "epoch": run.epoch, "step": run.step, **metrics})
@@ -378,14 +373,3 @@ def _shown(run: ClassifierRun, batches: Iterator[LabelledBatch], count: int, tit
                     run.say(f"  skipped: {problem}")
             yield batch
             progress.advance(task)
-
-
-def _to(run: ClassifierRun, pixels: Tensor) -> Tensor:
-    return pixels.to(run.device, memory_format=torch.channels_last, non_blocking=True)
-
-
-def _counts(entries: Sequence[Entry], classes: int) -> list[int]:
-    counts = [0] * classes
-    for _, label in entries:
-        counts[label] += 1
-    return counts

@@ -14,7 +14,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ from aweigh.feeding.batches import Batch
 from aweigh.files import atomic_file, atomic_folder, write_text
 from aweigh.models import create
 from aweigh.models.detector import Detector
+from aweigh.prediction.device import How
 from aweigh.structures import Images, Targets
-from aweigh.training.debug.replay import Blame, Examination, How, blame, examine
+from aweigh.training.debug.replay import Blame, Examination, blame, examine
 from aweigh.training.prepare import Run
 from aweigh.training.settings import to_dict
 
@@ -59,7 +60,7 @@ class Bundle:
 
     def how(self, precision: torch.dtype = torch.float32) -> How:
         """Computation on the CPU, in the memory order of the run."""
-        return How(torch.device("cpu"), precision, bool(self.record["config"].get("channels_last", True)))
+        return replace(_how(self.record), precision=precision)
 
     def examine(self, precision: torch.dtype = torch.float32, *, lines: bool = True) -> Examination:
         """The step again, from its own random state; that of the caller stays."""
@@ -111,7 +112,7 @@ def write_bundle(
             "lr": _learning_rate(run.optimizer),
             "losses": dict(losses),
             "gradient_norm": gradient_norm,
-            "precision": str(run.precision).removeprefix("torch."),
+            "precision": str(run.how.precision).removeprefix("torch."),
             "device": _device_name(run.device),
             "processes": distributed.world_size(),
             "scale": run.scaler.get_scale() if run.scaler.is_enabled() else 1.0,
@@ -157,13 +158,12 @@ def read_bundle(folder: str | Path) -> Bundle:
         if missing or record["precision"] not in PRECISIONS or not batches:
             raise ValueError(f"crash.json lacks {', '.join(sorted(missing)) or 'its precision or batches'}")
         random_state = tensors["random"]
-        channels_last = bool(record["config"].get("channels_last", True))
+        how = _how(record)
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else error
         raise DataError(f"{folder} is not whole ({what}); copy it again from the machine that wrote it.") from error
     model, _ = load_model(folder / "model.safetensors", diverged=True)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return Bundle(folder, record, model.to(memory_format=memory_format).train(), batches, random_state)
+    return Bundle(folder, record, model.to(memory_format=how.memory_format).train(), batches, random_state)
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -172,23 +172,21 @@ def read_bundle(folder: str | Path) -> Bundle:
 def _examined(run: Run, group: Sequence[Batch], random_state: Tensor) -> dict[str, Any]:
     """What the step does when it is computed again where it failed, with a copy of the model."""
     gpu = [run.device] if run.device.type == "cuda" else []
-    how = How(run.device, run.precision, run.config.channels_last)
     try:
-        model = _copy(run.model, run.device, channels_last=run.config.channels_last)
+        model = _copy(run.model, run.how)
         with torch.random.fork_rng(devices=gpu):
             torch.set_rng_state(random_state)
-            return asdict(examine(model, group, how))
+            return asdict(examine(model, group, run.how))
     except Exception as error:  # memory is short, say; the bundle is complete without
         return {"not_possible": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
-def _copy(model: Detector, device: torch.device, *, channels_last: bool) -> Detector:
+def _copy(model: Detector, how: How) -> Detector:
     """The same detector built anew: without the hooks of several processes, and not compiled."""
     other = create(model.builder, classes=model.classes, **model.arguments)
     other.load_state_dict(model.state_dict())
     change_settings(other, settings_of(model))
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return other.to(device, memory_format=memory_format).train()
+    return other.to(how.device, memory_format=how.memory_format).train()
 
 
 def _free(folder: Path) -> Path:
@@ -297,6 +295,10 @@ def _batch(tensors: Mapping[str, Tensor], number: int, entry: Mapping[str, Any])
         image_ids=[int(image["id"]) for image in images],
         original_sizes_hw=[_size(image["original_size_hw"]) for image in images],
     )
+
+
+def _how(record: Mapping[str, Any]) -> How:
+    return How(channels_last=bool(record["config"].get("channels_last", True)))
 
 
 def _size(value: Any) -> tuple[int, int]:

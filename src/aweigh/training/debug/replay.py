@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aweigh import distributed
 from aweigh.feeding.batches import Batch
 from aweigh.models.detector import Detector
-from aweigh.prediction.detect import inputs_on
+from aweigh.prediction.device import How
 from aweigh.structures import Images, Targets
 from aweigh.training.debug.origin import first_bad_gradient, first_bad_operation
 from aweigh.training.debug.outputs import (
@@ -31,15 +31,6 @@ from aweigh.training.debug.outputs import (
     tensors,
     value_range,
 )
-
-
-@dataclass(frozen=True)
-class How:
-    """What a step is computed with: the device, the network's number format, the memory order of the pictures."""
-
-    device: torch.device
-    precision: torch.dtype = torch.float32
-    channels_last: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,8 +112,7 @@ def examine(model: Detector, batches: Sequence[Batch], how: How, *, lines: bool 
             targets = _targets(batch, how)
 
             def losses() -> dict[str, Tensor]:
-                found: dict[str, Tensor] = model.loss(_network(model, batch, how), targets)
-                return found
+                return model.loss(how.outputs(model, batch.images), targets)
 
             result.operation = first_bad_operation(losses)
             if result.bad_gradient and not result.operation and not result.error:
@@ -133,8 +123,7 @@ def examine(model: Detector, batches: Sequence[Batch], how: How, *, lines: bool 
 
 def losses_of(model: Detector, batch: Batch, how: How) -> dict[str, Tensor]:
     """The losses of one batch, each a scalar that has a gradient, as training computes them."""
-    losses: dict[str, Tensor] = model.loss(_network(model, batch, how), _targets(batch, how))
-    return losses
+    return model.loss(how.outputs(model, batch.images), _targets(batch, how))
 
 
 # --- the step -------------------------------------------------------------------------------------------------------
@@ -150,7 +139,7 @@ def _step(model: Detector, batches: Sequence[Batch], how: How, result: Examinati
         for number, batch in enumerate(batches):
             targets = _targets(batch, how)
             try:
-                raw = _network(model, batch, how)
+                raw = how.outputs(model, batch.images)
                 for value in tensors(raw):
                     if value.requires_grad:
                         value.retain_grad()
@@ -247,7 +236,7 @@ def blame(model: Detector, batch: Batch, how: How) -> Blame:
     targets = _targets(batch, how)
     with distributed.alone():
         try:
-            raw = _network(model, batch, how)
+            raw = how.outputs(model, batch.images)
         except Exception:  # the network itself fails: which picture does it not take?
             return Blame([], [image for image in range(len(batch)) if _fails_by_itself(model, batch, image, how)], {})
         parts = _per_image(model, raw, batch, how)
@@ -295,7 +284,7 @@ def _fails(model: Detector, raw: Any, targets: list[Targets]) -> bool:
 
 def _fails_by_itself(model: Detector, batch: Batch, image: int, how: How) -> bool:
     try:
-        raw = _network(model, one_image(batch, image), how)
+        raw = how.outputs(model, one_image(batch, image).images)
     except Exception:
         return True
     return _fails(model, raw, [_targets(batch, how)[image]])
@@ -308,7 +297,7 @@ def _per_image(model: Detector, raw: Any, batch: Batch, how: How) -> list[Any]:
     was_training = model.training
     model.eval()  # in training mode a batch of one may have no statistics
     with torch.no_grad():
-        single = _network(model, one_image(batch, 0), how)
+        single = how.outputs(model, one_image(batch, 0).images)
     model.train(was_training)
     return [only_image(raw, image, single) for image in range(len(batch))]
 
@@ -326,12 +315,6 @@ def one_image(batch: Batch, image: int) -> Batch:
         original_sizes_hw=batch.original_sizes_hw[rows],
         problems=(),
     )
-
-
-def _network(model: Detector, batch: Batch, how: How) -> Any:
-    inputs = inputs_on(batch.images, model, how.device, channels_last=how.channels_last)
-    with torch.autocast(how.device.type, dtype=how.precision, enabled=how.precision != torch.float32):
-        return model.network(*inputs)
 
 
 def _targets(batch: Batch, how: How) -> list[Targets]:

@@ -36,7 +36,7 @@ from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import quick
 from aweigh.models.detector import Detector, network_inputs
 from aweigh.prediction.detect import find, mean_colour
-from aweigh.prediction.supervision import keypoint_lines, taught
+from aweigh.prediction.supervision import keypoint_lines, supervision
 from aweigh.prediction.tta import PLAIN, TTA
 from aweigh.structures import Images, padded_proposals
 from aweigh.training.prepare import Run
@@ -63,7 +63,7 @@ def start_report(run: Run) -> list[str]:
     augmentations = run.transform.augmentation.describe(
         train.classes, train.keypoint_names, mixing_until_epoch=run.train_set.mixing_until_epoch
     )
-    precision = str(run.precision).removeprefix("torch.")
+    precision = str(run.how.precision).removeprefix("torch.")
     return [
         *lines,
         run.data.note
@@ -90,7 +90,7 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         drawn: Iterable[Any] = islice(chain.from_iterable(run.loader.batch_sampler), count)
     else:
         assert run.data.val is not None
-        samples = DetectionDataset(run.data.val, Transform(run.resize), **taught(run.model))
+        samples = DetectionDataset(run.data.val, Transform(run.resize), **supervision(run.model))
         drawn = _evenly(len(samples), count)
     pictures, captions = [], []
     for index in drawn:
