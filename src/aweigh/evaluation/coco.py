@@ -33,6 +33,7 @@ from aweigh.evaluation.records import (
     IouType,
     Results,
     class_names,
+    class_table,
     images_measured,
     read_both,
     three_decimals,
@@ -73,7 +74,7 @@ def evaluate_coco(
     truth, found = read_both(ground_truth, results, iou_type, own_ids=own_ids)
     limits = [max_detections] if iou_type == "keypoints" else sorted({1, min(10, max_detections), max_detections})
     sigmas = _sigmas(truth, keypoint_sigmas) if iou_type == "keypoints" else None
-    precision, recall = _curves(truth, found, iou_type, limits, sigmas)
+    precision, recall = curves(truth, found, iou_type, limits, sigmas)
     names = class_names(truth["categories"])  # in order of the ids, as the classes of the two arrays are
     objects = Counter(
         annotation["category_id"]
@@ -83,7 +84,7 @@ def evaluate_coco(
     return CocoMetrics(
         numbers=_numbers(precision, recall, limits, iou_type),
         per_class={
-            name: {"AP": _mean(precision[:, :, k, 0, -1]), "AP50": _mean(precision[0, :, k, 0, -1])}
+            name: {"AP": mean_of_defined(precision[:, :, k, 0, -1]), "AP50": mean_of_defined(precision[0, :, k, 0, -1])}
             for k, name in enumerate(names.values())
         },
         objects={name: objects[category] for category, name in names.items()},
@@ -129,11 +130,11 @@ class CocoMetrics:
     iou_type: IouType
     max_detections: int
     images: int
+    left_out: int
     crowds: int
     detections: int
     keypoint_sigmas: tuple[float, ...] | None = None
     without_mask: tuple[int, ...] = ()
-    left_out: int = 0
 
     def __getattr__(self, name: str) -> float:
         numbers = self.__dict__.get("numbers", {})
@@ -183,33 +184,27 @@ class CocoMetrics:
             lines.append(f"{number} without a mask, neither found nor missed: annotation {shown}")
         lines += ["", "  ".join(f"{name:>5}" for name in self.numbers)]
         lines += ["  ".join(f"{three_decimals(value):>5}" for value in self.numbers.values()), ""]
-        width = max([len("class"), *map(len, self.per_class)])
-        lines.append(f"{'class':<{width}}  objects     AP   AP50")
-        for name, values in self.per_class.items():
-            row = (f"{self.objects[name]:>7}", *(f"{three_decimals(values[key]):>5}" for key in ("AP", "AP50")))
-            lines.append("  ".join((f"{name:<{width}}", *row)))
-        if any(values["AP"] < 0 for values in self.per_class.values()):
-            lines.append("(- no such object in the ground truth; left out of the means)")
-        return "\n".join(lines)
+        rows = {name: (self.objects[name], each["AP"], each["AP50"]) for name, each in self.per_class.items()}
+        return "\n".join([*lines, *class_table(("AP", "AP50"), rows, "means")])
 
 
-def _curves(
+def curves(
     truth: dict[str, Any],
-    found: list[dict[str, Any]],
+    found: list[dict[str, Any]] | np.ndarray,
     iou_type: IouType,
-    limits: list[int],
-    sigmas: Sequence[float] | None,
+    limits: Sequence[int],
+    sigmas: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall as hotcoco has them, see `_numbers`."""
+    """Precision and recall as hotcoco has them, see `_numbers`. found: results, or `[P, 6]` float64 of proposals."""
     coco = hotcoco.COCO(truth)
     evaluation = hotcoco.COCOeval(coco, coco.load_res(found), iou_type)
-    evaluation.params.max_dets = limits
+    evaluation.params.max_dets = list(limits)
     if sigmas is not None:
         evaluation.params.kpt_oks_sigmas = list(sigmas)
     evaluation.evaluate()
     evaluation.accumulate()
-    curves = evaluation.eval or {}
-    return curves["precision"], curves["recall"]
+    accumulated = evaluation.eval or {}
+    return accumulated["precision"], accumulated["recall"]
 
 
 def _numbers(precision: np.ndarray, recall: np.ndarray, limits: list[int], iou_type: IouType) -> dict[str, float]:
@@ -217,21 +212,22 @@ def _numbers(precision: np.ndarray, recall: np.ndarray, limits: list[int], iou_t
     thresholds = {"": slice(None), "50": slice(0, 1), "75": slice(5, 6)}  # of 0.50, 0.55, ... 0.95
     sizes = {area[0]: k for k, area in enumerate(_areas(iou_type)) if area != "all"}  # s, m, l
 
-    numbers = {f"AP{name}": _mean(precision[t, :, :, 0, -1]) for name, t in thresholds.items()}
-    numbers |= {f"AP{size}": _mean(precision[:, :, :, k, -1]) for size, k in sizes.items()}
+    numbers = {f"AP{name}": mean_of_defined(precision[t, :, :, 0, -1]) for name, t in thresholds.items()}
+    numbers |= {f"AP{size}": mean_of_defined(precision[:, :, :, k, -1]) for size, k in sizes.items()}
     if iou_type == "keypoints":
-        numbers |= {f"AR{name}": _mean(recall[t, :, 0, -1]) for name, t in thresholds.items()}
+        numbers |= {f"AR{name}": mean_of_defined(recall[t, :, 0, -1]) for name, t in thresholds.items()}
     else:
-        numbers |= {f"AR{limit}": _mean(recall[:, :, 0, k]) for k, limit in enumerate(limits)}
-    return numbers | {f"AR{size}": _mean(recall[:, :, k, -1]) for size, k in sizes.items()}
+        numbers |= {f"AR{limit}": mean_of_defined(recall[:, :, 0, k]) for k, limit in enumerate(limits)}
+    return numbers | {f"AR{size}": mean_of_defined(recall[:, :, k, -1]) for size, k in sizes.items()}
 
 
 def _areas(iou_type: IouType) -> dict[str, tuple[float, float]]:
     return {name: limits for name, limits in AREAS.items() if not (iou_type == "keypoints" and name == "small")}
 
 
-def _mean(values: np.ndarray) -> float:
-    defined = values[values > -1]
+def mean_of_defined(values: np.ndarray) -> float:
+    """The mean of what is not `UNDEFINED`, and that where nothing is."""
+    defined = values[values > UNDEFINED]
     return float(defined.mean()) if defined.size else UNDEFINED
 
 

@@ -93,17 +93,11 @@ def pyramid_points(size_hw: tuple[int, int], strides: Sequence[int]) -> list[Ten
 
     Cells that lie wholly in the padding of a batch are left out: no box reaches there.
     """
-    like = torch.empty(0)
-    return [
-        grid_points(
-            math.ceil(size_hw[0] / stride),
-            math.ceil(size_hw[1] / stride),
-            (stride, stride),
-            (stride / 2, stride / 2),
-            like=like,
-        )
-        for stride in strides
-    ]
+    levels = []
+    for stride in strides:
+        height, width = (math.ceil(side / stride) for side in size_hw)
+        levels.append(grid_points(height, width, (stride, stride), (stride / 2, stride / 2), like=torch.empty(0)))
+    return levels
 
 
 def _several(points: Sequence[Tensor], targets: Targets, candidates: Candidates) -> tuple[Tensor, Tensor]:

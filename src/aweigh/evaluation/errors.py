@@ -20,6 +20,7 @@ import hotcoco
 import numpy as np
 
 from aweigh.errors import UsageError, counted
+from aweigh.evaluation.overlaps import corners, paired_iou, pairs_of_same
 from aweigh.evaluation.records import GroundTruth, Results, class_names, read_both
 
 NEAR = 0.1  # below this IoU a detection has nothing to do with an object (Bolya et al., TIDE, ECCV 2020, section 2.2)
@@ -62,12 +63,12 @@ def match_results(
         image=np.array([image_row[entry["image_id"]] for entry in found], dtype=np.int64),
         label=np.array([label[entry["category_id"]] for entry in found], dtype=np.int64),
         score=np.array([entry["score"] for entry in found], dtype=np.float64),
-        box=_corners([entry["bbox"] for entry in found]),
+        box=corners(found),
         counted=np.array([entry is not None for entry in status], dtype=bool),
         object=np.array([-1 if number is None else row_of[number] for number in matched], dtype=np.int64),
         object_image=np.array([image_row[entry["image_id"]] for entry in objects], dtype=np.int64),
         object_label=np.array([label[entry["category_id"]] for entry in objects], dtype=np.int64),
-        object_box=_corners([entry["bbox"] for entry in objects]),
+        object_box=corners(objects),
         ignored=np.array([entry["iscrowd"] for entry in objects], dtype=bool),
     )
 
@@ -239,16 +240,9 @@ def _overlaps(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every pair of the chosen detections and objects of one image: rows of both, and their IoU, `[P]` each."""
     rows, things = np.flatnonzero(detections), np.flatnonzero(objects)
-    things = things[np.argsort(matches.object_image[things], kind="stable")]
-    images = matches.object_image[things]
-    first = np.searchsorted(images, matches.image[rows], side="left")
-    number = np.searchsorted(images, matches.image[rows], side="right") - first
-    row = np.repeat(rows, number)
-    thing = things[np.arange(number.sum()) - np.repeat(np.cumsum(number) - number - first, number)]
-    a, b = matches.box[row], matches.object_box[thing]
-    shared = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0).prod(axis=1)
-    union = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared
-    return row, thing, shared / np.where(union > 0, union, 1)
+    row, thing = pairs_of_same(matches.image[rows], matches.object_image[things])
+    row, thing = rows[row], things[thing]
+    return row, thing, paired_iou(matches.box[row], matches.object_box[thing])
 
 
 # --- the images where most is wrong ---------------------------------------------------------------------------------
@@ -342,9 +336,3 @@ def _tally(matches: Matches, rows: list[int] | np.ndarray) -> str:
     order = [label for label in np.argsort(-labels, kind="stable").tolist() if labels[label]]
     shown = [f"{labels[label]} {matches.names[label]}" for label in order[:3]]
     return ", ".join(shown + ["..."] * (len(order) > 3))
-
-
-def _corners(boxes_xywh: list[list[float]]) -> np.ndarray:
-    boxes = np.array(boxes_xywh, dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes  # [N, 4] xyxy

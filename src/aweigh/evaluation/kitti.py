@@ -18,8 +18,9 @@ Legend: G objects of one image, D detections of it, T score thresholds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -183,14 +184,13 @@ def _of_class(objects: Objects, found: Found, name: str) -> tuple[Objects, Found
     """What matters for one class: its objects, those of the neighbouring class, regions, and its detections."""
     mine = np.array([kind in (name, NEIGHBOURS.get(name), REGION) for kind in objects.kinds], dtype=bool)
     own = np.array([kind == name for kind in found.kinds], dtype=bool)
-    rows, others = np.flatnonzero(mine), np.flatnonzero(own)
-    return (
-        Objects(
-            [objects.kinds[row] for row in rows.tolist()],
-            *(getattr(objects, key)[rows] for key in ("boxes", "truncated", "occluded", "solids", "alphas")),
-        ),
-        Found([name] * len(others), *(getattr(found, key)[others] for key in ("boxes", "solids", "alphas", "scores"))),
-    )
+    return _take(objects, mine), _take(found, own)
+
+
+def _take(entry: Any, mask: np.ndarray) -> Any:
+    """`Objects` or `Found` where the mask `[N]` is set."""
+    arrays = {one.name: getattr(entry, one.name)[mask] for one in fields(entry) if one.name != "kinds"}
+    return replace(entry, kinds=list(compress(entry.kinds, mask)), **arrays)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,23 +213,19 @@ class _Image:
     @classmethod
     def of(cls, objects: Objects, found: Found, name: str, measure: Measure, overlap: float) -> _Image:
         region = np.array([kind == REGION for kind in objects.kinds], dtype=bool)
-        rows = np.flatnonzero(~region)
+        kept = _take(objects, ~region)
         boxes = torch.tensor(found.boxes).double().view(-1, 4)
         in_region = np.zeros(len(boxes), dtype=bool)
         if measure == "box" and region.any() and len(boxes):
             others = torch.tensor(objects.boxes[region]).double()
             in_region = (pairwise_share(boxes, others) > overlap).any(dim=1).numpy()
         if measure == "box":
-            shared = pairwise_iou(torch.tensor(objects.boxes[rows]).double().view(-1, 4), boxes).numpy()
+            shared = pairwise_iou(torch.tensor(kept.boxes).double().view(-1, 4), boxes).numpy()
         else:
             iou = birds_eye_iou if measure == "birds_eye" else solid_iou
-            shared = iou(torch.tensor(objects.solids[rows]).view(-1, 7), torch.tensor(found.solids).view(-1, 7)).numpy()
+            shared = iou(torch.tensor(kept.solids).view(-1, 7), torch.tensor(found.solids).view(-1, 7)).numpy()
             shared = np.nan_to_num(shared)
-        error = objects.alphas[rows][:, None] - found.alphas[None]
-        kept = Objects(
-            [objects.kinds[row] for row in rows.tolist()],
-            *(getattr(objects, key)[rows] for key in ("boxes", "truncated", "occluded", "solids", "alphas")),
-        )
+        error = kept.alphas[:, None] - found.alphas[None]
         own = np.array([kind == name for kind in kept.kinds], dtype=bool)
         if measure != "box":  # an object without a place in space need not be found there
             own &= np.isfinite(kept.solids).all(axis=1)

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import hotcoco
 import numpy as np
 
 from aweigh.annotations.split import Split
 from aweigh.classes import KeypointSet
 from aweigh.errors import DataError, UsageError, counted
-from aweigh.evaluation.coco import AREAS, UNDEFINED
+from aweigh.evaluation.coco import AREAS, curves, mean_of_defined
 from aweigh.evaluation.records import GroundTruth, images_measured, read_ground_truth, three_decimals
 
 LIMITS = (100, 1000)
@@ -30,12 +29,12 @@ class ProposalRecall:
     above), each in `[0, 1]`, or -1 where there is no such object. proposals: boxes in all images together."""
 
     numbers: dict[str, float]
-    limits: tuple[int, ...]
     images: int
+    left_out: int
     objects: int
     crowds: int
     proposals: int
-    left_out: int = 0
+    limits: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers by name, then `protocol`: ready for JSON, never NaN."""
@@ -96,27 +95,19 @@ def average_recall(
     objects = [annotation for annotation in truth["annotations"] if not annotation["iscrowd"]]
 
     annotations = [{**annotation, "category_id": OBJECT["id"]} for annotation in truth["annotations"]]
-    coco = hotcoco.COCO({**truth, "annotations": annotations, "categories": [OBJECT]})
-    evaluation = hotcoco.COCOeval(coco, coco.load_res(np.ascontiguousarray(proposals, dtype=np.float64)), "bbox")
-    evaluation.params.max_dets = list(limits)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    recall = (evaluation.eval or {})["recall"]  # [IoU thresholds, 1, areas, limits]
-
-    numbers = {}
-    for area, name in enumerate(AREAS):
-        for k, limit in enumerate(limits):
-            values = recall[:, :, area, k]
-            defined = values[values > UNDEFINED]
-            size = "" if name == "all" else name[0]
-            numbers[f"AR{limit}{size}"] = float(defined.mean()) if defined.size else UNDEFINED
-    names = [f"AR{limit}{size}" for size in ("", "s", "m", "l") for limit in limits]
+    of_one_class = {**truth, "annotations": annotations, "categories": [OBJECT]}
+    given = np.ascontiguousarray(proposals, dtype=np.float64)
+    _, recall = curves(of_one_class, given, "bbox", limits)  # [IoU thresholds, 1, areas, limits]
     return ProposalRecall(
-        numbers={name: numbers[name] for name in names},
-        limits=tuple(limits),
+        numbers={
+            f"AR{limit}{'' if name == 'all' else name[0]}": mean_of_defined(recall[:, :, area, k])
+            for area, name in enumerate(AREAS)
+            for k, limit in enumerate(limits)
+        },
         images=len(ids),
+        left_out=truth["left_out"],
         objects=len(objects),
         crowds=len(truth["annotations"]) - len(objects),
         proposals=len(proposals),
-        left_out=truth["left_out"],
+        limits=tuple(limits),
     )

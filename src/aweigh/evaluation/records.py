@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import hotcoco.mask
 
-from aweigh.errors import DataError, counted, some_of
+from aweigh.errors import DataError, counted, escaped, some_of
 from aweigh.results.coco import Named, read_results_file
 
 IouType = Literal["bbox", "segm", "keypoints"]
@@ -169,6 +169,21 @@ def images_measured(images: int, left_out: int) -> str:
 def three_decimals(value: float) -> str:
     """A share as `"0.505"`; -1, which stands for "not defined", as `"-"`."""
     return "-" if value < 0 else f"{value:.3f}"
+
+
+def class_table(titles: Sequence[str], rows: Mapping[str, tuple[float, ...]], means: str) -> list[str]:
+    """The lines of a table with a row for each class: how many objects it has, then its shares under the titles.
+
+    means: what a class without objects is left out of, for the note below.
+    """
+    width = max(len(escaped(name)) for name in ("class", *rows))
+    lines = [f"{'class':<{width}}  objects" + "".join(f"  {title:>5}" for title in titles)]
+    for name, (objects, *shares) in rows.items():
+        cells = "".join(f"  {three_decimals(share):>5}" for share in shares)
+        lines.append(f"{escaped(name):<{width}}  {objects:>7}{cells}")
+    if any(min(shares) < 0 for _, *shares in rows.values()):
+        lines.append(f"(- no such object in the ground truth; left out of the {means})")
+    return lines
 
 
 def _read(source: Any, what: str) -> Any:

@@ -22,8 +22,9 @@ import numpy as np
 
 from aweigh.annotations.split import Split
 from aweigh.classes import KeypointSet
-from aweigh.errors import UsageError, counted, escaped
-from aweigh.evaluation.records import GroundTruth, Results, class_names, images_measured, read_both, three_decimals
+from aweigh.errors import UsageError, counted
+from aweigh.evaluation.overlaps import corners, paired_iou, pairs_of_same
+from aweigh.evaluation.records import GroundTruth, Results, class_names, class_table, images_measured, read_both
 
 
 def evaluate_voc(
@@ -99,19 +100,21 @@ class VocMetrics:
     points: str
     legacy: bool
     images: int
+    left_out: int
     difficult: int
     detections: int
-    left_out: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """`mAP`, `per_class`, `objects` and `protocol`: ready for JSON, never NaN."""
-        protocol = {"name": "VOC", "iou": self.iou, "points": self.points, "legacy": self.legacy}
         return {
             "mAP": self.mAP,
             "per_class": dict(self.per_class),
             "objects": dict(self.objects),
             "protocol": {
-                **protocol,
+                "name": "VOC",
+                "iou": self.iou,
+                "points": self.points,
+                "legacy": self.legacy,
                 "images": self.images,
                 "left_out": self.left_out,
                 "detections": self.detections,
@@ -122,20 +125,15 @@ class VocMetrics:
         """The mean, the protocol it was measured by, and AP per class, as lines for a terminal."""
         how = "11 recall points" if self.points == "11" else "area under the curve"
         difficult = f" and {self.difficult:,} difficult" if self.difficult else ""
-        width = max(len("all classes"), *(len(escaped(name)) for name in self.per_class), 0)
         lines = [
             f"VOC protocol: {images_measured(self.images, self.left_out)}, "
             f"{counted(sum(self.objects.values()), 'object')}{difficult}, {counted(self.detections, 'detection')}",
             f"IoU above {self.iou:g}, {how}, {'last pixel counted (legacy)' if self.legacy else 'continuous boxes'}",
             "",
-            f"{'class':<{width}}  objects  {f'AP{round(100 * self.iou)}':>5}",
-            f"{'all classes':<{width}}  {sum(self.objects.values()):>7}  {three_decimals(self.mAP):>5}",
         ]
-        for name, value in self.per_class.items():
-            lines.append(f"{escaped(name):<{width}}  {self.objects[name]:>7}  {three_decimals(value):>5}")
-        if any(value < 0 for value in self.per_class.values()):
-            lines.append("(- no such object in the ground truth; left out of the mean)")
-        return "\n".join(lines)
+        rows = {"all classes": (sum(self.objects.values()), self.mAP)}
+        rows |= {name: (self.objects[name], value) for name, value in self.per_class.items()}
+        return "\n".join([*lines, *class_table((f"AP{round(100 * self.iou)}",), rows, "mean")])
 
 
 def _judge(
@@ -149,21 +147,14 @@ def _judge(
     order = np.argsort(-np.array([d["score"] for d in detections], dtype=np.float64), kind="stable")
     taken = [detections[index] for index in order]
     cells: dict[tuple[int, int], int] = {}
-    best, overlap = _best_object(
-        _boxes(objects, extra), _cells(objects, cells), _boxes(taken, extra), _cells(taken, cells)
-    )
+    object_cells = _cells(objects, cells)
+    best, overlap = _best_object(corners(objects, extra), object_cells, corners(taken, extra), _cells(taken, cells))
     reaches = overlap > iou
     hits_difficult = reaches & np.append(difficult, False)[best]
     claims = np.flatnonzero(reaches & ~hits_difficult)
     right = np.zeros(len(taken), dtype=bool)
     right[claims[np.unique(best[claims], return_index=True)[1]]] = True  # the first to claim each object
     return right, ~right & ~hits_difficult, order
-
-
-def _boxes(records: Sequence[Mapping[str, Any]], extra: float) -> np.ndarray:
-    boxes = np.array([record["bbox"] for record in records], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2] + extra
-    return boxes  # [N, 4] xyxy
 
 
 def _cells(records: Sequence[Mapping[str, Any]], cells: dict[tuple[int, int], int]) -> np.ndarray:
@@ -176,31 +167,14 @@ def _best_object(
     boxes: np.ndarray, cells: np.ndarray, taken: np.ndarray, taken_cells: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each detection the object of its image and class that it overlaps most, -1 for none, and the overlap."""
-    by_cell = np.argsort(cells, kind="stable")
-    start = np.searchsorted(cells[by_cell], taken_cells, side="left")
-    number = np.searchsorted(cells[by_cell], taken_cells, side="right") - start  # objects to compare with, [D]
+    detection, candidate = pairs_of_same(taken_cells, cells)
+    pair_iou = paired_iou(taken[detection], boxes[candidate])
     best, overlap = np.full(len(taken), -1), np.zeros(len(taken))
-    compared = np.flatnonzero(number)
-    if not len(compared):
-        return best, overlap
-    number = number[compared]
-    first = np.cumsum(number) - number  # where each detection's pairs begin
-    detection = np.repeat(compared, number)  # [pairs]
-    candidate = by_cell[np.arange(number.sum()) - np.repeat(first - start[compared], number)]  # [pairs]
-    pair_iou = _iou(taken[detection], boxes[candidate])
-    highest = np.maximum.reduceat(pair_iou, first)
-    winners = np.flatnonzero(pair_iou == np.repeat(highest, number))
-    _, of_each = np.unique(detection[winners], return_index=True)  # the first where two overlap equally
-    best[compared], overlap[compared] = candidate[winners[of_each]], highest
+    np.maximum.at(overlap, detection, pair_iou)
+    winners = np.flatnonzero(pair_iou == overlap[detection])
+    compared, of_each = np.unique(detection[winners], return_index=True)  # the first where two overlap equally
+    best[compared] = candidate[winners[of_each]]
     return best, overlap
-
-
-def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Row by row, `[P, 4]`, `[P, 4]` -> `[P]`; 0 where both are empty."""
-    sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
-    intersection = sides.clip(0).prod(1)
-    union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (others[:, 2:] - others[:, :2]).prod(1) - intersection
-    return intersection / np.where(union > 0, union, 1)
 
 
 def _eleven_points(right: np.ndarray, wrong: np.ndarray, objects: int) -> float:

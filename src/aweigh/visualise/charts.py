@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aweigh.errors import UsageError, counted, escaped
 from aweigh.visualise.colours import PALETTE
+
+if TYPE_CHECKING:
+    from aweigh.evaluation.errors import PrecisionRecall
 
 Points = Mapping[float, float]  # position -> value
 CENTERNESS_NOTE = """centerness cannot reach 0: its targets lie between 0 and 1,
@@ -78,29 +81,8 @@ def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
     return _save(figure, path)
 
 
-class PrecisionRecallLike(Protocol):
-    """What `precision_recall` draws of a class (`aweigh.evaluation.errors.PrecisionRecall` is one)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def AP(self) -> float: ...
-    @property
-    def curve(self) -> np.ndarray: ...
-    @property
-    def scores(self) -> np.ndarray: ...
-    @property
-    def precision(self) -> np.ndarray: ...
-    @property
-    def recall(self) -> np.ndarray: ...
-    @property
-    def f1(self) -> np.ndarray: ...
-    @property
-    def best(self) -> int: ...
-
-
 def precision_recall(
-    classes: Sequence[PrecisionRecallLike], together: PrecisionRecallLike, path: str | Path, *, iou: float
+    classes: Sequence[PrecisionRecall], together: PrecisionRecall, path: str | Path, *, iou: float
 ) -> Path:
     """Write a picture: precision over recall on the left, F1 over the score threshold on the right.
 

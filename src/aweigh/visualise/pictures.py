@@ -139,9 +139,8 @@ def as_picture(image: Tensor | Image.Image) -> Image.Image:
 
 
 def _size_hw(image: Tensor | Image.Image) -> tuple[int, int]:
-    return (
-        (image.height, image.width) if isinstance(image, Image.Image) else (int(image.shape[-2]), int(image.shape[-1]))
-    )
+    height, width = (image.height, image.width) if isinstance(image, Image.Image) else image.shape[-2:]
+    return height, width
 
 
 def _draw(
