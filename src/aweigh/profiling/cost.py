@@ -11,7 +11,7 @@ calls a function instead of a layer (`F.conv2d`, matrix products of attention) i
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,7 +58,12 @@ class Cost:
 
     @property
     def total(self) -> PartCost:
-        return _sum("total", self.parts)
+        return PartCost(
+            "total",
+            sum(part.parameters for part in self.parts),
+            sum(part.multiply_adds for part in self.parts),
+            sum(part.memory_access for part in self.parts),
+        )
 
 
 def count(module: nn.Module, size_hw: tuple[int, int], *, run: Callable[[Any, Tensor], object] | None = None) -> Cost:
@@ -120,13 +125,3 @@ def _weight(layer: nn.Module) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight
-
-
-def _sum(name: str, parts: Iterable[PartCost]) -> PartCost:
-    parts = list(parts)
-    return PartCost(
-        name,
-        sum(part.parameters for part in parts),
-        sum(part.multiply_adds for part in parts),
-        sum(part.memory_access for part in parts),
-    )

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from aweigh.classes import Classes
 from aweigh.detections import Detections
@@ -77,10 +76,8 @@ class DetectionWriter:
         self._add = self._open.enter_context(self._into())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
     def write(self, detections: Detections) -> None:
         """The detections of one image; for one that could not be read, its error."""
