@@ -31,10 +31,10 @@ SHARED = {
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.__module__}.{command.__name__}")
 def test_no_command_declares_a_shared_flag_itself(command: Any) -> None:
     hints = get_type_hints(command, include_extras=True)
-    documented = inspect.getdoc(command).split("----------")[-1]  # type: ignore[union-attr]
+    documented = inspect.getdoc(command).split("Args:\n")[-1]  # type: ignore[union-attr]
     for name in SHARED & hints.keys():
         assert any(getattr(mark, "help", None) for mark in getattr(hints[name], "__metadata__", ())), name
-        assert f"\n{name}\n" not in documented, name
+        assert f"    {name}: " not in documented, name
 
 
 def test_nothing_given_is_nothing_said() -> None:

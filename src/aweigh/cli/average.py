@@ -12,10 +12,8 @@ def command(*checkpoints: Path, output: OutFile) -> None:
     It often does better than each of them; measure it, since it need not. The input size and the thresholds are those
     of the first.
 
-    Parameters
-    ----------
-    checkpoints
-        Two or more .safetensors files of one detector that training wrote.
+    Args:
+        checkpoints: Two or more .safetensors files of one detector that training wrote.
     """
     from aweigh.checkpoints.checkpoint import average
 

@@ -2,10 +2,11 @@
 
 import textwrap
 from collections.abc import Callable
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from aweigh.cli.flags import DATA_SET, FILES, TOGETHER, Files
+from aweigh.cli.flags import DATA_SET, FILES, Files
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import bar, output
 from aweigh.errors import UsageError, counted
@@ -35,32 +36,25 @@ def check(
     short: int = 0,
     long: int = 416,
     pictures: bool = True,
-    files: Annotated[Files, TOGETHER] = FILES,
+    files: Files = FILES,
 ) -> int:
     """Say what is in a data set, what is wrong with it, and what to change. Nothing in it is changed.
 
     Looks at every box, class and picture file, for the same picture in two splits, and at what the levels of the
     detector make of the sizes of the objects.
 
-    Parameters
-    ----------
-    html
-        Write the report as one page, with pictures of the worst cases.
-    json
-        Write the report as JSON, with up to 1000 examples of each finding.
-    strict
-        End with 3 where there is an error or a warning.
-    fix_to
-        Write a cleaned copy into this new folder, and say what was changed.
-    model
-        Detector whose levels are held against the sizes of the objects; none for no detector.
-    short
-        Short side of the pictures as the detector sees them, in pixels; 0 makes the long side `long` exactly.
-    long
-        Limit of their long side; 0 is no limit.
-    pictures
-        Decode every picture to find damaged ones and duplicates; with --no-pictures only their headers are read.
+    Args:
+        html: Write the report as one page, with pictures of the worst cases.
+        json: Write the report as JSON, with up to 1000 examples of each finding.
+        strict: End with 3 where there is an error or a warning.
+        fix_to: Write a cleaned copy into this new folder, and say what was changed.
+        model: Detector whose levels are held against the sizes of the objects; none for no detector.
+        short: Short side of the pictures as the detector sees them, in pixels; 0 makes the long side `long` exactly.
+        long: Limit of their long side; 0 is no limit.
+        pictures: Decode every picture to find damaged ones and duplicates; with --no-pictures only their headers are
+            read.
     """
+    from aweigh.files import write_text
     from aweigh.inspect.doctor import examine
     from aweigh.layouts.load import load_splits
 
@@ -76,14 +70,13 @@ def check(
     examination = _with_bar(splits, lambda tell: examine(splits, empty=empty, pictures=pictures, progress=tell))
     console = output()
     print_report(console, data, examination, fit)
+    fit_said = None if fit is None else fit.to_dict()
     if json is not None:
-        _write_json(json, examination, fit)
+        write_text(json, dumps(examination.to_dict() | {"fit": fit_said}, indent=1, allow_nan=False) + "\n")
     if html is not None:
-        from aweigh.files import write_text
         from aweigh.inspect.report_html import report_html
 
-        page = report_html(str(data), splits, examination, None if fit is None else fit.to_dict())
-        write_text(html, page)
+        write_text(html, report_html(str(data), splits, examination, fit_said))
         console.print(f"The report with pictures: {html}")
     if fix_to is not None:
         _write_clean(console, splits, examination, fix_to)
@@ -97,16 +90,10 @@ def print_report(console: "Console", data: Path, examination: "Examination", fit
     from aweigh.inspect.findings import by_kind
 
     splits = examination.splits
-    console.print(
-        Text.assemble(
-            (str(data), "bold"),
-            f": {', '.join(dict.fromkeys(split.layout for split in splits))}, ",
-            f"{counted(sum(split.pictures for split in splits), 'image')}, "
-            f"{counted(sum(split.boxes for split in splits), 'box')}, ",
-            counted(len(examination.classes), "class"),
-        ),
-        soft_wrap=True,
-    )
+    images, boxes = sum(split.pictures for split in splits), sum(split.boxes for split in splits)
+    sizes = counted(images, "image"), counted(boxes, "box"), counted(len(examination.classes), "class")
+    said = ", ".join([*dict.fromkeys(split.layout for split in splits), *sizes])
+    console.print(Text.assemble((str(data), "bold"), f": {said}"), soft_wrap=True)
     _print_tables(console, examination)
     for group in by_kind(examination.findings):
         _print_finding(console, group)
@@ -210,16 +197,6 @@ def _check_places(html: Path | None, json: Path | None, fix_to: Path | None) -> 
             raise UsageError(f"{flag} {path}: this {what}.")
     if fix_to is not None and (fix_to.is_file() or (fix_to.is_dir() and any(fix_to.iterdir()))):
         raise UsageError(f"--fix-to {fix_to}: exists already and is not an empty folder; name a new one.")
-
-
-def _write_json(path: Path, examination: "Examination", fit: "Fit | None") -> None:
-    import json
-
-    from aweigh.files import write_text
-
-    content = examination.to_dict() | {"fit": None if fit is None else fit.to_dict()}
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_text(path, text)
 
 
 def _write_clean(console: "Console", splits: "dict[str, Split]", examination: "Examination", out: Path) -> None:

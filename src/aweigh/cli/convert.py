@@ -1,19 +1,20 @@
 """`aweigh data convert`, `merge` and `complete`: a data set in another layout, several as one, with proposed boxes."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from aweigh.cli.flags import DATA_SET, FILES, SEVERAL, TOGETHER, Files, Layout, Link, OutFolder, OwnIds
+from aweigh.cli.flags import DATA_SET, FILES, SEVERAL, Files, Layout, Link, OutFolder, OwnIds
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.annotations.split import Split
     from aweigh.classes import Classes
     from aweigh.edit.complete import Completed
+    from aweigh.layouts.layout import MaskChoice
 
 
 def convert(
@@ -26,34 +27,28 @@ def convert(
     masks: Literal["keep", "drop"] = "keep",
     link: Link = False,
     strict: bool = False,
-    files: Annotated[Files, TOGETHER] = FILES,
+    files: Files = FILES,
 ) -> int:
     """Write a data set in another layout, such as COCO, VOC or YOLO, and say what the new layout could not hold.
 
     The layout of the source is found by looking at it. The source is not changed.
 
-    Parameters
-    ----------
-    split
-        Splits to write; all of them when not given.
-    masks
-        For YOLO, whose lines are all of one kind: keep writes outlines, and objects without one as the rectangle of
-        their box; drop writes boxes alone.
-    strict
-        Write nothing and end with 3 where anything would be lost or left out.
+    Args:
+        split: Splits to write; all of them when not given.
+        masks: For YOLO, whose lines are all of one kind: keep writes outlines, and objects without one as the rectangle
+            of their box; drop writes boxes alone.
+        strict: Write nothing and end with 3 where anything would be lost or left out.
     """
-    from aweigh.layouts.save import not_held, save_dataset, writing_of
+    from aweigh.layouts.save import not_held, writing_of
 
     writing_of(to)
     splits = _read(data, split, files)
-    problems = _report_problems(splits, data)
+    problems = _problems(splits, data)
     if strict and (lost := [*problems, *not_held(splits, to, masks)]):
         print(*lost, sep="\n")
         print(f"Things of {counted(len(lost), 'kind')} would be lost or left out; nothing was written.")
         return 3
-    lost = save_dataset(splits, out, to, pictures="link" if link else "copy", masks=masks)
-    print(*problems, *lost, sep="\n", end="\n" * bool(problems or lost))
-    _report_written(splits, out)
+    _write(splits, out, to, problems, link=link, masks=masks)
     return 0
 
 
@@ -64,25 +59,22 @@ def merge(
     to: Layout = "coco",
     link: Link = False,
     hold_out: tuple[Path, ...] = (),
-) -> int:
+) -> None:
     """Unite data sets by class name, keeping which classes each of them was labelled for.
 
     What a set was never labelled for is neither object nor background in its images, and training leaves it so. COCO
     files hold that; the other layouts do not.
 
-    Parameters
-    ----------
-    data
-        Folders of the data sets, two or more.
-    map
-        Classes to be called otherwise, as truck=car; may be given several times.
-    hold_out
-        Data sets that will be used for evaluation, may be given several times: pictures of their val and test splits,
-        and of those that are written, are left out of train. They are recognised by their bytes or their look.
+    Args:
+        data: Folders of the data sets, two or more.
+        map: Classes to be called otherwise, as truck=car; may be given several times.
+        hold_out: Data sets that will be used for evaluation, may be given several times: pictures of their val and test
+            splits, and of those that are written, are left out of train. They are recognised by their bytes or their
+            look.
     """
     from aweigh.edit import merge as merging
     from aweigh.edit.clean import hold_out as leave_out
-    from aweigh.layouts.save import save_dataset, writing_of
+    from aweigh.layouts.save import writing_of
 
     writing_of(to)
     if len(data) < 2:
@@ -96,12 +88,8 @@ def merge(
         held = {name: split for name, split in merged.splits.items() if name != "train"}
         merged.splits["train"], lines = leave_out(merged.splits["train"], held | _evaluated_on(hold_out))
         merged.remarks.extend(lines)
-    problems = [line for name, splits in sources.items() for line in _report_problems(splits, name)]
-    lost = save_dataset(merged.splits, out, to, pictures="link" if link else "copy")
-    lines = [*problems, *merged.remarks, *lost]
-    print(*lines, sep="\n", end="\n" * bool(lines))
-    _report_written(merged.splits, out)
-    return 0
+    problems = [line for name, splits in sources.items() for line in _problems(splits, name)]
+    _write(merged.splits, out, to, [*problems, *merged.remarks], link=link)
 
 
 def _renamed(entries: Sequence[str]) -> dict[str, str]:
@@ -140,45 +128,33 @@ def complete(
     categories: Path | None = None,
     own_ids: OwnIds = False,
     link: Link = False,
-) -> int:
+) -> None:
     """Add what a detector proposes for the classes that people did not label, and write it as COCO.
 
     Of a class that an image was labelled for, nothing is taken from the detector. Of the others, sure boxes become
     annotations with their score, less sure ones are marked as uncertain: training takes them neither for objects nor
     for background. Proposals are guesses; never evaluate on them. So only train is written unless --split says more.
 
-    Parameters
-    ----------
-    results
-        Boxes in COCO's results format, as `aweigh predict --data DATA --format coco` writes them: image_id,
-        category_id, bbox (x, y, width, height in pixels) and score. Images are found by the names in it and in the list
-        beside it.
-    split
-        Splits to complete and write.
-    score
-        A box of this score or more becomes an object.
-    uncertain
-        A box of this score or more, and less than --score, may be an object or not.
-    categories
-        What the category ids mean: a COCO file with categories, or the detector's checkpoint. When not given, what the
-        list beside the results says, else COCO's own 80 ids.
+    Args:
+        results: Boxes in COCO's results format, as `aweigh predict --data DATA --format coco` writes them: image_id,
+            category_id, bbox (x, y, width, height in pixels) and score. Images are found by the names in it and in the
+            list beside it.
+        split: Splits to complete and write.
+        score: A box of this score or more becomes an object.
+        uncertain: A box of this score or more, and less than --score, may be an object or not.
+        categories: What the category ids mean: a COCO file with categories, or the detector's checkpoint. When not
+            given, what the list beside the results says, else COCO's own 80 ids.
     """
     from aweigh.edit import complete as completing
-    from aweigh.layouts.save import save_dataset
     from aweigh.weights.coco import COCO_CLASSES
 
     splits = _read(data, split)
     proposals = completing.read_proposals(results, _detector_classes(categories), otherwise=COCO_CLASSES)
     completed = completing.complete(splits, proposals, score=score, uncertain=uncertain, own_ids=own_ids)
-    problems = _report_problems(splits, data)
     held = [name for name in completed.splits if name != "train"]
     warning = [f"{', '.join(held)}: holds guesses of a detector now; do not evaluate on it"] * bool(held)
-    save_dataset(completed.splits, out, "coco", pictures="link" if link else "copy")
-    lines = [*problems, *completed.remarks, *warning]
-    print(*lines, sep="\n", end="\n" * bool(lines))
-    _report_completed(completed)
-    _report_written(completed.splits, out)
-    return 0
+    said = [*_problems(splits, data), *completed.remarks, *warning, *_added(completed)]
+    _write(completed.splits, out, "coco", said, link=link)
 
 
 def _detector_classes(file: Path | None) -> "Classes | None":
@@ -194,19 +170,14 @@ def _detector_classes(file: Path | None) -> "Classes | None":
     return read_categories(file)
 
 
-def _report_completed(completed: "Completed") -> None:
+def _added(completed: "Completed") -> Iterator[str]:
     """How many were added of each class, the commonest first."""
-    both = completed.objects + completed.uncertain
+    sure, unsure = completed.objects, completed.uncertain
+    both = sure + unsure
     width = max(map(len, both), default=0)
     for name, _ in both.most_common():
-        print(
-            f"  {name:<{width}}  {counted(completed.objects[name], 'object'):>16}  {completed.uncertain[name]:>8,} "
-            "uncertain"
-        )
-    print(
-        f"added: {counted(completed.objects.total(), 'object')} and "
-        f"{counted(completed.uncertain.total(), 'uncertain box')}"
-    )
+        yield f"  {name:<{width}}  {counted(sure[name], 'object'):>16}  {unsure[name]:>8,} uncertain"
+    yield f"added: {counted(sure.total(), 'object')} and {counted(unsure.total(), 'uncertain box')}"
 
 
 def _read(data: Path, wanted: tuple[str, ...] = (), files: Files = FILES) -> dict[str, "Split"]:
@@ -234,7 +205,7 @@ def _distinct_names(folders: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def _report_problems(splits: dict[str, "Split"], source: object) -> list[str]:
+def _problems(splits: dict[str, "Split"], source: object) -> list[str]:
     """A line for each kind of record that is not written as it was read, since it was mended or left out."""
     from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, done
 
@@ -243,7 +214,14 @@ def _report_problems(splits: dict[str, "Split"], source: object) -> list[str]:
     return [f"{source}, {kind}: {done(count, action)}" for (kind, action), count in counts.items()]
 
 
-def _report_written(splits: dict[str, "Split"], out: Path) -> None:
+def _write(
+    splits: dict[str, "Split"], out: Path, to: str, said: list[str], *, link: bool, masks: "MaskChoice" = "keep"
+) -> None:
+    """Write them in a layout, and say what there is to be said, what the layout cannot hold, and what was written."""
+    from aweigh.layouts.save import save_dataset
+
+    lost = save_dataset(splits, out, to, pictures="link" if link else "copy", masks=masks)
+    print(*said, *lost, sep="\n", end="\n" * bool(said or lost))
     for name, split in splits.items():
         uncertain = f", {int(split.uncertain.sum()):,} uncertain" if split.uncertain.any() else ""
         print(

@@ -9,7 +9,7 @@ from aweigh.cli.check import check
 from aweigh.cli.convert import complete, convert, merge
 from aweigh.errors import counted
 
-app = App(name="data", help="Make and inspect data sets.", help_format="plaintext", group_commands=Group("Commands"))
+app = App(name="data", help="Make and inspect data sets.", group_commands=Group("Commands"))
 app.command(check)
 app.command(convert)
 app.command(merge)
@@ -33,22 +33,14 @@ def synth(
     The same seed gives the same pictures. Of the shapes, some scenes are empty, and some hold a crowd region, as real
     data do. On the road stand cars, pedestrians and cyclists, with the camera and their places in space.
 
-    Parameters
-    ----------
-    out
-        The folder to write.
-    kind
-        What to draw: shapes, or a road for detection in space.
-    train
-        Pictures to train on.
-    val
-        Pictures to validate on.
-    test
-        Pictures to test on.
-    size
-        Long side of the pictures in pixels; 256 for shapes and 1280 for a road when not given.
-    seed
-        Number that decides every scene.
+    Args:
+        out: The folder to write.
+        kind: What to draw: shapes, or a road for detection in space.
+        train: Pictures to train on.
+        val: Pictures to validate on.
+        test: Pictures to test on.
+        size: Long side of the pictures in pixels; 256 for shapes and 1280 for a road when not given.
+        seed: Number that decides every scene.
     """
     if kind == "road":
         from aweigh.scenes.road import write_road

@@ -22,10 +22,8 @@ def command(crash: str, /) -> None:
 
     Needs nothing but the folder. Also writes batch.png into it: the pictures of the step with their boxes.
 
-    Parameters
-    ----------
-    crash
-        The folder that training kept the step in, such as runs/shapes/crash-000123.
+    Args:
+        crash: The folder that training kept the step in, such as runs/shapes/crash-000123.
     """
     from aweigh.checkpoints.lock import hold
     from aweigh.training.debug.crash import read_bundle

@@ -2,9 +2,6 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 
 def command(
@@ -13,25 +10,19 @@ def command(
     *,
     pictures: int = 400,
     size: int = 192,
-    epochs: Annotated[int | None, Parameter(show_default=False)] = None,
+    epochs: int | None = None,
     seed: int = 0,
 ) -> int:
     """Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing.
 
     Each step is printed as the command it is, so that it can be typed again and changed.
 
-    Parameters
-    ----------
-    out
-        The folder for data, run and pictures; one that is not there yet, or empty.
-    pictures
-        How many to train on; a sixth as many to validate on, and to test on.
-    size
-        Long side of the pictures in pixels.
-    epochs
-        Passes over the training pictures; as the recipe says when not given.
-    seed
-        Number that decides scenes, weights and order.
+    Args:
+        out: The folder for data, run and pictures; one that is not there yet, or empty.
+        pictures: How many to train on; a sixth as many to validate on, and to test on.
+        size: Long side of the pictures in pixels.
+        epochs: Passes over the training pictures; as the recipe says when not given.
+        seed: Number that decides scenes, weights and order.
     """
     from aweigh.cli.main import run
     from aweigh.cli.terminal import log
@@ -53,11 +44,9 @@ def command(
     screen = log()
     for title, arguments in steps.items():
         words = [str(argument) for argument in arguments]
-        screen.print(f"\n[bold]{title}[/bold]")
-        screen.print(f"$ aweigh {shlex.join(words)}\n", markup=False)
+        screen.print(f"\n{title}", style="bold")
+        screen.print(f"$ aweigh {shlex.join(words)}\n")
         if code := run(words):
             return code
-    screen.print(
-        f"\nPictures with boxes: {out / 'pictures'}  Numbers: {out / 'test.json'}  Run: {trained}", markup=False
-    )
+    screen.print(f"\nPictures with boxes: {out / 'pictures'}  Numbers: {out / 'test.json'}  Run: {trained}")
     return 0

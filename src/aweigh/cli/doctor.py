@@ -11,6 +11,7 @@ from aweigh.cli.terminal import one_line
 from aweigh.errors import counted
 
 LIBRARIES = ("torch", "torchvision", "timm", "hotcoco", "safetensors", "pillow", "numpy", "matplotlib")
+ADVICE = "Install a pair that belongs together: pip install --upgrade torch torchvision"
 
 
 def command() -> int:
@@ -30,7 +31,7 @@ def command() -> int:
         import torch
         import torchvision
     except (ImportError, OSError, RuntimeError) as error:
-        return _conclude([f"{_pair(versions)} cannot be loaded together ({error}). {_advice()}"])
+        return _conclude([f"{_pair(versions)} cannot be loaded together ({error}). {ADVICE}"])
 
     problems = pair_problems(torch.__version__, torchvision.__version__, metadata.requires("torchvision") or [])
     threads = torch.get_num_threads()
@@ -45,7 +46,7 @@ def command() -> int:
         reason = check_device(device)
         print(f"{device:8} {description}: {'ok' if reason is None else 'FAILED'}")
         if reason is not None:
-            problems.append(f"{device} ({description}): {reason} [{_pair(versions)}]. {_advice()}")
+            problems.append(f"{device} ({description}): {reason} [{_pair(versions)}]. {ADVICE}")
     return _conclude(problems)
 
 
@@ -60,7 +61,7 @@ def pair_problems(torch: str, torchvision: str, requirements: list[str]) -> list
         fits = here >= wanted if relation == ">=" else here[: len(wanted)] == wanted
         if not fits:
             return [
-                f"torchvision {torchvision} needs torch {relation} {bound}, but torch {torch} is installed. {_advice()}"
+                f"torchvision {torchvision} needs torch {relation} {bound}, but torch {torch} is installed. {ADVICE}"
             ]
     return []
 
@@ -118,7 +119,3 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _pair(versions: dict[str, str | None]) -> str:
     return f"torch {versions['torch']} with torchvision {versions['torchvision']}"
-
-
-def _advice() -> str:
-    return "Install a pair that belongs together: pip install --upgrade torch torchvision"

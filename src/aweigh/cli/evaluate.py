@@ -12,7 +12,6 @@ from aweigh.cli.flags import (
     DATA_SET,
     FILES,
     LOADING,
-    TOGETHER,
     WEIGHTS,
     Files,
     JsonFile,
@@ -44,10 +43,10 @@ def command(
     json_file: JsonFile = None,
     picture: Path | None = None,
     plots: Path | None = None,
-    files: Annotated[Files, TOGETHER] = FILES,
-    weights: Annotated[Weights, TOGETHER] = WEIGHTS,
-    loading: Annotated[Loading, TOGETHER] = LOADING,
-    views: Annotated[Views, TOGETHER] = AS_TRAINED,
+    files: Files = FILES,
+    weights: Weights = WEIGHTS,
+    loading: Loading = LOADING,
+    views: Views = AS_TRAINED,
 ) -> None:
     """Measure a trained detector on a labelled split.
 
@@ -55,25 +54,18 @@ def command(
     detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its pictures.
     Masks, keypoints and, by KITTI's rules, places in space are measured as well, where detector and data have them.
 
-    Parameters
-    ----------
-    detector
-        A checkpoint, the folder of a run (its best weights), or the name of a detector with --weights.
-    split
-        Which part of the data: train, val, test, or as it is called there. When not given val; and where the data have
-        none, the images that the run held out of training.
-    metric
-        coco: COCO's numbers of boxes, and of what else detector and data have. Or one of these, or several as
-        voc07,recall: boxes, masks, keypoints, space (KITTI's), space_loose, voc07 (AP50 at eleven recalls), voc12 (AP50
-        as an area), recall (of the best 100 and 1,000, classes left aside).
-    proposals
-        Measure what the detector proposes instead of what it detects: how many objects, of any class, the best 100 and
-        1,000 regions of each picture reach.
-    picture
-        Draw six pictures of the split with what was found, into this file.
-    plots
-        Write into this folder: precision over recall, the confusion matrix, the pictures with the most mistakes, and
-        the same in numbers with the best score threshold of each class.
+    Args:
+        detector: A checkpoint, the folder of a run (its best weights), or the name of a detector with --weights.
+        split: Which part of the data: train, val, test, or as it is called there. When not given val; and where the
+            data have none, the images that the run held out of training.
+        metric: coco: COCO's numbers of boxes, and of what else detector and data have. Or one of these, or several as
+            voc07,recall: boxes, masks, keypoints, space (KITTI's), space_loose, voc07 (AP50 at eleven recalls), voc12
+            (AP50 as an area), recall (of the best 100 and 1,000, classes left aside).
+        proposals: Measure what the detector proposes instead of what it detects: how many objects, of any class, the
+            best 100 and 1,000 regions of each picture reach.
+        picture: Draw six pictures of the split with what was found, into this file.
+        plots: Write into this folder: precision over recall, the confusion matrix, the pictures with the most mistakes,
+            and the same in numbers with the best score threshold of each class.
     """
     from aweigh.edit.held_out import split_to_measure
 
@@ -103,9 +95,9 @@ def command(
 def tell_split(part: "Split") -> None:
     """What is in it, and what is wrong with it."""
 
-    log().print(part.summary(), markup=False)
+    log().print(part.summary())
     if part.problems:
-        log().print(part.problem_report(), markup=False)
+        log().print(part.problem_report())
 
 
 def tell_proposals(
@@ -116,7 +108,7 @@ def tell_proposals(
     from aweigh.evaluation.recall import LIMITS
     from aweigh.proposals.from_detector import recall_of
 
-    log().print(part.summary(), markup=False)
+    log().print(part.summary())
     part = part.measurable()
     regions, unread = collect(detector, part, max(LIMITS), data=data, weights=weights, loading=loading)
     tell_recall(recall_of(regions, part, unread), regions.made, part.without(unread), json_file)
@@ -145,7 +137,7 @@ def measure(
             progress=lambda done, total: show(done),
         )
     for problem in found.problems:
-        log().print(f"  {one_line(str(problem))}", markup=False)
+        log().print(f"  {one_line(str(problem))}")
     return found
 
 
@@ -191,9 +183,9 @@ def draw(predictor: "Predictor", found: "Measurement", plots: Path | None, pictu
     if plots is not None:
         for line in save_evaluation(plots, found.split, found.results):
             print(line)
-        log().print(f"Plots: {plots}", markup=False)
+        log().print(f"Plots: {plots}")
     if picture is not None:
         picture.parent.mkdir(parents=True, exist_ok=True)
         how: dict[str, Any] = {"device": predictor.device, "tta": predictor.tta}
         save_predictions(predictor.model, predictor.resize, found.split, picture, **how)
-        log().print(f"Picture: {picture}", markup=False)
+        log().print(f"Picture: {picture}")

@@ -1,7 +1,7 @@
 """Flags that several commands share, each declared once: the same name, help and meaning in all of them.
 
-Flags whose values travel together are a dataclass, taken as `files: Annotated[Files, TOGETHER] = FILES`; any other is a
-type. Nothing heavy is imported before a command runs.
+Flags whose values travel together are a dataclass, taken as `files: Files = FILES`; any other is a type. Nothing heavy
+is imported before a command runs.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,8 +14,6 @@ from aweigh.errors import UsageError, check_reach, did_you_mean
 
 if TYPE_CHECKING:
     from aweigh.prediction.tta import TTA
-
-TOGETHER = Parameter(name="*")
 
 _DATA = Group("Where the data lie", sort_key=100)
 _DETECTOR = Group("Detector", sort_key=101)
@@ -45,6 +43,7 @@ ProposalsFile = Annotated[
     ),
 ]
 JsonFile = Annotated[Path | None, _flag("Write the numbers, with all they depend on, to this file.", name="--json")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]  # what is printed, each says itself
 OwnIds = Annotated[
     bool,
     _flag(
@@ -72,6 +71,7 @@ Processes = Annotated[
 # --- together -------------------------------------------------------------------------------------------------------
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class Files:
     """Where annotations and images lie, when it cannot be seen by looking at the folder."""
@@ -84,6 +84,7 @@ class Files:
         return asdict(self)
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class Weights:
     """What a detector computes with: weights, thresholds and counts, device."""
@@ -117,6 +118,7 @@ class Weights:
         return changes
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class Loading:
     """How the pictures of a split are read."""
@@ -148,6 +150,7 @@ class Loading:
         return 0.0 if self.strict else 1.0
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class Views:
     """How pictures are looked at."""

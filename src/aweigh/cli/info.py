@@ -2,32 +2,25 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
+from aweigh.cli.flags import AsJson
 from aweigh.cli.terminal import one_line
-from aweigh.errors import UNPRINTABLE, counted
+from aweigh.errors import counted
 
 
-def command(
-    checkpoint: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False
-) -> None:
+def command(checkpoint: str, /, *, as_json: AsJson = False) -> None:
     """Show what a checkpoint says about itself.
 
-    Parameters
-    ----------
-    checkpoint
-        A .safetensors file that training wrote.
-    as_json
-        Print the whole header as JSON.
+    Args:
+        checkpoint: A .safetensors file that training wrote.
+        as_json: Print the whole header as JSON.
     """
     from aweigh.checkpoints.checkpoint import read_header
 
     header = read_header(checkpoint)
     if as_json:
-        for line in json.dumps(header, ensure_ascii=False, indent=2).split("\n"):
-            print(UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", line))
+        print(json.dumps(header, ensure_ascii=False, indent=2))
         return
     rows = describe(header)
     width = max(len(name) for name, _ in rows)

@@ -9,11 +9,10 @@ import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 import aweigh
+from aweigh.cli.flags import AsJson
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import output
 from aweigh.errors import UsageError
@@ -21,23 +20,15 @@ from aweigh.errors import UsageError
 TABLE = Path(aweigh.__file__).parent / "models" / "table.json"
 
 
-def command(
-    which: str = "",
-    /,
-    *,
-    as_json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False,
-) -> None:
+def command(which: str = "", /, *, as_json: AsJson = False) -> None:
     """List the detectors that can be built, and what is known of each.
 
     Parameters are counted with 80 classes. Under a detector stand the weights that others have published for it, with
     the metrics that their source states and their licence.
 
-    Parameters
-    ----------
-    which
-        Only those with this word in their name, as resnet50; or with a name of this pattern, as 'fcos_*_fpn'.
-    as_json
-        Print the table as JSON, with source, file and whole licence of all weights.
+    Args:
+        which: Only those with this word in their name, as resnet50; or with a name of this pattern, as 'fcos_*_fpn'.
+        as_json: Print the table as JSON, with source, file and whole licence of all weights.
     """
     rows = chosen(json.loads(TABLE.read_text(encoding="utf-8")), which)
     if as_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from aweigh.cli.detectors import find_detector, given_proposals
-from aweigh.cli.flags import AS_TRAINED, TOGETHER, WEIGHTS, Batch, ProposalsFile, Views, Weights
+from aweigh.cli.flags import AS_TRAINED, WEIGHTS, Batch, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
 from aweigh.weights import DEFAULT_MODEL
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def command(
     *pictures: str,
-    data: Annotated[Path | None, Parameter(show_default=False)] = None,
+    data: Path | None = None,
     split: Annotated[str, Parameter(show_default=False)] = "",
     output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = "out",
     model: Annotated[str, Parameter(alias="-m")] = DEFAULT_MODEL,
@@ -32,54 +32,40 @@ def command(
     score: float = 0.5,
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
     format: str = "jsonl",
-    camera: Annotated[Path | None, Parameter(show_default=False)] = None,
+    camera: Path | None = None,
     draw: bool = True,
     batch: Batch = 0,
     exif: Literal["apply", "ignore"] = "apply",
     value_range: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
     sample: Annotated[bool, Parameter(negative="")] = False,
-    weights: Annotated[Weights, TOGETHER] = WEIGHTS,
-    views: Annotated[Views, TOGETHER] = AS_TRAINED,
+    weights: Weights = WEIGHTS,
+    views: Views = AS_TRAINED,
 ) -> int:
     """Find objects in pictures: draw the boxes, masks, keypoints and places in space and write them to a file.
 
     Boxes are in the pixels of the picture as it is seen, after the rotation its EXIF data ask for. A picture that
     cannot be read is named and left out; the others are done, and the command ends with 1.
 
-    Parameters
-    ----------
-    pictures
-        Files, folders, or patterns such as 'photos/**/*.jpg'.
-    data
-        In place of pictures a data set: its pictures, with the numbers and category ids they have there, and boxes in
-        the pixels its own boxes are in. What --format coco then writes fits its annotations.
-    split
-        Which part of the data: train, val, test, or as it is called there; all when not given.
-    output
-        Folder for pictures with boxes and the file of detections; - writes the latter to the output stream.
-    model
-        A checkpoint that training wrote, or the name of a detector. The default comes with aweigh and finds COCO's 80
-        classes.
-    score
-        Leave out detections below this score.
-    classes
-        Look for these classes only.
-    format
-        jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc, kitti and others: a
-        file per picture; a word that is no format lists them all. Masks are in jsonl and coco, keypoints in csv too,
-        places in space in jsonl, coco and kitti.
-    camera
-        For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with one for
-        each picture, by its name. When not given, it is looked for where KITTI has it, in calib beside the folder of
-        pictures.
-    draw
-        Draw what was found on the pictures.
-    exif
-        Whether the rotation in a photograph's EXIF data is applied.
-    value_range
-        For pictures of more than 8 bits: which values are black and white, as 0 4095.
-    sample
-        A photograph to try things on, which matplotlib brings along.
+    Args:
+        pictures: Files, folders, or patterns such as 'photos/**/*.jpg'.
+        data: In place of pictures a data set: its pictures, with the numbers and category ids they have there, and
+            boxes in the pixels its own boxes are in. What --format coco then writes fits its annotations.
+        split: Which part of the data: train, val, test, or as it is called there; all when not given.
+        output: Folder for pictures with boxes and the file of detections; - writes the latter to the output stream.
+        model: A checkpoint that training wrote, or the name of a detector. The default comes with aweigh and finds
+            COCO's 80 classes.
+        score: Leave out detections below this score.
+        classes: Look for these classes only.
+        format: jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc, kitti and
+            others: a file per picture; a word that is no format lists them all. Masks are in jsonl and coco, keypoints
+            in csv too, places in space in jsonl, coco and kitti.
+        camera: For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with
+            one for each picture, by its name. When not given, it is looked for where KITTI has it, in calib beside the
+            folder of pictures.
+        draw: Draw what was found on the pictures.
+        exif: Whether the rotation in a photograph's EXIF data is applied.
+        value_range: For pictures of more than 8 bits: which values are black and white, as 0 4095.
+        sample: A photograph to try things on, which matplotlib brings along.
     """
     pictures = (*pictures, str(sample_photograph())) if sample else pictures
     check_pictures(pictures, data, split, exif)
@@ -98,26 +84,22 @@ def command(
     paths = list(dict.fromkeys(given_paths if of_data is None else of_data.ids))
     predictor = find_detector(model, weights, views)
     if not predictor.tta.plain:
-        log().print("\n".join(predictor.tta.describe(predictor.model)), markup=False)
+        log().print("\n".join(predictor.tta.describe(predictor.model)))
     finish = finishing(predictor, score, classes, camera)
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
     stream = partial(predictor.stream, proposals=given_proposals(predictor.model, proposals_file))
     drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
     tally = Tally()
-    with bar("predicting", len(paths)) as show:
-        found = map(finish, stream(paths, batch or predictor.usual_batch, **reading))
-        results = draw_each(found, drawn, reading, tally.lose)
-        if of_data is not None:
-
-            def unrotated(path: Path) -> "Detections":
-                return finish(next(stream([path], 1, exif="ignore", value_range=reading["value_range"])))
-
-            results = of_data.framed(results, predictor.classes, unrotated)
-        ids = None if of_data is None else [of_data.ids[path] for path in paths]
-        target = "-" if folder is None else folder / written.file
-        with DetectionWriter(target, format, image_ids=ids) as writer:
-            for result in tally.watch(results, show):
-                writer.write(result)
+    found = map(finish, stream(paths, batch or predictor.usual_batch, **reading))
+    results, ids = draw_each(found, drawn, reading, tally.lose), None
+    if of_data is not None:
+        stored: Reading = {**reading, "exif": "ignore"}
+        results = of_data.framed(results, predictor.classes, lambda path: finish(next(stream([path], 1, **stored))))
+        ids = [of_data.ids[path] for path in paths]
+    target = "-" if folder is None else folder / written.file
+    with bar("predicting", len(paths)) as show, DetectionWriter(target, format, image_ids=ids) as writer:
+        for result in tally.watch(results, show):
+            writer.write(result)
     tally.tell(folder, written.file, drawn=bool(drawn))
     tell_lost(writer, format, predictor, tally)
     return 1 if tally.failed or tally.lost else 0
@@ -191,7 +173,6 @@ def tell_lost(writer: "DetectionWriter", format: str, predictor: "Predictor", ta
         log().print(
             f"{counted(writer.renamed_count, 'file')} of detections could not be called as the picture, whose name is "
             f"that of another or too long: {one_line('; '.join(writer.renamed))}",
-            markup=False,
         )
     if lost := [what for what in extras if what in FORMATS[format].left_out]:
         log().print(f"Format {format} has no place for {' and '.join(lost)}; --format jsonl and coco have.")
@@ -215,7 +196,7 @@ class Tally:
             self.without_camera += result.camera is None and result.error is None
             if result.error is not None:
                 self.failed += 1
-                log().print(f"left out: {one_line(result.error)}", markup=False)
+                log().print(f"left out: {one_line(result.error)}")
             show(self.pictures)
             yield result
 
@@ -223,7 +204,7 @@ class Tally:
         """Say why a picture could not be drawn."""
         self.lost += 1
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        log().print(f"not drawn: {one_line(f'{picture}: {reason}')}", markup=False)
+        log().print(f"not drawn: {one_line(f'{picture}: {reason}')}")
 
     def tell(self, folder: Path | None, file: str, *, drawn: bool) -> None:
         screen = log()
@@ -234,10 +215,9 @@ class Tally:
         screen.print(
             f"{counted(read, 'picture')}, {counted(self.objects.total(), 'object')}"
             f"{f' ({names}{more})' if names else ''}{speed}",
-            markup=False,
         )
         if self.failed:
-            screen.print(f"{self.failed} of {counted(self.pictures, 'picture')} could not be read.", markup=False)
+            screen.print(f"{self.failed} of {counted(self.pictures, 'picture')} could not be read.")
         if folder is not None:
             boxes = f"; boxes drawn in {folder}" if drawn and read else ""
-            screen.print(f"Detections: {folder / file}{boxes}", markup=False)
+            screen.print(f"Detections: {folder / file}{boxes}")

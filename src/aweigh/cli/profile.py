@@ -12,7 +12,6 @@ from aweigh.errors import UsageError, check_reach, counted
 app = App(
     name="profile",
     help="Count what a network costs, and see how it uses its features.",
-    help_format="plaintext",
     group_commands=Group("Commands"),
 )
 
@@ -30,15 +29,11 @@ def cost(
     Those of convolutions and linear layers, for one square picture; memory access is the number of values that they
     read and write. Nothing is computed, so it takes no time.
 
-    Parameters
-    ----------
-    model
-        A detector of aweigh models, a checkpoint, a network of the ShuffleNet V2 paper (as shufflenet_v2_x1_0, with
-        its classifier), or a timm backbone.
-    size
-        Side of the picture in pixels.
-    layers
-        List every layer.
+    Args:
+        model: A detector of aweigh models, a checkpoint, a network of the ShuffleNet V2 paper (as shufflenet_v2_x1_0,
+            with its classifier), or a timm backbone.
+        size: Side of the picture in pixels.
+        layers: List every layer.
     """
     from aweigh.profiling.cost import shortened
     from aweigh.profiling.networks import cost_of
@@ -58,21 +53,13 @@ def cost(
 
 
 @app.command
-def reuse(
-    model: str,
-    /,
-    *,
-    output: Annotated[Path, Parameter(alias="-o")] = Path("reuse.png"),
-) -> None:
+def reuse(model: str, /, *, output: Annotated[Path, Parameter(alias="-o")] = Path("reuse.png")) -> None:
     """Draw which earlier units each unit of a ShuffleNet V2 reads, and how strongly (figure 4 of the paper).
 
-    Parameters
-    ----------
-    model
-        A file with the weights of a body, a classifier, or a detector on it; or a name, as shufflenet_v2_x1_0, for its
-        published weights.
-    output
-        The picture to write (.png, .pdf, .svg).
+    Args:
+        model: A file with the weights of a body, a classifier, or a detector on it; or a name, as shufflenet_v2_x1_0,
+            for its published weights.
+        output: The picture to write (.png, .pdf, .svg).
     """
     from aweigh.profiling.networks import shufflenet_of
     from aweigh.profiling.reuse import feature_reuse

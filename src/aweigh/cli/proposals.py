@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 import aweigh
 from aweigh.cli.detectors import find_detector
-from aweigh.cli.flags import DATA_SET, FILES, LOADING, TOGETHER, WEIGHTS, Files, JsonFile, Loading, OwnIds, Weights
+from aweigh.cli.flags import DATA_SET, FILES, LOADING, WEIGHTS, Files, JsonFile, Loading, OwnIds, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
 
@@ -26,30 +26,25 @@ def command(
     /,
     *,
     split: str = "train",
-    output: Annotated[Path | None, Parameter(alias="-o", show_default=False)] = None,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
     number: int = 2000,
     json_file: JsonFile = None,
     own_ids: OwnIds = False,
-    files: Annotated[Files, TOGETHER] = FILES,
-    weights: Annotated[Weights, TOGETHER] = WEIGHTS,
-    loading: Annotated[Loading, TOGETHER] = LOADING,
+    files: Files = FILES,
+    weights: Weights = WEIGHTS,
+    loading: Loading = LOADING,
 ) -> None:
     """Write where to look in the pictures of a split, for Fast R-CNN, and measure how many objects that reaches.
 
     A detector with a proposal network (Faster R-CNN and its kin) gives what its second stage would look at, any other
     its boxes, classes left aside. Prints the average recall of the best 100 and 1,000 of each picture.
 
-    Parameters
-    ----------
-    source
-        A checkpoint, or the name of a detector with --weights. Or a file: proposals that this command wrote, boxes in
-        COCO's results format (.json), selective search as its authors gave it out (.mat).
-    split
-        Which part of the data: train, val, test, or as it is called there.
-    output
-        The file to write, NAME.safetensors; nothing is written when not given.
-    number
-        How many of each picture, best first.
+    Args:
+        source: A checkpoint, or the name of a detector with --weights. Or a file: proposals that this command wrote,
+            boxes in COCO's results format (.json), selective search as its authors gave it out (.mat).
+        split: Which part of the data: train, val, test, or as it is called there.
+        output: The file to write, NAME.safetensors; nothing is written when not given.
+        number: How many of each picture, best first.
     """
     from aweigh.files import atomic_file
     from aweigh.layouts.load import load_split
@@ -61,13 +56,13 @@ def command(
     if output is not None and output.suffix != SUFFIX:
         raise UsageError(f"-o {output}: a file of proposals is called NAME{SUFFIX}; see docs/proposals.md.")
     part = load_split(data, split, strict=loading.strict, **files.to_dict())
-    log().print(part.summary(), markup=False)
+    log().print(part.summary())
     found, unread = collect(source, part, number, data=data, weights=weights, loading=loading, own_ids=own_ids)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(output) as path:
             found.write(path)
-        log().print(f"Proposals: {output}, {len(found.boxes):,} of {counted(len(found), 'picture')}", markup=False)
+        log().print(f"Proposals: {output}, {len(found.boxes):,} of {counted(len(found), 'picture')}")
     tell_recall(recall_of(found, part, unread), found.made, part.without(unread), json_file)
 
 
@@ -124,5 +119,5 @@ def collect(
             )
         remarks = [one_line(str(problem)) for problem in problems]
     for remark in remarks:
-        log().print(f"  {remark}", markup=False)
+        log().print(f"  {remark}")
     return found, unread

@@ -27,27 +27,18 @@ def command(
 
     Everything is taken from the run folder. On a CPU the run ends with the very weights of one that never stopped.
 
-    Parameters
-    ----------
-    run
-        The run folder, as `aweigh train` made it.
-    epochs
-        Train so many epochs in all, instead of those the run was started with.
-    iterations
-        Train so many optimiser steps in all.
-    schedule
-        What the learning rate does in a run of another length. keep: it follows the old schedule, and stays where that
-        ends. stretch: the schedule is laid over the new length, so that the rate is higher again at once.
-    patience
-        Epochs without a better validation after which the run stops.
-    batch
-        Images per step of one process, where the number of processes is another one than before.
-    workers
-        Processes that read images.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
-    data
-        Where the data set lies now, when it has moved.
+    Args:
+        run: The run folder, as `aweigh train` made it.
+        epochs: Train so many epochs in all, instead of those the run was started with.
+        iterations: Train so many optimiser steps in all.
+        schedule: What the learning rate does in a run of another length. keep: it follows the old schedule, and stays
+            where that ends. stretch: the schedule is laid over the new length, so that the rate is higher again at
+            once.
+        patience: Epochs without a better validation after which the run stops.
+        batch: Images per step of one process, where the number of processes is another one than before.
+        workers: Processes that read images.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        data: Where the data set lies now, when it has moved.
     """
     if processes != 1:
         return run_in_processes(processes)

@@ -33,7 +33,7 @@ def flags_of(kind: type[Settings], groups: Mapping[str, str]) -> Any:
         members.append((entry.name, Annotated[types[entry.name] | None, flag], None))
     made = make_dataclass("Flags", members, frozen=True)
     made.__module__ = __name__  # the command line opens up classes of a module, and takes others as one value
-    return made
+    return Parameter(name="*")(made)
 
 
 def _shown(default: Any) -> Any:

@@ -7,26 +7,15 @@ from aweigh.cli.flags import OutFile
 from aweigh.errors import UsageError
 
 
-def command(
-    checkpoint: Path,
-    /,
-    *,
-    output: OutFile,
-    licence: str = "",
-    metrics: Path | None = None,
-) -> None:
+def command(checkpoint: Path, /, *, output: OutFile, licence: str = "", metrics: Path | None = None) -> None:
     """Write a checkpoint in half precision, at half the size; it is used like the one it was made from.
 
     The names of files and folders on the machine that trained it are left out.
 
-    Parameters
-    ----------
-    checkpoint
-        A .safetensors file that training wrote.
-    licence
-        Licence of the weights, in place of what the checkpoint says.
-    metrics
-        What `aweigh eval --json` wrote, in place of the numbers in the checkpoint.
+    Args:
+        checkpoint: A .safetensors file that training wrote.
+        licence: Licence of the weights, in place of what the checkpoint says.
+        metrics: What `aweigh eval --json` wrote, in place of the numbers in the checkpoint.
     """
     from aweigh.checkpoints.checkpoint import shrink
 

@@ -28,7 +28,7 @@ def log() -> "Console":
     """The console for progress and remarks: the error stream, so that the output stream carries results alone."""
     from aweigh.training.logs.console import SafeConsole
 
-    return SafeConsole(stderr=True, highlight=False, soft_wrap=True)
+    return SafeConsole(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager
@@ -48,4 +48,4 @@ def write_numbers(file: Path, numbers: Mapping[str, Any]) -> None:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(numbers, indent=2) + "\n")
-    log().print(f"Numbers: {file}", markup=False)
+    log().print(f"Numbers: {file}")

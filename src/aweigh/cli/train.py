@@ -1,9 +1,9 @@
 """`aweigh train` and `aweigh config show`: their flags are the fields of `TrainConfig`, with its help texts."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Group
 
 from aweigh.cli.flags import Processes, Recipe
 from aweigh.cli.processes import run_in_processes
@@ -29,10 +29,7 @@ else:
 NO_FLAGS: Any = Flags()
 
 config_app = App(
-    name="config",
-    help="Show the configuration a training run would have.",
-    help_format="plaintext",
-    group_commands=Group("Commands"),
+    name="config", help="Show the configuration a training run would have.", group_commands=Group("Commands")
 )
 
 
@@ -42,7 +39,7 @@ def command(
     *,
     recipe: Recipe = "",
     processes: Processes = 1,
-    flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
+    flags: Flags = NO_FLAGS,
 ) -> int:
     """Train a detector on a folder of labelled pictures (COCO, VOC, YOLO, KITTI and more).
 
@@ -50,10 +47,8 @@ def command(
     left out. Values come from the flags, else the recipe, else the settings the detector was measured with, else the
     defaults; `aweigh config show` prints them. Ctrl-C stops; `aweigh resume` goes on.
 
-    Parameters
-    ----------
-    data
-        Folder of the data set, recognised by looking at it.
+    Args:
+        data: Folder of the data set, recognised by looking at it.
     """
     config, origin = configuration(data, recipe, flags)
     if not (config.data or config.annotations):
@@ -69,22 +64,14 @@ def command(
 
 
 @config_app.command(name="show")
-def show(
-    data: str | None = None,
-    /,
-    *,
-    recipe: Recipe = "",
-    flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
-) -> None:
+def show(data: str | None = None, /, *, recipe: Recipe = "", flags: Flags = NO_FLAGS) -> None:
     """Print every value a training run would have, and where it comes from: a flag, the recipe, the recipe that
     the detector was measured with, or the default.
 
     Takes the arguments of `aweigh train` and prints a recipe that gives the same run.
 
-    Parameters
-    ----------
-    data
-        Folder of the data set.
+    Args:
+        data: Folder of the data set.
     """
     print(to_toml(*configuration(data, recipe, flags)), end="")
 

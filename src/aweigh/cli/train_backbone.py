@@ -30,19 +30,16 @@ def command(
     *,
     recipe: Recipe = "",
     resume: Annotated[str, Parameter(show_default=False)] = "",
-    flags: Annotated[Flags, Parameter(name="*")] = NO_FLAGS,
+    flags: Flags = NO_FLAGS,
 ) -> None:
     """Train a ShuffleNet V2 to tell classes apart, to start detectors from.
 
     The classes are the folders. The result, weights.safetensors, is what aweigh train --backbone-weights takes.
     Pictures that cannot be read are named and skipped. Values come from the flags, else the recipe, else the paper.
 
-    Parameters
-    ----------
-    data
-        Folder with train/CLASS/pictures and val/CLASS/pictures; without val a tenth of each class is set aside.
-    resume
-        Go on with the run in this folder, from its last finished epoch.
+    Args:
+        data: Folder with train/CLASS/pictures and val/CLASS/pictures; without val a tenth of each class is set aside.
+        resume: Go on with the run in this folder, from its last finished epoch.
     """
     if resume:
         if data is not None or recipe or flags != NO_FLAGS:
