@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ def memory(name: str, size: int) -> dict[str, float]:
 def assign(model: Any, raw: Any, target: Targets, byte_budget: int) -> Tensor:
     """Which point or anchor of one picture learns which object, as the detector has it."""
     if isinstance(raw, FCOSOutput):
-        matched: Tensor = model.assign(raw.points, target, byte_budget=byte_budget)
+        portions = partial(model.candidates, byte_budget=byte_budget)
+        matched: Tensor = model.assign(raw.points, target, candidates=portions)
         return matched
     if isinstance(raw, RetinaNetOutput) and model.assignment == "adaptive":
         return by_adaptive_samples(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -55,14 +56,18 @@ def slow_assign(points, targets, center_radius, inclusive) -> list[int]:
     return result
 
 
+def assign(points: list[torch.Tensor], targets: Targets, **rule: object) -> torch.Tensor:
+    return fcos.assign(points, targets, candidates=partial(box_ops.candidates, **rule))
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("radius", "inclusive"), [(1.5, True), (None, True), (1.5, False)])
 def test_assignment_equals_the_written_out_rule(seed: int, radius: float | None, inclusive: bool) -> None:
     points, targets = pyramid_points(), random_targets(12, seed)
     options = {"strides": STRIDES, "level_ranges": fcos.LEVEL_RANGES, "center_radius": radius}
-    matched = fcos.assign(points, targets, inclusive_ranges=inclusive, **options)
+    matched = assign(points, targets, inclusive_ranges=inclusive, **options)
     assert matched.tolist() == slow_assign(points, targets, radius, inclusive)
-    portions = fcos.assign(points, targets, inclusive_ranges=inclusive, byte_budget=5000, **options)
+    portions = assign(points, targets, inclusive_ranges=inclusive, byte_budget=5000, **options)
     assert torch.equal(matched, portions)
 
 
@@ -82,7 +87,7 @@ def test_five_thousand_boxes_are_assigned_within_bounded_memory() -> None:
     points, targets = pyramid_points(800, 1344), random_targets(5000, 0, 800, 1344)
     options = {"strides": STRIDES, "level_ranges": fcos.LEVEL_RANGES}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        matched = fcos.assign(points, targets, **options)
+        matched = assign(points, targets, **options)
     live = peak = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
@@ -302,8 +307,8 @@ def test_assignment_is_that_without_the_guesses(seed: int) -> None:
     points, targets = pyramid_points(), random_targets(12, seed)
     uncertain = torch.rand(12, generator=torch.Generator().manual_seed(seed)) < 0.4
     options = {"strides": STRIDES, "level_ranges": fcos.LEVEL_RANGES}
-    alone = fcos.assign(points, targets[~uncertain], **options)
-    matched = fcos.assign(points, replace(targets, uncertain=uncertain), **options)
+    alone = assign(points, targets[~uncertain], **options)
+    matched = assign(points, replace(targets, uncertain=uncertain), **options)
     back = torch.where(alone >= 0, (~uncertain).nonzero().squeeze(1)[alone.clamp(min=0)], alone)
     assert uncertain.any() and torch.equal(matched, back) and (alone >= 0).any()
 

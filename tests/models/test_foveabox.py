@@ -1,6 +1,7 @@
 """FoveaBox: which cell learns which box, losses and decoding, against slow forms; its aligned head; parameters."""
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,16 @@ from torchvision.ops import nms
 from aweigh.errors import UsageError
 from aweigh.evaluation.coverage import measure_coverage
 from aweigh.models import create
-from aweigh.models.foveabox import AlignedConv2d, FoveaBox, FoveaBoxOutput, assign, decode, encode, level_ranges
+from aweigh.models.foveabox import (
+    AlignedConv2d,
+    FoveaBox,
+    FoveaBoxOutput,
+    assign,
+    candidates,
+    decode,
+    encode,
+    level_ranges,
+)
 from aweigh.structures import Targets
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -85,7 +95,8 @@ def test_the_ranges_are_the_authors() -> None:
 @pytest.mark.parametrize("byte_budget", [1, 10_000, 2**26])
 def test_assignment_is_that_of_a_slow_form(model: FoveaBox, count: int, byte_budget: int) -> None:
     points, targets = outputs(1).points, crowded(count)
-    matched = assign(points, targets, level_ranges=RANGES, sigma=0.4, byte_budget=byte_budget)
+    portions = partial(candidates, level_ranges=RANGES, sigma=0.4, byte_budget=byte_budget)
+    matched = assign(points, targets, candidates=portions)
     assert matched.tolist() == slow_assignment(targets)
     assert torch.equal(matched, model.assign(points, targets))
     assert count < 40 or len(matched.unique()) > 15

@@ -60,6 +60,7 @@ from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, worl
 from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_MEAN, COCO_STD
 from aweigh.weights.convert.centernet import centernet_record
+from aweigh.weights.record import by_builder
 
 OFFSET_WEIGHT = 1.0  # equation 4
 
@@ -336,16 +337,10 @@ BUILDERS = {
 }
 
 
-PUBLISHED = {
-    "centernet_dla34": {
-        "2x": centernet_record("2x", "centernet_dla34", "ctdet_coco_dla_2x", 37.4),
-        "1x": centernet_record("1x", "centernet_dla34", "ctdet_coco_dla_1x", 36.3),
-    },
-    "centernet_resnet18_dcn": {
-        "authors": centernet_record("authors", "centernet_resnet18_dcn", "ctdet_coco_resdcn18", 28.1)
-    },
-    "centernet_resnet101_dcn": {
-        "authors": centernet_record("authors", "centernet_resnet101_dcn", "ctdet_coco_resdcn101", 34.6)
-    },
-    "centernet_hourglass104": {"authors": centernet_record("authors", "centernet_hourglass104", "ctdet_coco_hg", 40.3)},
-}
+PUBLISHED = by_builder(
+    centernet_record("2x", "centernet_dla34", "ctdet_coco_dla_2x", 37.4),
+    centernet_record("1x", "centernet_dla34", "ctdet_coco_dla_1x", 36.3),
+    centernet_record("authors", "centernet_resnet18_dcn", "ctdet_coco_resdcn18", 28.1),
+    centernet_record("authors", "centernet_resnet101_dcn", "ctdet_coco_resdcn101", 34.6),
+    centernet_record("authors", "centernet_hourglass104", "ctdet_coco_hg", 40.3),
+)

@@ -49,7 +49,7 @@ from aweigh.ops.heatmaps import at_cells, at_peaks, columns_rows, gaussian_radiu
 from aweigh.ops.losses import world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Targets
 from aweigh.weights.convert.centernet import centernet_3d_from_authors, centernet_record
-from aweigh.weights.record import PublishedWeights
+from aweigh.weights.record import PublishedWeights, by_builder
 
 KITTI_CLASSES = Classes(("Pedestrian", "Car", "Cyclist"), (1, 2, 3))
 # ImageNet's numbers, which the authors apply to KITTI's pictures in the order BGR.
@@ -256,9 +256,7 @@ def _published(name: str, run: str, half: str, **metrics: float) -> PublishedWei
     )
 
 
-PUBLISHED = {
-    "centernet_dla34_3d": {
-        "3dop": _published("3dop", "ddd_3dop", "3DOP's", AP=87.8, AOS=84.3, birds_eye=30.5),
-        "sub": _published("sub", "ddd_sub", "SubCNN's", AP=79.8, AOS=75.2, birds_eye=27.7),
-    }
-}
+PUBLISHED = by_builder(
+    _published("3dop", "ddd_3dop", "3DOP's", AP=87.8, AOS=84.3, birds_eye=30.5),
+    _published("sub", "ddd_sub", "SubCNN's", AP=79.8, AOS=75.2, birds_eye=27.7),
+)

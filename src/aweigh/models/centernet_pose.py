@@ -39,7 +39,7 @@ from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import Targets
 from aweigh.weights.coco import PERSON
 from aweigh.weights.convert.centernet import centernet_pose_from_authors, centernet_record
-from aweigh.weights.record import PublishedWeights
+from aweigh.weights.record import PublishedWeights, by_builder
 
 WithoutKeypoints = Literal["unknown", "center"]
 
@@ -281,17 +281,16 @@ BUILDERS = {
 }
 
 
-def _published(schedule: str, builder: str, body: str, average_precision: float) -> PublishedWeights:
-    record = centernet_record(schedule, builder, f"multi_pose_{body}_{schedule}", average_precision)
+def _published(schedule: str, body: str, theirs: str, average_precision: float) -> PublishedWeights:
+    run = f"multi_pose_{theirs}_{schedule}"
+    record = centernet_record(schedule, f"centernet_{body}_pose", run, average_precision)
     metrics = {"keypoint AP with flipping": average_precision}
     return replace(record, metrics=metrics, classes=PERSON, convert=centernet_pose_from_authors)
 
 
-_DLA34, _HOURGLASS104 = "centernet_dla34_pose", "centernet_hourglass104_pose"
-PUBLISHED = {
-    _DLA34: {"3x": _published("3x", _DLA34, "dla", 58.9), "1x": _published("1x", _DLA34, "dla", 54.7)},
-    _HOURGLASS104: {
-        "3x": _published("3x", _HOURGLASS104, "hg", 64.0),
-        "1x": _published("1x", _HOURGLASS104, "hg", 58.7),
-    },
-}
+PUBLISHED = by_builder(
+    _published("3x", "dla34", "dla", 58.9),
+    _published("1x", "dla34", "dla", 54.7),
+    _published("3x", "hourglass104", "hg", 64.0),
+    _published("1x", "hourglass104", "hg", 58.7),
+)

@@ -30,6 +30,7 @@ from aweigh.models.cornernet import convolution, corner_points, corner_pools, co
 from aweigh.necks.upsample import NoUpsample, lite_upsample
 from aweigh.ops import boxes as box_ops
 from aweigh.weights.convert.cornernet import cornernet_record
+from aweigh.weights.record import by_builder
 
 LARGE = 150.0  # the side, in pixels, of the square from whose area on a box's central region is narrow (section 3.2)
 
@@ -123,17 +124,11 @@ BUILDERS = {
 
 _HOURGLASS = "centernet_triplets_hourglass104"
 _MIT = "MIT (Duankaiwen/CenterNet)"
-PUBLISHED = {
-    _HOURGLASS: {
-        "authors": cornernet_record(
-            _HOURGLASS, "CenterNet-104_480000", "open?id=1GVN-YrgExbPPcmzn_Lkr49f2IKjodg15", _MIT, 44.9
-        ),
-        "hourglass52": replace(
-            cornernet_record(
-                _HOURGLASS, "CenterNet-52_480000", "open?id=14vJYw4P9sxDoltjp5zDkOS3QjUa2zZIP", _MIT, 41.6
-            ),
-            name="hourglass52",
-            arguments={"stacks": 1},
-        ),
-    }
-}
+PUBLISHED = by_builder(
+    cornernet_record(_HOURGLASS, "CenterNet-104_480000", "open?id=1GVN-YrgExbPPcmzn_Lkr49f2IKjodg15", _MIT, 44.9),
+    replace(
+        cornernet_record(_HOURGLASS, "CenterNet-52_480000", "open?id=14vJYw4P9sxDoltjp5zDkOS3QjUa2zZIP", _MIT, 41.6),
+        name="hourglass52",
+        arguments={"stacks": 1},
+    ),
+)

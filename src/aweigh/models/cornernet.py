@@ -64,6 +64,7 @@ from aweigh.ops.losses import check_labels, penalty_reduced_focal_loss_sum, pull
 from aweigh.ops.pooling import largest_above, largest_below, largest_left, largest_right
 from aweigh.structures import Images, Targets
 from aweigh.weights.convert.cornernet import cornernet_record
+from aweigh.weights.record import by_builder
 
 CORNERS = ("top_left", "bottom_right")
 
@@ -448,24 +449,19 @@ BUILDERS = {
     ),
 }
 
-_CORNERNET, _SQUEEZE = "cornernet_hourglass104", "cornernet_squeeze"
-PUBLISHED = {
-    _CORNERNET: {
-        "authors": cornernet_record(
-            _CORNERNET,
-            "CornerNet_500000",
-            "open?id=16bbMAyykdZr2_7afiMZrvvn4xkYa-LYk",
-            "BSD-3-Clause (princeton-vl/CornerNet)",
-            40.6,
-        )
-    },
-    _SQUEEZE: {
-        "authors": cornernet_record(
-            _SQUEEZE,
-            "CornerNet_Squeeze_500000",
-            "file/d/1qM8BBYCLUBcZx_UmLT0qMXNTh-Yshp4X/view",
-            "BSD-3-Clause (princeton-vl/CornerNet-Lite)",
-            34.4,
-        )
-    },
-}
+PUBLISHED = by_builder(
+    cornernet_record(
+        "cornernet_hourglass104",
+        "CornerNet_500000",
+        "open?id=16bbMAyykdZr2_7afiMZrvvn4xkYa-LYk",
+        "BSD-3-Clause (princeton-vl/CornerNet)",
+        40.6,
+    ),
+    cornernet_record(
+        "cornernet_squeeze",
+        "CornerNet_Squeeze_500000",
+        "file/d/1qM8BBYCLUBcZx_UmLT0qMXNTh-Yshp4X/view",
+        "BSD-3-Clause (princeton-vl/CornerNet-Lite)",
+        34.4,
+    ),
+)

@@ -22,6 +22,12 @@ from aweigh.weights.load import Body
 from aweigh.weights.record import PublishedWeights
 
 D = TypeVar("D", bound=type)
+Assign = Callable[[Sequence[Tensor], Targets], Tensor]
+"""Which box each point learns: points of each level `[H*W, 2]` and the targets of an image to an index `[A]`, -1 for
+background, -2 inside a region to ignore."""
+Candidates = Callable[[Sequence[Tensor], Tensor], Iterator[tuple[Tensor, Tensor]]]
+"""Which boxes each point could learn: points of each level `[H*W, 2]` and boxes `[N, 4]` to portions of the points
+`[p, 2]`, in order, and which boxes each could: `[p, N]` bool."""
 
 
 @runtime_checkable
@@ -57,8 +63,8 @@ class Detector(Protocol):
     keypoint_set: KeypointSet | None
     stride_divisor: int
     strides: tuple[int, ...] | None
-    assign: Callable[[Sequence[Tensor], Targets], Tensor] | None
-    candidates: Callable[[Sequence[Tensor], Tensor], Iterator[tuple[Tensor, Tensor]]] | None
+    assign: Assign | None
+    candidates: Candidates | None
     average_flipped: Callable[[Any, Any, Tensor], Any] | None
     propose: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]] | None
     builder: str

@@ -52,7 +52,7 @@ from aweigh.ops.matching import among_all, by_overlap
 from aweigh.structures import Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.effdet import efficientdet_from_effdet
-from aweigh.weights.record import PublishedWeights
+from aweigh.weights.record import PublishedWeights, by_builder
 
 OCTAVES = 3  # sizes of anchors on each level: 2^0, 2^(1/3), 2^(2/3) (hparams_config.py, num_scales)
 # Width and height of anchors in sizes: rounded roots of two, as the published weights were trained with.
@@ -376,44 +376,6 @@ _KINDS: dict[str, dict[str, Any]] = {
     "advprop": {"pixel_mean": HALF, "pixel_std": HALF},
     "torch": {"form": "torch"},
 }
-# Files and AP on val2017 with hard suppression as effdet states them (README of version 0.4.1).
-_FILES: dict[str, dict[str, tuple[str, float]]] = {
-    "d0": {
-        "tensorflow": ("tf_efficientdet_d0_34-f153e0cf.pth", 34.2),
-        "advprop": ("tf_efficientdet_d0_ap-d0cdbd0a.pth", 34.8),
-        "torch": ("efficientdet_d0-f3276ba8.pth", 33.6),
-    },
-    "d1": {
-        "tensorflow": ("tf_efficientdet_d1_40-a30f94af.pth", 40.1),
-        "advprop": ("tf_efficientdet_d1_ap-7721d075.pth", 40.8),
-        "torch": ("efficientdet_d1-bb7e98fe.pth", 39.4),
-    },
-    "d2": {
-        "tensorflow": ("tf_efficientdet_d2_43-8107aa99.pth", 43.4),
-        "advprop": ("tf_efficientdet_d2_ap-a2995c19.pth", 44.2),
-    },
-    "d3": {
-        "tensorflow": ("tf_efficientdet_d3_47-0b525f35.pth", 47.1),
-        "advprop": ("tf_efficientdet_d3_ap-e4a2feab.pth", 47.7),
-    },
-    "d4": {
-        "tensorflow": ("tf_efficientdet_d4_49-f56376d9.pth", 49.2),
-        "advprop": ("tf_efficientdet_d4_ap-f601a5fc.pth", 50.2),
-    },
-    "d5": {
-        "tensorflow": ("tf_efficientdet_d5_51-c79f9be6.pth", 51.2),
-        "advprop": ("tf_efficientdet_d5_ap-3673ae5d.pth", 52.1),
-    },
-    "d6": {"tensorflow": ("tf_efficientdet_d6_52-4eda3773.pth", 52.0)},
-    "d7": {"tensorflow": ("tf_efficientdet_d7_53-6d1d7a95.pth", 53.1)},
-    "d7x": {"tensorflow": ("tf_efficientdet_d7x-f390b87c.pth", 54.3)},
-    "lite0": {"tensorflow": ("tf_efficientdet_lite0-dfacfc78.pth", 27.1)},
-    "lite1": {"tensorflow": ("tf_efficientdet_lite1-6dc7ab30.pth", 32.2)},
-    "lite2": {"tensorflow": ("tf_efficientdet_lite2-86c5d55b.pth", 35.9)},
-    "lite3": {"tensorflow": ("tf_efficientdet_lite3-506852cb.pth", 39.6)},
-    "lite3x": {"tensorflow": ("tf_efficientdet_lite3x-8404c57b.pth", 43.6)},
-    "lite4": {"tensorflow": ("tf_efficientdet_lite4-391ddabc.pth", 44.2)},
-}
 
 
 def _published(kind: str, row: str, file: str, average_precision: float) -> PublishedWeights:
@@ -435,7 +397,29 @@ def _published(kind: str, row: str, file: str, average_precision: float) -> Publ
     )
 
 
-PUBLISHED = {
-    f"efficientdet_{row}": {kind: _published(kind, row, *file) for kind, file in files.items()}
-    for row, files in _FILES.items()
-}
+# Files and AP on val2017 with hard suppression as effdet states them (README of version 0.4.1).
+PUBLISHED = by_builder(
+    _published("tensorflow", "d0", "tf_efficientdet_d0_34-f153e0cf.pth", 34.2),
+    _published("advprop", "d0", "tf_efficientdet_d0_ap-d0cdbd0a.pth", 34.8),
+    _published("torch", "d0", "efficientdet_d0-f3276ba8.pth", 33.6),
+    _published("tensorflow", "d1", "tf_efficientdet_d1_40-a30f94af.pth", 40.1),
+    _published("advprop", "d1", "tf_efficientdet_d1_ap-7721d075.pth", 40.8),
+    _published("torch", "d1", "efficientdet_d1-bb7e98fe.pth", 39.4),
+    _published("tensorflow", "d2", "tf_efficientdet_d2_43-8107aa99.pth", 43.4),
+    _published("advprop", "d2", "tf_efficientdet_d2_ap-a2995c19.pth", 44.2),
+    _published("tensorflow", "d3", "tf_efficientdet_d3_47-0b525f35.pth", 47.1),
+    _published("advprop", "d3", "tf_efficientdet_d3_ap-e4a2feab.pth", 47.7),
+    _published("tensorflow", "d4", "tf_efficientdet_d4_49-f56376d9.pth", 49.2),
+    _published("advprop", "d4", "tf_efficientdet_d4_ap-f601a5fc.pth", 50.2),
+    _published("tensorflow", "d5", "tf_efficientdet_d5_51-c79f9be6.pth", 51.2),
+    _published("advprop", "d5", "tf_efficientdet_d5_ap-3673ae5d.pth", 52.1),
+    _published("tensorflow", "d6", "tf_efficientdet_d6_52-4eda3773.pth", 52.0),
+    _published("tensorflow", "d7", "tf_efficientdet_d7_53-6d1d7a95.pth", 53.1),
+    _published("tensorflow", "d7x", "tf_efficientdet_d7x-f390b87c.pth", 54.3),
+    _published("tensorflow", "lite0", "tf_efficientdet_lite0-dfacfc78.pth", 27.1),
+    _published("tensorflow", "lite1", "tf_efficientdet_lite1-6dc7ab30.pth", 32.2),
+    _published("tensorflow", "lite2", "tf_efficientdet_lite2-86c5d55b.pth", 35.9),
+    _published("tensorflow", "lite3", "tf_efficientdet_lite3-506852cb.pth", 39.6),
+    _published("tensorflow", "lite3x", "tf_efficientdet_lite3x-8404c57b.pth", 43.6),
+    _published("tensorflow", "lite4", "tf_efficientdet_lite4-391ddabc.pth", 44.2),
+)

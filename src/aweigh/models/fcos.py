@@ -38,7 +38,7 @@ Legend: B images, A points over all levels, C classes, H x W cells of a level, N
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -54,7 +54,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, check_classes, detector
+from aweigh.models.detector import Assign, Candidates, Selection, check_classes, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -137,19 +137,20 @@ class FCOS(nn.Module):
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
-        rule: dict[str, Any] = {
-            "strides": self.strides,
-            "level_ranges": tuple(level_ranges),
-            "inclusive_ranges": inclusive_ranges,
-            "center_radius": center_radius,
-        }
-        self.assign: Callable[..., Tensor] | None = partial(assign, **rule)
         if assignment == "adaptive":
-            rule |= {"level_ranges": ((0.0, math.inf),) * len(neck.strides), "center_radius": None}
-            self.assign = partial(assign_adaptively, strides=self.strides)
-        elif assignment == "aligned":
-            self.assign = None  # not from points and targets alone
-        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(box_ops.candidates, **rule)
+            level_ranges, center_radius = [(0.0, math.inf)] * len(self.strides), None
+        self.candidates: Candidates = partial(
+            box_ops.candidates,
+            strides=self.strides,
+            level_ranges=tuple(level_ranges),
+            inclusive_ranges=inclusive_ranges,
+            center_radius=center_radius,
+        )
+        self.assign: Assign | None = {
+            "ranges": partial(assign, candidates=self.candidates),
+            "adaptive": partial(assign_adaptively, strides=self.strides),
+            "aligned": None,  # not from points and targets alone
+        }[assignment]
         self.normalise_distances, self.corner_points = normalise_distances, corner_points
         self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
 
@@ -354,21 +355,11 @@ def centerness_targets(distances: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def assign(
-    points: Sequence[Tensor],
-    targets: Targets,
-    *,
-    strides: Sequence[int],
-    level_ranges: Sequence[tuple[float, float]],
-    inclusive_ranges: bool = True,
-    center_radius: float | None = 1.5,
-    byte_budget: int = 64 * 2**20,
-) -> Tensor:
+def assign(points: Sequence[Tensor], targets: Targets, *, candidates: Candidates) -> Tensor:
     """The box each point learns: index into `targets`, -1 for background, -2 inside an ignored region: `[A]` int64.
 
-    points: per level `[H*W, 2]`. A point is a candidate of a box if it lies inside it (and near its centre), and the
-    largest of its four distances is in the level's range; among several boxes the smallest wins. What is uncertain is
-    nobody's target. Memory is bounded: points are taken in portions of about `byte_budget` bytes, with the same result.
+    points: per level `[H*W, 2]`. Among several boxes that it could learn the smallest wins. What is uncertain is
+    nobody's target. Memory is bounded by the portions of `candidates`.
     """
     rows = (~targets.uncertain).nonzero().squeeze(1)
     if len(rows) == 0:
@@ -378,15 +369,7 @@ def assign(
     areas = torch.where(ignore, math.inf, box_ops.areas(boxes))
     ignored = boxes[ignore]
     portions = []
-    for portion, mask in box_ops.candidates(
-        points,
-        boxes,
-        strides=strides,
-        level_ranges=level_ranges,
-        inclusive_ranges=inclusive_ranges,
-        center_radius=center_radius,
-        byte_budget=byte_budget,
-    ):
+    for portion, mask in candidates(points, boxes):
         smallest, index = torch.where(mask, areas, math.inf).min(dim=1)
         matched = torch.where(smallest.isfinite(), rows[index], BACKGROUND)
         if len(ignored):

@@ -31,10 +31,10 @@ K bins of a distance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.layers import Activation, Norm, make_activation, make_norm, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, check_classes, detector
+from aweigh.models.detector import Assign, Candidates, Selection, check_classes, detector
 from aweigh.models.fcos import assign
 from aweigh.necks.pan import LitePAN
 from aweigh.ops import boxes as box_ops
@@ -105,9 +105,8 @@ class FCOSLite(nn.Module):
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
-        rule: dict[str, Any] = {"strides": self.strides, "level_ranges": LEVEL_RANGES}
-        self.assign: Callable[..., Tensor] = partial(assign, **rule)
-        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(box_ops.candidates, **rule)
+        self.candidates: Candidates = partial(box_ops.candidates, strides=self.strides, level_ranges=LEVEL_RANGES)
+        self.assign: Assign = partial(assign, candidates=self.candidates)
 
         self.selection = FCOSLiteSelection()
 

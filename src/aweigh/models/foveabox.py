@@ -20,7 +20,7 @@ Legend: B images, A points over all levels, C classes, H x W cells of a level, N
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -37,7 +37,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, conv_tower, make_norm, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, check_classes, detector
+from aweigh.models.detector import Assign, Candidates, Selection, check_classes, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -99,9 +99,9 @@ class FoveaBox(nn.Module):
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
-        rule: dict[str, Any] = {"level_ranges": level_ranges(self.strides, eta), "sigma": sigma}
-        self.assign: Callable[..., Tensor] = partial(assign, **rule)
-        self.candidates: Callable[..., Iterator[tuple[Tensor, Tensor]]] = partial(candidates, **rule)
+        ranges = level_ranges(self.strides, eta)
+        self.candidates: Candidates = partial(candidates, level_ranges=ranges, sigma=sigma)
+        self.assign: Assign = partial(assign, candidates=self.candidates)
         self.alpha, self.gamma, self.beta = alpha, gamma, beta
 
         self.selection = FoveaBoxSelection()
@@ -275,30 +275,18 @@ def level_ranges(strides: Sequence[int], eta: float) -> list[tuple[float, float]
 
 
 @torch.no_grad()
-def assign(
-    points: Sequence[Tensor],
-    targets: Targets,
-    *,
-    level_ranges: Sequence[tuple[float, float]],
-    sigma: float,
-    byte_budget: int = 64 * 2**20,
-) -> Tensor:
+def assign(points: Sequence[Tensor], targets: Targets, *, candidates: Candidates) -> Tensor:
     """The box each point learns: index into `targets`, -1 for background, -2 inside an ignored region: `[A]` int64.
 
-    points: per level `[H*W, 2]`. A point is a candidate of a box if it lies in its fovea, and the box in the level's
-    range; among several boxes the smallest wins. Memory is bounded: points are taken in portions of about `byte_budget`
-    bytes, with the same result.
+    points: per level `[H*W, 2]`. Among several boxes that it could learn the smallest wins. Memory is bounded by the
+    portions of `candidates`.
     """
-    together = torch.cat(list(points))
+    boxes, together = targets.boxes[targets.learned], torch.cat(list(points))
     index = together.new_full((len(together),), BACKGROUND, dtype=torch.int64)
-    boxes = targets.boxes[targets.learned]
     if len(boxes):
         areas = box_ops.areas(boxes)
-        portions = []
-        for _, could in candidates(points, boxes, level_ranges=level_ranges, sigma=sigma, byte_budget=byte_budget):
-            smallest, nearest = torch.where(could, areas, math.inf).min(dim=1)
-            portions.append(torch.where(smallest.isfinite(), nearest, BACKGROUND))
-        index = torch.cat(portions)
+        smallest = [torch.where(could, areas, math.inf).min(dim=1) for _, could in candidates(points, boxes)]
+        index = torch.cat([torch.where(area.isfinite(), nearest, BACKGROUND) for area, nearest in smallest])
     return among_all(index, together, targets.boxes, targets.learned, targets.ignore)
 
 
@@ -310,7 +298,10 @@ def candidates(
     sigma: float,
     byte_budget: int = 64 * 2**20,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Portions of the points `[p, 2]`, in order, and which boxes `[N, 4]` each could learn: `[p, N]` bool."""
+    """Portions of the points `[p, 2]`, in order, and which boxes `[N, 4]` each could learn: `[p, N]` bool.
+
+    Those in whose fovea it lies, and that lie in the range of its level. Portions are of about `byte_budget` bytes.
+    """
     middle, fovea = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * (sigma / 2)  # [N, 2] half of it
     side = box_ops.areas(boxes).sqrt()
     size = max(1, byte_budget // (24 * max(1, len(boxes))))  # bytes of a point and a box at the peak

@@ -68,7 +68,7 @@ from aweigh.weights.convert.detectron2 import (
     retinanet_from_detectron2,
 )
 from aweigh.weights.convert.torchvision import retinanet_from_torchvision, torchvision_record
-from aweigh.weights.record import PublishedWeights
+from aweigh.weights.record import PublishedWeights, by_builder
 
 Assignment = Literal["overlap", "adaptive", "aligned"]
 
@@ -410,27 +410,27 @@ def _torchvision(name: str, file: str, average_precision: float, **arguments: An
 
 # Torchvision reads its first COCO weights with an epsilon of 0, as they were trained.
 _FIRST = _torchvision(
-    *("torchvision", "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4),
+    "torchvision",
+    "retinanet_resnet50_fpn_coco-eeacb38b.pth",
+    36.4,
     backbone_norm="frozen_bn",
     backbone_norm_eps=0.0,
 )
 _SECOND = _torchvision("torchvision_v2", "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", 41.5)
 
 
-def _detectron2(name: str, builder: str, run: str, average_precision: float) -> PublishedWeights:
-    return detectron2_record(
-        name, f"COCO-Detection/{run}", builder, {"AP": average_precision}, retinanet_from_detectron2
-    )
+def _detectron2(name: str, body: str, run: str, average_precision: float) -> PublishedWeights:
+    run, builder = f"COCO-Detection/retinanet_{run}", f"retinanet_{body}_fpn_detectron2"
+    return detectron2_record(name, run, builder, {"AP": average_precision}, retinanet_from_detectron2)
 
 
-_R50, _R101 = "retinanet_resnet50_fpn_detectron2", "retinanet_resnet101_fpn_detectron2"
 PUBLISHED = {
     "retinanet_resnet50_fpn": {"torchvision_v2": _SECOND, "torchvision": _FIRST},
-    "retinanet_resnet50_fpn_torchvision": {"torchvision": _FIRST},
-    "retinanet_resnet50_fpn_v2_torchvision": {"torchvision_v2": _SECOND},
-    _R50: {
-        "3x": _detectron2("3x", _R50, "retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl", 38.7),
-        "1x": _detectron2("1x", _R50, "retinanet_R_50_FPN_1x/190397773/model_final_bfca0b.pkl", 37.4),
-    },
-    _R101: {"3x": _detectron2("3x", _R101, "retinanet_R_101_FPN_3x/190397697/model_final_971ab9.pkl", 40.4)},
+    **by_builder(
+        _FIRST,
+        _SECOND,
+        _detectron2("3x", "resnet50", "R_50_FPN_3x/190397829/model_final_5bd44e.pkl", 38.7),
+        _detectron2("1x", "resnet50", "R_50_FPN_1x/190397773/model_final_bfca0b.pkl", 37.4),
+        _detectron2("3x", "resnet101", "R_101_FPN_3x/190397697/model_final_971ab9.pkl", 40.4),
+    ),
 }

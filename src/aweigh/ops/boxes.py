@@ -162,7 +162,11 @@ def candidates(
     center_radius: float | None = 1.5,
     byte_budget: int = 64 * 2**20,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Portions of the points `[p, 2]`, in order, and which boxes `[N, 4]` each could learn: `[p, N]` bool."""
+    """Portions of the points `[p, 2]`, in order, and which boxes `[N, 4]` each could learn: `[p, N]` bool.
+
+    FCOS's rule: a point lies inside the box, within `center_radius` strides of its centre, and the largest of its four
+    distances is in the range of its level. Portions are of about `byte_budget` bytes.
+    """
 
     def per_point(values: Sequence[float]) -> Tensor:
         return torch.cat([p.new_full((len(p), 1), value) for p, value in zip(points, values, strict=True)])
