@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -48,6 +50,14 @@ def read_text(file: Path) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is not text in UTF-8 ({error}). Save it as UTF-8.") from error
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds; `DataError` where it is none."""
+    try:
+        return json.loads(read_bytes(file))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Export it again.") from error
 
 
 def special(file: Path) -> str:

@@ -5,7 +5,8 @@
 
 Columns come in any order and spelling of those below, between commas, semicolons or tabs; a file without such a head is
 none. Corners are pixels, taken as they are. A line with a picture alone says that somebody looked and found nothing.
-Class names come from `classes.txt` or `labels.txt` beside the file, if there is one.
+Class names come from `classes.txt` or `labels.txt` beside the file, if there is one. The file is `train.csv`,
+`train_labels.csv`, `train/_annotations.csv` or one CSV alone, in the folder or in those inside.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aweigh.annotations.flat import TextList
@@ -25,10 +25,20 @@ from aweigh.annotations.records import as_number, as_side
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError, counted, printable
 from aweigh.files import read_text
-from aweigh.layouts.drawn import Drawn, Shape, read_drawn
-from aweigh.layouts.finding import annotation_files, head_of, in_order, listed_names, picture_folders
-from aweigh.layouts.layout import Layout, MaskChoice, SplitFiles, Writing
-from aweigh.layouts.writing import AREAS, decimal, has_file, is_object, lost_beside_boxes, united_names, write_text
+from aweigh.layouts.drawn import Drawn, Shape, drawn_layout
+from aweigh.layouts.finding import annotation_files, head_of, listed_names
+from aweigh.layouts.layout import MaskChoice, SplitFiles, Writing
+from aweigh.layouts.writing import (
+    AREAS,
+    IGNORED,
+    SHAPES,
+    decimal,
+    has_file,
+    is_object,
+    lost_beside_boxes,
+    united_names,
+    write_text,
+)
 
 # Names of columns in small letters without signs, so that "X_Min" is "xmin"; the first that is there is taken.
 _PICTURE = (
@@ -51,23 +61,12 @@ _SIDES = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("xmin", "ymin", 
 _SIZE = (("height", "width"), ("imageheight", "imagewidth"), ("imgheight", "imgwidth"))
 
 
-def find(root: Path) -> dict[str, SplitFiles]:
-    """`train.csv`, `train_labels.csv`, `train/_annotations.csv` or one CSV alone, in the folder or in those inside."""
-    found = annotation_files(root, ("*.csv",), lambda file: _Columns.of(_head(file)).box is not None)
-    return in_order({name: _files(name, file, root) for name, file in found.items()})
-
-
-def by_hand(annotations: Path, name: str) -> SplitFiles | None:
-    """A CSV; None for anything else."""
-    own = annotations.is_file() and annotations.suffix.lower() == ".csv"
-    return _files(name, annotations, annotations.parent.parent) if own else None
-
-
-def _files(name: str, file: Path, root: Path) -> SplitFiles:
-    folders = picture_folders(file, root)
-    own = [folder / name for folder in folders if (folder / name).is_dir()]
-    names = listed_names(file.parent / "classes.txt", file.parent / "labels.txt")
-    return SplitFiles(name, "csv", file, (*own, *folders), names=names)
+def _with_names(files: SplitFiles) -> SplitFiles:
+    """Also the pictures in folders of the split's name, and the classes that a file beside the CSV names."""
+    own = [folder / files.name for folder in files.images if (folder / files.name).is_dir()]
+    beside = files.annotations.parent
+    names = listed_names(beside / "classes.txt", beside / "labels.txt")
+    return replace(files, images=(*own, *files.images), names=names)
 
 
 @dataclass(frozen=True)
@@ -190,22 +189,17 @@ def write(splits: Mapping[str, Split], names: Mapping[str, TextList], out: Path,
 
 
 def cannot_hold(splits: Mapping[str, Split], _: MaskChoice) -> list[str]:
-    texts = {
-        "crowd": ("region", "left out"),
-        "difficult": ("object", "to be ignored, written as an ordinary one"),
-        "masks": ("mask", "left out"),
-        "keypoints": ("object", "written without"),
-        "skeleton": ("line", "between keypoints left out"),
-    }
     count = sum(int((~has_file(split)).sum()) for split in splits.values())
     line = f"never labelled: {counted(count, 'image')} that nobody labelled, or whose labels are all lost, not listed"
-    return lost_beside_boxes(splits, texts | AREAS) + [line] * bool(count)
+    return lost_beside_boxes(splits, IGNORED | SHAPES | AREAS) + [line] * bool(count)
 
 
-LAYOUT = Layout(
-    looks_for="CSV (train.csv with a box a line, columns by name)",
-    find=find,
-    by_hand=by_hand,
-    read=partial(read_drawn, _parse),
+LAYOUT = drawn_layout(
+    "csv",
+    "CSV (train.csv with a box a line, columns by name)",
+    _parse,
+    find=lambda root: annotation_files(root, ("*.csv",), lambda file: _Columns.of(_head(file)).box is not None),
+    by_hand=lambda file: file if file.is_file() and file.suffix.lower() == ".csv" else None,
+    completed=_with_names,
     writing=Writing(write, cannot_hold, file_each=False),
 )

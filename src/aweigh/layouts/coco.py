@@ -13,7 +13,6 @@ labelled for. An annotation with `"uncertain": true` may or may not be an object
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from aweigh.annotations.records import (
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, NOT_SAID, REVIEWED, Split
 from aweigh.classes import Classes
 from aweigh.errors import DataError, some_of
-from aweigh.files import read_bytes
+from aweigh.files import read_json
 from aweigh.layouts.coco_fields import as_key, classes_of, extras_of, header_of, keypoints_of, label_sets_of
 from aweigh.layouts.coco_images import distinct_images, resolve_images
 from aweigh.layouts.coco_write import cannot_hold, write
@@ -250,10 +249,7 @@ def _with_keypoints(records: Records, kept: _Annotations, where: Sequence[str], 
 
 
 def _json(file: Path, needed: str = "images") -> dict[str, Any]:
-    try:
-        data = json.loads(read_bytes(file))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Export it again.") from error
+    data = read_json(file)
     if not isinstance(data, dict) or needed not in data:
         got = f"the keys {some_of(list(data), 12)}" if isinstance(data, dict) else f"a {type(data).__name__}"
         raise DataError(f"{file}: a COCO file is an object with images, annotations and categories, this has {got}.")

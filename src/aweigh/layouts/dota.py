@@ -11,35 +11,26 @@ A file without a line says that somebody looked and found nothing.
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, Problem
+from aweigh.annotations.problems import CHANGED, DROPPED, Problem
 from aweigh.annotations.records import as_number
-from aweigh.errors import DataError, printable
+from aweigh.errors import printable
 from aweigh.files import read_text
-from aweigh.layouts.drawn import Drawn, Shape, read_drawn
-from aweigh.layouts.finding import annotation_folders, in_order, picture_folders
-from aweigh.layouts.layout import Layout, SplitFiles
+from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, each_file
+from aweigh.layouts.finding import annotation_folders
+from aweigh.layouts.layout import SplitFiles
+
+_HEAD = ("imagesource", "gsd", "acquisition")
 
 
-def find(root: Path) -> dict[str, SplitFiles]:
+def _find(root: Path) -> dict[str, Path]:
     """`labelTxt/` beside `images/`, in the folder or in those of the splits; MMRotate calls it `annfiles/`."""
     folders = [root, *sorted(entry for entry in root.iterdir() if entry.is_dir())]
     names = dict.fromkeys(entry.name for folder in folders for entry in sorted(folder.iterdir()) if _is_named(entry))
-    found = annotation_folders(root, tuple(names), _holds)
-    return in_order({name: _files(name, folder, root) for name, folder in found.items()})
-
-
-def by_hand(annotations: Path, name: str) -> SplitFiles | None:
-    """A folder of DOTA's files; None where it is none."""
-    return _files(name, annotations, annotations.parent) if _is_named(annotations) and _holds(annotations) else None
-
-
-def _files(name: str, folder: Path, root: Path) -> SplitFiles:
-    return SplitFiles(name, "dota", folder, picture_folders(folder, root))
+    return annotation_folders(root, tuple(names), _holds)
 
 
 def _is_named(entry: Path) -> bool:
@@ -53,21 +44,11 @@ def _holds(folder: Path) -> bool:
 
 def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
     drawn = []
-    for file in sorted(files.annotations.glob("*.txt")):
-        try:
-            lines = read_text(file).splitlines()
-        except DataError as error:
-            problems.append(Problem("annotation file unreadable", file.name, None, str(error), SKIPPED))
-            continue
+    for file, text in each_file(files.annotations, "*.txt", read_text, problems):
         picture = Drawn((f"{file.stem}.png",), file.name, looked_at=True)
-        for number, line in enumerate(lines, start=1):
-            if not line.strip() or line.casefold().lstrip("\ufeff ").startswith(("imagesource", "gsd", "acquisition")):
-                continue
-            shape = _shape(line, f"line {number}", file.name, problems)
-            if shape is None:
-                picture.lost = True
-            else:
-                picture.shapes.append(shape)
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip() and not line.casefold().lstrip("\ufeff ").startswith(_HEAD):
+                picture.add(_shape(line, f"line {number}", file.name, problems))
         drawn.append(picture)
     return drawn
 
@@ -89,4 +70,10 @@ def _shape(line: str, mark: str, where: str, problems: list[Problem]) -> Shape |
     )
 
 
-LAYOUT = Layout(looks_for="DOTA (labelTxt/*.txt)", find=find, by_hand=by_hand, read=partial(read_drawn, _parse))
+LAYOUT = drawn_layout(
+    "dota",
+    "DOTA (labelTxt/*.txt)",
+    _parse,
+    find=_find,
+    by_hand=lambda folder: folder if _is_named(folder) and _holds(folder) else None,
+)

@@ -1,28 +1,25 @@
 """What labelling tools say of pictures, whatever their files look like: outlines with a class, made into a split.
 
-A layout of this kind is a module with a finder, which recognises the files of a folder, and a function that reads these
-files into `Drawn` pictures. What they share is here: finding the pictures inside the folder, one list of classes for
-all splits, boxes round outlines, masks from polygons.
+A layout of this kind (`drawn_layout`) is a module that knows its files in a folder and reads them into `Drawn`
+pictures. What they share is here: finding the pictures inside the folder, one list of classes for all splits, boxes
+round outlines, masks from polygons.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from aweigh.annotations.exif_frames import settle_frames
 from aweigh.annotations.problems import DROPPED, SKIPPED, Problem, suspicions
 from aweigh.annotations.records import (
     UNKNOWN,
-    Records,
     as_number,
     build_split,
     choose_classes,
@@ -32,9 +29,11 @@ from aweigh.annotations.records import (
 )
 from aweigh.annotations.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.errors import DataError, printable, some_of
-from aweigh.files import below, read_bytes
+from aweigh.files import below
 from aweigh.images.reader import SUFFIXES
-from aweigh.layouts.layout import SplitFiles
+from aweigh.layouts.finding import in_order, picture_folders
+from aweigh.layouts.layout import Layout, SplitFiles, Writing
+from aweigh.layouts.rows import Row, records_of, settled
 
 CORNERS_OF_A_CIRCLE = 48  # of the polygon that stands for it: 0.3 % of its area are lost
 
@@ -67,8 +66,65 @@ class Drawn:
     lost: bool = False  # it has an annotation that could not be read
     hint: str = ""  # said where its picture is not found
 
+    def add(self, shape: Shape | None) -> None:
+        """One more object; None for an annotation that could not be read."""
+        if shape is None:
+            self.lost = True
+        else:
+            self.shapes.append(shape)
+
 
 Parse = Callable[[SplitFiles, list[Problem]], list[Drawn]]
+Read = TypeVar("Read")
+
+
+def drawn_layout(
+    name: str,
+    looks_for: str,
+    parse: Parse,
+    *,
+    find: Callable[[Path], dict[str, Path]],
+    by_hand: Callable[[Path], Path | None],
+    completed: Callable[[SplitFiles], SplitFiles] = lambda files: files,
+    writing: Writing | None = None,
+) -> Layout:
+    """A layout that `parse` reads, whose pictures lie near its annotations.
+
+    find: the file or folder of the annotations of each split, in a folder. by_hand: the same of what the user names;
+    None where that is of another layout. completed: with what else is known of the files of a split.
+    """
+
+    def files(split: str, place: Path, root: Path) -> SplitFiles:
+        return completed(SplitFiles(split, name, place, picture_folders(place, root)))
+
+    def find_files(root: Path) -> dict[str, SplitFiles]:
+        return in_order({split: files(split, place, root) for split, place in find(root).items()})
+
+    def files_by_hand(annotations: Path, split: str) -> SplitFiles | None:
+        place = by_hand(annotations)
+        if place is None:
+            return None
+        return files(split, place, (place if place.is_dir() else place.parent).parent)
+
+    return Layout(looks_for, find_files, files_by_hand, partial(read_drawn, parse), writing)
+
+
+def each_file(
+    folder: Path, pattern: str, read: Callable[[Path], Read], problems: list[Problem]
+) -> Iterator[tuple[Path, Read]]:
+    """The files of a folder and what `read` makes of each; those that it cannot read are named."""
+    for file in sorted(folder.glob(pattern)):
+        try:
+            content = read(file)
+        except DataError as error:
+            problems.append(Problem("annotation file unreadable", file.name, None, str(error), SKIPPED))
+        else:
+            yield file, content
+
+
+def unreadable(wanted: str, got: object, where: str, mark: str, action: str = DROPPED) -> Problem:
+    """That a record of a file is something else than is wanted."""
+    return Problem("unreadable record", where, mark, f"{wanted}, got {printable(str(got))[:60]}", action)
 
 
 def outlined(label: str, mark: str, points: np.ndarray, *more: np.ndarray) -> Shape:
@@ -85,14 +141,6 @@ def ellipse(x: float, y: float, wide: float, high: float, turn: float = 0.0) -> 
     along, across = wide * np.cos(angles), high * np.sin(angles)
     cosine, sine = math.cos(turn), math.sin(turn)
     return np.column_stack([x + along * cosine - across * sine, y + along * sine + across * cosine])
-
-
-def read_json(file: Path) -> Any:
-    """What a JSON file holds; `DataError` where it is none."""
-    try:
-        return json.loads(read_bytes(file))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Export it again.") from error
 
 
 def points_of(values: Any) -> np.ndarray | None:
@@ -122,7 +170,7 @@ def read_drawn(
     declared = np.array([picture.size_hw for picture in pictures], dtype=np.int64).reshape(-1, 2)
     sizes_hw = known_sizes(paths, declared, problems)
     usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
-    rows: list[tuple[int, int, Shape]] = []
+    rows: list[Row] = []
     said = []
     for image, number in enumerate(usable.tolist()):
         picture = pictures[number]
@@ -133,15 +181,14 @@ def read_drawn(
                 problems.append(Problem("label out of range", picture.where, shape.mark, detail, DROPPED))
                 picture.lost = True
             if label >= 0:
-                rows.append((image, label, shape))
+                row = Row(image, label, shape.box, shape.mark, shape.difficult, shape.polygons, corners=shape.corners)
+                rows.append(row)
         looked_at = REVIEWED if picture.looked_at or picture.shapes else NOT_SAID
         said.append(LABELS_LOST if picture.lost else looked_at)
     used = [paths[row] for row in usable]
     root = Path(os.path.commonpath([path.parent for path in used])) if used else files.images[0]
-    records = _records(used, sizes_hw[usable], said, rows)
-    settled = settle_frames(used, records.sizes_hw, records.image_of, records.boxes, problems)
-    records = replace(records, sizes_hw=settled)
-    problems.extend(suspicions(records.boxes_xywh, settled[records.image_of], files.annotations.name))
+    records = settled(records_of(used, sizes_hw[usable], said, rows, problems), problems)
+    problems.extend(suspicions(records.boxes_xywh, records.sizes_hw[records.image_of], files.annotations.name))
     return build_split(records, name=name, layout=files.layout, root=root, classes=classes, problems=problems)
 
 
@@ -151,38 +198,6 @@ def _parsed(parse: Parse, files: SplitFiles) -> list[Drawn]:
         return parse(files, [])
     except DataError:
         return []
-
-
-def _records(
-    paths: Sequence[Path], sizes_hw: np.ndarray, said: Sequence[int], rows: Sequence[tuple[int, int, Shape]]
-) -> Records:
-    boxes = np.array([shape.box for _, _, shape in rows], dtype=np.float64).reshape(-1, 4)
-    polygons = [[part.reshape(-1).tolist() for part in shape.polygons] for _, _, shape in rows]
-    boxes_xywh = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
-    return Records(
-        paths=paths,
-        image_ids=np.arange(1, len(paths) + 1),
-        sizes_hw=sizes_hw,
-        image_of=np.array([image for image, _, _ in rows], dtype=np.int64),
-        boxes=boxes,
-        boxes_xywh=boxes_xywh,
-        labels=np.array([label for _, label, _ in rows], dtype=np.int64),
-        crowd=np.zeros(len(rows), dtype=bool),
-        difficult=np.array([shape.difficult for _, _, shape in rows], dtype=bool),
-        area=np.array([_area(shape.polygons) for _, _, shape in rows], dtype=np.float64),
-        annotation_ids=np.arange(1, len(rows) + 1),
-        marks=[shape.mark for _, _, shape in rows],
-        shown=boxes,
-        said=np.array(said, dtype=np.int8),
-        segmentations=polygons,
-        outlines=[shape.polygons if shape.corners is None else (shape.corners,) for _, _, shape in rows],
-    )
-
-
-def _area(polygons: Sequence[np.ndarray]) -> float:
-    """What polygons enclose, by their corners; NaN for none."""
-    areas = [abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2 for x, y in (part.T for part in polygons)]
-    return sum(areas) if areas else math.nan
 
 
 # --- finding the pictures -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from aweigh.annotations.problems import DROPPED, KEPT, SKIPPED, Problem
-from aweigh.annotations.records import UNKNOWN, Records, as_number, build_split, choose_classes, known_sizes
+from aweigh.annotations.records import UNKNOWN, as_number, build_split, choose_classes, known_sizes
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import DataError, printable
 from aweigh.files import read_text
 from aweigh.layouts.finding import in_order, listed_splits
 from aweigh.layouts.layout import Layout, SplitFiles
-from aweigh.layouts.rows import pictures_by_stem
+from aweigh.layouts.rows import Row, label_lines, pictures_by_stem, records_of
 from aweigh.ops.cuboids import cuboids_from_solids
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")
@@ -51,14 +51,6 @@ class Label:
     box: tuple[float, ...]
     solid: tuple[float, ...]
     score: float | None = None
-
-
-@dataclass(frozen=True)
-class _Row:
-    image: int
-    label: int
-    line: Label
-    mark: str
 
 
 def find(root: Path) -> dict[str, SplitFiles]:
@@ -94,112 +86,67 @@ def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequ
     if listing is not None:
         stems = list(dict.fromkeys(line.split()[0] for line in read_text(listing).splitlines() if line.strip()))
     own = set(stems)
-    lines: dict[str, list[tuple[str, Label]] | None] = {}
+    lines: dict[str, list[tuple[str, Label]]] = {}
     lost: set[str] = set()
     for stem in every:
         found: list[Problem] = []
         lines[stem] = _read_labels(labels_folder / f"{stem}.txt", found)
         lost |= {stem} if found else set()
         problems += found if stem in own else []
-    names = _names(lines)
+    # KITTI's three classes, and whatever other types there are.
+    kinds = {label.kind for entries in lines.values() for _, label in entries}
+    names = [*CLASSES, *sorted(kinds - {*CLASSES, *NEIGHBOURS, *BACKGROUND, REGION})]
     classes, label_of = choose_classes(names, list(range(1, 1 + len(names))), wanted, labels_folder)
 
-    images, rows, said = _rows(stems, by_stem, lines, lost, label_of, len(classes), problems)
-    records = _records(images, rows, said, labels_folder.parent / "calib", problems)
+    paths = _pictures(stems, by_stem, lines, problems)
+    sizes_hw = known_sizes(paths, np.zeros((len(paths), 2), dtype=np.int64), problems)
+    usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
+    paths = [paths[row] for row in usable]
+    found_cameras = [_camera(labels_folder.parent / "calib" / f"{path.stem}.txt", problems) for path in paths]
+    cameras = np.array(found_cameras, dtype=np.float64).reshape(-1, 3, 4)
+    rows: list[Row] = []
+    objects: list[Label] = []
+    for image, path in enumerate(paths):
+        for mark, label in lines.get(path.stem, []):
+            # A region is one for every class, so that no measure of a class counts a mistake inside it.
+            one = label_of.get(NEIGHBOURS.get(label.kind, label.kind), UNKNOWN)  # or less than 0, not wanted
+            wanted_as = range(len(classes)) if label.kind == REGION else [one] * (one >= 0)
+            extras = json.dumps({"type": label.kind, "truncated": label.truncated, "occluded": label.occluded})
+            rows += [Row(image, number, label.box, mark, extras=extras) for number in wanted_as]
+            objects += [label] * len(wanted_as)
+    stems = [path.stem for path in paths]
+    said = [LABELS_LOST if stem in lost else REVIEWED if stem in lines else NEVER_LABELLED for stem in stems]
+    records = replace(
+        records_of(paths, sizes_hw[usable], said, rows, problems),
+        crowd=np.array([label.kind == REGION for label in objects], dtype=bool),
+        uncertain=np.array([label.kind in NEIGHBOURS for label in objects], dtype=bool),
+        cuboids=_cuboids(rows, objects, paths, cameras, problems),
+        cameras=cameras,
+    )
     return build_split(records, name=name, layout="kitti", root=pictures, classes=classes, problems=problems)
 
 
-def _records(
-    images: Sequence[Path], rows: Sequence[_Row], said: Sequence[int], calib: Path, problems: list[Problem]
-) -> Records:
-    """The pictures that can be read, with what is in them and the cameras that calibrations in a folder say."""
-    sizes_hw = known_sizes(images, np.zeros((len(images), 2), dtype=np.int64), problems)
-    usable = np.flatnonzero((sizes_hw > 0).all(axis=1))
-    place = np.full(len(images), -1, dtype=np.int64)
-    place[usable] = np.arange(len(usable))
-    rows = [row for row in rows if place[row.image] >= 0]
-    paths = [images[int(index)] for index in usable]
-    found_cameras = [_camera(calib / f"{path.stem}.txt", problems) for path in paths]
-    cameras = np.array(found_cameras, dtype=np.float64).reshape(-1, 3, 4)
-    image_of = place[[row.image for row in rows]].reshape(-1)
-    boxes = np.array([row.line.box for row in rows], dtype=np.float64).reshape(-1, 4)
-    lines = [row.line for row in rows]
-    return Records(
-        paths=paths,
-        image_ids=np.arange(1, len(paths) + 1),
-        sizes_hw=sizes_hw[usable],
-        image_of=image_of,
-        boxes=boxes,
-        boxes_xywh=np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]),
-        labels=np.array([row.label for row in rows], dtype=np.int64),
-        crowd=np.array([line.kind == REGION for line in lines], dtype=bool),
-        difficult=np.zeros(len(rows), dtype=bool),
-        area=np.full(len(rows), np.nan),
-        annotation_ids=np.arange(1, len(rows) + 1),
-        marks=[row.mark for row in rows],
-        shown=boxes,
-        said=np.array(said, dtype=np.int8)[usable],
-        extras=[
-            json.dumps({"type": line.kind, "truncated": line.truncated, "occluded": line.occluded}) for line in lines
-        ],
-        uncertain=np.array([line.kind in NEIGHBOURS for line in lines], dtype=bool),
-        cuboids=_cuboids(rows, [f"{paths[image].stem}.txt" for image in image_of], cameras[image_of], problems),
-        cameras=cameras,
-    )
-
-
-def _names(lines: dict[str, list[tuple[str, Label]] | None]) -> list[str]:
-    """KITTI's three classes, and whatever other types there are."""
-    found = {label.kind for entries in lines.values() for _, label in entries or []}
-    return [*CLASSES, *sorted(found - {*CLASSES, *NEIGHBOURS, *BACKGROUND, REGION})]
-
-
-def _rows(
-    stems: Sequence[str],
-    by_stem: dict[str, Path],
-    lines: dict[str, list[tuple[str, Label]] | None],
-    lost: set[str],
-    label_of: dict[str, int],
-    classes: int,
-    problems: list[Problem],
-) -> tuple[list[Path], list[_Row], list[int]]:
-    """The pictures, what is in them, and whether somebody looked at each. lost: those of which a line was left out."""
-    images: list[Path] = []
-    rows: list[_Row] = []
-    said: list[int] = []
+def _pictures(
+    stems: Sequence[str], by_stem: Mapping[str, Path], lines: Mapping[str, object], problems: list[Problem]
+) -> list[Path]:
+    """The pictures that are there; a missing one is named, and one without a label file."""
     for stem in stems:
         if stem not in by_stem:
             problems.append(Problem("image file missing", f"{stem}.png", None, "no picture of that name", SKIPPED))
-            continue
-        entries = lines.get(stem)
-        if stem not in lines:
+        elif stem not in lines:
             problems.append(Problem("annotation file missing", f"{stem}.txt", None, "no such label file", KEPT))
-        said.append(LABELS_LOST if stem in lost else REVIEWED if stem in lines else NEVER_LABELLED)
-        for mark, label in entries or []:
-            # A region is one for every class, so that no measure of a class counts a mistake inside it.
-            one = label_of.get(NEIGHBOURS.get(label.kind, label.kind), UNKNOWN)  # or less than 0, not wanted
-            own = range(classes) if label.kind == REGION else [one]
-            rows += [_Row(len(images), number, label, mark) for number in own if number >= 0]
-        images.append(by_stem[stem])
-    return images, rows, said
+    return [by_stem[stem] for stem in stems if stem in by_stem]
 
 
-def _read_labels(file: Path, problems: list[Problem]) -> list[tuple[str, Label]] | None:
-    """The lines of a label file, each with which it is; bad ones become problems. None where there is no such file."""
-    try:
-        text = read_text(file)
-    except DataError as error:
-        problems.append(Problem("label file unreadable", file.name, None, str(error), DROPPED))
-        return None
+def _read_labels(file: Path, problems: list[Problem]) -> list[tuple[str, Label]]:
+    """The lines of a label file, each with which it is; bad ones become problems."""
     entries = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for mark, line in label_lines(file, problems):
         label = parse_label(line)
         if isinstance(label, str):
-            problems.append(Problem("unreadable line", file.name, f"line {number}", label, DROPPED))
+            problems.append(Problem("unreadable line", file.name, mark, label, DROPPED))
         else:
-            entries.append((f"line {number}", label))
+            entries.append((mark, label))
     return entries
 
 
@@ -225,16 +172,16 @@ def label_text(label: Label) -> str:
 
 
 def _cuboids(
-    rows: Sequence[_Row], files: Sequence[str], cameras: np.ndarray, problems: list[Problem]
+    rows: Sequence[Row], objects: Sequence[Label], paths: Sequence[Path], cameras: np.ndarray, problems: list[Problem]
 ) -> np.ndarray | None:
     """`[M, 7]` float32: how each object looks to its camera, NaN where that is not known; None where it never is.
 
-    cameras: `[M, 3, 4]`, of the picture of each.
+    paths, cameras: of each picture, the latter `[I, 3, 4]`.
     """
     found = np.full((len(rows), 7), np.nan)
-    for number, row in enumerate(rows):
-        height, width, length, x, y, z, turn = solid = row.line.solid
-        if row.line.kind == REGION or solid == NOT_KNOWN:
+    for number, (row, label) in enumerate(zip(rows, objects, strict=True)):
+        height, width, length, x, y, z, turn = solid = label.solid
+        if label.kind == REGION or solid == NOT_KNOWN:
             continue
         why = ""
         if min(height, width, length) <= 0:
@@ -243,11 +190,12 @@ def _cuboids(
             why = f"its depth is {z:g}; it must be above 0, before the camera"
         if why:
             kind, detail = "place in space cannot be used", f"{why}; its box is kept"
-            problems.append(Problem(kind, files[number], row.mark, detail, DROPPED))
+            problems.append(Problem(kind, f"{paths[row.image].stem}.txt", row.mark, detail, DROPPED))
         else:
             found[number] = x, y, z, height, width, length, turn
     given = np.isfinite(found).all(axis=1)
-    found[given] = cuboids_from_solids(torch.tensor(found[given]), torch.tensor(cameras[given])).numpy()
+    images = np.array([row.image for row in rows], dtype=np.int64)
+    found[given] = cuboids_from_solids(torch.tensor(found[given]), torch.tensor(cameras[images[given]])).numpy()
     return found.astype(np.float32) if np.isfinite(found).all(axis=1).any() else None
 
 

@@ -2,42 +2,34 @@
 
 `{"shapes": [{"label", "points", "shape_type", "group_id"}], "imagePath", "imageHeight", "imageWidth", "imageData"}`;
 X-AnyLabeling and others write the same. Polygons of one label and group are one object. The picture is looked for by
-`imagePath` and by the name of the JSON, inside the folder. Points and lines hold no object: left out and named.
+`imagePath` and by the name of the JSON, inside the folder. Points and lines hold no object: left out and named. The
+files lie in `train/`, `train/labels/`, `labels/train/`, or in one folder.
 """
 
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aweigh.annotations.problems import CHANGED, DROPPED, SKIPPED, Problem
+from aweigh.annotations.problems import CHANGED, DROPPED, Problem
 from aweigh.annotations.records import as_side
-from aweigh.errors import DataError, printable
-from aweigh.layouts.drawn import Drawn, Shape, ellipse, outlined, points_of, read_drawn, read_json
-from aweigh.layouts.finding import annotation_folders, head_of, in_order, picture_folders
-from aweigh.layouts.layout import Layout, SplitFiles
+from aweigh.errors import printable
+from aweigh.files import read_json
+from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, each_file, ellipse, outlined, points_of, unreadable
+from aweigh.layouts.finding import annotation_folders, head_of
+from aweigh.layouts.layout import SplitFiles
 
 _PLACES = ("", "annotations", "Annotations", "labels", "label", "json", "jsons", "ann", "anns", "labelme")
 
 
-def find(root: Path) -> dict[str, SplitFiles]:
-    """Folders of labelme's files: `train/`, `train/labels/`, `labels/train/`, or one folder of them."""
-    found = annotation_folders(root, _PLACES, _holds)
-    return in_order({name: _files(name, folder, root) for name, folder in found.items()})
-
-
-def by_hand(annotations: Path, name: str) -> SplitFiles | None:
-    """A folder of labelme's files, or one of them; None where it is none."""
-    folder = annotations if annotations.is_dir() else annotations.parent
-    return _files(name, folder, folder.parent) if (_is_one(annotations) or _holds(annotations)) else None
-
-
-def _files(name: str, folder: Path, root: Path) -> SplitFiles:
-    return SplitFiles(name, "labelme", folder, picture_folders(folder, root))
+def _folder(annotations: Path) -> Path | None:
+    """The folder of labelme's files that a folder, or one of its files, stands for; None where it is none."""
+    if not _is_one(annotations) and not _holds(annotations):
+        return None
+    return annotations if annotations.is_dir() else annotations.parent
 
 
 def _holds(folder: Path) -> bool:
@@ -52,16 +44,12 @@ def _is_one(file: Path) -> bool:
 
 
 def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
-    drawn = []
-    for file in sorted(files.annotations.glob("*.json")):
-        try:
-            content = read_json(file)
-        except DataError as error:
-            problems.append(Problem("annotation file unreadable", file.name, None, str(error), SKIPPED))
-            continue
-        if isinstance(content, dict) and isinstance(content.get("shapes"), list):
-            drawn.append(_picture(file, content, problems))
-    return drawn
+    contents = each_file(files.annotations, "*.json", read_json, problems)
+    return [
+        _picture(file, content, problems)
+        for file, content in contents
+        if isinstance(content, dict) and isinstance(content.get("shapes"), list)
+    ]
 
 
 def _picture(file: Path, content: dict[str, Any], problems: list[Problem]) -> Drawn:
@@ -73,12 +61,10 @@ def _picture(file: Path, content: dict[str, Any], problems: list[Problem]) -> Dr
     groups: dict[tuple[str, str], list[Shape]] = {}
     for number, entry in enumerate(content["shapes"], start=1):
         shape = _shape(entry, f"shape {number}", file.name, problems)
-        if shape is None:
-            picture.lost = True
-        elif shape.polygons and entry.get("group_id") is not None:
+        if shape and shape.polygons and entry.get("group_id") is not None:
             groups.setdefault((shape.label, str(entry["group_id"])), []).append(shape)
         else:
-            picture.shapes.append(shape)
+            picture.add(shape)
     for (label, _), parts in groups.items():
         polygons = [polygon for part in parts for polygon in part.polygons]
         picture.shapes.append(outlined(label, parts[0].mark, *polygons) if len(parts) > 1 else parts[0])
@@ -90,8 +76,7 @@ def _shape(entry: Any, mark: str, where: str, problems: list[Problem]) -> Shape 
     label = entry.get("label") if isinstance(entry, dict) else None
     points = points_of(entry.get("points")) if isinstance(entry, dict) else None
     if not isinstance(label, str | int) or points is None:
-        detail = f"a label and points are expected, got {printable(str(entry))[:60]}"
-        problems.append(Problem("unreadable record", where, mark, detail, DROPPED))
+        problems.append(unreadable("a label and points are expected", entry, where, mark))
         return None
     label, count = printable(str(label)).strip(), len(points)
     kind = entry.get("shape_type") or ("polygon" if count > 2 else "rectangle")
@@ -100,7 +85,7 @@ def _shape(entry: Any, mark: str, where: str, problems: list[Problem]) -> Shape 
         shape = outlined(label, mark, points)
     elif kind == "circle" and count == 2:
         radius = float(np.hypot(*(points[1] - points[0])))
-        shape = around(label, mark, points[0], (radius, radius))
+        shape = outlined(label, mark, ellipse(float(points[0, 0]), float(points[0, 1]), radius, radius))
     elif kind == "mask" and count == 2:
         problems.append(Problem("mask as a picture", where, mark, "its box is used without it", CHANGED))
         shape = Shape(label, mark, (*low.tolist(), *(high + 1).tolist()))
@@ -116,11 +101,10 @@ def _shape(entry: Any, mark: str, where: str, problems: list[Problem]) -> Shape 
     return shape
 
 
-def around(label: str, mark: str, middle: np.ndarray, half: tuple[float, float], turn: float = 0.0) -> Shape:
-    """A circle or an ellipse with these half axes."""
-    return outlined(label, mark, ellipse(float(middle[0]), float(middle[1]), *half, turn))
-
-
-LAYOUT = Layout(
-    looks_for="labelme (*.json of single pictures)", find=find, by_hand=by_hand, read=partial(read_drawn, _parse)
+LAYOUT = drawn_layout(
+    "labelme",
+    "labelme (*.json of single pictures)",
+    _parse,
+    find=lambda root: annotation_folders(root, _PLACES, _holds),
+    by_hand=_folder,
 )

@@ -3,7 +3,8 @@
 Versions 1 and 2 are read: a table of pictures by key, in version 2's project files under `_via_img_metadata`; regions
 as a list or numbered; rectangles, circles, ellipses, polygons. Which attribute of a region is its class is not said
 anywhere: it is the one with the likeliest name (`class`, `label`, `name`, ...), else the one most regions have. Regions
-without any attribute are of the class "object". A picture without regions is not known to have been looked at.
+without any attribute are of the class "object". A picture without regions is not known to have been looked at. The file
+(`via_region_data.json`, `via_export_csv.csv`, a project file or another) lies in the folder or in those of the splits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,14 @@ import numpy as np
 from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
 from aweigh.annotations.records import as_number
 from aweigh.errors import DataError, printable
-from aweigh.files import read_text
-from aweigh.layouts.drawn import Drawn, Shape, ellipse, outlined, points_of, read_drawn, read_json
-from aweigh.layouts.finding import annotation_files, head_of, in_order, picture_folders
-from aweigh.layouts.layout import Layout, SplitFiles
+from aweigh.files import read_json, read_text
+from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, ellipse, outlined, points_of, unreadable
+from aweigh.layouts.finding import annotation_files, head_of
+from aweigh.layouts.layout import SplitFiles
 
 _IS_ONE = re.compile(rb'^\{(?=.*("_via_img_metadata"|"_via_settings"|"filename")\s*:)', re.S)
 _CLASS_ATTRIBUTES = ("class", "label", "name", "category", "class_name", "type", "object", "object_name")
 _UNNAMED = "object"
-
-
-def find(root: Path) -> dict[str, SplitFiles]:
-    """`via_region_data.json`, `via_export_csv.csv`, a project file or another, in the folder or in those of splits."""
-    found = annotation_files(root, ("*.json", "*.csv"), _is_one)
-    return in_order({name: _files(name, file, root) for name, file in found.items()})
-
-
-def by_hand(annotations: Path, name: str) -> SplitFiles | None:
-    """A file of VIA; None where it is none."""
-    return _files(name, annotations, annotations.parent.parent) if _is_one(annotations) else None
-
-
-def _files(name: str, file: Path, root: Path) -> SplitFiles:
-    return SplitFiles(name, "via", file, picture_folders(file, root))
 
 
 def _is_one(file: Path) -> bool:
@@ -63,17 +48,12 @@ def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
     drawn: dict[str, Drawn] = {}
     for number, (name, regions) in enumerate(pictures, start=1):
         if not isinstance(name, str) or not name.strip():
-            detail = f"a picture needs a filename, got {printable(str(name))[:60]}"
-            problems.append(Problem("unreadable record", where, f"picture {number}", detail, SKIPPED))
+            problems.append(unreadable("a picture needs a filename", name, where, f"picture {number}", SKIPPED))
             continue
         picture = drawn.setdefault(name, Drawn((name,), where))
         for region in regions:
             mark = f"region {len(picture.shapes) + 1} of {printable(name)}"
-            shape = _shape(region, mark, attribute, where, problems)
-            if shape is None:
-                picture.lost = True
-            else:
-                picture.shapes.append(shape)
+            picture.add(_shape(region, mark, attribute, where, problems))
     return list(drawn.values())
 
 
@@ -138,8 +118,7 @@ def _shape(region: Any, mark: str, attribute: str | None, where: str, problems: 
         return None
     shape = _outline(kind, drawn, label, mark)
     if shape is None:
-        detail = f"a rect, circle, ellipse or polygon is expected, got {printable(str(drawn))[:60]}"
-        problems.append(Problem("unreadable record", where, mark, detail, DROPPED))
+        problems.append(unreadable("a rect, circle, ellipse or polygon is expected", drawn, where, mark))
     return shape
 
 
@@ -164,6 +143,10 @@ def _outline(kind: str, drawn: dict[str, Any], label: str, mark: str) -> Shape |
     return None
 
 
-LAYOUT = Layout(
-    looks_for="VIA (via_region_data.json, *.csv)", find=find, by_hand=by_hand, read=partial(read_drawn, _parse)
+LAYOUT = drawn_layout(
+    "via",
+    "VIA (via_region_data.json, *.csv)",
+    _parse,
+    find=lambda root: annotation_files(root, ("*.json", "*.csv"), _is_one),
+    by_hand=lambda file: file if _is_one(file) else None,
 )

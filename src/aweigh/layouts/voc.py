@@ -13,7 +13,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 from xml.etree import ElementTree
@@ -21,7 +20,6 @@ from xml.parsers import expat
 
 import numpy as np
 
-from aweigh.annotations.exif_frames import settle_frames
 from aweigh.annotations.flat import TextList
 from aweigh.annotations.problems import CHANGED, DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import UNKNOWN, as_number, as_side, build_split, choose_classes
@@ -37,9 +35,10 @@ from aweigh.layouts.finding import (
     picture_folders,
 )
 from aweigh.layouts.layout import Layout, MaskChoice, SplitFiles, Writing
-from aweigh.layouts.rows import Row, pictures_by_stem, records_of
+from aweigh.layouts.rows import Row, pictures_by_stem, records_of, settled, written
 from aweigh.layouts.writing import (
     AREAS,
+    SHAPES,
     decimal,
     extra_fields,
     has_file,
@@ -118,12 +117,10 @@ def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequ
         declared.append([0, 0] if tree is None else [as_side(_text(tree, f"size/{side}")) for side in _SIDES])
         said.append(NEVER_LABELLED if tree is None else REVIEWED if whole else LABELS_LOST)
 
-    shown = np.array([row.box for row in rows], dtype=np.float64).reshape(-1, 4)
+    shown = written(rows)
     first_low = shown[:, :2] <= shown[:, 2:] + 1  # one pixel less, as a side of none is written, is not exchanged
     boxes = shown - np.hstack([first_low, ~first_low])  # the lower of the two counts from 1
-    records = records_of(paths, declared, problems, rows, boxes, shown, said)
-    settled = settle_frames(records.paths, records.sizes_hw, records.image_of, records.boxes, problems)
-    records = replace(records, sizes_hw=settled)
+    records = settled(records_of(paths, declared, said, rows, problems, boxes=boxes), problems)
     root = paths[0].parent if paths else files.images[0]
     return build_split(records, name=name, layout="voc", root=root, classes=classes, problems=problems)
 
@@ -167,7 +164,7 @@ def _objects(
         if label >= 0:
             corners, outline = _corners(item, where, mark, problems)
             difficult = _text(item, "difficult") == "1"
-            rows.append(Row(image, label, corners, mark, difficult, extras=_extras(item), outline=outline))
+            rows.append(Row(image, label, corners, mark, difficult, extras=_extras(item), corners=outline))
     return rows, whole
 
 
@@ -269,13 +266,8 @@ def write(splits: Mapping[str, Split], names: Mapping[str, TextList], out: Path,
 
 
 def cannot_hold(splits: Mapping[str, Split], _: MaskChoice) -> list[str]:
-    texts = {
-        "crowd": ("region", "written as difficult"),
-        "masks": ("mask", "left out"),
-        "keypoints": ("object", "written without"),
-        "skeleton": ("line", "between keypoints left out"),
-    }
-    return lost_beside_boxes(splits, texts | AREAS, holds=_holds)
+    crowd = {"crowd": ("region", "written as difficult")}
+    return lost_beside_boxes(splits, crowd | SHAPES | AREAS, holds=_holds)
 
 
 def _xml(split: Split, row: int, name: str) -> str:

@@ -29,6 +29,12 @@ _OF_BOXES = {
     "label sets": ("image", "labelled for a part of the classes; which ones is lost"),
 }
 AREAS = {"areas": ("object", "of another area than its box; it is lost")}
+IGNORED = {"crowd": ("region", "left out"), "difficult": ("object", "to be ignored, written as an ordinary one")}
+SHAPES = {
+    "masks": ("mask", "left out"),
+    "keypoints": ("object", "written without"),
+    "skeleton": ("line", "between keypoints left out"),
+}
 
 
 def lost_places(splits: Mapping[str, Split]) -> list[str]:

@@ -25,8 +25,8 @@ from aweigh.images.reader import SUFFIXES
 from aweigh.layouts.darknet import described_by_darknet, find_darknet
 from aweigh.layouts.finding import in_order, listed_names, split_name
 from aweigh.layouts.layout import Layout, SplitFiles, Writing
-from aweigh.layouts.rows import Row, records_of
-from aweigh.layouts.yolo_description import class_names, descriptions, read_description, splits_described
+from aweigh.layouts.rows import Row, label_lines, records_of, written
+from aweigh.layouts.yolo_description import class_names, descriptions, labels_folder, read_description, splits_described
 from aweigh.layouts.yolo_write import cannot_hold, write
 
 
@@ -114,7 +114,7 @@ def read(files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: 
                 said[image] = LABELS_LOST
             if label >= 0:
                 rows.append(_in_pixels(entry, image, label, sizes_hw[image]))
-    shown = np.array([row.box for row in rows], dtype=np.float64).reshape(-1, 4)
+    shown = written(rows)
     sizes_wh = sizes_hw[:, ::-1][[row.image for row in rows]].reshape(-1, 2).astype(np.float64)
     half = shown[:, 2:] / 2
     boxes = np.hstack([(shown[:, :2] - half) * sizes_wh, (shown[:, :2] + half) * sizes_wh])
@@ -124,7 +124,8 @@ def read(files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: 
         where, mark = pairs[rows[pixels[0]].image][1].name, rows[pixels[0]].mark
         problems.append(Problem("looks like pixels instead of fractions", where, mark, detail, KEPT))
     paths = [path for path, _ in pairs]
-    records = records_of(paths, sizes_hw, problems, rows, boxes, shown, said, *_pose(files))
+    points, skeleton = _pose(files)
+    records = records_of(paths, sizes_hw, said, rows, problems, boxes=boxes, keypoint_names=points, skeleton=skeleton)
     place = files.images[0] if files.images else files.annotations
     root = place if place.is_dir() else place.parent
     return build_split(
@@ -145,9 +146,11 @@ def _numbers(lines: Sequence[Sequence[Row]], files: SplitFiles, every: Mapping[s
 def _in_pixels(entry: Row, image: int, label: int, size_hw: np.ndarray) -> Row:
     """An object with its place among images and classes, polygon and keypoints in pixels, the box as it is written."""
     height, width = size_hw.tolist()
-    polygon = None if entry.polygon is None else _scaled(entry.polygon, (width, height))
-    points = None if entry.keypoints is None else _scaled(entry.keypoints, (width, height, 1))
-    return replace(entry, image=image, label=label, polygon=polygon, keypoints=points)
+    polygons = [part * (width, height) for part in entry.polygons]
+    points = None
+    if entry.keypoints is not None:
+        points = (np.array(entry.keypoints).reshape(-1, 3) * (width, height, 1)).reshape(-1).tolist()
+    return replace(entry, image=image, label=label, polygons=polygons, keypoints=points)
 
 
 def _pose(files: SplitFiles) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
@@ -219,12 +222,7 @@ def _label_file(picture: Path, within: Path | None) -> Path:
     Also beside it where that leads out of the folder the data are in, or where there is such a file alone.
     """
     beside = picture.with_suffix(".txt")
-    parts = list(picture.parts)
-    for position in reversed(range(len(parts) - 1)):
-        if parts[position] == "images":
-            parts[position] = "labels"
-            break
-    label = Path(*parts).with_suffix(".txt")
+    label = labels_folder(picture.parent) / beside.name
     leads_out = within is not None and not lies_within(label, within)
     return beside if leads_out or (os.path.lexists(beside) and not os.path.lexists(label)) else label
 
@@ -233,18 +231,9 @@ def _lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, int] 
     """The lines with class number, (cx, cy, w, h), polygon and keypoints as fractions; bad lines become problems."""
     if not os.path.lexists(file):
         return []
-    try:
-        text = read_text(file)
-    except DataError as error:
-        problems.append(Problem("label file unreadable", file.name, None, str(error), DROPPED))
-        return []
     entries = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        mark = f"line {number}"
-        values = [as_number(word) for word in words]
+    for mark, line in label_lines(file, problems):
+        values = [as_number(word) for word in line.split()]
         whole = np.isfinite(values[0]) and values[0] == int(values[0])
         if whole and len(values) == 5:
             entries.append(Row(0, int(values[0]), values[1:], mark))
@@ -258,7 +247,7 @@ def _lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, int] 
         elif whole and keypoint_shape is None and len(values) >= 7 and len(values) % 2 == 1:
             xs, ys = values[1::2], values[2::2]
             box = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
-            entries.append(Row(0, int(values[0]), box, mark, polygon=values[1:]))
+            entries.append(Row(0, int(values[0]), box, mark, polygons=[np.array(values[1:]).reshape(-1, 2)]))
         else:
             wanted = (
                 "a polygon" if keypoint_shape is None else f"{counted(keypoint_shape[0], 'keypoint')} after the box"
@@ -274,10 +263,6 @@ def _with_visibility(values: list[float], numbers: int) -> list[float]:
         return values
     pairs = zip(values[::2], values[1::2], strict=True)
     return [value for x, y in pairs for value in (x, y, 2.0 if x or y else 0.0)]
-
-
-def _scaled(values: Sequence[float], factors: Sequence[float]) -> list[float]:
-    return (np.array(values).reshape(-1, len(factors)) * np.array(factors)).reshape(-1).tolist()
 
 
 LAYOUT = Layout(

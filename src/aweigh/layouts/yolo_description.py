@@ -47,7 +47,7 @@ def splits_described(file: Path, description: dict[str, Any], *, anywhere: bool)
         places, remarks = _places(file, key, entries, bases, anywhere=anywhere)
         labels = file  # where there is no place to look in, there are no labels either
         if places:
-            labels = file.parent if places[0].is_file() else _labels_folder(places[0])
+            labels = file.parent if places[0].is_file() else labels_folder(places[0])
             if not anywhere and not lies_within(labels, file.parent):
                 labels = places[0]
         found[split] = SplitFiles(
@@ -97,7 +97,7 @@ def _options(entry: str, bases: Sequence[Path]) -> list[Path]:
     return [Path(name) for name in dict.fromkeys(named) if os.path.exists(name)]
 
 
-def _labels_folder(images: Path) -> Path:
+def labels_folder(images: Path) -> Path:
     """`.../images/train` to `.../labels/train`, by the last `images` in the path; else the folder itself."""
     parts = list(images.parts)
     for position in reversed(range(len(parts))):

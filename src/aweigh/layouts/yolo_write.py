@@ -21,6 +21,7 @@ from aweigh.images.reader import opened, read_size
 from aweigh.layouts.layout import MaskChoice
 from aweigh.layouts.writing import (
     AREAS,
+    IGNORED,
     MOVED,
     decimal,
     fills_box,
@@ -78,12 +79,8 @@ def _description(splits: Mapping[str, Split], classes: Sequence[str], kind: str)
 
 def cannot_hold(splits: Mapping[str, Split], masks: MaskChoice) -> list[str]:
     kind = kind_of_lines(splits, masks)
-    texts = {
-        "crowd": ("region", "left out"),
-        "difficult": ("object", "to be ignored, written as an ordinary one"),
-        **_mask_texts(kind, masks),
-    }
-    return lost_beside_boxes(splits, texts if kind == "polygons" else texts | AREAS, in_order_of_paths=True)
+    texts = IGNORED | _mask_texts(kind, masks) | ({} if kind == "polygons" else AREAS)
+    return lost_beside_boxes(splits, texts, in_order_of_paths=True)
 
 
 def kind_of_lines(splits: Mapping[str, Split], masks: MaskChoice) -> Literal["keypoints", "polygons", "boxes"]:
