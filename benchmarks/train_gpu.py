@@ -35,7 +35,7 @@ from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.prediction.device import choose_device, choose_precision, synchronise
 from aweigh.scenes.shapes import write_synthetic
-from aweigh.training.optim import make_optimizer
+from aweigh.training.optim import make_optimizer, parameter_groups
 from aweigh.weights.convert.torchvision import fcos_from_torchvision
 
 PARTS = ("feed", "forward", "assignment", "losses", "backward", "optimiser")
@@ -215,7 +215,7 @@ class Aweigh(Contestant):
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         self.model.to(memory_format=torch.channels_last)
-        return make_optimizer(self.model, kind="sgd", lr=1e-4)
+        return make_optimizer(parameter_groups(self.model), kind="sgd", lr=1e-4)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         pixels = batch.images.pixels.contiguous(memory_format=torch.channels_last)

@@ -129,6 +129,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def numbered(path: Path) -> Path:
+    """The path, or where something of that name is there, the first of `NAME-2`, `NAME-3` and so on that is not."""
+    names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 10_000)))
+    return next(name for name in names if not name.exists())
+
+
 def beside(path: Path) -> Path:
     """The name that `path` has while it is being written: beside it, short whatever its length, with its suffix.
 

@@ -21,6 +21,7 @@ from aweigh.checkpoints.checkpoint import load_model, read_header, save_model
 from aweigh.errors import DataError, UsageError
 from aweigh.images.resize import Resize
 from aweigh.models.detector import Selection
+from aweigh.prediction.device import ON_CPU
 from aweigh.training.debug.crash import _copy
 
 HOURGLASS = {"channels": [8, 8], "blocks": [1, 1], "stem_channels": 8}
@@ -95,7 +96,7 @@ def test_every_setting_survives_saving_and_loading(name: str, tmp_path: Path) ->
     loaded, header = load_model(tmp_path / "m.safetensors")
     assert settings_of(loaded) == wanted
     assert json.loads(json.dumps(header["selection"])) == header["selection"] and set(header["selection"]) == {*wanted}
-    assert settings_of(_copy(model, torch.device("cpu"), channels_last=False)) == wanted
+    assert settings_of(_copy(model, ON_CPU)) == wanted
 
 
 def test_no_kind_of_settings_is_left_out_above() -> None:

@@ -49,7 +49,7 @@ def test_one_sgd_step_with_momentum_and_decay_by_hand():
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, 2.0)
     nn.init.constant_(model.bias, 1.0)
-    optimizer = make_optimizer(model, kind="sgd", lr=0.1, momentum=0.9, weight_decay=0.5, bias_lr=2.0)
+    optimizer = make_optimizer(parameter_groups(model, weight_decay=0.5, bias_lr=2.0), kind="sgd", lr=0.1, momentum=0.9)
     for _ in range(2):
         optimizer.zero_grad()
         model(torch.ones(1, 1)).sum().backward()  # both gradients are 1
@@ -63,7 +63,7 @@ def test_one_sgd_step_with_momentum_and_decay_by_hand():
 def test_adamw_decays_apart_from_the_gradient():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 2.0)
-    optimizer = make_optimizer(model, kind="adamw", lr=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(parameter_groups(model, weight_decay=0.5), kind="adamw", lr=0.1)
     model(torch.ones(1, 1)).sum().backward()
     optimizer.step()
     assert model.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1)  # the first step has size lr
@@ -71,7 +71,7 @@ def test_adamw_decays_apart_from_the_gradient():
 
 
 def test_set_lr_keeps_the_factors():
-    optimizer = make_optimizer(Tiny(), kind="sgd", lr=1.0, bias_lr=2.0)
+    optimizer = make_optimizer(parameter_groups(Tiny(), bias_lr=2.0), kind="sgd", lr=1.0)
     set_lr(optimizer, 0.5)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.5, 1.0]
 

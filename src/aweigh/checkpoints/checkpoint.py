@@ -9,6 +9,7 @@ to the disk and renamed, so a file with the right name is always whole.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def save_model(
         "aweigh": aweigh.__version__,
         "torch": torch.__version__,
     }
-    _save(Path(path), _plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
+    _save(Path(path), plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
 def load_model(
@@ -258,7 +259,7 @@ def save_state(folder: str | Path, tensors: Mapping[str, Tensor], values: Mappin
     path = Path(folder) / "state.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, **values}, ensure_ascii=False)
-    _save(path, _plain(tensors), text, before_rename=lambda: _keep_previous(path))
+    _save(path, plain(tensors), text, before_rename=lambda: _keep_previous(path))
 
 
 def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
@@ -274,6 +275,11 @@ def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], s
         except (DataError, UsageError) as error:
             problems.append(str(error))
     raise DataError(f"There is no state to go on from in {folder}: {' '.join(problems)}")
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _save(
@@ -296,7 +302,7 @@ def _keep_previous(path: Path) -> None:
         os.replace(path, previous)
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU in ordinary memory order, which is what safetensors writes."""
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
@@ -315,16 +321,12 @@ def _tensors(path: str | Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-class _explained:
+@contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
     """Turns what the safetensors library raises into one clear line."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        if not Path(self.path).is_file():
-            raise UsageError(f"There is no file {self.path}.")
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, safetensors.SafetensorError | OSError):
-            raise DataError(f"{self.path} is truncated or is no safetensors file ({error}).") from error
+    if not Path(path).is_file():
+        raise UsageError(f"There is no file {path}.")
+    try:
+        yield
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DataError(f"{path} is truncated or is no safetensors file ({error}).") from error

@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -62,16 +63,7 @@ def make_loader(
     eight_bits = dataset.transform.resize.antialias
     if workers:
         _check_shared_memory(dataset, batch, workers, 1 if eight_bits else 4)
-    sampler = EpochSampler(
-        len(dataset),
-        batch,
-        shuffle=shuffle,
-        seed=seed,
-        drop_last=drop_last,
-        rank=rank,
-        world=world,
-        draws=dataset.draws,
-    )
+    sampler = EpochSampler(len(dataset), batch, shuffle, seed, drop_last, rank, world, dataset.draws)
     return Loader(
         dataset,
         batch_sampler=sampler,
@@ -152,6 +144,7 @@ def said_if_lost(batches: Iterator[Value], *, workers: int) -> Iterator[Value]:
         raise RuntimeError(f"DataLoader worker exited unexpectedly: {type(error).__name__}") from error
 
 
+@dataclass(eq=False)
 class EpochSampler(Sampler[list[tuple[int, ...]]]):
     """Batches of `(epoch, row, turn)`, ordered by (seed, epoch) alone, from batch `skip` on.
 
@@ -161,21 +154,16 @@ class EpochSampler(Sampler[list[tuple[int, ...]]]):
     epoch. draws: `[length]`, how often a row is drawn in an epoch if shuffled, see `aweigh.feeding.sampling`.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch: int,
-        *,
-        shuffle: bool,
-        seed: int,
-        drop_last: bool,
-        rank: int = 0,
-        world: int = 1,
-        draws: np.ndarray | None = None,
-    ) -> None:
-        self.length, self.batch, self.shuffle, self.seed = length, batch, shuffle, seed
-        self.drop_last, self.rank, self.world, self.draws = drop_last, rank, world, draws
-        self.epoch, self.skip = 0, 0
+    length: int
+    batch: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+    rank: int = 0
+    world: int = 1
+    draws: np.ndarray | None = None
+    epoch: int = 0
+    skip: int = 0
 
     def _rows(self) -> np.ndarray:
         """`[R, 2]`, row and turn: those of this process if shuffled, else of all."""

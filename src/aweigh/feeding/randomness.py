@@ -9,9 +9,12 @@ from torch import Generator
 
 def sample_generator(seed: int, epoch: int, index: int, turn: int = 0) -> Generator:
     """The random numbers of one sample in one epoch; turn: how often it was drawn before in this epoch."""
-    keys = [seed, epoch, index, turn] if turn else [seed, epoch, index]
-    mixed = np.random.SeedSequence(keys).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(mixed) >> 1)
+    return torch.Generator().manual_seed(mixed_seed(seed, epoch, index, *([turn] if turn else [])))
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 def uniform(generator: Generator, lo: float = 0.0, hi: float = 1.0) -> float:

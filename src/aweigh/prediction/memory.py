@@ -10,6 +10,7 @@ from aweigh.errors import AweighError, counted
 from aweigh.feeding.batches import Batch
 
 GIB = 2**30
+STATUS = "/proc/self/status"
 SHOWN = 8  # images named in a message
 
 
@@ -49,10 +50,8 @@ def out_of_memory(error: BaseException, batch: Batch, *, accumulate: int = 1) ->
 
 def available() -> int:
     """Bytes of main memory that may still be used: of the machine, or of its container where that has less."""
-    found = []
-    for line in _text("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
+    of_machine = _entry("/proc/meminfo", "MemAvailable")
+    found = [] if of_machine is None else [of_machine]
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -67,7 +66,7 @@ def available() -> int:
 
 def high_water() -> int | None:
     """The most main memory this process has had, in bytes; None where that cannot be known."""
-    known = _status("VmHWM")
+    known = _entry(STATUS, "VmHWM")
     if known is not None:
         return known
     try:
@@ -79,7 +78,7 @@ def high_water() -> int | None:
 
 
 def resident() -> int:
-    return _status("VmRSS") or high_water() or 0
+    return _entry(STATUS, "VmRSS") or high_water() or 0
 
 
 def begin_high_water_anew() -> bool:
@@ -91,8 +90,9 @@ def begin_high_water_anew() -> bool:
     return True
 
 
-def _status(name: str) -> int | None:
-    for line in _text("/proc/self/status").splitlines():
+def _entry(file: str, name: str) -> int | None:
+    """Bytes, of a line such as `VmHWM:    1024 kB`."""
+    for line in _text(file).splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return None

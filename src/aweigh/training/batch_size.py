@@ -23,12 +23,13 @@ from aweigh.errors import AweighError, counted
 from aweigh.feeding.batches import Batch
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.mixing import join
-from aweigh.feeding.transforms import Augmentation, Transform
+from aweigh.feeding.transforms import Transform
 from aweigh.images.resize import Resize
 from aweigh.models.detector import Detector
 from aweigh.ops.frames import Frame
 from aweigh.prediction import memory
 from aweigh.prediction.device import How
+from aweigh.prediction.memory import GIB
 from aweigh.structures import Images, padded_proposals
 from aweigh.training.debug.replay import losses_of
 
@@ -36,20 +37,20 @@ HEADROOM = 0.9  # of a GPU's memory: the rest is lost to blocks of changing size
 CPU_SHARE = 0.5  # of the free main memory: the rest is for reading images, the system and other programs
 USUAL = 8  # without a GPU, taken wherever it fits: small batches teach worse, larger ones have to be faster
 GAIN = 1.05  # so much faster an image has to become for the next larger batch
-GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Worst:
     """The worst that the training images can become. size_hw: of the padding. order: images, most objects first.
 
-    mixed: how many images' objects one image can have (mosaic, copy-paste, mixup).
+    mixed: how many images' objects one image can have (mosaic, copy-paste, mixup). resize: the largest.
     """
 
     size_hw: tuple[int, int]
     order: np.ndarray
     mixed: int
     objects: int
+    resize: Resize
 
     def __str__(self) -> str:
         return f"worst images {self.size_hw[1]} x {self.size_hw[0]} with {counted(self.objects, 'object')}"
@@ -61,8 +62,6 @@ def find_batch(
     train_set: DetectionDataset,
     how: How,
     *,
-    resize: Resize,
-    augmentation: Augmentation,
     limit: int = 64,
 ) -> tuple[int, str]:
     """The images per step of this process, and one line on how that was found.
@@ -72,10 +71,10 @@ def find_batch(
     optimiser and random state are left as they were. Each process finds its own; take the smallest.
     """
     most = min(limit, len(train_set))
-    worst = worst_of(train_set.split, resize, augmentation, model.stride_divisor)
+    worst = worst_of(train_set.split, train_set.transform, model.stride_divisor)
 
     def step(count: int) -> None:
-        batch = worst_batch(worst, train_set, resize, augmentation, count)
+        batch = worst_batch(worst, train_set, count)
         try:
             _train_step(model, optimizer, batch, how)
         except RuntimeError as error:
@@ -94,9 +93,9 @@ def find_batch(
     return count, f"batch auto: {count} ({worst}: {tried})"
 
 
-def worst_of(split: Split, resize: Resize, augmentation: Augmentation, divisor: int) -> Worst:
+def worst_of(split: Split, transform: Transform, divisor: int) -> Worst:
     """What the images of a split can become at worst. divisor: of the padding's sides."""
-    resize = Transform(resize, augmentation).largest_resize
+    resize, augmentation = transform.largest_resize, transform.augmentation
     sizes = {(int(height), int(width)) for height, width in np.unique(split.sizes_hw, axis=0)}
     if augmentation.crop:  # windows have half to all of each side
         sizes |= {(max(1, h // a), max(1, w // b)) for h, w in sizes for a, b in ((1, 2), (2, 1))}
@@ -107,14 +106,11 @@ def worst_of(split: Split, resize: Resize, augmentation: Augmentation, divisor: 
     counts = np.diff(split.first)
     order = np.argsort(-counts, kind="stable")
     mixed = (4 if augmentation.mosaic else 1) + bool(augmentation.copy_paste) + bool(augmentation.mixup)
-    return Worst((height, width), order, mixed, int(counts[order[:mixed]].sum()))
+    return Worst((height, width), order, mixed, int(counts[order[:mixed]].sum()), resize)
 
 
-def worst_batch(
-    worst: Worst, train_set: DetectionDataset, resize: Resize, augmentation: Augmentation, count: int
-) -> Batch:
+def worst_batch(worst: Worst, train_set: DetectionDataset, count: int) -> Batch:
     """`count` images of noise in the worst size, with the objects of the images that have most."""
-    resize = Transform(resize, augmentation).largest_resize
     split, generator = train_set.split, torch.Generator().manual_seed(0)
     targets, rows = [], []
     for slot in range(count):
@@ -123,7 +119,7 @@ def worst_batch(
         for row in own:
             before_hw = (int(split.sizes_hw[row, 0]), int(split.sizes_hw[row, 1]))
             objects = split.targets(row, masks=train_set.masks)
-            resized = objects.resized(before_hw, resize.size_for(*before_hw))
+            resized = objects.resized(before_hw, worst.resize.size_for(*before_hw))
             parts.append(resized.moved(Frame(), worst.size_hw))  # masks on the whole padded image
         targets.append(join(parts))
         rows.append(own[0])
@@ -245,6 +241,3 @@ def _put_back(model: Detector, optimizer: torch.optim.Optimizer, device: torch.d
         optimizer.load_state_dict(state)
         for module, mode in training.items():
             module.training = mode
-
-
-# --- the worst batch ------------------------------------------------------------------------------------------------

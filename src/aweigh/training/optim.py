@@ -18,29 +18,12 @@ NORM_LAYERS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._
 
 
 def make_optimizer(
-    model: nn.Module | Detector,
-    *,
-    kind: Literal["sgd", "adamw"],
-    lr: float,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    norm_weight_decay: float = 0.0,
-    bias_lr: float = 1.0,
-    bias_weight_decay: float = 0.0,
-    backbone_lr: float = 1.0,
+    groups: list[dict[str, Any]], *, kind: Literal["sgd", "adamw"], lr: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
     """SGD with momentum (not Nesterov's) or AdamW over `parameter_groups`, each group with its learning rate set.
 
     On CPU and CUDA one fused kernel updates all weights; elsewhere torch chooses.
     """
-    groups = parameter_groups(
-        model,
-        weight_decay=weight_decay,
-        norm_weight_decay=norm_weight_decay,
-        bias_lr=bias_lr,
-        bias_weight_decay=bias_weight_decay,
-        backbone_lr=backbone_lr,
-    )
     places = {parameter.device.type for group in groups for parameter in group["params"]}
     fused = True if places <= {"cpu", "cuda"} else None
     if kind == "sgd":
@@ -54,10 +37,10 @@ def make_optimizer(
 def parameter_groups(
     model: nn.Module | Detector,
     *,
-    weight_decay: float,
-    norm_weight_decay: float,
-    bias_lr: float,
-    bias_weight_decay: float,
+    weight_decay: float = 1e-4,
+    norm_weight_decay: float = 0.0,
+    bias_lr: float = 1.0,
+    bias_weight_decay: float = 0.0,
     backbone_lr: float = 1.0,
 ) -> list[dict[str, Any]]:
     """The trainable parameters by their decay and factor on the learning rate, in the order of the model.

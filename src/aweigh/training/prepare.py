@@ -20,6 +20,7 @@ from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import epochs_with_mixing
 from aweigh.feeding.sampling import Sampling
 from aweigh.feeding.transforms import Augmentation, Transform
+from aweigh.files import numbered
 from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.detector import Detector
@@ -30,7 +31,7 @@ from aweigh.prediction.supervision import check_taught, keypoint_set, supervisio
 from aweigh.training.batch_size import find_batch
 from aweigh.training.config import TrainConfig
 from aweigh.training.data import Data, held_out_by, load_data, with_proposals
-from aweigh.training.optim import ModelEma, Schedule, make_optimizer
+from aweigh.training.optim import ModelEma, Schedule, make_optimizer, parameter_groups
 from aweigh.weights.load import locate
 
 
@@ -117,9 +118,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     )
     batch, batch_note = config.batch, ""
     if batch == "auto":
-        most, batch_note = find_batch(
-            model, optimizer, train_set, how, resize=resize, augmentation=transform.augmentation
-        )
+        most, batch_note = find_batch(model, optimizer, train_set, how)
         batch = -int(distributed.reduced([-most], largest=True)[0])
         config = replace(config, batch=batch)
     workers = choose_workers(config.workers, device)
@@ -152,17 +151,15 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
 
 
 def _optimizer(config: TrainConfig, model: Detector) -> torch.optim.Optimizer:
-    return make_optimizer(
+    groups = parameter_groups(
         model,
-        kind=config.optimizer,
-        lr=config.lr,
-        momentum=config.momentum,
         weight_decay=config.weight_decay,
         norm_weight_decay=config.norm_weight_decay,
         bias_lr=config.bias_lr,
         bias_weight_decay=config.bias_weight_decay,
         backbone_lr=config.backbone_lr,
     )
+    return make_optimizer(groups, kind=config.optimizer, lr=config.lr, momentum=config.momentum)
 
 
 def _loader(
@@ -195,9 +192,7 @@ def run_folder(config: TrainConfig) -> Path:
             raise UsageError(f"{folder} holds a run already; give another output, or go on: aweigh resume {folder}.")
         return folder
     source = Path(config.data or config.annotations)
-    stem = Path("runs") / f"{source.resolve().stem or 'data'}-{config.model}"
-    numbered = (stem, *(stem.with_name(f"{stem.name}-{number}") for number in range(2, 10_000)))
-    return next(folder for folder in numbered if not folder.exists())
+    return numbered(Path("runs") / f"{source.resolve().stem or 'data'}-{config.model}")
 
 
 def build_model(config: TrainConfig, train: Split) -> tuple[Detector, str]:

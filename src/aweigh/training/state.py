@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aweigh import distributed
-from aweigh.checkpoints.checkpoint import load_state, save_state
+from aweigh.checkpoints.checkpoint import below, load_state, save_state
 from aweigh.errors import UsageError, counted
 from aweigh.training.prepare import Run
 
@@ -86,16 +86,13 @@ def _state(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _restore_tensors(run: Run, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    def below(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
     try:
-        run.model.load_state_dict(below("model."))
+        run.model.load_state_dict(below("model.", tensors))
         if run.ema is not None:
-            run.ema.model.load_state_dict(below("ema."))
+            run.ema.model.load_state_dict(below("ema.", tensors))
             run.ema.updates = values["ema_updates"]
         states: dict[int, dict[str, Tensor]] = {}
-        for name, value in below("optimizer.").items():
+        for name, value in below("optimizer.", tensors).items():
             index, _, key = name.partition(".")
             states.setdefault(int(index), {})[key] = value
         run.optimizer.load_state_dict({"state": states, "param_groups": run.optimizer.state_dict()["param_groups"]})
@@ -106,7 +103,7 @@ def _restore_tensors(run: Run, tensors: dict[str, Tensor], values: dict[str, Any
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise UsageError(f"{run.folder} was trained with another model, ema or optimizer: {first}") from error
-    distributed.set_random_states(below("random."))
+    distributed.set_random_states(below("random.", tensors))
     run.scaler.load_state_dict(values["scaler"])
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -16,6 +15,7 @@ from torchvision.transforms import v2
 
 from aweigh.errors import DataError
 from aweigh.feeding.loader import said_if_lost
+from aweigh.feeding.randomness import mixed_seed
 from aweigh.images.reader import SUFFIXES, read_image
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 
@@ -103,7 +103,7 @@ def validation_transform(*, size: int) -> Transform:
 
 def epoch_batches(count: int, batch: int, *, seed: int, epoch: int) -> list[list[int]]:
     """Indices of every batch of an epoch, shuffled; what does not fill the last batch is left out."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(_mixed(seed, epoch))).tolist()
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch))).tolist()
     batch = min(batch, count)
     return [order[start : start + batch] for start in range(0, count - batch + 1, batch)]
 
@@ -140,7 +140,7 @@ class _Pictures(Dataset[tuple[Tensor, int] | str]):
         except DataError as error:
             return str(error)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_mixed(self.seed, self.epoch, index))
+            torch.default_generator.manual_seed(mixed_seed(self.seed, self.epoch, index))
             return self.transform(pixels), label
 
 
@@ -153,11 +153,6 @@ def _collate(samples: list[tuple[Tensor, int] | str]) -> LabelledBatch:
     )
 
 
-def _mixed(*numbers: int) -> int:
-    """One seed of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 def _pictures_by_class(folder: Path) -> dict[str, list[Path]]:
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     return {
@@ -168,7 +163,7 @@ def _pictures_by_class(folder: Path) -> dict[str, list[Path]]:
 
 def _split_off(entries: Sequence[Entry], seed: int) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
     """A tenth of each class for validation, at least one picture where a class has several."""
-    generator = torch.Generator().manual_seed(_mixed(seed))
+    generator = torch.Generator().manual_seed(mixed_seed(seed))
     chosen: set[int] = set()
     by_label: dict[int, list[int]] = {}
     for row, (_, label) in enumerate(entries):

@@ -28,10 +28,10 @@ from torch.optim.swa_utils import update_bn
 
 from aweigh.backbones.classifier import classifier
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
-from aweigh.checkpoints.checkpoint import load_state, save_state
+from aweigh.checkpoints.checkpoint import below, load_state, plain, save_state
 from aweigh.checkpoints.lock import hold
 from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
-from aweigh.files import atomic_file, remove_leftovers, write_text
+from aweigh.files import atomic_file, numbered, remove_leftovers, write_text
 from aweigh.prediction.device import How, choose_device, choose_precision
 from aweigh.prediction.meters import Means
 from aweigh.training.backbone.class_folders import (
@@ -45,7 +45,7 @@ from aweigh.training.backbone.class_folders import (
 )
 from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.logs.console import SafeConsole
-from aweigh.training.optim import make_optimizer, set_lr
+from aweigh.training.optim import make_optimizer, parameter_groups, set_lr
 from aweigh.training.prepare import choose_workers
 from aweigh.training.settings import load_recipe, to_toml
 from aweigh.visualise import curves
@@ -123,8 +123,7 @@ def _train(run: ClassifierRun, *, resumed: bool) -> None:
     if resumed:
         restore(run)
     else:
-        text = to_toml(run.config)
-        write_text(run.folder / "config.toml", text)
+        write_text(run.folder / "config.toml", to_toml(run.config))
     for line in describe(run):
         run.say(line)
     try:
@@ -145,14 +144,13 @@ def prepare(config: ClassifyConfig, *, new: bool, console: Console) -> Classifie
     model = classifier(body, len(data.classes))
     started = f"Body from {config.init}: {load_backbone(body, config.init)}" if config.init else ""
     model.to(device).to(memory_format=torch.channels_last)
+    groups = parameter_groups(model, weight_decay=config.weight_decay)
     run = ClassifierRun(
         config,
         run_folder(config, body.name, new=new),
         data,
         model,
-        make_optimizer(
-            model, kind="sgd", lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, bias_lr=1.0
-        ),
+        make_optimizer(groups, kind="sgd", lr=config.lr, momentum=config.momentum),
         How(device, choose_precision(config.precision, device)),
         choose_workers(config.workers, device),
         console,
@@ -171,9 +169,7 @@ def run_folder(config: ClassifyConfig, name: str, *, new: bool) -> Path:
                 f"{folder} holds a run already; give another output, or go on: aweigh train-backbone --resume {folder}"
             )
         return folder
-    stem = Path("runs") / f"{Path(config.data).resolve().name}-{name}"
-    numbered = (stem, *(stem.with_name(f"{stem.name}-{number}") for number in range(2, 10_000)))
-    return next(folder for folder in numbered if not folder.exists())
+    return numbered(Path("runs") / f"{Path(config.data).resolve().name}-{name}")
 
 
 def describe(run: ClassifierRun) -> Iterator[str]:
@@ -316,15 +312,13 @@ def save_weights(run: ClassifierRun, metrics: Mapping[str, float]) -> None:
         "size": str(run.config.size),
         "input": "RGB in [0, 1], ImageNet mean and standard deviation",
     }
-    state = {key: value.detach().cpu().contiguous() for key, value in run.model.state_dict().items()}
     with atomic_file(run.folder / WEIGHTS) as aside:
-        save_file(state, aside, metadata=metadata)
+        save_file(plain(run.model.state_dict()), aside, metadata=metadata)
 
 
 def write_log(run: ClassifierRun) -> None:
     """`log.jsonl`: a row for each epoch, then one of the result."""
-    text = "".join(json.dumps(row) + "\n" for row in run.rows)
-    write_text(run.folder / "log.jsonl", text)
+    write_text(run.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in run.rows))
 
 
 def save(run: ClassifierRun) -> None:
@@ -350,9 +344,7 @@ def restore(run: ClassifierRun) -> None:
             f"{run.folder} was trained on {counted(len(values['classes']), 'class')}, and {run.config.data} now holds "
             f"{len(run.data.classes)}, or others; start a new run."
         )
-    run.model.load_state_dict(
-        {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-    )
+    run.model.load_state_dict(below("model.", tensors))
     for name, parameter in run.model.named_parameters():
         if (momentum := tensors.get(f"momentum.{name}")) is not None:
             run.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)

@@ -28,10 +28,10 @@ from torch import Tensor
 import aweigh
 from aweigh import distributed
 from aweigh.arguments import change_settings, settings_of
-from aweigh.checkpoints.checkpoint import load_model, save_model
+from aweigh.checkpoints.checkpoint import load_model, plain, save_model
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.batches import Batch
-from aweigh.files import atomic_file, atomic_folder, write_text
+from aweigh.files import atomic_file, atomic_folder, numbered, write_text
 from aweigh.models import create
 from aweigh.models.detector import Detector
 from aweigh.prediction.device import How
@@ -96,12 +96,12 @@ def write_bundle(
     """
     step = run.step if step is None else step
     rank = distributed.rank()
-    folder = _free(run.folder / (f"crash-{step:06d}" + (f"-process{rank}" if rank else "")))
+    folder = numbered(run.folder / (f"crash-{step:06d}" + (f"-process{rank}" if rank else "")))
     with atomic_folder(folder) as aside:
         tensors = {f"{number}.{name}": value for number, batch in enumerate(group) for name, value in _flat(batch)}
         tensors["random"] = random_state
         with atomic_file(aside / "batch.safetensors") as path:
-            save_file(_plain(tensors), path)
+            save_file(plain(tensors), path)
         training = {"epoch": run.epoch, "step": step, "config": to_dict(run.config)}
         save_model(aside / "model.safetensors", run.model, resize=run.resize, training=training)
         record = {
@@ -189,11 +189,6 @@ def _copy(model: Detector, how: How) -> Detector:
     return other.to(how.device, memory_format=how.memory_format).train()
 
 
-def _free(folder: Path) -> Path:
-    names = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 1000))]
-    return next(name for name in names if not name.exists())
-
-
 def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
     group = optimizer.param_groups[0]
     return float(group["lr"]) / float(group.get("lr_factor", 1.0))
@@ -212,10 +207,6 @@ def _flat(batch: Batch) -> list[tuple[str, Tensor]]:
         values = {entry.name: getattr(targets, entry.name) for entry in fields(targets)}
         rows += [(f"{image}.{name}", value) for name, value in values.items() if isinstance(value, Tensor)]
     return rows
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 
 def _describe(run: Run, batch: Batch) -> dict[str, Any]:
