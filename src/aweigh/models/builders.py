@@ -7,16 +7,17 @@ of its name. So a variant is a row of a table, not a function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 from torch import nn
 
-from aweigh.arguments import Parameter, check_arguments, parameters
+from aweigh.arguments import Parameter, check_arguments, parameters, passes_on
 from aweigh.backbones import Backbone
 from aweigh.classes import Classes
+from aweigh.necks import Neck
 from aweigh.weights.coco import COCO_CLASSES
 
 
@@ -68,3 +69,20 @@ def on_each(
 ) -> dict[str, Builder]:
     """An entry for each of the backbones, called `name` with the backbone's name in the place of `{}`."""
     return {name.format(key): Builder(form, backbone, values or {}, **rest) for key, backbone in backbones.items()}
+
+
+def with_neck_and_heads(kind: Callable[..., nn.Module], *, without: Sequence[str] = ()) -> Callable[..., nn.Module]:
+    """The form of the detectors of a class, `kind(backbone, neck, heads, classes=..., **settings)`.
+
+    Its parts: `neck`, of the channels and strides of the backbone, and `heads`, of the channels of the neck and the
+    number of classes. Settings: those of the class, `without` some that no builder is told.
+    """
+
+    @passes_on(kind, without=without)
+    def form(
+        backbone: Backbone, classes: Classes, neck: Callable[..., Neck], heads: Callable[..., Any], **settings: Any
+    ) -> nn.Module:
+        maps = neck(backbone.channels, backbone.strides)
+        return kind(backbone, maps, heads(maps.channels, len(classes)), classes=classes, **settings)
+
+    return form

@@ -32,14 +32,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Divisor, NotNegative, Share, Width, passes_on
+from aweigh.arguments import Divisor, NotNegative, Share, Width
 from aweigh.backbones import DLA34, Backbone, hourglass_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm
-from aweigh.models.builders import Builder
+from aweigh.models.builders import Builder, with_neck_and_heads
 from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import Neck
 from aweigh.necks.upsample import NoUpsample, aggregation_upsample, lite_upsample, transposed_upsample
@@ -274,19 +274,6 @@ class CenterNet(nn.Module):
 # Builders: each architecture with its numbers, and the weights its authors have published
 
 
-@passes_on(CenterNet)
-def centernet(
-    backbone: Backbone,
-    classes: Classes,
-    neck: Callable[..., Neck],
-    heads: Callable[..., list[nn.ModuleDict]],
-    **settings: Any,
-) -> CenterNet:
-    """neck: from channels and strides of the backbone. heads: see `center_heads`. Settings: those of `CenterNet`."""
-    up = neck(backbone.channels, backbone.strides)
-    return CenterNet(backbone, up, heads(up.channels, len(classes)), classes=classes, **settings)
-
-
 def center_heads(
     channels: Sequence[int],
     num_classes: int,
@@ -313,10 +300,13 @@ _NARROW, _WIDE = {**_COCO, "head_channels": 64}, {**_COCO, "head_channels": 256}
 _LITE = {"head_norm": "bn", "separable_heads": True}
 
 
+_FORM = with_neck_and_heads(CenterNet)
+
+
 def _builder(
     backbone: Callable[..., Backbone], neck: Callable[..., Neck], values: Mapping[str, Any] | None = None
 ) -> Builder:
-    return Builder(centernet, backbone, values or {}, {"neck": neck, "heads": center_heads})
+    return Builder(_FORM, backbone, values or {}, {"neck": neck, "heads": center_heads})
 
 
 BUILDERS = {

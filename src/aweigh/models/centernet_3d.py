@@ -28,8 +28,8 @@ Legend: B images, H x W cells of the map, N objects of all images that are learn
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -41,8 +41,8 @@ from aweigh.backbones import Backbone
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models import centernet
-from aweigh.models.builders import Builder
-from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, Mirroring
+from aweigh.models.builders import Builder, with_neck_and_heads
+from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, Mirroring, center_heads
 from aweigh.necks import Neck
 from aweigh.ops.cuboids import wrapped
 from aweigh.ops.heatmaps import at_cells, at_peaks, columns_rows, gaussian_radius
@@ -152,11 +152,7 @@ class CenterNet3D(CenterNet):
         given = [t.boxes.new_full((len(t), 7), torch.nan) if t.cuboids is None else t.cuboids for t in targets]
         cuboids = torch.cat(given)[centers.row]  # [N, 7]
         center = columns_rows(centers.cell, size_hw[1]) + centers.offset
-        return SpaceGoals(
-            **{entry.name: getattr(centers, entry.name) for entry in fields(centers)},
-            cuboids=cuboids,
-            middle=cuboids[:, :2] / self.stride - center,
-        )
+        return SpaceGoals(**vars(centers), cuboids=cuboids, middle=cuboids[:, :2] / self.stride - center)
 
     def radii(self, size: Tensor) -> Tensor:
         """As the authors have it for KITTI, of sizes that are not rounded."""
@@ -213,29 +209,21 @@ def angle_of(said: Tensor) -> Tensor:
 # Builders
 
 
-@passes_on(CenterNet3D)
-def centernet_3d(
-    backbone: Backbone,
-    classes: Classes,
-    neck: Callable[..., Neck],
-    heads: Callable[..., list[nn.ModuleDict]],
-    *,
-    middle: Middle = "learned",
-    **settings: Any,
-) -> CenterNet3D:
-    """`centernet` in space. Settings: those of `CenterNet3D`.
-
-    middle: of an object, `"learned"`, or that of its `"box"`, as the authors take it.
-    """
-    up = neck(backbone.channels, backbone.strides)
+@passes_on(center_heads)
+def space_heads(
+    channels: Sequence[int], num_classes: int, *, middle: Middle = "learned", **settings: Any
+) -> list[nn.ModuleDict]:
+    """`center_heads` with those of space. middle: of an object, or that of its `"box"`, as the authors take it."""
     outputs = {**OUTPUTS, **({"middle": 2} if middle == "learned" else {})}
-    return CenterNet3D(backbone, up, heads(up.channels, len(classes), outputs), classes=classes, **settings)
+    return center_heads(channels, num_classes, outputs, **settings)
 
 
 def _in_space(boxes: Builder, **values: Any) -> Builder:
-    return replace(boxes, form=centernet_3d, classes=KITTI_CLASSES, values={**boxes.values, **values})
+    parts, values = {**boxes.parts, "heads": space_heads}, {**boxes.values, **values}
+    return replace(boxes, form=_FORM, parts=parts, classes=KITTI_CLASSES, values=values)
 
 
+_FORM = with_neck_and_heads(CenterNet3D)
 BUILDERS = {
     "centernet_dla34_3d": _in_space(centernet.BUILDERS["centernet_dla34"], pixel_mean=KITTI_MEAN, pixel_std=KITTI_STD),
     "centernet_shufflenet_v2_x0_5_lite_3d": _in_space(centernet.BUILDERS["centernet_shufflenet_v2_x0_5_lite"]),

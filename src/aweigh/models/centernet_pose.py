@@ -18,8 +18,8 @@ Legend, beside that of `centernet.py`: K joints, P labelled joints on the map of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -27,11 +27,19 @@ from torch import Tensor, nn
 
 from aweigh.arguments import Count, NotNegative, Share, checked_class, passes_on, with_selection
 from aweigh.backbones import Backbone
-from aweigh.classes import Classes, GivenKeypoints, KeypointSet
+from aweigh.classes import GivenKeypoints, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.models import centernet
-from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, CenterNetSelection, Mirroring
+from aweigh.models.builders import with_neck_and_heads
+from aweigh.models.centernet import (
+    CenterGoals,
+    CenterNet,
+    CenterNetOutput,
+    CenterNetSelection,
+    Mirroring,
+    center_heads,
+)
 from aweigh.necks import Neck
 from aweigh.ops.frames import exchanged
 from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, columns_rows, draw_heatmaps, peaks
@@ -74,7 +82,7 @@ class CenterNetPose(CenterNet):
         heads: beside those of `CenterNet` `joints`, 2 K channels (x, y of each joint in turn) and, for the second way,
             `joint_heatmap`, K channels, and `joint_offset`, 2; without them the regression alone answers, and without
             `joint_offset` a joint lies in the middle of its cell.
-        keypoint_set: what the K joints are.
+        keypoints: what the K joints are.
         joint_weight, joint_heatmap_weight, joint_offset_weight: of the losses.
         without_keypoints: what an object without any labelled joint is, see the top of the file.
         options: those of `CenterNet`.
@@ -88,7 +96,7 @@ class CenterNetPose(CenterNet):
         neck: Neck,
         heads: Sequence[nn.ModuleDict],
         *,
-        keypoint_set: KeypointSet,
+        keypoints: GivenKeypoints = None,
         joint_weight: NotNegative = 1.0,
         joint_heatmap_weight: NotNegative = 1.0,
         joint_offset_weight: NotNegative = 1.0,
@@ -96,7 +104,7 @@ class CenterNetPose(CenterNet):
         **options: Any,
     ) -> None:
         super().__init__(backbone, neck, heads, **options)
-        self.keypoint_set = keypoint_set
+        self.keypoint_set = KeypointSet.of(keypoints)
         self.joint_weight, self.joint_heatmap_weight = joint_weight, joint_heatmap_weight
         self.joint_offset_weight = joint_offset_weight
         self.without_keypoints = without_keypoints
@@ -161,7 +169,7 @@ class CenterNetPose(CenterNet):
         heatmap = draw_heatmaps(size, image, joint, cell, centers.radius[owner], unknown)
         center = columns_rows(centers.cell, width)[owner]
         return PoseGoals(
-            **{entry.name: getattr(centers, entry.name) for entry in fields(centers)},
+            **vars(centers),
             joint_heatmap=heatmap,
             owner=owner,
             joint=joint,
@@ -248,36 +256,34 @@ class CenterNetPose(CenterNet):
 # Builders
 
 
-@passes_on(CenterNetPose, without=("keypoint_set",))
-def centernet_pose(
-    backbone: Backbone,
-    classes: Classes,
-    neck: Callable[..., Neck],
-    heads: Callable[..., list[nn.ModuleDict]],
+@passes_on(center_heads)
+def pose_heads(
+    channels: Sequence[int],
+    num_classes: int,
     *,
     keypoints: GivenKeypoints = None,
     joint_heatmaps: bool = True,
     joint_offsets: bool = True,
     **settings: Any,
-) -> CenterNetPose:
-    """`centernet` with the heads of joints. Settings: those of `CenterNetPose`.
+) -> list[nn.ModuleDict]:
+    """`center_heads` with those of joints.
 
     joint_heatmaps: off, the regression alone is learned, the form "-reg" of table 5. joint_offsets: off, a peak lies in
     the middle of its cell.
     """
-    keypoint_set = KeypointSet.of(keypoints)
-    outputs = {"joints": 2 * len(keypoint_set)}
+    joints = len(KeypointSet.of(keypoints))
+    outputs = {"joints": 2 * joints}
     if joint_heatmaps:
-        outputs |= {"joint_heatmap": len(keypoint_set)} | ({"joint_offset": 2} if joint_offsets else {})
-    up = neck(backbone.channels, backbone.strides)
-    of_stacks = heads(up.channels, len(classes), outputs)
-    return CenterNetPose(backbone, up, of_stacks, keypoint_set=keypoint_set, classes=classes, **settings)
+        outputs |= {"joint_heatmap": joints} | ({"joint_offset": 2} if joint_offsets else {})
+    return center_heads(channels, num_classes, outputs, **settings)
 
 
 # AP of keypoints after the longer schedule, tested with flipping: 58.9 on DLA-34, 64.0 on Hourglass-104.
+_FORM = with_neck_and_heads(CenterNetPose)
 BUILDERS = {
-    f"{boxes}_pose": replace(centernet.BUILDERS[boxes], form=centernet_pose, classes=PERSON)
-    for boxes in ("centernet_dla34", "centernet_hourglass104", "centernet_shufflenet_v2_x0_5_lite")
+    f"{name}_pose": replace(boxes, form=_FORM, parts={**boxes.parts, "heads": pose_heads}, classes=PERSON)
+    for name, boxes in centernet.BUILDERS.items()
+    if name in ("centernet_dla34", "centernet_hourglass104", "centernet_shufflenet_v2_x0_5_lite")
 }
 
 

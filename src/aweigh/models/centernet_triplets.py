@@ -111,14 +111,14 @@ _VALUES = {"radius": "official", "radius_iou": 0.7, "points_per_kind": 70}
 BUILDERS = {
     # AP 44.9 on test-dev; with `stacks=1`, which the paper calls Hourglass-52, 41.6.
     "centernet_triplets_hourglass104": Builder(
-        _FORM, hourglass_backbone, _VALUES, {"neck": NoUpsample, "points": _POINTS}
+        _FORM, hourglass_backbone, _VALUES, {"neck": NoUpsample, "heads": _POINTS}
     ),
     # Light enough to be trained on a CPU, as `cornernet_shufflenet_v2_x0_5_lite` is.
     "centernet_triplets_shufflenet_v2_x0_5_lite": Builder(
         _FORM,
         partial(shufflenet_v2_backbone, 0.5),
         {**_VALUES, "point_channels": None},
-        {"neck": lite_upsample, "points": partial(_POINTS, separable=True)},
+        {"neck": lite_upsample, "heads": partial(_POINTS, separable=True)},
     ),
 }
 

@@ -37,14 +37,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Divisor, Few, NotNegative, Share, Width, checked_class, passes_on
+from aweigh.arguments import Count, Divisor, Few, NotNegative, Share, Width, checked_class
 from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
-from aweigh.models.builders import Builder
+from aweigh.models.builders import Builder, with_neck_and_heads
 from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import Neck
 from aweigh.necks.upsample import NoUpsample, lite_upsample
@@ -368,17 +368,7 @@ def convolution(
 # Builders: each architecture with its numbers, and the weights its authors have published
 
 
-@passes_on(CornerNet, without=("rescore",))
-def cornernet(
-    backbone: Backbone,
-    classes: Classes,
-    neck: Callable[..., Neck],
-    points: Callable[..., list[nn.ModuleDict]],
-    **settings: Any,
-) -> CornerNet:
-    """neck: from channels and strides of the backbone. points: see `corner_points`. Settings: those of `CornerNet`."""
-    up = neck(backbone.channels, backbone.strides)
-    return CornerNet(backbone, up, points(up.channels, len(classes)), classes=classes, **settings)
+cornernet = with_neck_and_heads(CornerNet, without=["rescore"])
 
 
 def corner_pools(kind: Callable[..., nn.Module]) -> dict[str, Gather]:
@@ -432,20 +422,20 @@ _SQUEEZE_VALUES: dict[str, Any] = {
 BUILDERS = {
     # AP on test-dev: 40.6 on Hourglass-104, 34.4 of CornerNet-Squeeze.
     "cornernet_hourglass104": Builder(
-        cornernet, hourglass_backbone, parts={"neck": NoUpsample, "points": corner_points}
+        cornernet, hourglass_backbone, parts={"neck": NoUpsample, "heads": corner_points}
     ),
     "cornernet_squeeze": Builder(
         cornernet,
         partial(hourglass_backbone, 3, "fire"),
         _SQUEEZE_VALUES,
-        {"neck": NoUpsample, "points": partial(corner_points, head_kernel=1)},
+        {"neck": NoUpsample, "heads": partial(corner_points, head_kernel=1)},
     ),
     # Light enough to be trained on a CPU: neck, pooling and heads of separable convolutions with 64 channels (ours).
     "cornernet_shufflenet_v2_x0_5_lite": Builder(
         cornernet,
         partial(shufflenet_v2_backbone, 0.5),
         {"point_channels": None},
-        {"neck": lite_upsample, "points": partial(corner_points, separable=True)},
+        {"neck": lite_upsample, "heads": partial(corner_points, separable=True)},
     ),
 }
 
