@@ -10,7 +10,7 @@ from tests.cli.test_predict import pictures
 
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli import check, convert, evaluate, predict, proposals, train
-from aweigh.cli.flags import AS_TRAINED, FILES, LOADING, WEIGHTS, Loading, Weights
+from aweigh.cli.flags import Files, Loading, Views, Weights
 from aweigh.cli.main import run
 from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
@@ -38,8 +38,8 @@ def test_no_command_declares_a_shared_flag_itself(command: Any) -> None:
 
 
 def test_nothing_given_is_nothing_said() -> None:
-    assert (FILES.to_dict(), WEIGHTS.changes()) == ({"annotations": None, "images": None}, {})
-    assert AS_TRAINED.augmentation().plain and LOADING.max_bad == 1.0 and Loading(strict=True).max_bad == 0.0
+    assert (Files().to_dict(), Weights().changes()) == ({"annotations": None, "images": None}, {})
+    assert Views().augmentation().plain and Loading().max_bad == 1.0 and Loading(strict=True).max_bad == 0.0
 
 
 @pytest.mark.parametrize("loading", [Loading(batch=-1), Loading(workers=-1), Loading(workers=10_000)])

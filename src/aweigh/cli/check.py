@@ -6,7 +6,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from aweigh.cli.flags import DATA_SET, FILES, Files
+from aweigh.cli.flags import DATA_SET, Files
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import bar, output
 from aweigh.errors import UsageError, counted
@@ -36,7 +36,7 @@ def check(
     short: int = 0,
     long: int = 416,
     pictures: bool = True,
-    files: Files = FILES,
+    files: Files = Files(),
 ) -> int:
     """Say what is in a data set, what is wrong with it, and what to change. Nothing in it is changed.
 

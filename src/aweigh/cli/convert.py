@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from aweigh.cli.flags import DATA_SET, FILES, SEVERAL, Files, Layout, Link, OutFolder, OwnIds
+from aweigh.cli.flags import DATA_SET, SEVERAL, Files, Layout, Link, OutFolder, OwnIds
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def convert(
     masks: Literal["keep", "drop"] = "keep",
     link: Link = False,
     strict: bool = False,
-    files: Files = FILES,
+    files: Files = Files(),
 ) -> int:
     """Write a data set in another layout, such as COCO, VOC or YOLO, and say what the new layout could not hold.
 
@@ -180,7 +180,7 @@ def _added(completed: "Completed") -> Iterator[str]:
     yield f"added: {counted(sure.total(), 'object')} and {counted(unsure.total(), 'uncertain box')}"
 
 
-def _read(data: Path, wanted: tuple[str, ...] = (), files: Files = FILES) -> dict[str, "Split"]:
+def _read(data: Path, wanted: tuple[str, ...] = (), files: Files = Files()) -> dict[str, "Split"]:
     from aweigh.layouts.finding import ALIASES
     from aweigh.layouts.load import load_split, load_splits
 

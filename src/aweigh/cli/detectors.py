@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aweigh.cli.flags import AS_TRAINED, WEIGHTS, Views, Weights
+from aweigh.cli.flags import Views, Weights
 from aweigh.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from aweigh.predictor import Predictor
 
 
-def find_detector(model: str, chosen: Weights = WEIGHTS, views: Views = AS_TRAINED) -> "Predictor":
+def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views()) -> "Predictor":
     """The detector of a checkpoint, or of published weights by the detector's name.
 
     model: a checkpoint that training wrote, or its run folder (then the best weights), or a name that `aweigh models`

@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from aweigh.cli.detectors import find_detector, given_proposals
-from aweigh.cli.flags import (
-    AS_TRAINED,
-    DATA_SET,
-    FILES,
-    LOADING,
-    WEIGHTS,
-    Files,
-    JsonFile,
-    Loading,
-    ProposalsFile,
-    Views,
-    Weights,
-)
+from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
 
@@ -43,10 +31,10 @@ def command(
     json_file: JsonFile = None,
     picture: Path | None = None,
     plots: Path | None = None,
-    files: Files = FILES,
-    weights: Weights = WEIGHTS,
-    loading: Loading = LOADING,
-    views: Views = AS_TRAINED,
+    files: Files = Files(),
+    weights: Weights = Weights(),
+    loading: Loading = Loading(),
+    views: Views = Views(),
 ) -> None:
     """Measure a trained detector on a labelled split.
 
@@ -73,7 +61,7 @@ def command(
     if proposals:
         if plots is not None or picture is not None or proposals_file is not None or metric != USUAL:
             raise UsageError("--proposals measures regions alone: leave out --plots, --picture and --metric.")
-        if views != AS_TRAINED:
+        if views != Views():
             raise UsageError("--proposals measures what is proposed in training's size: leave out --resize and --tta.")
         part = split_to_measure(detector, data, split, strict=loading.strict, **files.to_dict())
         tell_proposals(detector, part, json_file, data, weights, loading)

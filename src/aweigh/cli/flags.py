@@ -1,10 +1,11 @@
 """Flags that several commands share, each declared once: the same name, help and meaning in all of them.
 
-Flags whose values travel together are a dataclass, taken as `files: Files = FILES`; any other is a type. Nothing heavy
-is imported before a command runs.
+Flags whose values travel together are a dataclass, taken as `files: Files = Files()`; any other is a type. Nothing
+heavy is imported before a command runs.
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,14 +16,16 @@ from aweigh.errors import UsageError, check_reach, did_you_mean
 if TYPE_CHECKING:
     from aweigh.prediction.tta import TTA
 
-_DATA = Group("Where the data lie", sort_key=100)
-_DETECTOR = Group("Detector", sort_key=101)
-_LOADING = Group("How it is computed", sort_key=102)
-_VIEWS = Group("How pictures are looked at", sort_key=103)
+
+def _flag(help: str, show_default: bool = False, **rest: Any) -> Parameter:
+    return Parameter(help=help, show_default=show_default, **rest)
 
 
-def _flag(help: str, **rest: Any) -> Parameter:
-    return Parameter(help=help, **{"show_default": False, **rest})
+# One of a group of the help.
+_data = partial(_flag, group=Group("Where the data lie", sort_key=100))
+_detector = partial(_flag, group=Group("Detector", sort_key=101))
+_loading = partial(_flag, group=Group("How it is computed", sort_key=102))
+_views = partial(_flag, group=Group("How pictures are looked at", sort_key=103))
 
 
 # --- one by one -----------------------------------------------------------------------------------------------------
@@ -31,15 +34,13 @@ DATA_SET = _flag("Folder of the data set, in any layout that is read: COCO, VOC,
 SEVERAL = Parameter(consume_multiple=True, negative="")  # --split train val
 
 Batch = Annotated[
-    int,
-    _flag("Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.", group=_LOADING),
+    int, _loading("Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.")
 ]
 ProposalsFile = Annotated[
     Path | None,
-    _flag(
+    _detector(
         "File of proposals for these pictures, found by their names, for a detector that proposes none itself (Fast "
-        "R-CNN).",
-        group=_DETECTOR,
+        "R-CNN)."
     ),
 ]
 JsonFile = Annotated[Path | None, _flag("Write the numbers, with all they depend on, to this file.", name="--json")]
@@ -76,8 +77,8 @@ Processes = Annotated[
 class Files:
     """Where annotations and images lie, when it cannot be seen by looking at the folder."""
 
-    annotations: Annotated[Path | None, _flag("COCO file, when the folder is no known layout.", group=_DATA)] = None
-    images: Annotated[Path | None, _flag("Image folder that goes with --annotations.", group=_DATA)] = None
+    annotations: Annotated[Path | None, _data("COCO file, when the folder is no known layout.")] = None
+    images: Annotated[Path | None, _data("Image folder that goes with --annotations.")] = None
 
     def to_dict(self) -> dict[str, Any]:
         """As arguments of `load_split` and `load_splits`."""
@@ -90,22 +91,17 @@ class Weights:
     """What a detector computes with: weights, thresholds and counts, device."""
 
     weights: Annotated[
-        str,
-        _flag(
-            "Published weights by name (box, which come with aweigh, or torchvision), or a file of them.",
-            group=_DETECTOR,
-        ),
+        str, _detector("Published weights by name (box, which come with aweigh, or torchvision), or a file of them.")
     ] = ""
     settings: Annotated[
         tuple[str, ...],
-        _flag(
+        _detector(
             "A threshold or count of the detector, as score_threshold=0.1 or nms=soft; may be given several times.",
             name="--set",
             negative="",
-            group=_DETECTOR,
         ),
     ] = ()
-    device: Annotated[str, _flag("auto, cpu, cuda, cuda:1 or mps.", show_default=True, group=_LOADING)] = "auto"
+    device: Annotated[str, _loading("auto, cpu, cuda, cuda:1 or mps.", show_default=True)] = "auto"
 
     def changes(self) -> dict[str, str]:
         """What --set changes, by name; whether a detector has it, and the value fits, is seen where it is changed."""
@@ -124,16 +120,13 @@ class Loading:
     """How the pictures of a split are read."""
 
     batch: Batch = 0
-    workers: Annotated[
-        int, _flag("Processes that read pictures; 0 reads in this one.", show_default=True, group=_LOADING)
-    ] = 0
+    workers: Annotated[int, _loading("Processes that read pictures; 0 reads in this one.", show_default=True)] = 0
     strict: Annotated[
         bool,
-        _flag(
+        _loading(
             "Refuse data with problems, pictures that cannot be read among them, which are else left out of the "
             "numbers.",
             negative="",
-            group=_LOADING,
         ),
     ] = False
 
@@ -157,30 +150,25 @@ class Views:
 
     resize: Annotated[
         str,
-        _flag(
+        _views(
             "Another size than in training: original (as it is), the long side as 512, or short side and the long "
-            "one's limit as 800,1333. Pictures are padded to multiples of the detector's stride.",
-            group=_VIEWS,
+            "one's limit as 800,1333. Pictures are padded to multiples of the detector's stride."
         ),
     ] = ""
-    tta: Annotated[str, _flag("Test augmentation: flip, multiscale, or both as flip,multiscale.", group=_VIEWS)] = ""
-    scales: Annotated[
-        str, _flag("Factors on the size, for multiscale; 0.5,0.75,1,1.25,1.5 when not given.", group=_VIEWS)
-    ] = ""
+    tta: Annotated[str, _views("Test augmentation: flip, multiscale, or both as flip,multiscale.")] = ""
+    scales: Annotated[str, _views("Factors on the size, for multiscale; 0.5,0.75,1,1.25,1.5 when not given.")] = ""
     merge: Annotated[
         Literal["nms", "soft", "weighted"] | None,
-        _flag(
+        _views(
             "What becomes of boxes that overlap: the best stays (nms), the scores of the others are lowered (soft), "
-            "their mean takes their place (weighted). When not given, soft for CenterNet, else nms.",
-            group=_VIEWS,
+            "their mean takes their place (weighted). When not given, soft for CenterNet, else nms."
         ),
     ] = None
     flip_pairs: Annotated[
         str,
-        _flag(
+        _views(
             "Classes that change places in a flip, as left_hand=right_hand,left_foot=right_foot; found by name when "
-            "not given, none for no pair.",
-            group=_VIEWS,
+            "not given, none for no pair."
         ),
     ] = ""
 
@@ -208,7 +196,3 @@ class Views:
                 raise UsageError(f"--scales {self.scales}: expected numbers above 0, as 0.5,1,1.5.") from None
         pairs = tuple(self.flip_pairs.split(",")) if self.flip_pairs else ()
         return TTA(flip="flip" in words, scales=scales, merge=self.merge, flip_pairs=pairs)
-
-
-# Where none of them is given.
-FILES, WEIGHTS, LOADING, AS_TRAINED = Files(), Weights(), Loading(), Views()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from aweigh.cli.detectors import find_detector, given_proposals
-from aweigh.cli.flags import AS_TRAINED, WEIGHTS, Batch, ProposalsFile, Views, Weights
+from aweigh.cli.flags import Batch, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
 from aweigh.weights import DEFAULT_MODEL
@@ -38,8 +38,8 @@ def command(
     exif: Literal["apply", "ignore"] = "apply",
     value_range: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
     sample: Annotated[bool, Parameter(negative="")] = False,
-    weights: Weights = WEIGHTS,
-    views: Views = AS_TRAINED,
+    weights: Weights = Weights(),
+    views: Views = Views(),
 ) -> int:
     """Find objects in pictures: draw the boxes, masks, keypoints and places in space and write them to a file.
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 import aweigh
 from aweigh.cli.detectors import find_detector
-from aweigh.cli.flags import DATA_SET, FILES, LOADING, WEIGHTS, Files, JsonFile, Loading, OwnIds, Weights
+from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, OwnIds, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
 
@@ -30,9 +30,9 @@ def command(
     number: int = 2000,
     json_file: JsonFile = None,
     own_ids: OwnIds = False,
-    files: Files = FILES,
-    weights: Weights = WEIGHTS,
-    loading: Loading = LOADING,
+    files: Files = Files(),
+    weights: Weights = Weights(),
+    loading: Loading = Loading(),
 ) -> None:
     """Write where to look in the pictures of a split, for Fast R-CNN, and measure how many objects that reaches.
 
