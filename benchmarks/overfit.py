@@ -25,7 +25,8 @@ from PIL import Image
 import aweigh
 from aweigh.evaluation.metrics import VALIDATED
 from aweigh.training.logs.log import read_log
-from aweigh.visualise import draw_detections, grid
+from aweigh.visualise.pictures import draw_detections
+from aweigh.visualise.sheet import grid
 
 FREE = (4, 7, 8)  # COCO's numbers for CC BY, no known restrictions, works of the US government
 

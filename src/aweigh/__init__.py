@@ -22,19 +22,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "AweighError": "aweigh.errors",
-    "DataError": "aweigh.errors",
-    "GateError": "aweigh.errors",
-    "UsageError": "aweigh.errors",
-    "TTA": "aweigh.prediction.tta",
-    "DETECTORS": "aweigh.models",
-    "create": "aweigh.models",
-    "Predictor": "aweigh.predictor",
-    "load": "aweigh.predictor",
+    **dict.fromkeys(("AweighError", "DataError", "GateError", "UsageError"), "aweigh.errors"),
+    **dict.fromkeys(("DETECTORS", "create"), "aweigh.models"),
+    **dict.fromkeys(("Predictor", "load"), "aweigh.predictor"),
+    **dict.fromkeys(("Images", "Targets"), "aweigh.structures"),
     "Classes": "aweigh.classes",
     "Detections": "aweigh.detections",
-    "Images": "aweigh.structures",
-    "Targets": "aweigh.structures",
+    "TTA": "aweigh.prediction.tta",
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ from aweigh.detections import Detections
 from aweigh.images.reader import read_reduced
 from aweigh.prediction.pictures import Reading, _draw, drawn_hw, with_camera
 from aweigh.structures import Images
-from aweigh.visualise import draw_detections
+from aweigh.visualise.pictures import draw_detections
 
 HOSTILE = "evil\x1b]0;x\x07\nerror: forged"
 

@@ -16,10 +16,12 @@ from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.structures import Targets
-from aweigh.visualise import confusion, curves, draw_boxes, feature_reuse, grid, labels, precision_recall
+from aweigh.visualise import labels
+from aweigh.visualise.charts import confusion, curves, feature_reuse, precision_recall
 from aweigh.visualise.colours import INK, PALETTE, PAPER, luminance
 from aweigh.visualise.labels import font_of, label_places
-from aweigh.visualise.pictures import as_picture, draw_detections, draw_heat_map, draw_targets
+from aweigh.visualise.pictures import as_picture, draw_boxes, draw_detections, draw_heat_map, draw_targets
+from aweigh.visualise.sheet import grid
 
 CLASSES = Classes.from_names(["cat", "dog", "a class with quite a long name"])
 GREY = torch.full((3, 120, 160), 128, dtype=torch.uint8)

@@ -9,7 +9,8 @@ from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.ops.cuboids import cuboids_from_solids
-from aweigh.visualise import PALETTE, birds_eye, draw_in_space
+from aweigh.visualise.colours import PALETTE
+from aweigh.visualise.space import birds_eye, draw_in_space
 
 CAMERA = torch.tensor([[100.0, 0, 100, 0], [0, 100, 40, 0], [0, 0, 1, 0]], dtype=torch.float64)
 CAR = torch.tensor([[0.0, 1.6, 10, 1.5, 1.6, 4, 0]], dtype=torch.float64)

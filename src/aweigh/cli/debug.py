@@ -175,7 +175,8 @@ def advice(bundle: "Bundle", exact: "Examination", again: "Examination", blamed:
 
 def drawn(bundle: "Bundle", number: int, blamed: "Blame | None") -> "Image":
     """The images of a batch with their boxes, the failing ones marked below."""
-    from aweigh.visualise import draw_targets, grid
+    from aweigh.visualise.pictures import draw_targets
+    from aweigh.visualise.sheet import grid
 
     batch, told = bundle.batches[number], bundle.record["batches"][number]["images"]
     bad = set((blamed.images or blamed.by_themselves or ()) if blamed is not None else ())

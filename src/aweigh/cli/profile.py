@@ -63,7 +63,7 @@ def reuse(model: str, /, *, output: Annotated[Path, Parameter(alias="-o")] = Pat
     """
     from aweigh.profiling.networks import shufflenet_of
     from aweigh.profiling.reuse import feature_reuse
-    from aweigh.visualise import feature_reuse as draw
+    from aweigh.visualise.charts import feature_reuse as draw
 
     body = shufflenet_of(model)
     found = feature_reuse(body)

@@ -17,7 +17,8 @@ from aweigh.files import atomic_file, fitting_name
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import read_reduced
 from aweigh.layouts.kitti import camera_beside, read_camera
-from aweigh.visualise import draw_detections, draw_in_space
+from aweigh.visualise.pictures import draw_detections
+from aweigh.visualise.space import draw_in_space
 
 MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger picture is drawn smaller
 LONGEST_JPEG = 65_500  # pixels of a side that libjpeg writes

@@ -39,26 +39,24 @@ def json_line(detections: Detections, *, masks: bool = True) -> dict[str, Any]:
             shortest(detections.boxes), shortest(detections.scores), detections.names, detections.labels.tolist()
         )
     ]
+    more: dict[str, list[Any]] = {}  # a value for each detection
     if masks and detections.masks is not None:
-        for entry, segmentation in zip(found, detections.rle(), strict=True):
-            entry["segmentation"] = segmentation
-    names = {}
+        more["segmentation"] = detections.rle()
     if detections.keypoints is not None:
-        names = {"keypoint_names": keypoint_names(detections)}
-        for entry, points in zip(found, shortest(detections.keypoints), strict=True):
-            entry["keypoints"] = points
+        more["keypoints"] = shortest(detections.keypoints)
     if detections.cuboids is not None:
-        for entry, values in zip(found, shortest(detections.cuboids), strict=True):
-            entry["cuboid"] = dict(zip(CUBOID, values, strict=True))
-    if detections.cuboids is not None and detections.camera is not None:
-        for entry, values in zip(found, shortest(detections.solids()), strict=True):
-            entry["solid"] = dict(zip(SOLID, values, strict=True))
+        more["cuboid"] = [dict(zip(CUBOID, values, strict=True)) for values in shortest(detections.cuboids)]
+        if detections.camera is not None:
+            more["solid"] = [dict(zip(SOLID, values, strict=True)) for values in shortest(detections.solids())]
+    for key, values in more.items():
+        for entry, value in zip(found, values, strict=True):
+            entry[key] = value
     return {
         "schema": SCHEMA,
         "path": detections.path,
         "width": width,
         "height": height,
-        **names,
+        **({} if detections.keypoints is None else {"keypoint_names": keypoint_names(detections)}),
         "detections": found,
         "error": detections.error,
     }

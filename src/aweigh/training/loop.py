@@ -23,7 +23,7 @@ from aweigh.training.prepare import Run
 from aweigh.training.settings import to_dict
 from aweigh.training.step import groups, optimiser_step
 from aweigh.training.stop import Interrupts, Stopped
-from aweigh.visualise import curves
+from aweigh.visualise.charts import curves
 
 DATA_BOUND = 0.3  # the share of waiting from which it is worth a word
 RESULTS = "best_val_results.json"  # what the best weights found on the validation split, as COCO results

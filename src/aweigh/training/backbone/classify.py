@@ -48,7 +48,7 @@ from aweigh.training.logs.console import SafeConsole
 from aweigh.training.optim import make_optimizer, parameter_groups, set_lr
 from aweigh.training.prepare import choose_workers
 from aweigh.training.settings import load_recipe, to_toml
-from aweigh.visualise import curves
+from aweigh.visualise.charts import curves
 from aweigh.weights.load import load_backbone
 
 WEIGHTS = "weights.safetensors"

@@ -15,7 +15,6 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from aweigh import visualise
 from aweigh.annotations.split import Split
 from aweigh.errors import counted
 from aweigh.evaluation.errors import (
@@ -40,7 +39,10 @@ from aweigh.prediction.supervision import keypoint_lines, supervision
 from aweigh.prediction.tta import PLAIN, TTA
 from aweigh.structures import Images, padded_proposals
 from aweigh.training.prepare import Run
-from aweigh.visualise import IGNORED, PALETTE, as_picture, draw_boxes, draw_detections, draw_targets, grid
+from aweigh.visualise import charts
+from aweigh.visualise.colours import IGNORED, PALETTE
+from aweigh.visualise.pictures import as_picture, draw_boxes, draw_detections, draw_targets
+from aweigh.visualise.sheet import grid
 
 AS_IT_IS = Transform(Resize(short=None, long=None))
 LEGIBLE = 450  # pixels of the long side from which labels leave room for the picture
@@ -128,9 +130,9 @@ def save_evaluation(
     worst = worst_images(matches, min_score=min_score, number=number)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "pr_curves.png") as path:
-        visualise.precision_recall(classes, together, path, iou=iou)
+        charts.precision_recall(classes, together, path, iou=iou)
     with atomic_file(folder / "confusion.png") as path:
-        visualise.confusion(matrix.counts, matrix.names, path, min_score=min_score, iou=iou)
+        charts.confusion(matrix.counts, matrix.names, path, min_score=min_score, iou=iou)
     sheet = _worst_sheet(split, matches, worst, min_score)
     if sheet is not None:
         with atomic_file(folder / "worst.png") as path:
