@@ -136,7 +136,7 @@ def test_of_a_crowded_picture_a_part_is_assigned(tmp_path: Path, monkeypatch: py
     assert measured.unowned_count == 49 and measured.here.best_possible_recall == 3 / 52  # of equal boxes one learns
     assert "1 image holds more than 50 boxes, of which 50 were assigned." in measured.advice
     monkeypatch.setattr(fit, "MOST_BOXES", 51)
-    assert measure_fit({"train": split}, MODEL, short=120, long=160).measured == 1
+    assert measure_fit({"train": split}, MODEL, short=120, long=160).images_measured == 1
 
 
 def test_a_detector_that_assigns_no_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,5 +169,5 @@ def test_sizes_follow_the_resize(tmp_path: Path) -> None:
     split = split_of(tmp_path, [[10, 10, 40, 40]])
     measured = measure_fit({"train": split}, MODEL, short=0, long=320)
     height, width = Resize(short=None, long=320).size_for(120, 160)
-    assert measured.percentiles[50] == pytest.approx(40 * height / 120)
+    assert measured.size_percentiles[50] == pytest.approx(40 * height / 120)
     assert isinstance(split.targets(0), Targets) and width == 320

@@ -149,14 +149,18 @@ def _print_fit(console: "Console", fit: "Fit") -> None:
     console.print()
     console.print(Text.assemble((f"The objects as {fit.model} would see them", "bold"), f" ({fit.here.flags})"))
     lines = []
-    if fit.percentiles:
-        parts = ", ".join(f"{part} % under {value:.0f}" for part, value in fit.percentiles.items())
+    if fit.size_percentiles:
+        parts = ", ".join(f"{part} % under {value:.0f}" for part, value in fit.size_percentiles.items())
         lines.append(f"sizes in pixels, square root of the area: {parts}")
     if fit.levels:
         parts = ", ".join(f"{level.stride}: {100 * level.share:.0f} %" for level in fit.levels)
         lines.append(f"levels by stride, and their share of the boxes: {parts}")
     if fit.here.best_possible_recall is not None and fit.here.ambiguous is not None:
-        of = f" (on {fit.measured:,} of {counted(fit.images, 'image')})" if fit.measured < fit.images else ""
+        of = (
+            f" (on {fit.images_measured:,} of {counted(fit.images, 'image')})"
+            if fit.images_measured < fit.images
+            else ""
+        )
         lines.append(
             f"best possible recall {100 * fit.here.best_possible_recall:.1f} %, ambiguous points "
             f"{100 * fit.here.ambiguous:.1f} %{of}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,10 +31,9 @@ SMALL = 8.0  # pixels at the input, square root of the area: one cell of the fin
 ENOUGH = 0.95  # the share of objects that should be larger than that
 NOTED = 0.005  # the share of boxes without a point from which it is worth a sentence
 MOST_IMAGES, MOST_TRIALS = 1000, 100  # images assigned; and those on which several input sizes are compared
-MOST_BOXES = 100_000  # of these images together, on which several sizes are compared a fifth: the pairs of boxes and
-MOST_IN_ONE = (
-    3000  # points to compare are some 3,600 times as many; and of one image, of whose boxes others are left out
-)
+# Of these images together (a fifth where several sizes are compared), since the pairs of boxes and points are some
+# 3,600 times as many; and of one image, of whose boxes others are left out.
+MOST_BOXES, MOST_IN_ONE = 100_000, 3000
 CROWDED, BETWEEN = "smaller boxes took all its points", "no point of its level lies in it"
 LONGEST_SHORT = 1600  # pixels: beyond it cutting pictures into tiles is cheaper than a larger input
 STEP = 32  # short sides proposed are multiples
@@ -68,8 +67,11 @@ class Trial:
     short: int
     long: int
     small: float  # share of the boxes under `SMALL` pixels
-    best_possible_recall: float | None
-    ambiguous: float | None
+    best_possible_recall: float | None = None
+    ambiguous: float | None = None
+
+    def covered(self, coverage: Coverage) -> Trial:
+        return replace(self, best_possible_recall=coverage.best_possible_recall, ambiguous=coverage.ambiguous_share)
 
     @property
     def flags(self) -> str:
@@ -88,8 +90,8 @@ class Fit:
     here: Trial
     images: int
     boxes: int
-    measured: int  # images whose boxes were assigned
-    percentiles: dict[int, float]  # of the square root of the area at the input: 5, 25, 50, 75, 95
+    images_measured: int  # images whose boxes were assigned
+    size_percentiles: dict[int, float]  # of the square root of the area at the input: 5, 25, 50, 75, 95
     sizes: tuple[int, ...]  # boxes between two of `SIZE_EDGES`, in pixels at the input
     owners: tuple[tuple[int, ...], ...]  # of the measured boxes, per size: how many each level owns, and no level
     levels: tuple[Level, ...]
@@ -99,22 +101,9 @@ class Fit:
     advice: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "images": self.images,
-            "images_measured": self.measured,
-            "boxes": self.boxes,
-            "here": self.here.to_dict(),
-            "size_edges": list(SIZE_EDGES),
-            "sizes": list(self.sizes),
-            "owners": [list(row) for row in self.owners],
-            "size_percentiles": {str(key): value for key, value in self.percentiles.items()},
-            "levels": [vars(level) for level in self.levels],
-            "unowned_count": self.unowned_count,
-            "unowned": [vars(box) for box in self.unowned],
-            "trials": [trial.to_dict() for trial in self.trials],
-            "advice": list(self.advice),
-        }
+        """As JSON can hold it."""
+        trials = [trial.to_dict() for trial in self.trials]
+        return {**asdict(self), "here": self.here.to_dict(), "size_edges": SIZE_EDGES, "trials": trials}
 
 
 def measure_fit(
@@ -138,7 +127,7 @@ def measure_fit(
     thinned, crowded = _thinned(used)
     chosen = _draw(thinned, MOST_IMAGES, MOST_BOXES, seed)
     small = float((sizes < SMALL).mean()) if len(sizes) else 0.0
-    here = Trial(short, long, small, None, None)
+    here = Trial(short, long, small)
     levels: tuple[Level, ...] = ()
     owners = np.zeros((0, 0), dtype=np.int64)
     unowned: list[Unowned] = []
@@ -148,7 +137,7 @@ def measure_fit(
         levels = tuple(
             Level(int(stride), float(share)) for stride, share in zip(detector.strides, of_level, strict=True)
         )
-        here = replace(here, best_possible_recall=coverage.best_possible_recall, ambiguous=coverage.ambiguous_share)
+        here = here.covered(coverage)
     trial_images = _draw(thinned, MOST_TRIALS, MOST_BOXES // 5, seed)
     trials = _trials(detector, thinned, trial_images, here) if len(sizes) else ()
     percentiles = {part: float(np.percentile(sizes, part)) for part in (5, 25, 50, 75, 95)} if len(sizes) else {}
@@ -157,8 +146,8 @@ def measure_fit(
         here=here,
         images=sum(map(len, used.values())),
         boxes=len(sizes),
-        measured=len(chosen) if detector is not None else 0,
-        percentiles=percentiles,
+        images_measured=len(chosen) if detector is not None else 0,
+        size_percentiles=percentiles,
         sizes=tuple(np.histogram(sizes, bins=[*SIZE_EDGES, np.inf])[0].tolist()),
         owners=tuple(tuple(row) for row in owners.tolist()),
         levels=levels,
@@ -250,7 +239,7 @@ def _assigned(
     count = len(detector.strides)
     owners = np.zeros((len(SIZE_EDGES), count + 1), dtype=np.int64)
     unowned: list[Unowned] = []
-    with_boxes = iter([place for place in chosen if (~_targets_ignore(splits, place)).any()])
+    with_boxes = ((name, row) for name, row in chosen if splits[name].targets(row).learned.any())
 
     def assign(points: Sequence[Tensor], targets: Targets) -> Tensor:
         matched = detector.assign(points, targets)
@@ -270,16 +259,8 @@ def _assigned(
                 unowned.append(_unowned(splits[name], row, index, targets, crowded))
         return matched
 
-    coverage = measure_coverage(
-        _resized(splits, chosen, resize), strides=detector.strides, assign=assign, candidates=detector.candidates
-    )
+    coverage = measure_coverage(_resized(splits, chosen, resize), **detector._replace(assign=assign)._asdict())
     return coverage, owners, unowned
-
-
-def _targets_ignore(splits: Mapping[str, Split], place: tuple[str, int]) -> np.ndarray:
-    split, row = splits[place[0]], place[1]
-    ignore: np.ndarray = split.ignore[int(split.first[row]) : int(split.first[row + 1])]
-    return ignore
 
 
 def _unowned(split: Split, row: int, index: int, targets: Targets, crowded: bool) -> Unowned:
@@ -310,17 +291,10 @@ def _trials(
     for short, long in dict.fromkeys(sides):
         resize = Resize(short=short or None, long=long or None)
         small = float((_sizes(list(splits.values()), resize)[0] < SMALL).mean())
-        trial = Trial(short, long, small, None, None)
+        trial = Trial(short, long, small)
         if detector is not None:
-            coverage = measure_coverage(
-                _resized(splits, chosen, resize),
-                strides=detector.strides,
-                assign=detector.assign,
-                candidates=detector.candidates,
-            )
-            trial = replace(
-                trial, best_possible_recall=coverage.best_possible_recall, ambiguous=coverage.ambiguous_share
-            )
+            coverage = measure_coverage(_resized(splits, chosen, resize), **detector._asdict())
+            trial = trial.covered(coverage)
         found.append(trial)
     return tuple(found)
 
@@ -386,8 +360,7 @@ def smallest_input(sizes: np.ndarray, current: int, *, share: float = ENOUGH, le
 
     sizes: `[N]`, at an input of side `current`; sizes grow in proportion to it, the limit of the other side with it.
     """
-    ordered = np.sort(sizes)
-    smallest = float(ordered[math.floor((1 - share) * len(ordered))])  # the boxes before it may stay smaller
+    smallest = float(np.sort(sizes)[math.floor((1 - share) * len(sizes))])  # the boxes before it may stay smaller
     return max(STEP, math.ceil(least / max(smallest, 1e-6) * current / STEP - 1e-9) * STEP)
 
 

@@ -68,16 +68,14 @@ class RunLog:
         self._steps = _Thinned(HISTORY)
         self._file: int | None = None
         self._board: _Board | None = None
-        self._display: Display | None = None
+        self._display = Display(self.console, total_steps=total_steps)
         self._active = active
         if not active:
             return
         if tensorboard:
             self._board = _Board(self.path.parent, keep_to[0] if keep_to else 0)
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
-            self._display = Display(self.console, total_steps=total_steps)
-        with atomic_file(self.path) as aside:
-            _write_lines(aside, self._kept(*keep_to) if keep_to else ())
+        with atomic_file(self.path) as aside, aside.open("w", encoding="utf-8") as file:
+            file.writelines(self._kept(*keep_to) if keep_to else ())
         if self.epochs or self.table_path.exists():
             self._write_table()
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
@@ -90,8 +88,7 @@ class RunLog:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._display is not None:
-            self._display.stop()
+        self._display.stop()
         if self._board is not None:
             self._board.close()
         if self._file is not None:
@@ -105,15 +102,13 @@ class RunLog:
         row = {"kind": kind, **{name: _json_number(value) for name, value in values.items()}}
         self._append(json.dumps(row).encode() + b"\n")
         self._take(row)
-        if kind == "epoch":
-            self._write_table()
         if self._board is not None:
             self._board.write(row)
-        if self._display is not None:
-            if kind == "step":
-                self._display.step(row)
-            elif kind == "epoch":
-                self._display.show_epochs(self.epochs, best_epoch(self.epochs, self.select))
+        if kind == "step":
+            self._display.step(row)
+        elif kind == "epoch":
+            self._write_table()
+            self._display.show_epochs(self.epochs, best_epoch(self.epochs, self.select))
 
     def say(self, text: str) -> None:
         """One line for the user, above the table where there is one. The text is taken literally."""
@@ -122,18 +117,16 @@ class RunLog:
 
     def say_epoch(self, text: str) -> None:
         """The line of one epoch, where no table shows it."""
-        if self._display is None:
+        if not self._display.shows:
             self.say(text)
 
     @contextmanager
-    def bar(self, description: str, total: int) -> Iterator["Bar"]:
+    def bar(self, description: str, total: int) -> Iterator[Display]:
         """A progress bar for one pass, under the table, where the console is a terminal; else nothing."""
-        if self._display is None:
-            yield Bar(None)
-            return
-        self._display.begin(description, total)
+        if self._active:
+            self._display.begin(description, total)
         try:
-            yield Bar(self._display)
+            yield self._display
         finally:
             self._display.end()
 
@@ -147,8 +140,7 @@ class RunLog:
             if row.get("step", 0) <= step and (row["kind"] != "epoch" or row["epoch"] <= epoch):
                 self._take(row)
                 yield json.dumps(row) + "\n"
-        if self._display is not None:
-            self._display.show_epochs(self.epochs, best_epoch(self.epochs, self.select))
+        self._display.show_epochs(self.epochs, best_epoch(self.epochs, self.select))
 
     def _take(self, row: dict[str, Any]) -> None:
         if row["kind"] == "step":
@@ -172,21 +164,6 @@ class RunLog:
         rows = results_table(self.epochs, select=self.select, classes=self.classes)
         with atomic_file(self.table_path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-class Bar:
-    """A progress bar, or the place where one would be."""
-
-    def __init__(self, display: Display | None) -> None:
-        self._display = display
-
-    def advance(self, note: str = "") -> None:
-        if self._display is not None:
-            self._display.advance(note)
-
-    def to(self, done: int, total: int) -> None:
-        if self._display is not None:
-            self._display.to(done, total)
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -306,11 +283,6 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
 
 
 def _json_number(value: Any) -> Any:

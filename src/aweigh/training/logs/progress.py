@@ -46,9 +46,13 @@ _GAP = 2  # blanks between two columns
 
 
 class Display:
-    """The live part of a terminal. Begins with the first bar and ends with `stop`, which leaves the table behind."""
+    """The live part of a terminal. Begins with the first bar and ends with `stop`, which leaves the table behind.
+
+    Where the console is no terminal nothing is shown.
+    """
 
     def __init__(self, console: Console, *, total_steps: int = 0) -> None:
+        self.shows = console.is_terminal and not console.is_dumb_terminal
         self._console = console
         self._total_steps = total_steps
         self._epochs: Sequence[Mapping[str, Any]] = ()
@@ -61,6 +65,8 @@ class Display:
 
     def begin(self, description: str, total: int) -> None:
         """A new bar."""
+        if not self.shows:
+            return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, TextColumn("{task.fields[note]}", style="dim"), console=self._console)
         self._progress.add_task(description, total=total, note="")
@@ -73,14 +79,14 @@ class Display:
         self._refresh(now=True)
 
     def advance(self, note: str = "") -> None:
-        assert self._progress is not None
-        self._progress.update(self._progress.task_ids[0], advance=1, note="" if self._steps else note)
-        self._refresh()
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], advance=1, note="" if self._steps else note)
+            self._refresh()
 
     def to(self, done: int, total: int) -> None:
-        assert self._progress is not None
-        self._progress.update(self._progress.task_ids[0], completed=done, total=total)
-        self._refresh()
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=done, total=total)
+            self._refresh()
 
     def end(self) -> None:
         """The bar is gone; the table stays."""
