@@ -81,7 +81,7 @@ def test_an_annotation_the_model_cannot_learn(run: Run, batch: Batch, capsys: py
 
 
 def test_what_is_finite_on_the_cpu(run: Run, batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
-    run.precision = torch.float16  # as on a GPU; computed here in float32
+    run.how = replace(run.how, precision=torch.float16)  # as on a GPU; computed here in float32
     run.model.head.box_tower[0].weight.data[:] *= 1e7
     text, _ = told(run, batch, capsys)
     assert "on the CPU in float32: all is finite: " in text and "first bad module" not in text
@@ -92,7 +92,7 @@ def test_what_is_finite_on_the_cpu(run: Run, batch: Batch, capsys: pytest.Captur
 def test_what_fails_in_the_precision_of_the_run_alone(
     run: Run, batch: Batch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.precision = torch.bfloat16
+    run.how = replace(run.how, precision=torch.bfloat16)
     sound = fcos._flatten
 
     def broken(levels: list[torch.Tensor]) -> torch.Tensor:
