@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 
-from aweigh.annotations.flat import PathList
+from aweigh.annotations.flat import Packed
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Augmentation, Transform
@@ -246,7 +246,7 @@ def large_split(root: Path, images: int, objects: int) -> DetectionDataset:
     (root / "annotations.json").write_text(json.dumps(data))
     split = load_split(root, annotations=root / "annotations.json", images=root / "images")
     rows = np.resize(np.arange(files), images)
-    split = replace(split.take(rows), paths=PathList.of([split.paths[int(row)] for row in rows]))
+    split = replace(split.take(rows), paths=Packed.of([split.paths[int(row)] for row in rows], Path))
     return DetectionDataset(split, Transform(Resize(96, 128), Augmentation(flip=0.5)))
 
 

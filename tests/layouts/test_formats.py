@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.annotated import Make, coco_dict, picture, voc_xml
 
-from aweigh.annotations.flat import PathList
+from aweigh.annotations.flat import Packed
 from aweigh.annotations.split import split_off
 from aweigh.errors import DataError, UsageError
 from aweigh.inspect.rules import remarks
@@ -345,11 +345,11 @@ def test_content_hash_tells_changes(coco: Make) -> None:
 
 def test_path_list(tmp_path: Path) -> None:
     paths = [tmp_path / "ä.jpg", Path("x") / "y.png", Path("z")]
-    packed = PathList.of(paths)
+    packed = Packed.of(paths, Path)
     assert list(packed) == paths and packed == paths and packed[-1] == paths[-1] and packed[1:] == paths[1:]
     with pytest.raises(IndexError):
         packed[3]
-    assert len(PathList.of([])) == 0
+    assert len(Packed.of([], Path)) == 0
 
 
 def test_blood_cells(shared: Path) -> None:

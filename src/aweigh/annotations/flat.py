@@ -2,67 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import overload
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, overload
 
 import numpy as np
 
+Item = TypeVar("Item")
 
-class TextList(Sequence[str]):
-    """Texts in one block of UTF-8 bytes; `ends[i]` is where text i ends."""
 
-    def __init__(self, block: np.ndarray, ends: np.ndarray) -> None:
-        self.block, self.ends = block, ends
+class Packed(Sequence[Item]):
+    """Items in one block of UTF-8 bytes, `kind` (`str`, `Path`) of what stands there; `ends[i]` is where i ends."""
+
+    def __init__(self, block: np.ndarray, ends: np.ndarray, kind: Callable[[str], Item]) -> None:
+        self.block, self.ends, self.kind = block, ends, kind
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> TextList:
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    def of(cls, items: Iterable[object], kind: Callable[[str], Item]) -> Packed[Item]:
+        encoded = [str(item).encode("utf-8", "surrogateescape") for item in items]
         ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
+        return Packed(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, kind)
 
-    def take(self, rows: np.ndarray) -> TextList:
-        """The texts of these rows, in this order."""
+    def take(self, rows: np.ndarray) -> Packed[Item]:
+        """The items of these rows, in this order."""
         starts = np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
         counts = (self.ends - starts)[rows] if len(self.ends) else np.zeros(0, dtype=np.int64)
-        return TextList(self.block[ranges(starts[rows], counts)], np.cumsum(counts, dtype=np.int64))
+        return Packed(self.block[ranges(starts[rows], counts)], np.cumsum(counts, dtype=np.int64), self.kind)
 
     def __len__(self) -> int:
         return len(self.ends)
 
     @overload
-    def __getitem__(self, index: int) -> str: ...
+    def __getitem__(self, index: int) -> Item: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]  # raises IndexError, and counts negative ones from the end
         start = int(self.ends[position - 1]) if position else 0
-        return self.block[start : int(self.ends[position])].tobytes().decode("utf-8", "surrogateescape")
-
-
-class PathList(Sequence[Path]):
-    """Paths in one block of bytes."""
-
-    def __init__(self, texts: TextList) -> None:
-        self._texts = texts
-
-    @classmethod
-    def of(cls, paths: Iterable[str | Path]) -> PathList:
-        return cls(TextList.of(str(path) for path in paths))
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Path]: ...
-    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
-        if isinstance(index, slice):
-            return [Path(text) for text in self._texts[index]]
-        return Path(self._texts[index])
+        return self.kind(self.block[start : int(self.ends[position])].tobytes().decode("utf-8", "surrogateescape"))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)

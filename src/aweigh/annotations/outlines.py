@@ -21,6 +21,12 @@ def clip_polygon(points: np.ndarray, size_wh: np.ndarray) -> np.ndarray:
     return points
 
 
+def twice_area(points: np.ndarray) -> float:
+    """Of a polygon `[K, 2]`, by its corners; below 0 where it goes round the other way."""
+    x, y = points.T
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
+
+
 def visible_box(parts: Sequence[np.ndarray], size_wh: np.ndarray) -> np.ndarray:
     """The box `[4]` xyxy round what lies inside the image of polygons `[K, 2]`; without a size where nothing does."""
     inside = [cut for part in parts if len(cut := clip_polygon(part, size_wh))]

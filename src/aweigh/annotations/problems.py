@@ -39,9 +39,14 @@ class Problem:
     action: str
     box: tuple[float, float, float, float] | None = None
 
+    @property
+    def place(self) -> str:
+        """The file and which of its annotations: "a.jpg annotation 7", "a.txt line 3"."""
+        which = self.annotation if isinstance(self.annotation, str) else f"annotation {self.annotation}"
+        return self.where if self.annotation is None else f"{self.where} {which}"
+
     def __str__(self) -> str:
-        which = "" if self.annotation is None else f" {_mark(self.annotation)}"
-        return printable(f"{self.where}{which}: {self.kind}, {self.detail}; {self.action}")
+        return printable(f"{self.place}: {self.kind}, {self.detail}; {self.action}")
 
 
 def report_lines(problems: Sequence[Problem], title: str = "", *, examples: int = 3) -> str:
@@ -53,7 +58,7 @@ def report_lines(problems: Sequence[Problem], title: str = "", *, examples: int 
         groups[problem.kind, problem.action].append(problem)
     lines = [f"{title}{' and '.join(tally(problems))} in the annotations"]
     for (kind, action), group in sorted(groups.items(), key=lambda item: (item[0][1] == KEPT, -len(item[1]))):
-        shown = "; ".join(_example(problem) for problem in group[:examples])
+        shown = "; ".join(printable(f"{one.place}: {one.detail}") for one in group[:examples])
         more = f"; and {len(group) - examples} more" if len(group) > examples else ""
         lines.append(f"  {kind}: {done(len(group), action)} ({shown}{more})")
     return "\n".join(lines)
@@ -136,16 +141,3 @@ def suspicions(boxes_xywh: np.ndarray, sizes_hw: np.ndarray, where: str) -> list
         detail = f"{fractions:.0%} of the boxes lie within one pixel of the corner; the format wants pixels"
         found.append(Problem("looks like fractions of the image instead of pixels", where, None, detail, KEPT))
     return found
-
-
-def _example(problem: Problem) -> str:
-    which = "" if problem.annotation is None else f" {_mark(problem.annotation)}"
-    return printable(f"{problem.where}{which}: {problem.detail}")
-
-
-def _mark(annotation: int | str) -> str:
-    return annotation if isinstance(annotation, str) else f"annotation {annotation}"
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return "[" + ", ".join(f"{value:g}" for value in values) + "]"

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from aweigh.annotations.flat import TextList, offsets, ranges
+from aweigh.annotations.flat import Packed, offsets, ranges
 from aweigh.errors import DataError, UsageError, counted, printable
 
 KIND, FORMAT = "aweigh.proposals", 1
@@ -70,7 +70,7 @@ class Proposals:
             sizes.append((height, width))
             parts.append((boxes[best], scores[best]))
         return cls(
-            files=TextList.of(files),
+            files=Packed.of(files, str),
             sizes_hw=np.array(sizes, dtype=np.int32).reshape(-1, 2),
             first=offsets(np.array([len(scores) for _, scores in parts], dtype=np.int64)),
             boxes=np.concatenate([np.zeros((0, 4), np.float32), *(boxes for boxes, _ in parts)]),
@@ -91,7 +91,7 @@ class Proposals:
         rows = ranges(self.first[:-1][images], counts)
         return replace(
             self,
-            files=TextList.of([self.files[int(image)] for image in images]),
+            files=Packed.of([self.files[int(image)] for image in images], str),
             file_bytes=None if self.file_bytes is None else self.file_bytes[images],
             sizes_hw=self.sizes_hw[images],
             first=offsets(counts),
@@ -217,7 +217,7 @@ def read_proposals(path: str | Path) -> Proposals:
                 f"{path}: {name} must be {kind} {list(shape)}, got {found.dtype} {list(found.shape)}; see "
                 "docs/proposals.md."
             )
-    proposals = Proposals(files=TextList.of(header["files"]), made={**header["made"], "file": str(path)}, **tensors)
+    proposals = Proposals(files=Packed.of(header["files"], str), made={**header["made"], "file": str(path)}, **tensors)
     _check(proposals, path)
     return _best_first(proposals)
 

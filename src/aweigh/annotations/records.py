@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from aweigh.annotations.coco_entries import coco_entry, decimals
-from aweigh.annotations.flat import PathList, TextList, offsets
+from aweigh.annotations.flat import Packed, offsets
 from aweigh.annotations.masks import FARTHEST, NONE, Masks
 from aweigh.annotations.outlines import visible_box
 from aweigh.annotations.problems import (
@@ -49,15 +49,15 @@ class Records:
     """What a reader found, before any box is judged.
 
     paths, image_ids `[I]`, sizes_hw `[I, 2]`: the images that exist. image_of: `[M]`, rows of the images. boxes: `[M,
-    4]` float64 xyxy. boxes_xywh: the same as the source has them. labels: `[M]`, already valid. crowd, difficult:
-    `[M]` bool. area: `[M]`, NaN where not given. annotation_ids: `[M]`. marks: how each is called in a problem (id
-    or "line 3"). shown: its box as the source writes it; fractions: that is in fractions of the image, not in pixels.
+    4]` float64 xyxy. boxes_xywh: the same as the source has them. labels: `[M]`, already valid. crowd, difficult,
+    uncertain: `[M]` bool. area: `[M]`, NaN where not given. annotation_ids: `[M]`. marks: how each is called in a
+    problem (id or "line 3"). shown: its box as the source writes it; fractions: in those of the image, not in pixels.
 
     said: `[I]` int8, whether an image was looked at, where the source says so (`NOT_SAID` otherwise), `LABELS_LOST`
     where the reader had to leave out an annotation of it. segmentations: masks as COCO writes them. keypoints: `[M, K,
-    3]` float32; num_keypoints: `[M]`. image_extras, extras: what else the source says, as JSON. uncertain: `[M]` bool,
-    none when None. cuboids: `[M, 7]` float32, see `Split`; cameras: `[I, 3, 4]` float64. outlines: of each box the
-    polygons `[K, 2]` in pixels that it was drawn round, if any.
+    3]` float32; num_keypoints: `[M]`. image_extras, extras: what else the source says, as JSON. cuboids: `[M, 7]`
+    float32, see `Split`; cameras: `[I, 3, 4]` float64. outlines: of each box the polygons `[K, 2]` in pixels that it
+    was drawn round, if any.
     """
 
     paths: Sequence[Path]
@@ -69,6 +69,7 @@ class Records:
     labels: np.ndarray
     crowd: np.ndarray
     difficult: np.ndarray
+    uncertain: np.ndarray
     area: np.ndarray
     annotation_ids: np.ndarray
     marks: Sequence[int | str]
@@ -83,11 +84,15 @@ class Records:
     image_extras: Sequence[str] | None = None
     extras: Sequence[str] | None = None
     header: dict[str, Any] = field(default_factory=dict)
-    uncertain: np.ndarray | None = None
     cuboids: np.ndarray | None = None
     cameras: np.ndarray | None = None
     outlines: Sequence[Sequence[np.ndarray]] | None = None
     fractions: bool = False
+
+    @property
+    def ignore(self) -> np.ndarray:
+        """`[M]` bool: what is no object to find."""
+        return self.crowd | self.difficult | self.uncertain
 
 
 def build_split(
@@ -108,33 +113,26 @@ def build_split(
     kept = np.flatnonzero(good)
     kept = kept[np.argsort(records.image_of[kept], kind="stable")]
     counts = np.bincount(records.image_of[kept], minlength=len(records.image_ids))
-    area = _areas(records)
-    uncertain = np.zeros(len(records.boxes), dtype=bool) if records.uncertain is None else records.uncertain
-    ignore = records.crowd | records.difficult | uncertain
+    records = replace(records, area=_areas(records))
     masks = _masks(records, sizes, problems)
-    extras = records.extras and [records.extras[row] for row in kept.tolist()]
     return Split(
         name=name,
         layout=layout,
         root=root,
         classes=classes,
-        paths=PathList.of(records.paths),
+        paths=Packed.of(records.paths, Path),
         image_ids=records.image_ids,
         sizes_hw=records.sizes_hw,
         first=offsets(counts),
         boxes=clipped[kept].astype(np.float32),
         labels=records.labels[kept],
-        ignore=ignore[kept],
+        ignore=records.ignore[kept],
         crowd=records.crowd[kept],
-        area=area[kept],
+        area=records.area[kept],
         annotation_ids=records.annotation_ids[kept],
         source_boxes_xywh=records.boxes_xywh[kept],
         problems=problems,
-        evaluation_only=[
-            _unlearned(records, row, classes, area, ignore, uncertain, masks)
-            for row, _, act in found
-            if act == UNLEARNED
-        ],
+        evaluation_only=[_unlearned(records, row, classes, masks) for row, _, act in found if act == UNLEARNED],
         reviewed=_reviewed(records, found, counts),
         masks=None if masks is None else masks.take(kept),
         keypoints=None if records.keypoints is None else records.keypoints[kept],
@@ -142,10 +140,10 @@ def build_split(
         keypoint_names=records.keypoint_names,
         skeleton=records.skeleton,
         label_sets=records.label_sets,
-        image_extras=TextList.of(records.image_extras) if records.image_extras and any(records.image_extras) else None,
-        extras=TextList.of(extras) if extras and any(extras) else None,
+        image_extras=_packed(records.image_extras),
+        extras=_packed(records.extras and [records.extras[row] for row in kept.tolist()]),
         header=records.header,
-        uncertain=uncertain[kept],
+        uncertain=records.uncertain[kept],
         cuboids=None if records.cuboids is None else records.cuboids[kept],
         cameras=records.cameras,
     )
@@ -166,6 +164,11 @@ def _box_problems(
         where, detail = records.paths[int(records.image_of[row])].name, f"{box} in an image of {width} x {height}"
         problems.append(Problem(kind, where, records.marks[row], detail, action, (left, top, right, bottom)))
     return problems
+
+
+def _packed(texts: Sequence[str] | None) -> Packed[str] | None:
+    """None where no text says anything."""
+    return Packed.of(texts, str) if texts and any(texts) else None
 
 
 def _areas(records: Records) -> np.ndarray:
@@ -211,25 +214,17 @@ def _reviewed(records: Records, found: Sequence[tuple[int, str, str]], counts: n
     return np.where(lost, LABELS_LOST, np.where(annotated, REVIEWED, records.said)).astype(np.int8)
 
 
-def _unlearned(
-    records: Records,
-    row: int,
-    classes: Classes,
-    area: np.ndarray,
-    ignore: np.ndarray,
-    uncertain: np.ndarray,
-    masks: Masks | None,
-) -> dict[str, Any]:
+def _unlearned(records: Records, row: int, classes: Classes, masks: Masks | None) -> dict[str, Any]:
     """A record that counts in evaluation alone, as a COCO entry with all that is known of it."""
     entry = coco_entry(
         int(records.annotation_ids[row]),
         int(records.image_ids[records.image_of[row]]),
         classes.ids[int(records.labels[row])],
         records.boxes_xywh[row].tolist(),
-        float(area[row]),
-        bool(ignore[row]),
+        float(records.area[row]),
+        bool(records.ignore[row]),
         bool(records.crowd[row]),
-        bool(uncertain[row]),
+        bool(records.uncertain[row]),
     )
     said = json.loads(records.extras[row] or "{}") if records.extras is not None else {}
     return said | entry | _shapes(records, masks, row)

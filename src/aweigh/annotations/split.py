@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from aweigh.annotations.coco_entries import coco_entry, decimals
-from aweigh.annotations.flat import PathList, TextList, offsets, ranges
+from aweigh.annotations.flat import Packed, offsets, ranges
 from aweigh.annotations.masks import NONE, Masks
 from aweigh.annotations.problems import Problem, report_lines
 from aweigh.annotations.proposals import Proposals, length_of
@@ -97,8 +97,8 @@ class Split:
     keypoint_names: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
     label_sets: LabelSets | None = None
-    image_extras: TextList | None = None
-    extras: TextList | None = None
+    image_extras: Packed[str] | None = None
+    extras: Packed[str] | None = None
     header: dict[str, Any] = field(default_factory=dict)
     uncertain: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     proposals: Proposals | None = None
@@ -115,6 +115,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def image_of(self) -> np.ndarray:
+        """`[N]` int64: the image of each annotation."""
+        return np.repeat(np.arange(len(self)), np.diff(self.first))
 
     def targets(self, index: int, *, masks: bool = False) -> Targets:
         """The annotations of one image as tensors that own their memory, in the pixels of the original image.
@@ -249,21 +254,19 @@ class Split:
         return replace(
             self,
             name=name or self.name,
-            paths=PathList.of([self.paths[int(image)] for image in images]),
+            paths=Packed.of([self.paths[int(image)] for image in images], Path),
             image_ids=self.image_ids[images],
             sizes_hw=self.sizes_hw[images],
             reviewed=self.reviewed[images],
             first=offsets(counts),
             problems=[],
             evaluation_only=[entry for entry in self.evaluation_only if entry["image_id"] in kept],
-            masks=None if self.masks is None else self.masks.take(rows),
             label_sets=None if sets is None else replace(sets, of_image=sets.of_image[images]),
             image_extras=None if self.image_extras is None else self.image_extras.take(images),
-            extras=None if self.extras is None else self.extras.take(rows),
             proposals=None if self.proposals is None else self.proposals.take(images),
             cameras=None if self.cameras is None else self.cameras[images],
             left_out=0,
-            **{key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None},
+            **self._annotations(rows),
         )
 
     def without(self, rows: Sequence[int] | np.ndarray, *, why: str = "can be read") -> Split:
@@ -285,20 +288,23 @@ class Split:
 
     def take_annotations(self, rows: np.ndarray) -> Split:
         """The split with these annotations alone, `[K]` int64 in rising order; all images stay."""
-        image_of = np.repeat(np.arange(len(self)), np.diff(self.first))
         return replace(
             self,
-            first=offsets(np.bincount(image_of[rows], minlength=len(self))),
-            masks=None if self.masks is None else self.masks.take(rows),
-            extras=None if self.extras is None else self.extras.take(rows),
-            **{key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None},
+            first=offsets(np.bincount(self.image_of[rows], minlength=len(self))),
+            **self._annotations(rows),
         )
+
+    def _annotations(self, rows: np.ndarray) -> dict[str, Any]:
+        """What is said of these annotations, by the names of its fields."""
+        arrays = {key: value[rows] for key in _PER_ANNOTATION if (value := getattr(self, key)) is not None}
+        lists = {"masks": self.masks, "extras": self.extras}
+        return arrays | {key: value.take(rows) for key, value in lists.items() if value is not None}
 
     def for_training(self, *, masks: bool = False) -> Split:
         """What workers need and no more: without problems, extras, entries for evaluation and, unless asked, masks."""
         return replace(
             self,
-            paths=PathList.of(self.paths),
+            paths=Packed.of(self.paths, Path),
             problems=[],
             evaluation_only=(),
             image_extras=None,
@@ -338,7 +344,7 @@ class Split:
     def coco_annotations(self, *, masks: bool = True) -> list[dict[str, Any]]:
         """The annotations as COCO entries with their own ids, those for evaluation only at the end."""
         category_of = np.asarray(self.classes.ids, dtype=np.int64)[self.labels]
-        image_of = np.repeat(np.arange(len(self)), np.diff(self.first))
+        image_of = self.image_of
         columns = (
             self.annotation_ids,
             self.image_ids[image_of],
@@ -370,11 +376,8 @@ class Split:
         for path in self.paths:
             digest.update(os.fsencode(path.name) + b"\0")
         arrays = [self.image_ids, self.sizes_hw, self.first, self.boxes, self.labels, self.ignore, self.area]
-        arrays.append(self.reviewed)
-        arrays += [] if self.masks is None else self.masks.arrays()
-        arrays += [] if self.keypoints is None else [self.keypoints]
-        arrays += [] if self.cuboids is None else [self.cuboids]
-        arrays += [] if self.cameras is None else [self.cameras]
+        arrays += [self.reviewed, *(() if self.masks is None else self.masks.arrays())]
+        arrays += [array for array in (self.keypoints, self.cuboids, self.cameras) if array is not None]
         arrays += [self.uncertain] if self.uncertain.any() else []
         arrays += [] if self.label_sets is None else [self.label_sets.known, self.label_sets.of_image]
         for array in arrays:

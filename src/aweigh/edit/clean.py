@@ -46,12 +46,11 @@ class Cleaned:
 
 def clean(splits: Mapping[str, Split], examination: Examination) -> Cleaned:
     """What to write in place of these splits. examination: that of the same splits."""
-    changes: list[str] = []
     leave_out = {name: np.zeros(len(split), dtype=bool) for name, split in splits.items()}
-    _bad_pictures(splits, examination, leave_out, changes)
+    changes = _bad_pictures(splits, examination.pictures, leave_out)
     if examination.decoded:
-        _leaks(splits, examination.pictures, leave_out, changes)
-        _copies(splits, examination.pictures, leave_out, changes)
+        changes += _leaks(splits, examination.pictures, leave_out)
+        changes += _copies(splits, examination.pictures, leave_out)
     cleaned = {}
     for name, split in splits.items():
         kept = split.take(np.flatnonzero(~leave_out[name]))
@@ -77,12 +76,13 @@ def write_clean(splits: Mapping[str, Split], examination: Examination, out: Path
 
 
 def _bad_pictures(
-    splits: Mapping[str, Split], examination: Examination, leave_out: dict[str, np.ndarray], changes: list[str]
-) -> None:
+    splits: Mapping[str, Split], looked: Mapping[str, Pictures], leave_out: dict[str, np.ndarray]
+) -> list[str]:
+    """Leaves out pictures that cannot be read, and tells what the readers of the annotations have done."""
+    changes = []
     for name, split in splits.items():
-        looked = examination.pictures[name]
-        leave_out[name] |= ~looked.readable
-        kinds = Counter(problem.kind for problem in looked.problems if problem.action == SKIPPED)
+        leave_out[name] |= ~looked[name].readable
+        kinds = Counter(problem.kind for problem in looked[name].problems if problem.action == SKIPPED)
         changes += [f"{name}: {counted(count, 'picture')} left out: {kind}" for kind, count in kinds.items()]
         for (kind, action), count in Counter((one.kind, one.action) for one in split.problems).items():
             if action == CLIPPED:
@@ -91,17 +91,14 @@ def _bad_pictures(
                 changes.append(f"{name}: {count} of '{kind}': written as they are read")
             elif action != KEPT:
                 changes.append(f"{name}: {count} of '{kind}': left out")
+    return changes
 
 
-def _leaks(
-    splits: Mapping[str, Split],
-    looked: Mapping[str, Pictures],
-    leave_out: dict[str, np.ndarray],
-    changes: list[str],
-) -> None:
+def _leaks(splits: Mapping[str, Split], looked: Mapping[str, Pictures], leave_out: dict[str, np.ndarray]) -> list[str]:
     """Training pictures that another split has too, by their bytes or, past doubt, by their look."""
     if "train" not in splits or len(splits) < 2:
-        return
+        return []
+    changes = []
     names = np.repeat(list(splits), [len(split) for split in splits.values()])
     rows = np.concatenate([np.arange(len(split)) for split in splits.values()])
     for what, groups in _same_pictures([looked[name] for name in splits]).items():
@@ -114,6 +111,7 @@ def _leaks(
                 count += len(trained)
         if count:
             changes.append(f"train: {counted(count, 'picture')} left out: in another split too ({what})")
+    return changes
 
 
 def hold_out(train: Split, others: Mapping[str, Split]) -> tuple[Split, list[str]]:
@@ -147,13 +145,9 @@ def _same_pictures(looked: Sequence[Pictures]) -> dict[str, list[np.ndarray]]:
     return {"the same bytes": equal, "the same picture, saved anew": near}
 
 
-def _copies(
-    splits: Mapping[str, Split],
-    looked: Mapping[str, Pictures],
-    leave_out: dict[str, np.ndarray],
-    changes: list[str],
-) -> None:
+def _copies(splits: Mapping[str, Split], looked: Mapping[str, Pictures], leave_out: dict[str, np.ndarray]) -> list[str]:
     """Pictures with the same bytes in one split: of those with the same annotations, or none, the first stays."""
+    changes = []
     for name, split in splits.items():
         hashes = [None if out else digest for digest, out in zip(looked[name].hashes, leave_out[name], strict=True)]
         count = differing = 0
@@ -170,6 +164,7 @@ def _copies(
             changes.append(
                 f"{name}: {counted(differing, 'picture')} kept though stored twice: their annotations differ"
             )
+    return changes
 
 
 def _contents(split: Split, image: int) -> list[tuple[float, ...]]:
@@ -179,7 +174,7 @@ def _contents(split: Split, image: int) -> list[tuple[float, ...]]:
 
 def _clean_boxes(kept: Split, changes: list[str]) -> Split:
     """Without second copies of a box; with the boxes as they were clipped; images that lost all of them marked."""
-    image_of = np.repeat(np.arange(len(kept)), np.diff(kept.first))
+    image_of = kept.image_of
     keys = np.column_stack([kept.boxes.astype(np.float64), kept.labels, image_of, kept.ignore])  # [N, 7]
     first = np.unique(keys, axis=0, return_index=True)[1] if len(keys) else np.empty(0, dtype=np.int64)
     if len(first) < len(keys):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aweigh.annotations.flat import TextList, offsets
+from aweigh.annotations.flat import Packed, offsets
 from aweigh.annotations.masks import Masks
 from aweigh.annotations.proposals import length_of
 from aweigh.annotations.records import as_number
@@ -150,10 +150,8 @@ def complete(
         here = np.where((places >= first) & (places < first + len(split)), places - first, -1)
         completed[name], added = _complete(split, proposals, here, classes, score, uncertain, remarks)
         first += len(split)
-        for label in added.labels[~added.uncertain].tolist():
-            objects[classes.names[label]] += 1
-        for label in added.labels[added.uncertain].tolist():
-            guesses[classes.names[label]] += 1
+        for counter, rows in ((objects, ~added.uncertain), (guesses, added.uncertain)):
+            counter.update(classes.names[label] for label in added.labels[rows].tolist())
     return Completed(completed, objects, guesses, remarks)
 
 
@@ -301,7 +299,7 @@ def _label_sets(own: Split, known: np.ndarray, seen: np.ndarray, detector: np.nd
 def _with(split: Split, added: _Added, label_sets: LabelSets | None, seen: np.ndarray) -> Split:
     """The split with more annotations, behind those that each image has."""
     count, before = len(added.labels), len(split.boxes)
-    image_of = np.concatenate([np.repeat(np.arange(len(split)), np.diff(split.first)), added.image_of])
+    image_of = np.concatenate([split.image_of, added.image_of])
     order = np.argsort(image_of, kind="stable")
     boxes_xywh = np.column_stack([added.boxes[:, :2], added.boxes[:, 2:] - added.boxes[:, :2]])
     used = [*split.annotation_ids.tolist(), *(entry["id"] for entry in split.evaluation_only)]
@@ -328,7 +326,7 @@ def _with(split: Split, added: _Added, label_sets: LabelSets | None, seen: np.nd
         split,
         first=offsets(np.bincount(image_of, minlength=len(split))),
         masks=None if split.masks is None else Masks.join([split.masks, Masks.none(count)]).take(order),
-        extras=TextList.of(texts).take(order),
+        extras=Packed.of(texts, str).take(order),
         label_sets=label_sets,
         reviewed=reviewed,
         **arrays,  # type: ignore[arg-type]

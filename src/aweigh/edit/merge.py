@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.annotations.flat import PathList, TextList, offsets
+from aweigh.annotations.flat import Packed, offsets
 from aweigh.annotations.masks import Masks
 from aweigh.annotations.split import LabelSets, Split
 from aweigh.classes import Classes
@@ -90,12 +90,14 @@ def _merge_splits(name: str, parts: Mapping[str, Split], classes: Classes, renam
         layout=moved[0].layout,
         root=_common_folder([split.root for split in moved]),
         classes=classes,
-        paths=PathList.of([path for split in moved for path in split.paths]),
+        paths=Packed.of([path for split in moved for path in split.paths], Path),
         first=offsets(np.concatenate([np.diff(split.first) for split in moved])),
         problems=[problem for split in moved for problem in split.problems],
         evaluation_only=[entry for split in moved for entry in split.evaluation_only],
         masks=Masks.join([split.masks or Masks.none(len(split.boxes)) for split in moved]) if masked else None,
-        keypoints=np.concatenate([_keypoints(split, len(points)) for split in moved]) if pointed else None,
+        keypoints=_known(
+            [split.keypoints for split in moved], [(len(split.boxes), len(points), 3) for split in moved], 0
+        ),
         num_keypoints=np.concatenate([_num_keypoints(split) for split in moved]) if pointed else None,
         cuboids=_known([split.cuboids for split in moved], [(len(split.boxes), 7) for split in moved]),
         cameras=_known([split.cameras for split in moved], [(len(split), 3, 4) for split in moved]),
@@ -190,28 +192,26 @@ def _label_sets(parts: Mapping[str, Split], classes: Classes, rename: Mapping[st
     return LabelSets(np.array(known), np.concatenate(of_image).astype(np.int32), tuple(names))
 
 
-def _keypoints(split: Split, count: int) -> np.ndarray:
-    return np.zeros((len(split.boxes), count, 3), dtype=np.float32) if split.keypoints is None else split.keypoints
-
-
 def _num_keypoints(split: Split) -> np.ndarray:
     return np.zeros(len(split.boxes), dtype=np.int64) if split.num_keypoints is None else split.num_keypoints
 
 
-def _known(arrays: Sequence[np.ndarray | None], shapes: Sequence[tuple[int, ...]]) -> np.ndarray | None:
-    """All in one, NaN for those that are not there; None where none is."""
+def _known(
+    arrays: Sequence[np.ndarray | None], shapes: Sequence[tuple[int, ...]], otherwise: float = np.nan
+) -> np.ndarray | None:
+    """All in one, in the place of those that are not there NaN, or `otherwise`; None where none is."""
     there = next((array for array in arrays if array is not None), None)
     if there is None:
         return None
-    filled = [np.full(shape, np.nan, there.dtype) if own is None else own for own, shape in zip(arrays, shapes)]
+    filled = [np.full(shape, otherwise, there.dtype) if own is None else own for own, shape in zip(arrays, shapes)]
     return np.concatenate(filled)
 
 
-def _texts(lists: Sequence[TextList | None], counts: Sequence[int]) -> TextList | None:
+def _texts(lists: Sequence[Packed[str] | None], counts: Sequence[int]) -> Packed[str] | None:
     if all(texts is None for texts in lists):
         return None
     pairs = zip(lists, counts, strict=True)
-    return TextList.of([text for texts, count in pairs for text in (texts if texts is not None else [""] * count)])
+    return Packed.of([text for texts, count in pairs for text in (texts if texts is not None else [""] * count)], str)
 
 
 def _header(parts: Mapping[str, Split], rename: Mapping[str, str]) -> dict[str, Any]:

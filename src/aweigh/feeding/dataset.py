@@ -165,7 +165,7 @@ class _UnreadablePicture(Exception):
 def _chances(split: Split, draws: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """`[I]` each, sums that rise from image to image: of all, and of those with objects to learn (all without any)."""
     weights = np.ones(len(split)) if draws is None else draws
-    image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
+    image_of = split.image_of
     with_objects = weights * (np.bincount(image_of[~split.ignore], minlength=len(split)) > 0)
     return np.cumsum(weights), np.cumsum(with_objects if with_objects.any() else weights)
 

@@ -110,7 +110,7 @@ def times_drawn(rows: np.ndarray) -> np.ndarray:
 def classes_shown(split: Split) -> np.ndarray:
     """`[I, C]` bool: which classes have an object to be learned in which picture."""
     shows = np.zeros((len(split), len(split.classes)), dtype=bool)
-    image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
+    image_of = split.image_of
     learned = ~split.ignore
     shows[image_of[learned], split.labels[learned]] = True
     return shows

@@ -185,11 +185,7 @@ def quick(train: Split, val: Split | None) -> list[str]:
 
 def example_lines(found: Finding, count: int) -> list[str]:
     """The first examples, one line each, the name first."""
-    lines = []
-    for case in found.examples[:count]:
-        mark = case.problem.annotation
-        which = "" if mark is None else f" {mark}" if isinstance(mark, str) else f" annotation {mark}"
-        lines.append(f"{case.problem.where}{which}: {case.problem.detail}")
+    lines = [case.line() for case in found.examples[:count]]
     if found.count > count and lines:
         lines.append(f"and {found.count - len(lines):,} more")
     return lines
@@ -225,7 +221,7 @@ def class_table(splits: Mapping[str, Split]) -> tuple[ClassCounts, ...]:
     boxes = {name: class_counts(split) for name, split in splits.items()}
     pictures: dict[str, dict[str, int]] = {}
     for name, split in splits.items():
-        image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
+        image_of = split.image_of
         seen = np.unique(np.column_stack([image_of, split.labels])[~split.ignore], axis=0)
         counts = np.bincount(seen[:, 1], minlength=len(split.classes))
         pictures[name] = dict(zip(split.classes.names, counts.tolist(), strict=True))

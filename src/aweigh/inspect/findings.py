@@ -26,6 +26,10 @@ class Example:
     boxes: tuple[Box, ...] = ()
     beside: tuple[str, int] | None = None
 
+    def line(self) -> str:
+        """Which file and annotation, and what is the matter with it."""
+        return f"{self.problem.place}: {self.problem.detail}"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -58,21 +62,11 @@ class Finding:
         return f"{self.split}: {self.count:,} of {counted(self.of, unit)} ({percent(self.share)})"
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "severity": self.severity,
-            "split": self.split,
-            "count": self.count,
-            "of": self.of,
-            "unit": self.unit,
-            "share": self.share,
-            "action": self.action,
-            "advice": self.advice,
-            "examples": [
-                {"file": case.problem.where, "annotation": case.problem.annotation, "detail": case.problem.detail}
-                for case in self.examples
-            ],
-        }
+        examples = [
+            {"file": case.problem.where, "annotation": case.problem.annotation, "detail": case.problem.detail}
+            for case in self.examples
+        ]
+        return vars(self) | {"share": self.share, "examples": examples}
 
 
 SINGULAR = {"boxes": "box", "pictures": "picture", "classes": "class", "files": "file", "records": "record"}

@@ -206,9 +206,7 @@ def _example_figure(splits: Mapping[str, Split], case: Example, budget: list[int
     if case.image is None:
         return ""
     places = [(case.split, case.image)] + ([case.beside] if case.beside is not None else [])
-    mark = case.problem.annotation
-    which = "" if mark is None else f" {mark}" if isinstance(mark, str) else f" annotation {mark}"
-    return _figure(splits, places, case.boxes, f"{case.problem.where}{which}: {case.problem.detail}", budget)
+    return _figure(splits, places, case.boxes, case.line(), budget)
 
 
 def _figure(

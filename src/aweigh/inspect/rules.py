@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def remarks(split: Split) -> dict[str, np.ndarray]:
     whole image."""
     if len(split.boxes) == 0:
         return {}
-    image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
+    image_of = split.image_of
     sizes_wh = split.sizes_hw[image_of][:, ::-1]
     whole = (split.boxes[:, :2] <= 1).all(axis=1) & (split.boxes[:, 2:] >= sizes_wh - 1).all(axis=1)
     keys = np.column_stack([split.boxes.astype(np.float64), split.labels, image_of])  # [N, 6]
@@ -127,7 +127,7 @@ def near_boxes(split: Split, min_iou: float = SAME_IOU) -> tuple[np.ndarray, np.
     """Boxes that overlap an earlier one of their image by more than `min_iou`, of their class and of another: `[K, 2]`
     rows each, see `near_pairs`. Regions to ignore are left out."""
     rows = np.flatnonzero(~split.ignore)
-    images = np.repeat(np.arange(len(split)), np.diff(split.first))
+    images = split.image_of
     same, other = near_pairs(split.boxes[rows], images[rows], split.labels[rows], min_iou)
     return rows[same], rows[other]
 
@@ -205,7 +205,7 @@ def _in_train(boxes: Mapping[str, Mapping[str, int]]) -> list[tuple[str, Details
     few = [name for name in sorted(train, key=lambda name: train[name]) if 0 < train[name] < FEW_BOXES]
     return [
         ("class in val or test, not in train", {name: ", ".join(places) for name, places in held.items() if places}),
-        ("class with few boxes", {name: _some_boxes(train[name]) for name in few}),
+        ("class with few boxes", {name: counted(train[name], "box") for name in few}),
     ]
 
 
@@ -223,9 +223,9 @@ def _by_name(total: Mapping[str, int]) -> list[tuple[str, Details]]:
     numbers = total if all(name.isdecimal() for name in total) else ()
     return [
         ("class without a box", {name: "in no split" for name in total if not total[name]}),
-        ("class named background", {name: _some_boxes(total[name]) for name in background}),
+        ("class named background", {name: counted(total[name], "box") for name in background}),
         ("class names that differ little", {one[0]: ", ".join(f"{n!r} {total[n]}" for n in one) for one in twins}),
-        ("classes without names", {name: _some_boxes(total[name]) for name in numbers}),
+        ("classes without names", {name: counted(total[name], "box") for name in numbers}),
     ]
 
 
@@ -266,7 +266,7 @@ def _state(split: Split, row: int) -> str:
     """What is known of a picture, in words."""
     if split.reviewed[row] == LABELS_LOST:
         boxes = int(np.diff(split.first)[row])
-        return f"{_some_boxes(boxes)} can be used, others cannot" if boxes else "none of its labels can be used"
+        return f"{counted(boxes, 'box')} can be used, others cannot" if boxes else "none of its labels can be used"
     if split.reviewed[row] == NEVER_LABELLED:
         return "no box"
     return "looked at" if split.reviewed[row] == REVIEWED else "no box; the format does not say if looked at"
@@ -322,20 +322,20 @@ def _boxes(kind: str, split: Split, rows: np.ndarray) -> Finding:
     for pair in pairs[:EXAMPLES_KEPT]:
         row = int(pair[-1])
         image = int(np.searchsorted(split.first, row, side="right")) - 1
-        texts = [
-            f"{split.classes.names[split.labels[one]]} {_numbers(split.boxes[one].tolist())}" for one in pair[::-1]
-        ]
+        boxes: list[Box] = list(map(tuple, split.boxes[pair].tolist()))
+        shown = [f"[{', '.join(f'{value:.4g}' for value in box)}]" for box in boxes]
+        texts = [f"{split.classes.names[split.labels[one]]} {box}" for one, box in zip(pair, shown, strict=True)][::-1]
         detail = (
             texts[0] if len(pair) == 1 else f"{texts[0]} and {texts[1]} of annotation {split.annotation_ids[pair[0]]}"
         )
         problem = Problem(kind, split.paths[image].name, int(split.annotation_ids[row]), detail, KEPT)
-        cases.append(Example(problem, split.name, image, tuple(_box(split.boxes[one]) for one in pair)))
+        cases.append(Example(problem, split.name, image, tuple(boxes)))
     return finding(kind, split.name, len(rows), len(split.boxes), cases)
 
 
 def _as_read(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Boxes as the source has them, xyxy `[M, 4]` float64, the dropped ones too; width and height of their images."""
-    image_of = np.repeat(np.arange(len(split)), np.diff(split.first))
+    image_of = split.image_of
     xywh = split.source_boxes_xywh
     kept = np.column_stack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
     rows = _rows_by_name(split) if split.problems else {}
@@ -381,16 +381,3 @@ def _plain(name: str) -> str:
 
 def _unit(kind: str) -> str:
     return KINDS[kind][1] if kind in KINDS else "records"
-
-
-def _some_boxes(count: int) -> str:
-    return counted(count, "box")
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return "[" + ", ".join(f"{value:.4g}" for value in values) + "]"
-
-
-def _box(row: np.ndarray) -> Box:
-    left, top, right, bottom = (float(value) for value in row)
-    return left, top, right, bottom

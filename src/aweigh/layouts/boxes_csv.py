@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aweigh.annotations.flat import TextList
+from aweigh.annotations.flat import Packed
 from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
 from aweigh.annotations.records import as_number, as_side
 from aweigh.annotations.split import Split
@@ -168,7 +168,7 @@ def _add(
         picture.lost = True
 
 
-def write(splits: Mapping[str, Split], names: Mapping[str, TextList], out: Path, _: MaskChoice) -> list[str]:
+def write(splits: Mapping[str, Split], names: Mapping[str, Packed[str]], out: Path, _: MaskChoice) -> list[str]:
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in united_names(splits)))
     for key, split in splits.items():
         text = io.StringIO()

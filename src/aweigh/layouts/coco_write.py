@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.annotations.flat import TextList
+from aweigh.annotations.flat import Packed
 from aweigh.annotations.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.layouts.layout import MaskChoice
 from aweigh.layouts.writing import extra_fields, lost_places, write_text
 
 
-def write(splits: Mapping[str, Split], names: Mapping[str, TextList], out: Path, _: MaskChoice) -> list[str]:
+def write(splits: Mapping[str, Split], names: Mapping[str, Packed[str]], out: Path, _: MaskChoice) -> list[str]:
     (out / "annotations").mkdir()
     for key, split in splits.items():
         write_text(out / "annotations" / f"instances_{key}.json", json.dumps(_document(split, names[key])))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aweigh.annotations.flat import TextList
+from aweigh.annotations.flat import Packed
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
 
@@ -41,7 +41,7 @@ class Writing:
     names have no folders. file_each: whether every picture has an annotation file, named after it.
     """
 
-    write: Callable[[Mapping[str, Split], Mapping[str, TextList], Path, MaskChoice], list[str]]
+    write: Callable[[Mapping[str, Split], Mapping[str, Packed[str]], Path, MaskChoice], list[str]]
     cannot_hold: Callable[[Mapping[str, Split], MaskChoice], list[str]]
     pictures: str = "images/{split}"
     file_each: bool = True

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from aweigh.annotations.exif_frames import settle_frames
+from aweigh.annotations.outlines import twice_area
 from aweigh.annotations.problems import DROPPED, Problem
 from aweigh.annotations.records import Records, file_names, known_sizes, place_keypoints
 from aweigh.errors import DataError
@@ -78,6 +79,7 @@ def records_of(
         labels=np.array([row.label for row in used], dtype=np.int64),
         crowd=np.zeros(len(used), dtype=bool),
         difficult=np.array([row.difficult for row in used], dtype=bool),
+        uncertain=np.zeros(len(used), dtype=bool),
         area=np.array([_area(row.polygons) for row in used], dtype=np.float64),
         annotation_ids=np.arange(1, len(used) + 1),
         marks=marks,
@@ -106,8 +108,7 @@ def settled(records: Records, problems: list[Problem]) -> Records:
 
 def _area(polygons: Sequence[np.ndarray]) -> float:
     """What polygons enclose, by their corners; NaN for none."""
-    areas = [abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2 for x, y in (part.T for part in polygons)]
-    return sum(areas) if areas else math.nan
+    return sum(abs(twice_area(part)) / 2 for part in polygons) if polygons else math.nan
 
 
 def label_lines(file: Path, problems: list[Problem]) -> list[tuple[str, str]]:

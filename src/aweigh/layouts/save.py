@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from aweigh.annotations.flat import TextList
+from aweigh.annotations.flat import Packed
 from aweigh.annotations.split import Split
 from aweigh.errors import AweighError, UsageError, counted, did_you_mean
 from aweigh.files import atomic_folder, fitting_name
@@ -72,7 +72,7 @@ def writing_of(layout: str) -> Writing:
     return writable[layout]
 
 
-def _picture_names(splits: Mapping[str, Split], writing: Writing) -> dict[str, TextList]:
+def _picture_names(splits: Mapping[str, Split], writing: Writing) -> dict[str, Packed[str]]:
     """The name of each picture of each split: its path below the source's folder, or its last part alone.
 
     Where all splits share one folder, names have none. Where two pictures would have the same name, or the same
@@ -94,7 +94,7 @@ def _picture_names(splits: Mapping[str, Split], writing: Writing) -> dict[str, T
                 name = wanted.with_name(fitting_name(wanted.stem, f"-{further}{wanted.suffix}"))
             used.add(_key(name, writing))
             names.append(name.as_posix())
-        named[split_key] = TextList.of(names)
+        named[split_key] = Packed.of(names, str)
     return named
 
 
@@ -108,7 +108,7 @@ def _printable(name: str) -> str:
 
 
 def _write_pictures(
-    splits: Mapping[str, Split], names: Mapping[str, TextList], out: Path, writing: Writing, *, link: bool
+    splits: Mapping[str, Split], names: Mapping[str, Packed[str]], out: Path, writing: Writing, *, link: bool
 ) -> int:
     """Copies or links; returns how many have another name than before."""
     renamed = 0

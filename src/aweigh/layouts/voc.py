@@ -20,7 +20,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from aweigh.annotations.flat import TextList
+from aweigh.annotations.flat import Packed
 from aweigh.annotations.problems import CHANGED, DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import UNKNOWN, as_number, as_side, build_split, choose_classes
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
@@ -247,7 +247,7 @@ def _text(element: ElementTree.Element, path: str) -> str:
     return (element.findtext(path) or "").strip()
 
 
-def write(splits: Mapping[str, Split], names: Mapping[str, TextList], out: Path, _: MaskChoice) -> list[str]:
+def write(splits: Mapping[str, Split], names: Mapping[str, Packed[str]], out: Path, _: MaskChoice) -> list[str]:
     classes = united_names(splits)
     for name in classes:
         if not name or name != name.strip() or not name.isprintable():

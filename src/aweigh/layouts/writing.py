@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.annotations.flat import TextList
+from aweigh.annotations.flat import Packed
 from aweigh.annotations.masks import NONE, POLYGONS
 from aweigh.annotations.outlines import visible_box
 from aweigh.annotations.split import LABELS_LOST, NOT_SAID, Split
@@ -99,7 +99,7 @@ def fills_box(split: Split) -> np.ndarray:
     if split.masks is None:
         return filled
     rows, _, corners = split.masks.extents()
-    sizes_wh = split.sizes_hw[np.repeat(np.arange(len(split)), np.diff(split.first))][rows][:, ::-1]
+    sizes_wh = split.sizes_hw[split.image_of][rows][:, ::-1]
     over = (corners[:, :2] < 0).any(axis=1) | (corners[:, 2:] > sizes_wh).any(axis=1)
     for number in np.flatnonzero(over):
         corners[number] = visible_box(split.masks.polygons(int(rows[number])), sizes_wh[number])
@@ -151,7 +151,7 @@ def _lost_fields(splits: Mapping[str, Split], holds: Callable[[str, Any], bool])
     return lines + [f"field {key!r} of {counted(count, 'object')}: left out" for key, count in of_objects.items()]
 
 
-def _entries(texts: TextList | None) -> list[dict[str, Any]]:
+def _entries(texts: Packed[str] | None) -> list[dict[str, Any]]:
     return [] if texts is None else [json.loads(text) for text in texts if text]
 
 
@@ -160,7 +160,7 @@ def has_file(split: Split) -> np.ndarray:
     return split.complete | (np.diff(split.first) > 0)
 
 
-def extra_fields(texts: TextList | None, row: int) -> dict[str, Any]:
+def extra_fields(texts: Packed[str] | None, row: int) -> dict[str, Any]:
     text = texts[row] if texts is not None and row < len(texts) else ""
     return json.loads(text) if text else {}
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aweigh.annotations.flat import TextList
+from aweigh.annotations.flat import Packed
 from aweigh.annotations.flip_pairs import find_pairs
-from aweigh.annotations.outlines import clip_polygon
+from aweigh.annotations.outlines import clip_polygon, twice_area
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError
 from aweigh.images.decode import orientation
@@ -36,7 +36,7 @@ from aweigh.layouts.writing import (
 _TURNS = {5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True)}
 
 
-def write(splits: Mapping[str, Split], names: Mapping[str, TextList], out: Path, masks: MaskChoice) -> list[str]:
+def write(splits: Mapping[str, Split], names: Mapping[str, Packed[str]], out: Path, masks: MaskChoice) -> list[str]:
     import yaml  # type: ignore[import-untyped]
 
     classes, kind = united_names(splits), kind_of_lines(splits, masks)
@@ -135,16 +135,11 @@ def join_polygons(parts: Sequence[np.ndarray]) -> np.ndarray:
     """
     whole = parts[0]
     for part in parts[1:]:
-        part = part if (_turning(part) < 0) == (_turning(parts[0]) < 0) else part[::-1]
+        part = part if (twice_area(part) < 0) == (twice_area(parts[0]) < 0) else part[::-1]
         apart = ((whole[:, None] - part[None]) ** 2).sum(axis=2)  # [K, L]
         here, there = divmod(int(apart.argmin()), len(part))
         whole = np.concatenate([whole[: here + 1], part[there:], part[: there + 1], whole[here:]])
     return whole
-
-
-def _turning(polygon: np.ndarray) -> float:
-    x, y = polygon.T
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
 
 
 def _turn(split: Split, row: int) -> tuple[bool, bool] | None:
