@@ -14,7 +14,7 @@ from torch import nn
 from aweigh.backbones import timm_backbone
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
-from aweigh.heads.rpn import proposal_network
+from aweigh.heads.rpn import RPN
 from aweigh.models import create
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import C4, on_c4
@@ -161,7 +161,7 @@ class Seen(nn.Module):
 def c4() -> nn.Module:
     torch.manual_seed(0)
     few = {"train_proposals": (200, 20), "test_proposals": (200, 20), "sampled": 16}
-    parts = {"proposer": proposal_network, "branches": lambda channels, classes: {"seen": Seen()}}
+    parts = {"proposer": RPN, "branches": lambda channels, classes: {"seen": Seen()}}
     build = Builder(on_c4, partial(timm_backbone, "resnet18", (4, 5)), C4, parts)
     return build(classes=Classes.numbered(3), backbone_norm="frozen_bn", **few)
 

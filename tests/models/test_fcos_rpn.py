@@ -159,9 +159,9 @@ def test_forms_and_wrong_names() -> None:
     torch.manual_seed(0)
     features = [torch.rand(1, 8, 32 // stride, 32 // stride) for stride in (1, 2, 4)]
     for form, largest in (("base", math.inf), ("improved", 1e3)):
-        proposer = FCOSProposer(8, (4, 8, 16), convs=1, form=form)
+        proposer = FCOSProposer(8, (4, 8, 16), rpn_convs=1, rpn_form=form)
         distances = proposer(features, torch.rand(1, 3, 128, 128)).distances
         assert all((level >= 0).all() and (level < largest).all() for level in distances)
         assert proposer.fcos.normalise_distances is (form == "improved")
-    with pytest.raises(UsageError, match="unknown form 'new'; known: base, improved"):
-        FCOSProposer(8, (4, 8, 16), form="new")
+    with pytest.raises(UsageError, match="unknown rpn_form 'new'; known: base, improved"):
+        FCOSProposer(8, (4, 8, 16), rpn_form="new")

@@ -19,12 +19,10 @@ from aweigh.arguments import (
     NotNegative,
     Positive,
     Share,
-    Width,
     check_fields,
     checked_class,
     with_selection,
 )
-from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, make_norm, start_near_zero
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_shapes, level_anchors
@@ -70,17 +68,23 @@ class RPNOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RPNSelection:
-    """Which anchors become proposals, in training and in prediction: how many, of each level before suppression and of
-    all levels after it; from which overlap on they suppress; the probability that each must have."""
+class ProposerSelection:
+    """What becomes a proposal, in training and in prediction: how many, of each level before suppression and of all
+    levels after it; from which overlap on they suppress."""
 
     train_proposals: tuple[Count, Count] = (2000, 2000)
     test_proposals: tuple[Count, Count] = (1000, 1000)
     nms_threshold: Share = 0.7
-    score_threshold: Share = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class RPNSelection(ProposerSelection):
+    """score_threshold: the probability that an anchor must have."""
+
+    score_threshold: Share = 0.0
 
 
 @with_selection(RPNSelection)
@@ -89,14 +93,17 @@ class RPN(nn.Module):
     """3x3 convolutions, then whether and where: of each anchor a logit and four deltas.
 
     channels: of every level. strides: of the levels, the finest first, which may be fewer than there are features.
-    shapes: per level, the anchors of a cell round its point, `[K, 4]` xyxy in pixels, as many on each.
-    convs, width: 3x3 convolutions with ReLU, and their channels (those of the levels when None). norm: after each.
+    anchor_sizes: on every level, pixels; None: one of eight strides (Lin et al. 2017, FPN, section 4.1).
+    rounded_anchors: to whole pixels.
     fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
-    beta: below which the loss of a delta is quadratic.
-    normaliser: what the losses are divided by: the number of anchors that learned, or as many as may of each image, as
-    in detectron2.
+    rpn_convs, width: 3x3 convolutions with ReLU, and their channels (those of the levels when None). rpn_norm: after
+    each.
+    rpn_beta: below which the loss of a delta is quadratic; None for `beta`, which is that of the detector's second
+    stage.
+    rpn_normaliser: what the losses are divided by: the number of anchors that learned, or as many as may of each image,
+    as in detectron2.
     train_proposals, test_proposals: how many, of each level before suppression and of all levels after it.
-    score_threshold: the probability that a proposal must have.
+    proposal_threshold: the probability that a proposal must have.
     """
 
     needs_proposals = False
@@ -105,39 +112,35 @@ class RPN(nn.Module):
         self,
         channels: int,
         strides: Sequence[int],
-        shapes: Sequence[Tensor],
+        width: int | None = None,
         *,
-        convs: Layers = 1,
-        width: Width | None = None,
-        norm: Norm | None = None,
+        anchor_sizes: Sequence[Positive] | None = None,
+        rounded_anchors: bool = False,
         fitted_steps: bool = False,
+        rpn_convs: Layers = 1,
+        rpn_norm: Norm | None = None,
         beta: NotNegative = 1 / 9,
-        normaliser: Literal["sampled", "allowed"] = "sampled",
+        rpn_beta: NotNegative | None = None,
+        rpn_normaliser: Literal["sampled", "allowed"] = "sampled",
         train_proposals: tuple[Count, Count] = (2000, 2000),
         test_proposals: tuple[Count, Count] = (1000, 1000),
-        nms_threshold: Share = 0.7,
-        score_threshold: Share = 0.0,
+        proposal_threshold: Share = 0.0,
     ) -> None:
         super().__init__()
-        if len(shapes) != len(strides):
-            raise UsageError(f"RPN: {counted(len(strides), 'feature level')}, but anchors of {len(shapes)}.")
-        numbers = {len(shape) for shape in shapes}
-        if len(numbers) != 1:
-            raise UsageError(f"RPN: levels need as many anchors of a cell as each other, got {sorted(numbers)}.")
-        (anchors,) = numbers
-        width = channels if width is None else width
+        shapes = [anchor_shapes(anchor_sizes or [8.0 * stride], RATIOS, rounded=rounded_anchors) for stride in strides]
+        anchors, width = len(shapes[0]), channels if width is None else width
         self.tower = nn.Sequential()
-        for number in range(convs):
+        for number in range(rpn_convs):
             self.tower.append(nn.Conv2d(width if number else channels, width, 3, padding=1))
-            if norm is not None:
-                self.tower.append(make_norm(norm, width))
+            if rpn_norm is not None:
+                self.tower.append(make_norm(rpn_norm, width))
             self.tower.append(nn.ReLU(inplace=True))
         self.objectness = nn.Conv2d(width, anchors, 1)
         self.deltas = nn.Conv2d(width, 4 * anchors, 1)
-        self.strides, self.shapes = tuple(strides), [shape.clone() for shape in shapes]
-        self.fitted_steps, self.beta, self.normaliser = fitted_steps, beta, normaliser
+        self.strides, self.shapes, self.fitted_steps = tuple(strides), shapes, fitted_steps
+        self.beta, self.normaliser = beta if rpn_beta is None else rpn_beta, rpn_normaliser
         start_near_zero(*self.modules())
-        self.selection = RPNSelection(train_proposals, test_proposals, nms_threshold, score_threshold)
+        self.selection = RPNSelection(train_proposals, test_proposals, score_threshold=proposal_threshold)
 
     def forward(self, features: Sequence[Tensor], pixels: Tensor) -> RPNOutput:
         """Per level `[B, channels, H, W]`, more of them than strides being left alone; pixels `[B, 3, H, W]`."""
@@ -169,56 +172,13 @@ class RPN(nn.Module):
         objectness, deltas = torch.cat(raw.objectness, dim=1).float(), torch.cat(raw.deltas, dim=1).float()
         anchors = torch.cat(raw.anchors)
         proposed = [
-            proposal_loss(
-                objectness[image],
-                deltas[image],
-                anchors,
-                target,
-                beta=self.beta,
-            )
+            proposal_loss(objectness[image], deltas[image], anchors, target, beta=self.beta)
             for image, target in enumerate(targets)
         ]
         of_anchors, of_deltas, sampled = (torch.stack(parts).sum() for parts in zip(*proposed, strict=True))
         count = torch.full_like(sampled, SAMPLED * len(targets)) if self.normaliser == "allowed" else sampled
         count = world_mean(count.float()).clamp(min=1)
         return {"objectness": of_anchors / count, "proposals": of_deltas / count}
-
-
-def proposal_network(
-    channels: int,
-    strides: Sequence[int],
-    *,
-    anchor_sizes: Sequence[Positive] | None = None,
-    rounded_anchors: bool = False,
-    beta: NotNegative = 1 / 9,
-    fitted_steps: bool = False,
-    rpn_convs: Layers = 1,
-    rpn_norm: Norm | None = None,
-    rpn_beta: NotNegative | None = None,
-    rpn_normaliser: Literal["sampled", "allowed"] = "sampled",
-    train_proposals: tuple[Count, Count] = (2000, 2000),
-    test_proposals: tuple[Count, Count] = (1000, 1000),
-    proposal_threshold: Share = 0.0,
-) -> RPN:
-    """The `RPN` on maps of `channels` channels, as a detector's builder is told of it.
-
-    anchor_sizes: on every level, pixels; None: one of eight strides (Lin et al. 2017, FPN, section 4.1).
-    rounded_anchors: to whole pixels. rpn_beta: None for `beta`, which is that of the detector's second stage.
-    """
-    shapes = [anchor_shapes(anchor_sizes or [8.0 * stride], RATIOS, rounded=rounded_anchors) for stride in strides]
-    return RPN(
-        channels,
-        strides,
-        shapes,
-        convs=rpn_convs,
-        norm=rpn_norm,
-        fitted_steps=fitted_steps,
-        beta=beta if rpn_beta is None else rpn_beta,
-        normaliser=rpn_normaliser,
-        train_proposals=train_proposals,
-        test_proposals=test_proposals,
-        score_threshold=proposal_threshold,
-    )
 
 
 def best_of_levels(

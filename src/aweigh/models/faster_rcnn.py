@@ -67,7 +67,7 @@ from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
 from aweigh.heads.regions import Branch, region_candidates, region_losses, said_of_detections, sample_regions
-from aweigh.heads.rpn import MakeProposer, Proposer, proposal_network
+from aweigh.heads.rpn import RPN, MakeProposer, Proposer
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder, on_each
 from aweigh.models.detector import Detector, Selection, check_classes, detector, network_inputs
@@ -421,7 +421,7 @@ DETECTRON2_FPN = {**DETECTRON2, "rpn_normaliser": "allowed", "train_proposals": 
 # The strides of ResNeXt lie in the 3x3 convolutions.
 DETECTRON2_RESNEXT = {**DETECTRON2_FPN, "stride_in_1x1": False, "pixel_std": IMAGENET_STD}
 
-_PARTS = {"proposer": proposal_network}
+_PARTS = {"proposer": RPN}
 _on_pyramid, _on_c4 = partial(Builder, on_pyramid, parts=_PARTS), partial(Builder, on_c4, parts=_PARTS)
 BUILDERS = {
     **on_each("faster_rcnn_{}_fpn", on_pyramid, C2_TO_C5, parts=_PARTS),

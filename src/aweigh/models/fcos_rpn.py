@@ -30,15 +30,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from aweigh.arguments import Count, Layers, Share, check_fields, checked_class, with_selection
+from aweigh.arguments import Count, Layers, checked_class, with_selection
 from aweigh.classes import Classes
-from aweigh.heads.rpn import best_of_levels
+from aweigh.heads.rpn import ProposerSelection, best_of_levels
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import C2_TO_C5, on_pyramid
@@ -50,26 +50,14 @@ OBJECT = Classes.from_names(["object"])
 STRIDES_OF_A_LEVEL = 8  # the largest distance on each level; section 3.2: 64 px on P3
 
 
-@dataclass(frozen=True)
-class FCOSProposerSelection:
-    """Which points become proposals, as `aweigh.heads.rpn.RPNSelection`."""
-
-    train_proposals: tuple[Count, Count] = (2000, 2000)
-    test_proposals: tuple[Count, Count] = (1000, 1000)
-    nms_threshold: Share = 0.7
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@with_selection(FCOSProposerSelection)
+@with_selection(ProposerSelection)
 @checked_class()
 class FCOSProposer(nn.Module):
     """Where there may be an object, by FCOS; the three methods of a `Proposer`.
 
-    channels: of every level. strides: of the levels, the finest first. centerness: with that branch. norm, convs: of
-    the towers of the head. form: of FCOS. train_proposals, test_proposals: how many, of each level before suppression
-    and of all levels after it. nms_threshold: of the suppression on each level.
+    channels: of every level. strides: of the levels, the finest first. centerness: with that branch. rpn_norm,
+    rpn_convs: of the towers of the head. rpn_form: of FCOS. train_proposals, test_proposals: how many, of each level
+    before suppression and of all levels after it.
     """
 
     needs_proposals = False
@@ -80,23 +68,19 @@ class FCOSProposer(nn.Module):
         strides: Sequence[int],
         *,
         centerness: bool = True,
-        norm: Norm | None = "gn",
-        convs: Layers = 4,
-        form: Literal["base", "improved"] = "base",
         train_proposals: tuple[Count, Count] = (2000, 2000),
         test_proposals: tuple[Count, Count] = (1000, 1000),
-        nms_threshold: Share = 0.7,
+        rpn_norm: Norm | None = "gn",
+        rpn_convs: Layers = 4,
+        rpn_form: Literal["base", "improved"] = "base",
     ) -> None:
         super().__init__()
-        head: dict[str, Any] = {"convs": convs, "norm": norm, "centerness": centerness}
-        make, rules = (base_head, base_form(centerness)) if form == "base" else (FCOSHead, {})
+        make, rules = (base_head, base_form(centerness)) if rpn_form == "base" else (FCOSHead, {})
         rules |= {"quality": "centerness" if centerness else None, "level_ranges": level_ranges(strides)}
         maps: Any = _MapsFromOutside(strides)
-        self.fcos = FCOS(
-            maps, maps, make(channels, 1, len(strides), **head), classes=OBJECT, score_threshold=0.0, **rules
-        )
-
-        self.selection = FCOSProposerSelection(train_proposals, test_proposals, nms_threshold)
+        head = make(channels, 1, len(strides), convs=rpn_convs, norm=rpn_norm, centerness=centerness)
+        self.fcos = FCOS(maps, maps, head, classes=OBJECT, score_threshold=0.0, **rules)
+        self.selection = ProposerSelection(train_proposals, test_proposals)
 
     def forward(self, features: Sequence[Tensor], pixels: Tensor) -> FCOSOutput:
         """Per level `[B, channels, H, W]`; pixels `[B, 3, H, W]`."""
@@ -139,31 +123,7 @@ def _of_one_class(targets: Targets) -> Targets:
 # Builders
 
 
-def fcos_proposals(
-    channels: int,
-    strides: Sequence[int],
-    *,
-    centerness: bool = True,
-    train_proposals: tuple[Count, Count] = (2000, 2000),
-    test_proposals: tuple[Count, Count] = (1000, 1000),
-    rpn_norm: Norm | None = "gn",
-    rpn_convs: Layers = 4,
-    rpn_form: Literal["base", "improved"] = "base",
-) -> FCOSProposer:
-    """The `FCOSProposer` on maps of `channels` channels, as a detector's builder is told of it."""
-    return FCOSProposer(
-        channels,
-        strides,
-        centerness=centerness,
-        norm=rpn_norm,
-        convs=rpn_convs,
-        form=rpn_form,
-        train_proposals=train_proposals,
-        test_proposals=test_proposals,
-    )
-
-
-_FCOS = {"proposer": fcos_proposals}
+_FCOS = {"proposer": FCOSProposer}
 BUILDERS = {
     "faster_rcnn_resnet18_fcos_rpn": Builder(on_pyramid, C2_TO_C5["resnet18"], parts=_FCOS),
     # Recalls 52.8 % of objects with 100 proposals and 60.3 % with 1,000 in table 6, 48.0 and 59.3 without centerness.

@@ -29,7 +29,7 @@ from aweigh.arguments import Layers, Width, checked_class
 from aweigh.classes import Classes, GivenKeypoints, KeypointSet
 from aweigh.errors import UsageError
 from aweigh.heads.keypoint import KeypointHead
-from aweigh.heads.rpn import proposal_network
+from aweigh.heads.rpn import RPN
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import C2_TO_C5, DETECTRON2_FPN, DETECTRON2_RESNEXT, FROZEN_AT_0, TORCHVISION, on_pyramid
 from aweigh.ops.keypoints import NOWHERE, cells_of_points, highest_pixels
@@ -110,9 +110,7 @@ def keypoints_of_pyramid(
 # Detectron2's learns from 1,500 proposals, and deltas of regions by smooth L1, for the sake of keypoints.
 _SMOOTH = {"train_proposals": (2000, 1500), "beta": 0.5, "rpn_beta": 0.0}
 
-_on_pyramid = partial(
-    Builder, on_pyramid, parts={"proposer": proposal_network, "branches": keypoints_of_pyramid}, classes=PERSON
-)
+_on_pyramid = partial(Builder, on_pyramid, parts={"proposer": RPN, "branches": keypoints_of_pyramid}, classes=PERSON)
 
 BUILDERS = {
     "keypoint_rcnn_resnet18_fpn": _on_pyramid(C2_TO_C5["resnet18"]),

@@ -41,11 +41,10 @@ from aweigh.backbones import Backbone, any_mobilenet_v2, any_shufflenet_v1, any_
 from aweigh.backbones.xception import xception
 from aweigh.classes import Classes
 from aweigh.heads.box import BoxPredictor
-from aweigh.heads.rpn import RATIOS, RPN
+from aweigh.heads.rpn import RPN
 from aweigh.layers import start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import FasterRCNN
-from aweigh.ops.anchors import anchor_shapes
 from aweigh.ops.roi import pool_position_sensitive
 
 SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of anchors, pixels (section 3.2)
@@ -83,8 +82,8 @@ def light_head(
     proposer = RPN(
         backbone.channels[0],
         neck.strides[:1],
-        [anchor_shapes(SIZES, RATIOS)],
-        width=rpn_width,
+        rpn_width,
+        anchor_sizes=SIZES,
         train_proposals=train_proposals,
         test_proposals=test_proposals,
     )

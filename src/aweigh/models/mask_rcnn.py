@@ -35,7 +35,7 @@ from aweigh.arguments import Few, Layers, Width, checked_class
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.heads.mask import MaskHead
-from aweigh.heads.rpn import proposal_network
+from aweigh.heads.rpn import RPN
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import (
@@ -180,8 +180,8 @@ def masks_of_c4(channels: int, classes: Classes, *, masks: Form = "sigmoid") -> 
     return {"masks": MaskBranch(channels, len(classes), masks=masks, convs=0)}
 
 
-_on_pyramid = partial(Builder, on_pyramid, parts={"proposer": proposal_network, "branches": masks_of_pyramid})
-_on_c4 = partial(Builder, on_c4, parts={"proposer": proposal_network, "branches": masks_of_c4})
+_on_pyramid = partial(Builder, on_pyramid, parts={"proposer": RPN, "branches": masks_of_pyramid})
+_on_c4 = partial(Builder, on_c4, parts={"proposer": RPN, "branches": masks_of_c4})
 _OF_TORCHVISION = {"soft_targets": True, "rounded_masks": True}
 
 BUILDERS = {
