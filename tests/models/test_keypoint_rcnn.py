@@ -66,7 +66,7 @@ def test_the_loss_is_that_of_a_slow_computation(case: str) -> None:
     rows = [torch.tensor([0, 0, 1]), torch.zeros(0, dtype=torch.int64), torch.tensor([0])]
     regions = [torch.tensor([[8.0, 16, 64, 128], [10, 20, 60, 140], [69, 21, 91, 44]]), torch.zeros(0, 4), boxes[:1]]
     said = torch.randn(4, 3, SIZE, SIZE, requires_grad=True)
-    loss = branch.loss(said, regions, rows, targets)
+    loss = branch.loss(said, list(zip(regions, rows, targets, strict=True)))
     assert loss.item() == pytest.approx(slow_loss(said.detach(), regions, rows, targets), abs=1e-5)
     loss.backward()
     taught = said.grad.abs().sum(dim=(2, 3)) > 0  # [R, K]
@@ -81,11 +81,11 @@ def test_a_map_that_is_sure_of_the_right_cells_has_no_loss() -> None:
         torch.tensor([[8.0, 16, 64, 128]]), torch.tensor([0]), keypoints=torch.tensor([CASES["on the border"]])
     )
     said = torch.zeros(1, 3, SIZE, SIZE)
-    arguments = ([target.boxes], [torch.tensor([0])], [target])
-    assert float(branch.loss(said, *arguments)) == pytest.approx(math.log(SIZE**2), rel=1e-5)
+    learned = [(target.boxes, torch.tensor([0]), target)]
+    assert float(branch.loss(said, learned)) == pytest.approx(math.log(SIZE**2), rel=1e-5)
     for keypoint, (row, column) in enumerate([(0, 0), (55, 55), (27, 55)]):
         said[0, keypoint, row, column] = 50
-    assert float(branch.loss(said, *arguments)) < 1e-6
+    assert float(branch.loss(said, learned)) < 1e-6
     found = branch.decode(said, target.boxes, target.labels)[0]
     assert ((found[:, :2] - target.keypoints[0, :, :2]).abs() <= torch.tensor([1.0, 2.0])).all()  # a cell
 

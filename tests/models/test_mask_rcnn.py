@@ -77,7 +77,7 @@ def test_the_loss_is_the_mean_over_all_cells(form: str, soft: bool) -> None:
                     inside = 1 / (1 + math.exp(-logits[0 if form == "agnostic" else label]))
                     outside = 1 - inside
                 terms.append(-goal * math.log(inside) - (1 - goal) * math.log(outside))
-    loss = branch.loss(said.float(), regions, index, [targets, Targets.empty()])
+    loss = branch.loss(said.float(), list(zip(regions, index, [targets, Targets.empty()], strict=True)))
     assert float(loss) == pytest.approx(sum(terms) / len(terms), rel=1e-4)
     assert 0.2 < sum(terms) / len(terms) < 5
 
@@ -101,23 +101,24 @@ def test_an_object_without_a_mask_teaches_nothing() -> None:
     regions, index = some_regions()
     targets = some_targets()
     said = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    of_first = branch.loss(said[:1], [regions[0][:1], regions[1]], [index[0][:1], index[1]], [targets, Targets.empty()])
+    first = [(regions[0][:1], index[0][:1], targets), (regions[1], index[1], Targets.empty())]
+    of_first = branch.loss(said[:1], first)
     targets.masks[1] = False
-    loss = branch.loss(said, regions, index, [targets, Targets.empty()])
+    loss = branch.loss(said, list(zip(regions, index, [targets, Targets.empty()], strict=True)))
     (gradient,) = torch.autograd.grad(loss, said)
     torch.testing.assert_close(loss, of_first)
     assert gradient[0].any() and not gradient[1:].any()
     targets.masks[0] = False
-    assert branch.loss(said, regions, index, [targets, Targets.empty()]) == 0
+    assert branch.loss(said, list(zip(regions, index, [targets, Targets.empty()], strict=True))) == 0
 
 
 def test_the_loss_is_divided_by_the_regions_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     branch = MaskBranch(8, 3)
     regions, index = some_regions()
     said = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    alone = branch.loss(said, regions, index, [some_targets(), Targets.empty()])
+    alone = branch.loss(said, list(zip(regions, index, [some_targets(), Targets.empty()], strict=True)))
     monkeypatch.setattr(mask_rcnn, "world_mean", lambda count: 2 * count)
-    together = branch.loss(said, regions, index, [some_targets(), Targets.empty()])
+    together = branch.loss(said, list(zip(regions, index, [some_targets(), Targets.empty()], strict=True)))
     torch.testing.assert_close(together, alone / 2)
 
 
@@ -163,7 +164,7 @@ def test_behind_the_last_stage_of_a_resnet_there_is_only_the_deconvolution() -> 
     said = branch(torch.rand(3, 32, 7, 7))
     assert said.shape == (3, 3, 14, 14) and len(branch.head.tower) == 0
     regions, index = some_regions()
-    loss = branch.loss(said, regions, index, [some_targets(), Targets.empty()])
+    loss = branch.loss(said, list(zip(regions, index, [some_targets(), Targets.empty()], strict=True)))
     assert float(loss) == pytest.approx(math.log(2), rel=0.02)  # no cell is sure of anything yet
 
 

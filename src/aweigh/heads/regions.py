@@ -21,6 +21,10 @@ DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # deltas of regions are learned so many 
 SMALLEST_SIDE = 1e-2  # of a detection, pixels
 
 
+Learned = Sequence[tuple[Tensor, Tensor, Targets]]
+"""Of each image the regions that hold an object `[R_i, 4]`, the row of that object `[R_i]` and the targets."""
+
+
 class Branch(Protocol):
     """What says one thing more of a region than its class and box, such as its mask; an `nn.Module`."""
 
@@ -30,10 +34,8 @@ class Branch(Protocol):
     def __call__(self, maps: Tensor) -> Tensor:
         """Features of regions `[R, channels, size, size]` to what it says of each `[R, ...]`."""
 
-    def loss(
-        self, said: Tensor, regions: Sequence[Tensor], index: Sequence[Tensor], targets: Sequence[Targets]
-    ) -> Tensor:
-        """A scalar. regions, index: of each image the regions that hold an object `[R_i, 4]`, and its row `[R_i]`."""
+    def loss(self, said: Tensor, learned: Learned) -> Tensor:
+        """A scalar, 0 without any region."""
 
     def decode(self, said: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         """`[R, ...]` as `Detections` holds it, of detections with boxes `[R, 4]` and labels `[R]`."""

@@ -29,7 +29,6 @@ from aweigh.arguments import Count, NotNegative, Share, checked_class, passes_on
 from aweigh.backbones import Backbone
 from aweigh.classes import GivenKeypoints, KeypointSet
 from aweigh.detections import Detections
-from aweigh.errors import UsageError
 from aweigh.models import centernet
 from aweigh.models.builders import with_neck_and_heads
 from aweigh.models.centernet import (
@@ -43,6 +42,7 @@ from aweigh.models.centernet import (
 from aweigh.necks import Neck
 from aweigh.ops.frames import exchanged
 from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, columns_rows, draw_heatmaps, peaks
+from aweigh.ops.keypoints import checked_keypoints
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
 from aweigh.structures import Targets
 from aweigh.weights.coco import PERSON
@@ -148,7 +148,12 @@ class CenterNetPose(CenterNet):
         height, width = size_hw
         number = len(self.keypoint_set)
         centers = super().goals(targets, size_hw)
-        given = [self._keypoints(image, target) for image, target in enumerate(targets)]
+        given = [
+            checked_keypoints(target.keypoints, number, image=image, what="CenterNet.loss")
+            if target.learned.any()
+            else target.boxes.new_zeros(len(target), number, 3)
+            for image, target in enumerate(targets)
+        ]
         keypoints = torch.cat(given)[centers.row]  # [N, K, 3]
         labels = torch.cat([target.labels for target in targets])[centers.row]
         labelled = (keypoints[..., 2] > 0).any(dim=1)
@@ -177,19 +182,6 @@ class CenterNetPose(CenterNet):
             joint_cell=cell[:, 1] * width + cell[:, 0],
             joint_offset=places - cell,
         )
-
-    def _keypoints(self, image: int, target: Targets) -> Tensor:
-        """Those of all objects of one image, `[N, K, 3]`."""
-        number, given = len(self.keypoint_set), target.keypoints
-        if given is not None and given.shape[1:] == (number, 3):
-            return given
-        if target.learned.any():
-            got = "none" if given is None else f"[N, {given.shape[1]}, {given.shape[2]}]"
-            raise UsageError(
-                f"CenterNet.loss: the objects of image {image} need keypoints [N, {number}, 3], got {got}; "
-                "give data with keypoints, and build the model with the `keypoints` they have."
-            )
-        return target.boxes.new_zeros(len(target), number, 3)
 
     # Prediction
 

@@ -222,12 +222,11 @@ class FasterRCNN(nn.Module):
         count = world_mean(logits.new_tensor(float(len(box)))).clamp(min=1)
         losses |= {"classification": classification.sum() / count, "box": self.box_weight * box.sum() / count}
 
-        positive = [rows >= 0 for rows in index]
-        regions = [each[rows] for each, rows in zip(regions, positive)]
-        index = [each[rows] for each, rows in zip(index, positive)]
+        of_images = zip(regions, index, targets, strict=True)
+        learned = [(boxes[rows >= 0], rows[rows >= 0], target) for boxes, rows, target in of_images]
+        there = numbered([boxes for boxes, _, _ in learned])
         for name, branch in self._branches():
-            said = branch(self.regions_of(raw.features, numbered(regions), branch.size))
-            losses[name] = branch.loss(said, regions, index, targets)
+            losses[name] = branch.loss(branch(self.regions_of(raw.features, there, branch.size)), learned)
         return losses
 
     def _branches(self) -> list[tuple[str, Branch]]:

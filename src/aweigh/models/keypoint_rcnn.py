@@ -16,7 +16,6 @@ Legend: R regions, K keypoints, S cells of a map's side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,14 +26,13 @@ from torch.nn import functional as F
 
 from aweigh.arguments import Layers, Width, checked_class
 from aweigh.classes import Classes, GivenKeypoints, KeypointSet
-from aweigh.errors import UsageError
 from aweigh.heads.keypoint import KeypointHead
+from aweigh.heads.regions import Learned
 from aweigh.heads.rpn import RPN
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn import C2_TO_C5, DETECTRON2_FPN, DETECTRON2_RESNEXT, FROZEN_AT_0, TORCHVISION, on_pyramid
-from aweigh.ops.keypoints import NOWHERE, cells_of_points, highest_pixels
+from aweigh.ops.keypoints import NOWHERE, cells_of_points, checked_keypoints, highest_pixels
 from aweigh.ops.losses import world_mean
-from aweigh.structures import Targets
 from aweigh.weights.coco import PERSON
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision, torchvision_record
@@ -60,27 +58,17 @@ class KeypointBranch(nn.Module):
         logits: Tensor = self.head(maps)
         return logits
 
-    def loss(
-        self, said: Tensor, regions: Sequence[Tensor], index: Sequence[Tensor], targets: Sequence[Targets]
-    ) -> Tensor:
+    def loss(self, said: Tensor, learned: Learned) -> Tensor:
         """Cross-entropy over the cells of each map, the mean over all labelled keypoints in their region.
 
-        said: `[R, K, S, S]`. regions, index: of each image the regions that hold an object `[R_i, 4]`, and its row
-        `[R_i]`. Returns a scalar, 0 without any such keypoint; `UsageError` for objects without keypoints.
+        said: `[R, K, S, S]`. Returns a scalar, 0 without any such keypoint; `UsageError` for objects without keypoints.
         """
         number, size = said.shape[1], said.shape[-1]
-        cells = [index[0].new_zeros(0, number)]
-        for image, (boxes, rows, target) in enumerate(zip(regions, index, targets, strict=True)):
-            if not len(rows):
-                continue
-            given = None if target.keypoints is None else tuple(target.keypoints.shape[1:])
-            if target.keypoints is None or given != (number, 3):
-                got = "none" if given is None else f"[N, {given[0]}, {given[1]}]"
-                raise UsageError(
-                    f"KeypointBranch.loss: the objects of image {image} need keypoints [N, {number}, 3], got {got}; "
-                    "give data with keypoints, and build the model with the `keypoints` they have."
-                )
-            cells.append(cells_of_points(target.keypoints[rows], boxes, size))
+        cells = [said.new_zeros(0, number, dtype=torch.int64)]
+        for image, (boxes, rows, target) in enumerate(learned):
+            if len(rows):
+                keypoints = checked_keypoints(target.keypoints, number, image=image, what="KeypointBranch.loss")
+                cells.append(cells_of_points(keypoints[rows], boxes, size))
         goal = torch.cat(cells).flatten()  # [R * K]
         logits = said.float().flatten(2).flatten(0, 1)  # [R * K, S * S]
         total = F.cross_entropy(logits, goal, ignore_index=NOWHERE, reduction="sum")

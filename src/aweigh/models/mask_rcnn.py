@@ -23,7 +23,6 @@ Legend: R regions, C classes, S cells of a side, N boxes of one image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -35,6 +34,7 @@ from aweigh.arguments import Few, Layers, Width, checked_class
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.heads.mask import MaskHead
+from aweigh.heads.regions import Learned
 from aweigh.heads.rpn import RPN
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
@@ -54,7 +54,6 @@ from aweigh.models.faster_rcnn import (
 )
 from aweigh.ops.losses import world_mean
 from aweigh.ops.masks import crop
-from aweigh.structures import Targets
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision, torchvision_record
 from aweigh.weights.record import PublishedWeights, by_builder
@@ -102,17 +101,15 @@ class MaskBranch(nn.Module):
         logits: Tensor = self.head(maps)
         return logits
 
-    def loss(
-        self, said: Tensor, regions: Sequence[Tensor], index: Sequence[Tensor], targets: Sequence[Targets]
-    ) -> Tensor:
+    def loss(self, said: Tensor, learned: Learned) -> Tensor:
         """The mean over the cells of all regions whose object has a mask; a scalar, 0 without any.
 
-        said: `[R, maps, S, S]`. regions, index: of each image the regions that hold an object `[R_i, 4]`, and its row
-        `[R_i]`. `UsageError` for an image with objects, but no masks.
+        said: `[R, maps, S, S]`. `UsageError` for an image with objects, but no masks.
         """
         cells = said.shape[-1]
-        goals, labels, counted = [said.new_zeros(0, cells, cells)], [index[0][:0]], [index[0][:0] > 0]
-        for image, (boxes, rows, target) in enumerate(zip(regions, index, targets, strict=True)):
+        goals, labels = [said.new_zeros(0, cells, cells)], [said.new_zeros(0, dtype=torch.int64)]
+        counted = [said.new_zeros(0, dtype=torch.bool)]
+        for image, (boxes, rows, target) in enumerate(learned):
             if not len(rows):
                 continue
             if target.masks is None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aweigh.errors import UsageError
+
 NOWHERE = -1  # the cell of a point that teaches nothing
 BICUBIC = -0.75  # torch's and torchvision's: the slope of the cubic convolution one cell away (Keys 1981, equation 4)
 TRIED = 4  # pixels tried first for each cell of an axis
@@ -90,3 +92,17 @@ def _shares(places: Tensor, cells: Tensor) -> Tensor:
     near = ((BICUBIC + 2) * away - (BICUBIC + 3)) * away * away + 1
     far = ((BICUBIC * away - 5 * BICUBIC) * away + 8 * BICUBIC) * away - 4 * BICUBIC
     return torch.where(away < 1, near, torch.where(away < 2, far, 0))
+
+
+def checked_keypoints(keypoints: Tensor | None, number: int, *, image: int, what: str) -> Tensor:
+    """The keypoints `[N, K, 3]` of the objects of an image; `UsageError` where they are not there, or not `number`.
+
+    image, what: which it is, and who asks, for the message.
+    """
+    if keypoints is None or keypoints.shape[1:] != (number, 3):
+        got = "none" if keypoints is None else f"[N, {keypoints.shape[1]}, {keypoints.shape[2]}]"
+        raise UsageError(
+            f"{what}: the objects of image {image} need keypoints [N, {number}, 3], got {got}; "
+            "give data with keypoints, and build the model with the `keypoints` they have."
+        )
+    return keypoints
