@@ -80,7 +80,7 @@ def read_image(
     or `[1, H, W]`. exif: whether the orientation of a photograph is applied. value_range: `(lo, hi)` of the values
     that become 0 and 255, for pictures of more than 8 bits. max_pixels: larger pictures are refused.
     """
-    pixels, _ = _read(source, None, exif, value_range, max_pixels)
+    pixels, _ = read_reduced(source, None, exif=exif, value_range=value_range, max_pixels=max_pixels)
     return pixels.contiguous()
 
 
@@ -98,23 +98,6 @@ def read_reduced(
     pixel. The tensor is uint8 `[3, h, w]`, RGB, in any memory order. What is at x in the whole is at `x / reduction`
     in it, see `reduction`. JPEG files are reduced, and those of other formats of more than 33 megapixels.
     """
-    return _read(source, needed, exif, value_range, max_pixels)
-
-
-def reduction(image_hw: tuple[int, int], full_hw: tuple[int, int]) -> int:
-    """By how much a picture was reduced in decoding: 1, 2, 4 or 8.
-
-    Sides that it does not divide are rounded up: the last row or column then reaches beyond the whole.
-    """
-    for factor in (1, *reversed(REDUCTIONS)):
-        if image_hw == (-(-full_hw[0] // factor), -(-full_hw[1] // factor)):
-            return factor
-    raise UsageError(f"A picture of {full_hw} is not {image_hw} when it is decoded at a reduced size.")
-
-
-def _read(
-    source: ImageSource, needed: SizeRule | None, exif: str, value_range: ValueRange, max_pixels: int
-) -> tuple[Tensor, tuple[int, int]]:
     check_reading(exif, value_range)
     if isinstance(source, str | Path):
         return _from_file(Path(source), needed, exif, value_range, max_pixels)
@@ -130,6 +113,17 @@ def _read(
             f"An image is a path, a PIL image, an array (H, W, 3) or a tensor [3, H, W], got {type(source)}."
         )
     return pixels, (pixels.shape[1], pixels.shape[2])
+
+
+def reduction(image_hw: tuple[int, int], full_hw: tuple[int, int]) -> int:
+    """By how much a picture was reduced in decoding: 1, 2, 4 or 8.
+
+    Sides that it does not divide are rounded up: the last row or column then reaches beyond the whole.
+    """
+    for factor in (1, *reversed(REDUCTIONS)):
+        if image_hw == (-(-full_hw[0] // factor), -(-full_hw[1] // factor)):
+            return factor
+    raise UsageError(f"A picture of {full_hw} is not {image_hw} when it is decoded at a reduced size.")
 
 
 def check_reading(exif: str, value_range: ValueRange) -> None:
@@ -260,7 +254,7 @@ def _from_array(array: np.ndarray, value_range: ValueRange, name: str) -> Tensor
         alpha = array[:, :, 3:].astype(np.uint16)
         over = array[:, :, :3] * alpha + np.array(BACKGROUND, dtype=np.uint16) * (255 - alpha)
         array = ((over + 127) // 255).astype(np.uint8)
-    return _finish(array)
+    return torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1)  # [3, H, W], owns its memory
 
 
 def _in_8_bits(array: np.ndarray, value_range: ValueRange, name: str) -> np.ndarray:
@@ -269,8 +263,3 @@ def _in_8_bits(array: np.ndarray, value_range: ValueRange, name: str) -> np.ndar
     strips = [array[top : top + step] for top in range(0, len(array), step)]  # views
     limits = declared_range(strips, value_range, name)
     return np.concatenate([to_8_bits(strip, limits) for strip in strips])
-
-
-def _finish(array: np.ndarray) -> Tensor:
-    """`(H, W, 3)` uint8 to a tensor `[3, H, W]` that owns its memory, in the order of the array."""
-    return torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1)

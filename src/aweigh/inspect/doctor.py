@@ -134,7 +134,8 @@ def examine(
     workers: threads that do so, 0 for one per core. progress: called with the name of a split and how many of its
     pictures have been looked at.
     """
-    found = _annotations(splits)
+    found = [one for split in splits.values() for one in (*reported(split), *box_rules(split))]
+    found += [*class_rules(splits), *image_rules(splits)]
     for problem in empty:
         example = Example(problem, problem.where)
         found.append(finding(problem.kind, problem.where, 1, 1, [example], action=problem.action))
@@ -252,11 +253,6 @@ def alike(splits: Mapping[str, Split], looked: Mapping[str, Pictures]) -> list[F
     thumbs = np.concatenate([looked[name].thumbs for name in splits])[rows]
     near = [rows[group] for group in groups_of(look_alikes(look, thumbs), len(rows))]
     return found + _groups("look-alike pictures", "look-alike pictures in two splits", near, splits, places)
-
-
-def _annotations(splits: Mapping[str, Split]) -> list[Finding]:
-    found = [one for split in splits.values() for one in (*reported(split), *box_rules(split))]
-    return [*found, *class_rules(splits), *image_rules(splits)]
 
 
 def _picture_problems(split: Split, looked: Pictures) -> list[Finding]:

@@ -275,9 +275,7 @@ def _xml(split: Split, row: int, name: str) -> str:
     root = ElementTree.Element("annotation")
     _add(root, "folder", "JPEGImages")
     _add(root, "filename", name)
-    size = ElementTree.SubElement(root, "size")
-    for side, value in (("width", width), ("height", height), ("depth", 3)):
-        _add(size, side, value)
+    _add(root, "size", {"width": width, "height": height, "depth": 3})
     _add(root, "segmented", 0)
     for number in range(int(split.first[row]), int(split.first[row + 1])):
         if split.uncertain[number]:
@@ -286,26 +284,23 @@ def _xml(split: Split, row: int, name: str) -> str:
         _add(item, "name", split.classes.names[int(split.labels[number])])
         extras = {key: value for key, value in extra_fields(split.extras, number).items() if _holds(key, value)}
         for key, value in ({"pose": "Unspecified", "truncated": 0} | extras).items():
-            _add_extra(item, key, value)
+            _add(item, key, int(value) if isinstance(value, bool) else value)
         _add(item, "difficult", int(split.ignore[number]))
-        corners = ElementTree.SubElement(item, "bndbox")
-        for key, corner, shift in zip(("xmin", "ymin", "xmax", "ymax"), split.boxes[number].tolist(), (1, 1, 0, 0)):
-            _add(corners, key, decimal(corner + shift, 7))
+        x0, y0, x1, y1 = split.boxes[number].tolist()
+        corners = {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}
+        _add(item, "bndbox", {key: decimal(value, 7) for key, value in corners.items()})
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _add_extra(parent: ElementTree.Element, name: str, value: Any) -> None:
-    if isinstance(value, dict):
-        below = ElementTree.SubElement(parent, name)
-        for key, leaf in value.items():
-            _add(below, key, leaf)
-    else:
-        _add(parent, name, int(value) if isinstance(value, bool) else value)
-
-
 def _add(parent: ElementTree.Element, name: str, value: object) -> None:
-    ElementTree.SubElement(parent, name).text = str(value)
+    """An element that says a value, or one level of them by name."""
+    element = ElementTree.SubElement(parent, name)
+    if isinstance(value, dict):
+        for key, leaf in value.items():
+            _add(element, key, leaf)
+    else:
+        element.text = str(value)
 
 
 def _holds(key: str, value: Any) -> bool:

@@ -149,7 +149,8 @@ class _Stage:
         self.places.append((x, y, reach))
 
     def _fits(self, shape: _Shape) -> bool:
-        rows, columns, inside = shape.in_picture(self.owner.shape)
+        rows, columns, window = shape.in_picture(self.owner.shape)
+        inside = shape.inside[window]
         if inside.sum() < max(LEAST_PIXELS, 0.6 * shape.inside.sum()):
             return False
         owners = self.owner[rows, columns]
@@ -162,7 +163,8 @@ class _Stage:
         return True
 
     def _lay(self, shape: _Shape, label: int, *, crowd: bool, same: bool = False) -> None:
-        rows, columns, inside = shape.in_picture(self.owner.shape)
+        rows, columns, window = shape.in_picture(self.owner.shape)
+        inside = shape.inside[window]
         if same:
             self.whole[-1] += int(inside.sum())
         else:
@@ -212,12 +214,8 @@ class _Shape:
         self.distance = _DISTANCES[name](self.u, self.v) * radius  # pixels
         self.inside: Array = self.distance <= 0
 
-    def in_picture(self, shape_hw: tuple[int, ...]) -> tuple[slice, slice, Array]:
-        """The rows and columns of the picture under the window, and the pixels of the shape in them."""
-        rows, columns, window = self._overlap(shape_hw)
-        return rows, columns, self.inside[window]
-
-    def _overlap(self, shape_hw: tuple[int, ...]) -> tuple[slice, slice, tuple[slice, slice]]:
+    def in_picture(self, shape_hw: tuple[int, ...]) -> tuple[slice, slice, tuple[slice, slice]]:
+        """The rows and columns of the picture under the window, and the part of the window that they are."""
         height, width = shape_hw[:2]
         side = self.inside.shape[0]
         y0, y1 = sorted((np.clip(self.top, 0, height), np.clip(self.top + side, 0, height)))
@@ -234,7 +232,7 @@ class _Shape:
 
     def paint(self, image: Array, light: Array) -> None:
         """Shadow, texture, shading and outline, anti-aliased."""
-        rows, columns, window = self._overlap(image.shape)
+        rows, columns, window = self.in_picture(image.shape)
         ground = image[rows, columns]
         drop = 0.10 * self.radius
         shifted = _shift(self.distance, -light * drop)
