@@ -39,7 +39,8 @@ def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         f"{name} {value:.3f}" for name, value in numbers.items() if isinstance(value, int | float) and value >= 0
     ]
     training = header.get("training", {})
-    config = training.get("config", {})
+    config, epochs = training.get("config", {}), training.get("epoch")
+    trained = "" if epochs is None else f"{counted(epochs, 'epoch')}, {counted(training.get('step', 0), 'step')}"
     rows = [
         ("detector", header["builder"] + (f" ({arguments})" if arguments else "")),
         ("classes", f"{len(names)}: " + ", ".join(f"{name} (id {ids[label]})" for label, name in enumerate(names))),
@@ -47,12 +48,7 @@ def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("selection", ", ".join(f"{name} {value}" for name, value in selection_of(header).items())),
         ("measured on", numbers.get("split")),
         ("metrics", ", ".join(metrics)),
-        (
-            "trained",
-            f"{counted(training['epoch'], 'epoch')}, {counted(training.get('step', 0), 'step')}"
-            if "epoch" in training
-            else None,
-        ),
+        ("trained", trained),
         ("data", config.get("data")),
         ("data hash", header.get("data_hash")),
         ("licence", header.get("licence") or "not stated"),

@@ -92,8 +92,6 @@ def collect(
     from aweigh.proposals.from_detector import propose
     from aweigh.proposals.from_files import CONVERTED, read_converted
 
-    if number < 1:
-        raise UsageError(f"number = {number}: expected a number of proposals above 0.")
     path, unread = Path(source), list[int]()
     made = {"source": path.name, "data": Path(data).resolve().name, "aweigh": aweigh.__version__}
     if path.suffix in CONVERTED:

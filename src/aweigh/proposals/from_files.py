@@ -70,9 +70,8 @@ def from_coco_results(
             f"{path}: no box is for a picture of {split.name} ({split.root}); its image ids are "
             f"{', '.join(list(unknown)[:4])}, those here {', '.join(map(str, split.image_ids[:4].tolist()))}."
         )
-    remarks = (
-        [f"{counted(unknown.total(), 'box')} of {counted(len(unknown), 'other picture')} left out"] if unknown else []
-    )
+    others = f"{counted(unknown.total(), 'box')} of {counted(len(unknown), 'other picture')} left out"
+    remarks = [others] * bool(unknown)
     remarks += _without(sum(not boxes for boxes in of_row), len(split))
     found = [([box[:4] for box in boxes], [box[4] for box in boxes]) for boxes in of_row]
     return split.proposed(found, number=number, made=made), remarks

@@ -27,10 +27,9 @@ def labelme_text(detections: Detections) -> str:
         }
         for name, (x0, y0, x1, y1), score in zip(detections.names, boxes, scores, strict=True)
     ]
-    image = {"imagePath": Path(detections.path or "").name, "imageData": None, "imageHeight": height}
-    return (
-        json.dumps({"version": "5.0.1", "flags": {}, "shapes": shapes, **image, "imageWidth": width}, indent=1) + "\n"
-    )
+    sides = {"imageHeight": height, "imageWidth": width}
+    image = {"imagePath": Path(detections.path or "").name, "imageData": None, **sides}
+    return json.dumps({"version": "5.0.1", "flags": {}, "shapes": shapes, **image}, indent=1) + "\n"
 
 
 FORMAT = FileEach(labelme_text, ".json", left_out=("masks", "keypoints", "cuboids"))
