@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 
 from aweigh.classes import Pairs
-from aweigh.detections import (
+from aweigh.errors import DataError, UsageError, counted
+from aweigh.instances import (
     PER_INSTANCE,
     check_instances,
     instance_fields,
     move,
     moved_fields,
     select,
+    shape_of,
     unchecked,
 )
-from aweigh.errors import DataError, UsageError, counted
 from aweigh.ops.frames import Frame, exchanged
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -49,10 +50,7 @@ class Images:
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or not self.pixels.is_floating_point():
-            raise UsageError(
-                f"Images.pixels must be a float tensor [B, 3, H, W], got {self.pixels.dtype} "
-                f"{tuple(self.pixels.shape)}."
-            )
+            raise UsageError(f"Images.pixels must be a float tensor [B, 3, H, W], got {shape_of(self.pixels)}.")
         if len(self.sizes_hw) != len(self.pixels):
             raise UsageError(f"Images: {counted(len(self.pixels), 'image')} but {counted(len(self.sizes_hw), 'size')}.")
         limit = tuple(self.pixels.shape[-2:])
@@ -62,7 +60,7 @@ class Images:
         if self.proposals is not None and not self._are_proposals(self.proposals):
             raise UsageError(
                 f"Images.proposals must be a float32 tensor [{len(self.pixels)}, P, 4] with a P above 0, got "
-                f"{self.proposals.dtype} {tuple(self.proposals.shape)}; `padded_proposals` makes one."
+                f"{shape_of(self.proposals)}; `padded_proposals` makes one."
             )
 
     def _are_proposals(self, given: Tensor) -> bool:
@@ -190,9 +188,7 @@ class Targets:
         for name in ("uncertain", "known"):
             value = getattr(self, name)
             if value is not None and (value.ndim != 1 or value.dtype != torch.bool):
-                raise DataError(
-                    f"Targets.{name} must be a bool tensor of one dimension, got {value.dtype} {tuple(value.shape)}."
-                )
+                raise DataError(f"Targets.{name} must be a bool tensor of one dimension, got {shape_of(value)}.")
 
     @property
     def learned(self) -> Tensor:
@@ -206,11 +202,8 @@ class Targets:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: slice | Tensor) -> Targets:
-        return select(self, index)
-
-    def to(self, device: torch.device | str) -> Targets:
-        return move(self, device)
+    __getitem__ = select
+    to = move
 
     def moved(
         self, frame: Frame, size_hw: tuple[int, int], *, class_pairs: Pairs = (), keypoint_pairs: Pairs = ()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from aweigh.training.optim import lr_factor, make_optimizer, milestones_in_steps, parameter_groups, set_lr
+from aweigh.training.config import TrainConfig
+from aweigh.training.optim import Schedule, make_optimizer, parameter_groups, set_lr
 
 
 class Tiny(nn.Module):
@@ -76,31 +77,32 @@ def test_set_lr_keeps_the_factors():
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.5, 1.0]
 
 
-def test_step_schedule_of_the_paper():
-    def factor(step):
-        return lr_factor(step, 90_000, schedule="step", milestones=(60_000, 80_000), warmup=500, warmup_kind="constant")
+def schedule(**settings):
+    return Schedule(TrainConfig(**settings), images=16, steps_per_epoch=10)
 
+
+def test_step_schedule_of_the_paper():
+    warmup = {"warmup": 500, "warmup_kind": "constant"}
+    factor = schedule(iterations=90_000, schedule="step", steps=(60_000.0, 80_000.0), **warmup).factor
     assert [factor(step) for step in (0, 499, 500, 59_999)] == pytest.approx([1 / 3, 1 / 3, 1, 1])
     assert [factor(step) for step in (60_000, 79_999, 80_000, 89_999)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
 
 
 def test_linear_warm_up():
-    factors = [lr_factor(s, 100, schedule="constant", warmup=4, warmup_factor=0.2) for s in range(6)]
-    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    rising = schedule(epochs=10, schedule="constant", warmup=4, warmup_factor=0.2)
+    assert [rising.factor(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
 def test_cosine_runs_from_one_to_the_final_value():
-    def factor(step):
-        return lr_factor(step, 110, schedule="cosine", warmup=10, warmup_factor=1.0, final=0.1)
-
+    factor = schedule(epochs=11, schedule="cosine", warmup=10, warmup_factor=1.0, final_lr=0.1).factor
     assert [factor(step) for step in (0, 10, 60, 110, 200)] == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])
 
 
 def test_a_run_of_one_step_has_a_finite_rate():
-    assert lr_factor(0, 1, schedule="cosine") == 1.0
+    assert schedule(iterations=1, schedule="cosine").factor(0) == 1.0
 
 
 def test_milestones_as_fractions_epochs_and_iterations():
-    assert milestones_in_steps((0.5, 1.0), total=200, steps_per_unit=10) == (100, 200)
-    assert milestones_in_steps((8, 11), total=120, steps_per_unit=10) == (80, 110)
-    assert milestones_in_steps((60_000, 80_000), total=90_000, steps_per_unit=1) == (60_000, 80_000)
+    assert schedule(epochs=20, steps=(0.5, 1.0)).milestones == (100, 200)
+    assert schedule(epochs=12, steps=(8.0, 11.0)).milestones == (80, 110)
+    assert schedule(iterations=90_000, steps=(60_000.0, 80_000.0)).milestones == (60_000, 80_000)

@@ -7,7 +7,7 @@ A picture that cannot be read is handed out as `Unreadable`, for the loader to s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Unreadable:
     original_hw: tuple[int, int]
 
 
+@dataclass(eq=False)
 class DetectionDataset(Dataset["Sample | Unreadable"]):
     """The images of a split, transformed. Can be sent to worker processes however they are started.
 
@@ -66,30 +67,22 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
     until the first epoch begins.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        transform: Transform,
-        *,
-        seed: int = 0,
-        masks: bool = False,
-        keypoints: int = 0,
-        cuboids: bool = False,
-        draws: np.ndarray | None = None,
-        mixing_until_epoch: int | None = None,
-    ) -> None:
-        self.transform = transform
-        self.seed = seed
-        self.masks = masks
-        self.keypoints = keypoints
-        self.cuboids = cuboids
-        self.draws = draws
-        self.mixing_until_epoch = mixing_until_epoch
-        self.epoch = 0
-        self._changes = transform.augmentation
-        self.split = split.for_training(masks=masks or self._changes.copy_paste > 0)
+    split: Split
+    transform: Transform
+    _: KW_ONLY
+    seed: int = 0
+    masks: bool = False
+    keypoints: int = 0
+    cuboids: bool = False
+    draws: np.ndarray | None = None
+    mixing_until_epoch: int | None = None
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self._changes = self.transform.augmentation
+        self.split = self.split.for_training(masks=self.masks or self._changes.copy_paste > 0)
         if self._changes.mixes:
-            self._partners, self._partners_with_objects = _chances(self.split, draws)
+            self._partners, self._partners_with_objects = _chances(self.split, self.draws)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,8 +105,10 @@ class Schedule:
 
     @property
     def milestones(self) -> tuple[int, ...]:
+        """Where schedule step falls, in optimiser steps. Up to 1 they are stated as fractions of the run, above it as
+        epochs, or as steps where the run is stated in iterations."""
         unit = 1 if self.config.iterations else self.steps_per_epoch
-        return milestones_in_steps(self.config.steps, self.steps, unit)
+        return tuple(round(place * (self.steps if place <= 1 else unit)) for place in self.config.steps)
 
     @property
     def lr(self) -> float:
@@ -115,19 +116,20 @@ class Schedule:
         return self.config.lr * (self.images / self.config.lr_batch if self.config.lr_batch else 1)
 
     def factor(self, step: int) -> float:
-        """The factor on the learning rate at a step."""
-        config = self.config
-        return lr_factor(
-            step,
-            self.steps,
-            schedule=config.schedule,
-            milestones=self.milestones,
-            gamma=config.gamma,
-            final=config.final_lr,
-            warmup=self.warmup,
-            warmup_factor=config.warmup_factor,
-            warmup_kind=config.warmup_kind,
-        )
+        """The factor on the learning rate of optimiser step `step`, of which 0 is the first.
+
+        The warm-up multiplies the schedule below it. Cosine runs from 1 at the end of the warm-up to `final_lr`.
+        """
+        config, factor = self.config, 1.0
+        if config.schedule == "step":
+            factor = config.gamma ** sum(step >= milestone for milestone in self.milestones)
+        elif config.schedule == "cosine":
+            progress = min(1.0, max(0, step - self.warmup) / max(1, self.steps - self.warmup))
+            factor = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+        if step < self.warmup:
+            start = config.warmup_factor
+            factor *= start if config.warmup_kind == "constant" else start + (1 - start) * step / self.warmup
+        return factor
 
     def __str__(self) -> str:
         """How the learning rate comes about: "lr 0.0025 = 0.01 x 4/16 (...)"."""
@@ -140,42 +142,6 @@ class Schedule:
             f"{counted(self.total_steps, 'step')} in {counted(self.epochs, 'epoch')}, warm-up "
             f"{counted(self.warmup, 'step')}, {config.warmup_kind} from {config.warmup_factor:g})"
         )
-
-
-def lr_factor(
-    step: int,
-    total: int,
-    *,
-    schedule: Literal["step", "cosine", "constant"],
-    milestones: Sequence[int] = (),
-    gamma: float = 0.1,
-    final: float = 0.0,
-    warmup: int = 0,
-    warmup_factor: float = 1 / 3,
-    warmup_kind: Literal["linear", "constant"] = "linear",
-) -> float:
-    """The factor on the learning rate of optimiser step `step` (0 is the first of `total`).
-
-    The warm-up multiplies the schedule below it. Cosine runs from 1 at the end of the warm-up to `final` at `total`.
-    """
-    if schedule == "step":
-        factor = gamma ** sum(step >= milestone for milestone in milestones)
-    elif schedule == "cosine":
-        progress = min(1.0, max(0, step - warmup) / max(1, total - warmup))
-        factor = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
-    else:
-        factor = 1.0
-    if step < warmup:
-        factor *= warmup_factor if warmup_kind == "constant" else warmup_factor + (1 - warmup_factor) * step / warmup
-    return factor
-
-
-def milestones_in_steps(steps: Sequence[float], total: int, steps_per_unit: int) -> tuple[int, ...]:
-    """Milestones in optimiser steps. Up to 1 they are fractions of the run, above it units of `steps_per_unit`.
-
-    The unit is an epoch, or one step where the run is stated in iterations.
-    """
-    return tuple(round(value * total) if value <= 1 else round(value * steps_per_unit) for value in steps)
 
 
 class ModelEma:

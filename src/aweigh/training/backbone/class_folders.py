@@ -7,6 +7,7 @@ alone, whichever process reads it. A picture that cannot be read is skipped and 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +37,7 @@ class ClassFolders:
     split_off: bool
 
 
-@dataclass(frozen=True)
-class LabelledBatch:
+class LabelledBatch(NamedTuple):
     """pixels: `[B, 3, size, size]` float32, normalised. labels: `[B]` int64. problems: pictures that were skipped."""
 
     pixels: Tensor
