@@ -16,7 +16,7 @@ from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED
-from aweigh.prediction.pictures import drawn_paths, keep
+from aweigh.prediction.drawing import drawn_paths, keep
 from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.config import TrainConfig
 from aweigh.training.settings import Settings, load_recipe, to_dict

@@ -13,7 +13,7 @@ from aweigh.cli import detectors
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.images.reader import read_reduced
-from aweigh.prediction.pictures import Reading, _draw, drawn_hw, with_camera
+from aweigh.prediction.drawing import Reading, _draw, drawn_hw, with_camera
 from aweigh.structures import Images
 from aweigh.visualise.pictures import draw_detections
 
@@ -89,7 +89,7 @@ def test_a_failed_drawing_costs_one_picture(
             raise failure
         return draw_detections(*arguments)
 
-    monkeypatch.setattr("aweigh.prediction.pictures.draw_detections", draw)
+    monkeypatch.setattr("aweigh.prediction.drawing.draw_detections", draw)
     assert run(["predict", str(source), "-o", str(tmp_path / "out")]) == 1
     assert [len(line["detections"]) for line in lines(tmp_path / "out")] == [1, 1, 1]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]

@@ -74,7 +74,7 @@ def command(
         raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
     check_reach("batch", batch or 1)
     from aweigh.prediction.annotated_images import AnnotatedImages
-    from aweigh.prediction.pictures import Reading, draw_each, drawn_paths
+    from aweigh.prediction.drawing import Reading, draw_each, drawn_paths
     from aweigh.predictor import sources
     from aweigh.results.writers import DetectionWriter, format_named
 
@@ -144,7 +144,7 @@ def finishing(
 ) -> "Callable[[Detections], Detections]":
     """What becomes of the detections of each picture: they get its camera, and those that are asked for are kept."""
     from aweigh.layouts.kitti import read_camera
-    from aweigh.prediction.pictures import keep, with_camera
+    from aweigh.prediction.drawing import keep, with_camera
 
     in_space = "cuboids" in predictor.model.extras
     if camera is not None and not in_space:

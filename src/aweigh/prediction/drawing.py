@@ -1,4 +1,4 @@
-"""What is done with the detections of pictures, one by one: kept by score and class, given their camera, drawn."""
+"""What is done with the detections of images, one by one: kept by score and class, given their camera, drawn."""
 
 from __future__ import annotations
 
