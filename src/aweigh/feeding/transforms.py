@@ -66,17 +66,15 @@ class Augmentation:
         for name in ("flip", "crop", "color", "shuffled_color", "mosaic", "copy_paste", "mixup", "min_visible"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"Augmentation: {name} must lie between 0 and 1, got {getattr(self, name)!r}.")
-        if any(side < 1 for side in self.short_sides) or (len(self.short_sides) == 2 and self._sides_inverted()):
-            raise UsageError(f"Augmentation: short_sides must be (lo, hi) or a list of sides, got {self.short_sides}.")
+        sides = self.short_sides
+        if min(sides, default=1) < 1 or (len(sides) == 2 and sides[0] > sides[1]):
+            raise UsageError(f"Augmentation: short_sides must be (lo, hi) or a list of sides, got {sides}.")
         if self.scale_jitter is not None and not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
             raise UsageError(f"Augmentation: scale_jitter must be (lo, hi) with 0 < lo <= hi, got {self.scale_jitter}.")
         if not all(0 < share < math.inf for share in self.affine_crop):
             raise UsageError(f"Augmentation: affine_crop must be shares above 0, got {self.affine_crop}.")
         if not 0 <= self.lighting < math.inf:
             raise UsageError(f"Augmentation: lighting must be 0 or more, got {self.lighting!r}.")
-
-    def _sides_inverted(self) -> bool:
-        return self.short_sides[0] > self.short_sides[1]
 
     @classmethod
     def none(cls) -> Augmentation:

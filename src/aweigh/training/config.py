@@ -12,7 +12,7 @@ from aweigh.arguments import NotNegative, Positive, Share
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.evaluation.metrics import METRICS, NUMBERS, NUMBERS_OF_CLASS, VALIDATED
 from aweigh.training.recipes import MEASURED, check_length, from_this_start, packaged_recipes
-from aweigh.training.settings import Whole, WholeAbove0, check_ranges, load_recipe, put_together
+from aweigh.training.settings import Whole, WholeAbove0, check_ranges, load_recipe, load_run, put_together
 from aweigh.weights import DEFAULT_MODEL
 
 
@@ -220,9 +220,7 @@ def resolve(
     resumed = bool(given.get("resume")) and recipe is None
     if resumed:
         recipe_name = str(Path(given["resume"]) / "config.toml")
-        if not Path(recipe_name).is_file():
-            raise UsageError(f"{given['resume']} is no run folder to go on with: there is no {recipe_name}.")
-        recipe = load_recipe(TrainConfig, recipe_name)
+        recipe = load_run(TrainConfig, given["resume"])
     chosen = {**(recipe or {}), **given}
     check_length(recipe or {}, given, recipe_name, resumed=resumed)
     own_name = "" if resumed else MEASURED.get(chosen.get("model", DEFAULT_MODEL), "")

@@ -44,6 +44,14 @@ def load_recipe(kind: type[Settings], path: str | Path) -> dict[str, Any]:
     return {name: _checked(kind, name, value, where=f"in {path}") for name, value in values.items()}
 
 
+def load_run(kind: type[Settings], folder: str | Path) -> dict[str, Any]:
+    """The values that the run of a folder was begun with."""
+    path = Path(folder) / "config.toml"
+    if not path.is_file():
+        raise UsageError(f"{folder} is no run folder to go on with: there is no {path}.")
+    return load_recipe(kind, path)
+
+
 def put_together(kind: type[C], *sources: tuple[str, Mapping[str, Any]]) -> tuple[C, dict[str, str]]:
     """The settings, and for each field where its value came from: the name of a source, or `default`.
 

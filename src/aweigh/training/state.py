@@ -62,9 +62,7 @@ def restore(run: Run, extend: Extend, *, asked: bool = False) -> str:
             f"The run is finished ({counted(run.epoch, 'epoch')}, {counted(run.step, 'step')}); {longer} would go on."
         )
     where = f"in epoch {run.epoch + 1}" if run.batches else f"after epoch {run.epoch}"
-    return " ".join(
-        part for part in [f"Going on {where}, step {run.step} of {run.schedule.total_steps}.", *remarks] if part
-    )
+    return " ".join(filter(None, [f"Going on {where}, step {run.step} of {run.schedule.total_steps}.", *remarks]))
 
 
 def _state(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -166,9 +164,8 @@ def _check_length(run: Run) -> None:
     if run.out_of_patience and not run.finished:
         raise UsageError(
             f"{run.folder} ended after epoch {run.epoch}, as there was no better {run.select} for "
-            f"{counted(run.epochs_without_gain, 'epoch')} (patience {run.config.patience}). To go on give --patience "
-            "0, "
-            f"or more than {run.epochs_without_gain}."
+            f"{counted(run.epochs_without_gain, 'epoch')} (patience {run.config.patience}). To go on give "
+            f"--patience 0, or more than {run.epochs_without_gain}."
         )
 
 

@@ -47,7 +47,7 @@ from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.logs.console import SafeConsole
 from aweigh.training.optim import make_optimizer, parameter_groups, set_lr
 from aweigh.training.prepare import choose_workers
-from aweigh.training.settings import load_recipe, to_toml
+from aweigh.training.settings import load_run, to_toml
 from aweigh.visualise.charts import curves
 from aweigh.weights.load import load_backbone
 
@@ -96,10 +96,7 @@ def train_classifier(
     resume: the folder of a run that goes on with the configuration it has; `config` is then not used.
     """
     if resume is not None:
-        path = Path(resume) / "config.toml"
-        if not path.is_file():
-            raise UsageError(f"{resume} is no run folder to go on with: there is no {path}.")
-        config = replace(ClassifyConfig(**load_recipe(ClassifyConfig, path)), output=str(resume))
+        config = replace(ClassifyConfig(**load_run(ClassifyConfig, resume)), output=str(resume))
     run = prepare(config, new=resume is None, console=console or SafeConsole(stderr=True))
     with hold(run.folder) as remark:
         if remark:

@@ -36,7 +36,7 @@ from aweigh.models import create
 from aweigh.models.detector import Detector
 from aweigh.prediction.device import How
 from aweigh.structures import Images, Targets
-from aweigh.training.debug.replay import Blame, Examination, blame, examine
+from aweigh.training.debug.replay import Blame, Examination, blame, examine, in_one_line
 from aweigh.training.prepare import Run
 from aweigh.training.settings import to_dict
 
@@ -178,7 +178,7 @@ def _examined(run: Run, group: Sequence[Batch], random_state: Tensor) -> dict[st
             torch.set_rng_state(random_state)
             return asdict(examine(model, group, run.how))
     except Exception as error:  # memory is short, say; the bundle is complete without
-        return {"not_possible": " ".join(f"{type(error).__name__}: {error}".split())}
+        return {"not_possible": in_one_line(error)}
 
 
 def _copy(model: Detector, how: How) -> Detector:

@@ -17,7 +17,7 @@ Range = tuple[float, float, float]  # lowest and highest finite value, share of 
 def tensors(value: Any) -> list[Tensor]:
     """Every tensor in the structure, in order."""
     found: list[Tensor] = []
-    map_tensors(value, lambda part: found.append(part) or part)  # type: ignore[func-returns-value]
+    _rebuilt(value, lambda name, part: found.append(part) if isinstance(part, Tensor) else None)
     return found
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -146,7 +147,7 @@ def _step(model: Detector, batches: Sequence[Batch], how: How, result: Examinati
                 losses = model.loss(raw, targets)
                 (torch.stack(list(losses.values())).sum() / len(batches)).backward()
             except Exception as error:  # whatever a detector raises is what is looked for
-                result.error, result.batch = _in_one_line(error), number
+                result.error, result.batch = in_one_line(error), number
                 return
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach() / len(batches)
@@ -180,14 +181,10 @@ def _watch(model: Detector, result: Examination, stack: ExitStack) -> None:
 
     for name, module in model.named_modules():
         if name:
-            stack.callback(module.register_forward_hook(_named(after_module, name)).remove)
+            stack.callback(module.register_forward_hook(partial(after_module, name)).remove)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            stack.callback(parameter.register_post_accumulate_grad_hook(_named(after_gradient, name)).remove)
-
-
-def _named(hook: Callable[..., None], name: str) -> Callable[..., None]:
-    return lambda *values: hook(name, *values)
+            stack.callback(parameter.register_post_accumulate_grad_hook(partial(after_gradient, name)).remove)
 
 
 def _levels(model: Detector, raw: Any, targets: list[Targets]) -> list[Level]:
@@ -321,5 +318,5 @@ def _targets(batch: Batch, how: How) -> list[Targets]:
     return [targets.to(how.device) for targets in batch.targets]
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

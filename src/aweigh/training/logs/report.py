@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -95,10 +95,7 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         samples = DetectionDataset(run.data.val, Transform(run.resize), **supervision(run.model))
         drawn = _evenly(len(samples), count)
     pictures, captions = [], []
-    for index in drawn:
-        sample = samples[index]
-        if not isinstance(sample, Sample):
-            continue
+    for sample in _readable(samples, drawn):
         height, width = sample.image.shape[1:]
         factor = max(1, math.ceil(LEGIBLE / max(height, width)))
         image = sample.image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
@@ -147,8 +144,7 @@ def save_evaluation(
         "confusion": matrix.to_dict(),
         "worst": [{"image_id": e.image_id, "cost": e.cost, "reason": e.reason} for e in worst],
     }
-    text = json.dumps(content, indent=1)
-    write_text(folder / "errors.json", text + "\n")
+    write_text(folder / "errors.json", json.dumps(content, indent=1) + "\n")
     return _operating_points(split, classes, together)
 
 
@@ -224,6 +220,11 @@ def _evenly(length: int, count: int) -> list[int]:
     return torch.linspace(0, length - 1, min(count, length)).long().tolist() if length else []
 
 
+def _readable(samples: DetectionDataset, rows: Iterable[Any]) -> Iterator[Sample]:
+    """The samples of these rows, without those that cannot be read."""
+    return (sample for sample in map(samples.__getitem__, rows) if isinstance(sample, Sample))
+
+
 @torch.no_grad()
 def save_predictions(
     model: Detector,
@@ -237,12 +238,8 @@ def save_predictions(
     min_score: float = 0.5,
 ) -> None:
     """Images of the split, evenly chosen, with the detections of the model."""
-    samples = DetectionDataset(split, AS_IT_IS)
     pictures = []
-    for index in _evenly(len(split), count):
-        sample = samples[index]
-        if not isinstance(sample, Sample):
-            continue
+    for sample in _readable(DetectionDataset(split, AS_IT_IS), _evenly(len(split), count)):
         size_hw = (sample.image.shape[1], sample.image.shape[2])
         batches = []
         for size in tta.resizes(resize):
