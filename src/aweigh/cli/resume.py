@@ -1,9 +1,7 @@
 """`aweigh resume`: go on with a run that was stopped, killed or finished."""
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from aweigh.cli.flags import Processes
 from aweigh.cli.processes import run_in_processes
@@ -13,14 +11,14 @@ def command(
     run: Path,
     /,
     *,
-    epochs: Annotated[int | None, Parameter(show_default=False)] = None,
-    iterations: Annotated[int | None, Parameter(show_default=False)] = None,
+    epochs: int | None = None,
+    iterations: int | None = None,
     schedule: Literal["keep", "stretch"] = "keep",
-    patience: Annotated[int | None, Parameter(show_default=False)] = None,
-    batch: Annotated[int | None, Parameter(show_default=False)] = None,
-    workers: Annotated[int | None, Parameter(show_default=False)] = None,
-    device: Annotated[str | None, Parameter(show_default=False)] = None,
-    data: Annotated[str | None, Parameter(show_default=False)] = None,
+    patience: int | None = None,
+    batch: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    data: str | None = None,
     processes: Processes = 1,
 ) -> int:
     """Go on with a run, from the last state it saved.
