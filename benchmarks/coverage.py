@@ -79,11 +79,12 @@ def main() -> None:
 
 
 def measure(splits: list[Split], resize: Resize, options: dict) -> Coverage:
+    candidates = partial(box_ops.candidates, **options)
     return measure_coverage(
         resized(splits, resize),
         strides=options["strides"],
-        assign=partial(fcos.assign, **options),
-        candidates=partial(box_ops.candidates, **options),
+        assign=partial(fcos.assign, candidates=candidates),
+        candidates=candidates,
     )
 
 

@@ -99,7 +99,7 @@ def test_with_the_assignment_of_fcos_box_by_box(radius: float | None, pyramid: b
     got = measure_coverage(
         [((300, 320), image)],
         strides=strides,
-        assign=partial(fcos.assign, **options),
+        assign=partial(fcos.assign, candidates=partial(box_ops.candidates, **options)),
         candidates=partial(box_ops.candidates, byte_budget=4000, **options),
     )
 
