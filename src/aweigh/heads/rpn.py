@@ -25,7 +25,7 @@ from aweigh.arguments import (
 )
 from aweigh.layers import Norm, make_norm, start_near_zero
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.anchors import anchor_shapes, level_anchors
+from aweigh.ops.anchors import anchor_rows, anchor_shapes, level_anchors
 from aweigh.ops.losses import world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, among_all, balanced_sample, by_overlap
 from aweigh.structures import Targets
@@ -147,8 +147,8 @@ class RPN(nn.Module):
         objectness, deltas, anchors = [], [], []
         for feature, shapes, stride in zip(features, self.shapes, self.strides, strict=False):
             cells = self.tower(feature)
-            objectness.append(self.objectness(cells).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(cells).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
+            objectness.append(anchor_rows(self.objectness(cells), 1).squeeze(2))
+            deltas.append(anchor_rows(self.deltas(cells), 4))
             anchors.append(level_anchors(shapes, feature, pixels, stride, fitted=self.fitted_steps))
         return RPNOutput(objectness, deltas, anchors)
 

@@ -46,7 +46,7 @@ from aweigh.models.detector import Selection, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, BiFPN, Fusion
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.anchors import place_anchors
+from aweigh.ops.anchors import anchor_rows, place_anchors
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import among_all, by_overlap
 from aweigh.structures import Images, Targets
@@ -132,8 +132,8 @@ class EfficientDet(nn.Module):
         """Images `[B, 3, H, W]`, RGB in `[0, 1]`, to raw outputs: the part that is compiled and exported."""
         size_hw = pixels.shape[-2:]
         features = self.neck(self.backbone(pixels))
-        logits = _rows(self.class_net(features), len(self.classes))  # [B, A, C]
-        deltas = _rows(self.box_net(features), 4)  # [B, A, 4]
+        logits = torch.cat([anchor_rows(level, len(self.classes)) for level in self.class_net(features)], dim=1)
+        deltas = torch.cat([anchor_rows(level, 4) for level in self.box_net(features)], dim=1)
         anchors = torch.cat([self._anchors(feature, size_hw[0], size_hw[1]) for feature in features])
         return EfficientDetOutput(logits, deltas, anchors)
 
@@ -261,11 +261,6 @@ def anchor_sides(scale: float, aspects: Sequence[Sequence[float]]) -> Tensor:
 def _centers(boxes: Tensor) -> Tensor:
     """The middle points `[..., 2]` of boxes `[..., 4]`."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2
-
-
-def _rows(levels: Sequence[Tensor], width: int) -> Tensor:
-    """Per level `[B, K * width, H, W]` to `[B, A, width]`: cells row by row, levels in order."""
-    return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, width) for level in levels], dim=1)
 
 
 # Builders: compound scaling as it was released

@@ -36,7 +36,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Few, NotNegative, Share, Width, passes_on
+from aweigh.arguments import Count, Few, Width, passes_on
 from aweigh.backbones import Backbone, any_mobilenet_v2, any_shufflenet_v1, any_shufflenet_v2, any_stages, timm_backbone
 from aweigh.backbones.xception import xception
 from aweigh.classes import Classes
@@ -64,19 +64,13 @@ def light_head(
     class_agnostic: bool = False,
     train_proposals: tuple[Count, Count] = (12000, 2000),
     test_proposals: tuple[Count, Count] = (6000, 1000),
-    sampled: Count | None = None,
-    hard_regions: Count | None = 256,
-    beta: NotNegative = 1.0,
-    box_weight: NotNegative = 2.0,
-    score_threshold: Share = 0.0,  # the authors keep the 100 best, whatever their scores
     **settings: Any,
 ) -> FasterRCNN:
     """On a backbone with two maps: regions are proposed on the finer and read from the coarser.
 
     rpn_width, middle: channels of the proposal network and inside the large convolution. channels: of a cell.
     pooling, samples: of `pool_position_sensitive`. class_agnostic: all classes have the same deltas. Proposals: how
-    many before and after suppression. All regions are candidates for the `hard_regions` that learn. Settings: those of
-    `FasterRCNN`.
+    many before and after suppression. Settings: those of `FasterRCNN`.
     """
     neck = ThinFeatures(backbone.channels, backbone.strides, middle=middle, channels=channels * box_size**2)
     proposer = RPN(
@@ -90,22 +84,8 @@ def light_head(
     pool = partial(pool_position_sensitive, stride=neck.strides[1], samples=samples, pooling=pooling)
     head = LightHead(channels, box_size)
     predictor = BoxPredictor(head.width, len(classes), class_agnostic=class_agnostic)
-    return FasterRCNN(
-        backbone,
-        neck,
-        proposer,
-        pool,
-        head,
-        predictor,
-        classes=classes,
-        box_size=box_size,
-        sampled=sampled,
-        hard_regions=hard_regions,
-        beta=beta,
-        box_weight=box_weight,
-        score_threshold=score_threshold,
-        **settings,
-    )
+    parts = (backbone, neck, proposer, pool, head, predictor)
+    return FasterRCNN(*parts, classes=classes, box_size=box_size, **settings)
 
 
 class ThinFeatures(nn.Module):
@@ -163,10 +143,19 @@ class LightHead(nn.Module):
 
 # Builders
 
-SMALL = {"rpn_width": 256, "middle": 64}  # setting S (sections 3.2 and 4)
+LARGE = {
+    "sampled": None,  # all regions are candidates for those that learn
+    "hard_regions": 256,
+    "beta": 1.0,
+    "box_weight": 2.0,
+    "score_threshold": 0.0,  # the authors keep the 100 best, whatever their scores
+}
+SMALL = {**LARGE, "rpn_width": 256, "middle": 64}  # setting S (sections 3.2 and 4)
 
 BUILDERS = {
-    "light_head_rcnn_resnet101": Builder(light_head, partial(timm_backbone, "resnet101", (4, 5), output_stride=16)),
+    "light_head_rcnn_resnet101": Builder(
+        light_head, partial(timm_backbone, "resnet101", (4, 5), output_stride=16), LARGE
+    ),
     "light_head_rcnn_shufflenet_v2": Builder(light_head, partial(any_shufflenet_v2, (4, 5)), SMALL),
     "light_head_rcnn_shufflenet_v1": Builder(light_head, partial(any_shufflenet_v1, (4, 5)), SMALL),
     "light_head_rcnn_xception": Builder(light_head, partial(any_stages, xception, (4, 5)), SMALL),

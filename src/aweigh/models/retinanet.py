@@ -57,7 +57,7 @@ from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.anchors import anchor_shapes, level_anchors
+from aweigh.ops.anchors import anchor_rows, anchor_shapes, level_anchors
 from aweigh.ops.losses import box_loss, check_labels, sigmoid_focal_loss_sum, unknown_entries, world_mean
 from aweigh.ops.matching import IGNORED, among_all, by_adaptive_samples, by_overlap, hard_examples, task_aligned
 from aweigh.structures import Images, Targets
@@ -309,14 +309,9 @@ class RetinaNetHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level `[B, channels, H, W]` to logits `[B, H*W*K, C]` and deltas `[B, H*W*K, 4]`."""
-        logits = [_rows(self.logits(self.classification_tower(level)), self.num_classes) for level in features]
-        deltas = [_rows(self.deltas(self.box_tower(level)), 4) for level in features]
+        logits = [anchor_rows(self.logits(self.classification_tower(level)), self.num_classes) for level in features]
+        deltas = [anchor_rows(self.deltas(self.box_tower(level)), 4) for level in features]
         return logits, deltas
-
-
-def _rows(cells: Tensor, width: int) -> Tensor:
-    """`[B, K * width, H, W]` -> `[B, H*W*K, width]`."""
-    return cells.permute(0, 2, 3, 1).reshape(len(cells), -1, width)
 
 
 # Builders: each architecture with its numbers, and the weights others have published for it

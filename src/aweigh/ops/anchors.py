@@ -38,3 +38,8 @@ def level_anchors(shapes: Tensor, feature: Tensor, pixels: Tensor, stride: int, 
     height, width = feature.shape[-2:]
     steps = (pixels.shape[-2] // height, pixels.shape[-1] // width) if fitted else (stride, stride)
     return place_anchors(shapes, box_ops.grid_points(height, width, steps, (0, 0), like=feature))
+
+
+def anchor_rows(cells: Tensor, width: int) -> Tensor:
+    """What a head says of K anchors in each cell, one row each: `[B, K * width, H, W]` to `[B, H*W*K, width]`."""
+    return cells.permute(0, 2, 3, 1).reshape(len(cells), -1, width)
