@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from aweigh.backbones import DLA34, Backbone, Hourglass, ShuffleNetV2, TimmBackbone, mobilenet_v3_ends
+from aweigh.backbones import Backbone, mobilenet_v3_ends
 from aweigh.backbones.classifier import classifier
-from aweigh.backbones.dla import TWO_LEVELS
+from aweigh.backbones.dla import DLA34, TWO_LEVELS
+from aweigh.backbones.hourglass import Hourglass
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.backbones.timm import TimmBackbone
 from aweigh.backbones.xception import xception
 from aweigh.errors import UsageError
 

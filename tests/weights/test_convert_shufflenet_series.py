@@ -179,11 +179,12 @@ def box_of(x: Tensor) -> tuple[Tensor, Tensor]:
     return x, torch.full((x.shape[1], 1, 3, 3), 1 / 9)
 
 
-def images(generator_seed: int = 3) -> tuple[Tensor, Tensor]:
-    """The same two pictures as the authors read them and as ours are read; sides that no stride divides."""
+def images(generator_seed: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """The same two pictures as the authors read them, as our bodies do and as classifiers do; sides that no stride
+    divides."""
     rgb = torch.rand(2, 3, 67, 94, generator=torch.Generator().manual_seed(generator_seed))
     mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
-    return rgb.flip(1) * 255, (rgb - mean) / std
+    return rgb.flip(1) * 255, rgb, (rgb - mean) / std
 
 
 def assert_same(ours: Tensor, expected: Tensor) -> None:
@@ -196,12 +197,12 @@ def assert_same(ours: Tensor, expected: Tensor) -> None:
 @torch.no_grad()
 def test_the_authors_form_computes_their_function(width):
     state = their_weights(width)
-    pixels, normalised = images()
+    pixels, rgb, normalised = images()
     maps, logits = theirs(state, pixels)
     body = ShuffleNetV2(width, form="authors").eval()
     network = classifier(body, CLASSES).eval()
     load_strict(network, from_shufflenet_series(state), what="the authors' weights")
-    for ours, expected in zip(body(normalised), maps, strict=True):
+    for ours, expected in zip(body(rgb), maps, strict=True):
         assert_same(ours, expected)
     assert_same(network(normalised), logits)
 
@@ -210,12 +211,12 @@ def test_the_authors_form_computes_their_function(width):
 @torch.no_grad()
 def test_v1_computes_their_function(groups, width):
     state = their_v1_weights(groups, width)
-    pixels, normalised = images()
+    pixels, rgb, normalised = images()
     maps, logits = their_v1(state, pixels, groups)
     body = shufflenet_v1(width, groups).eval()
     network = classifier(body, CLASSES).eval()
     load_strict(network, from_shufflenet_series(state), what="the authors' weights")
-    for ours, expected in zip(body(normalised), maps, strict=True):
+    for ours, expected in zip(body(rgb), maps, strict=True):
         assert_same(ours, expected)
     assert_same(network(normalised), logits)
 
@@ -232,13 +233,13 @@ def test_v1_has_their_tensors(groups, width):
 @torch.no_grad()
 def test_width_one_half_fits_torchvisions_form():
     state = their_weights(0.5)
-    pixels, normalised = images()
+    pixels, rgb, normalised = images()
     mean_colour = torch.tensor(IMAGENET_MEAN).flip(0) * 255
     maps, logits = theirs(state, pixels, border=mean_colour)
     body = ShuffleNetV2(0.5).eval()
     network = classifier(body, CLASSES).eval()
     load_strict(network, in_torchvision_order(from_shufflenet_series(state)), what="the authors' weights")
-    for ours, expected in zip(body(normalised), maps, strict=True):
+    for ours, expected in zip(body(rgb), maps, strict=True):
         assert_same(ours, expected[:, channel_order(expected.shape[1] // 2)])
     assert_same(network(normalised), logits)
     # What the colour of the border changes, and why it has to be black for the very same function.
@@ -290,11 +291,11 @@ def test_real_weights(shared):
             native[names[key]] = flat.reshape(pattern[names[key]].shape)
     converted = in_torchvision_order(from_shufflenet_series(native))
     assert all(torch.equal(converted[key], real[key]) for key in real if not key.startswith("conv1"))
-    pixels, normalised = images()
+    pixels, rgb, _ = images()
     body = ShuffleNetV2(0.5, form="authors").eval()
     state = from_shufflenet_series(native)
     load_strict(body, {key: value for key, value in state.items() if key in body.state_dict()}, what="real weights")
-    for ours, expected in zip(body(normalised), theirs(native, pixels)[0], strict=True):
+    for ours, expected in zip(body(rgb), theirs(native, pixels)[0], strict=True):
         assert_same(ours, expected)
 
 

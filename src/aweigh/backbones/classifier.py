@@ -12,8 +12,10 @@ from aweigh.errors import UsageError
 def classifier(body: ShuffleNetV2 | Stages, num_classes: int = 1000) -> nn.Sequential:
     """`[B, 3, H, W]` -> logits `[B, num_classes]`: the body and its `top`; a ShuffleNet V2's keys are torchvision's.
 
-    The body's parts are used, not copied: training the one trains the other.
+    Images come normalised, as torchvision's do. The body's parts are used, not copied: training the one trains the
+    other.
     """
     if body.levels[-1] != 5:
         raise UsageError(f"{body.name}: a classifier needs all stages, this body ends at level {body.levels[-1]}.")
-    return nn.Sequential(OrderedDict([*body.named_children(), *body.top(num_classes).items()]))
+    parts = [(name, part) for name, part in body.named_children() if part is not body.normalise]
+    return nn.Sequential(OrderedDict([*parts, *body.top(num_classes).items()]))

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import Colour, Deviation, Few, Width, checked_class
-from aweigh.backbones.timm import make_normalise
+from aweigh.backbones.timm import Normalise
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, make_norm
+from aweigh.weights.coco import COCO_MEAN, COCO_STD
 
 Block = Literal["residual", "fire"]
 
@@ -36,7 +37,7 @@ class Hourglass(nn.Module):
     stacks: hourglasses one after the other. channels: of the full map and of each halving, `blocks`: blocks there.
     stem_channels: of the first convolution. stem_halvings: before the hourglasses, 2 or more: the maps' stride is 2 to
     the power of it. block: what the hourglasses are made of; with `"fire"` transposed convolutions enlarge the maps.
-    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
+    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised.
     """
 
     name = "hourglass"
@@ -52,8 +53,8 @@ class Hourglass(nn.Module):
         stem_halvings: Few = 2,
         block: Block = "residual",
         norm: Norm = "bn",
-        pixel_mean: Colour | None = None,
-        pixel_std: Deviation | None = None,
+        pixel_mean: Colour = COCO_MEAN,
+        pixel_std: Deviation = COCO_STD,
     ) -> None:
         super().__init__()
         if stem_halvings < 2:
@@ -70,7 +71,7 @@ class Hourglass(nn.Module):
             )
         if block == "fire" and any(width % 2 for width in channels):
             raise UsageError(f"Hourglass: fire modules need even numbers of channels, got {list(channels)}.")
-        self.normalise = make_normalise(pixel_mean, pixel_std)
+        self.normalise = Normalise(pixel_mean, pixel_std)
         stride = 2**stem_halvings
         self.stride_divisor = stride * 2 ** (len(channels) - 1)  # below which every halving is one
         width = channels[0]

@@ -15,14 +15,14 @@ Legend: B images, C channels, g groups.
 """
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Colour, Deviation
-from aweigh.backbones.stages import LEVELS, Stages
+from aweigh.arguments import passes_on
+from aweigh.backbones.stages import Stages
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, make_norm
 
@@ -30,20 +30,12 @@ CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # of stage 2 at width 1, by
 STEM = {0.5: 12, 1.0: 24, 1.5: 24, 2.0: 48}  # channels of the first convolution, by width (ShuffleNet-Series)
 
 
-def shufflenet_v1(
-    width: float = 1.0,
-    groups: int = 3,
-    *,
-    levels: Sequence[int] = LEVELS,
-    norm: Norm = "bn",
-    frozen_stages: int = 0,
-    pixel_mean: Colour | None = None,
-    pixel_std: Deviation | None = None,
-) -> Stages:
+@passes_on(Stages, without=("black_border",))
+def shufflenet_v1(width: float = 1.0, groups: int = 3, *, norm: Norm = "bn", **settings: Any) -> Stages:
     """The body; `classifier` puts the rest round it.
 
-    width: 0.5, 1.0, 1.5 or 2.0. groups: 1, 2, 3, 4 or 8; ShuffleNet V2 compares itself with 3. levels, frozen_stages,
-    pixel_mean, pixel_std: see `Stages`. norm: the normalisation after every convolution.
+    width: 0.5, 1.0, 1.5 or 2.0. groups: 1, 2, 3, 4 or 8; ShuffleNet V2 compares itself with 3. norm: the normalisation
+    after every convolution. Settings: those of `Stages`.
     """
     if width not in STEM:
         raise UsageError(f"ShuffleNet V1 has the widths {', '.join(map(str, STEM))}, got {width}.")
@@ -57,15 +49,7 @@ def shufflenet_v1(
         return Unit(read, given, stride, groups=groups, first_groups=1 if read == stem else groups, norm=norm)
 
     name = f"shufflenet_v1_g{groups}_x{width}".replace(".", "_")
-    return Stages(
-        *(name, stem, channels, unit),
-        levels=levels,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        black_border=True,
-        pixel_mean=pixel_mean,
-        pixel_std=pixel_std,
-    )
+    return Stages(name, stem, channels, unit, norm=norm, black_border=True, **settings)
 
 
 class Unit(nn.Module):

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from aweigh.arguments import Colour, Deviation, Frozen, checked_class
-from aweigh.backbones.timm import make_normalise
+from aweigh.backbones.timm import Normalise
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm, make_activation, make_norm
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
@@ -71,7 +71,7 @@ class ShuffleNetV2(nn.Module):
     (`conv1`) is stage 1, `stage2` is stage 2.
     activation: `"leaky_relu"` has slope 0.1, which some published detectors use with this body.
     extra_depthwise, squeeze, residual: variants of the unit, see `Unit`. form: see the top of this file.
-    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
+    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised.
     """
 
     stride_divisor = 32
@@ -89,8 +89,8 @@ class ShuffleNetV2(nn.Module):
         squeeze: bool = False,
         residual: bool = False,
         form: Form = "torchvision",
-        pixel_mean: Colour | None = None,
-        pixel_std: Deviation | None = None,
+        pixel_mean: Colour = IMAGENET_MEAN,
+        pixel_std: Deviation = IMAGENET_STD,
     ) -> None:
         super().__init__()
         if depth is None and width not in WIDTHS:
@@ -112,7 +112,7 @@ class ShuffleNetV2(nn.Module):
         self.levels = tuple(levels)
         self.channels = tuple(layout.channels[level - known[0]] for level in levels)
         self.strides = tuple(2**level for level in levels)
-        self.normalise = make_normalise(pixel_mean, pixel_std)
+        self.normalise = Normalise(pixel_mean, pixel_std)
         self.border = BlackBorder() if form == "authors" else nn.Identity()
         self.conv1 = _stem(layout.stem, norm, activation, padding=0 if form == "authors" else 1)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)

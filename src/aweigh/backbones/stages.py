@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from aweigh.arguments import Colour, Deviation, Frozen, checked_class
 from aweigh.backbones.shufflenet_v2 import BlackBorder
-from aweigh.backbones.timm import make_normalise
+from aweigh.backbones.timm import Normalise
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, make_norm
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 
 UNITS = (4, 8, 4)  # of stages 2, 3 and 4, which lie at levels 3, 4 and 5
 LEVELS = (3, 4, 5)
@@ -29,7 +30,7 @@ class Stages(nn.Module):
     frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics; the stem
     (`conv1`) is stage 1, `stage2` is stage 2.
     black_border: beyond the image lies black, not the mean colour (`BlackBorder`).
-    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
+    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised.
     """
 
     stride_divisor = 32
@@ -46,8 +47,8 @@ class Stages(nn.Module):
         norm: Norm = "bn",
         frozen_stages: Frozen = 0,
         black_border: bool = False,
-        pixel_mean: Colour | None = None,
-        pixel_std: Deviation | None = None,
+        pixel_mean: Colour = IMAGENET_MEAN,
+        pixel_std: Deviation = IMAGENET_STD,
     ) -> None:
         super().__init__()
         if not levels or list(levels) != sorted(set(LEVELS) & set(levels)):
@@ -59,7 +60,7 @@ class Stages(nn.Module):
         self.levels = tuple(levels)
         self.channels = tuple(channels * 2 ** (level - 3) for level in levels)
         self.strides = tuple(2**level for level in levels)
-        self.normalise = make_normalise(pixel_mean, pixel_std)
+        self.normalise = Normalise(pixel_mean, pixel_std)
         self.border = BlackBorder() if black_border else nn.Identity()
         convolution = nn.Conv2d(3, stem, 3, stride=2, padding=0 if black_border else 1, bias=False)
         self.conv1 = nn.Sequential(convolution, make_norm(norm, stem), nn.ReLU(inplace=True))

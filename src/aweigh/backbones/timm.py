@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from aweigh.arguments import Colour, Deviation, Frozen, NotNegative, checked_class
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.layers import FrozenBatchNorm2d, Norm, PackedConv2d, SyncBatchNorm2d, make_norm
+from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 from aweigh.weights.load import load_backbone
 
 
@@ -36,7 +37,7 @@ class TimmBackbone(nn.Module):
     the 3x3 one.
     frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics. The stem is
     stage 1, for a ResNet `layer1` is stage 2; other bodies are cut where timm names a feature map.
-    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised; None: they come normalised.
+    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised.
     pretrained: start from ImageNet weights with a published record (`weights/imagenet.py`).
     """
 
@@ -53,13 +54,13 @@ class TimmBackbone(nn.Module):
         output_stride: int = 32,
         stride_in_1x1: bool = False,
         frozen_stages: Frozen = 0,
-        pixel_mean: Colour | None = None,
-        pixel_std: Deviation | None = None,
+        pixel_mean: Colour = IMAGENET_MEAN,
+        pixel_std: Deviation = IMAGENET_STD,
         pretrained: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
-        self.normalise = make_normalise(pixel_mean, pixel_std)
+        self.normalise = Normalise(pixel_mean, pixel_std)
         self.body = _features(name, levels, output_stride)
         self.channels = tuple(_info(self.body).channels())
         self.strides = tuple(_info(self.body).reduction())
@@ -105,11 +106,6 @@ class Normalise(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
-
-
-def make_normalise(mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
-    """None: what comes is normalised already, or needs no normalising."""
-    return nn.Identity() if mean is None or std is None else Normalise(mean, std)
 
 
 def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module:

@@ -9,46 +9,30 @@ added. This meets the 40 M, 145 M, 305 M and 525 M of the four widths (Ma et al.
 and a unit sees 7 pixels, as section 4 there says. No weights of the authors are published.
 """
 
-from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Colour, Deviation
-from aweigh.backbones.stages import LEVELS, Stages
+from aweigh.arguments import passes_on
+from aweigh.backbones.stages import Stages
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, SeparableConv2d
 
 WIDTHS = (0.5, 1.0, 1.5, 2.0)
 
 
-def xception(
-    width: float = 1.0,
-    *,
-    levels: Sequence[int] = LEVELS,
-    norm: Norm = "bn",
-    frozen_stages: int = 0,
-    pixel_mean: Colour | None = None,
-    pixel_std: Deviation | None = None,
-) -> Stages:
+@passes_on(Stages, without=("black_border",))
+def xception(width: float = 1.0, *, norm: Norm = "bn", **settings: Any) -> Stages:
     """The body; `classifier` puts the rest round it.
 
-    width: 0.5, 1.0, 1.5 or 2.0. levels, frozen_stages, pixel_mean, pixel_std: see `Stages`. norm: the normalisation
-    after every separable convolution.
+    width: 0.5, 1.0, 1.5 or 2.0. norm: the normalisation after every separable convolution. Settings: those of `Stages`.
     """
     if width not in WIDTHS:
         raise UsageError(f"The small Xception has the widths {', '.join(map(str, WIDTHS))}, got {width}.")
-    return Stages(
-        f"xception_small_x{width}".replace(".", "_"),
-        int(24 * width),
-        int(144 * width),
-        lambda read, given, stride: Unit(read, given, stride, norm=norm),
-        levels=levels,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        pixel_mean=pixel_mean,
-        pixel_std=pixel_std,
-    )
+    name = f"xception_small_x{width}".replace(".", "_")
+    return Stages(name, int(24 * width), int(144 * width), partial(Unit, norm=norm), norm=norm, **settings)
 
 
 class Unit(nn.Module):

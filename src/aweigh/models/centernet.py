@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import Divisor, NotNegative, Share, Width
-from aweigh.backbones import DLA34, Backbone, hourglass_backbone, shufflenet_v2_backbone, timm_backbone
+from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbone, timm_backbone
+from aweigh.backbones.dla import DLA34
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import Count, Divisor, Positive, Share, passes_on
-from aweigh.backbones import Backbone, TimmBackbone, timm_backbone
+from aweigh.backbones import Backbone, timm_backbone
+from aweigh.backbones.timm import TimmBackbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted

@@ -62,7 +62,8 @@ import torch
 from torch import Tensor, nn
 
 from aweigh.arguments import Count, Few, Layers, NotNegative, Number, Share, Width, passes_on
-from aweigh.backbones import Backbone, TimmBackbone, WithLayers, mobilenet_v3_ends, take_last_stage, timm_backbone
+from aweigh.backbones import Backbone, mobilenet_v3_ends, timm_backbone
+from aweigh.backbones.timm import TimmBackbone, WithLayers, take_last_stage
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead

@@ -40,7 +40,8 @@ import torch
 from torch import Tensor, nn
 
 from aweigh.arguments import Count, Few, Layers, Share, Width, checked_class
-from aweigh.backbones import ShuffleNetV2, shufflenet_v2_backbone
+from aweigh.backbones import shufflenet_v2_backbone
+from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.layers import Activation, Norm, make_activation, make_norm, start_at_prior, start_near_zero
