@@ -116,6 +116,12 @@ def make_activation(name: Activation) -> nn.Module:
     raise UsageError(f"Unknown activation {name!r}; known: relu, leaky_relu, silu, relu6.")
 
 
+def pointwise_conv(in_channels: int, channels: int, norm: Norm, activation: Activation) -> nn.Sequential:
+    """A 1x1 convolution with normalisation and activation."""
+    convolution = nn.Conv2d(in_channels, channels, 1, bias=False)
+    return nn.Sequential(convolution, make_norm(norm, channels), make_activation(activation))
+
+
 class SeparableConv2d(nn.Sequential):
     """A depthwise convolution, then a 1x1 convolution with normalisation and activation (none between the two).
 

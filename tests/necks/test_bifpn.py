@@ -124,7 +124,7 @@ def test_other_detectors_stand_on_it(name: str) -> None:
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UsageError, match="one stride per map"):
+    with pytest.raises(UsageError, match="one stride per input map"):
         BiFPN((8, 16), (8,))
     with pytest.raises(UsageError, match="double from map to map"):
         BiFPN((8, 16), (8, 32))

@@ -78,7 +78,7 @@ def test_a_single_cell_can_be_trained_on() -> None:
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UsageError, match="one stride per map"):
+    with pytest.raises(UsageError, match="one stride per input map"):
         LitePAN((8, 16), (8,))
     with pytest.raises(UsageError, match="double from map to map"):
         LitePAN((8, 16), (8, 32))

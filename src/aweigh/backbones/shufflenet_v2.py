@@ -32,7 +32,7 @@ from torchvision.ops import SqueezeExcitation
 from aweigh.arguments import Colour, Deviation, Frozen, checked_class
 from aweigh.backbones.timm import Normalise
 from aweigh.errors import UsageError
-from aweigh.layers import Activation, Norm, make_activation, make_norm
+from aweigh.layers import Activation, Norm, make_activation, make_norm, pointwise_conv
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 
 Form = Literal["torchvision", "authors"]
@@ -158,7 +158,7 @@ class ShuffleNetV2(nn.Module):
         """What makes a classifier of it. Dropout of 0.2 at width 2.0 alone, as the authors have it."""
         layout = self.layout
         return {
-            "conv5": nn.Sequential(*_pointwise(layout.channels[-1], layout.last, "bn", self.activation)),
+            "conv5": pointwise_conv(layout.channels[-1], layout.last, "bn", self.activation),
             "pool": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
             "dropout": nn.Dropout(0.2 if layout == LAYOUTS[2.0] else 0.0),
             "fc": nn.Linear(layout.last, num_classes),
@@ -196,13 +196,13 @@ class Unit(nn.Module):
         self.branch1 = nn.Sequential()
         if stride:
             self.branch1 = nn.Sequential(
-                *_depthwise(in_channels, stride, norm), *_pointwise(in_channels, kept, norm, activation)
+                *_depthwise(in_channels, stride, norm), *pointwise_conv(in_channels, kept, norm, activation)
             )
         self.before = nn.Sequential(*_depthwise(read, 1, norm) if extra_depthwise else ())
         self.branch2 = nn.Sequential(
-            *_pointwise(read, half, norm, activation),
+            *pointwise_conv(read, half, norm, activation),
             *_depthwise(half, stride or 1, norm),
-            *_pointwise(half, out_channels - kept, norm, activation),
+            *pointwise_conv(half, out_channels - kept, norm, activation),
         )
         self.squeeze = SqueezeExcitation(out_channels - kept, out_channels - kept) if squeeze else nn.Identity()
         self.splits, self.residual, self.form = stride is None, residual and stride is None, form
@@ -253,11 +253,6 @@ def _stem(channels: Sequence[int], norm: Norm, activation: Activation, padding: 
         convolution = nn.Conv2d(before, after, 3, stride=2 if first else 1, padding=padding if first else 1, bias=False)
         layers += [convolution, make_norm(norm, after), make_activation(activation)]
     return nn.Sequential(*layers)
-
-
-def _pointwise(in_channels: int, out_channels: int, norm: Norm, activation: Activation) -> list[nn.Module]:
-    convolution = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-    return [convolution, make_norm(norm, out_channels), make_activation(activation)]
 
 
 def _depthwise(channels: int, stride: int, norm: Norm) -> list[nn.Module]:

@@ -43,7 +43,7 @@ from aweigh.layers import Norm
 from aweigh.models.builders import Builder, with_neck_and_heads
 from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import Neck
-from aweigh.necks.upsample import NoUpsample, aggregation_upsample, lite_upsample, transposed_upsample
+from aweigh.necks.upsample import AggregationUpsample, LiteUpsample, NoUpsample, TransposedUpsample
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.heatmaps import (
     UNKNOWN,
@@ -313,18 +313,18 @@ def _builder(
 BUILDERS = {
     # AP on val2017 by the authors' weights: 37.4 on DLA-34 after the longer schedule, 28.1 and 34.6 on the ResNets with
     # deformable convolutions, 40.3 on Hourglass-104.
-    "centernet_dla34": _builder(partial(timm_backbone, "dla34", (2, 3, 4, 5), DLA34), aggregation_upsample, _WIDE),
+    "centernet_dla34": _builder(partial(timm_backbone, "dla34", (2, 3, 4, 5), DLA34), AggregationUpsample, _WIDE),
     # The plain form of Xiao et al. 2018: three transposed convolutions of 256 channels.
     "centernet_resnet18": _builder(
         partial(timm_backbone, "resnet18", (5,)),
-        partial(transposed_upsample, channels=(256, 256, 256), deformable=False),
+        partial(TransposedUpsample, channels=(256, 256, 256), deformable=False),
         _NARROW,
     ),
-    "centernet_resnet18_dcn": _builder(partial(timm_backbone, "resnet18", (5,)), transposed_upsample, _NARROW),
-    "centernet_resnet101_dcn": _builder(partial(timm_backbone, "resnet101", (5,)), transposed_upsample, _NARROW),
+    "centernet_resnet18_dcn": _builder(partial(timm_backbone, "resnet18", (5,)), TransposedUpsample, _NARROW),
+    "centernet_resnet101_dcn": _builder(partial(timm_backbone, "resnet101", (5,)), TransposedUpsample, _NARROW),
     "centernet_hourglass104": _builder(hourglass_backbone, NoUpsample),
     # Light enough to be trained on a CPU: neck and heads of separable convolutions with 64 channels (ours).
-    "centernet_shufflenet_v2_x0_5_lite": _builder(partial(shufflenet_v2_backbone, 0.5), lite_upsample, _LITE),
+    "centernet_shufflenet_v2_x0_5_lite": _builder(partial(shufflenet_v2_backbone, 0.5), LiteUpsample, _LITE),
 }
 
 

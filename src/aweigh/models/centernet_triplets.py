@@ -27,7 +27,7 @@ from aweigh.backbones import hourglass_backbone, shufflenet_v2_backbone
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
 from aweigh.models.cornernet import convolution, corner_points, corner_pools, cornernet, directions
-from aweigh.necks.upsample import NoUpsample, lite_upsample
+from aweigh.necks.upsample import LiteUpsample, NoUpsample
 from aweigh.ops import boxes as box_ops
 from aweigh.weights.convert.cornernet import cornernet_record
 from aweigh.weights.record import by_builder
@@ -118,7 +118,7 @@ BUILDERS = {
         _FORM,
         partial(shufflenet_v2_backbone, 0.5),
         {**_VALUES, "point_channels": None},
-        {"neck": lite_upsample, "heads": partial(_POINTS, separable=True)},
+        {"neck": LiteUpsample, "heads": partial(_POINTS, separable=True)},
     ),
 }
 

@@ -47,7 +47,7 @@ from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.models.builders import Builder, with_neck_and_heads
 from aweigh.models.detector import Selection, check_classes, detector
 from aweigh.necks import Neck
-from aweigh.necks.upsample import NoUpsample, lite_upsample
+from aweigh.necks.upsample import LiteUpsample, NoUpsample
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.heatmaps import (
     UNKNOWN,
@@ -435,7 +435,7 @@ BUILDERS = {
         cornernet,
         partial(shufflenet_v2_backbone, 0.5),
         {"point_channels": None},
-        {"neck": lite_upsample, "heads": partial(corner_points, separable=True)},
+        {"neck": LiteUpsample, "heads": partial(corner_points, separable=True)},
     ),
 }
 

@@ -44,7 +44,7 @@ from aweigh.backbones import shufflenet_v2_backbone
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.classes import Classes
 from aweigh.detections import Detections
-from aweigh.layers import Activation, Norm, make_activation, make_norm, start_at_prior, start_near_zero
+from aweigh.layers import Activation, Norm, pointwise_conv, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Assign, Candidates, Selection, check_classes, detector
 from aweigh.models.fcos import assign
@@ -224,12 +224,7 @@ class LiteHead(nn.Module):
             nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False)
             for _ in range(convs)
         )
-        self.pointwise = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(channels, channels, 1, bias=False), make_norm(norm, channels), make_activation(activation)
-            )
-            for _ in range(convs)
-        )
+        self.pointwise = nn.ModuleList(pointwise_conv(channels, channels, norm, activation) for _ in range(convs))
         self.logits = nn.Conv2d(channels, num_classes, 1)
         self.distances = nn.Conv2d(channels, 4 * bins, 1)
         self.num_classes, self.bins = num_classes, bins

@@ -10,9 +10,8 @@ cells of a map.
 """
 
 import math
-from collections.abc import Sequence
-from functools import reduce
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Literal
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 from aweigh.arguments import Few, Width, checked_class
 from aweigh.errors import UsageError
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.necks.fpn import check_maps
 
 Fusion = Literal["fast", "softmax", "sum"]
 
@@ -56,12 +56,7 @@ class BiFPN(nn.Module):
         redundant_bias: bool = False,
     ) -> None:
         super().__init__()
-        if not in_channels or len(in_channels) != len(in_strides):
-            raise UsageError(
-                f"BiFPN needs one stride per map, got channels {list(in_channels)}, strides {list(in_strides)}."
-            )
-        if any(coarse != 2 * fine for fine, coarse in pairwise(in_strides)):
-            raise UsageError(f"BiFPN needs input strides that double from map to map, got {list(in_strides)}.")
+        check_maps("BiFPN", in_channels, in_strides)
         if levels < len(in_channels):
             raise UsageError(f"BiFPN has a level for each map, here {len(in_channels)} or more; got {levels}.")
         self.same_padding = same_padding
@@ -69,16 +64,11 @@ class BiFPN(nn.Module):
         self.adds = levels - len(in_channels)
         widths = [*in_channels, *(channels for _ in range(self.adds))]
         widths[-1] = channels
+        node = partial(
+            Node, channels=channels, fusion=fusion, norm=norm, activation=activation, redundant_bias=redundant_bias
+        )
         self.cells = nn.ModuleList(
-            BiFPNCell(
-                [channels] * levels if repeat else widths,
-                channels,
-                fusion=fusion,
-                norm=norm,
-                activation=activation,
-                same_padding=same_padding,
-                redundant_bias=redundant_bias,
-            )
+            BiFPNCell([channels] * levels if repeat else widths, node, same_padding=same_padding)
             for repeat in range(repeats)
         )
         self.channels = (channels,) * levels
@@ -105,36 +95,15 @@ class BiFPN(nn.Module):
 class BiFPNCell(nn.Module):
     """Once down the pyramid and once up (figure 2d): levels between the ends have a node on either way.
 
-    in_channels: of each level; those of another width than `channels` come from the backbone. Other arguments as in
-    `BiFPN`.
+    in_channels: of each level; those of another width than the pyramid's come from the backbone. node: makes a `Node`
+    of the number of channels of its first map and how many `inputs` it has. same_padding: as in `BiFPN`.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        channels: int,
-        *,
-        fusion: Fusion,
-        norm: Norm,
-        activation: Activation,
-        same_padding: bool,
-        redundant_bias: bool,
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], node: Callable[..., "Node"], *, same_padding: bool) -> None:
         super().__init__()
-
-        def node(width: int, inputs: int) -> Node:
-            return Node(
-                width,
-                channels,
-                inputs=inputs,
-                fusion=fusion,
-                norm=norm,
-                activation=activation,
-                redundant_bias=redundant_bias,
-            )
-
-        self.down = nn.ModuleList(node(width, 2) for width in in_channels[:-1])
-        self.up = nn.ModuleList([*(node(width, 3) for width in in_channels[1:-1]), node(in_channels[-1], 2)])
+        self.down = nn.ModuleList(node(width, inputs=2) for width in in_channels[:-1])
+        inner = (node(width, inputs=3) for width in in_channels[1:-1])
+        self.up = nn.ModuleList([*inner, node(in_channels[-1], inputs=2)])
         self.same_padding = same_padding
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

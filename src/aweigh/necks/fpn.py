@@ -44,12 +44,7 @@ class FPN(nn.Module):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        if not in_channels or len(in_channels) != len(in_strides):
-            raise UsageError(
-                f"FPN needs one stride per input map, got channels {list(in_channels)} and strides {list(in_strides)}."
-            )
-        if any(coarse not in (fine, 2 * fine) for fine, coarse in pairwise(in_strides)):
-            raise UsageError(f"FPN needs input strides that double or stay from map to map, got {list(in_strides)}.")
+        check_maps("FPN", in_channels, in_strides, may_stay=True)
         more = 2 if levels is None else levels - len(in_channels)
         if more < 0:
             raise UsageError(f"FPN gives a level for each of {counted(len(in_channels), 'map')} or more, not {levels}.")
@@ -89,6 +84,17 @@ class FPN(nn.Module):
                 coarsest = self.get_submodule(name)(coarsest if name == "p6" else F.relu(coarsest))
             pyramid.append(coarsest)
         return pyramid
+
+
+def check_maps(neck: str, in_channels: Sequence[int], in_strides: Sequence[int], *, may_stay: bool = False) -> None:
+    """`UsageError` unless each map has a stride that doubles the one before, or may equal it too (`may_stay`)."""
+    if not in_channels or len(in_channels) != len(in_strides):
+        raise UsageError(
+            f"{neck} needs one stride per input map, got channels {list(in_channels)} and strides {list(in_strides)}."
+        )
+    if any(coarse != 2 * fine and not (may_stay and coarse == fine) for fine, coarse in pairwise(in_strides)):
+        double = "double or stay" if may_stay else "double"
+        raise UsageError(f"{neck} needs input strides that {double} from map to map, got {list(in_strides)}.")
 
 
 def _convolution(in_channels: int, channels: int, kernel: int, norm: Norm | None) -> nn.Module:

@@ -15,21 +15,21 @@ Legend: C3..C5 are the backbone's maps at strides 8..32, P3..P7 those of the way
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Few, Width, checked_class
-from aweigh.errors import UsageError
-from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm
-from aweigh.necks.fpn import FPN, Top
+from aweigh.arguments import Width, checked_class
+from aweigh.layers import Activation, Norm, SeparableConv2d, make_norm, pointwise_conv
+from aweigh.necks.fpn import FPN, check_maps
 
 
-@checked_class()
+@checked_class(FPN)
 class PAN(nn.Module):
     """A feature pyramid, and a path from its finest map up to its coarsest.
 
-    in_channels, in_strides, channels, levels, top: as in `FPN`.
+    in_channels, in_strides, channels: as in `FPN`, which the settings are those of.
     norm: normalisation after each convolution but those of `top`, which then have no bias; None as in the paper.
     """
 
@@ -39,12 +39,11 @@ class PAN(nn.Module):
         in_strides: Sequence[int],
         *,
         channels: Width = 256,
-        levels: Few | None = None,
-        top: Top = "p5",
         norm: Norm | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
-        self.fpn = FPN(in_channels, in_strides, channels=channels, levels=levels, top=top, norm=norm)
+        self.fpn = FPN(in_channels, in_strides, channels=channels, norm=norm, **settings)
         self.channels, self.strides = self.fpn.channels, self.fpn.strides
         steps = [coarse // fine for fine, coarse in pairwise(self.strides)]
         self.up = nn.ModuleList(_convolution(channels, step, norm) for step in steps)
@@ -86,22 +85,12 @@ class LitePAN(nn.Module):
         activation: Activation = "leaky_relu",
     ) -> None:
         super().__init__()
-        if not in_channels or len(in_channels) != len(in_strides):
-            raise UsageError(
-                f"LitePAN needs one stride per map, got channels {list(in_channels)}, strides {list(in_strides)}."
-            )
-        if any(coarse != 2 * fine for fine, coarse in pairwise(in_strides)):
-            raise UsageError(f"LitePAN needs input strides that double from map to map, got {list(in_strides)}.")
+        check_maps("LitePAN", in_channels, in_strides)
 
         def separable(stride: int = 1, norm: Norm | None = norm) -> SeparableConv2d:
             return SeparableConv2d(channels, channels, kernel, stride=stride, norm=norm, activation=activation)
 
-        self.lateral = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width, channels, 1, bias=False), make_norm(norm, channels), make_activation(activation)
-            )
-            for width in in_channels
-        )
+        self.lateral = nn.ModuleList(pointwise_conv(width, channels, norm, activation) for width in in_channels)
         steps = range(len(in_channels) - 1)
         self.top_down = nn.ModuleList(separable() for _ in steps)
         self.down = nn.ModuleList(separable(stride=2) for _ in steps)

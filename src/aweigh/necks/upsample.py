@@ -5,6 +5,8 @@ Estimation and Tracking", ECCV 2018 (transposed convolutions); Yu et al., "Deep 
 
 How ours differs: behind a deformable convolution a transposed one starts as bilinear interpolation of each channel, as
 section 5 says; the authors' code writes the kernels of the first output channel only, and leaves the rest to chance.
+
+A table of builders names one of these as a detector's neck; what stands behind the `*` is an argument of the detector.
 """
 
 from collections.abc import Sequence
@@ -15,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Few, Width, checked_class
+from aweigh.arguments import Width, checked_class
 from aweigh.errors import UsageError, counted
-from aweigh.layers import Activation, DeformableConv2d, Norm, SeparableConv2d, make_activation, make_norm
+from aweigh.layers import DeformableConv2d, Norm, SeparableConv2d, make_norm, pointwise_conv
 
 
 @checked_class()
@@ -33,10 +35,10 @@ class TransposedUpsample(nn.Module):
         self,
         in_channels: Sequence[int],
         in_strides: Sequence[int],
-        *,
-        channels: Sequence[Width] = (256, 128, 64),
+        channels: Sequence[int] = (256, 128, 64),
         deformable: bool = True,
-        norm: Norm = "bn",
+        *,
+        neck_norm: Norm = "bn",
     ) -> None:
         super().__init__()
         if in_strides[-1] != 4 * 2 ** len(channels):
@@ -47,12 +49,12 @@ class TransposedUpsample(nn.Module):
         layers: list[nn.Module] = []
         for before, width in pairwise([in_channels[-1], *channels]):
             if deformable:
-                layers += _deformable(before, width, norm)
+                layers += _deformable(before, width, neck_norm)
                 up = _bilinear(width, 2, groups=1)
             else:
                 up = nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False)
                 nn.init.normal_(up.weight, std=0.001)  # Xiao et al., the authors' code
-            layers += [up, make_norm(norm, width), nn.ReLU(inplace=True)]
+            layers += [up, make_norm(neck_norm, width), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
         self.channels, self.strides = (channels[-1],), (4,)
 
@@ -68,7 +70,7 @@ class AggregationUpsample(nn.Module):
     in_channels, in_strides: the backbone's, from stride 4 on, each stride twice the one before.
     """
 
-    def __init__(self, in_channels: Sequence[int], in_strides: Sequence[int], *, norm: Norm = "bn") -> None:
+    def __init__(self, in_channels: Sequence[int], in_strides: Sequence[int], *, neck_norm: Norm = "bn") -> None:
         super().__init__()
         if len(in_channels) < 4 or list(in_strides) != [4 * 2**level for level in range(len(in_channels))]:
             raise UsageError(
@@ -77,10 +79,10 @@ class AggregationUpsample(nn.Module):
             )
         # From the second coarsest map to the finest: what is coarser has been brought to one size and width by then.
         self.steps = nn.ModuleList(
-            Aggregation([width, *[coarser] * count], [2] * count, norm)
+            Aggregation([width, *[coarser] * count], [2] * count, neck_norm)
             for count, (width, coarser) in enumerate(reversed(list(pairwise(in_channels))), start=1)
         )
-        self.last = Aggregation(in_channels[:3], [2, 4], norm)
+        self.last = Aggregation(in_channels[:3], [2, 4], neck_norm)
         self.channels, self.strides = (in_channels[0],), (4,)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -129,26 +131,14 @@ class LiteUpsample(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        in_strides: Sequence[int],
-        *,
-        channels: Width = 64,
-        kernel: Few = 5,
-        norm: Norm = "bn",
-        activation: Activation = "relu",
+        self, in_channels: Sequence[int], in_strides: Sequence[int], *, channels: Width = 64, neck_norm: Norm = "bn"
     ) -> None:
         super().__init__()
         if in_strides[0] not in (4, 8) or any(coarse != 2 * fine for fine, coarse in pairwise(in_strides)):
             raise UsageError(f"LiteUpsample needs strides that double from 4 or 8 on, got {list(in_strides)}.")
-        self.lateral = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width, channels, 1, bias=False), make_norm(norm, channels), make_activation(activation)
-            )
-            for width in in_channels
-        )
+        self.lateral = nn.ModuleList(pointwise_conv(width, channels, neck_norm, "relu") for width in in_channels)
         self.merge = nn.ModuleList(
-            SeparableConv2d(channels, channels, kernel, norm=norm, activation=activation) for _ in in_channels[1:]
+            SeparableConv2d(channels, channels, 5, norm=neck_norm, activation="relu") for _ in in_channels[1:]
         )
         self.doublings = in_strides[0] // 4 - 1
         self.channels, self.strides = (channels,), (4,)
@@ -179,29 +169,3 @@ def _bilinear(channels: int, factor: int, *, groups: int) -> nn.ConvTranspose2d:
     with torch.no_grad():
         up.weight.copy_(itself[:, :, None, None] * weight[:, None] * weight)
     return up
-
-
-# What detectors call the arguments of these; what stands before the `*` is no argument of a detector.
-
-
-def transposed_upsample(
-    in_channels: Sequence[int],
-    in_strides: Sequence[int],
-    channels: Sequence[int] = (256, 128, 64),
-    deformable: bool = True,
-    *,
-    neck_norm: Norm = "bn",
-) -> TransposedUpsample:
-    return TransposedUpsample(in_channels, in_strides, channels=channels, deformable=deformable, norm=neck_norm)
-
-
-def aggregation_upsample(
-    in_channels: Sequence[int], in_strides: Sequence[int], *, neck_norm: Norm = "bn"
-) -> AggregationUpsample:
-    return AggregationUpsample(in_channels, in_strides, norm=neck_norm)
-
-
-def lite_upsample(
-    in_channels: Sequence[int], in_strides: Sequence[int], *, channels: Width = 64, neck_norm: Norm = "bn"
-) -> LiteUpsample:
-    return LiteUpsample(in_channels, in_strides, channels=channels, norm=neck_norm)
