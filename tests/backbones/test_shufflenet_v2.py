@@ -6,7 +6,8 @@ import torchvision
 from torch import nn
 
 from aweigh.backbones.classifier import classifier
-from aweigh.backbones.shufflenet_v2 import BUILDERS, BlackBorder, ShuffleNetV2, Unit, interleave
+from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2, Unit, interleave
+from aweigh.backbones.stages import BlackBorder
 from aweigh.errors import UsageError
 
 

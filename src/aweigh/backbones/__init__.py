@@ -92,7 +92,10 @@ def hourglass_backbone(
     return Hourglass(stem_halvings=stem_halvings, block=block, norm=backbone_norm, **settings)
 
 
-@passes_on(ShuffleNetV2, without=("depth", "levels", "norm", "extra_depthwise", "squeeze", "residual", "form"))
+@passes_on(
+    ShuffleNetV2,
+    without=("depth", "levels", "norm", "extra_depthwise", "squeeze", "residual", "form", "black_border"),
+)
 def shufflenet_v2_backbone(
     width: float,
     extra_depthwise: bool = False,
@@ -112,7 +115,7 @@ def any_shufflenet_v2(
     return shufflenet_v2_backbone(width, extra_depthwise, levels, **settings)
 
 
-@passes_on(Stages, without=("levels", "norm", "black_border"))
+@passes_on(Stages, without=("levels", "norm", "activation", "black_border"))
 def any_stages(
     build: Callable[..., Stages],
     levels: Sequence[int] = LEVELS,

@@ -4,12 +4,11 @@ from collections import OrderedDict
 
 from torch import nn
 
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.stages import Stages
 from aweigh.errors import UsageError
 
 
-def classifier(body: ShuffleNetV2 | Stages, num_classes: int = 1000) -> nn.Sequential:
+def classifier(body: Stages, num_classes: int = 1000) -> nn.Sequential:
     """`[B, 3, H, W]` -> logits `[B, num_classes]`: the body and its `top`; a ShuffleNet V2's keys are torchvision's.
 
     Images come normalised, as torchvision's do. The body's parts are used, not copied: training the one trains the

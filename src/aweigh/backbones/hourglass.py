@@ -71,7 +71,7 @@ class Hourglass(nn.Module):
             )
         if block == "fire" and any(width % 2 for width in channels):
             raise UsageError(f"Hourglass: fire modules need even numbers of channels, got {list(channels)}.")
-        self.normalise = Normalise(pixel_mean, pixel_std)
+        self.normalise = Normalise(pixel_mean=pixel_mean, pixel_std=pixel_std)
         stride = 2**stem_halvings
         self.stride_divisor = stride * 2 ** (len(channels) - 1)  # below which every halving is one
         width = channels[0]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import passes_on
-from aweigh.backbones.stages import Stages
+from aweigh.backbones.stages import Stages, small_stages
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, make_norm
 
@@ -30,7 +30,7 @@ CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # of stage 2 at width 1, by
 STEM = {0.5: 12, 1.0: 24, 1.5: 24, 2.0: 48}  # channels of the first convolution, by width (ShuffleNet-Series)
 
 
-@passes_on(Stages, without=("black_border",))
+@passes_on(Stages, without=("activation", "black_border"))
 def shufflenet_v1(width: float = 1.0, groups: int = 3, *, norm: Norm = "bn", **settings: Any) -> Stages:
     """The body; `classifier` puts the rest round it.
 
@@ -49,7 +49,7 @@ def shufflenet_v1(width: float = 1.0, groups: int = 3, *, norm: Norm = "bn", **s
         return Unit(read, given, stride, groups=groups, first_groups=1 if read == stem else groups, norm=norm)
 
     name = f"shufflenet_v1_g{groups}_x{width}".replace(".", "_")
-    return Stages(name, stem, channels, unit, norm=norm, black_border=True, **settings)
+    return small_stages(name, stem, channels, unit, norm=norm, black_border=True, **settings)
 
 
 class Unit(nn.Module):

@@ -20,20 +20,18 @@ are those of the authors' form; torchvision's has up to 1.4 % fewer.
 Legend: B images, C channels of a unit's output, half = C / 2 the channels of the main branch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
-from aweigh.arguments import Colour, Deviation, Frozen, checked_class
-from aweigh.backbones.timm import Normalise
+from aweigh.arguments import checked_class
+from aweigh.backbones.stages import Stages
 from aweigh.errors import UsageError
-from aweigh.layers import Activation, Norm, make_activation, make_norm, pointwise_conv
-from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
+from aweigh.layers import Activation, Norm, make_norm, pointwise_conv
 
 Form = Literal["torchvision", "authors"]
 
@@ -60,62 +58,36 @@ LAYOUTS = {
 WIDTHS = (0.5, 1.0, 1.5, 2.0)
 
 
-@checked_class()
-class ShuffleNetV2(nn.Module):
+@checked_class(Stages)
+class ShuffleNetV2(Stages):
     """Image in, feature maps out, fine to coarse.
 
-    width: 0.5, 1.0, 1.5 or 2.0. depth: 50 or 164, the deep networks of the appendix, which have one width each.
-    levels: the maps wanted, of strides 2^l: 3, 4 and 5 are the last three stages (a deep network has a stage at 2 too).
-    norm: the normalisation after every convolution.
-    frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics; the stem
-    (`conv1`) is stage 1, `stage2` is stage 2.
-    activation: `"leaky_relu"` has slope 0.1, which some published detectors use with this body.
-    extra_depthwise, squeeze, residual: variants of the unit, see `Unit`. form: see the top of this file.
-    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised.
+    width: 0.5, 1.0, 1.5 or 2.0. depth: 50 or 164, the deep networks of the appendix, which have one width each and a
+    map at level 2 too. activation: `"leaky_relu"` has slope 0.1, which some published detectors use with this body.
+    extra_depthwise, squeeze, residual: variants of the unit, see `Unit`. form: see the top of this file. norm: the
+    normalisation after every convolution. Settings: those of `Stages`.
     """
 
-    stride_divisor = 32
+    activation: Activation
 
     def __init__(
         self,
         width: float = 1.0,
         *,
         depth: Literal[50, 164] | None = None,
-        levels: Sequence[int] = (3, 4, 5),
         norm: Norm = "bn",
-        frozen_stages: Frozen = 0,
         activation: Activation = "relu",
         extra_depthwise: bool = False,
         squeeze: bool = False,
         residual: bool = False,
         form: Form = "torchvision",
-        pixel_mean: Colour = IMAGENET_MEAN,
-        pixel_std: Deviation = IMAGENET_STD,
+        **settings: Any,
     ) -> None:
-        super().__init__()
         if depth is None and width not in WIDTHS:
             raise UsageError(f"ShuffleNet V2 has the widths {', '.join(map(str, WIDTHS))}, got {width}.")
         layout = LAYOUTS[depth or width]
-        known = range(6 - len(layout.channels), 6)
-        if not levels or list(levels) != sorted(set(known) & set(levels)):
-            raise UsageError(
-                f"ShuffleNet V2: levels must be of {', '.join(map(str, known))}, fine to coarse, got {list(levels)}."
-            )
-        stages = max(levels) + 1 - known[0]
-        if not 0 <= frozen_stages <= 1 + stages:
-            raise UsageError(f"ShuffleNet V2: frozen_stages must lie in 0..{1 + stages}, got {frozen_stages}.")
         variants = {"dw": extra_depthwise, "se": squeeze, "res": residual, "authors": form == "authors"}
-        self.name = "_".join(
-            [f"shufflenet_v2_{depth or f'x{width}'}".replace(".", "_"), *(name for name in variants if variants[name])]
-        )
-        self.activation, self.layout = activation, layout
-        self.levels = tuple(levels)
-        self.channels = tuple(layout.channels[level - known[0]] for level in levels)
-        self.strides = tuple(2**level for level in levels)
-        self.normalise = Normalise(pixel_mean, pixel_std)
-        self.border = BlackBorder() if form == "authors" else nn.Identity()
-        self.conv1 = _stem(layout.stem, norm, activation, padding=0 if form == "authors" else 1)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        name = f"shufflenet_v2_{depth or f'x{width}'}".replace(".", "_")
         unit = partial(
             Unit,
             norm=norm,
@@ -125,34 +97,20 @@ class ShuffleNetV2(nn.Module):
             residual=residual,
             form=form,
         )
-        in_channels = layout.stem[-1]
-        for stage, (out_channels, units) in enumerate(zip(layout.channels[:stages], layout.units)):
-            # The max-pool has brought a deep network to stride 4 already, where its first stage lies.
-            first = unit(in_channels, out_channels, stride=1 if known[stage] == 2 else 2)
-            rest = [unit(out_channels, out_channels) for _ in range(units - 1)]
-            self.add_module(f"stage{stage + 2}", nn.Sequential(first, *rest))
-            in_channels = out_channels
-        self._frozen = ("conv1", *(f"stage{stage + 2}" for stage in range(stages)))[:frozen_stages]
-        for name in self._frozen:
-            self.get_submodule(name).requires_grad_(False)
-        self.train()
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """x: `[B, 3, H, W]` RGB. Returns `[B, channels[i], ceil(H / strides[i]), ...]`, fine to coarse."""
-        x = self.maxpool(self.conv1(self.border(self.normalise(x))))
-        maps = []
-        first = 6 - len(self.layout.channels)
-        for level in range(first, self.levels[-1] + 1):
-            x = self.get_submodule(f"stage{level - first + 2}")(x)
-            if level in self.levels:
-                maps.append(x)
-        return maps
+        def stage(read: int, given: int, count: int, stride: int) -> list[Unit]:
+            return [unit(read, given, stride=stride), *(unit(given, given) for _ in range(count - 1))]
 
-    def train(self, mode: bool = True) -> "ShuffleNetV2":
-        super().train(mode)
-        for name in self._frozen:
-            self.get_submodule(name).eval()
-        return self
+        super().__init__(
+            "_".join([name, *(variant for variant in variants if variants[variant])]),
+            *(layout.stem, layout.channels, layout.units),
+            stage,
+            norm=norm,
+            activation=activation,
+            black_border=form == "authors",
+            **settings,
+        )
+        self.activation, self.layout = activation, layout
 
     def top(self, num_classes: int) -> dict[str, nn.Module]:
         """What makes a classifier of it. Dropout of 0.2 at width 2.0 alone, as the authors have it."""
@@ -227,32 +185,6 @@ class Unit(nn.Module):
 def interleave(first: Tensor, second: Tensor) -> Tensor:
     """Channels of two maps `[B, half, H, W]` by turns, `[B, 2 half, H, W]`: concatenation, then shuffle in 2 groups."""
     return torch.stack((first, second), dim=2).flatten(1, 2)  # [B, half, 2, H, W] -> [B, C, H, W]
-
-
-class BlackBorder(nn.Module):
-    """One pixel of black round a normalised image.
-
-    The authors' networks read 0..255, where the zeros that a convolution pads with are black. With this border (and
-    none of its own) the first convolution can take in mean and standard deviation exactly.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.black: Tensor
-        self.register_buffer("black", -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        black = self.black[:, None, None].to(x.dtype)
-        return F.pad(x - black, (1, 1, 1, 1)) + black
-
-
-def _stem(channels: Sequence[int], norm: Norm, activation: Activation, padding: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for index, (before, after) in enumerate(zip((3, *channels), channels)):
-        first = index == 0
-        convolution = nn.Conv2d(before, after, 3, stride=2 if first else 1, padding=padding if first else 1, bias=False)
-        layers += [convolution, make_norm(norm, after), make_activation(activation)]
-    return nn.Sequential(*layers)
 
 
 def _depthwise(channels: int, stride: int, norm: Norm) -> list[nn.Module]:

@@ -24,6 +24,25 @@ from aweigh.weights.load import load_backbone
 
 
 @checked_class()
+class Normalise(nn.Module):
+    """RGB in `[0, 1]`, `[B, 3, H, W]`, less `pixel_mean`, over `pixel_std`: what a backbone was trained to read.
+
+    Both are no weights: they stand in no state-dict. All backbones have it; it is written here so that who follows a
+    step through FCOS opens one file less.
+    """
+
+    def __init__(self, *, pixel_mean: Colour = IMAGENET_MEAN, pixel_std: Deviation = IMAGENET_STD) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(pixel_mean), persistent=False)
+        self.register_buffer("std", torch.tensor(pixel_std), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+@checked_class(Normalise)
 class TimmBackbone(nn.Module):
     """Image in, feature maps out, fine to coarse; nothing is downloaded unless `pretrained` is true.
 
@@ -37,8 +56,8 @@ class TimmBackbone(nn.Module):
     the 3x3 one.
     frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics. The stem is
     stage 1, for a ResNet `layer1` is stage 2; other bodies are cut where timm names a feature map.
-    pixel_mean, pixel_std: of RGB in `[0, 1]`, by which images are normalised.
     pretrained: start from ImageNet weights with a published record (`weights/imagenet.py`).
+    Pixels: the arguments of `Normalise`.
     """
 
     stride_divisor = 32
@@ -54,13 +73,12 @@ class TimmBackbone(nn.Module):
         output_stride: int = 32,
         stride_in_1x1: bool = False,
         frozen_stages: Frozen = 0,
-        pixel_mean: Colour = IMAGENET_MEAN,
-        pixel_std: Deviation = IMAGENET_STD,
         pretrained: bool = False,
+        **pixels: Any,
     ) -> None:
         super().__init__()
         self.name = name
-        self.normalise = Normalise(pixel_mean, pixel_std)
+        self.normalise = Normalise(**pixels)
         self.body = _features(name, levels, output_stride)
         self.channels = tuple(_info(self.body).channels())
         self.strides = tuple(_info(self.body).reduction())
@@ -88,24 +106,6 @@ class TimmBackbone(nn.Module):
         for module_name in self._frozen_modules:
             self.body.get_submodule(module_name).eval()
         return self
-
-
-class Normalise(nn.Module):
-    """RGB in `[0, 1]`, `[B, 3, H, W]`, less `mean`, over `std`: what a backbone was trained to read.
-
-    Both are `[3]`, and are no weights: they stand in no state-dict. All backbones have it; it is written here so that
-    who follows a step through FCOS opens one file less.
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(tuple(mean)), persistent=False)
-        self.register_buffer("std", torch.tensor(tuple(std)), persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
 
 
 def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module:

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import passes_on
-from aweigh.backbones.stages import Stages
+from aweigh.backbones.stages import Stages, small_stages
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, SeparableConv2d
 
 WIDTHS = (0.5, 1.0, 1.5, 2.0)
 
 
-@passes_on(Stages, without=("black_border",))
+@passes_on(Stages, without=("activation", "black_border"))
 def xception(width: float = 1.0, *, norm: Norm = "bn", **settings: Any) -> Stages:
     """The body; `classifier` puts the rest round it.
 
@@ -32,7 +32,8 @@ def xception(width: float = 1.0, *, norm: Norm = "bn", **settings: Any) -> Stage
     if width not in WIDTHS:
         raise UsageError(f"The small Xception has the widths {', '.join(map(str, WIDTHS))}, got {width}.")
     name = f"xception_small_x{width}".replace(".", "_")
-    return Stages(name, int(24 * width), int(144 * width), partial(Unit, norm=norm), norm=norm, **settings)
+    unit = partial(Unit, norm=norm)
+    return small_stages(name, int(24 * width), int(144 * width), unit, norm=norm, **settings)
 
 
 class Unit(nn.Module):
