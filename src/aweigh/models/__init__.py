@@ -29,7 +29,8 @@ from aweigh.models import (
     retinanet,
 )
 from aweigh.models.detector import Detector
-from aweigh.weights.load import PublishedWeights, load_backbone, load_strict, locate, read_state
+from aweigh.weights.load import load_backbone, load_strict, locate, read_state
+from aweigh.weights.record import PublishedWeights
 
 # A new detector is one file and one line in each table.
 DETECTORS: dict[str, Callable[..., Any]] = {

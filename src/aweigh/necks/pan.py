@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Width, checked_class
+from aweigh.arguments import checked_class
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_norm, pointwise_conv
 from aweigh.necks.fpn import FPN, check_maps
 
@@ -29,25 +29,19 @@ from aweigh.necks.fpn import FPN, check_maps
 class PAN(nn.Module):
     """A feature pyramid, and a path from its finest map up to its coarsest.
 
-    in_channels, in_strides, channels: as in `FPN`, which the settings are those of.
+    in_channels, in_strides: the backbone's `.channels` and `.strides`. Settings: those of `FPN`.
     norm: normalisation after each convolution but those of `top`, which then have no bias; None as in the paper.
     """
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        in_strides: Sequence[int],
-        *,
-        channels: Width = 256,
-        norm: Norm | None = None,
-        **settings: Any,
+        self, in_channels: Sequence[int], in_strides: Sequence[int], *, norm: Norm | None = None, **settings: Any
     ) -> None:
         super().__init__()
-        self.fpn = FPN(in_channels, in_strides, channels=channels, norm=norm, **settings)
+        self.fpn = FPN(in_channels, in_strides, norm=norm, **settings)
         self.channels, self.strides = self.fpn.channels, self.fpn.strides
-        steps = [coarse // fine for fine, coarse in pairwise(self.strides)]
-        self.up = nn.ModuleList(_convolution(channels, step, norm) for step in steps)
-        self.output = nn.ModuleList(_convolution(channels, 1, norm) for _ in steps)
+        width, steps = self.channels[0], [coarse // fine for fine, coarse in pairwise(self.strides)]
+        self.up = nn.ModuleList(_convolution(width, step, norm) for step in steps)
+        self.output = nn.ModuleList(_convolution(width, 1, norm) for _ in steps)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Maps `[B, in_channels[i], H_i, W_i]` to `[B, channels, H_i, W_i]`, fine to coarse."""

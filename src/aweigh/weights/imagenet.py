@@ -28,15 +28,9 @@ TORCHVISION = {
 }
 TORCHVISION_FOLDER = "https://download.pytorch.org/models/"
 
-# Those of its authors, which CenterNet starts from; timm names no file with a checksum.
-DLA34 = PublishedWeights(
-    name="dla34",
-    url="http://dl.yf.io/dla/models/imagenet/dla34-ba72cf86.pth",
-    file="dla34-ba72cf86.pth",
-    sha256="ba72cf86",
-    licence="BSD-3-Clause (ucbdrive/dla); trained on ImageNet, whose images are for non-commercial research",
-    source="the authors of DLA, trained on ImageNet-1k",
-)
+# That of its authors, which CenterNet starts from; timm names no file with a checksum.
+DLA34 = "http://dl.yf.io/dla/models/imagenet/dla34-ba72cf86.pth"
+_IMAGES = "trained on ImageNet, whose images are for non-commercial research"
 
 # Files are published with the first digits of their SHA-256 at the end of the name.
 _CHECKSUM = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt|safetensors)$")
@@ -46,39 +40,23 @@ def imagenet_record(name: str) -> PublishedWeights:
     """The published ImageNet weights of a backbone; `UsageError` when no file with a checksum is known."""
     if name in TORCHVISION:
         file, top1, top5 = TORCHVISION[name]
-        return PublishedWeights(
-            name=name,
-            url=TORCHVISION_FOLDER + file,
-            file=file,
-            sha256=_checksum(file),
-            licence="BSD-3-Clause (torchvision); trained on ImageNet, whose images are for non-commercial research",
-            source="torchvision, IMAGENET1K_V1, trained on ImageNet-1k",
-            metrics={"top1": top1, "top5": top5},
-        )
-    return DLA34 if name == "dla34" else _timm_record(name)
-
-
-def _timm_record(name: str) -> PublishedWeights:
+        licence, source = f"BSD-3-Clause (torchvision); {_IMAGES}", "torchvision, IMAGENET1K_V1, trained on ImageNet-1k"
+        return _record(name, TORCHVISION_FOLDER + file, licence, source, top1=top1, top5=top5)
+    if name == "dla34":
+        licence = f"BSD-3-Clause (ucbdrive/dla); {_IMAGES}"
+        return _record(name, DLA34, licence, "the authors of DLA, trained on ImageNet-1k")
     import timm
 
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     url = config.url if config is not None and isinstance(config.url, str) else ""
-    checksum = _checksum(url)
-    if config is None or not checksum:
+    if config is None or not _CHECKSUM.search(url):
         raise UsageError(
             f"No published ImageNet weights with a checksum are known for {name!r}; known: {', '.join(TORCHVISION)}. "
             "Give a local file instead."
         )
-    return PublishedWeights(
-        name=name,
-        url=url,
-        file=url.rsplit("/", 1)[-1],
-        sha256=checksum,
-        licence=config.license or "not stated",
-        source=f"timm {name}.{config.tag}",
-    )
+    return _record(name, url, config.license or "not stated", f"timm {name}.{config.tag}")
 
 
-def _checksum(file: str) -> str:
-    found = _CHECKSUM.search(file)
-    return found.group(1) if found else ""
+def _record(name: str, url: str, licence: str, source: str, **metrics: float) -> PublishedWeights:
+    found = _CHECKSUM.search(url)
+    return PublishedWeights(name, url, url.rsplit("/", 1)[-1], found[1] if found else "", licence, source, metrics)

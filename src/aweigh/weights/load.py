@@ -123,16 +123,12 @@ def load_strict(module: Weighted, state: State, *, what: str, diverged: bool = F
 def check_fit(module: Weighted, state: State, *, what: str, diverged: bool = False) -> None:
     """What `load_strict` asks for: names and shapes are the module's, and the values are weights (`check_values`)."""
     report = compare(module, state)
-    lines = [f"{what}: {report.loaded} of {counted(report.total, 'tensor')} fit."]
-    if report.missing:
-        lines.append(f"  missing in the file: {_shortened(report.missing)}")
-    if report.unexpected:
-        lines.append(f"  only in the file: {_shortened(report.unexpected)}")
-    if report.mismatched:
-        shapes = [f"{key} {old}, expected {new}" for key, (old, new) in report.mismatched.items()]
-        lines.append(f"  of another shape: {_shortened(shapes)}")
-    if len(lines) > 1:
-        raise UsageError("\n".join([*lines, "Build the model the weights were made for, or give other weights."]))
+    shapes = [f"{key} {old}, expected {new}" for key, (old, new) in report.mismatched.items()]
+    unfit = {"missing in the file": report.missing, "only in the file": report.unexpected, "of another shape": shapes}
+    if any(unfit.values()):
+        lines = [f"  {how}: {_shortened(keys)}" for how, keys in unfit.items() if keys]
+        fit = f"{what}: {report.loaded} of {counted(report.total, 'tensor')} fit."
+        raise UsageError("\n".join([fit, *lines, "Build the model the weights were made for, or give other weights."]))
     if not diverged:
         check_values(module, state, what=what)
 
@@ -373,17 +369,3 @@ def _shortened(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-__all__ = [
-    "Body",
-    "LoadReport",
-    "PublishedWeights",
-    "cache_folder",
-    "compare",
-    "load_backbone",
-    "load_matching",
-    "load_strict",
-    "locate",
-    "read_state",
-]

@@ -18,37 +18,37 @@ SPACE_HEADS = {**HEADS, "dep": "depth", "rot": "orientation", "dim": "dimensions
 FIRST = ("backbone.body.conv1.weight", "backbone.body.base_layer.0.weight", "backbone.stem.0.0.weight")
 
 # Parts of names, theirs -> ours, one after the other. In the body of an hourglass network:
-HOURGLASS = (
-    (r"^pre\.", r"backbone.stem."),
-    (r"^kps\.", r"backbone.hourglasses."),
-    (r"^cnvs\.", r"backbone.outputs."),
-    (r"^inters\.", r"backbone.joined."),
-    (r"^inters_\.", r"backbone.from_input."),
-    (r"^cnvs_\.", r"backbone.from_output."),
-    (r"\.up1\.", r".beside."),
-    (r"\.low1\.", r".down."),
-    (r"\.low2\b", r".inner"),
-    (r"\.low3\.", r".up."),
-    (r"\.conv1\.", r".main.0.0."),
-    (r"\.bn1\.", r".main.0.1."),
-    (r"\.conv2\.", r".main.1.0."),
-    (r"\.bn2\.", r".main.1.1."),
-    (r"\.conv\.", r".0."),
-    (r"\.bn\.", r".1."),
-)
+HOURGLASS = {
+    r"^pre\.": r"backbone.stem.",
+    r"^kps\.": r"backbone.hourglasses.",
+    r"^cnvs\.": r"backbone.outputs.",
+    r"^inters\.": r"backbone.joined.",
+    r"^inters_\.": r"backbone.from_input.",
+    r"^cnvs_\.": r"backbone.from_output.",
+    r"\.up1\.": r".beside.",
+    r"\.low1\.": r".down.",
+    r"\.low2\b": r".inner",
+    r"\.low3\.": r".up.",
+    r"\.conv1\.": r".main.0.0.",
+    r"\.bn1\.": r".main.0.1.",
+    r"\.conv2\.": r".main.1.0.",
+    r"\.bn2\.": r".main.1.1.",
+    r"\.conv\.": r".0.",
+    r"\.bn\.": r".1.",
+}
 # In the others, and the necks above them:
-_OTHERS = (
-    (r"^(conv1|bn1|layer[1-4])\.", r"backbone.body.\1."),
-    (r"^base\.", r"backbone.body."),
-    (r"^deconv_layers\.", r"neck.layers."),
-    (r"^dla_up\.ida_", r"neck.steps."),
-    (r"^ida_up\.", r"neck.last."),
-    (r"\.conv_offset_mask\.", r".offsets."),
-    (r"\.(proj|node)_(\d)\.conv\.", r".\1_\2.0."),
-    (r"\.(proj|node)_(\d)\.actf\.0\.", r".\1_\2.1."),
-    (r"\.proj_", r".project_"),
-    *((rf"\.(project|up|node)_{number}\.", rf".\1.{number - 1}.") for number in (1, 2, 3)),
-)
+_OTHERS = {
+    r"^(conv1|bn1|layer[1-4])\.": r"backbone.body.\1.",
+    r"^base\.": r"backbone.body.",
+    r"^deconv_layers\.": r"neck.layers.",
+    r"^dla_up\.ida_": r"neck.steps.",
+    r"^ida_up\.": r"neck.last.",
+    r"\.conv_offset_mask\.": r".offsets.",
+    r"\.(proj|node)_(\d)\.conv\.": r".\1_\2.0.",
+    r"\.(proj|node)_(\d)\.actf\.0\.": r".\1_\2.1.",
+    r"\.proj_": r".project_",
+    **{rf"\.(project|up|node)_{number}\.": rf".\1.{number - 1}." for number in (1, 2, 3)},
+}
 
 
 def centernet_from_authors(state: State) -> State:
@@ -104,7 +104,8 @@ def _name(key: str, heads: Mapping[str, str], kind_of_model: str) -> str:
         place = 0 if match[3].startswith("0") else 3
         return f"heads.{match[2] or 0}.{heads[match[1]]}.{place}.{match[4]}"
     ours = key
-    for theirs, exchanged in HOURGLASS if re.match(r"(pre|kps|cnvs_?|inters_?)\.", key) else _OTHERS:
+    names = HOURGLASS if re.match(r"(pre|kps|cnvs_?|inters_?)\.", key) else _OTHERS
+    for theirs, exchanged in names.items():
         ours = re.sub(theirs, exchanged, ours)
     if not ours.startswith(("backbone.", "neck.")):
         raise UsageError(

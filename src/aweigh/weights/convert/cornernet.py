@@ -87,7 +87,7 @@ def _name(key: str, fires: set[str]) -> str:
         block, _, part = block.rpartition(".")
         if block in fires:
             ours = f"{ours.removesuffix(f'{part}.{rest}')}{_FIRE[part]}.{rest}"
-        for theirs, exchanged in ((r"\.up2\.", ".enlarge."), *HOURGLASS):
+        for theirs, exchanged in {r"\.up2\.": ".enlarge.", **HOURGLASS}.items():
             ours = re.sub(theirs, exchanged, ours)
         return ours
     raise UsageError(f"The tensor {key!r} is not one of CornerNet's; these weights belong to another model.")

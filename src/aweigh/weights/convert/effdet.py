@@ -16,24 +16,27 @@ from aweigh.weights.record import State
 ANCHORS = 9  # in each cell
 XYXY_ROWS = (1, 0, 3, 2)  # of effdet's four deltas
 
-# Parts of names, effdet's -> ours; what follows them stays.
-_NAMES = (
-    (r"backbone\.", r"backbone.body."),
-    (r"fpn\.resample\.3\.conv\.conv\.", r"neck.top.0."),
-    (r"fpn\.resample\.3\.conv\.bn\.", r"neck.top.1."),
-    (r"NODE\.combine\.edge_weights$", r"weights"),
-    (r"NODE\.combine\.resample\.\d+\.conv\.conv\.", r"lateral.0."),
-    (r"NODE\.combine\.resample\.\d+\.conv\.bn\.", r"lateral.1."),
-    (r"NODE\.after_combine\.conv\.conv_dw\.", r"convolution.0."),
-    (r"NODE\.after_combine\.conv\.conv_pw\.", r"convolution.1."),
-    (r"NODE\.after_combine\.conv\.bn\.", r"norm."),
-    (r"(class|box)_net\.conv_rep\.(\d+)\.conv_dw\.", r"\1_net.convolutions.\2.0."),
-    (r"(class|box)_net\.conv_rep\.(\d+)\.conv_pw\.", r"\1_net.convolutions.\2.1."),
-    (r"(class|box)_net\.bn_rep\.(\d+)\.(\d+)\.bn\.", r"\1_net.norms.\2.\3."),
-    (r"(class|box)_net\.predict\.conv_dw\.", r"\1_net.prediction.0."),
-    (r"(class|box)_net\.predict\.conv_pw\.", r"\1_net.prediction.1."),
-)
-_NODE = r"fpn\.cell\.(\d+)\.fnode\.(\d+)"
+# Beginnings of names, effdet's -> ours; what follows them stays.
+_NAMES = {
+    r"backbone\.": r"backbone.body.",
+    r"fpn\.resample\.3\.conv\.conv\.": r"neck.top.0.",
+    r"fpn\.resample\.3\.conv\.bn\.": r"neck.top.1.",
+    r"(class|box)_net\.conv_rep\.(\d+)\.conv_dw\.": r"\1_net.convolutions.\2.0.",
+    r"(class|box)_net\.conv_rep\.(\d+)\.conv_pw\.": r"\1_net.convolutions.\2.1.",
+    r"(class|box)_net\.bn_rep\.(\d+)\.(\d+)\.bn\.": r"\1_net.norms.\2.\3.",
+    r"(class|box)_net\.predict\.conv_dw\.": r"\1_net.prediction.0.",
+    r"(class|box)_net\.predict\.conv_pw\.": r"\1_net.prediction.1.",
+}
+# The same behind that of a node of the pyramid.
+_NODE = r"fpn\.cell\.(\d+)\.fnode\.(\d+)\."
+_NODE_NAMES = {
+    r"combine\.edge_weights$": r"weights",
+    r"combine\.resample\.\d+\.conv\.conv\.": r"lateral.0.",
+    r"combine\.resample\.\d+\.conv\.bn\.": r"lateral.1.",
+    r"after_combine\.conv\.conv_dw\.": r"convolution.0.",
+    r"after_combine\.conv\.conv_pw\.": r"convolution.1.",
+    r"after_combine\.conv\.bn\.": r"norm.",
+}
 
 
 def efficientdet_from_effdet(state: State, *, keep_ids: Sequence[int] | None = COCO_CLASSES.ids) -> State:
@@ -55,16 +58,14 @@ def efficientdet_from_effdet(state: State, *, keep_ids: Sequence[int] | None = C
 
 
 def _renamed(key: str, levels: int) -> str:
-    for pattern, replacement in _NAMES:
-        if pattern.startswith("NODE"):
-            match = re.match(pattern.replace("NODE", _NODE), key)
-            if match:
-                cell, node = int(match[1]), int(match[2])
-                down = levels - 1  # so many nodes go down, coarse to fine; those behind them go up
-                place = f"down.{down - 1 - node}" if node < down else f"up.{node - down}"
-                return f"neck.cells.{cell}.{place}.{replacement}{key[match.end() :]}"
-        elif re.match(pattern, key):
-            return re.sub("^" + pattern, replacement, key)
+    place, rest, names = "", key, _NAMES
+    if found := re.match(_NODE, key):
+        node, down = int(found[2]), levels - 1  # so many nodes go down, coarse to fine; those behind them go up
+        place = f"neck.cells.{found[1]}." + (f"down.{down - 1 - node}." if node < down else f"up.{node - down}.")
+        rest, names = key[found.end() :], _NODE_NAMES
+    for theirs, ours in names.items():
+        if re.match(theirs, rest):
+            return place + re.sub("^" + theirs, ours, rest)
     raise UsageError(f"The tensor {key!r} is not one of effdet's EfficientDet; these weights belong to another model.")
 
 

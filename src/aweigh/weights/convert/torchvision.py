@@ -91,9 +91,8 @@ def fcos_from_torchvision(state: State, *, keep_rows: Sequence[int] | None = COC
     keep_rows: the rows of the classifier that become our labels 0, 1, ...; by default the 80 named classes of the 91
     that its COCO weights have (row 0 is never a class). None keeps every row.
     """
-    converted = {}
-    for key, value in state.items():
-        converted[_renamed(_spelled_out(key), FCOS_NAMES, "torchvision's fcos_resnet50_fpn")] = value
+    expected = "torchvision's fcos_resnet50_fpn"
+    converted = {_renamed(_spelled_out(key), FCOS_NAMES, expected): value for key, value in state.items()}
     if keep_rows is not None:
         for key in ("head.logits.weight", "head.logits.bias"):
             if key in converted:
