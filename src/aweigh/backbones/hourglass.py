@@ -56,7 +56,6 @@ class Hourglass(nn.Module):
         pixel_mean: Colour = COCO_MEAN,
         pixel_std: Deviation = COCO_STD,
     ) -> None:
-        super().__init__()
         if stem_halvings < 2:
             raise UsageError(f"Hourglass: the stem halves twice or more, got stem_halvings = {stem_halvings}.")
         if stacks < 1 or len(channels) < 2 or len(channels) != len(blocks) or min(*channels, *blocks) < 1:
@@ -71,6 +70,7 @@ class Hourglass(nn.Module):
             )
         if block == "fire" and any(width % 2 for width in channels):
             raise UsageError(f"Hourglass: fire modules need even numbers of channels, got {list(channels)}.")
+        super().__init__()
         self.normalise = Normalise(pixel_mean=pixel_mean, pixel_std=pixel_std)
         stride = 2**stem_halvings
         self.stride_divisor = stride * 2 ** (len(channels) - 1)  # below which every halving is one

@@ -75,12 +75,12 @@ class ShuffleNetV2(Stages):
         width: float = 1.0,
         *,
         depth: Literal[50, 164] | None = None,
-        norm: Norm = "bn",
-        activation: Activation = "relu",
         extra_depthwise: bool = False,
         squeeze: bool = False,
         residual: bool = False,
         form: Form = "torchvision",
+        norm: Norm = "bn",
+        activation: Activation = "relu",
         **settings: Any,
     ) -> None:
         if depth is None and width not in WIDTHS:
@@ -103,7 +103,9 @@ class ShuffleNetV2(Stages):
 
         super().__init__(
             "_".join([name, *(variant for variant in variants if variants[variant])]),
-            *(layout.stem, layout.channels, layout.units),
+            layout.stem,
+            layout.channels,
+            layout.units,
             stage,
             norm=norm,
             activation=activation,

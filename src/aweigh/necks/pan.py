@@ -73,10 +73,10 @@ class LitePAN(nn.Module):
         in_channels: Sequence[int],
         in_strides: Sequence[int],
         *,
-        channels: int = 128,
+        channels: int,
+        activation: Activation,
         kernel: int = 5,
         norm: Norm = "bn",
-        activation: Activation = "leaky_relu",
     ) -> None:
         super().__init__()
         check_maps("LitePAN", in_channels, in_strides)
