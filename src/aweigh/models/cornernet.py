@@ -242,14 +242,8 @@ class CornerNet(nn.Module):
             centers = points["center"]
             places = torch.minimum(centers.places.clamp(min=0) * self.stride, sizes_hw.flip(1)[:, None])
             scores = self.rescore(boxes, scores, labels, places, centers.scores, centers.labels)
-        return box_ops.select_detections(
-            boxes,
-            torch.where(scores > self.selection.score_threshold, scores, 0),
-            labels,
-            iou_threshold=self.selection.nms_threshold,
-            max_detections=self.selection.max_detections,
-            method=self.selection.nms,
-        )
+        scores = torch.where(scores > self.selection.score_threshold, scores, 0)
+        return box_ops.select_levels([(boxes, scores, labels)], sizes_hw, self.selection)
 
     def _best(self, stack: dict[str, Tensor], kind: str, sizes_hw: Tensor) -> Points:
         """The best points of a kind; a lower right corner may lie in the cell that begins where its image ends."""
