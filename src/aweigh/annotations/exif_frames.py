@@ -42,23 +42,21 @@ def settle_frames(
     fits_turned = placed & (sides_wh <= limits_hw).all(axis=1)
     suspects = np.unique(image_of[fits_turned & ~fits])
     suspects = suspects[:: max(1, len(suspects) // MOST_LOOKED_AT)]
-    if not any(_rotated(paths[row], sizes_hw[row]) for row in suspects.tolist()):
+    if not any(rotated(paths[row], sizes_hw[row]) for row in suspects.tolist()):
         return sizes_hw
 
     with ThreadPoolExecutor(8) as pool:
-        frames = list(pool.map(_rotated, paths, sizes_hw))
-    rotated, said_shown = (
-        np.array([frame in words for frame in frames]) for words in (("stored", "shown"), ("shown",))
-    )
+        frames = list(pool.map(rotated, paths, sizes_hw))
+    turned, said_shown = (np.array([frame in words for frame in frames]) for words in (("stored", "shown"), ("shown",)))
     shown, stored = (np.where(said_shown[image_of], *pair) for pair in ((fits, fits_turned), (fits_turned, fits)))
-    votes = np.where(rotated[image_of], (shown & ~stored).astype(np.int64) - (stored & ~shown), 0)  # [M]
+    votes = np.where(turned[image_of], (shown & ~stored).astype(np.int64) - (stored & ~shown), 0)  # [M]
     for_shown, for_stored = int((votes > 0).sum()), int((votes < 0).sum())
     use_shown = said_shown if for_shown == for_stored else np.full(len(paths), for_shown > for_stored)
     if min(for_shown, for_stored) > MIXED_UP_FROM * (for_shown + for_stored):
         own = np.bincount(image_of, weights=votes, minlength=len(paths))
         use_shown = np.where(own == 0, use_shown, own > 0)
-    exchanged = rotated & (use_shown != said_shown)
-    counts = [int((which & rotated[image_of]).sum()) for which in (np.full(len(image_of), True), shown, stored)]
+    exchanged = turned & (use_shown != said_shown)
+    counts = [int((which & turned[image_of]).sum()) for which in (np.full(len(image_of), True), shown, stored)]
     said = "of {} boxes in rotated pictures {} fit as these are shown, {} as they are stored".format(*counts)
     for row in np.flatnonzero(exchanged).tolist():
         height, width = sizes_hw[row].tolist()
@@ -68,7 +66,7 @@ def settle_frames(
     return np.where(exchanged[:, None], sizes_hw[:, ::-1], sizes_hw)
 
 
-def _rotated(path: Path, said_hw: np.ndarray) -> str:
+def rotated(path: Path, said_hw: np.ndarray) -> str:
     """Of a picture whose sides EXIF data exchange, whether the size is that of the "stored" or the "shown" one; else
     nothing."""
     height, width = said_hw.tolist()

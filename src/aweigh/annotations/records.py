@@ -331,22 +331,20 @@ def known_sizes(paths: Sequence[Path | None], declared: np.ndarray, problems: li
     """Height and width `[I, 2]`: as declared, else from the file's header; 0 for pictures that cannot be used."""
     sizes = declared.astype(np.int64)
     sizes[[path is None for path in paths]] = 0
-    unknown = [int(row) for row in np.flatnonzero((sizes <= 0).any(axis=1)) if paths[int(row)] is not None]
+    rows = np.flatnonzero((sizes <= 0).any(axis=1)).tolist()
+    unknown = {row: path for row in rows if (path := paths[row]) is not None}
 
-    def look(row: int) -> tuple[int, int] | DataError:
+    def look(path: Path) -> tuple[int, int] | Problem:
         try:
-            return read_size(paths[row])  # type: ignore[arg-type]
+            return read_size(path)
         except DataError as error:
-            return error
+            return Problem("image unreadable", path.name, None, str(error), SKIPPED)
 
     with ThreadPoolExecutor(8) as pool:
-        for row, size in zip(unknown, pool.map(look, unknown), strict=True):
-            if isinstance(size, DataError):
-                path = paths[row]
-                problems.append(Problem("image unreadable", path.name if path else "", None, str(size), SKIPPED))
-                sizes[row] = 0
-            else:
-                sizes[row] = size
+        for row, found in zip(unknown, pool.map(look, unknown.values()), strict=True):
+            if isinstance(found, Problem):
+                problems.append(found)
+            sizes[row] = 0 if isinstance(found, Problem) else found
     return sizes
 
 

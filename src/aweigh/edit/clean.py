@@ -82,7 +82,7 @@ def _bad_pictures(
     changes = []
     for name, split in splits.items():
         leave_out[name] |= ~looked[name].readable
-        kinds = Counter(problem.kind for problem in looked[name].problems if problem.action == SKIPPED)
+        kinds = Counter(problem.kind for problem in looked[name].problems.values() if problem.action == SKIPPED)
         changes += [f"{name}: {counted(count, 'picture')} left out: {kind}" for kind, count in kinds.items()]
         for (kind, action), count in Counter((one.kind, one.action) for one in split.problems).items():
             if action == CLIPPED:

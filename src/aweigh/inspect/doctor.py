@@ -257,7 +257,7 @@ def alike(splits: Mapping[str, Split], looked: Mapping[str, Pictures]) -> list[F
 
 def _picture_problems(split: Split, looked: Pictures) -> list[Finding]:
     groups: dict[tuple[str, str], list[Example]] = {}
-    for problem, row in zip(looked.problems, looked.problem_rows, strict=True):
+    for row, problem in looked.problems.items():
         groups.setdefault((problem.kind, problem.action), []).append(Example(problem, split.name, row))
     return [
         finding(kind, split.name, len(cases), len(split), cases[:EXAMPLES_KEPT], action=action)

@@ -31,13 +31,12 @@ _AT_ONCE = 512  # pictures handed to the threads at a time
 class Pictures:
     """What was found of the pictures of one split, in its order.
 
-    problems: at most one per picture, with the row of its image in `problem_rows`. readable: `[I]` bool. hashes: of
-    the bytes of each file, None where it was not read. look: `[I]` uint64 and thumbs `[I, 256]` uint8: the
-    fingerprints, meaningful where `decoded` `[I]` bool.
+    problems: by the row of the picture, at most one of each. readable: `[I]` bool. hashes: of the bytes of each file,
+    None where it was not read. look: `[I]` uint64 and thumbs `[I, 256]` uint8: the fingerprints, meaningful where
+    `decoded` `[I]` bool.
     """
 
-    problems: list[Problem]
-    problem_rows: list[int]
+    problems: dict[int, Problem]
     readable: np.ndarray
     decoded: np.ndarray
     hashes: list[bytes | None]
@@ -62,8 +61,7 @@ def look_at_pictures(
     how many pictures are done.
     """
     count = len(split)
-    problems: list[Problem] = []
-    rows: list[int] = []
+    problems: dict[int, Problem] = {}
     hashes: list[bytes | None] = [None] * count
     readable, decoded = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
     look = np.zeros(count, dtype=np.uint64)
@@ -78,14 +76,13 @@ def look_at_pictures(
             part = range(start, min(count, start + _AT_ONCE))
             for row, found in zip(part, pool.map(one, part), strict=True):
                 if found.problem is not None:
-                    problems.append(found.problem)
-                    rows.append(row)
+                    problems[row] = found.problem
                 readable[row], hashes[row] = found.readable, found.digest
                 if found.fingerprint is not None:
                     decoded[row] = True
                     look[row], thumbs[row] = found.fingerprint
                 progress(row + 1)
-    return Pictures(problems, rows, readable, decoded, hashes, look, thumbs)
+    return Pictures(problems, readable, decoded, hashes, look, thumbs)
 
 
 def look_at(path: Path, declared_hw: tuple[int, int], *, decode: bool = True) -> _Looked:

@@ -50,16 +50,18 @@ def _described(file: Path) -> dict[str, SplitFiles]:
         return {}
     named = islice(below(said.get("names", ""), root), 1)
     names = listed_names(*named, root / "obj.names", *sorted(root.glob("*.names")))
-    found = {}
+    lists = {}
     for key, text in said.items():
-        if key.casefold() in _NO_SPLITS:
-            continue
-        for place in islice(below(text, root), 1):
-            split = ALIASES.get(key.casefold(), printable(key.casefold()))
-            found[split] = SplitFiles(split, "yolo", root, (place,), names=names, description=file, within=root)
+        if key.casefold() not in _NO_SPLITS:
+            for place in islice(below(text, root), 1):
+                lists[ALIASES.get(key.casefold(), printable(key.casefold()))] = place
     for place in sorted(root.glob("*.txt")):  # lists that the description leaves out: CVAT names train and valid alone
-        if (name := split_name(place.stem)) and name not in found:
-            found[name] = SplitFiles(name, "yolo", root, (place,), names=names, description=file, within=root)
+        if name := split_name(place.stem):
+            lists.setdefault(name, place)
+    found = {
+        name: SplitFiles(name, "yolo", root, (place,), names=names, description=file, within=root)
+        for name, place in lists.items()
+    }
     return in_order(found) or _folders(root, names)
 
 

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from aweigh.annotations.exif_frames import rotated
 from aweigh.annotations.flat import Packed
 from aweigh.annotations.flip_pairs import find_pairs
 from aweigh.annotations.outlines import clip_polygon, twice_area
 from aweigh.annotations.split import Split
-from aweigh.errors import DataError
 from aweigh.images.decode import orientation
-from aweigh.images.reader import opened, read_size
+from aweigh.images.reader import opened
 from aweigh.layouts.layout import MaskChoice
 from aweigh.layouts.writing import (
     AREAS,
@@ -144,15 +144,11 @@ def join_polygons(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _turn(split: Split, row: int) -> tuple[bool, bool] | None:
     """How the picture is turned by its EXIF orientation, where the annotations were made on the unturned one."""
-    path, declared = split.paths[row], tuple(split.sizes_hw[row].tolist())
-    try:
-        upright, stored = read_size(path), read_size(path, exif="ignore")
-        if upright == declared or stored != declared:
-            return None
-        with opened(path) as image:
-            return _TURNS.get(orientation(image))
-    except (DataError, OSError):
-        return None  # a picture that cannot be read is copied as it is
+    path = split.paths[row]
+    if rotated(path, split.sizes_hw[row]) != "stored":
+        return None  # nor where it cannot be read: it is copied as it is
+    with opened(path) as image:
+        return _TURNS.get(orientation(image))
 
 
 def _upright(points: np.ndarray, turn: tuple[bool, bool] | None) -> np.ndarray:
