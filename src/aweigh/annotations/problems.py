@@ -53,15 +53,21 @@ def report_lines(problems: Sequence[Problem], title: str = "", *, examples: int 
     """One line per kind of problem with its count and the first examples by name; empty when there is none."""
     if not problems:
         return ""
-    groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
-    for problem in problems:
-        groups[problem.kind, problem.action].append(problem)
+    groups = by_kind_and_action(problems)
     lines = [f"{title}{' and '.join(tally(problems))} in the annotations"]
     for (kind, action), group in sorted(groups.items(), key=lambda item: (item[0][1] == KEPT, -len(item[1]))):
         shown = "; ".join(printable(f"{one.place}: {one.detail}") for one in group[:examples])
         more = f"; and {len(group) - examples} more" if len(group) > examples else ""
         lines.append(f"  {kind}: {done(len(group), action)} ({shown}{more})")
     return "\n".join(lines)
+
+
+def by_kind_and_action(problems: Sequence[Problem]) -> dict[tuple[str, str], list[Problem]]:
+    """Problems of one kind about which the same was done together, in the order in which they first appear."""
+    groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
+    for problem in problems:
+        groups[problem.kind, problem.action].append(problem)
+    return groups
 
 
 def tally(problems: Sequence[Problem]) -> list[str]:

@@ -75,19 +75,19 @@ class Records:
     marks: Sequence[int | str]
     shown: Sequence[str] | np.ndarray
     said: np.ndarray
+    fractions: bool = False
     segmentations: Sequence[Any] | None = None
+    outlines: Sequence[Sequence[np.ndarray]] | None = None
     keypoints: np.ndarray | None = None
     num_keypoints: np.ndarray | None = None
-    keypoint_names: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()
-    label_sets: LabelSets | None = None
-    image_extras: Sequence[str] | None = None
-    extras: Sequence[str] | None = None
-    header: dict[str, Any] = field(default_factory=dict)
     cuboids: np.ndarray | None = None
     cameras: np.ndarray | None = None
-    outlines: Sequence[Sequence[np.ndarray]] | None = None
-    fractions: bool = False
+    image_extras: Sequence[str] | None = None
+    extras: Sequence[str] | None = None
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    header: dict[str, Any] = field(default_factory=dict)
+    label_sets: LabelSets | None = None
 
     @property
     def ignore(self) -> np.ndarray:

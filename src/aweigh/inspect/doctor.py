@@ -71,10 +71,10 @@ class ClassCounts:
 class Examination:
     """What the doctor found; `findings` are errors first. decoded: the pixels of the pictures were read too."""
 
-    splits: tuple[SplitCounts, ...]
-    classes: tuple[ClassCounts, ...]
     findings: tuple[Finding, ...]
     decoded: bool
+    splits: tuple[SplitCounts, ...]
+    classes: tuple[ClassCounts, ...]
     pictures: Mapping[str, Pictures] = field(default_factory=dict, repr=False)  # what was found of each, for `clean`
 
     def count(self, severity: Severity) -> int:

@@ -25,6 +25,7 @@ from aweigh.annotations.problems import (
     SKIPPED,
     UNLEARNED,
     Problem,
+    by_kind_and_action,
 )
 from aweigh.annotations.records import file_names
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
@@ -42,9 +43,7 @@ _NAMES_OF_BACKGROUND = {"background", "bg", "none", "nothing"}
 
 def reported(split: Split) -> list[Finding]:
     """What the reader dropped, mended or remarked, one finding per kind and action."""
-    groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
-    for problem in split.problems:
-        groups[problem.kind, problem.action].append(problem)
+    groups = by_kind_and_action(split.problems)
     rows = _rows_by_name(split) if groups else {}
     lost = sum(problem.action in (DROPPED, UNLEARNED) and _unit(problem.kind) == "boxes" for problem in split.problems)
     found = []

@@ -22,6 +22,7 @@ from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, each_file, ellipse,
 from aweigh.layouts.finding import annotation_folders, head_of
 from aweigh.layouts.layout import SplitFiles
 
+_IS_ONE = re.compile(rb'^\{(?=.*"shapes"\s*:)(?=.*"(version|flags|imagePath|imageHeight|label)"\s*:)', re.S)
 _PLACES = ("", "annotations", "Annotations", "labels", "label", "json", "jsons", "ann", "anns", "labelme")
 
 
@@ -37,10 +38,7 @@ def _holds(folder: Path) -> bool:
 
 
 def _is_one(file: Path) -> bool:
-    return (
-        re.search(rb'^\{(?=.*"shapes"\s*:)(?=.*"(version|flags|imagePath|imageHeight|label)"\s*:)', head_of(file), re.S)
-        is not None
-    )
+    return _IS_ONE.match(head_of(file)) is not None
 
 
 def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:

@@ -177,17 +177,13 @@ def _in_one_line(problems: Sequence[Problem]) -> str:
     return "; ".join(line.strip() for line in lines)
 
 
-def _by_hand(source: Path, annotations: Path, images: Path | None) -> dict[str, SplitFiles]:
+def _by_hand(source: Path, named: Path, given: Path | None) -> dict[str, SplitFiles]:
+    annotations = named if named.exists() else source / named
     if not annotations.exists():
-        inside = source / annotations
-        if not inside.exists():
-            raise DataError(f"{annotations}: there is no such annotation file or folder.")
-        annotations = inside
+        raise DataError(f"{named}: there is no such annotation file or folder.")
+    images = given if given is None or given.is_dir() else source / given
     if images is not None and not images.is_dir():
-        inside = source / images
-        if not inside.is_dir():
-            raise DataError(f"{images}: there is no such folder of pictures.")
-        images = inside
+        raise DataError(f"{given}: there is no such folder of pictures.")
     name = split_name(annotations.stem if annotations.is_file() else annotations.name) or "train"
     files = next(filter(None, (layout.by_hand(annotations, name) for layout in LAYOUTS.values())), None)
     if files is None:  # the reader then says what is wrong with it
