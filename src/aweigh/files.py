@@ -162,16 +162,13 @@ def fitting_name(stem: str, ending: str) -> str:
     if len(os.fsencode(stem + ending)) <= LONGEST_NAME:
         return stem + ending
     kept = os.fsencode(stem)[: LONGEST_NAME - len(os.fsencode(ending)) - 9]
-    whole = kept.decode("utf-8", "ignore") if _is_text(stem) else os.fsdecode(kept)
+    is_text = not any("\ud800" <= letter <= "\udfff" for letter in stem)
+    whole = kept.decode("utf-8", "ignore") if is_text else os.fsdecode(kept)
     return f"{whole}~{_digest(stem)}{ending}"
 
 
 def _digest(name: str) -> str:
     return hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()
-
-
-def _is_text(name: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def below(name: str, folder: Path) -> Iterator[Path]:

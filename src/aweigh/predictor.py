@@ -135,9 +135,15 @@ class Predictor:
         check_reading(exif, value_range)
         pictures = sources(source)  # here, not at the first picture: a wrong name is an error at once
 
+        def read_or_say_why(picture: ImageSource) -> _Read | Exception:
+            try:
+                return self._read(picture, exif, value_range)
+            except (AweighError, MemoryError) as error:
+                return error
+
         def results() -> Iterator[Detections]:
             while chunk := list(islice(pictures, batch)):
-                read = [self._read_or_say_why(picture, exif, value_range) for picture in chunk]
+                read = [read_or_say_why(picture) for picture in chunk]
                 images = [_with_proposals(image, picture, proposals) for image, picture in zip(read, chunk)]
                 del read
                 found = iter(self._detect_or_say_why([image for image in images if not isinstance(image, Exception)]))
@@ -206,14 +212,6 @@ class Predictor:
                 "size with --resize."
             )
         return [image for image, _ in read], full_hw
-
-    def _read_or_say_why(
-        self, picture: ImageSource, exif: Literal["apply", "ignore"], value_range: ValueRange
-    ) -> _Read | Exception:
-        try:
-            return self._read(picture, exif, value_range)
-        except (AweighError, MemoryError) as error:
-            return error
 
 
 def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:

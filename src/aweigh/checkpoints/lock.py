@@ -46,12 +46,13 @@ def hold(folder: str | Path) -> Iterator[str]:
     if place in _held:
         raise FolderTakenError(f"{folder} is held by this very process already; wait until it is done.")
     stream, remark = _locked(folder)
+    me = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
     _held.add(place)
     try:
         with suppress(OSError):  # of a full disk; the text is for people alone
             os.ftruncate(stream, 0)
             os.lseek(stream, 0, os.SEEK_SET)
-            os.write(stream, f"{_me()}\n".encode())
+            os.write(stream, f"{me}\n".encode())
         yield remark
     finally:
         _held.discard(place)
@@ -104,7 +105,3 @@ def _lock(stream: int, folder: Path) -> str:
 def _holder(stream: int) -> str:
     os.lseek(stream, 0, os.SEEK_SET)
     return printable(os.read(stream, 200).decode("utf-8", "replace").strip())
-
-
-def _me() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"

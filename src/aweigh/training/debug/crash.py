@@ -113,7 +113,7 @@ def write_bundle(
             "losses": dict(losses),
             "gradient_norm": gradient_norm,
             "precision": str(run.how.precision).removeprefix("torch."),
-            "device": _device_name(run.device),
+            "device": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else run.device.type,
             "processes": distributed.world_size(),
             "scale": run.scaler.get_scale() if run.scaler.is_enabled() else 1.0,
             "batches": [_describe(run, batch) for batch in group],
@@ -171,10 +171,9 @@ def read_bundle(folder: str | Path) -> Bundle:
 
 def _examined(run: Run, group: Sequence[Batch], random_state: Tensor) -> dict[str, Any]:
     """What the step does when it is computed again where it failed, with a copy of the model."""
-    gpu = [run.device] if run.device.type == "cuda" else []
     try:
         model = _copy(run.model, run.how)
-        with torch.random.fork_rng(devices=gpu):
+        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
             torch.set_rng_state(random_state)
             return asdict(examine(model, group, run.how))
     except Exception as error:  # memory is short, say; the bundle is complete without
@@ -192,10 +191,6 @@ def _copy(model: Detector, how: How) -> Detector:
 def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
     group = optimizer.param_groups[0]
     return float(group["lr"]) / float(group.get("lr_factor", 1.0))
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _flat(batch: Batch) -> list[tuple[str, Tensor]]:
