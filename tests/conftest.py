@@ -9,15 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.annotated import coco
-from tests.runs import configure, quiet, start, toys
-
-__all__ = ["coco", "configure", "quiet", "start", "toys"]  # fixtures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Where the environment wants no bytecode beside the sources, every process that a test starts would compile torch anew,
-# which takes two thirds of its time: it is kept in a folder of ours.
+# Where the environment wants no bytecode beside the sources, every process that runs tests or is started by one would
+# compile torch anew, which takes two thirds of its time: it is kept in a folder of ours.
 if sys.dont_write_bytecode:
     sys.dont_write_bytecode = False
     sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(REPOSITORY / ".pytest_cache" / "bytecode")
@@ -26,6 +22,8 @@ if sys.dont_write_bytecode:
 # On the tiny tensors of tests a second thread costs more than it gains (four times the processor time); read when torch
 # is first imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+pytest_plugins = ("tests.annotated", "tests.runs")  # fixtures: they import torch, which is too early at the top
 
 # The server of "forkserver" loads torch and aweigh once; a process forked from it starts in tenths of a second, not in
 # ten.

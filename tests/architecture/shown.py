@@ -9,7 +9,7 @@ import ast
 import re
 import shlex
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +160,16 @@ def build(name: str, arguments: dict[str, Any]) -> Any:
         return create(name, **arguments)
 
 
-@cache
+BUILT: dict[tuple[str, str], Any] = {}
+
+
 def built(shown: Shown) -> Any:
-    """The detector of a call; the same for the same piece of a document."""
-    return build(*given(shown))
+    """The detector of a call; of equal calls the same."""
+    name, arguments = given(shown)
+    key = name, repr(sorted(arguments.items()))
+    if key not in BUILT:
+        BUILT[key] = build(name, arguments)
+    return BUILT[key]
 
 
 COMMANDS = [shown for document in DOCUMENTS for shown in commands(document)]

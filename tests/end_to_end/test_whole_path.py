@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,20 +18,13 @@ from aweigh.training.logs.log import read_log
 Aweigh = Callable[..., Any]
 
 
-@pytest.mark.long
-def test_demo_as_a_process(aweigh: Aweigh, tmp_path: Path) -> None:
+def test_demo(aweigh: Aweigh, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    tiny = ["--pictures", "10", "--size", "96", "--epochs", "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "aweigh", "demo", str(out), *tiny],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "AWEIGH_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    done = aweigh("demo", out, "--pictures", 10, "--size", 96, "--epochs", 1)
+    assert done.code == 0, done.err
     for typed in ("aweigh data synth", "aweigh train", "aweigh eval", "aweigh predict"):
-        assert f"$ {typed}" in done.stderr
-    assert "AP50" in done.stdout
+        assert f"$ {typed}" in done.err
+    assert "AP50" in done.out
     assert json.loads((out / "test.json").read_text())["AP"] >= 0
     for name in ("config.toml", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "inputs_train.png"):
         assert (out / "run" / name).stat().st_size > 0, name

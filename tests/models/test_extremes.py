@@ -47,8 +47,7 @@ def boxes_in(count: int, height: int, width: int) -> Targets:
     return Targets(torch.cat([corner, corner + sides], dim=1), torch.randint(0, 3, (count,), generator=generator))
 
 
-@pytest.mark.parametrize("size", [(32, 32), (32, 640), (200, 4000)])
-@pytest.mark.parametrize("count", [0, 20])
+@pytest.mark.parametrize(("size", "count"), [((32, 32), 0), ((32, 32), 20), ((32, 640), 0), ((200, 4000), 20)])
 def test_small_large_and_narrow_pictures(model: nn.Module, size: tuple[int, int], count: int) -> None:
     images = Images.stack([torch.rand(3, *size)], divisor=model.stride_divisor)
     losses = model(images, [boxes_in(count, *size)])
@@ -73,7 +72,7 @@ def test_ten_thousand_boxes_are_learned_in_bounded_memory(model: nn.Module) -> N
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", ["fcos_shufflenet_v2_x0_5_lite", "faster_rcnn_resnet18_fpn"])
 def test_a_photograph_of_sixteen_million_pixels_is_brought_to_the_size_of_the_network(name: str) -> None:
     torch.manual_seed(0)
     model = create(name, num_classes=3, **DETECTORS[name])

@@ -50,7 +50,7 @@ class _NoResize(GeneralizedRCNNTransform):
         return image, target
 
 
-SIZES = [[(192, 256), (160, 224)], [(333, 500)]]
+SIZES = [[(192, 256), (160, 224)], [(221, 340)]]
 
 
 def _images(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:

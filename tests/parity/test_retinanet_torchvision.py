@@ -20,7 +20,7 @@ FORMS = {
     "retinanet_resnet50_fpn_torchvision": torchvision.models.detection.retinanet_resnet50_fpn,
     "retinanet_resnet50_fpn_v2_torchvision": torchvision.models.detection.retinanet_resnet50_fpn_v2,
 }
-SIZES = [[(192, 256), (160, 224)], [(333, 500)]]
+SIZES = [[(192, 256), (160, 224)], [(221, 340)]]
 
 
 class _NoResize(GeneralizedRCNNTransform):

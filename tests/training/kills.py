@@ -36,7 +36,7 @@ RUN = {
     "long": 64,
     "batch": 2,
     "accumulate": 2,
-    "epochs": 12,
+    "epochs": 6,
     "eval_every": 3,
     "ema": 0.9,
     "color": 0.5,
