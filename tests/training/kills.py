@@ -108,7 +108,7 @@ def main() -> int:
         runs += 1
         while True:
             process = child(data, folder, options.workers)
-            deadline = time.monotonic() + dice.uniform(0, min(2.0, longest / 4))
+            deadline = time.monotonic() + dice.uniform(0, longest / 3)
             done = 0
             while time.monotonic() < deadline and not done:
                 done, status = os.waitpid(process, os.WNOHANG)
