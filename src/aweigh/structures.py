@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from aweigh.classes import Pairs
-from aweigh.errors import DataError, UsageError, counted
-from aweigh.instances import (
+from aweigh.detections import (
     PER_INSTANCE,
     check_instances,
     instance_fields,
@@ -28,6 +27,7 @@ from aweigh.instances import (
     shape_of,
     unchecked,
 )
+from aweigh.errors import DataError, UsageError, counted
 from aweigh.ops.frames import Frame, exchanged
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
