@@ -106,7 +106,7 @@ def test_no_kind_of_settings_is_left_out_above() -> None:
         for module in tiny(name).modules()
         if is_dataclass(getattr(module, "selection", None))
     }
-    assert found == all_selections() and len(found) >= 11
+    assert found == all_selections() and len(found) >= 10
 
 
 def test_settings_are_attributes_too_and_are_checked() -> None:

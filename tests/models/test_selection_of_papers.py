@@ -7,18 +7,22 @@ import pytest
 
 from aweigh.models.centernet import CenterNetSelection
 from aweigh.models.cornernet import CornerNetSelection
-from aweigh.models.detector import Selection
+from aweigh.models.detector import LevelSelection, Selection
 from aweigh.models.efficientdet import EfficientDetSelection
 from aweigh.models.faster_rcnn import FasterRCNNSelection
 from aweigh.models.fcos import FCOSSelection
-from aweigh.models.foveabox import FoveaBoxSelection
-from aweigh.models.retinanet import RetinaNetSelection
 
 # score_threshold, nms, nms_threshold, max_detections, and what else there is.
 PAPERS: list[tuple[type[Selection], float, str, float, int, dict[str, Any]]] = [
     (FCOSSelection, 0.05, "class", 0.6, 100, {"candidates_per_level": 1000, "threshold_product": False}),  # its code
-    (RetinaNetSelection, 0.05, "class", 0.5, 100, {"candidates_per_level": 1000}),  # section 4.1
-    (FoveaBoxSelection, 0.05, "class", 0.5, 100, {"candidates_per_level": 1000}),  # its code
+    (
+        LevelSelection,
+        0.05,
+        "class",
+        0.5,
+        100,
+        {"candidates_per_level": 1000},
+    ),  # RetinaNet's section 4.1, FoveaBox's code
     (FasterRCNNSelection, 0.05, "class", 0.5, 100, {}),  # Detectron
     (EfficientDetSelection, 0.0, "class", 0.5, 100, {"candidates_per_image": 5000}),  # effdet
     (CenterNetSelection, 0.0, "none", 0.5, 100, {}),  # section 4

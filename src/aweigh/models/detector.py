@@ -42,6 +42,10 @@ class Detector(Protocol):
     image, scores `[B, K]`, labels `[B, K]`, how many count `[B]` (the rest is padding with score 0), and a tensor for
     each of `extras`. `decode` cuts that to what counts: the `Detections` of each image, best first, in its pixels.
 
+    One on a pyramid is made of a `backbone` and a `neck`, image `[B, 3, H, W]` -> feature maps -> pyramid, which both
+    have `channels` and `strides`, a `head` that all levels share, and `classes`, names and original ids, as many as the
+    head's.
+
     extras: what it says beside boxes, of "masks" (`[B, K, S, S]` probabilities in the frame of each box), "keypoints"
     (`[B, K, number of keypoints, 3]`: x, y, score) and "cuboids" (`[B, K, 7]`, see `aweigh.ops.cuboids`).
     keypoint_set: those that it finds. selection: thresholds and counts.
@@ -113,6 +117,13 @@ class Selection:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class LevelSelection(Selection):
+    """Of a detector that looks at each level of its pyramid by itself. candidates_per_level: the best of each."""
+
+    candidates_per_level: Count = 1000
 
 
 def detector(selection: type[Selection]) -> Callable[[D], D]:

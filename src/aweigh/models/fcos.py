@@ -47,14 +47,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Layers, Limit, NotNegative, Positive, Share, Width, checked_class, passes_on
+from aweigh.arguments import Layers, Limit, NotNegative, Positive, Share, Width, checked_class, passes_on
 from aweigh.backbones import Backbone, any_timm_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Assign, Candidates, Selection, check_classes, detector
+from aweigh.models.detector import Assign, Candidates, LevelSelection, check_classes, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -77,12 +77,11 @@ class FCOSOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FCOSSelection(Selection):
+class FCOSSelection(LevelSelection):
     """Which of the network's answers become detections (section 4 of the ICCV paper)."""
 
     threshold_product: bool = False
     nms_threshold: Share = 0.6
-    candidates_per_level: Count = 1000
 
 
 @detector(FCOSSelection)
@@ -90,9 +89,7 @@ class FCOS(nn.Module):
     """The detector.
 
     Args:
-        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`.
-        head: shared by all levels.
-        classes: names and original ids; their number must be the head's.
+        backbone, neck, head, classes: as of every detector on a pyramid (see `aweigh.models.detector.Detector`).
         level_ranges: pixels of max(l, t, r, b) that belong to each level; `inclusive_ranges`: both ends count.
         center_radius: positive points lie within this many strides of the box centre; None: anywhere in the box.
         normalise_distances: the head's distances are in strides of their level, not in pixels.

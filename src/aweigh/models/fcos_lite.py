@@ -93,9 +93,7 @@ class FCOSLite(nn.Module):
     """The detector.
 
     Args:
-        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`.
-        head: shared by all levels.
-        classes: names and original ids; their number must be the head's.
+        backbone, neck, head, classes: as of every detector on a pyramid (see `aweigh.models.detector.Detector`).
     """
 
     stride_divisor = 32

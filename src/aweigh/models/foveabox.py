@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -30,14 +29,14 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Layers, NotNegative, Share, Width, Within, passes_on
+from aweigh.arguments import Layers, NotNegative, Share, Width, Within, passes_on
 from aweigh.backbones import Backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.layers import Norm, conv_tower, make_norm, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Assign, Candidates, Selection, check_classes, detector
+from aweigh.models.detector import Assign, Candidates, LevelSelection, check_classes, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -58,22 +57,12 @@ class FoveaBoxOutput(NamedTuple):
     points: list[Tensor]  # [H*W, 2] x, y of each cell in the padded image, pixels
 
 
-@dataclass(frozen=True)
-class FoveaBoxSelection(Selection):
-    """Which of the network's answers become detections (the authors' code)."""
-
-    nms_threshold: Share = 0.5
-    candidates_per_level: Count = 1000
-
-
-@detector(FoveaBoxSelection)
+@detector(LevelSelection)
 class FoveaBox(nn.Module):
     """The detector.
 
     Args:
-        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`.
-        head: shared by all levels.
-        classes: names and original ids; their number must be the head's.
+        backbone, neck, head, classes: as of every detector on a pyramid (see `aweigh.models.detector.Detector`).
         sigma: how much of a box's sides is its fovea.
         eta: a level's range is from its scale / eta to its scale * eta.
         alpha, gamma: of the focal loss. beta: where the smooth L1 loss has its knee.
@@ -104,7 +93,7 @@ class FoveaBox(nn.Module):
         self.assign: Assign = partial(assign, candidates=self.candidates)
         self.alpha, self.gamma, self.beta = alpha, gamma, beta
 
-        self.selection = FoveaBoxSelection()
+        self.selection = LevelSelection(nms_threshold=0.5, candidates_per_level=1000)  # the authors' code
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """The losses if `targets` are given, else the detections of each image."""

@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -53,7 +52,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import Selection, check_classes, detector
+from aweigh.models.detector import LevelSelection, check_classes, detector
 from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
@@ -84,22 +83,12 @@ class RetinaNetOutput(NamedTuple):
     anchors: list[Tensor]  # [H*W*K, 4] xyxy in the padded image, pixels
 
 
-@dataclass(frozen=True)
-class RetinaNetSelection(Selection):
-    """Which of the network's answers become detections (section 4.1)."""
-
-    nms_threshold: Share = 0.5
-    candidates_per_level: Count = 1000
-
-
-@detector(RetinaNetSelection)
+@detector(LevelSelection)
 class RetinaNet(nn.Module):
     """The detector.
 
     Args:
-        backbone, neck: image `[B, 3, H, W]` -> feature maps -> pyramid; both have `channels` and `strides`.
-        head: shared by all levels.
-        classes: names and original ids; their number must be the head's.
+        backbone, neck, head, classes: as of every detector on a pyramid (see `aweigh.models.detector.Detector`).
         shapes: per level, the anchors of a cell round its point, `[K, 4]` xyxy in pixels.
         fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
         assignment: which anchor learns which box: `"overlap"` (the paper), `"adaptive"` (ATSS) or `"aligned"` (the
@@ -153,7 +142,7 @@ class RetinaNet(nn.Module):
         # detectron2: begins at 100, and each batch counts a tenth.
         self.register_buffer("moving_positives", torch.tensor(100.0) if normaliser == "moving" else None)
 
-        self.selection = RetinaNetSelection(max_detections=max_detections)
+        self.selection = LevelSelection(nms_threshold=0.5, candidates_per_level=1000, max_detections=max_detections)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """The losses if `targets` are given, else the detections of each image."""
