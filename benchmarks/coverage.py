@@ -22,8 +22,8 @@ import torchvision
 
 import aweigh
 from aweigh.annotations.split import Split
-from aweigh.evaluation.coverage import Coverage, measure_coverage
 from aweigh.images.resize import Resize
+from aweigh.inference.coverage import Coverage, measure_coverage
 from aweigh.layouts.load import find_splits, load_split
 from aweigh.models import fcos
 from aweigh.ops import boxes as box_ops

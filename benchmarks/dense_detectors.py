@@ -30,12 +30,12 @@ from measure import peak_memory, processor, step_seconds
 from torch import Tensor
 
 import aweigh
+from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.models.fcos import FCOSOutput
 from aweigh.models.retinanet import RetinaNetOutput
 from aweigh.ops.matching import by_adaptive_samples, by_overlap
-from aweigh.prediction.measure import measure
 from aweigh.structures import Images, Targets
 from aweigh.training.config import TrainConfig
 from aweigh.training.prepare import builder_arguments

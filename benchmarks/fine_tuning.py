@@ -22,8 +22,8 @@ import torch
 from measure import processor, step_seconds
 
 import aweigh
+from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
-from aweigh.prediction.measure import measure
 
 matplotlib.use("agg")
 from matplotlib import pyplot

@@ -23,8 +23,8 @@ import numpy as np
 from aweigh.annotations.split import Split
 from aweigh.evaluation.kitti import NUMBERS
 from aweigh.evaluation.space import LOOSE, kitti_metrics
+from aweigh.inference.detect import detect
 from aweigh.layouts.load import load_split
-from aweigh.prediction.detect import detect
 from aweigh.predictor import load
 
 DEPTH, SIDES, ANGLE = slice(2, 3), slice(3, 6), slice(6, 7)

@@ -31,9 +31,9 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
+from aweigh.inference.device import choose_device, choose_precision, synchronise
 from aweigh.layouts.load import load_split
 from aweigh.models import create
-from aweigh.prediction.device import choose_device, choose_precision, synchronise
 from aweigh.scenes.shapes import write_synthetic
 from aweigh.training.optim import make_optimizer, parameter_groups
 from aweigh.weights.convert.torchvision import fcos_from_torchvision

@@ -21,10 +21,10 @@ from aweigh.detections import Detections
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.images.reader import read_reduced
 from aweigh.images.resize import Resize
+from aweigh.inference.detect import matching_category_ids, read
 from aweigh.layouts.load import load_split
-from aweigh.prediction.detect import matching_category_ids, read
-from aweigh.prediction.tta import PLAIN, SCALES, TTA, Merge, look, merge
 from aweigh.predictor import load
+from aweigh.runtime.tta import PLAIN, SCALES, TTA, Merge, look, merge
 from aweigh.structures import Images
 
 WAYS = {

@@ -17,7 +17,7 @@ from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
 from aweigh.images.resize import Resize
-from aweigh.prediction.device import choose_device
+from aweigh.inference.device import choose_device
 from aweigh.predictor import Predictor, sources
 from aweigh.structures import Images
 

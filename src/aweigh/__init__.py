@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from aweigh.detections import Detections
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.models import DETECTORS, create
-    from aweigh.prediction.tta import TTA
     from aweigh.predictor import Predictor, load
+    from aweigh.runtime.tta import TTA
     from aweigh.structures import Images, Targets
 
 __version__ = "0.1.0"
@@ -28,7 +28,7 @@ _HOME = {
     **dict.fromkeys(("Images", "Targets"), "aweigh.structures"),
     "Classes": "aweigh.classes",
     "Detections": "aweigh.detections",
-    "TTA": "aweigh.prediction.tta",
+    "TTA": "aweigh.runtime.tta",
 }
 
 __all__ = [

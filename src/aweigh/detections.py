@@ -12,105 +12,89 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from aweigh.classes import Classes, KeypointSet, Pairs
 from aweigh.errors import DataError, UsageError, counted
-from aweigh.ops import cuboids as cuboid_ops
-from aweigh.ops import masks as mask_ops
-from aweigh.ops.frames import Frame, exchanged
+from aweigh.geometry import cuboids as cuboid_ops
+from aweigh.geometry import masks as mask_ops
+from aweigh.geometry.frames import Frame
 
 NO_CLASSES = Classes((), ())
 PER_INSTANCE = {"per_instance": True}  # marks the fields that have one entry per object
 
 
 class Instances(Protocol):
-    """`Targets` or `Detections`: dataclasses of objects, some fields of which are marked `PER_INSTANCE`."""
+    """`Targets` or `Detections`: dataclasses of objects, some fields of which are marked `PER_INSTANCE`.
+
+    The fields of the one are tensors, those of the other arrays.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
-    def boxes(self) -> Tensor: ...
+    def boxes(self) -> Any: ...
 
     @property
-    def labels(self) -> Tensor: ...
+    def labels(self) -> Any: ...
 
     @property
-    def keypoints(self) -> Tensor | None: ...
-
-    @property
-    def cuboids(self) -> Tensor | None: ...
+    def cuboids(self) -> Any: ...
 
 
 _Instances = TypeVar("_Instances", bound=Instances)
 
 
-def instance_fields(instances: Instances) -> dict[str, Tensor]:
+def instance_fields(instances: Instances) -> dict[str, Any]:
     names = [entry.name for entry in fields(instances) if entry.metadata.get("per_instance")]
     return {name: getattr(instances, name) for name in names if getattr(instances, name) is not None}
 
 
-def select(instances: _Instances, index: slice | Tensor) -> _Instances:
-    """The objects that a slice, a mask or an index tensor picks."""
-    changed: dict[str, Any] = {name: value[index] for name, value in instance_fields(instances).items()}
-    return replace(instances, **changed)
+def select(instances: _Instances, index: Any) -> _Instances:
+    """The objects that a slice, a mask or an array of rows picks."""
+    return replace(instances, **{name: value[index] for name, value in instance_fields(instances).items()})
 
 
-def move(instances: _Instances, device: torch.device | str) -> _Instances:
-    """The same objects with all tensors on the device."""
-    values = {entry.name: getattr(instances, entry.name) for entry in fields(instances)}
-    changed: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
-    return replace(instances, **changed)
+def check_instances(instances: Instances, array: type) -> None:
+    """`DataError` unless boxes and labels are as `Targets` and `Detections` say, and all fields count as many.
 
-
-def moved_fields(instances: Instances, frame: Frame, *, class_pairs: Pairs, keypoint_pairs: Pairs) -> dict[str, Any]:
-    """Boxes, labels, keypoints and cuboids as `frame` has them; in a mirror those of a pair change places."""
-    changed = {"boxes": frame.boxes(instances.boxes)}
-    if instances.keypoints is not None:
-        changed["keypoints"] = frame.keypoints(instances.keypoints)
-    if instances.cuboids is not None:
-        changed["cuboids"] = frame.cuboids(instances.cuboids)
-    if frame.mirrors:
-        changed["labels"] = exchanged(instances.labels, class_pairs)
-        if instances.keypoints is not None:
-            rows = torch.arange(instances.keypoints.shape[1])
-            changed["keypoints"] = changed["keypoints"][:, exchanged(rows, keypoint_pairs)]
-    return changed
-
-
-def unchecked(instances: _Instances, changed: dict[str, Any]) -> _Instances:
-    copied: _Instances = object.__new__(type(instances))
-    copied.__dict__.update(instances.__dict__ | changed)
-    return copied
-
-
-def check_instances(instances: Instances) -> None:
-    """`DataError` unless boxes and labels are as `Targets` and `Detections` say, and all fields count as many."""
+    array: the type that the fields have.
+    """
     kind, boxes, labels, cuboids = type(instances).__name__, instances.boxes, instances.labels, instances.cuboids
-    if not isinstance(boxes, Tensor) or boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != torch.float32:
-        raise DataError(f"{kind}.boxes must be a float32 tensor [N, 4] of (x0, y0, x1, y1), got {shape_of(boxes)}.")
-    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
-        raise DataError(f"{kind}.labels must be an int64 tensor [N], got {shape_of(labels)}.")
-    finite = boxes.isfinite()
+    called = "array" if array is np.ndarray else "tensor"
+    if not _is(boxes, array, "float32", 2, 4):
+        raise DataError(f"{kind}.boxes must be a float32 {called} [N, 4] of (x0, y0, x1, y1), got {shape_of(boxes)}.")
+    if not _is(labels, array, "int64", 1):
+        raise DataError(f"{kind}.labels must be an int64 {called} [N], got {shape_of(labels)}.")
+    corners = boxes if array is np.ndarray else boxes.numpy(force=True)
+    finite = np.isfinite(corners).all(axis=1)
     if not finite.all():
-        index = int((~finite.all(dim=1)).nonzero()[0, 0])
-        raise DataError(f"{kind}: box {index} is {boxes[index].tolist()}; every coordinate must be finite.")
+        index = int(np.flatnonzero(~finite)[0])
+        raise DataError(f"{kind}: box {index} is {corners[index].tolist()}; every coordinate must be finite.")
     for name, value in instance_fields(instances).items():
         if len(value) != len(boxes):
             raise DataError(
                 f"{kind}.{name} has {counted(len(value), 'entry')}, but there are {counted(len(boxes), 'box')}."
             )
-    if cuboids is not None and (cuboids.ndim != 2 or cuboids.shape[1] != 7 or cuboids.dtype != torch.float32):
+    if cuboids is not None and not _is(cuboids, array, "float32", 2, 7):
         raise DataError(
             f"{kind}.cuboids must be float32 [N, 7] of (u, v, depth, height, width, length, alpha), got "
             f"{shape_of(cuboids)}."
         )
 
 
-def shape_of(value: object) -> str:
-    """For messages: number format and sides of a tensor, the type of anything else."""
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+def _is(value: Any, array: type, dtype: str, dimensions: int, last: int | None = None) -> bool:
+    if not issubclass(type(value), array):
+        return False
+    return (str(value.dtype).removeprefix("torch."), value.ndim) == (dtype, dimensions) and last in (
+        None,
+        value.shape[-1],
+    )
+
+
+def shape_of(value: Any) -> str:
+    """For messages: number format and sides of an array or tensor, the type of anything else."""
+    return f"{value.dtype} {tuple(value.shape)}" if hasattr(value, "dtype") else type(value).__name__
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,38 +104,38 @@ class Detections:
     boxes: `[N, 4]` float32 xyxy in the pixels of the image described by `size_hw` (for a prediction: the original
     image after EXIF rotation). scores: `[N]` float32 in `[0, 1]`. labels: `[N]` int64.
     masks: `[N, S, S]` float32 in `[0, 1]`, the probability that a place is the object's, in the frame of its box;
-    `bitmaps` and `rle` say which pixels these are, as `masks_rounded` has them pasted (see `aweigh.ops.masks`).
+    `bitmaps` and `rle` say which pixels these are, as `masks_rounded` has them pasted (see `aweigh.geometry.masks`).
     keypoints: `[N, K, 3]` float32 `(x, y, score)`, x and y in pixels; any finite score, the higher the surer, drawn
     where it is above 0. keypoint_set: what the K are. cuboids: `[N, 7]` float32, the object as the camera sees it, see
-    `aweigh.ops.cuboids`, u and v in pixels; camera: `[3, 4]` float64, which takes points in space to pixels times depth
-    of this image, where it is known; the two say where the object stands (`solids`). path: the file, when there is one.
-    error: why the image could not be read; then N = 0.
+    `aweigh.geometry.cuboids`, u and v in pixels; camera: `[3, 4]` float64, which takes points in space to pixels times
+    depth of this image, where it is known; the two say where the object stands (`solids`). path: the file, when there
+    is one. error: why the image could not be read; then N = 0.
     """
 
-    boxes: Tensor = field(metadata=PER_INSTANCE)
-    scores: Tensor = field(metadata=PER_INSTANCE)
-    labels: Tensor = field(metadata=PER_INSTANCE)
+    boxes: np.ndarray = field(metadata=PER_INSTANCE)
+    scores: np.ndarray = field(metadata=PER_INSTANCE)
+    labels: np.ndarray = field(metadata=PER_INSTANCE)
     classes: Classes = NO_CLASSES
     size_hw: tuple[int, int] = (0, 0)
-    masks: Tensor | None = field(default=None, metadata=PER_INSTANCE)
-    keypoints: Tensor | None = field(default=None, metadata=PER_INSTANCE)
+    masks: np.ndarray | None = field(default=None, metadata=PER_INSTANCE)
+    keypoints: np.ndarray | None = field(default=None, metadata=PER_INSTANCE)
     path: str | None = None
     error: str | None = None
     masks_rounded: bool = False
     keypoint_set: KeypointSet | None = None
-    cuboids: Tensor | None = field(default=None, metadata=PER_INSTANCE)
-    camera: Tensor | None = None
+    cuboids: np.ndarray | None = field(default=None, metadata=PER_INSTANCE)
+    camera: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        check_instances(self)
+        check_instances(self, np.ndarray)
         _check_masks_and_keypoints(self)
 
     @classmethod
     def empty(cls, classes: Classes, size_hw: tuple[int, int] = (0, 0), **rest: Any) -> Detections:
         return cls(
-            torch.zeros(0, 4),
-            torch.zeros(0),
-            torch.zeros(0, dtype=torch.int64),
+            np.zeros((0, 4), np.float32),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.int64),
             classes=classes,
             size_hw=size_hw,
             **rest,
@@ -160,21 +144,21 @@ class Detections:
     @classmethod
     def unpadded(
         cls,
-        padded: Sequence[Tensor],
+        padded: Sequence[Any],
         *,
         classes: Classes,
         sizes_hw: Sequence[tuple[int, int]],
-        extras: Mapping[str, Tensor] | None = None,
+        extras: Mapping[str, Any] | None = None,
         masks_rounded: bool = False,
         keypoint_set: KeypointSet | None = None,
     ) -> list[Detections]:
-        """One for each image of a batch.
+        """One for each image of a batch, of arrays or of tensors on any device.
 
         padded: boxes `[B, K, 4]`, scores, labels `[B, K]`, number of each `[B]`. extras: what the detector says beside
         them, `masks` `[B, K, S, S]`, `keypoints` `[B, K, number of keypoints, 3]` and `cuboids` `[B, K, 7]`.
         """
-        boxes, scores, labels, count = padded
-        further: Mapping[str, Any] = extras or {}
+        boxes, scores, labels, count = map(_as_array, padded)
+        further: dict[str, Any] = {name: _as_array(values) for name, values in (extras or {}).items()}
         return [
             cls(
                 boxes[i, :n],
@@ -192,14 +176,13 @@ class Detections:
     @staticmethod
     def joined(parts: Sequence[Detections]) -> Detections:
         """The objects of all parts, one part after the other, all of one picture; the rest is the first part's."""
-        fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in instance_fields(parts[0])}
+        fields = {name: np.concatenate([getattr(part, name) for part in parts]) for name in instance_fields(parts[0])}
         return replace(parts[0], **cast(dict[str, Any], fields))
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     __getitem__ = select
-    to = move
 
     def moved(self, frame: Frame, size_hw: tuple[int, int], *, class_pairs: Pairs = ()) -> Detections:
         """The same objects in an image of `size_hw` (height, width), to whose pixels `frame` leads.
@@ -209,11 +192,12 @@ class Detections:
         """
         height, width = size_hw
         pairs = self.keypoint_set.flip_pairs if self.keypoint_set else ()
-        changed = moved_fields(self, frame, class_pairs=class_pairs, keypoint_pairs=pairs)
-        limit = self.boxes.new_tensor([width, height, width, height])
-        changed["boxes"] = changed["boxes"].clamp(min=0).minimum(limit)
+        changed: dict[str, Any] = {
+            **frame.objects(instance_fields(self), class_pairs=class_pairs, keypoint_pairs=pairs)
+        }
+        changed["boxes"] = changed["boxes"].clip(0, np.array([width, height, width, height], np.float32))
         if frame.mirrors and self.masks is not None:
-            changed["masks"] = self.masks.flip(-1)
+            changed["masks"] = self.masks[..., ::-1]
         if self.camera is not None:
             changed["camera"] = frame.camera(self.camera)
         return replace(self, size_hw=size_hw, **changed)
@@ -227,7 +211,7 @@ class Detections:
         """The class name of each detection."""
         return [self.classes.names[label] for label in self.labels.tolist()]
 
-    def bitmaps(self, *, byte_budget: int = mask_ops.BYTE_BUDGET) -> Tensor:
+    def bitmaps(self, *, byte_budget: int = mask_ops.BYTE_BUDGET) -> np.ndarray:
         """Which pixels each object covers, `[N, H, W]` bool; `UsageError` where they take more than `byte_budget`."""
         masks = self._masks()
         return mask_ops.paste(masks, self.boxes, self.size_hw, rounded=self.masks_rounded, byte_budget=byte_budget)
@@ -241,8 +225,8 @@ class Detections:
         texts = mask_ops.run_lengths(self._masks(), self.boxes, self.size_hw, rounded=self.masks_rounded)
         return [{"size": list(self.size_hw), "counts": text} for text in texts]
 
-    def solids(self) -> Tensor:
-        """Where the objects stand, `[N, 7]` float64, see `aweigh.ops.cuboids`; `UsageError` where that is not known."""
+    def solids(self) -> np.ndarray:
+        """Where the objects stand, `[N, 7]` float64, see `aweigh.geometry.cuboids`; `UsageError` where unknown."""
         if self.cuboids is None or self.camera is None:
             raise UsageError(
                 "Where these detections stand is not known: it takes a detector that finds cuboids and the camera's "
@@ -250,7 +234,7 @@ class Detections:
             )
         return cuboid_ops.solids_from_cuboids(self.cuboids, self.camera)
 
-    def _masks(self) -> Tensor:
+    def _masks(self) -> np.ndarray:
         if self.masks is None:
             raise UsageError("These detections have no masks; a detector that finds masks gives them.")
         return self.masks
@@ -274,7 +258,7 @@ class Detections:
             for entry, segmentation in zip(entries, self.rle(), strict=True):
                 entry["segmentation"] = segmentation
         if self.keypoints is not None:
-            for entry, values in zip(entries, self.keypoints.flatten(1).tolist(), strict=True):
+            for entry, values in zip(entries, self.keypoints.reshape(len(self), -1).tolist(), strict=True):
                 entry["keypoints"] = values
         if self.cuboids is not None:
             for entry, values in zip(entries, self.cuboids.tolist(), strict=True):
@@ -282,14 +266,18 @@ class Detections:
         return entries
 
 
+def _as_array(values: Any) -> np.ndarray:
+    return values if isinstance(values, np.ndarray) else values.numpy(force=True)
+
+
 def _check_masks_and_keypoints(found: Detections) -> None:
     masks, keypoints = found.masks, found.keypoints
-    if masks is not None and (masks.ndim != 3 or masks.dtype != torch.float32 or masks.shape[1] != masks.shape[2]):
+    if masks is not None and (masks.ndim != 3 or masks.dtype != np.float32 or masks.shape[1] != masks.shape[2]):
         raise DataError(
             f"Detections.masks must be float32 [N, S, S], probabilities in the frame of each box, got "
             f"{shape_of(masks)}."
         )
-    if keypoints is not None and (keypoints.ndim != 3 or keypoints.shape[2] != 3 or keypoints.dtype != torch.float32):
+    if keypoints is not None and (keypoints.ndim != 3 or keypoints.shape[2] != 3 or keypoints.dtype != np.float32):
         raise DataError(f"Detections.keypoints must be float32 [N, K, 3] of (x, y, score), got {shape_of(keypoints)}.")
     if keypoints is not None and found.keypoint_set is not None and keypoints.shape[1] != len(found.keypoint_set):
         raise DataError(
@@ -297,6 +285,6 @@ def _check_masks_and_keypoints(found: Detections) -> None:
             f"{len(found.keypoint_set)}."
         )
     for name, value in (("masks", masks), ("keypoints", keypoints)):
-        finite = None if value is None else value.isfinite().flatten(1).all(dim=1)
+        finite = None if value is None else np.isfinite(value).reshape(len(value), -1).all(axis=1)
         if finite is not None and not finite.all():
-            raise DataError(f"Detections.{name}: those of object {int((~finite).nonzero()[0, 0])} are not all finite.")
+            raise DataError(f"Detections.{name}: those of object {int(np.flatnonzero(~finite)[0])} are not all finite.")

@@ -16,33 +16,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from aweigh.annotations.proposals import Proposals
-from aweigh.backbones.timm import pack_residual_blocks
-from aweigh.checkpoints.checkpoint import load_model
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError, check_reach
+from aweigh.geometry.frames import Frame
 from aweigh.images.decode import ValueRange
-from aweigh.images.reader import ImageSource, check_reading, read_reduced
+from aweigh.images.reader import ImageSource, check_reading, is_file, is_tensor, read_reduced
 from aweigh.images.resize import Resize
 from aweigh.images.sources import image_paths
-from aweigh.layers import fold_batch_norm, pack_convolutions
-from aweigh.models import PUBLISHED
-from aweigh.models.detector import Detector, network_inputs
-from aweigh.ops.frames import Frame
-from aweigh.prediction.detect import find
-from aweigh.prediction.device import choose_device
-from aweigh.prediction.memory import is_out_of_memory
-from aweigh.prediction.tta import PLAIN, TTA
-from aweigh.structures import Images, padded_proposals
-from aweigh.weights import DEFAULT_MODEL
-from aweigh.weights.load import locate
+from aweigh.runtime.engine import Batch, Engine, is_out_of_memory
+from aweigh.runtime.tta import PLAIN, TTA, find
+
+if TYPE_CHECKING:
+    import torch
+
+    from aweigh.models.detector import Detector
 
 
 def load(
@@ -57,6 +50,11 @@ def load(
     `"box"` is the detector that comes with the package, for the 80 classes of COCO. resize: instead of the one in the
     checkpoint. tta: test augmentation.
     """
+    from aweigh.checkpoints.checkpoint import load_model
+    from aweigh.models import PUBLISHED
+    from aweigh.weights import DEFAULT_MODEL
+    from aweigh.weights.load import locate
+
     model, header = load_model(locate(PUBLISHED[DEFAULT_MODEL]["box"]) if path == "box" else path)
     return Predictor(model, resize or Resize.from_dict(header["resize"]), tta=tta, device=device)
 
@@ -64,30 +62,29 @@ def load(
 MOST_INPUT_PIXELS = 1 << 26  # ours: 0.8 GB as the network's input, and some ten times that inside it
 
 # A picture for each size it is looked at in, perhaps decoded at a reduced one, and the size of the whole.
-_Read = tuple[list[Tensor], tuple[int, int]]
+_Read = tuple[list[np.ndarray], tuple[int, int]]
 
 
 class Predictor:
     """A detector with its resize step: call it with one picture, or let it `stream` over many.
 
-    model: any detector; the predictor keeps a copy of its own, made fast for prediction (evaluation mode, batch
-    normalisation folded into the convolutions, channels-last memory), and leaves the given one as it is.
-    resize: the step that was used in training. tta: test augmentation; a picture is then read once for each size.
-    device: a GPU that CUDA can use when there is one, else the CPU.
+    model: any detector, of which the predictor keeps a copy of its own, made fast for prediction (evaluation mode,
+    batch normalisation folded into the convolutions, channels-last memory), and leaves the given one as it is; or an
+    engine. resize: the step that was used in training. tta: test augmentation; a picture is then read once for each
+    size. device: of a detector: a GPU that CUDA can use when there is one, else the CPU.
     """
 
     def __init__(
-        self, model: Detector, resize: Resize, *, tta: TTA = PLAIN, device: torch.device | str | None = None
+        self, model: Detector | Engine, resize: Resize, *, tta: TTA = PLAIN, device: torch.device | str | None = None
     ) -> None:
-        self.device = choose_device(device)
-        self.model = prepare(model, self.device)
-        self.resize, self.tta = resize, tta
-        self.classes = self.model.classes  # with the category ids of the data it was trained on
+        if isinstance(model, Engine):
+            self.engine: Engine = model
+        else:
+            from aweigh.inference.engine import TorchEngine
 
-    @property
-    def usual_batch(self) -> int:
-        """How many pictures at a time pay on this device: on a CPU one, without padding, is as fast as several."""
-        return 1 if self.device.type == "cpu" else 8
+            self.engine = TorchEngine.prepared(model, device)
+        self.resize, self.tta = resize, tta
+        self.classes = self.engine.classes  # with the category ids of the data it was trained on
 
     def __call__(
         self,
@@ -95,7 +92,7 @@ class Predictor:
         *,
         exif: Literal["apply", "ignore"] = "apply",
         value_range: ValueRange = "auto",
-        proposals: Tensor | None = None,
+        proposals: np.ndarray | None = None,
     ) -> Detections:
         """The objects in one picture, best first. A picture that cannot be read is a `DataError`.
 
@@ -155,7 +152,7 @@ class Predictor:
 
         return results()
 
-    def _detect_or_say_why(self, images: list[tuple[_Read, Tensor | None]]) -> list[Detections | Exception]:
+    def _detect_or_say_why(self, images: list[tuple[_Read, np.ndarray | None]]) -> list[Detections | Exception]:
         """`_detect`; where the memory is too small for all of them, one at a time, and why for those it is too small
         for."""
         try:
@@ -167,37 +164,29 @@ class Predictor:
                 return [error]
         return [result for image in images for result in self._detect_or_say_why([image])]
 
-    @torch.inference_mode()
-    def _detect(self, images: list[tuple[_Read, Tensor | None]]) -> list[Detections]:
+    def _detect(self, images: list[tuple[_Read, np.ndarray | None]]) -> list[Detections]:
         """images: as they were read, run as one padded batch for each size; each with its proposals, in the pixels of
         the whole picture."""
         if not images:
             return []
         sizes_hw = [full_hw for (_, full_hw), _ in images]
-        given = [boxes.float() for _, boxes in images if boxes is not None]
+        given = [boxes.astype(np.float32) for _, boxes in images if boxes is not None]
         batches = [
             self._batch([pictures[number] for (pictures, _), _ in images], resize, sizes_hw, given)
             for number, resize in enumerate(self.tta.resizes(self.resize))
         ]
-        if self.tta.plain:
-            return [found.to("cpu").resized(hw) for found, hw in zip(self.model(batches[0]), sizes_hw)]
-        return find(self.model, self._network, batches, sizes_hw, self.tta)
-
-    def _network(self, images: Images) -> Any:
-        return self.model.network(*network_inputs(self.model, images))
+        return find(self.engine, batches, sizes_hw, self.tta)
 
     def _batch(
-        self, pictures: list[Tensor], resize: Resize, sizes_hw: list[tuple[int, int]], given: list[Tensor]
-    ) -> Images:
-        """pictures: uint8 `[3, h, w]` of any sizes, those of the whole are `sizes_hw`. given: proposals of each."""
+        self, pictures: list[np.ndarray], resize: Resize, sizes_hw: list[tuple[int, int]], given: list[np.ndarray]
+    ) -> Batch:
+        """pictures: uint8 `(h, w, 3)` of any sizes, those of the whole are `sizes_hw`. given: proposals of each."""
         resized = [resize(picture, full_hw=full_hw) for picture, full_hw in zip(pictures, sizes_hw, strict=True)]
-        fill = self.model.pixel_mean.flatten().tolist()
-        batch = Images.stack(resized, divisor=self.model.stride_divisor, fill=fill)
+        batch = Batch.stack(resized, divisor=self.engine.stride_divisor, fill=self.engine.pixel_mean)
         if given:
             frames = [Frame.resize(full_hw, size_hw) for full_hw, size_hw in zip(sizes_hw, batch.sizes_hw)]
-            scaled = [frame.boxes(boxes) for frame, boxes in zip(frames, given, strict=True)]
-            batch = replace(batch, proposals=padded_proposals(scaled))
-        return batch.to(self.device, memory_format=torch.channels_last)
+            batch = batch.with_proposals([frame.boxes(boxes) for frame, boxes in zip(frames, given, strict=True)])
+        return batch
 
     def _read(self, picture: ImageSource, exif: Literal["apply", "ignore"], value_range: ValueRange) -> _Read:
         """Once for each size, of which each may be decoded at its own reduced one, as in evaluation."""
@@ -222,33 +211,19 @@ def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource
     """
     if isinstance(source, str | Path):
         return iter(image_paths(source))
-    if isinstance(source, Image.Image | np.ndarray | Tensor):
-        if not isinstance(source, Image.Image) and source.ndim == 4:
-            return iter(source)
-        return iter([source])
-    return iter(source)
-
-
-def prepare(model: Detector, device: torch.device) -> Detector:
-    """A copy of the detector on `device` that predicts the same and faster; it cannot be trained any more."""
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"A predictor needs a detector, got {type(model).__name__}; aweigh.load(file) reads one.")
-    side = model.stride_divisor
-    zeros = model.pixel_mean.new_zeros
-    example = Images(zeros(1, 3, side, side), [(side, side)], zeros(1, 1, 4))
-
-    def run(copied: Any) -> None:
-        copied.decode(copied.network(*network_inputs(copied, example)), [(side, side)])  # where a second stage computes
-
-    prepared = fold_batch_norm(model, run)
-    prepared = prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-    packed = pack_convolutions(pack_residual_blocks(prepared))  # on a CPU; elsewhere they find nothing to pack
-    return cast(Detector, packed)
+    if isinstance(source, np.ndarray) or is_tensor(source):
+        images: Any = source
+        return iter(images if images.ndim == 4 else [images])
+    if isinstance(source, Image.Image | bytes | bytearray | memoryview) or is_file(source):
+        one: Any = source
+        return iter([one])
+    several: Any = source
+    return iter(several)
 
 
 def _with_proposals(
     image: _Read | Exception, picture: ImageSource, proposals: Proposals | None
-) -> tuple[_Read, Tensor | None] | Exception:
+) -> tuple[_Read, np.ndarray | None] | Exception:
     if proposals is None or isinstance(image, Exception):
         return image if isinstance(image, Exception) else (image, None)
     if not isinstance(picture, str | Path):

@@ -10,25 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from aweigh.classes import Pairs
-from aweigh.detections import (
-    PER_INSTANCE,
-    check_instances,
-    instance_fields,
-    move,
-    moved_fields,
-    select,
-    shape_of,
-    unchecked,
-)
+from aweigh.detections import PER_INSTANCE, check_instances, instance_fields, select, shape_of
 from aweigh.errors import DataError, UsageError, counted
-from aweigh.ops.frames import Frame, exchanged
+from aweigh.geometry.frames import Frame, exchanged
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -102,6 +95,17 @@ class Images:
     def __len__(self) -> int:
         return len(self.sizes_hw)
 
+    def mirrored(self) -> Images:
+        """Each image mirrored left to right in its own corner, with its proposals; the padding stays."""
+        pixels, proposals = self.pixels.clone(), None
+        for slot, image, (height, width) in zip(pixels, self.pixels, self.sizes_hw):
+            slot[:, :height, :width] = image[:, :height, :width].flip(-1)
+        if self.proposals is not None:
+            proposals = self.proposals[..., [2, 1, 0, 3]]
+            widths = proposals.new_tensor([width for _, width in self.sizes_hw])[:, None, None]  # [B, 1, 1]
+            proposals[..., [0, 2]] = widths - proposals[..., [0, 2]]
+        return Images(pixels, self.sizes_hw, proposals)
+
     def to(self, device: torch.device | str, **kwargs: Any) -> Images:
         """kwargs: of the pixels alone, such as their memory order."""
         proposals = None if self.proposals is None else self.proposals.to(device)
@@ -132,6 +136,11 @@ def _place(slot: Tensor, image: Tensor, colour: Tensor) -> None:
     rows[..., :height, width:] = padding[..., width:]
 
 
+_DTYPES = {
+    "boxes": torch.float32, "labels": torch.int64, "ignore": torch.bool, "area": torch.float32, "ids": torch.int64,
+    "masks": torch.bool, "keypoints": torch.float32, "uncertain": torch.bool, "known": torch.bool,
+    "proposals": torch.float32, "cuboids": torch.float32,
+}  # fmt: skip
 _DERIVED = cast(Tensor, None)  # filled in on creation when it is not given
 
 
@@ -144,7 +153,7 @@ class Targets:
     area: `[N]` float32, the object's area in pixels (of its mask where there is one). ids: `[N]` int64, the
     annotation ids. masks: `[N, H, W]` bool. keypoints: `[N, K, 3]` float32 `(x, y, visibility 0 | 1 | 2)`.
     cuboids: `[N, 7]` float32 `(u, v, depth, height, width, length, alpha)`, the object as the camera sees it, see
-    `aweigh.ops.cuboids`; u and v in pixels of this image, NaN for what is not known.
+    `aweigh.geometry.cuboids`; u and v in pixels of this image, NaN for what is not known.
     uncertain: `[N]` bool; an object that may or may not be there, another detector's guess, not `ignore`: it is
     nobody's target, and inside its box its own class gives no negative loss.
     known: `[C]` bool, of the image: the classes it was labelled for, None for all; of any other it may show objects
@@ -167,7 +176,7 @@ class Targets:
     cuboids: Tensor | None = field(default=None, metadata=PER_INSTANCE)
 
     def __post_init__(self) -> None:
-        check_instances(self)
+        check_instances(self, Tensor)
         sides = self.boxes[:, 2:] - self.boxes[:, :2]
         if not (sides > 0).all():
             index = int((sides <= 0).any(dim=1).nonzero()[0, 0])
@@ -196,6 +205,24 @@ class Targets:
         return ~(self.ignore | self.uncertain)
 
     @classmethod
+    def of(cls, boxes: ArrayLike, labels: ArrayLike, **fields: ArrayLike | None) -> Targets:
+        """From lists, arrays or tensors of any numbers, copied: `Targets.of([[10, 20, 50, 80]], [0])`.
+
+        fields: any of the others, as `ids=[7]`.
+        """
+        given = {"boxes": boxes, "labels": labels, **fields}
+        unknown = sorted(set(given) - set(_DTYPES))
+        if unknown:
+            raise UsageError(f"Targets: unknown field {unknown[0]!r}; known: {', '.join(_DTYPES)}.")
+        tensors = {
+            name: torch.as_tensor(np.array(value) if not isinstance(value, Tensor) else value.clone()).to(_DTYPES[name])
+            for name, value in given.items()
+            if value is not None
+        }
+        tensors["boxes"] = tensors["boxes"].reshape(-1, 4) if not len(tensors["boxes"]) else tensors["boxes"]
+        return cls(**tensors)
+
+    @classmethod
     def empty(cls, device: torch.device | str = "cpu") -> Targets:
         return cls(torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device))
 
@@ -203,7 +230,16 @@ class Targets:
         return len(self.boxes)
 
     __getitem__ = select
-    to = move
+
+    def to(self, device: torch.device | str) -> Targets:
+        """The same objects with all tensors on the device."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
+
+    def arrays(self) -> dict[str, np.ndarray | None]:
+        """All fields as arrays, as `aweigh.annotations.split.Split.objects` gives them."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: None if value is None else value.numpy(force=True) for name, value in values.items()}
 
     def moved(
         self, frame: Frame, size_hw: tuple[int, int], *, class_pairs: Pairs = (), keypoint_pairs: Pairs = ()
@@ -215,18 +251,20 @@ class Targets:
         """
         if frame == Frame() and (self.masks is None or self.masks.shape[1:] == size_hw):
             return self
-        changed = moved_fields(self, frame, class_pairs=class_pairs, keypoint_pairs=keypoint_pairs)
-        changed["area"] = frame.areas(self.area)
-        if self.masks is not None:
-            changed["masks"] = frame.masks(self.masks, size_hw)
-        if self.keypoints is not None:
-            changed["keypoints"] = torch.where(changed["keypoints"][..., 2:] > 0, changed["keypoints"], 0.0)
+        arrays = {name: value.numpy(force=True) for name, value in instance_fields(self).items()}
+        changed = frame.objects(arrays, class_pairs=class_pairs, keypoint_pairs=keypoint_pairs)
+        changed["area"] = frame.areas(arrays["area"])
+        if "masks" in arrays:
+            changed["masks"] = frame.masks(arrays["masks"], size_hw)
+        if "keypoints" in arrays:
+            changed["keypoints"] = np.where(changed["keypoints"][..., 2:] > 0, changed["keypoints"], np.float32(0))
         if self.proposals is not None:
-            changed["proposals"] = frame.boxes(self.proposals)
+            changed["proposals"] = frame.boxes(self.proposals.numpy(force=True))
         if frame.mirrors and self.known is not None:
-            rows = torch.arange(len(self.known), device=self.known.device)
-            changed["known"] = self.known[exchanged(rows, class_pairs)]
-        return replace(self, **changed)
+            known = self.known.numpy(force=True)
+            changed["known"] = known[exchanged(np.arange(len(known)), class_pairs)]
+        tensors = {name: torch.from_numpy(value).to(self.boxes.device) for name, value in changed.items()}
+        return replace(self, **tensors)
 
     def resized(self, before_hw: tuple[float, float], size_hw: tuple[int, int]) -> Targets:
         """The same objects in the same image in another size; `before_hw` is the one they are in."""
@@ -235,4 +273,9 @@ class Targets:
     def split(self, counts: Sequence[int]) -> list[Targets]:
         """The first `counts[0]` objects, the next `counts[1]`, and so on; they are valid, and not checked again."""
         parts = {name: torch.split(value, list(counts)) for name, value in instance_fields(self).items()}
-        return [unchecked(self, {name: value[index] for name, value in parts.items()}) for index in range(len(counts))]
+        return [self._unchecked({name: value[index] for name, value in parts.items()}) for index in range(len(counts))]
+
+    def _unchecked(self, changed: dict[str, Tensor]) -> Targets:
+        copied = object.__new__(Targets)
+        copied.__dict__.update(self.__dict__ | changed)
+        return copied

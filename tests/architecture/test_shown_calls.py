@@ -19,7 +19,7 @@ from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.errors import UsageError
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.models import DETECTORS, PUBLISHED
-from aweigh.prediction.tta import TTA
+from aweigh.runtime.tta import TTA
 from aweigh.training.config import TrainConfig, resolve
 
 FUNCTIONS = (evaluate_coco,)

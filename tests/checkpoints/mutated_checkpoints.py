@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from aweigh.checkpoints.checkpoint import read_header
 from aweigh.cli.main import run
 from aweigh.errors import UNPRINTABLE, AweighError
-from aweigh.prediction.memory import high_water
+from aweigh.inference.memory import high_water
 from aweigh.predictor import load
 
 Header = dict[str, Any]

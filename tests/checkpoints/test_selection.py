@@ -20,8 +20,8 @@ from aweigh.arguments import change_settings, settings_of
 from aweigh.checkpoints.checkpoint import load_model, read_header, save_model
 from aweigh.errors import DataError, UsageError
 from aweigh.images.resize import Resize
+from aweigh.inference.device import ON_CPU
 from aweigh.models.detector import Selection
-from aweigh.prediction.device import ON_CPU
 from aweigh.training.debug.crash import _copy
 
 HOURGLASS = {"channels": [8, 8], "blocks": [1, 1], "stem_channels": 8}

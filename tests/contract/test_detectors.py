@@ -19,12 +19,12 @@ from aweigh.arguments import parameters
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.geometry.frames import Frame
 from aweigh.heads.heatmap import HEATMAP_BIAS
+from aweigh.inference.detect import find
 from aweigh.models import DETECTORS, create
 from aweigh.models.detector import UNSAID, Detector, network_inputs
-from aweigh.ops.frames import Frame
-from aweigh.prediction.detect import find
-from aweigh.prediction.tta import TTA, mirrored_images
+from aweigh.runtime.tta import TTA, mirrored_images
 from aweigh.structures import Images, Targets, padded_proposals
 
 CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))

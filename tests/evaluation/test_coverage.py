@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aweigh.evaluation.coverage import Coverage, measure_coverage, pyramid_points
+from aweigh.inference.coverage import Coverage, measure_coverage, pyramid_points
 from aweigh.models import fcos
 from aweigh.ops import boxes as box_ops
 from aweigh.structures import Targets

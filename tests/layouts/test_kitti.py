@@ -17,12 +17,12 @@ from aweigh.errors import DataError, UsageError
 from aweigh.feeding.mixing import join
 from aweigh.feeding.transforms import Augmentation, Transform, flip_horizontally
 from aweigh.feeding.windows import cut_window
+from aweigh.geometry.cuboids import corners, project, solids_from_cuboids
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.kitti import label_text, parse_label, read_camera
 from aweigh.layouts.load import find_splits, load_split
 from aweigh.layouts.save import not_held
-from aweigh.ops.cuboids import corners, project, solids_from_cuboids
 from aweigh.results.kitti import kitti_text
 from aweigh.scenes.road import picture_size, render_road, write_road
 from aweigh.structures import Targets

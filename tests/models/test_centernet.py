@@ -14,8 +14,8 @@ from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet import BUILDERS, CenterNet, CenterNetOutput
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
-from aweigh.prediction.tta import TTA
 from aweigh.predictor import Predictor
+from aweigh.runtime.tta import TTA
 from aweigh.structures import Images, Targets
 from aweigh.weights.load import locate
 

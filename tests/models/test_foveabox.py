@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from aweigh.errors import UsageError
-from aweigh.evaluation.coverage import measure_coverage
+from aweigh.inference.coverage import measure_coverage
 from aweigh.models import create
 from aweigh.models.foveabox import (
     AlignedConv2d,

@@ -13,8 +13,8 @@ from torch.nn import functional
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.ops.cuboids import corners, cuboids_from_solids, project, wrapped
-from aweigh.ops.frames import Frame, exchanged
+from aweigh.geometry.cuboids import corners, cuboids_from_solids, project, wrapped
+from aweigh.geometry.frames import Frame, exchanged
 from aweigh.structures import Targets
 
 few = settings(max_examples=40, deadline=None)

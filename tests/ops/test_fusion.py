@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aweigh.ops.fusion import weighted_box_fusion
+from aweigh.geometry.fusion import weighted_box_fusion
 
 
 def test_two_boxes_by_hand() -> None:

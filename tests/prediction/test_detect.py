@@ -8,10 +8,10 @@ from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
+from aweigh.inference.detect import detect, matching_category_ids
+from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
 from aweigh.models import create
-from aweigh.prediction.detect import detect, matching_category_ids
-from aweigh.prediction.measure import measure
 from aweigh.predictor import Predictor
 
 

@@ -10,8 +10,8 @@ import torch
 from tests.scenes_on_disk import entry, scene, write_coco
 
 from aweigh.annotations.split import Split
-from aweigh.evaluation.coverage import measure_coverage
 from aweigh.images.resize import Resize
+from aweigh.inference.coverage import measure_coverage
 from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.prediction import fit

@@ -19,13 +19,13 @@ from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
 from aweigh.images.resize import Resize
+from aweigh.inference.detect import detect
+from aweigh.inference.measure import choose_select, measure, measure_results
+from aweigh.inference.supervision import keypoint_lines
 from aweigh.layouts.load import load_split
 from aweigh.models import DETECTORS, create
 from aweigh.models.centernet import CenterNetSelection
 from aweigh.ops.masks import encode_counts
-from aweigh.prediction.detect import detect
-from aweigh.prediction.measure import choose_select, measure, measure_results
-from aweigh.prediction.supervision import keypoint_lines
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
 from aweigh.training.config import resolve
 from aweigh.training.logs.log import RunLog, best_epoch, read_log, results_table

@@ -12,14 +12,14 @@ from aweigh.cli.flags import Views
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.geometry.frames import Frame
 from aweigh.images.resize import Resize
+from aweigh.inference.detect import detect, find
 from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.models.centernet import CenterNetSelection
-from aweigh.ops.frames import Frame
-from aweigh.prediction.detect import detect, find
-from aweigh.prediction.tta import PLAIN, SCALES, TTA, merge, mirrored_images
 from aweigh.predictor import Predictor, load
+from aweigh.runtime.tta import PLAIN, SCALES, TTA, merge, mirrored_images
 from aweigh.structures import Images, padded_proposals
 
 HANDS = Classes.from_names(["left hand", "right hand", "ball"])

@@ -14,10 +14,10 @@ from aweigh.evaluation.coco import evaluate_coco
 from aweigh.evaluation.recall import average_recall
 from aweigh.evaluation.voc import evaluate_voc
 from aweigh.images.resize import Resize
+from aweigh.inference.detect import detect
+from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
 from aweigh.models import create
-from aweigh.prediction.detect import detect
-from aweigh.prediction.measure import measure
 from aweigh.training.logs.report import save_evaluation
 from aweigh.training.train import train
 

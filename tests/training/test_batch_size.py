@@ -11,8 +11,8 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.images.resize import Resize
-from aweigh.prediction import memory
-from aweigh.prediction.device import How
+from aweigh.inference import memory
+from aweigh.inference.device import How
 from aweigh.training import batch_size
 from aweigh.training.batch_size import find_batch, worst_batch, worst_of
 from aweigh.training.prepare import prepare

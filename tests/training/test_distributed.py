@@ -90,7 +90,7 @@ def test_metrics_do_not_depend_on_the_number_of_processes(tmp_path_factory, tmp_
         from aweigh.layouts.load import load_split
         from aweigh.images.resize import Resize
         from aweigh import distributed
-        from aweigh.prediction.detect import detect
+        from aweigh.inference.detect import detect
         from aweigh.evaluation.coco import evaluate_coco
         from aweigh.models import create
 

@@ -11,10 +11,10 @@ from tests.runs import write_coco
 from aweigh.errors import DataError, UsageError
 from aweigh.images.reader import read_image
 from aweigh.images.resize import Resize
+from aweigh.inference.device import How
 from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.ops.boxes import pairwise_iou
-from aweigh.prediction.device import How
 from aweigh.proposals.from_detector import propose
 from aweigh.structures import Images
 from aweigh.training.batch_size import worst_batch, worst_of

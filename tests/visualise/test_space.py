@@ -8,7 +8,7 @@ from PIL import Image
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.ops.cuboids import cuboids_from_solids
+from aweigh.geometry.cuboids import cuboids_from_solids
 from aweigh.visualise.colours import PALETTE
 from aweigh.visualise.space import birds_eye, draw_in_space
 

@@ -9,9 +9,9 @@ import torch
 
 import aweigh
 from aweigh.checkpoints.checkpoint import PATHS, read_header
+from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
 from aweigh.models import PUBLISHED, create
-from aweigh.prediction.measure import measure
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.load import BOX
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from aweigh.annotations.flat import offsets, ranges
 from aweigh.errors import DataError, counted
-from aweigh.ops.masks import decode_counts, encode_counts
+from aweigh.geometry.masks import decode_counts, encode_counts
 
 NONE, POLYGONS, COUNTS, COUNT_LIST = 0, 1, 2, 3  # the last two are the same, written as a text or as a list
 SHORT_TEXT = 24  # bytes: a longer text of run lengths tells of pixels

@@ -17,10 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from aweigh.annotations.flat import Packed, offsets, ranges
 from aweigh.errors import DataError, UsageError, counted, printable
@@ -81,9 +79,9 @@ class Proposals:
     def __len__(self) -> int:
         return len(self.files)
 
-    def of_image(self, index: int) -> Tensor:
-        """The boxes of one image `[P_i, 4]`, as a tensor that owns its memory."""
-        return torch.tensor(self.boxes[int(self.first[index]) : int(self.first[index + 1])])
+    def of_image(self, index: int) -> np.ndarray:
+        """The boxes of one image `[P_i, 4]`."""
+        return self.boxes[int(self.first[index]) : int(self.first[index + 1])]
 
     def take(self, images: np.ndarray) -> Proposals:
         """Those of these images `[J]`, in this order."""
@@ -113,7 +111,7 @@ class Proposals:
         found = next((self._rows[end] for end in (file, *ends) if end in self._rows), -1)
         return found if found >= 0 else self._rows_of_last_parts.get(parts[-1] if parts else "", -1)
 
-    def of_picture(self, file: Path, size_hw: tuple[int, int]) -> Tensor:
+    def of_picture(self, file: Path, size_hw: tuple[int, int]) -> np.ndarray:
         """The boxes `[P_i, 4]` of a picture, found by its name; `DataError` where there are none, or of another one."""
         row = self.row(file.as_posix())
         if row < 0:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from aweigh.annotations.coco_entries import coco_entry, decimals
 from aweigh.annotations.flat import Packed, offsets, ranges
@@ -26,7 +24,6 @@ from aweigh.annotations.problems import Problem, report_lines
 from aweigh.annotations.proposals import Proposals, length_of
 from aweigh.classes import Classes
 from aweigh.errors import DataError, UsageError, counted
-from aweigh.structures import Targets
 
 REVIEWED, NEVER_LABELLED, NOT_SAID, LABELS_LOST = 1, 0, -1, -2  # values of `Split.reviewed`
 _PER_ANNOTATION = (
@@ -68,9 +65,9 @@ class Split:
     labelled for all classes. image_extras, extras: what else the source says of each image and annotation, as JSON
     objects, "" for nothing; None when there is nothing at all. header: what else a COCO file says as a whole.
     proposals: of the I images, for a detector that needs them; see `with_proposals`. cuboids: `[N, 7]` float32, objects
-    as the camera of their picture sees them (see `aweigh.ops.cuboids`), NaN where that is not known, None when it never
-    is. cameras: `[I, 3, 4]` float64, from points in space to pixels times depth, NaN where not known. left_out: how
-    many images belong to the split besides, and cannot be used.
+    as the camera of their image sees them (see `aweigh.geometry.cuboids`), NaN where that is not known, None when it
+    never is. cameras: `[I, 3, 4]` float64, from points in space to pixels times depth, NaN where not known. left_out:
+    how many images belong to the split besides, and cannot be used.
     """
 
     name: str
@@ -121,8 +118,8 @@ class Split:
         """`[N]` int64: the image of each annotation."""
         return np.repeat(np.arange(len(self)), np.diff(self.first))
 
-    def targets(self, index: int, *, masks: bool = False) -> Targets:
-        """The annotations of one image as tensors that own their memory, in the pixels of the original image.
+    def objects(self, index: int, *, masks: bool = False) -> dict[str, Any]:
+        """The annotations of one image, in its pixels: the fields of `aweigh.structures.Targets` as arrays.
 
         Keypoints come whenever the data have them, masks when asked for; an object without a mask, in data that have
         some, has one without a pixel. An image that is not `complete` is known for no class.
@@ -130,29 +127,29 @@ class Split:
         index = range(len(self))[index]
         rows = slice(int(self.first[index]), int(self.first[index + 1]))
         known = self.labelled_for(index)
-        return Targets(
-            boxes=torch.tensor(self.boxes[rows]).reshape(-1, 4),
-            labels=torch.tensor(self.labels[rows]),
-            ignore=torch.tensor(self.ignore[rows] & ~self.uncertain[rows]),
-            area=torch.tensor(self.area[rows], dtype=torch.float32),
-            ids=torch.tensor(self.annotation_ids[rows]),
-            masks=self.mask_pixels(index) if masks else None,
-            keypoints=None if self.keypoints is None else torch.tensor(self.keypoints[rows]),
-            cuboids=None if self.cuboids is None else torch.tensor(self.cuboids[rows]),
-            uncertain=torch.tensor(self.uncertain[rows]),
-            known=None if known.all() else torch.tensor(known),
-            proposals=None if self.proposals is None else self.proposals.of_image(index),
-        )
+        return {
+            "boxes": self.boxes[rows],
+            "labels": self.labels[rows],
+            "ignore": self.ignore[rows] & ~self.uncertain[rows],
+            "area": self.area[rows].astype(np.float32),
+            "ids": self.annotation_ids[rows],
+            "masks": self.mask_pixels(index) if masks else None,
+            "keypoints": None if self.keypoints is None else self.keypoints[rows],
+            "cuboids": None if self.cuboids is None else self.cuboids[rows],
+            "uncertain": self.uncertain[rows],
+            "known": None if known.all() else known,
+            "proposals": None if self.proposals is None else self.proposals.of_image(index),
+        }
 
     def mask_pixels(
         self, index: int, out_hw: tuple[int, int] | None = None, step_yx: tuple[float, float] = (1.0, 1.0)
-    ) -> Tensor | None:
+    ) -> np.ndarray | None:
         """`[n, H, W]` bool: the masks of one image, None where the data have none; smaller ones as `Masks.pixels`."""
         if self.masks is None:
             return None
         height, width = self.sizes_hw[index].tolist()
         rows = range(int(self.first[index]), int(self.first[index + 1]))
-        return torch.from_numpy(self.masks.pixels(rows, (height, width), out_hw=out_hw, step_yx=step_yx))
+        return self.masks.pixels(rows, (height, width), out_hw=out_hw, step_yx=step_yx)
 
     def labelled_for(self, index: int) -> np.ndarray:
         """`[C]` bool: the classes that were looked for in this image; of any other it may show unlabelled objects."""

@@ -175,7 +175,7 @@ def advice(bundle: "Bundle", exact: "Examination", again: "Examination", blamed:
 
 def drawn(bundle: "Bundle", number: int, blamed: "Blame | None") -> "Image":
     """The images of a batch with their boxes, the failing ones marked below."""
-    from aweigh.visualise.pictures import draw_targets
+    from aweigh.visualise.pictures import draw_objects
     from aweigh.visualise.sheet import grid
 
     batch, told = bundle.batches[number], bundle.record["batches"][number]["images"]
@@ -185,7 +185,7 @@ def drawn(bundle: "Bundle", number: int, blamed: "Blame | None") -> "Image":
         height, width = batch.images.sizes_hw[image]
         pixels = batch.images.pixels[image, :, :height, :width].nan_to_num().clamp(0, 1)
         known = bool((targets.labels < len(bundle.model.classes)).all())
-        pictures.append(draw_targets(pixels, targets, bundle.model.classes if known else None))
+        pictures.append(draw_objects(pixels, targets.arrays(), bundle.model.classes if known else None))
         captions.append(f"image {told[image]['id']}{', fails' if image in bad else ''}")
     return grid(pictures, captions=captions)
 

@@ -8,8 +8,9 @@ from aweigh.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from aweigh.annotations.proposals import Proposals
-    from aweigh.models import Detector
+    from aweigh.inference.engine import TorchEngine
     from aweigh.predictor import Predictor
+    from aweigh.runtime.engine import Engine
 
 
 def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views()) -> "Predictor":
@@ -23,7 +24,8 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
 
     tta = views.augmentation()
     predictor = _find_detector(model, chosen.weights, chosen.device)
-    change_settings(predictor.model, chosen.changes())
+    if changes := chosen.changes():
+        change_settings(torch_engine(predictor).model, changes)
     if views.resize:
         predictor.resize = predictor.resize.with_size(views.resize)
     predictor.tta = tta
@@ -33,8 +35,8 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
 
 def _find_detector(model: str, weights: str, device: str) -> "Predictor":
     from aweigh.images.resize import Resize
+    from aweigh.inference.device import choose_device
     from aweigh.models import DETECTORS, PUBLISHED, create
-    from aweigh.prediction.device import choose_device
     from aweigh.predictor import Predictor, load
 
     chosen = choose_device(device)
@@ -59,6 +61,15 @@ def _find_detector(model: str, weights: str, device: str) -> "Predictor":
     return Predictor(detector, Resize(**detector.record.resize), device=chosen)
 
 
+def torch_engine(predictor: "Predictor") -> "TorchEngine":
+    """What computes, for commands that ask more than detections of it."""
+    from aweigh.inference.engine import TorchEngine
+
+    if not isinstance(predictor.engine, TorchEngine):
+        raise UsageError(f"{predictor.engine.name} is not computed by torch; name a checkpoint.")
+    return predictor.engine
+
+
 def checkpoint_of(model: str) -> str:
     """The file of a checkpoint: of a run folder its best weights."""
     best = Path(model) / "best.safetensors"
@@ -67,14 +78,14 @@ def checkpoint_of(model: str) -> str:
     return str(best) if Path(model).is_dir() else model
 
 
-def given_proposals(detector: "Detector", file: Path | None) -> "Proposals | None":
+def given_proposals(engine: "Engine", file: Path | None) -> "Proposals | None":
     """The proposals of a file, which a detector must need, and cannot do without then."""
     from aweigh.annotations.proposals import read_proposals
 
-    if detector.needs_proposals and file is None:
+    if engine.needs_proposals and file is None:
         raise UsageError(
-            f"{detector.builder} proposes no regions itself: add --proposals-file FILE; `aweigh proposals` makes one."
+            f"{engine.name} proposes no regions itself: add --proposals-file FILE; `aweigh proposals` makes one."
         )
-    if file is not None and not detector.needs_proposals:
-        raise UsageError(f"--proposals-file {file}: {detector.builder} proposes regions itself; leave it out.")
+    if file is not None and not engine.needs_proposals:
+        raise UsageError(f"--proposals-file {file}: {engine.name} proposes regions itself; leave it out.")
     return None if file is None else read_proposals(file)

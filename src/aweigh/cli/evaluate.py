@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from aweigh.cli.detectors import find_detector, given_proposals
+from aweigh.cli.detectors import find_detector, given_proposals, torch_engine
 from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.annotations.split import Split
-    from aweigh.prediction.measure import Measurement
+    from aweigh.inference.measure import Measurement
     from aweigh.predictor import Predictor
 
 USUAL = "coco"
@@ -67,7 +67,7 @@ def command(
         tell_proposals(detector, part, json_file, data, weights, loading)
         return
     predictor = find_detector(detector, weights, views)
-    keypoints = "keypoints" in predictor.model.extras
+    keypoints = "keypoints" in predictor.engine.extras
     part = split_to_measure(detector, data, split, keypoints=keypoints, strict=loading.strict, **files.to_dict())
     tell_split(part)
     names = [] if metric == USUAL else [name.strip() for name in metric.split(",")]
@@ -106,19 +106,20 @@ def measure(
     predictor: "Predictor", part: "Split", names: Sequence[str], proposals_file: Path | None, loading: Loading
 ) -> "Measurement":
     """The numbers of a split, with a bar; what was wrong with its pictures is said."""
-    from aweigh.prediction.measure import measure
+    from aweigh.inference.measure import measure
 
     part = part.measurable()
-    if given := given_proposals(predictor.model, proposals_file):
+    if given := given_proposals(predictor.engine, proposals_file):
         part = part.with_proposals(given)
+    engine = torch_engine(predictor)
     with bar("measuring", len(part)) as show:
         found = measure(
-            predictor.model,
+            engine.model,
             predictor.resize,
             part,
             names,
-            batch=loading.batch or predictor.usual_batch,
-            device=predictor.device,
+            batch=loading.batch or predictor.engine.usual_batch,
+            device=engine.how.device,
             workers=loading.workers,
             tta=predictor.tta,
             max_bad=loading.max_bad,
@@ -131,36 +132,38 @@ def measure(
 
 def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed: Mapping[str, float]) -> Iterator[str]:
     """What the numbers depend on, and the time, as lines."""
-    model, selection = predictor.model, predictor.model.selection
+    engine = torch_engine(predictor)
+    selection = engine.selection
     resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
     yield (
         f"score above {selection.score_threshold:g}, NMS at IoU {selection.nms_threshold:g}, at most "
         f"{counted(selection.max_detections, 'detection')} per image; resize: {resize}; "
-        f"batch {loading.batch or predictor.usual_batch}"
+        f"batch {loading.batch or predictor.engine.usual_batch}"
     )
     if changes := weights.changes():
         yield f"set: {', '.join(f'{name} {value}' for name, value in changes.items())}"
     if not predictor.tta.plain:
-        yield from predictor.tta.describe(model)
+        yield from predictor.tta.describe(engine)
     times = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
-    yield f"ms per image: {times} ({predictor.device})"
+    yield f"ms per image: {times} ({engine.how.device})"
 
 
 def settings(predictor: "Predictor", loading: Loading) -> dict[str, Any]:
     """What the numbers depend on, for a file of them."""
     from aweigh.arguments import settings_of
 
-    model = predictor.model
+    engine = torch_engine(predictor)
+    model = engine.model
     return {
         "builder": model.builder,
         "resize": predictor.resize.to_dict(),
-        "tta": None if predictor.tta.plain else predictor.tta.to_dict(model),
+        "tta": None if predictor.tta.plain else predictor.tta.to_dict(engine),
         "score_threshold": model.selection.score_threshold,
         "nms_threshold": model.selection.nms_threshold,
         "max_detections": model.selection.max_detections,
         "selection": settings_of(model),
-        "batch": loading.batch or predictor.usual_batch,
-        "device": str(predictor.device),
+        "batch": loading.batch or predictor.engine.usual_batch,
+        "device": str(engine.how.device),
     }
 
 
@@ -174,6 +177,5 @@ def draw(predictor: "Predictor", found: "Measurement", plots: Path | None, pictu
         log().print(f"Plots: {plots}")
     if picture is not None:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        how: dict[str, Any] = {"device": predictor.device, "tta": predictor.tta}
-        save_predictions(predictor.model, predictor.resize, found.split, picture, **how)
+        save_predictions(predictor.engine, predictor.resize, found.split, picture, tta=predictor.tta)
         log().print(f"Picture: {picture}")

@@ -14,7 +14,7 @@ from cyclopts import Group, Parameter
 from aweigh.errors import UsageError, check_reach, did_you_mean
 
 if TYPE_CHECKING:
-    from aweigh.prediction.tta import TTA
+    from aweigh.runtime.tta import TTA
 
 
 def _flag(help: str, show_default: bool = False, **rest: Any) -> Parameter:
@@ -174,7 +174,7 @@ class Views:
 
     def augmentation(self) -> "TTA":
         """What --tta, --scales, --merge and --flip-pairs say; a `UsageError` where they do not go together."""
-        from aweigh.prediction.tta import SCALES, TTA
+        from aweigh.runtime.tta import SCALES, TTA
 
         known = ("flip", "multiscale")
         words = [word.strip() for word in self.tta.split(",")] if self.tta else []

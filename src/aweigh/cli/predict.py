@@ -84,13 +84,13 @@ def command(
     paths = list(dict.fromkeys(given_paths if of_data is None else of_data.ids))
     predictor = find_detector(model, weights, views)
     if not predictor.tta.plain:
-        log().print("\n".join(predictor.tta.describe(predictor.model)))
+        log().print("\n".join(predictor.tta.describe(predictor.engine)))
     finish = finishing(predictor, score, classes, camera)
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
-    stream = partial(predictor.stream, proposals=given_proposals(predictor.model, proposals_file))
+    stream = partial(predictor.stream, proposals=given_proposals(predictor.engine, proposals_file))
     drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
     tally = Tally()
-    found = map(finish, stream(paths, batch or predictor.usual_batch, **reading))
+    found = map(finish, stream(paths, batch or predictor.engine.usual_batch, **reading))
     results, ids = draw_each(found, drawn, reading, tally.lose), None
     if of_data is not None:
         stored: Reading = {**reading, "exif": "ignore"}
@@ -146,9 +146,9 @@ def finishing(
     from aweigh.layouts.kitti import read_camera
     from aweigh.prediction.drawing import keep, with_camera
 
-    in_space = "cuboids" in predictor.model.extras
+    in_space = "cuboids" in predictor.engine.extras
     if camera is not None and not in_space:
-        raise UsageError(f"--camera {camera}: {predictor.model.builder} finds no objects in space; leave it out.")
+        raise UsageError(f"--camera {camera}: {predictor.engine.name} finds no objects in space; leave it out.")
     if camera is not None and not camera.is_dir():
         read_camera(camera)  # one for all of them: what is wrong with it is told at once
     labels = [predictor.classes.label(name) for name in classes] or list(range(len(predictor.classes)))
@@ -163,7 +163,7 @@ def tell_lost(writer: "DetectionWriter", format: str, predictor: "Predictor", ta
     """What could not be written, or not as it should."""
     from aweigh.results import FORMATS
 
-    extras = predictor.model.extras
+    extras = predictor.engine.extras
     if "cuboids" in extras and tally.without_camera:
         log().print(
             f"The camera of {counted(tally.without_camera, 'picture')} is not known, nor where "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 import aweigh
-from aweigh.cli.detectors import find_detector
+from aweigh.cli.detectors import find_detector, torch_engine
 from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, OwnIds, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
@@ -102,15 +102,16 @@ def collect(
         found, remarks = given.best(number), []
     else:
         predictor = find_detector(source, weights)
+        engine = torch_engine(predictor)
         with bar("proposing", len(part)) as show:
             found, problems, unread = propose(
-                predictor.model,
+                engine.model,
                 predictor.resize,
                 part,
                 number=number,
                 made=made,
-                batch=loading.batch or predictor.usual_batch,
-                device=predictor.device,
+                batch=loading.batch or engine.usual_batch,
+                device=engine.how.device,
                 workers=loading.workers,
                 progress=lambda done, total: show(done),
                 max_bad=loading.max_bad,

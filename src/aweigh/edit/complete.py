@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from aweigh.annotations.flat import Packed, offsets
 from aweigh.annotations.masks import Masks
@@ -27,7 +26,7 @@ from aweigh.annotations.split import REVIEWED, LabelSets, Split
 from aweigh.classes import Classes
 from aweigh.edit.merge import recast
 from aweigh.errors import DataError, UsageError, counted, printable, some_of
-from aweigh.ops.boxes import pairwise_iou
+from aweigh.geometry.boxes import pairwise_iou
 from aweigh.results.coco import ResultsFile, known_images, read_results_file
 
 SCORE, UNCERTAIN = 0.4, 0.15  # ours: from where on a proposal is an object, and from where on it is taken at all
@@ -268,7 +267,7 @@ def _beside_people(split: Split, added: _Added, remarks: list[str]) -> _Added:
         own = own[~split.ignore[own]]
         if not len(own):
             continue
-        ious = pairwise_iou(torch.from_numpy(added.boxes[group]), torch.from_numpy(split.boxes[own]).double()).numpy()
+        ious = pairwise_iou(added.boxes[group], split.boxes[own])
         alike = added.labels[group][:, None] == split.labels[own][None]
         keep[group] = ~((ious > SAME_PLACE) & alike).any(axis=1)
         doubted[group] = (ious > SAME_PLACE).any(axis=1)

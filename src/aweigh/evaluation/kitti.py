@@ -24,11 +24,10 @@ from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from aweigh.errors import DataError, counted, escaped
-from aweigh.ops.boxes import pairwise_iou, pairwise_share
-from aweigh.ops.cuboids import birds_eye_iou, solid_iou
+from aweigh.geometry.boxes import pairwise_iou, pairwise_share
+from aweigh.geometry.cuboids import birds_eye_iou, solid_iou
 
 Measure = Literal["box", "birds_eye", "space"]
 MEASURES: tuple[Measure, ...] = ("box", "birds_eye", "space")
@@ -50,7 +49,7 @@ class Objects:
     """The annotated objects of one image, regions among them.
 
     kinds: their types. boxes: `[G, 4]` xyxy, pixels. truncated `[G]`, occluded `[G]`, as KITTI has them. solids: `[G,
-    7]`, see `aweigh.ops.cuboids`, NaN for what has no place in space. alphas: `[G]`, radians.
+    7]`, see `aweigh.geometry.cuboids`, NaN for what has no place in space. alphas: `[G]`, radians.
     """
 
     kinds: Sequence[str]
@@ -214,17 +213,13 @@ class _Image:
     def of(cls, objects: Objects, found: Found, name: str, measure: Measure, overlap: float) -> _Image:
         region = np.array([kind == REGION for kind in objects.kinds], dtype=bool)
         kept = _take(objects, ~region)
-        boxes = torch.tensor(found.boxes).double().view(-1, 4)
-        in_region = np.zeros(len(boxes), dtype=bool)
-        if measure == "box" and region.any() and len(boxes):
-            others = torch.tensor(objects.boxes[region]).double()
-            in_region = (pairwise_share(boxes, others) > overlap).any(dim=1).numpy()
+        in_region = np.zeros(len(found.boxes), dtype=bool)
         if measure == "box":
-            shared = pairwise_iou(torch.tensor(kept.boxes).double().view(-1, 4), boxes).numpy()
+            in_region |= (pairwise_share(found.boxes, objects.boxes[region]) > overlap).any(axis=1)
+            shared = pairwise_iou(kept.boxes, found.boxes)
         else:
             iou = birds_eye_iou if measure == "birds_eye" else solid_iou
-            shared = iou(torch.tensor(kept.solids).view(-1, 7), torch.tensor(found.solids).view(-1, 7)).numpy()
-            shared = np.nan_to_num(shared)
+            shared = np.nan_to_num(iou(kept.solids, found.solids))
         error = kept.alphas[:, None] - found.alphas[None]
         own = np.array([kind == name for kind in kept.kinds], dtype=bool)
         if measure != "box":  # an object without a place in space need not be found there

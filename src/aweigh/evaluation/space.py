@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from aweigh.annotations.split import Split
 from aweigh.classes import KeypointSet
 from aweigh.evaluation.kitti import Found, KittiMetrics, Objects, evaluate_kitti
+from aweigh.geometry.cuboids import solids_from_cuboids
 from aweigh.layouts.kitti import REGION
-from aweigh.ops.cuboids import solids_from_cuboids
 
 # Of the second table that papers give, where KITTI's own overlaps leave next to nothing for one camera.
 LOOSE = {"Car": 0.5, "Pedestrian": 0.25, "Cyclist": 0.25}
@@ -77,7 +76,7 @@ def _found(results: Sequence[Mapping[str, Any]], names: Mapping[int, str], camer
 def _solids(cuboids: np.ndarray, camera: np.ndarray) -> np.ndarray:
     if not np.isfinite(camera).all():
         return np.full((len(cuboids), 7), np.nan)
-    return solids_from_cuboids(torch.tensor(cuboids), torch.tensor(camera)).numpy()
+    return solids_from_cuboids(cuboids, camera)
 
 
 _CORNERS = np.array([[1.0, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]])  # xywh @ this: xyxy

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         """One picture on its own, and what had to be mended; `_UnreadablePicture` where it cannot be read."""
         path = self.split.paths[row]
         declared_hw = (int(self.split.sizes_hw[row, 0]), int(self.split.sizes_hw[row, 1]))
-        targets = self.split.targets(row)
+        targets = targets_of(self.split, row)
         if self.keypoints and targets.keypoints is None:
             targets = replace(targets, keypoints=torch.zeros(len(targets), self.keypoints, 3))
         if self.cuboids and targets.cuboids is None:
@@ -140,13 +140,19 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
             image_hw = (image.shape[1], image.shape[2])
             if masks:
                 pixels = self.split.mask_pixels(row, *_grid(declared_hw, full_hw, image_hw))
-                if pixels is None and self.masks:
-                    pixels = torch.zeros(len(targets), *image_hw, dtype=torch.bool)
-                targets = replace(targets, masks=pixels)
+                if pixels is not None:
+                    targets = replace(targets, masks=torch.from_numpy(pixels))
+                elif self.masks:
+                    targets = replace(targets, masks=torch.zeros(len(targets), *image_hw, dtype=torch.bool))
         except DataError as error:
             problem = Problem("unreadable picture", str(path), None, _reason(error, path), SKIPPED)
             raise _UnreadablePicture(problem) from error
         return self.transform(image, targets, generator, full_hw=full_hw), problem
+
+
+def targets_of(split: Split, row: int, *, masks: bool = False) -> Targets:
+    """The annotations of one image, in its pixels; see `Split.objects`."""
+    return Targets.of(**split.objects(row, masks=masks))
 
 
 class _UnreadablePicture(Exception):
@@ -163,6 +169,14 @@ def _chances(split: Split, draws: np.ndarray | None) -> tuple[np.ndarray, np.nda
     return np.cumsum(weights), np.cumsum(with_objects if with_objects.any() else weights)
 
 
+def _read(
+    path: Path, needed: SizeRule | None, exif: Literal["apply", "ignore"] = "apply"
+) -> tuple[Tensor, tuple[int, int]]:
+    """`read_reduced` as a tensor `[3, h, w]`, in the memory order of the image."""
+    pixels, full_hw = read_reduced(path, needed, exif=exif)
+    return torch.from_numpy(pixels).permute(2, 0, 1), full_hw
+
+
 def read_annotated(
     path: Path, targets: Targets, declared_hw: tuple[int, int], needed: SizeRule | None = None
 ) -> tuple[Tensor, Targets, tuple[int, int], Problem | None]:
@@ -173,11 +187,11 @@ def read_annotated(
     EXIF rotation, the annotations were made on the unrotated pixels, and these are used. Where it is the same picture
     at another size, the boxes are scaled to it.
     """
-    image, full_hw = read_reduced(path, needed)
+    image, full_hw = _read(path, needed)
     problem = None
     if full_hw != declared_hw:
         said = f"annotations say {declared_hw[1]} x {declared_hw[0]}, the picture is {full_hw[1]} x {full_hw[0]}"
-        unrotated = read_reduced(path, needed, exif="ignore") if full_hw[::-1] == declared_hw else None
+        unrotated = _read(path, needed, exif="ignore") if full_hw[::-1] == declared_hw else None
         if unrotated is not None and unrotated[1] == declared_hw:
             image, full_hw = unrotated
             detail = f"{said} once its EXIF rotation is applied; used without rotation, as it was annotated"

@@ -24,6 +24,7 @@ import torch
 from torch import Generator, Tensor
 
 from aweigh.feeding.randomness import random_window, uniform
+from aweigh.feeding.resize import resize_pixels, to_float
 from aweigh.feeding.transforms import Augmentation
 from aweigh.feeding.windows import (
     blank,
@@ -33,8 +34,7 @@ from aweigh.feeding.windows import (
     pixel_counts,
     without_depth,
 )
-from aweigh.images.resize import resize_pixels, to_float
-from aweigh.ops.frames import Frame
+from aweigh.geometry.frames import Frame
 from aweigh.structures import IMAGENET_MEAN, Targets
 
 MOSAIC_CENTER = (0.3, 0.7)  # where the four pictures meet, as a share of the sides; ours

@@ -22,9 +22,10 @@ from aweigh.classes import Classes, Pairs
 from aweigh.errors import UsageError, counted
 from aweigh.feeding.colour import COLOR_REACH, jitter_color, shift_color, shuffle_color
 from aweigh.feeding.randomness import random_window, uniform
+from aweigh.feeding.resize import resize_pixels, to_float
 from aweigh.feeding.windows import CROP_SIDE, affine_crop, cut_window, random_crop, without_depth
-from aweigh.images.resize import Resize, resize_pixels, span, to_float
-from aweigh.ops.frames import Frame
+from aweigh.geometry.frames import Frame
+from aweigh.images.resize import Resize, span
 from aweigh.structures import Targets
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from aweigh.feeding.randomness import random_window, uniform
+from aweigh.geometry.frames import Frame
 from aweigh.images.reader import reduction
-from aweigh.ops.frames import Frame
 from aweigh.structures import IMAGENET_MEAN, Targets
 
 CROP_TRIES = 10

@@ -19,9 +19,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image, TiffImagePlugin, _imaging
-from torch import Tensor
 
 from aweigh.errors import DataError, UsageError
 
@@ -154,13 +152,13 @@ def _unmapped(image: Any) -> Iterator[None]:
         image.filename = filename
 
 
-def pixels_of(image: Image.Image, turn: int, value_range: ValueRange, name: str, factor: int = 1) -> Tensor:
-    """A loaded image as uint8 `[3, H, W]`, RGB, turned by an orientation, in the memory order of its rows.
+def pixels_of(image: Image.Image, turn: int, value_range: ValueRange, name: str, factor: int = 1) -> np.ndarray:
+    """A loaded image as uint8 `(H, W, 3)`, RGB, turned by an orientation.
 
     factor: by how much both sides are reduced, as means of squares; sides that it does not divide are rounded up.
     """
     try:
-        return torch.from_numpy(_converted(image, turn, value_range, name, factor)).permute(2, 0, 1)
+        return _converted(image, turn, value_range, name, factor)
     except MemoryError as error:
         raise too_much_memory(name, image) from error
 

@@ -1,6 +1,6 @@
 """One reader for every picture: training, evaluation and prediction see the same pixels.
 
-The result is always a uint8 tensor `[3, H, W]`, RGB. Choices made here, once:
+The result is always a uint8 array `(H, W, 3)`, RGB. Choices made here, once:
 
 - The EXIF orientation is applied (`exif="apply"`), so that a photograph is upright.
 - Grey, grey with alpha, palette, palette with transparency, RGBA, CMYK and one-bit pictures become RGB. What is
@@ -21,17 +21,17 @@ from 33 megapixels on, which bounds the memory. `read_image` gives every pixel.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
-from torch import Tensor
 
 from aweigh.errors import DataError, UsageError, counted
 from aweigh.files import special
@@ -50,7 +50,10 @@ from aweigh.images.decode import (
     to_8_bits,
 )
 
-ImageSource = str | Path | Image.Image | np.ndarray | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageSource: TypeAlias = "str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
 SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole picture -> those it is needed in
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
@@ -73,15 +76,16 @@ def read_image(
     exif: Literal["apply", "ignore"] = "apply",
     value_range: ValueRange = "auto",
     max_pixels: int = MAX_PIXELS,
-) -> Tensor:
-    """Any picture as a uint8 tensor `[3, H, W]`, RGB.
+) -> np.ndarray:
+    """Any picture as a uint8 array `(H, W, 3)`, RGB.
 
-    source: a path, a PIL image, an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`, or a tensor `[3, H, W]`
-    or `[1, H, W]`. exif: whether the orientation of a photograph is applied. value_range: `(lo, hi)` of the values
-    that become 0 and 255, for pictures of more than 8 bits. max_pixels: larger pictures are refused.
+    source: a path, the bytes of a file, a file opened for reading bytes, a PIL image, an array `(H, W)`, `(H, W, 1)`,
+    `(H, W, 3)` or `(H, W, 4)`, or a tensor of torch `[3, H, W]`, `[4, H, W]`, `[1, H, W]` or `[H, W]`. exif: whether
+    the orientation of a photograph is applied. value_range: `(lo, hi)` of the values that become 0 and 255, for
+    pictures of more than 8 bits. max_pixels: larger pictures are refused.
     """
     pixels, _ = read_reduced(source, None, exif=exif, value_range=value_range, max_pixels=max_pixels)
-    return pixels.contiguous()
+    return pixels
 
 
 def read_reduced(
@@ -91,17 +95,21 @@ def read_reduced(
     exif: Literal["apply", "ignore"] = "apply",
     value_range: ValueRange = "auto",
     max_pixels: int = MAX_PIXELS,
-) -> tuple[Tensor, tuple[int, int]]:
+) -> tuple[np.ndarray, tuple[int, int]]:
     """A picture in no less than twice the size that is needed, and the height and width of the whole.
 
     needed: from the height and width of the whole (upright) picture to those it is going to be scaled to; None: every
-    pixel. The tensor is uint8 `[3, h, w]`, RGB, in any memory order. What is at x in the whole is at `x / reduction`
+    pixel. The array is uint8 `(h, w, 3)`, RGB. What is at x in the whole is at `x / reduction`
     in it, see `reduction`. JPEG files are reduced, and those of other formats of more than 33 megapixels.
     """
     check_reading(exif, value_range)
     if isinstance(source, str | Path):
         return _from_file(Path(source), needed, exif, value_range, max_pixels)
-    if isinstance(source, Tensor):
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _from_file(BytesIO(source), needed, exif, value_range, max_pixels)
+    if is_file(source):
+        return _from_file(_in_memory(source), needed, exif, value_range, max_pixels)
+    if is_tensor(source):
         pixels = _from_array(_channels_last(source), value_range, "the tensor")
     elif isinstance(source, np.ndarray):
         pixels = _from_array(source, value_range, "the array")
@@ -110,9 +118,27 @@ def read_reduced(
             pixels = pixels_of(source, loaded(source, exif, "the image"), value_range, "the image")
     else:
         raise UsageError(
-            f"An image is a path, a PIL image, an array (H, W, 3) or a tensor [3, H, W], got {type(source)}."
+            f"An image is a path, bytes, an open file, a PIL image, an array (H, W, 3) or a tensor [3, H, W], got "
+            f"{type(source)}."
         )
-    return pixels, (pixels.shape[1], pixels.shape[2])
+    return pixels, (pixels.shape[0], pixels.shape[1])
+
+
+def is_tensor(source: object) -> bool:
+    """Whether this is a tensor of torch, which is not imported for it."""
+    return any(kind.__module__ == "torch" and kind.__name__ == "Tensor" for kind in type(source).__mro__)
+
+
+def is_file(source: object) -> bool:
+    """Whether this can be read like an open file."""
+    return hasattr(source, "read") and not isinstance(source, Image.Image | np.ndarray)
+
+
+def _in_memory(file: Any) -> BytesIO:
+    content = file.read()
+    if not isinstance(content, bytes | bytearray):
+        raise UsageError(f"A file has to be opened for reading bytes, as by open(name, 'rb'), got {type(file)}.")
+    return BytesIO(content)
 
 
 def reduction(image_hw: tuple[int, int], full_hw: tuple[int, int]) -> int:
@@ -137,9 +163,9 @@ def check_reading(exif: str, value_range: ValueRange) -> None:
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int | None = None) -> Iterator[Image.Image]:
+def opened(file: Path | BytesIO, max_pixels: int | None = None) -> Iterator[Image.Image]:
     """A picture file as Pillow opens it, header read and pixels not yet; what Pillow prints meanwhile is not shown."""
-    with quiet(), _opened(path, MAX_PIXELS if max_pixels is None else max_pixels) as image:
+    with quiet(), _opened(file, MAX_PIXELS if max_pixels is None else max_pixels) as image:
         yield image
 
 
@@ -152,9 +178,10 @@ def read_size(path: Path, *, exif: Literal["apply", "ignore"] = "apply") -> tupl
 
 
 def _from_file(
-    path: Path, needed: SizeRule | None, exif: str, value_range: ValueRange, max_pixels: int
-) -> tuple[Tensor, tuple[int, int]]:
-    with opened(path, max_pixels) as image:
+    file: Path | BytesIO, needed: SizeRule | None, exif: str, value_range: ValueRange, max_pixels: int
+) -> tuple[np.ndarray, tuple[int, int]]:
+    name = _name(file)
+    with opened(file, max_pixels) as image:
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             width, height = image.size
             turn = orientation(image) if exif == "apply" else 1
@@ -162,12 +189,16 @@ def _from_file(
             factor = _fitting(full_hw, needed, turned=turn != 1)
             if factor > 1:
                 image.draft(None, (width // factor, height // factor))
-            return pixels_of(image, loaded(image, exif, str(path)), value_range, str(path)), full_hw
-        turn = loaded(image, exif, str(path))
+            return pixels_of(image, loaded(image, exif, name), value_range, name), full_hw
+        turn = loaded(image, exif, name)
         full_hw = image.size if turn >= 5 else image.size[::-1]
         large = image.width * image.height > LARGE
         factor = _fitting(full_hw, needed, turned=turn != 1) if large else 1
-        return pixels_of(image, turn, value_range, str(path), factor), full_hw
+        return pixels_of(image, turn, value_range, name, factor), full_hw
+
+
+def _name(file: Path | BytesIO) -> str:
+    return str(file) if isinstance(file, Path) else "the image"
 
 
 def _fitting(full_hw: tuple[int, int], needed: SizeRule | None, *, turned: bool) -> int:
@@ -181,27 +212,28 @@ def _fitting(full_hw: tuple[int, int], needed: SizeRule | None, *, turned: bool)
     return max(fitting, default=1)
 
 
-def _opened(path: Path, max_pixels: int) -> Image.Image:
+def _opened(file: Path | BytesIO, max_pixels: int) -> Image.Image:
     """The file opened by Pillow, header read, pixels not yet."""
     too_large = "Scale it down, or allow it with max_pixels."
+    path = _name(file)
     try:
-        if kind := special(path):
+        if isinstance(file, Path) and (kind := special(file)):
             raise DataError(
-                f"{path}: this is {kind}, a picture file was expected. Name a file{' in it' * path.is_dir()}."
+                f"{path}: this is {kind}, a picture file was expected. Name a file{' in it' * file.is_dir()}."
             )
         if max_pixels <= MAX_PIXELS:
-            image = Image.open(path, formats=_formats())
+            image = Image.open(file, formats=_formats())
         else:
             with _pillow_limit:
                 before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
                 try:
-                    image = Image.open(path, formats=_formats())
+                    image = Image.open(file, formats=_formats())
                 finally:
                     Image.MAX_IMAGE_PIXELS = before
     except DataError:
         raise
     except FileNotFoundError as error:
-        what = "this link leads nowhere" if path.is_symlink() else "there is no such file"
+        what = "this link leads nowhere" if os.path.islink(path) else "there is no such file"
         raise DataError(f"{path}: {what}. Check the path.") from error
     except MemoryError as error:
         raise DataError(f"{path}: there is not enough memory to open it ({line(error)}).") from error
@@ -210,7 +242,7 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: the picture is too large to read safely ({line(error)}). {too_large}") from error
     except UnidentifiedImageError as error:
-        what = "the file is empty (0 bytes)" if path.stat().st_size == 0 else "this is not a picture that can be read"
+        what = "the file is empty (0 bytes)" if _is_empty(file) else "this is not a picture that can be read"
         raise DataError(f"{path}: {what}. Use JPEG, PNG, TIFF, WebP or BMP, or remove it.") from error
     except BROKEN as error:
         raise DataError(
@@ -223,23 +255,28 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
     return image
 
 
+def _is_empty(file: Path | BytesIO) -> bool:
+    return (file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes) == 0
+
+
 @cache
 def _formats() -> list[str]:
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _channels_last(tensor: Tensor) -> np.ndarray:
+def _channels_last(tensor: Any) -> np.ndarray:
     """`[C, H, W]` or `[H, W]` to `(H, W, C)` or `(H, W)`."""
     if tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4):
         tensor = tensor.permute(1, 2, 0)
     elif tensor.ndim != 2:
         raise UsageError(f"A tensor image must be [3, H, W], [1, H, W] or [H, W], got {tuple(tensor.shape)}.")
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+    half = str(tensor.dtype) in ("torch.bfloat16", "torch.float16")
+    array: np.ndarray = (tensor.float() if half else tensor).numpy(force=True)
+    return array
 
 
-def _from_array(array: np.ndarray, value_range: ValueRange, name: str) -> Tensor:
+def _from_array(array: np.ndarray, value_range: ValueRange, name: str) -> np.ndarray:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
@@ -254,7 +291,7 @@ def _from_array(array: np.ndarray, value_range: ValueRange, name: str) -> Tensor
         alpha = array[:, :, 3:].astype(np.uint16)
         over = array[:, :, :3] * alpha + np.array(BACKGROUND, dtype=np.uint16) * (255 - alpha)
         array = ((over + 127) // 255).astype(np.uint8)
-    return torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1)  # [3, H, W], owns its memory
+    return np.array(array, order="C")  # its own memory
 
 
 def _in_8_bits(array: np.ndarray, value_range: ValueRange, name: str) -> np.ndarray:

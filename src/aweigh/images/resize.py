@@ -9,12 +9,11 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
 
 from aweigh.errors import REACH, UsageError
 from aweigh.images.reader import reduction
+from aweigh.images.resample import resample
 
 LARGEST_SIDE, LARGEST_SCALE = int(REACH["size"][1]), 100  # ours; no network has room for more
 
@@ -26,7 +25,7 @@ class Resize:
     The new sides are `floor(side * min(short / shortest, long / longest))`, at least 1 pixel: with
     `antialias=False` size and pixels equal those of torchvision's detection models. `short=None`: the longest side
     becomes exactly `long`, which serves inputs of fixed size. `long=None`: no bound. antialias: smooth when shrinking;
-    uint8 pictures then go through the 8-bit kernel, four times as fast and at most one grey level beside the float one.
+    uint8 pictures then stay uint8, at most one grey level beside the float kernel, and four times as fast in training.
     scale: a factor on the sides that this gives, by which test augmentation looks closer or from further away.
     """
 
@@ -80,14 +79,19 @@ class Resize:
         """In which size a picture is needed at least; without antialias every pixel counts, so in full."""
         return self.size_for(height, width) if self.antialias else (height, width)
 
-    def __call__(self, image: Tensor, *, full_hw: tuple[int, int] | None = None) -> Tensor:
-        """uint8 or float `[3, H, W]` to float32 `[3, h, w]` in `[0, 1]`.
+    def __call__(self, image: np.ndarray, *, full_hw: tuple[int, int] | None = None) -> np.ndarray:
+        """uint8 or floating-point `(H, W, 3)`, of the latter in `[0, 1]`, to float32 `[3, h, w]` in `[0, 1]`.
 
         full_hw: the size of the whole picture, where it was decoded at a reduced one.
         """
-        before_hw = (image.shape[-2], image.shape[-1])
+        if image.ndim != 3 or not (image.dtype == np.uint8 or image.dtype.kind == "f"):
+            raise UsageError(f"An image must be uint8 or float (H, W, 3), got {image.dtype} {image.shape}.")
+        before_hw = (image.shape[0], image.shape[1])
         size_hw = self.size_for(*full_hw or before_hw)
-        return resize_image(image, size_hw, antialias=self.antialias, span_hw=span(before_hw, full_hw))
+        if size_hw == before_hw:
+            return unit_range(image.transpose(2, 0, 1))
+        pixels = image if self.antialias else unit_range(image)
+        return unit_range(resample(pixels, size_hw, antialias=self.antialias, span_hw=span(before_hw, full_hw)))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; a scale of 1 is left out."""
@@ -112,45 +116,7 @@ def span(image_hw: tuple[int, int], full_hw: tuple[int, int] | None) -> tuple[fl
     return full_hw[0] / factor, full_hw[1] / factor
 
 
-def resize_image(
-    image: Tensor, size_hw: tuple[int, int], *, antialias: bool, span_hw: tuple[float, float] | None = None
-) -> Tensor:
-    """uint8 or float `[3, H, W]` to float32 `[3, h, w]` in `[0, 1]`, bilinear.
-
-    span_hw: the part of the picture, from its upper left corner, that becomes the whole result.
-    """
-    return to_float(resize_pixels(image, size_hw, antialias=antialias, span_hw=span_hw))
-
-
-def resize_pixels(
-    image: Tensor, size_hw: tuple[int, int], *, antialias: bool, span_hw: tuple[float, float] | None = None
-) -> Tensor:
-    """As `resize_image`, but what goes through the 8-bit kernel, or through none, stays uint8."""
-    if image.ndim != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
-        raise UsageError(f"An image must be uint8 or float [3, H, W], got {image.dtype} {tuple(image.shape)}.")
-    if tuple(image.shape[1:]) == tuple(size_hw):
-        return image
-    if antialias and size_hw[1] == 1 and image.dtype == torch.uint8:  # torch 2.15 fails, or gives other pixels
-        return (resize_pixels(to_float(image), size_hw, antialias=True, span_hw=span_hw) * 255).round().byte()
-    pixels = image if antialias else to_float(image)
-    # Strides by which torch sees that the memory is channels-last, where it is; image[None] has others. Twice as fast.
-    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    how = _sampling((image.shape[1], image.shape[2]), size_hw, span_hw)
-    resized: Tensor = functional.interpolate(batch, mode="bilinear", align_corners=False, antialias=antialias, **how)
-    return resized[0]
-
-
-def _sampling(
-    image_hw: tuple[int, int], size_hw: tuple[int, int], span_hw: tuple[float, float] | None
-) -> dict[str, Any]:
-    """How `interpolate` is told that `span_hw` becomes `size_hw`: by the size, or by factors that give this size."""
-    if span_hw is None or span_hw == image_hw:
-        return {"size": size_hw}
-    factors = [size / side * (1 + 1e-9) for size, side in zip(size_hw, span_hw)]  # rounded down by torch, to the size
-    exact = all(math.floor(side * factor) == size for side, factor, size in zip(image_hw, factors, size_hw))
-    return {"scale_factor": factors} if exact else {"size": size_hw}
-
-
-def to_float(image: Tensor) -> Tensor:
+def unit_range(pixels: np.ndarray) -> np.ndarray:
     """uint8, or float in `[0, 1]`, to float32 in `[0, 1]`."""
-    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    result: np.ndarray = np.asarray(pixels, dtype=np.float32)
+    return result / np.float32(255) if pixels.dtype == np.uint8 else result

@@ -121,7 +121,7 @@ def _fingerprint(path: Path) -> tuple[int, np.ndarray]:
     """Decode all of the picture, as small as its format allows; `DataError` where it is damaged."""
     with opened(path) as image:
         if image.mode.startswith(("I", "F")):  # more than 8 bits: the one reader knows what is black and white
-            return fingerprint(Image.fromarray(read_image(path)[0].numpy()))
+            return fingerprint(Image.fromarray(read_image(path)[:, :, 0]))
         image.draft("L", _REDUCED)  # JPEG alone can do so; nothing happens to others
         loaded(image, "apply", str(path))
         small = image.reduce(max(1, min(image.size) // _REDUCED[0])) if image.mode in ("L", "RGB", "RGBA") else image

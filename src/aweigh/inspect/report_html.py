@@ -248,7 +248,7 @@ def draw_case(split: Split, row: int, boxes: Sequence[Box], *, side: int = SIDE)
             if whole:
                 image.draft("RGB", (side, side))
             turn = loaded(image, "ignore" if as_stored else "apply", str(path))
-            picture = Image.fromarray(pixels_of(image, turn, "auto", str(path)).permute(1, 2, 0).numpy())
+            picture = Image.fromarray(pixels_of(image, turn, "auto", str(path)))
     except (DataError, OSError):
         return None
     scale_x, scale_y = picture.width / width, picture.height / height  # a draft, or another size than declared

@@ -19,18 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from aweigh.annotations.problems import DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import UNKNOWN, as_number, build_split, choose_classes, known_sizes
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import DataError, printable
 from aweigh.files import read_text
+from aweigh.geometry.cuboids import cuboids_from_solids
 from aweigh.layouts.finding import in_order, listed_splits
 from aweigh.layouts.layout import Layout, SplitFiles
 from aweigh.layouts.rows import Row, label_lines, pictures_by_stem, records_of
-from aweigh.ops.cuboids import cuboids_from_solids
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")
 NEIGHBOURS = {"Van": "Car", "Truck": "Car", "Person_sitting": "Pedestrian"}
@@ -195,14 +193,14 @@ def _cuboids(
             found[number] = x, y, z, height, width, length, turn
     given = np.isfinite(found).all(axis=1)
     images = np.array([row.image for row in rows], dtype=np.int64)
-    found[given] = cuboids_from_solids(torch.tensor(found[given]), torch.tensor(cameras[images[given]])).numpy()
+    found[given] = cuboids_from_solids(found[given], cameras[images[given]])
     return found.astype(np.float32) if np.isfinite(found).all(axis=1).any() else None
 
 
 def _camera(file: Path, problems: list[Problem]) -> np.ndarray:
     """The camera `[3, 4]` of a calibration file, NaN where there is none."""
     try:
-        return read_camera(file).numpy()
+        return read_camera(file)
     except DataError as error:
         kind = "calibration unreadable" if file.exists() else "calibration missing"
         detail = f"{str(error).removeprefix(f'{file}: ')} The boxes of its picture are kept, without depth."
@@ -210,7 +208,7 @@ def _camera(file: Path, problems: list[Problem]) -> np.ndarray:
         return np.full((3, 4), np.nan)
 
 
-def read_camera(file: Path) -> Tensor:
+def read_camera(file: Path) -> np.ndarray:
     """The matrix P2 of a calibration file, `[3, 4]` float64; `DataError` where there is none of twelve numbers."""
     if not file.is_file():
         raise DataError(f"{file}: there is no such calibration file.")
@@ -222,7 +220,7 @@ def read_camera(file: Path) -> Tensor:
                 raise DataError(
                     f"{file}: line {number}: P2 must be twelve numbers, a focal length first, got {rest[:60]!r}."
                 )
-            return torch.tensor(values, dtype=torch.float64).view(3, 4)
+            return np.array(values, dtype=np.float64).reshape(3, 4)
     raise DataError(f"{file}: no line begins with P2, the matrix of the left colour camera.")
 
 

@@ -4,9 +4,9 @@ Paper: Zhou et al., "Objects as Points", 2019 (arXiv 1904.07850), section 5.1, "
 detector of boxes; here are three heads more, for the depth (equation 5 of its appendix), the sides in metres, and the
 observation angle in two bins (Mousavian et al., CVPR 2017, as the appendix has it), their losses and decoding.
 
-What is learned and said of an object is its cuboid as the camera sees it (see `ops/cuboids.py`), for which no camera is
-needed; where the object stands follows with the camera of the picture. A depth holds for cameras of the focal length
-that was learned from, at the size of pictures that was learned from.
+What is learned and said of an object is its cuboid as the camera sees it (see `geometry/cuboids.py`), for which no
+camera is needed; where the object stands follows with the camera of the picture. A depth holds for cameras of the focal
+length that was learned from, at the size of pictures that was learned from.
 
 How ours differs:
 - The authors take the middle of the box for the middle of the object, which it is not: perspective moves it, and where
@@ -44,7 +44,6 @@ from aweigh.models import centernet
 from aweigh.models.builders import Builder, with_neck_and_heads
 from aweigh.models.centernet import CenterGoals, CenterNet, CenterNetOutput, Mirroring, center_heads
 from aweigh.necks import Neck
-from aweigh.ops.cuboids import wrapped
 from aweigh.ops.heatmaps import at_cells, at_peaks, columns_rows, gaussian_radius
 from aweigh.ops.losses import world_mean
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Targets
@@ -188,7 +187,7 @@ def orientation_loss(said: Tensor, angles: Tensor, count: Tensor) -> Tensor:
     """
     total = said.sum() * 0
     for own, center in zip((said[:, :4], said[:, 4:]), BIN_CENTERS, strict=True):
-        turn = wrapped(angles - center)
+        turn = _wrapped(angles - center)
         inside = turn.abs() < BIN_REACH
         total = total + F.cross_entropy(own[:, :2], inside.long(), reduction="sum") / count
         goal = torch.stack([turn.sin(), turn.cos()], dim=1)
@@ -203,7 +202,7 @@ def angle_of(said: Tensor) -> Tensor:
         torch.atan2(own[..., 2], own[..., 3]) + center
         for own, center in zip((said[..., :4], said[..., 4:]), BIN_CENTERS, strict=True)
     )
-    return wrapped(torch.where(said[..., 1] > said[..., 5], first, second))
+    return _wrapped(torch.where(said[..., 1] > said[..., 5], first, second))
 
 
 # Builders
@@ -248,3 +247,8 @@ PUBLISHED = by_builder(
     _published("3dop", "ddd_3dop", "3DOP's", AP=87.8, AOS=84.3, birds_eye=30.5),
     _published("sub", "ddd_sub", "SubCNN's", AP=79.8, AOS=75.2, birds_eye=27.7),
 )
+
+
+def _wrapped(angles: Tensor) -> Tensor:
+    """The same angles in `[-pi, pi)`."""
+    return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from aweigh.arguments import Count, NotNegative, Share, checked_class, passes_on
 from aweigh.backbones import Backbone
 from aweigh.classes import GivenKeypoints, KeypointSet
 from aweigh.detections import Detections
+from aweigh.geometry.frames import exchanged
 from aweigh.models import centernet
 from aweigh.models.builders import with_neck_and_heads
 from aweigh.models.centernet import (
@@ -40,7 +42,6 @@ from aweigh.models.centernet import (
     center_heads,
 )
 from aweigh.necks import Neck
-from aweigh.ops.frames import exchanged
 from aweigh.ops.heatmaps import UNKNOWN, at_cells, at_peaks, columns_rows, draw_heatmaps, peaks
 from aweigh.ops.keypoints import checked_keypoints
 from aweigh.ops.losses import penalty_reduced_focal_loss_sum, world_mean
@@ -188,8 +189,8 @@ class CenterNetPose(CenterNet):
     def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
         """As `CenterNet.mirroring`. Left and right joints change places; a joint that is x cells from the left edge of
         its centre's cell is x cells from the right edge of the mirrored one, which is 1 - x from the left."""
-        rows = torch.arange(len(self.keypoint_set), device=class_order.device)
-        order = exchanged(rows, self.keypoint_set.flip_pairs)
+        rows = exchanged(np.arange(len(self.keypoint_set)), self.keypoint_set.flip_pairs)
+        order = torch.from_numpy(rows).to(class_order.device)
 
         def joints(places: Tensor) -> Tensor:
             x, y = places[:, 0::2][:, order], places[:, 1::2][:, order]  # [B, K, H, W] each

@@ -47,7 +47,7 @@ class Detector(Protocol):
     head's.
 
     extras: what it says beside boxes, of "masks" (`[B, K, S, S]` probabilities in the frame of each box), "keypoints"
-    (`[B, K, number of keypoints, 3]`: x, y, score) and "cuboids" (`[B, K, 7]`, see `aweigh.ops.cuboids`).
+    (`[B, K, number of keypoints, 3]`: x, y, score) and "cuboids" (`[B, K, 7]`, see `aweigh.geometry.cuboids`).
     keypoint_set: those that it finds. selection: thresholds and counts.
     pixel_mean: `[3]`, the colour of padding. stride_divisor: what the sides of a batch are multiples of.
     strides, assign, candidates: of one that assigns points to boxes: the strides of its levels in pixels; which box

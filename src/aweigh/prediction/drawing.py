@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
-import torch
+import numpy as np
 
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError
@@ -33,7 +33,7 @@ class Reading(TypedDict):
 
 def keep(result: Detections, score: float, labels: Sequence[int]) -> Detections:
     """The detections of at least this score, of these classes."""
-    return result[(result.scores >= score) & torch.isin(result.labels, torch.tensor(labels))]
+    return result[(result.scores >= score) & np.isin(result.labels, labels)]
 
 
 def with_camera(result: Detections, *, given: Path | None) -> Detections:
@@ -75,7 +75,7 @@ def draw_each(
 def _draw(source: Path, result: Detections, target: Path, reading: Reading) -> None:
     """A large picture is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
     image, full_hw = read_reduced(source, drawn_hw, **reading)
-    size_hw = (image.shape[1], image.shape[2])
+    size_hw = (image.shape[0], image.shape[1])
     stands = result.cuboids is not None and result.camera is not None
     if size_hw != full_hw:
         result = result.resized(size_hw)

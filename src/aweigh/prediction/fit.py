@@ -1,7 +1,7 @@
 """How a detector and a data set go together: object sizes at the input size against the levels of the detector.
 
 A detector that assigns points of its levels to boxes offers `strides`, `assign(points, targets)` and
-`candidates(points, boxes)`, as `aweigh.evaluation.coverage` takes them. Of one that does not, only the sizes at the
+`candidates(points, boxes)`, as `aweigh.inference.coverage` takes them. Of one that does not, only the sizes at the
 input are told. Nothing is trained and no picture opened: the assignment is that of training, on the annotations.
 
 Legend: N boxes to be found, L levels.
@@ -21,8 +21,9 @@ from torch import Tensor
 from aweigh.annotations.split import Split
 from aweigh.classes import Classes
 from aweigh.errors import counted
-from aweigh.evaluation.coverage import Coverage, measure_coverage
+from aweigh.feeding.dataset import targets_of
 from aweigh.images.resize import Resize
+from aweigh.inference.coverage import Coverage, measure_coverage
 from aweigh.inspect.doctor import SIZE_EDGES
 from aweigh.models import Detector, create
 from aweigh.structures import Targets
@@ -226,7 +227,7 @@ def _resized(
     for name, row in chosen:
         height, width = splits[name].sizes_hw[row].tolist()
         size_hw = resize.size_for(height, width)
-        yield size_hw, splits[name].targets(row).resized((height, width), size_hw)
+        yield size_hw, targets_of(splits[name], row).resized((height, width), size_hw)
 
 
 def _assigned(
@@ -239,7 +240,7 @@ def _assigned(
     count = len(detector.strides)
     owners = np.zeros((len(SIZE_EDGES), count + 1), dtype=np.int64)
     unowned: list[Unowned] = []
-    with_boxes = ((name, row) for name, row in chosen if splits[name].targets(row).learned.any())
+    with_boxes = ((name, row) for name, row in chosen if targets_of(splits[name], row).learned.any())
 
     def assign(points: Sequence[Tensor], targets: Targets) -> Tensor:
         matched = detector.assign(points, targets)

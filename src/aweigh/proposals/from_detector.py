@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.proposals import Proposals
@@ -19,9 +18,9 @@ from aweigh.arguments import change_settings, settings_of
 from aweigh.errors import UsageError
 from aweigh.evaluation.recall import ProposalRecall, average_recall
 from aweigh.images.resize import Resize
+from aweigh.inference.detect import in_order
+from aweigh.inference.device import How
 from aweigh.models.detector import Detector
-from aweigh.prediction.detect import in_order
-from aweigh.prediction.device import How
 
 NMS_THRESHOLD = 0.7  # of a detector without a proposal network: that of one (Ren et al. 2015, section 3.3)
 
@@ -50,7 +49,7 @@ def propose(
     how = How(torch.device(device))
     threshold = prepare_to_propose(model, number)
     loader = in_order(model, resize, split, batch=batch, device=how.device, workers=workers, max_bad=max_bad)
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for part in loader:
         if part.blank:
             continue
@@ -58,10 +57,10 @@ def propose(
         for row, own, (h, w), (height, width) in zip(
             part.indices, proposed, part.images.sizes_hw, part.original_sizes_hw, strict=True
         ):
-            boxes, scores = (value.float().cpu() for value in own)
-            found[row] = boxes * torch.tensor([width / w, height / h] * 2), scores
+            boxes, scores = own
+            found[row] = boxes * np.array([width / w, height / h] * 2, np.float32), scores
         progress(len(found), len(split))
-    nothing = torch.zeros(0, 4), torch.zeros(0)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     said = {**(made or {}), "builder": model.builder, "resize": resize.to_dict(), "nms_threshold": threshold}
     ordered = [found.get(row, nothing) for row in range(len(split))]
     return split.proposed(ordered, number=number, made=said), loader.problems, loader.unread
@@ -89,10 +88,10 @@ def prepare_to_propose(model: Detector, number: int) -> float:
     return NMS_THRESHOLD
 
 
-def proposals_of(model: Detector, raw: Any, sizes_hw: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+def proposals_of(model: Detector, raw: Any, sizes_hw: list[tuple[int, int]]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each image its boxes `[P_i, 4]` and scores `[P_i]`, best first, in the pixels of the batch."""
     if model.propose is None:
         return [(found.boxes, found.scores) for found in model.decode(raw, sizes_hw)]
     sizes = torch.tensor(sizes_hw, device=raw.features[0].device)
-    boxes, scores, count = model.propose(raw, sizes)
-    return [(boxes[image, :n], scores[image, :n]) for image, n in enumerate(count.tolist())]
+    boxes, scores, count = (value.numpy(force=True) for value in model.propose(raw, sizes))
+    return [(boxes[image, :n], scores[image, :n]) for image, n in enumerate(count)]

@@ -49,5 +49,5 @@ Format = OneFile | FileEach
 
 def shortest(values: Any) -> Any:
     """float32 values as the shortest decimals that read back the same: 0.3, not 0.30000001192092896."""
-    array = np.asarray(values.detach().cpu().numpy(), dtype=np.float32)
+    array = np.asarray(values, dtype=np.float32)
     return np.array([float(str(value)) for value in array.reshape(-1)]).reshape(array.shape).tolist()

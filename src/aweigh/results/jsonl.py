@@ -14,7 +14,7 @@ from aweigh.detections import Detections
 from aweigh.results.format import OneFile, shortest
 
 SCHEMA = "aweigh.detections/1"
-# An object as its camera sees it, and where it stands: pixels, metres, radians, see `aweigh.ops.cuboids`.
+# An object as its camera sees it, and where it stands: pixels, metres, radians, see `aweigh.geometry.cuboids`.
 CUBOID = ("u", "v", "depth", "height", "width", "length", "alpha")
 SOLID = ("x", "y", "z", "height", "width", "length", "rotation")
 

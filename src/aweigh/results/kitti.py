@@ -9,8 +9,8 @@ import re
 
 from aweigh.detections import Detections
 from aweigh.errors import escaped
+from aweigh.geometry.cuboids import solids_from_cuboids
 from aweigh.layouts.kitti import NOT_KNOWN, Label, label_text
-from aweigh.ops.cuboids import solids_from_cuboids
 from aweigh.results.format import FileEach
 
 

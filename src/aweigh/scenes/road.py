@@ -5,7 +5,7 @@ that where it is, how large it is and where it looks are exact and can be seen: 
 wheels, a rider who leans forward. Which pixel belongs to whom is decided by a depth buffer, and truncation and
 occlusion are counted in pixels. A scene depends on (seed, split, number) only; the same call writes the same bytes.
 
-Legend: x to the right, y down, z ahead, metres, the camera at 0; a solid as in `aweigh.ops.cuboids`.
+Legend: x to the right, y down, z ahead, metres, the camera at 0; a solid as in `aweigh.geometry.cuboids`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from aweigh.errors import UsageError, check_reach
 from aweigh.files import atomic_folder
+from aweigh.geometry.cuboids import CORNERS, corners, cuboids_from_solids, shared_ground
 from aweigh.layouts.kitti import NOT_KNOWN, Label, calibration_text, label_text
-from aweigh.ops.cuboids import CORNERS, corners, cuboids_from_solids, shared_ground
 from aweigh.scenes.shapes import Array, Random
 
 CAMERA_HEIGHT = 1.65  # metres, KITTI's
@@ -193,14 +192,14 @@ class _Stage:
                 return
 
     def _fits(self, solid: Array) -> bool:
-        roomy = torch.tensor(solid)[None] * torch.tensor([1, 1, 1, 1, 1.3, 1.2, 1])
-        others = torch.tensor(np.array([other.solid for other in self.placed]).reshape(-1, 7))
+        roomy = solid[None] * [1, 1, 1, 1, 1.3, 1.2, 1]
+        others = np.array([other.solid for other in self.placed]).reshape(-1, 7)
         if bool((shared_ground(roomy, others) > 0).any()) or self._corners(solid)[:, 2].min() < 1.5:
             return False
         return self._truncation(solid) < 0.6
 
     def _corners(self, solid: Array) -> Array:
-        return corners(torch.tensor(solid)).numpy()
+        return corners(solid)
 
     def _pixels(self, points: Array) -> Array:
         """`[N, 3]` in front of the camera to `[N, 2]`."""
@@ -241,7 +240,7 @@ class _Stage:
         if share < IN_SIGHT[-1] or in_sight < LEAST_PIXELS * (self.size_hw[1] / 1280) ** 2:
             return Label("DontCare", -1, -1, -10, one.box, NOT_KNOWN)
         occluded = next(level for level, least in enumerate(IN_SIGHT) if share >= least)
-        (seen,) = cuboids_from_solids(torch.tensor(one.solid)[None], torch.tensor(self.camera)).tolist()
+        (seen,) = cuboids_from_solids(one.solid[None], self.camera).tolist()
         x, y, z, *sides, turn = one.solid.tolist()
         return Label(one.kind, one.truncated, occluded, seen[6], one.box, (*sides, x, y, z, turn))
 

@@ -21,15 +21,15 @@ from aweigh import distributed
 from aweigh.annotations.split import Split
 from aweigh.errors import AweighError, counted
 from aweigh.feeding.batches import Batch
-from aweigh.feeding.dataset import DetectionDataset
+from aweigh.feeding.dataset import DetectionDataset, targets_of
 from aweigh.feeding.mixing import join
 from aweigh.feeding.transforms import Transform
+from aweigh.geometry.frames import Frame
 from aweigh.images.resize import Resize
+from aweigh.inference import memory
+from aweigh.inference.device import How
+from aweigh.inference.memory import GIB
 from aweigh.models.detector import Detector
-from aweigh.ops.frames import Frame
-from aweigh.prediction import memory
-from aweigh.prediction.device import How
-from aweigh.prediction.memory import GIB
 from aweigh.structures import Images, padded_proposals
 from aweigh.training.debug.replay import losses_of
 
@@ -118,7 +118,7 @@ def worst_batch(worst: Worst, train_set: DetectionDataset, count: int) -> Batch:
         parts = []
         for row in own:
             before_hw = (int(split.sizes_hw[row, 0]), int(split.sizes_hw[row, 1]))
-            objects = split.targets(row, masks=train_set.masks)
+            objects = targets_of(split, row, masks=train_set.masks)
             resized = objects.resized(before_hw, worst.resize.size_for(*before_hw))
             parts.append(resized.moved(Frame(), worst.size_hw))  # masks on the whole padded image
         targets.append(join(parts))

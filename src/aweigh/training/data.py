@@ -13,9 +13,9 @@ from aweigh.annotations.split import NEVER_LABELLED, REVIEWED, Split
 from aweigh.edit.held_out import FILE as HELD_OUT
 from aweigh.edit.held_out import HeldOut, choose
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
+from aweigh.inference.supervision import takes_keypoints
 from aweigh.layouts.finding import ALIASES
 from aweigh.layouts.load import find_splits, load_split
-from aweigh.prediction.supervision import takes_keypoints
 from aweigh.training.config import TrainConfig
 
 

@@ -14,9 +14,9 @@ from aweigh.errors import counted
 from aweigh.evaluation.coco import UNDEFINED
 from aweigh.evaluation.metrics import METRICS, NUMBERS, VALIDATED, metric_of, numbers_of
 from aweigh.files import atomic_file, write_text
-from aweigh.prediction.detect import detect
-from aweigh.prediction.measure import measure_results
-from aweigh.prediction.meters import Means, Stopwatch
+from aweigh.inference.detect import detect
+from aweigh.inference.measure import measure_results
+from aweigh.inference.meters import Means, Stopwatch
 from aweigh.training import state
 from aweigh.training.logs.log import RunLog, read_log
 from aweigh.training.prepare import Run

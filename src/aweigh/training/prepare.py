@@ -22,12 +22,12 @@ from aweigh.feeding.sampling import Sampling
 from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.files import numbered
 from aweigh.images.resize import Resize
+from aweigh.inference.detect import mean_colour
+from aweigh.inference.device import How, choose_device, choose_precision
+from aweigh.inference.measure import choose_select
+from aweigh.inference.supervision import check_taught, keypoint_set, supervision, takes_keypoints
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.detector import Detector
-from aweigh.prediction.detect import mean_colour
-from aweigh.prediction.device import How, choose_device, choose_precision
-from aweigh.prediction.measure import choose_select
-from aweigh.prediction.supervision import check_taught, keypoint_set, supervision, takes_keypoints
 from aweigh.training.batch_size import find_batch
 from aweigh.training.config import TrainConfig
 from aweigh.training.data import Data, held_out_by, load_data, with_proposals

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from aweigh import distributed
 from aweigh.errors import AweighError, counted, lost_worker
 from aweigh.feeding.batches import Batch
+from aweigh.inference.memory import is_out_of_memory, out_of_memory
 from aweigh.ops.losses import normalised_together
-from aweigh.prediction.memory import is_out_of_memory, out_of_memory
 from aweigh.training.debug.crash import kept
 from aweigh.training.optim import set_lr
 from aweigh.training.prepare import Run

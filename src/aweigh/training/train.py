@@ -22,7 +22,8 @@ from aweigh.edit.held_out import HeldOut
 from aweigh.errors import AweighError, UsageError, counted, lost_worker
 from aweigh.evaluation.coco import UNDEFINED
 from aweigh.files import remove_leftovers, write_text
-from aweigh.prediction.device import determinism
+from aweigh.inference.device import determinism
+from aweigh.inference.engine import TorchEngine
 from aweigh.training import state
 from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.logs.console import SafeConsole
@@ -182,7 +183,7 @@ def finish(run: Run, log: RunLog) -> None:
     """The pictures of the best weights, and the last line."""
     if run.data.val is not None:
         best, _ = load_model(run.folder / "best.safetensors", device=run.device)
-        save_predictions(best, run.resize, run.data.val, run.folder / "val_predictions.png", device=run.device)
+        save_predictions(TorchEngine(best, run.how), run.resize, run.data.val, run.folder / "val_predictions.png")
         results = json.loads((run.folder / RESULTS).read_text(encoding="utf-8"))
         for line in save_evaluation(run.folder, run.data.val.without(run.unread), results):
             log.say(line)

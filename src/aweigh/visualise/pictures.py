@@ -6,25 +6,29 @@ picture. Drawing order: masks, boxes, keypoints, then the labels; the best detec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from aweigh.classes import PERSON_JOINTS, Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted, escaped
-from aweigh.ops.masks import Window
-from aweigh.structures import Targets
+from aweigh.geometry.masks import Window
+from aweigh.images.reader import is_tensor
 from aweigh.visualise.colours import IGNORED, PALETTE, Colour
 from aweigh.visualise.labels import font_of, label_places, write_label
 from aweigh.visualise.strokes import Box, dashed, hatch, outline, paint_keypoints, paint_mask
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Drawable: TypeAlias = "Image.Image | np.ndarray | Tensor"
+
 
 def draw_detections(
-    image: Tensor | Image.Image,
+    image: Drawable,
     detections: Detections,
     *,
     min_score: float = 0.0,
@@ -32,13 +36,13 @@ def draw_detections(
 ) -> Image.Image:
     """The image with every detection of at least `min_score`: box, class name and score, mask and keypoints if any.
 
-    image: `[3, H, W]` uint8, or float in `[0, 1]`, RGB; or a picture. detections: in the pixels of this image; a
-    keypoint is drawn where its score is above 0. skeleton: pairs of keypoint indices to join; when not given, the
-    joints of the detections' keypoint set, else those of COCO's persons where there are 17 keypoints.
-    Masks are made into pixels one at a time, each in its own box.
+    image: a PIL image, an array `(H, W, 3)` or a tensor `[3, H, W]`, uint8 or float in `[0, 1]`, RGB. detections: in
+    the pixels of this image; a keypoint is drawn where its score is above 0. skeleton: pairs of keypoint indices to
+    join; when not given, the joints of the detections' keypoint set, else those of COCO's persons where there are 17
+    keypoints. Masks are made into pixels one at a time, each in its own box.
     """
-    kept = detections[detections.scores >= min_score].to("cpu")
-    kept = kept[kept.scores.argsort(descending=True, stable=True)]
+    kept = detections[detections.scores >= min_score]
+    kept = kept[np.argsort(-kept.scores, kind="stable")]
     captions = [f"{name} {score:.2f}" for name, score in zip(kept.names, kept.scores.tolist())]
     colours = [PALETTE[label % len(PALETTE)] for label in kept.labels.tolist()]
     windows = None
@@ -46,47 +50,47 @@ def draw_detections(
         picture_hw = _size_hw(image)
         if kept.size_hw != picture_hw:
             raise UsageError(f"Masks for a picture of {kept.size_hw} do not fit one of {picture_hw} (height, width).")
-        windows = kept[torch.arange(len(kept) - 1, -1, -1)].windows()  # in the order they are drawn, the best last
+        windows = kept[np.arange(len(kept))[::-1]].windows()  # in the order they are drawn, the best last
     if skeleton is None and kept.keypoint_set is not None:
         skeleton = kept.keypoint_set.joints
     return _draw(image, kept.boxes, colours, captions, windows=windows, keypoints=kept.keypoints, skeleton=skeleton)
 
 
-def draw_targets(
-    image: Tensor | Image.Image,
-    targets: Targets,
+def draw_objects(
+    image: Drawable,
+    objects: Mapping[str, np.ndarray | None],
     classes: Classes | None = None,
     *,
     skeleton: Sequence[tuple[int, int]] | None = None,
 ) -> Image.Image:
     """The image with every annotated object; regions to ignore and what is uncertain are hatched and dashed.
 
-    image, skeleton: as for `draw_detections`. classes: for the names; label numbers stand in when not given.
+    image, skeleton: as for `draw_detections`. objects: as `Split.objects` gives them, in the pixels of this image.
+    classes: for the names; label numbers stand in when not given.
     """
-    targets = targets.to("cpu")
-    ignored, uncertain = (~targets.learned).tolist(), targets.uncertain.tolist()
-    names = [classes.names[label] if classes is not None else str(label) for label in targets.labels.tolist()]
+    boxes, labels, masks = objects["boxes"], objects["labels"], objects.get("masks")
+    assert boxes is not None and labels is not None
+    nothing = np.zeros(len(boxes), dtype=bool)
+    uncertain, ignore = (nothing if (value := objects.get(name)) is None else value for name in ("uncertain", "ignore"))
+    ignored = (ignore | uncertain).tolist()
+    names = [classes.names[label] if classes is not None else str(label) for label in labels.tolist()]
     reasons = [" (uncertain)" if guess else " (ignored)" if skip else "" for guess, skip in zip(uncertain, ignored)]
     captions = [name + reason for name, reason in zip(names, reasons)]
-    colours = [
-        IGNORED if skip else PALETTE[label % len(PALETTE)] for label, skip in zip(targets.labels.tolist(), ignored)
-    ]
+    colours = [IGNORED if skip else PALETTE[label % len(PALETTE)] for label, skip in zip(labels.tolist(), ignored)]
     windows = None
-    if targets.masks is not None:
-        if tuple(targets.masks.shape[1:]) != _size_hw(image):
-            raise UsageError(
-                f"Masks of {tuple(targets.masks.shape[1:])} do not fit a picture of {_size_hw(image)} (height, width)."
-            )
-        windows = _windows_of(targets.masks.flip(0))
+    if masks is not None:
+        if masks.shape[1:] != _size_hw(image):
+            raise UsageError(f"Masks of {masks.shape[1:]} do not fit a picture of {_size_hw(image)} (height, width).")
+        windows = _windows_of(masks[::-1])
     return _draw(
-        image, targets.boxes, colours, captions,
-        windows=windows, keypoints=targets.keypoints, skeleton=skeleton, ignored=ignored,
+        image, boxes, colours, captions,
+        windows=windows, keypoints=objects.get("keypoints"), skeleton=skeleton, ignored=ignored,
     )  # fmt: skip
 
 
 def draw_boxes(
-    image: Tensor | Image.Image,
-    boxes: Tensor,
+    image: Drawable,
+    boxes: np.ndarray,
     colours: Sequence[Colour],
     captions: Sequence[str],
     *,
@@ -105,9 +109,7 @@ def draw_boxes(
     return _draw(image, boxes, colours, captions, windows=None, keypoints=None, skeleton=None, ignored=ignored)
 
 
-def draw_heat_map(
-    image: Tensor | Image.Image, heat: Tensor, *, opacity: float = 0.75, colours: str = "turbo"
-) -> Image.Image:
+def draw_heat_map(image: Drawable, heat: np.ndarray, *, opacity: float = 0.75, colours: str = "turbo") -> Image.Image:
     """The image under a heat map: nothing where `heat` is 0, strongest where it is 1.
 
     heat: `[h, w]` float in `[0, 1]`, of any resolution; it is stretched over the whole image.
@@ -116,9 +118,9 @@ def draw_heat_map(
     from matplotlib import colormaps  # only drawing heat maps and curves needs matplotlib
 
     if heat.ndim != 2:
-        raise UsageError(f"A heat map must be [h, w], got {tuple(heat.shape)}; take the maximum over its channels.")
+        raise UsageError(f"A heat map must be [h, w], got {heat.shape}; take the maximum over its channels.")
     picture = as_picture(image)
-    small = Image.fromarray(heat.detach().to("cpu", torch.float32).nan_to_num().clamp(0, 1).numpy())
+    small = Image.fromarray(np.nan_to_num(heat.astype(np.float32)).clip(0, 1))
     values = np.clip(np.asarray(small.resize(picture.size, Image.Resampling.BICUBIC)), 0, 1)
     colour = colormaps[colours](values)[..., :3]
     weight = opacity * np.sqrt(values)[..., None]  # the root lets weak answers be seen
@@ -126,31 +128,40 @@ def draw_heat_map(
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
-def as_picture(image: Tensor | Image.Image) -> Image.Image:
-    """A new RGB picture from `[3, H, W]` uint8, or float in `[0, 1]`, or from another picture."""
+def as_picture(image: Drawable) -> Image.Image:
+    """A new RGB picture of what can be drawn on."""
     if isinstance(image, Image.Image):
         return image.convert("RGB").copy()
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise UsageError(f"An image to draw on must be [3, H, W], got {tuple(image.shape)}.")
-    image = image.detach().cpu()
-    if image.is_floating_point():
-        image = (image.float().clamp(0, 1) * 255).round()
-    return Image.fromarray(image.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+    pixels = _channels_last(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        wanted = "[3, H, W]" if is_tensor(image) else "(H, W, 3)"
+        raise UsageError(f"An image to draw on must be {wanted}, got {tuple(image.shape)}.")
+    if pixels.dtype.kind == "f":
+        pixels = (pixels.astype(np.float32).clip(0, 1) * 255).round()
+    return Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
 
 
-def _size_hw(image: Tensor | Image.Image) -> tuple[int, int]:
-    height, width = (image.height, image.width) if isinstance(image, Image.Image) else image.shape[-2:]
+def _size_hw(image: Drawable) -> tuple[int, int]:
+    height, width = (image.height, image.width) if isinstance(image, Image.Image) else _channels_last(image).shape[:2]
     return height, width
 
 
+def _channels_last(image: Any) -> np.ndarray:
+    """`(H, W, 3)` of an array of that shape, or of a tensor `[3, H, W]`."""
+    if not is_tensor(image):
+        return np.asarray(image)
+    array: np.ndarray = (image.float() if image.is_floating_point() else image).numpy(force=True)
+    return array.transpose(1, 2, 0) if array.ndim == 3 else array
+
+
 def _draw(
-    image: Tensor | Image.Image,
-    boxes: Tensor,
+    image: Drawable,
+    boxes: np.ndarray,
     colours: Sequence[Colour],
     captions: Sequence[str],
     *,
     windows: Iterable[Window] | None,
-    keypoints: Tensor | None,
+    keypoints: np.ndarray | None,
     skeleton: Sequence[tuple[int, int]] | None,
     ignored: Sequence[bool] | None = None,
 ) -> Image.Image:
@@ -166,7 +177,7 @@ def _draw(
     order = list(range(len(boxes)))[::-1]  # the best is drawn last, on top
 
     for index, (inside, corner) in zip(order, windows or ()):
-        paint_mask(picture, inside.cpu().numpy(), corner, colours[index], width)
+        paint_mask(picture, inside, corner, colours[index], width)
     for index in order:
         if ignored[index]:
             hatch(picture, corners[index], colours[index], width)
@@ -194,8 +205,8 @@ def _inside(box: Sequence[float], size_wh: tuple[int, int]) -> Box:
     return left, top, max(left, min(round(x1) - 1, last_x)), max(top, min(round(y1) - 1, last_y))
 
 
-def _windows_of(masks: Tensor) -> Iterator[Window]:
+def _windows_of(masks: np.ndarray) -> Iterator[Window]:
     """The part of each bitmap `[N, H, W]` that holds its pixels."""
     for mask in masks:
-        rows, columns = (mask.any(dim).nonzero().squeeze(1).tolist() or [0, -1] for dim in (1, 0))
-        yield mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].bool(), (columns[0], rows[0])
+        rows, columns = (np.flatnonzero(mask.any(axis)).tolist() or [0, -1] for axis in (1, 0))
+        yield mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], (columns[0], rows[0])

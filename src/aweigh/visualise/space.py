@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from aweigh.detections import Detections
-from aweigh.ops.cuboids import EDGES, corners, project
+from aweigh.geometry.cuboids import EDGES, corners, project
 from aweigh.visualise.colours import INK, PALETTE, PAPER, Colour
-from aweigh.visualise.pictures import as_picture
+from aweigh.visualise.pictures import Drawable, as_picture
 
 NEAREST = 0.1  # metres: what is nearer to the camera is cut off
 FRONT = ((0, 5), (1, 4))  # the diagonals of the face that an object looks to
@@ -21,21 +20,21 @@ REACH = 60.0  # metres ahead that are shown from above, at most
 RING = 10.0  # metres between two lines
 
 
-def draw_in_space(image: Tensor | Image.Image, detections: Detections, *, min_score: float = 0.0) -> Image.Image:
+def draw_in_space(image: Drawable, detections: Detections, *, min_score: float = 0.0) -> Image.Image:
     """The picture with the cuboid of every detection of at least `min_score`, and beside it the view from above.
 
-    image: `[3, H, W]` uint8, or float in `[0, 1]`, RGB; or a picture. detections: in its pixels, with its camera
+    image: as for `draw_detections`. detections: in its pixels, with its camera
     (`UsageError` without). The nearest is on top.
     """
     picture = as_picture(image)
-    kept = detections[detections.scores >= min_score].to("cpu")
+    kept = detections[detections.scores >= min_score]
     solids = kept.solids()
     colours = [PALETTE[label % len(PALETTE)] for label in kept.labels.tolist()]
     assert kept.camera is not None
     width = max(1, round(min(picture.size) / 200))
     draw = ImageDraw.Draw(picture, "RGBA")
-    for index in solids[:, 2].argsort(descending=True).tolist():
-        _wire(draw, corners(solids[index]), kept.camera.cpu(), colours[index], width)
+    for index in np.argsort(-solids[:, 2], kind="stable").tolist():
+        _wire(draw, corners(solids[index]), kept.camera, colours[index], width)
     above = birds_eye(solids, colours, height=picture.height, camera=kept.camera)
     sheet = Image.new("RGB", (picture.width + above.width, picture.height), PAPER)
     sheet.paste(picture, (0, 0))
@@ -44,7 +43,7 @@ def draw_in_space(image: Tensor | Image.Image, detections: Detections, *, min_sc
 
 
 def birds_eye(
-    solids: Tensor, colours: Sequence[Colour], *, height: int, camera: Tensor | None = None, scale: int = 3
+    solids: np.ndarray, colours: Sequence[Colour], *, height: int, camera: np.ndarray | None = None, scale: int = 3
 ) -> Image.Image:
     """Solids `[N, 7]` from above, the camera below in the middle, lines every ten metres: a picture of this height.
 
@@ -79,21 +78,21 @@ def birds_eye(
     return sheet.resize((size[0] // scale, size[1] // scale), Image.Resampling.LANCZOS)
 
 
-def _wire(draw: ImageDraw.ImageDraw, points: Tensor, camera: Tensor, colour: Colour, width: int) -> None:
+def _wire(draw: ImageDraw.ImageDraw, points: np.ndarray, camera: np.ndarray, colour: Colour, width: int) -> None:
     """The edges of a cuboid by its corners `[8, 3]`, as far as they are before the camera."""
     for first, second in (*EDGES, *FRONT):
         ends = _in_front(points[first], points[second])
         if ends is not None:
-            line = [tuple(pixel) for pixel in project(ends, camera)[0].clamp(-1e5, 1e5).tolist()]
+            line = [tuple(pixel) for pixel in project(ends, camera)[0].clip(-1e5, 1e5).tolist()]
             draw.line([*line[0], *line[1]], fill=(*INK, 120), width=width + 2)
             draw.line([*line[0], *line[1]], fill=colour, width=width)
 
 
-def _in_front(first: Tensor, second: Tensor) -> Tensor | None:
+def _in_front(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
     """The part `[2, 3]` of a line between two points that is before the camera."""
     near, far = sorted((first, second), key=lambda point: float(point[2]))
     if far[2] <= NEAREST:
         return None
     if near[2] < NEAREST:
         near = near + (NEAREST - near[2]) / (far[2] - near[2]) * (far - near)
-    return torch.stack([near, far])
+    return np.stack([near, far])

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from aweigh.visualise.colours import INK, PAPER, Colour
 
@@ -68,7 +67,7 @@ def _eroded(inside: np.ndarray, reach: int) -> np.ndarray:
 
 
 def paint_keypoints(
-    picture: Image.Image, points: Tensor, skeleton: Sequence[tuple[int, int]], colour: Colour, width: int, box: Box
+    picture: Image.Image, points: np.ndarray, skeleton: Sequence[tuple[int, int]], colour: Colour, width: int, box: Box
 ) -> None:
     """Keypoints as dots, joined along the skeleton. points: `[K, 3]` `(x, y, visibility or score, > 0 if seen)`."""
     seen = [tuple(point[:2]) if point[2] > 0 else None for point in points.tolist()]

@@ -9,11 +9,11 @@ import torch
 
 from aweigh import distributed
 from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.inference.device import How
+from aweigh.inference.memory import is_out_of_memory, out_of_memory
 from aweigh.layers import SyncBatchNorm2d
 from aweigh.models import fcos
 from aweigh.ops.losses import normalised_together
-from aweigh.prediction.device import How
-from aweigh.prediction.memory import is_out_of_memory, out_of_memory
 from aweigh.training.debug.crash import read_bundle, write_bundle
 from aweigh.training.debug.replay import blame, examine
 from aweigh.training.prepare import prepare

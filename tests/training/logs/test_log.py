@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from aweigh.errors import UsageError
-from aweigh.prediction.meters import Means, Stopwatch
+from aweigh.inference.meters import Means, Stopwatch
 from aweigh.training.logs.log import COLUMNS, RunLog, best_epoch, read_log, require_tensorboard, results_table
 from aweigh.training.logs.progress import Display, duration, epoch_table
 

@@ -136,7 +136,7 @@ class _Pictures(Dataset[tuple[Tensor, int] | str]):
         """A picture and its label, or what is wrong with it."""
         path, label = self.entries[index]
         try:
-            pixels = read_image(path)
+            pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()
         except DataError as error:
             return str(error)
         with torch.random.fork_rng(devices=[]):

@@ -32,8 +32,8 @@ from aweigh.checkpoints.checkpoint import below, load_state, plain, save_state
 from aweigh.checkpoints.lock import hold
 from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
 from aweigh.files import atomic_file, numbered, remove_leftovers, write_text
-from aweigh.prediction.device import How, choose_device, choose_precision
-from aweigh.prediction.meters import Means
+from aweigh.inference.device import How, choose_device, choose_precision
+from aweigh.inference.meters import Means
 from aweigh.training.backbone.class_folders import (
     ClassFolders,
     LabelledBatch,

@@ -32,9 +32,9 @@ from aweigh.checkpoints.checkpoint import load_model, plain, save_model
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.batches import Batch
 from aweigh.files import atomic_file, atomic_folder, numbered, write_text
+from aweigh.inference.device import How
 from aweigh.models import create
 from aweigh.models.detector import Detector
-from aweigh.prediction.device import How
 from aweigh.structures import Images, Targets
 from aweigh.training.debug.replay import Blame, Examination, blame, examine, in_one_line
 from aweigh.training.prepare import Run

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from aweigh import distributed
 from aweigh.feeding.batches import Batch
+from aweigh.inference.device import How
 from aweigh.models.detector import Detector
-from aweigh.prediction.device import How
 from aweigh.structures import Images, Targets
 from aweigh.training.debug.origin import first_bad_gradient, first_bad_operation
 from aweigh.training.debug.outputs import (

@@ -20,7 +20,7 @@ from rich.console import Console
 from aweigh.errors import UsageError, escaped
 from aweigh.evaluation.metrics import METRICS, NUMBERS, metric_of
 from aweigh.files import atomic_file
-from aweigh.prediction.meters import Means
+from aweigh.inference.meters import Means
 from aweigh.training.logs.console import SafeConsole
 from aweigh.training.logs.progress import Display
 

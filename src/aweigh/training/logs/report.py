@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
-import torch
-from torch import Tensor
 
 from aweigh.annotations.split import Split
 from aweigh.errors import counted
@@ -31,17 +28,16 @@ from aweigh.evaluation.errors import (
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.transforms import Transform
 from aweigh.files import atomic_file, write_text
+from aweigh.geometry.frames import Frame
 from aweigh.images.resize import Resize
+from aweigh.inference.supervision import keypoint_lines, supervision
 from aweigh.inspect.doctor import quick
-from aweigh.models.detector import Detector, network_inputs
-from aweigh.prediction.detect import find, mean_colour
-from aweigh.prediction.supervision import keypoint_lines, supervision
-from aweigh.prediction.tta import PLAIN, TTA
-from aweigh.structures import Images, padded_proposals
+from aweigh.runtime.engine import Batch, Engine
+from aweigh.runtime.tta import PLAIN, TTA, find
 from aweigh.training.prepare import Run
 from aweigh.visualise import charts
 from aweigh.visualise.colours import IGNORED, PALETTE
-from aweigh.visualise.pictures import as_picture, draw_boxes, draw_detections, draw_targets
+from aweigh.visualise.pictures import as_picture, draw_boxes, draw_detections, draw_objects
 from aweigh.visualise.sheet import grid
 
 AS_IT_IS = Transform(Resize(short=None, long=None))
@@ -101,7 +97,7 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         image = sample.image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
         targets = sample.targets.resized((height, width), (factor * height, factor * width))
         joints = {"skeleton": samples.split.skeleton} if samples.split.skeleton else {}
-        pictures.append(draw_targets(image, targets, samples.split.classes, **joints))
+        pictures.append(draw_objects(image, targets.arrays(), samples.split.classes, **joints))
         captions.append(f"{Path(samples.split.paths[sample.index]).name}, {width} x {height}")
     if pictures:
         title = f"{split}: what the network sees" + (" in the first epoch" if split == "train" else ", only resized")
@@ -174,7 +170,7 @@ def _worst_sheet(
         picture = as_picture(sample.image)
         picture = picture.resize(_size_in_cell(picture.size), PIL.Image.Resampling.LANCZOS)
         height, width = sample.original_hw
-        scale = torch.tensor([picture.width / width, picture.height / height] * 2)
+        scale = np.array([picture.width / width, picture.height / height] * 2)
         pair = [_truth(picture, matches, entry, scale), _found(picture, matches, entry, scale)]
         pairs.append(grid(pair, columns=2))
         captions.append(f"{Path(split.paths[sample.index]).name}, {entry.reason}")
@@ -187,7 +183,7 @@ def _worst_sheet(
     return grid(pairs, columns=2, captions=captions, title=title)
 
 
-def _truth(picture: PIL.Image.Image, matches: Matches, entry: ImageErrors, scale: Tensor) -> PIL.Image.Image:
+def _truth(picture: PIL.Image.Image, matches: Matches, entry: ImageErrors, scale: np.ndarray) -> PIL.Image.Image:
     lost = {**dict.fromkeys(entry.missed, ""), **dict.fromkeys(entry.confused, ", confused")}
     lost |= dict.fromkeys(entry.poor, ", poorly placed")
     rows = np.flatnonzero(matches.object_image == np.searchsorted(matches.image_ids, entry.image_id)).tolist()
@@ -195,18 +191,18 @@ def _truth(picture: PIL.Image.Image, matches: Matches, entry: ImageErrors, scale
     ignored = [bool(matches.ignored[row]) for row in rows]
     colours = [IGNORED if skip else WRONG if row in lost else RIGHT for row, skip in zip(rows, ignored)]
     captions = [matches.names[matches.object_label[row]] + lost[row] if row in lost else "" for row in rows]
-    boxes = torch.tensor(matches.object_box[rows], dtype=torch.float32).reshape(-1, 4) * scale
+    boxes = matches.object_box[rows].reshape(-1, 4) * scale
     return draw_boxes(picture, boxes, colours, captions, ignored=ignored)
 
 
-def _found(picture: PIL.Image.Image, matches: Matches, entry: ImageErrors, scale: Tensor) -> PIL.Image.Image:
+def _found(picture: PIL.Image.Image, matches: Matches, entry: ImageErrors, scale: np.ndarray) -> PIL.Image.Image:
     rows = [*entry.wrong, *entry.right]
     colours = [WRONG] * len(entry.wrong) + [RIGHT] * len(entry.right)
     said = ["" if note == NOTHING_THERE else f", {note}" for note in entry.notes]
     captions = [
         f"{matches.names[matches.label[row]]} {matches.score[row]:.2f}{note}" for row, note in zip(entry.wrong, said)
     ]
-    boxes = torch.tensor(matches.box[rows], dtype=torch.float32).reshape(-1, 4) * scale
+    boxes = matches.box[rows].reshape(-1, 4) * scale
     return draw_boxes(picture, boxes, colours, captions + [""] * len(entry.right))
 
 
@@ -217,7 +213,7 @@ def _size_in_cell(size_wh: tuple[int, int]) -> tuple[int, int]:
 
 def _evenly(length: int, count: int) -> list[int]:
     """Up to `count` rows, spread evenly over all."""
-    return torch.linspace(0, length - 1, min(count, length)).long().tolist() if length else []
+    return np.linspace(0, length - 1, min(count, length)).astype(int).tolist() if length else []
 
 
 def _readable(samples: DetectionDataset, rows: Iterable[Any]) -> Iterator[Sample]:
@@ -225,32 +221,29 @@ def _readable(samples: DetectionDataset, rows: Iterable[Any]) -> Iterator[Sample
     return (sample for sample in map(samples.__getitem__, rows) if isinstance(sample, Sample))
 
 
-@torch.no_grad()
 def save_predictions(
-    model: Detector,
+    engine: Engine,
     resize: Resize,
     split: Split,
     path: Path,
     *,
-    device: torch.device,
     tta: TTA = PLAIN,
     count: int = 6,
     min_score: float = 0.5,
 ) -> None:
-    """Images of the split, evenly chosen, with the detections of the model."""
+    """Images of the split, evenly chosen, with the detections of an engine."""
     pictures = []
     for sample in _readable(DetectionDataset(split, AS_IT_IS), _evenly(len(split), count)):
-        size_hw = (sample.image.shape[1], sample.image.shape[2])
+        image, proposals = sample.image.permute(1, 2, 0).numpy(), sample.targets.proposals
+        size_hw = (image.shape[0], image.shape[1])
         batches = []
         for size in tta.resizes(resize):
-            resized = size(sample.image)
-            images = Images.stack([resized], divisor=model.stride_divisor, fill=mean_colour(model))
-            targets = sample.targets.resized(size_hw, (resized.shape[1], resized.shape[2]))
-            if targets.proposals is not None:
-                images = replace(images, proposals=padded_proposals([targets.proposals]))
-            batches.append(images.to(device))
-        (found,) = find(model, lambda images: model.network(*network_inputs(model, images)), batches, [size_hw], tta)
-        pictures.append(draw_detections(sample.image, found, min_score=min_score))
+            batch = Batch.stack([size(image)], divisor=engine.stride_divisor, fill=engine.pixel_mean)
+            if proposals is not None:
+                batch = batch.with_proposals([Frame.resize(size_hw, batch.sizes_hw[0]).boxes(proposals.numpy())])
+            batches.append(batch)
+        (found,) = find(engine, batches, [size_hw], tta)
+        pictures.append(draw_detections(image, found, min_score=min_score))
     if pictures:
         with atomic_file(path) as aside:
             grid(pictures, columns=3).save(aside)

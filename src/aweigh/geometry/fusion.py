@@ -5,27 +5,27 @@ Image and Vision Computing 2021 (arXiv 1910.13302), section 3. Every model has t
 """
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from aweigh.geometry.boxes import pairwise_iou
 
 IOU_THRESHOLD = 0.55  # the authors'
 
 
 def weighted_box_fusion(
-    boxes: Tensor, scores: Tensor, labels: Tensor, *, predictions: int, iou_threshold: float = IOU_THRESHOLD
-) -> tuple[Tensor, Tensor, Tensor]:
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, *, predictions: int, iou_threshold: float = IOU_THRESHOLD
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fuse boxes of one class that overlap: `(boxes [M, 4], scores [M], index [M])`, best first.
 
     boxes: `[N, 4]` float32 xyxy; scores: `[N]` in `[0, 1]`, a row with 0 is empty; labels: `[N]`. predictions: how many
     put their boxes together here. Best first, each box goes to the fused box of its class with which its IoU is
     highest, if that is above `iou_threshold`, else it opens a new one. Corners are the mean weighted by scores. The
     score is the mean, times min(T, N) / N where T boxes of N predictions came together: fewer agree, less is sure.
-    index: the best row of each fused box, which opened it. Computed on the CPU in float64, box after box.
+    index: the best row of each fused box, which opened it. Computed in float64, box after box.
     """
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[scores[order] > 0]
-    rows, of_class = order.cpu().numpy(), labels[order].cpu().numpy()
-    corners, confidences = (values[order].double().cpu().numpy() for values in (boxes, scores))
+    rows = np.argsort(-scores, kind="stable")
+    rows = rows[scores[rows] > 0]
+    of_class = labels[rows]
+    corners, confidences = boxes[rows].astype(np.float64), scores[rows].astype(np.float64)
     fused, means, first = [np.zeros((0, 4))], [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
     for label in np.unique(of_class):
         own = of_class == label
@@ -33,9 +33,9 @@ def weighted_box_fusion(
         fused.append(result[0])
         means.append(result[1])
         first.append(rows[own][opened])
-    made = [torch.from_numpy(np.concatenate(parts)).to(boxes.device) for parts in (fused, means, first)]
-    best = made[1].argsort(descending=True, stable=True)
-    return made[0][best].to(boxes.dtype), made[1][best].to(scores.dtype), made[2][best]
+    made, scored, index = np.concatenate(fused), np.concatenate(means), np.concatenate(first)
+    best = np.argsort(-scored, kind="stable")
+    return made[best].astype(boxes.dtype), scored[best].astype(scores.dtype), index[best]
 
 
 def _fuse(
@@ -47,7 +47,7 @@ def _fuse(
     first = np.zeros(len(boxes), dtype=np.int64)
     number = 0
     for row, (box, score) in enumerate(zip(boxes, scores)):
-        overlaps = _iou(box, fused[:number])
+        overlaps = pairwise_iou(box[None], fused[:number])[0]
         at = int(overlaps.argmax()) if number else 0
         if number == 0 or overlaps[at] <= iou_threshold:
             at, number = number, number + 1
@@ -59,12 +59,3 @@ def _fuse(
     together = counts[:number]
     means = sums[:number] / together * np.minimum(together, predictions) / predictions
     return fused[:number], means, first[:number]
-
-
-def _iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of one box `[4]` with each of `[M, 4]`; 0 where both are empty."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    common = sides.clip(min=0).prod(axis=1)
-    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - common
-    overlaps: np.ndarray = common / np.maximum(areas, np.finfo(np.float64).tiny)
-    return overlaps

@@ -3,13 +3,13 @@
 Masks are kept as run lengths, so that what a whole split holds in memory grows with its detections alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 
 from aweigh import distributed
@@ -22,13 +22,12 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import MAX_BAD, Loader, make_loader
 from aweigh.feeding.transforms import Transform
 from aweigh.images.resize import Resize
+from aweigh.inference.device import ON_CPU, How, synchronise
+from aweigh.inference.engine import TorchEngine
+from aweigh.inference.meters import Means, Stopwatch
+from aweigh.inference.supervision import supervision
 from aweigh.models.detector import Detector
-from aweigh.ops.frames import Frame
-from aweigh.prediction.device import ON_CPU, How, synchronise
-from aweigh.prediction.meters import Means, Stopwatch
-from aweigh.prediction.supervision import supervision
-from aweigh.prediction.tta import PLAIN, TTA, View, look, merge
-from aweigh.structures import Images
+from aweigh.runtime.tta import PLAIN, TTA, in_whole, merge, views
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,8 @@ def detect(
         raise UsageError("detect: losses are those of the plain pictures; leave out test augmentation.")
     category_ids = matching_category_ids(model.classes, split.classes)
     rank, world = distributed.rank(), distributed.world_size()
+    engine = TorchEngine(model, how)
+    pairs, order = tta.class_pairs(model.classes), tta.class_order(model.classes)
     loaders = [
         in_order(model, size, split, batch=batch, device=how.device, workers=workers, max_bad=max_bad, taught=losses)
         for size in tta.resizes(resize)
@@ -85,16 +86,18 @@ def detect(
             watch.lap("read")
             if part.blank:  # none of its pictures could be read: they have no detections
                 continue
-            views = []
-            for view in look(model, partial(how.outputs, model), [size.images for size in sizes], tta):
+            seen = []
+            for view in views(engine, tta):
+                images = sizes[view.size].images
+                raw = engine.outputs(images.mirrored() if view.mirrored else images, order if view.averaged else None)
                 synchronise(how.device)
                 watch.lap("network")
-                views.append(read(model, view, part.original_sizes_hw, tta))
+                seen.append(in_whole(model.decode(raw, images.sizes_hw), part.original_sizes_hw, view, pairs))
                 watch.lap("decode")
-            merged = zip(merge(model, views, tta), part.image_ids, strict=True)
+            merged = zip(merge(engine, seen, tta), part.image_ids, strict=True)
             results = [entry for found, image_id in merged for entry in _entries(found, image_id, category_ids)]
             watch.lap("decode")
-            values = model.loss(view.raw, [targets.to(how.device) for targets in part.targets]) if losses else {}
+            values = model.loss(raw, [targets.to(how.device) for targets in part.targets]) if losses else {}
             parts.append((number * world + rank, len(part), results, {name: float(v) for name, v in values.items()}))
             watch.lap("loss")
             done += len(part)
@@ -158,32 +161,6 @@ def _together(parts: list[_Part], speed: dict[str, float], loader: Loader) -> Sp
     return SplitDetections(results, means.result(), speed, problems, unread)
 
 
-def find(
-    model: Detector,
-    network: Callable[[Images], Any],
-    batches: Sequence[Images],
-    sizes_hw: Sequence[tuple[int, int]],
-    tta: TTA = PLAIN,
-) -> list[Detections]:
-    """The detections of whole pictures of `sizes_hw`, in their pixels, on the CPU.
-
-    network: `Images` to the raw output of `model`. batches: the same pictures in each of the sizes of `tta.resizes`.
-    """
-    return merge(model, [read(model, view, sizes_hw, tta) for view in look(model, network, batches, tta)], tta)
-
-
-def read(model: Detector, view: View, sizes_hw: Sequence[tuple[int, int]], tta: TTA) -> list[Detections]:
-    """The detections of a view in the pixels of the whole pictures of `sizes_hw`, as if never mirrored; on the CPU."""
-    pairs = tta.class_pairs(model.classes) if view.mirrored else ()
-    found = []
-    for own, size_hw in zip(model.decode(view.raw, view.sizes_hw), sizes_hw, strict=True):
-        back = Frame.resize(own.size_hw, size_hw)
-        if view.mirrored:
-            back = back.then(Frame.mirror(size_hw[1]))
-        found.append(own.to("cpu").moved(back, size_hw, class_pairs=pairs))
-    return found
-
-
 def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:
     """For each label of the model whose name the data has, the data's category id."""
     ids = {label: data.ids[data.label(name)] for label, name in enumerate(classes.names) if name in data.names}
@@ -200,7 +177,7 @@ def mean_colour(model: Detector) -> tuple[float, ...]:
 
 
 def _entries(detections: Detections, image_id: Any, category_ids: dict[int, int]) -> list[dict[str, Any]]:
-    detections = detections[torch.isin(detections.labels, torch.tensor(list(category_ids)))]
+    detections = detections[np.isin(detections.labels, list(category_ids))]
     return [
         {**entry, "category_id": category_ids[label]}
         for entry, label in zip(detections.to_coco(int(image_id)), detections.labels.tolist(), strict=True)

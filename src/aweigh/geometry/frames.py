@@ -8,15 +8,14 @@ they hold by one. Coordinates are continuous: pixel i reaches from i to i + 1, s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from aweigh.classes import Pairs
 from aweigh.errors import UsageError
-from aweigh.ops.cuboids import wrapped
+from aweigh.geometry.cuboids import wrapped
 
 
 @dataclass(frozen=True)
@@ -68,55 +67,72 @@ class Frame:
             self.shift_y * other.scale_y + other.shift_y,
         )
 
-    def points(self, points: Tensor) -> Tensor:
+    def points(self, points: np.ndarray) -> np.ndarray:
         """`[..., 2]` (x, y), pixels."""
         scale, shift = (self.scale_x, self.scale_y), (self.shift_x, self.shift_y)
-        return points * points.new_tensor(scale) + points.new_tensor(shift)
+        return points * np.array(scale, points.dtype) + np.array(shift, points.dtype)
 
-    def boxes(self, boxes: Tensor) -> Tensor:
+    def boxes(self, boxes: np.ndarray) -> np.ndarray:
         """`[..., 4]` xyxy; x0 stays the left side in a mirror."""
         corners = self.points(boxes.reshape(*boxes.shape[:-1], 2, 2))
-        x0, y0, x1, y1 = corners.flatten(-2).unbind(-1)
-        return torch.stack([x1, y0, x0, y1] if self.mirrors else [x0, y0, x1, y1], dim=-1)
+        moved = corners.reshape(boxes.shape)
+        return moved[..., [2, 1, 0, 3]] if self.mirrors else moved
 
-    def areas(self, areas: Tensor) -> Tensor:
+    def areas(self, areas: np.ndarray) -> np.ndarray:
         """`[...]`, square pixels."""
         return areas * abs(self.scale_x * self.scale_y)
 
-    def keypoints(self, keypoints: Tensor) -> Tensor:
+    def keypoints(self, keypoints: np.ndarray) -> np.ndarray:
         """`[..., 3]`: x, y, and a score or visibility that stays; the rows of left and right stay where they are."""
-        return torch.cat([self.points(keypoints[..., :2]), keypoints[..., 2:]], dim=-1)
+        return np.concatenate([self.points(keypoints[..., :2]), keypoints[..., 2:]], axis=-1)
 
-    def cuboids(self, cuboids: Tensor) -> Tensor:
-        """`[..., 7]`, objects as the camera sees them, see `aweigh.ops.cuboids`; NaN stays.
+    def cuboids(self, cuboids: np.ndarray) -> np.ndarray:
+        """`[..., 7]`, objects as the camera sees them, see `aweigh.geometry.cuboids`; NaN stays.
 
         What is seen under alpha is seen in a mirror under pi - alpha. Depth and sides stay: they hold for a camera that
         was changed with the image, see `camera`.
         """
         alpha = cuboids[..., 6:]
         alpha = wrapped(math.pi - alpha) if self.mirrors else alpha
-        return torch.cat([self.points(cuboids[..., :2]), cuboids[..., 2:6], alpha], dim=-1)
+        return np.concatenate([self.points(cuboids[..., :2]), cuboids[..., 2:6], alpha], axis=-1)
 
-    def camera(self, camera: Tensor) -> Tensor:
+    def camera(self, camera: np.ndarray) -> np.ndarray:
         """`[..., 3, 4]`, from points in space to pixels times depth: the camera that would take the changed image.
 
         In a mirror x is turned round in space as well, so that its focal lengths stay above 0: an object at x stands at
         -x, and is turned by pi - rotation.
         """
-        pixels = camera.new_tensor([[self.scale_x, 0, self.shift_x], [0, self.scale_y, self.shift_y], [0, 0, 1]])
-        space = torch.diag(camera.new_tensor([-1 if self.mirrors else 1, 1, 1, 1]))
-        return pixels @ camera @ space
+        pixels = np.array([[self.scale_x, 0, self.shift_x], [0, self.scale_y, self.shift_y], [0, 0, 1]], camera.dtype)
+        moved: np.ndarray = pixels @ camera
+        return moved * np.array([-1 if self.mirrors else 1, 1, 1, 1], camera.dtype)
 
-    def masks(self, masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    def objects(
+        self, fields: Mapping[str, np.ndarray], *, class_pairs: Pairs, keypoint_pairs: Pairs
+    ) -> dict[str, np.ndarray]:
+        """What there is of `boxes`, `labels`, `keypoints` and `cuboids` among the fields of objects, as `Targets` and
+        `Detections` have them, in this frame; in a mirror classes and keypoints of a pair change places."""
+        changed = {"boxes": self.boxes(fields["boxes"])}
+        if "keypoints" in fields:
+            changed["keypoints"] = self.keypoints(fields["keypoints"])
+        if "cuboids" in fields:
+            changed["cuboids"] = self.cuboids(fields["cuboids"])
+        if self.mirrors:
+            changed["labels"] = exchanged(fields["labels"], class_pairs)
+            if "keypoints" in fields:
+                rows = np.arange(fields["keypoints"].shape[1])
+                changed["keypoints"] = changed["keypoints"][:, exchanged(rows, keypoint_pairs)]
+        return changed
+
+    def masks(self, masks: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
         """`[N, H, W]` bool to `[N, h, w]`: each pixel is that of the source in which its centre lies, or False where
-        that lies beyond the source. By numpy, which is twice as fast as torch's interpolation."""
+        that lies beyond the source."""
         back, (height, width) = self.inverse, masks.shape[1:]
         rows, shown_rows = _source(size_hw[0], back.scale_y, back.shift_y, height)
         columns, shown_columns = _source(size_hw[1], back.scale_x, back.shift_x, width)
-        found = masks.numpy(force=True).take(rows, axis=1).take(columns, axis=2)  # [N, h, w]
+        found: np.ndarray = masks.take(rows, axis=1).take(columns, axis=2)  # [N, h, w]
         if not (shown_rows.all() and shown_columns.all()):
             found &= shown_rows[:, None] & shown_columns
-        return torch.from_numpy(found).to(masks.device)
+        return found
 
 
 def _source(count: int, scale: float, shift: float, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,9 +142,9 @@ def _source(count: int, scale: float, shift: float, length: int) -> tuple[np.nda
     return places.clip(0, length - 1), (places >= 0) & (places < length)
 
 
-def exchanged(indices: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+def exchanged(indices: np.ndarray, pairs: Pairs) -> np.ndarray:
     """Labels or rows `[N]` int64, those of a pair exchanged, as left and right are in a mirror."""
-    result = indices.clone()
+    result = indices.copy()
     for first, second in pairs:
         result[indices == first], result[indices == second] = second, first
     return result

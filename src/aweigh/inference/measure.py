@@ -11,10 +11,10 @@ from aweigh.annotations.split import Split
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.evaluation.metrics import METRICS, Measured, Results, When, check_measurable, measurable, metric_of
 from aweigh.images.resize import Resize
+from aweigh.inference.detect import detect
+from aweigh.inference.device import How
 from aweigh.models.detector import Detector
-from aweigh.prediction.detect import detect
-from aweigh.prediction.device import How
-from aweigh.prediction.tta import PLAIN, TTA
+from aweigh.runtime.tta import PLAIN, TTA
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Boxes, masks, objects in space and frames of images, as arrays."""

@@ -1,0 +1,1 @@
+"""Detectors run by torch: the engine, whole splits with losses, devices and memory."""
