@@ -7,16 +7,21 @@ from cyclopts import App, Group, Parameter
 
 from aweigh.cli.check import check
 from aweigh.cli.convert import complete, convert, merge
+from aweigh.cli.help import HELP_FLAGS, epilogue
 from aweigh.errors import counted
 
-app = App(name="data", help="Make and inspect data sets.", group_commands=Group("Commands"))
-app.command(check)
-app.command(convert)
-app.command(merge)
-app.command(complete)
+app = App(
+    name="data",
+    help="Check, convert, merge and complete data sets; draw one to try.",
+    group_commands=Group("Commands"),
+    help_flags=HELP_FLAGS,
+    help_epilogue=epilogue("data check"),
+)
+for _command in (check, convert, merge, complete):
+    app.command(_command, help_epilogue=epilogue(f"data {_command.__name__}"))
 
 
-@app.command
+@app.command(help_epilogue=epilogue("data synth"))
 def synth(
     out: Path,
     /,

@@ -17,13 +17,16 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from aweigh import __version__
 from aweigh.cli.ending import Ended, ended_by_signals, shown_output
+from aweigh.cli.help import HELP_ALL, HELP_FLAGS, all_wanted, epilogue
 from aweigh.cli.terminal import one_line
 from aweigh.errors import LARGEST_NUMBER, AweighError, UsageError, lost_worker
 
-WORK = Group("Work", sort_key=1)
-LOOK = Group("Look", sort_key=2)
-TRY = Group("Try", sort_key=3)
-OTHER = Group("Options", sort_key=4)
+USE = Group("Find objects", sort_key=1)
+TRAIN = Group("Train", sort_key=2)
+MEASURE = Group("Measure", sort_key=3)
+DATA = Group("Data sets", sort_key=4)
+ABOUT = Group("About", sort_key=5)
+OTHER = Group("Options", sort_key=6)
 
 
 def _within_reach(_: object, value: object) -> None:
@@ -38,35 +41,38 @@ app = App(
     help="Find objects in pictures: train a detector on your own, measure it, and use it.",
     version=__version__,
     help_format="plaintext",
+    help_flags=HELP_FLAGS,
     group_commands=OTHER,
     default_parameter=Parameter(validator=_within_reach),
     suppress_keyboard_interrupt=False,  # `run` ends it
 )
 
 COMMANDS = [
-    ("predict", WORK, "Find objects in pictures: draw the boxes and write them to a file."),
-    ("train", WORK, "Train a detector on a folder of labelled pictures (COCO, VOC, YOLO, KITTI and more)."),
-    ("train-backbone", WORK, "Train a ShuffleNet V2 on pictures sorted into folders by class."),
-    ("resume", WORK, "Go on with a training run that was stopped, killed or finished."),
-    ("debug", LOOK, "Compute a training step that failed again, on the CPU, and say where and why."),
-    ("eval", WORK, "Measure a trained detector on a labelled split."),
-    ("proposals", WORK, "Write where to look in each picture, for Fast R-CNN, and measure what that reaches."),
-    ("config", LOOK, "Show the configuration a training run would have."),
-    ("models", LOOK, "List the detectors that can be built, and what is known of each."),
-    ("info", LOOK, "Show what a checkpoint says about itself."),
-    ("profile", LOOK, "Count what a network costs, and see how it uses its features."),
-    ("average", WORK, "Write the mean of several checkpoints of one detector."),
-    ("shrink", WORK, "Write a checkpoint in half precision, at half the size."),
-    ("doctor", LOOK, "Check that torch, torchvision and every device of this machine work."),
-    ("demo", TRY, "Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing."),
-    ("data", TRY, "Make and inspect data sets."),
+    ("predict", USE, "Find objects in images: draw the boxes and write them to a file."),
+    ("demo", USE, "Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing."),
+    ("train", TRAIN, "Train a detector on a folder of labelled images (COCO, VOC, YOLO, KITTI and more)."),
+    ("resume", TRAIN, "Go on with a training run that was stopped, killed or finished."),
+    ("train-backbone", TRAIN, "Train a ShuffleNet V2 on images sorted into folders by class."),
+    ("config", TRAIN, "Show the configuration a training run would have."),
+    ("debug", TRAIN, "Compute a training step that failed again, on the CPU, and say where and why."),
+    ("average", TRAIN, "Write the mean of several checkpoints of one detector."),
+    ("shrink", TRAIN, "Write a checkpoint in half precision, at half the size."),
+    ("eval", MEASURE, "Measure a detector, or a file of results, on a labelled split."),
+    ("proposals", MEASURE, "Write proposals for each image, for Fast R-CNN, and measure how many objects they reach."),
+    ("profile", MEASURE, "Count what a network costs, and see how it uses its features."),
+    ("data", DATA, "Check, convert, merge and complete data sets; draw one to try."),
+    ("models", ABOUT, "List the detectors that can be built, and what is known of each."),
+    ("info", ABOUT, "Show what a checkpoint says about itself."),
+    ("doctor", ABOUT, "Check that torch, torchvision and every device of this machine work."),
 ]
 # Where a command is defined that is not NAME:command.
 PLACES = {"eval": "evaluate:command", "data": "data:app", "config": "train:config_app", "profile": "profile:app"}
 
 for _sort, (_name, _group, _help) in enumerate(COMMANDS):
     _place = "aweigh.cli." + PLACES.get(_name, f"{_name.replace('-', '_')}:command")
-    app.command(_place, name=_name, group=_group, help=_help, sort_key=_sort)
+    _below = {} if _place.endswith("app") else {"help_epilogue": epilogue(_name)}  # an app says it itself
+    app.command(_place, name=_name, group=_group, help=_help, sort_key=_sort, **_below)
+app.register_install_completion_command(group=OTHER, help="Let the shell complete commands and flags.")
 
 
 def main() -> NoReturn:
@@ -81,6 +87,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    all_wanted.set(HELP_ALL in arguments)
     try:
         code = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Group, Parameter
 
+from aweigh.cli.help import HELP_FLAGS, epilogue
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import output
 from aweigh.errors import UsageError, check_reach, counted
@@ -13,10 +14,12 @@ app = App(
     name="profile",
     help="Count what a network costs, and see how it uses its features.",
     group_commands=Group("Commands"),
+    help_flags=HELP_FLAGS,
+    help_epilogue=epilogue("profile cost"),
 )
 
 
-@app.command
+@app.command(help_epilogue=epilogue("profile cost"))
 def cost(
     model: str,
     /,
@@ -52,7 +55,7 @@ def cost(
     print_table(screen, titles, rows, bold=(len(rows) - 1,))
 
 
-@app.command
+@app.command(help_epilogue=epilogue("profile reuse"))
 def reuse(model: str, /, *, output: Annotated[Path, Parameter(alias="-o")] = Path("reuse.png")) -> None:
     """Draw which earlier units each unit of a ShuffleNet V2 reads, and how strongly (figure 4 of the paper).
 

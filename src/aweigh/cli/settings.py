@@ -1,24 +1,26 @@
 """Flags out of the fields of a settings dataclass (`training/settings.py`), with their help texts and defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, make_dataclass
 from typing import Annotated, Any, get_origin
 
 from cyclopts import Group, Parameter
 
+from aweigh.cli.help import FirstFlags
 from aweigh.training.settings import Settings, field_types, help_texts
 
 
-def flags_of(kind: type[Settings], groups: Mapping[str, str]) -> Any:
+def flags_of(kind: type[Settings], groups: Mapping[str, str], first: Collection[str]) -> Any:
     """A dataclass with every field of `kind` but `data`, each a flag that is None when not given.
 
-    groups: the first field of each group of flags, in the order of the fields, and the name of the group.
+    groups: the first field of each group of flags, in the order of the fields, and the name of the group. first: the
+    fields that the help shows without being asked for all.
     """
     types, texts = field_types(kind), help_texts(kind)
     members, group = [], None
     for position, entry in enumerate(fields(kind)):
         if entry.name in groups:
-            group = Group(groups[entry.name], sort_key=position)
+            group = Group(groups[entry.name], sort_key=position, help_formatter=FirstFlags(first))
         if entry.name == "data":
             continue
         several = get_origin(types[entry.name]) is tuple

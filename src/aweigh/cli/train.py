@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App, Group
 
 from aweigh.cli.flags import Processes, Recipe
+from aweigh.cli.help import HELP_FLAGS, epilogue
 from aweigh.cli.processes import run_in_processes
 from aweigh.cli.settings import flags_of
 from aweigh.errors import UsageError
@@ -20,16 +21,24 @@ GROUPS = {
     "short": "Images",
     "eval_every": "Validation",
 }
+FIRST = (
+    "classes", "val_split", "model", "init", "output", "epochs", "batch", "device", "lr", "short", "long", "flip",
+    "patience",
+)  # fmt: skip
 
 
 if TYPE_CHECKING:
     Flags = Any
 else:
-    Flags = flags_of(TrainConfig, GROUPS)
+    Flags = flags_of(TrainConfig, GROUPS, FIRST)
 NO_FLAGS: Any = Flags()
 
 config_app = App(
-    name="config", help="Show the configuration a training run would have.", group_commands=Group("Commands")
+    name="config",
+    help="Show the configuration a training run would have.",
+    group_commands=Group("Commands"),
+    help_flags=HELP_FLAGS,
+    help_epilogue=epilogue("config show"),
 )
 
 

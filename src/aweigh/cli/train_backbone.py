@@ -16,11 +16,12 @@ from aweigh.training.recipes import find_recipe
 from aweigh.training.settings import load_recipe
 
 GROUPS = {"width": "Network", "epochs": "Run", "lr": "Optimiser", "size": "Images"}
+FIRST = ("width", "init", "output", "epochs", "batch", "workers", "device", "precision", "lr", "size")
 
 if TYPE_CHECKING:
     Flags = Any
 else:
-    Flags = flags_of(ClassifyConfig, GROUPS)
+    Flags = flags_of(ClassifyConfig, GROUPS, FIRST)
 NO_FLAGS: Any = Flags()
 
 
