@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import aweigh
@@ -30,8 +30,8 @@ CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]")
 
 def found(path: str, names: tuple[str, ...] = NAMES) -> Detections:
     """One detection of each class."""
-    boxes = torch.tensor([[1.0, 2.0, 30.0, 20.5]]).expand(len(names), 4)
-    scores, labels = torch.full((len(names),), 0.5), torch.arange(len(names))
+    boxes = np.array([[1, 2, 30, 20.5]] * len(names), np.float32)
+    scores, labels = np.full(len(names), 0.5, np.float32), np.arange(len(names))
     return Detections(boxes, scores, labels, classes=Classes.from_names(names), size_hw=(30, 40), path=path)
 
 
@@ -52,7 +52,7 @@ def test_csv_has_a_row_for_each_detection_and_no_formula(tmp_path: Path) -> None
 
 def test_names_of_keypoints_are_cells_too(tmp_path: Path) -> None:
     points = KeypointSet(("=1+1", "no\nse"))
-    pictures = [replace(found("a.jpg", ("x",)), keypoints=torch.zeros(1, 2, 3), keypoint_set=points)]
+    pictures = [replace(found("a.jpg", ("x",)), keypoints=np.zeros((1, 2, 3), np.float32), keypoint_set=points)]
     write_detections(pictures, tmp_path / "a.csv", "csv")
     head = next(csv.reader((tmp_path / "a.csv").read_text().splitlines()))
     assert head[-6:] == ["'=1+1_x", "'=1+1_y", "'=1+1_score", "no\\nse_x", "no\\nse_y", "no\\nse_score"]

@@ -258,8 +258,8 @@ class Detections:
             for entry, segmentation in zip(entries, self.rle(), strict=True):
                 entry["segmentation"] = segmentation
         if self.keypoints is not None:
-            for entry, values in zip(entries, self.keypoints.reshape(len(self), -1).tolist(), strict=True):
-                entry["keypoints"] = values
+            for entry, points in zip(entries, self.keypoints.tolist(), strict=True):
+                entry["keypoints"] = [value for point in points for value in point]
         if self.cuboids is not None:
             for entry, values in zip(entries, self.cuboids.tolist(), strict=True):
                 entry["cuboid"] = values
@@ -285,6 +285,6 @@ def _check_masks_and_keypoints(found: Detections) -> None:
             f"{len(found.keypoint_set)}."
         )
     for name, value in (("masks", masks), ("keypoints", keypoints)):
-        finite = None if value is None else np.isfinite(value).reshape(len(value), -1).all(axis=1)
+        finite = None if value is None else np.isfinite(value).all(axis=(1, 2))
         if finite is not None and not finite.all():
             raise DataError(f"Detections.{name}: those of object {int(np.flatnonzero(~finite)[0])} are not all finite.")

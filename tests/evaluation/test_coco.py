@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from aweigh.errors import DataError, UsageError
 from aweigh.evaluation.coco import evaluate_coco
-from aweigh.ops.masks import encode_counts
+from aweigh.geometry.masks import encode_counts
 
 KEYS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 

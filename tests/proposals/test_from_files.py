@@ -95,7 +95,7 @@ def test_selective_search_of_matlab(coco: Make, tmp_path: Path) -> None:
     found, remarks = from_selective_search(tmp_path / "s.mat", split, number=5, made={})
     assert found.boxes.tolist() == [[0, 0, 20, 10], [4, 2, 16, 8]] and found.scores.tolist() == [1, 0.5]
     assert found.first.tolist() == [0, 2, 2] and remarks == []
-    assert split.with_proposals(found).targets(0).proposals.shape == (2, 4)
+    assert split.with_proposals(found).objects(0)["proposals"].shape == (2, 4)
 
 
 def test_a_matlab_file_of_other_pictures_or_broken(split, tmp_path: Path) -> None:

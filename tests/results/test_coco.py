@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -50,12 +51,12 @@ def detections(root: Path, split: str = "train", classes: Classes = FOUND) -> li
     part = load_split(root, split)
     found = []
     for row in reversed(range(len(part))):
-        targets, names = part.targets(row), part.classes.names
-        labels = torch.tensor([classes.label(names[label]) for label in targets.labels.tolist()])
-        scores = torch.linspace(0.9, 0.8, len(labels))
+        objects, names = part.objects(row), part.classes.names
+        labels = np.array([classes.label(names[label]) for label in objects["labels"].tolist()], np.int64)
+        scores = np.linspace(0.9, 0.8, len(labels), dtype=np.float32)
         size = (int(part.sizes_hw[row, 0]), int(part.sizes_hw[row, 1]))
         path = str(part.paths[row])
-        found.append(Detections(targets.boxes, scores, labels, classes=classes, size_hw=size, path=path))
+        found.append(Detections(objects["boxes"], scores, labels, classes=classes, size_hw=size, path=path))
     return found
 
 
@@ -87,25 +88,24 @@ def test_every_number_is_measured_on_the_images_that_are_named(data: Path, writt
     assert match_results(truth_of(data), written).names == ("box", "ball")
     split = load_split(data)
     found, _ = from_coco_results(written, split, number=10, made={})
-    own = split.targets(0).boxes
-    assert torch.from_numpy(found.of_image(0).numpy()).sort(dim=0).values.tolist() == own.sort(dim=0).values.tolist()
+    assert np.sort(found.of_image(0), axis=0).tolist() == np.sort(split.objects(0)["boxes"], axis=0).tolist()
 
 
 def test_complete_writes_each_box_into_its_image(data: Path, written: Path, tmp_path: Path) -> None:
     """The classes are those of the list beside the file; what lands on objects of people's is left out."""
-    wanted = [len(load_split(data).targets(row)) for row in range(4)]
+    wanted = [len(load_split(data).objects(row)["boxes"]) for row in range(4)]
     result = complete({"train": load_split(data)}, read_proposals(written))
     split = result.splits["train"]
-    assert [len(split.targets(row)) for row in range(4)] == wanted  # each found where people have it
+    assert [len(split.objects(row)["boxes"]) for row in range(4)] == wanted  # each found where people have it
     assert split.classes.names == ("person", "ball", "box") and result.objects.total() == 0
 
     # Where nobody labelled, each box is added to the image it was found in.
-    wanted_boxes = [load_split(data).targets(row).boxes.tolist() for row in range(4)]
+    wanted_boxes = [load_split(data).objects(row)["boxes"].tolist() for row in range(4)]
     cups = [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "iscrowd": 0}]
     rewrite(truth_of(data), lambda content: content.update(annotations=cups, categories=[{"id": 3, "name": "cup"}]))
     split = complete({"train": load_split(data)}, read_proposals(written)).splits["train"]
     for row in range(4):
-        added = [box for box in split.targets(row).boxes.tolist() if box != [1, 1, 5, 5]]
+        added = [box for box in split.objects(row)["boxes"].tolist() if box != [1, 1, 5, 5]]
         assert sorted(added) == sorted(wanted_boxes[row])
 
 

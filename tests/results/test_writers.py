@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import hotcoco
 import numpy as np
 import pytest
-import torch
 from tests.annotated import picture
 
 from aweigh.classes import Classes, KeypointSet
@@ -27,9 +26,9 @@ CLASSES = Classes(("cat", "dog"), (3, 7))
 
 def found(path: str = "a/x.jpg", count: int = 2) -> Detections:
     return Detections(
-        boxes=torch.tensor([[1.1, 2.0, 30.0, 20.5], [0.0, 0.0, 40.0, 30.0]])[:count],
-        scores=torch.tensor([0.9, 0.3])[:count],
-        labels=torch.tensor([1, 0])[:count],
+        boxes=np.array([[1.1, 2, 30, 20.5], [0, 0, 40, 30]], np.float32)[:count],
+        scores=np.array([0.9, 0.3], np.float32)[:count],
+        labels=np.array([1, 0])[:count],
         classes=CLASSES,
         size_hw=(30, 40),
         path=path,
@@ -101,8 +100,10 @@ POSE = KeypointSet(("head", "tail"), joints=((0, 1),))
 
 
 def with_shapes(path: str = "a/x.jpg", count: int = 2) -> Detections:
-    points = torch.tensor([[[1.1, 2.0, 3.5], [29.0, 20.25, -1.0]], [[0.0, 0.0, 0.5], [40.0, 30.0, 0.25]]])
-    return replace(found(path, count), masks=torch.ones(count, 4, 4), keypoints=points[:count], keypoint_set=POSE)
+    points = np.array([[[1.1, 2, 3.5], [29, 20.25, -1]], [[0, 0, 0.5], [40, 30, 0.25]]], np.float32)
+    return replace(
+        found(path, count), masks=np.ones((count, 4, 4), np.float32), keypoints=points[:count], keypoint_set=POSE
+    )
 
 
 def all_with_shapes() -> list[Detections]:

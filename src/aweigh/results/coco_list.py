@@ -37,8 +37,8 @@ class CocoList:
         self._images.append(image if detections.error is None else image | {"error": detections.error})
         entries = detections.to_coco(number)
         if detections.keypoints is not None:
-            for entry, points in zip(entries, shortest(detections.keypoints.reshape(len(detections), -1)), strict=True):
-                entry["keypoints"] = points
+            for entry, points in zip(entries, shortest(detections.keypoints), strict=True):
+                entry["keypoints"] = [value for point in points for value in point]
         for entry, (x0, y0, x1, y1), score in zip(entries, shortest(detections.boxes), shortest(detections.scores)):
             entry |= {"bbox": [x0, y0, round(x1 - x0, 4), round(y1 - y0, 4)], "score": score}
             entry |= {"file_name": name} if name else {}
