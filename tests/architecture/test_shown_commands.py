@@ -17,6 +17,7 @@ from cyclopts import CycloptsError, MissingArgumentError
 from tests.architecture.shown import COMMANDS, TOP, Shown
 
 from aweigh.cli import train, train_backbone
+from aweigh.cli.help import HELP_FLAGS
 from aweigh.cli.main import app
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED, create
@@ -131,7 +132,7 @@ def test_enough_commands_are_found() -> None:
 
 def test_every_command_that_aweigh_has_is_shown() -> None:
     shown = {shown.words[1] for shown in COMMANDS if shown.words[0] == "aweigh" and len(shown.words) > 1}
-    assert {"--version", "-h", "--help"} | shown >= set(app) - {"--version", "-h", "--help"}
+    assert shown >= set(app) - {"--version", *HELP_FLAGS}
 
 
 @pytest.mark.parametrize(
