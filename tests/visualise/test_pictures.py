@@ -15,27 +15,30 @@ from PIL import Image, ImageFont
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.structures import Targets
 from aweigh.visualise import labels
 from aweigh.visualise.charts import confusion, curves, feature_reuse, precision_recall
 from aweigh.visualise.colours import INK, PALETTE, PAPER, luminance
 from aweigh.visualise.labels import font_of, label_places
-from aweigh.visualise.pictures import as_picture, draw_boxes, draw_detections, draw_heat_map, draw_targets
+from aweigh.visualise.pictures import as_picture, draw_boxes, draw_detections, draw_heat_map, draw_objects
 from aweigh.visualise.sheet import grid
 
 CLASSES = Classes.from_names(["cat", "dog", "a class with quite a long name"])
-GREY = torch.full((3, 120, 160), 128, dtype=torch.uint8)
+GREY = np.full((120, 160, 3), 128, np.uint8)
 
 
-def detections(boxes: list[list[float]], scores: list[float], labels: list[int], **rest: torch.Tensor) -> Detections:
+def detections(boxes: list[list[float]], scores: list[float], labels: list[int], **rest: np.ndarray) -> Detections:
     return Detections(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(scores, dtype=torch.float32),
-        torch.tensor(labels, dtype=torch.int64),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(scores, np.float32),
+        np.array(labels, np.int64),
         classes=CLASSES,
         size_hw=(120, 160),
         **rest,
     )
+
+
+def objects(boxes: list[list[float]], labels: list[int], **rest: np.ndarray | None) -> dict[str, np.ndarray | None]:
+    return {"boxes": np.array(boxes, np.float32).reshape(-1, 4), "labels": np.array(labels, np.int64), **rest}
 
 
 def changed(picture: Image.Image) -> np.ndarray:
@@ -74,9 +77,9 @@ def test_colours_of_classes_differ_and_repeat_after_the_palette() -> None:
     distances = [math.dist(a, b) for i, a in enumerate(PALETTE) for b in PALETTE[:i]]
     assert min(distances) > 40
     many = Classes.numbered(60)
-    box = torch.tensor([[20.0, 60, 80, 100]])
+    box, score = np.array([[20, 60, 80, 100]], np.float32), np.ones(1, np.float32)
     pictures = [
-        np.asarray(draw_detections(GREY, Detections(box, torch.ones(1), torch.tensor([k]), classes=many)))[80, 20]
+        np.asarray(draw_detections(GREY, Detections(box, score, np.array([k]), classes=many)))[80, 20]
         for k in (3, 3 + 24)
     ]
     assert (pictures[0] == pictures[1]).all()
@@ -120,18 +123,18 @@ def test_the_best_detection_is_on_top() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 5)])
 def test_tiny_and_narrow_pictures(size: tuple[int, int]) -> None:
-    image = torch.zeros(3, *size, dtype=torch.uint8)
+    image = np.zeros((*size, 3), np.uint8)
     box = [[0, 0, size[1], size[0]]]
-    found = detections(box, [0.5], [0], masks=torch.ones(1, 28, 28), keypoints=torch.ones(1, 17, 3))
+    shapes = {"masks": np.ones((1, 28, 28), np.float32), "keypoints": np.ones((1, 17, 3), np.float32)}
+    found = detections(box, [0.5], [0], **shapes)
     assert draw_detections(image, replace(found, size_hw=size)).size == size[::-1]
-    mask = torch.ones(1, *size, dtype=torch.bool)
-    targets = Targets(found.boxes, found.labels, ignore=torch.tensor([True]), masks=mask)
-    assert draw_targets(image, targets, CLASSES).size == size[::-1]
+    annotated = objects(box, [0], ignore=np.array([True]), masks=np.ones((1, *size), bool))
+    assert draw_objects(image, annotated, CLASSES).size == size[::-1]
 
 
 def test_nothing_found_leaves_the_picture_as_it_is() -> None:
     assert not changed(draw_detections(GREY, Detections.empty(CLASSES))).any()
-    assert not changed(draw_targets(GREY, Targets.empty(), CLASSES)).any()
+    assert not changed(draw_objects(GREY, objects([], []), CLASSES)).any()
 
 
 def test_boxes_that_leave_the_picture_or_are_empty() -> None:
@@ -140,27 +143,29 @@ def test_boxes_that_leave_the_picture_or_are_empty() -> None:
 
 
 def test_masks_are_translucent_inside_and_firm_at_the_edge() -> None:
-    found = detections([[40, 50, 100, 90]], [0.9], [1], masks=torch.ones(1, 28, 28))
+    found = detections([[40, 50, 100, 90]], [0.9], [1], masks=np.ones((1, 28, 28), np.float32))
     picture = draw_detections(GREY, found)
     inside = np.asarray(picture)[70, 70].astype(int)
     assert 30 < np.abs(inside - 128).sum() < np.abs(np.array(PALETTE[1]) - 128).sum()
     assert not changed(picture)[100:, :].any()
     with pytest.raises(UsageError, match="do not fit"):
-        draw_detections(GREY[:, :60], found)
+        draw_detections(GREY[:60], found)
 
-    bitmap = torch.zeros(1, 120, 160, dtype=torch.bool)
+    bitmap = np.zeros((1, 120, 160), bool)
     bitmap[0, 50:90, 40:100] = True
-    targets = Targets(found.boxes, found.labels, masks=bitmap)
-    annotated = np.asarray(draw_targets(GREY, targets, CLASSES))
+    annotation = objects([[40, 50, 100, 90]], [1], masks=bitmap)
+    annotated = np.asarray(draw_objects(GREY, annotation, CLASSES))
     assert (annotated[60:88, 60:98] == np.asarray(picture)[60:88, 60:98]).all()
-    empty = replace(targets, masks=torch.zeros_like(bitmap))  # an object without a mask
-    assert not changed(draw_targets(GREY, empty, CLASSES))[60:88, 60:98].any()
+    empty = annotation | {"masks": np.zeros_like(bitmap)}  # an object without a mask
+    assert not changed(draw_objects(GREY, empty, CLASSES))[60:88, 60:98].any()
     with pytest.raises(UsageError, match="do not fit"):
-        draw_targets(GREY, replace(targets, masks=bitmap[:, :60]))
+        draw_objects(GREY, annotation | {"masks": bitmap[:, :60]})
 
 
 def test_each_mask_has_the_colour_of_its_class_and_the_best_is_on_top() -> None:
-    found = detections([[20, 20, 60, 100], [40, 20, 80, 100]], [0.6, 0.9], [1, 0], masks=torch.ones(2, 28, 28))
+    found = detections(
+        [[20, 20, 60, 100], [40, 20, 80, 100]], [0.6, 0.9], [1, 0], masks=np.ones((2, 28, 28), np.float32)
+    )
     pixels = np.asarray(draw_detections(GREY, found)).astype(int)
     alone, both, best = pixels[60, 30], pixels[60, 50], pixels[60, 70]
     towards = [np.array(PALETTE[label]) - 128 for label in (1, 0)]
@@ -172,22 +177,22 @@ def test_masks_of_hundreds_of_objects_are_drawn_in_the_memory_of_one(
     memory_needed: Callable[[Callable[[], object]], int],
 ) -> None:
     """On 12 megapixels, of which the first object fills all: 6 GB as bitmaps."""
-    boxes = torch.tensor([[100.0, 100.0, 180.0, 190.0]]).repeat(500, 1)
-    boxes[0] = torch.tensor([0.0, 0.0, 4000.0, 3000.0])
+    boxes = np.array([[100, 100, 180, 190]] * 500, np.float32)
+    boxes[0] = [0, 0, 4000, 3000]
     found = Detections(
         boxes,
-        torch.linspace(0.9, 0.1, 500),
-        torch.zeros(500, dtype=torch.int64),
+        np.linspace(0.9, 0.1, 500, dtype=np.float32),
+        np.zeros(500, np.int64),
         classes=CLASSES,
         size_hw=(3000, 4000),
-        masks=torch.rand(500, 28, 28),
+        masks=np.random.default_rng(0).random((500, 28, 28), np.float32),
     )
     image = Image.new("RGB", (4000, 3000), (128, 128, 128))
     assert memory_needed(lambda: draw_detections(image, found)) < 500 * 2**20
 
 
 def test_keypoints_and_the_skeleton() -> None:
-    points = torch.tensor([[[30.0, 60, 1], [90, 60, 1], [60, 100, 0]]])  # the third was not seen
+    points = np.array([[[30, 60, 1], [90, 60, 1], [60, 100, 0]]], np.float32)  # the third was not seen
     found = detections([[20, 50, 100, 110]], [0.9], [0], keypoints=points)
     dots, joined = draw_detections(GREY, found), draw_detections(GREY, found, skeleton=[(0, 1), (1, 2)])
     assert changed(dots)[60, 30] and changed(dots)[60, 90] and not changed(dots)[100, 60]
@@ -198,14 +203,14 @@ def test_keypoints_and_the_skeleton() -> None:
 
 
 def test_regions_to_ignore_are_hatched_and_dashed() -> None:
-    targets = Targets(torch.tensor([[20.0, 40, 120, 110]]), torch.tensor([0]))
-    ignored = Targets(targets.boxes, targets.labels, ignore=torch.tensor([True]))
-    plain, hatched = draw_targets(GREY, targets, CLASSES), draw_targets(GREY, ignored, CLASSES)
+    annotated = objects([[20, 40, 120, 110]], [0], ignore=None)
+    ignored = annotated | {"ignore": np.array([True])}
+    plain, hatched = draw_objects(GREY, annotated, CLASSES), draw_objects(GREY, ignored, CLASSES)
     assert not changed(plain)[60:100, 40:100].any()
     assert 0.05 < changed(hatched)[60:100, 40:100].mean() < 0.6
     edge = np.asarray(hatched)[109, 20:120]
     assert len(np.unique(edge, axis=0)) > 1
-    assert draw_targets(GREY, targets).size == (160, 120)  # without names
+    assert draw_objects(GREY, annotated).size == (160, 120)  # without names
 
 
 def test_floating_and_picture_input_give_the_same_picture() -> None:
@@ -216,19 +221,24 @@ def test_floating_and_picture_input_give_the_same_picture() -> None:
     picture = as_picture(image)
     assert (np.asarray(draw_detections(picture, found)) == from_bytes).all()
     assert (np.asarray(picture) == image.permute(1, 2, 0).numpy()).all()
+    pixels = image.permute(1, 2, 0).numpy()
+    for array in (pixels, pixels.astype(np.float32) / 255):
+        assert (np.asarray(draw_detections(array, found)) == from_bytes).all()
+    with pytest.raises(UsageError, match=r"\(H, W, 3\)"):
+        as_picture(pixels[..., :1])
     with pytest.raises(UsageError, match=r"\[3, H, W\]"):
         as_picture(image[:1])
 
 
 def test_heat_map_shows_where_it_is_warm() -> None:
-    heat = torch.zeros(6, 8)
+    heat = np.zeros((6, 8), np.float32)
     heat[4, 2] = 1.0
     picture = draw_heat_map(GREY, heat)
     assert picture.size == (160, 120)
     assert changed(picture)[90, 50] and not changed(picture)[10, 150]
     with pytest.raises(UsageError, match=r"\[h, w\]"):
         draw_heat_map(GREY, heat[None])
-    assert not changed(draw_heat_map(GREY, torch.full((2, 2), math.nan))).any()
+    assert not changed(draw_heat_map(GREY, np.full((2, 2), math.nan))).any()
 
 
 def test_grid_holds_every_picture_once() -> None:
@@ -282,7 +292,7 @@ def test_on_real_photographs(shared: Path) -> None:
 
 
 def test_boxes_in_ones_own_colours_with_captions_where_there_are_any() -> None:
-    boxes = torch.tensor([[20.0, 60, 80, 100], [20, 60, 80, 100], [100, 20, 150, 60]])
+    boxes = np.array([[20.0, 60, 80, 100], [20, 60, 80, 100], [100, 20, 150, 60]])
     picture = draw_boxes(GREY, boxes, [PALETTE[0], PALETTE[1], PALETTE[2]], ["", "", ""])
     pixels = np.asarray(picture)
     assert tuple(pixels[80, 20]) == PALETTE[0]  # the first is on top

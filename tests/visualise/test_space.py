@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from aweigh.classes import Classes
@@ -12,16 +11,16 @@ from aweigh.geometry.cuboids import cuboids_from_solids
 from aweigh.visualise.colours import PALETTE
 from aweigh.visualise.space import birds_eye, draw_in_space
 
-CAMERA = torch.tensor([[100.0, 0, 100, 0], [0, 100, 40, 0], [0, 0, 1, 0]], dtype=torch.float64)
-CAR = torch.tensor([[0.0, 1.6, 10, 1.5, 1.6, 4, 0]], dtype=torch.float64)
+CAMERA = np.array([[100.0, 0, 100, 0], [0, 100, 40, 0], [0, 0, 1, 0]])
+CAR = np.array([[0.0, 1.6, 10, 1.5, 1.6, 4, 0]])
 
 
-def detections(solids: torch.Tensor) -> Detections:
+def detections(solids: np.ndarray) -> Detections:
     count = len(solids)
-    boxes, labels = torch.zeros(count, 4), torch.zeros(count, dtype=torch.int64)
-    cuboids = cuboids_from_solids(solids, CAMERA).float()
+    boxes, labels = np.zeros((count, 4), np.float32), np.zeros(count, np.int64)
+    cuboids = cuboids_from_solids(solids, CAMERA).astype(np.float32)
     classes = Classes.from_names(["car"])
-    return Detections(boxes, torch.ones(count), labels, classes, (80, 200), cuboids=cuboids, camera=CAMERA)
+    return Detections(boxes, np.ones(count, np.float32), labels, classes, (80, 200), cuboids=cuboids, camera=CAMERA)
 
 
 def test_a_cuboid_is_drawn_round_its_object() -> None:
@@ -39,15 +38,15 @@ def test_from_above_it_stands_ahead_of_the_camera() -> None:
     rows, columns = np.nonzero((picture[:, :, 0] > 180) & (picture[:, :, 1] < 140))
     assert abs(rows.mean() - 100) < 3 and abs(columns.mean() - 75) < 3
     assert columns.max() - columns.min() > 2 * (rows.max() - rows.min())  # its length lies across
-    turned = CAR.clone()
-    turned[:, 6] = torch.pi / 2
+    turned = CAR.copy()
+    turned[:, 6] = np.pi / 2
     picture = np.asarray(birds_eye(turned, [(255, 0, 0)], height=200)).astype(int)
     rows, columns = np.nonzero((picture[:, :, 0] > 180) & (picture[:, :, 1] < 140))
     assert rows.max() - rows.min() > 1.5 * (columns.max() - columns.min())
 
 
 def test_what_reaches_behind_the_camera_is_cut_off_and_nothing_is_normal() -> None:
-    beside = torch.tensor([[3.0, 1.6, 0.5, 1.5, 1.6, 4, 1.5], [3.0, 1.6, -9, 1.5, 1.6, 4, 0]], dtype=torch.float64)
+    beside = np.array([[3.0, 1.6, 0.5, 1.5, 1.6, 4, 1.5], [3.0, 1.6, -9, 1.5, 1.6, 4, 0]])
     assert draw_in_space(Image.new("RGB", (200, 80)), detections(beside)).size == (260, 80)
     plain = Image.new("RGB", (200, 80), (9, 9, 9))
     drawn = np.asarray(draw_in_space(plain, detections(CAR[:0])))
