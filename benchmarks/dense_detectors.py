@@ -100,7 +100,7 @@ def result(options: argparse.Namespace, name: str) -> dict[str, float]:
         command += ["--arguments", *arguments]
         subprocess.run(command, check=True)
         predictor = aweigh.load(folder / "last.safetensors", device="cpu")
-        measured = measure(predictor.model, predictor.resize, load_split(options.data, "test"), ["boxes"])
+        measured = measure(predictor.engine.model, predictor.resize, load_split(options.data, "test"), ["boxes"])
         metrics = measured.metrics["boxes"].to_dict()
         seconds = statistics.median(step_seconds(folder))
         kept.write_text(json.dumps({"AP": metrics["AP"], "AP50": metrics["AP50"], "step": seconds}))

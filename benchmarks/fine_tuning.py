@@ -74,7 +74,7 @@ def result(options: argparse.Namespace, name: str, words: list[str], minutes: fl
         seconds = step_seconds(probe)[SKIPPED_STEPS:]
         train(options, folder, words, max(1, round(60 * minutes / (sum(seconds) / len(seconds)))))
         predictor = aweigh.load(folder / "last.safetensors", device="cpu")
-        measured = measure(predictor.model, predictor.resize, load_split(options.data, "test"), ["boxes"])
+        measured = measure(predictor.engine.model, predictor.resize, load_split(options.data, "test"), ["boxes"])
         metrics = measured.metrics["boxes"].to_dict()
         taken = step_seconds(folder)
         found = {"AP": metrics["AP"], "AP50": metrics["AP50"], "steps": len(taken), "seconds": sum(taken)}

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 from measure import processor
@@ -40,6 +41,7 @@ from aweigh.cli.predict import sample_photograph
 from aweigh.images.reader import read_reduced
 from aweigh.models.fcos_lite import FCOSLiteOutput
 from aweigh.predictor import Predictor
+from aweigh.runtime.engine import Batch
 from aweigh.structures import Images
 from aweigh.weights import DEFAULT_MODEL
 
@@ -174,22 +176,25 @@ class Parts:
     @classmethod
     def of(cls, name: str, size: int, threads: int) -> "Parts":
         predictor = find_detector(DEFAULT_MODEL, Weights(device="cpu"))
-        predictor = Predictor(predictor.model, type(predictor.resize)(short=None, long=size), device="cpu")
+        predictor = Predictor(predictor.engine.model, type(predictor.resize)(short=None, long=size), device="cpu")
         if name == OURS:
-            return cls(predictor, predictor.model.network)
+            return cls(predictor, predictor.engine.model.network)
         return cls(predictor, exported(size, threads))
 
-    def read(self, file: Path) -> tuple[Tensor, tuple[int, int]]:
+    def read(self, file: Path) -> tuple[np.ndarray, tuple[int, int]]:
         return read_reduced(file, self.predictor.resize.needed_size)
 
-    def stack(self, pictures: Sequence[tuple[Tensor, tuple[int, int]]]) -> Images:
+    def stack(self, pictures: Sequence[tuple[np.ndarray, tuple[int, int]]]) -> Images:
         resized = [self.predictor.resize(image, full_hw=full_hw) for image, full_hw in pictures]
-        fill = self.predictor.model.pixel_mean.tolist()
-        images = Images.stack(resized, divisor=self.predictor.model.stride_divisor, fill=fill)
+        engine = self.predictor.engine
+        batch = Batch.stack(resized, divisor=engine.stride_divisor, fill=engine.pixel_mean)
+        images = Images(torch.from_numpy(batch.pixels), batch.sizes_hw)
         return images.to("cpu", memory_format=torch.channels_last)
 
-    def finish(self, raw: FCOSLiteOutput, images: Images, pictures: Sequence[tuple[Tensor, tuple[int, int]]]) -> object:
-        found = self.predictor.model.decode(raw, images.sizes_hw)
+    def finish(
+        self, raw: FCOSLiteOutput, images: Images, pictures: Sequence[tuple[np.ndarray, tuple[int, int]]]
+    ) -> object:
+        found = self.predictor.engine.model.decode(raw, images.sizes_hw)
         return [detections.resized(full_hw) for detections, (_, full_hw) in zip(found, pictures, strict=True)]
 
 
@@ -197,7 +202,7 @@ def exported(size: int, threads: int) -> Callable[[Tensor], FCOSLiteOutput]:
     """Our network in onnxruntime, for any batch and shape."""
     import onnxruntime
 
-    model = find_detector(DEFAULT_MODEL, Weights(device="cpu")).model
+    model = find_detector(DEFAULT_MODEL, Weights(device="cpu")).engine.model
 
     class Network(nn.Module):
         def __init__(self) -> None:

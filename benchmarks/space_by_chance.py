@@ -74,7 +74,7 @@ def main() -> None:
     predictor = load(given.checkpoint)
     train = load_split(given.data, "train")
     split = load_split(given.data, given.split, classes=list(predictor.classes.names))
-    results = detect(predictor.model, predictor.resize, split, batch=1).results
+    results = detect(predictor.engine.model, predictor.resize, split, batch=1).results
     random = np.random.default_rng(given.seed)
     forms = {
         "predicted": results,

@@ -21,11 +21,11 @@ from aweigh.detections import Detections
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.images.reader import read_reduced
 from aweigh.images.resize import Resize
-from aweigh.inference.detect import matching_category_ids, read
+from aweigh.inference.detect import matching_category_ids
 from aweigh.layouts.load import load_split
 from aweigh.predictor import load
-from aweigh.runtime.tta import PLAIN, SCALES, TTA, Merge, look, merge
-from aweigh.structures import Images
+from aweigh.runtime.engine import Batch, Engine
+from aweigh.runtime.tta import PLAIN, SCALES, TTA, Merge, look, merge, views
 
 WAYS = {
     "none": PLAIN,
@@ -36,22 +36,20 @@ WAYS = {
 Look = tuple[list[Detections], float]  # what it found, and its seconds
 
 
-@torch.inference_mode()
-def looks(model: Any, path: Path, resize: Resize) -> dict[tuple[float, bool], list[Look]]:
+def looks(engine: Engine, path: Path, resize: Resize) -> dict[tuple[float, bool], list[Look]]:
     """The looks at a picture in each scale, without a flip and with it."""
     made = {}
     for size, scale in zip(TTA(scales=SCALES).resizes(resize), SCALES):
-        picture, full_hw = read_reduced(path, size.needed_size)
+        pixels, full_hw = read_reduced(path, size.needed_size)
         start = time.perf_counter()
-        images = Images.stack(
-            [size(picture, full_hw=full_hw)], divisor=model.stride_divisor, fill=model.pixel_mean.tolist()
-        ).to("cpu", memory_format=torch.channels_last)
+        resized = size(pixels, full_hw=full_hw)
+        batch = Batch.stack([resized], divisor=engine.stride_divisor, fill=engine.pixel_mean)
         resizing = time.perf_counter() - start
-        for flip in (False, True) if model.average_flipped is not None else (True,):
+        for flip in (False, True) if engine.averages_flips else (True,):
             tta, own = TTA(flip, (scale,)), []
             start = time.perf_counter()
-            for view in look(model, lambda images: model.network(images.pixels), [images], tta):
-                found = read(model, view, [full_hw], tta)
+            for view in views(engine, tta):
+                found = look(engine, batch, [full_hw], view, tta)
                 own.append((found, time.perf_counter() - start + (resizing if not own else 0)))
                 start = time.perf_counter()
             made[scale, flip] = own
@@ -70,21 +68,21 @@ def main() -> None:
     options = parser.parse_args()
     predictor = load(options.detector, device="cpu")
     resize = predictor.resize.with_size(options.resize) if options.resize else predictor.resize
-    model: Any = predictor.model
+    engine = predictor.engine
     split = load_split(str(options.data), options.split)
     split = split.take(range(min(options.limit or len(split), len(split))))
-    category_ids = matching_category_ids(model.classes, split.classes)
+    category_ids = matching_category_ids(engine.classes, split.classes)
 
     results: dict[tuple[str, Merge | None], list[dict[str, Any]]] = {}
     times: dict[tuple[str, Merge | None], list[float]] = {}
     for row in range(-1, len(split)):  # the first one twice, to warm up
         path, image_id = split.paths[max(row, 0)], split.image_ids[max(row, 0)]
-        own = looks(model, path, resize)
+        own = looks(engine, path, resize)
         for name, tta in WAYS.items():
             used = [one for scale in tta.scales for one in own[scale, tta.flip]]
-            for method in get_args(Merge) if tta.method(model) else (None,):
+            for method in get_args(Merge) if tta.method(engine) else (None,):
                 start = time.perf_counter()
-                (found,) = merge(model, [detections for detections, _ in used], TTA(tta.flip, tta.scales, method))
+                (found,) = merge(engine, [detections for detections, _ in used], TTA(tta.flip, tta.scales, method))
                 seconds = time.perf_counter() - start + sum(taken for _, taken in used)
                 if row >= 0:
                     times.setdefault((name, method), []).append(seconds)
@@ -101,7 +99,7 @@ def main() -> None:
         truth[part] = [entry for entry in truth[part] if entry[key] in category_ids.values()]
     plain = times["none", None]
     lines = [
-        f"{model.builder} ({options.detector}), {len(split)} pictures of {options.data.name} {options.split}; "
+        f"{engine.name} ({options.detector}), {len(split)} pictures of {options.data.name} {options.split}; "
         f"resize {resize.to_dict()}; torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}",
         "",
         "| test augmentation | merge | AP | AP50 | AP small | AP medium | AP large | AR100 | times as long |",

@@ -6,6 +6,7 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -178,9 +179,8 @@ def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_keep_by_score_and_class() -> None:
-    found = Detections(
-        torch.zeros(3, 4), torch.tensor([0.9, 0.5, 0.2]), torch.tensor([0, 1, 0]), classes=Classes.numbered(2)
-    )
+    scores = np.array([0.9, 0.5, 0.2], np.float32)
+    found = Detections(np.zeros((3, 4), np.float32), scores, np.array([0, 1, 0]), classes=Classes.numbered(2))
     assert keep(found, 0.3, [0, 1]).scores.tolist() == pytest.approx([0.9, 0.5])
     assert keep(found, 0.0, [0]).scores.tolist() == pytest.approx([0.9, 0.2])
     assert len(keep(found, 0.95, [0, 1])) == 0

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,6 @@ from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.images.reader import read_reduced
 from aweigh.prediction.drawing import Reading, _draw, drawn_hw, with_camera
-from aweigh.structures import Images
 from aweigh.visualise.pictures import draw_detections
 
 HOSTILE = "evil\x1b]0;x\x07\nerror: forged"
@@ -26,8 +26,7 @@ class Finds(torch.nn.Module):
     classes = Classes((HOSTILE, "plain"), (1, 2))
     stride_divisor = 32
     builder = "finds"
-    extras = ()
-    needs_proposals = False
+    extras, keypoint_set, needs_proposals, average_flipped = (), None, False, None
     score_threshold, nms_threshold, max_detections = 0.05, 0.6, 100
 
     def __init__(self) -> None:
@@ -37,15 +36,12 @@ class Finds(torch.nn.Module):
     def network(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels
 
-    def forward(self, images: Images, targets: object = None) -> list[Detections]:
-        return self.decode(None, images.sizes_hw)
-
     def decode(self, raw: object, sizes_hw: list[tuple[int, int]]) -> list[Detections]:
         return [
             Detections(
-                torch.tensor([[w / 4, h / 4, w * 3 / 4, h * 3 / 4]]),
-                torch.tensor([0.9]),
-                torch.tensor([0]),
+                np.array([[w / 4, h / 4, w * 3 / 4, h * 3 / 4]], np.float32),
+                np.array([0.9], np.float32),
+                np.array([0]),
                 classes=self.classes,
                 size_hw=(h, w),
             )
@@ -162,7 +158,7 @@ def test_what_is_too_large_for_a_drawing_is_drawn_smaller(
     Image.new("1", size_wh).save(tmp_path / "a.png")
     image, full_hw = read_reduced(tmp_path / "a.png", drawn_hw)
     assert full_hw == size_wh[::-1]
-    assert tuple(image.shape[1:]) == drawn_wh[::-1]
+    assert image.shape[1::-1] == drawn_wh
 
 
 def test_boxes_of_a_smaller_drawing_lie_where_they_should(tmp_path: Path) -> None:

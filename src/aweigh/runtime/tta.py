@@ -120,13 +120,15 @@ def find(engine: Engine, batches: Sequence[Batch], sizes_hw: Sequence[tuple[int,
 
     batches: the same images in each of the sizes of `tta.resizes`. No two views are held at once.
     """
-    seen = []
-    for view in views(engine, tta):
-        batch = batches[view.size]
-        order = tta.class_order(engine.classes) if view.averaged else None
-        found = engine.run(batch.mirrored() if view.mirrored else batch, flipped_classes=order)
-        seen.append(in_whole(found, sizes_hw, view, tta.class_pairs(engine.classes)))
+    seen = [look(engine, batches[view.size], sizes_hw, view, tta) for view in views(engine, tta)]
     return merge(engine, seen, tta)
+
+
+def look(engine: Engine, batch: Batch, sizes_hw: Sequence[tuple[int, int]], view: View, tta: TTA) -> list[Detections]:
+    """The detections of one view of a batch, in the pixels of the whole images of `sizes_hw`."""
+    order = tta.class_order(engine.classes) if view.averaged else None
+    found = engine.run(batch.mirrored() if view.mirrored else batch, flipped_classes=order)
+    return in_whole(found, sizes_hw, view, tta.class_pairs(engine.classes))
 
 
 def in_whole(
