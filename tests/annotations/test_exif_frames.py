@@ -13,7 +13,7 @@ from aweigh.annotations import exif_frames
 from aweigh.annotations.split import Split
 from aweigh.cli.main import run
 from aweigh.errors import DataError
-from aweigh.feeding.dataset import read_annotated
+from aweigh.feeding.dataset import read_annotated, targets_of
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.load import load_split
 
@@ -48,9 +48,9 @@ def check_pixels(split: Split) -> None:
     """What training reads has the size that the boxes were placed in."""
     for row, path in enumerate(split.paths):
         height, width = split.sizes_hw[row].tolist()
-        image, targets, full_hw, _ = read_annotated(path, split.targets(row), (height, width))
+        image, targets, full_hw, _ = read_annotated(path, targets_of(split, row), (height, width))
         assert (image.shape[1], image.shape[2]) == full_hw == (height, width)
-        assert targets.boxes.tolist() == split.targets(row).boxes.tolist()
+        assert targets.boxes.tolist() == split.objects(row)["boxes"].tolist()
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])

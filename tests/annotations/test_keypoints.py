@@ -28,14 +28,14 @@ def test_coco_keypoints(coco: Make) -> None:
     data = pose_dict([6, 7, 2, 8.25, 9, 1, 0, 0, 0], None)
     split = load_split(coco(data))
     assert split.keypoint_names == tuple(NAMES) and split.skeleton == ((0, 1), (0, 2)) and split.problems == []
-    points = split.targets(0).keypoints
+    points = split.objects(0)["keypoints"]
     assert points is not None and points[0].tolist() == [[6, 7, 2], [8.25, 9, 1], [0, 0, 0]] and not points[1].any()
     truth = split.to_coco()
     assert truth["annotations"][0]["keypoints"] == [6, 7, 2, 8.25, 9, 1, 0, 0, 0]
     assert [entry["num_keypoints"] for entry in truth["annotations"]] == [2, 0]
     assert truth["categories"][0] == data["categories"][0]
     assert "1 with keypoints" in split.summary()
-    assert split.take([1, 0]).targets(1).keypoints.tolist() == points.tolist()  # type: ignore[union-attr]
+    assert split.take([1, 0]).objects(1)["keypoints"].tolist() == points.tolist()
     moved = pose_dict([6, 7, 2, 8.5, 9, 1, 0, 0, 0], None)
     assert load_split(coco(moved)).content_hash != split.content_hash
 
@@ -44,7 +44,7 @@ def test_keypoints_without_names_are_numbered(coco: Make) -> None:
     data = pose_dict([6, 7, 2, 8, 9, 1, 0, 0, 0])
     del data["categories"][0]["keypoints"], data["categories"][0]["skeleton"]
     split = load_split(coco(data))
-    assert split.keypoint_names == ("0", "1", "2") and split.targets(0).keypoints is not None
+    assert split.keypoint_names == ("0", "1", "2") and split.objects(0)["keypoints"] is not None
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def make_pose(root: Path, line: str, **description: Any) -> Path:
 def test_yolo_keypoints(tmp_path: Path) -> None:
     three = load_split(make_pose(tmp_path / "3", "0.25 0.5 2 0 0 0", kpt_shape=[2, 3], kpt_names={0: ["head", "tail"]}))
     assert three.keypoint_names == ("head", "tail") and three.problems == []
-    np.testing.assert_allclose(three.targets(0).keypoints, [[[10, 15, 2], [0, 0, 0]], np.zeros((2, 3))])
+    np.testing.assert_allclose(three.objects(0)["keypoints"], [[[10, 15, 2], [0, 0, 0]], np.zeros((2, 3))])
     two = load_split(make_pose(tmp_path / "2", "0.25 0.5 0 0", kpt_shape=[2, 2], skeleton=[[0, 1], [0, 7]]))
-    np.testing.assert_allclose(two.targets(0).keypoints[0], [[10, 15, 2], [0, 0, 0]])  # type: ignore[index]
+    np.testing.assert_allclose(two.objects(0)["keypoints"][0], [[10, 15, 2], [0, 0, 0]])
     assert two.keypoint_names == ("0", "1") and two.skeleton == ((0, 1),)
     wrong = load_split(make_pose(tmp_path / "wrong", "0.25 0.5 2", kpt_shape=[2, 3]))
     assert [problem.kind for problem in wrong.problems] == ["unreadable line"] and len(wrong.boxes) == 1
@@ -104,7 +104,7 @@ def test_yolo_polygons_are_masks(tmp_path: Path) -> None:
     (tmp_path / "labels" / "train").mkdir(parents=True)
     (tmp_path / "labels" / "train" / "a.txt").write_text("0 0.25 0.2 0.5 0.2 0.5 0.6\n")
     split = load_split(tmp_path)
-    masks = split.targets(0, masks=True).masks
+    masks = split.objects(0, masks=True)["masks"]
     assert split.boxes.tolist() == [[10, 6, 20, 18]] and masks is not None
     assert split.area.tolist() == pytest.approx([60]) and 50 < masks.sum() < 75
 

@@ -15,6 +15,7 @@ from aweigh.edit.clean import clean
 from aweigh.edit.complete import Proposals, complete
 from aweigh.edit.merge import merge
 from aweigh.errors import DataError
+from aweigh.feeding.dataset import targets_of
 from aweigh.inspect.doctor import count_split, examine
 from aweigh.layouts.load import load_split
 from aweigh.layouts.save import not_held, save_dataset
@@ -54,7 +55,7 @@ def yolo(root: Path, **labels: str | bytes | None) -> Path:
 
 
 def known(split: Split, row: int) -> list[bool] | None:
-    learned = split.targets(row).known
+    learned = split.objects(row)["known"]
     return None if learned is None else learned.tolist()
 
 
@@ -95,7 +96,7 @@ def test_a_lost_object_of_an_unknown_place_is_nowhere_background(tmp_path: Path,
     """The boxes that can be used teach as before; COCO keeps the state, and for other layouts it is told."""
     split = load_split(yolo(tmp_path / "set", part=f"{GOOD}\n{LOST_LINES[name]}\n", good=GOOD))
     assert split.reviewed.tolist() == [REVIEWED, LABELS_LOST] and len(split.boxes) == 2
-    targets = split.targets(1)
+    targets = targets_of(split, 1)
     assert targets.learned.tolist() == [True] and targets.known is not None and not targets.known.any()
     assert split.summary().count("1 with a part of their labels lost") == 1
     assert count_split(split).partly_lost == count_split(split).unknown == 1
@@ -232,7 +233,7 @@ def test_what_a_detector_adds_completes_it(tmp_path: Path) -> None:
     box = np.array([[2.0, 2, 20, 20]])
     found = Proposals(Classes(("egg", "hen"), (1, 2)), np.array([1]), np.array([1]), box, np.array([0.9]))
     completed = complete({"train": split}, found).splits["train"]
-    assert len(completed.boxes) == 2 and completed.targets(0).known is None
+    assert len(completed.boxes) == 2 and completed.objects(0)["known"] is None
 
 
 # --- training and evaluation --------------------------------------------------------------------------------------

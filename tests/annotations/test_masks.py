@@ -93,27 +93,27 @@ def test_a_bad_mask_is_named_and_its_box_kept(coco: Make, segmentation: Any, why
     assert (problem.kind, problem.where, problem.annotation) == ("mask cannot be used", "1.png", 10)
     assert len(split.boxes) == 2 and split.masks is not None and split.masks.kinds[0] == NONE
     assert re.search(why, problem.detail), problem.detail
-    pixels = split.targets(0, masks=True).masks
-    assert pixels is not None and pixels.sum(dim=(1, 2)).tolist()[0] == 0 and pixels[1].any()
+    pixels = split.objects(0, masks=True)["masks"]
+    assert pixels is not None and pixels[0].sum() == 0 and pixels[1].any()
 
 
 def test_a_single_polygon_need_not_be_in_a_list(coco: Make) -> None:
     data = coco_dict([[1, 2, 3, 4]])
     data["annotations"][0]["segmentation"] = [1, 2, 4, 2, 4, 6]
     split = load_split(coco(data))
-    assert split.problems == [] and split.targets(0, masks=True).masks is not None
+    assert split.problems == [] and split.objects(0, masks=True)["masks"] is not None
 
 
 def test_targets_have_masks_only_when_asked(coco: Make) -> None:
     data = coco_dict([[5, 6, 10, 12], [1, 2, 3, 4]])
     data["annotations"][1]["segmentation"] = [[1, 2, 4, 2, 4, 6, 1, 6]]
     split = load_split(coco(data))
-    assert split.targets(0).masks is None
-    masks = split.targets(0, masks=True).masks
+    assert split.objects(0)["masks"] is None
+    masks = split.objects(0, masks=True)["masks"]
     assert masks is not None and masks.shape == (2, 30, 40) and masks[1, 2:6, 1:4].all() and masks[1].sum() == 12
-    assert split.targets(1, masks=True).masks.shape == (0, 30, 40)  # type: ignore[union-attr]
+    assert split.objects(1, masks=True)["masks"].shape == (0, 30, 40)
     assert "1 with masks" in split.summary()
-    assert load_split(coco(coco_dict([[5, 6, 10, 12]]))).targets(0, masks=True).masks is None
+    assert load_split(coco(coco_dict([[5, 6, 10, 12]]))).objects(0, masks=True)["masks"] is None
 
 
 def test_a_split_in_flat_arrays_is_small_to_send(coco: Make) -> None:
@@ -148,14 +148,13 @@ def test_real_masks_equal_those_of_pycocotools(shared: Path) -> None:
     for entry in split.to_coco()["annotations"]:
         assert entry["segmentation"] == entries[entry["id"]]["segmentation"]
     for image in range(0, len(split), 4):
-        targets = split.targets(image, masks=True)
-        assert targets.masks is not None
+        objects = split.objects(image, masks=True)
         height, width = split.sizes_hw[image].tolist()
         theirs = []
-        for number in targets.ids.tolist():
+        for number in objects["ids"].tolist():
             found = reference.frPyObjects(entries[number]["segmentation"], height, width)
             theirs.append(reference.merge(found) if isinstance(found, list) else found)
-        ours = [reference.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in targets.masks]
+        ours = [reference.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in objects["masks"]]
         assert [reference.area(mask) for mask in ours] == [reference.area(mask) for mask in theirs]
         if ours:
             np.testing.assert_array_equal(np.diag(reference.iou(ours, theirs, [0] * len(ours))), 1.0)

@@ -15,7 +15,7 @@ from aweigh.edit.clean import clean
 from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.feeding.batches import pack, unpack
-from aweigh.feeding.dataset import DetectionDataset, Sample
+from aweigh.feeding.dataset import DetectionDataset, Sample, targets_of
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import copy_paste, in_sight, join, mixup, mosaic
 from aweigh.feeding.transforms import Augmentation, Transform, flip_horizontally
@@ -77,12 +77,12 @@ def test_a_guess_is_read_and_is_no_object(coco: Make) -> None:
     split = partial(coco)
     assert split.uncertain.tolist() == split.ignore.tolist() == [False, True] and not split.crowd.any()
     assert "2 boxes, 1 uncertain; " in split.summary() and "cat 1, dog 0" in split.summary()
-    first, second = split.targets(0), split.targets(1)
+    first, second = targets_of(split, 0), targets_of(split, 1)
     assert first.uncertain.tolist() == [False, True] and not first.ignore.any() and first.known is None
     assert second.known is not None and second.known.tolist() == [False, True]
-    assert split.take([1, 0]).targets(1).uncertain.tolist() == [False, True]
+    assert split.take([1, 0]).objects(1)["uncertain"].tolist() == [False, True]
     assert split.take_annotations(np.array([1])).uncertain.tolist() == [True]
-    assert pickle.loads(pickle.dumps(split.for_training())).targets(0).uncertain.tolist() == [False, True]
+    assert pickle.loads(pickle.dumps(split.for_training())).objects(0)["uncertain"].tolist() == [False, True]
     assert split.content_hash != replace(split, uncertain=np.zeros(2, dtype=bool)).content_hash
     counts = examine({"train": split}).splits[0]
     assert (counts.boxes, counts.ignored, counts.uncertain) == (2, 0, 1)
@@ -93,11 +93,11 @@ def test_an_image_that_nobody_labelled_is_known_for_nothing(coco: Make) -> None:
     data = coco_dict([[2, 2, 10, 10]])
     data["images"][1]["reviewed"] = False
     split = load_split(coco(data))
-    assert split.targets(0).known is None and split.targets(1).known.tolist() == [False, False]
+    assert split.objects(0)["known"] is None and split.objects(1)["known"].tolist() == [False, False]
     data["label_sets"] = [{"name": "all", "category_ids": [3, 7]}]
     split = load_split(coco(data))
-    assert split.targets(0).known is None
-    known = split.targets(1).known
+    assert split.objects(0)["known"] is None
+    known = split.objects(1)["known"]
     assert known is not None and known.tolist() == [False, False]
 
 

@@ -138,12 +138,13 @@ def test_a_split_takes_its_own_in_its_order(split, given: Proposals) -> None:
     turned = given.take(np.array([1, 0]))
     for proposals in (given, turned):
         taken = split.with_proposals(proposals)
-        assert taken.targets(0).proposals.tolist() == BOXES and taken.targets(1).proposals.tolist() == [[1, 2, 3, 4]]
+        assert taken.objects(0)["proposals"].tolist() == BOXES
+        assert taken.objects(1)["proposals"].tolist() == [[1, 2, 3, 4]]
     part = taken.take([1, 0])
-    assert part.targets(0).proposals.tolist() == [[1, 2, 3, 4]] and part.for_training().proposals is not None
+    assert part.objects(0)["proposals"].tolist() == [[1, 2, 3, 4]] and part.for_training().proposals is not None
     first, second = split_off(taken, 0.5, seed=0)
-    assert {len(first.targets(0).proposals), len(second.targets(0).proposals)} == {1, 3}
-    assert split.targets(0).proposals is None and split.content_hash == taken.content_hash
+    assert {len(first.objects(0)["proposals"]), len(second.objects(0)["proposals"])} == {1, 3}
+    assert split.objects(0)["proposals"] is None and split.content_hash == taken.content_hash
 
 
 def test_pictures_are_found_by_the_end_of_their_path() -> None:
@@ -170,7 +171,7 @@ def test_another_picture_of_the_same_name_and_size_is_refused(split, tmp_path: P
     assert made.file_bytes.tolist() == [path.stat().st_size for path in split.paths]
     assert made.made["data_hash"] == split.content_hash and made.made["number"] == 9
     turned = split.take([1, 0]).with_proposals(made)
-    assert turned.targets(1).proposals.tolist() == BOXES
+    assert turned.objects(1)["proposals"].tolist() == BOXES
     assert made.of_picture(split.paths[0], (30, 40)).tolist() == BOXES
     Image.effect_noise((40, 30), 50).save(split.paths[1])
     with pytest.raises(

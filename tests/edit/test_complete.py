@@ -122,8 +122,8 @@ def test_all_that_an_image_has_stays_with_it(coco: Make, tmp_path: Path) -> None
     data["categories"][0]["keypoints"] = ["nose", "tail"]
     split = load_split(coco(data))
     result = completed(split, tmp_path, (2, 1, [1, 1, 9, 9], 0.9), (1, 1, [2, 2, 9, 9], 0.8)).splits["train"]
-    assert result.targets(0, masks=True).masks.sum(dim=(1, 2)).tolist() == [100, 0]
-    assert result.targets(0).keypoints.tolist() == [[[6, 6, 2], [9, 9, 1]], [[0, 0, 0]] * 2]
+    assert result.objects(0, masks=True)["masks"].sum(axis=(1, 2)).tolist() == [100, 0]
+    assert result.objects(0)["keypoints"].tolist() == [[[6, 6, 2], [9, 9, 1]], [[0, 0, 0]] * 2]
     assert result.num_keypoints.tolist() == [2, 0, 0] and json.loads(result.extras[0]) == {"occluded": True}
     assert [entry["category_id"] for entry in result.evaluation_only] == [17]
     assert 11 not in result.annotation_ids  # it is the id of what counts in evaluation alone

@@ -124,8 +124,8 @@ def test_shapes_and_sources_are_united(coco: Make, tmp_path: Path) -> None:
     assert merged.keypoints is not None and merged.keypoints[0].tolist() == [[1, 2, 2], [3, 4, 1], [0, 0, 0]]
     (entry,) = merged.evaluation_only
     assert entry["keypoints"] == [0, 0, 0, 1, 2, 2, 3, 4, 1] and entry["image_id"] == merged.image_ids[2]
-    masks = merged.targets(0, masks=True).masks
-    assert masks is not None and masks.any() and not merged.targets(3, masks=True).masks.any()  # type: ignore[union-attr]
+    masks = merged.objects(0, masks=True)["masks"]
+    assert masks.any() and not merged.objects(3, masks=True)["masks"].any()
     assert merged.header == {"sources": [{"name": n, "info": {"year": 1}, "licenses": [{"id": 1}]} for n in "ab"]}
     assert merged.extras is not None and list(merged.extras) == ['{"score": 1}', ""]
     save_dataset({"train": merged}, tmp_path / "out", "coco")

@@ -147,7 +147,7 @@ def test_evaluation_batches_are_the_same_on_any_number_of_processes(coco: Make) 
 def test_a_batch_holds_the_pixels_that_prediction_sees(coco: Make, antialias: bool) -> None:
     split, resize = many(coco, 3, width=90, height=70), Resize(24, 48, antialias)
     (batch,) = make_loader(DetectionDataset(split, Transform(resize)), batch=3, fill=(0.1, 0.2, 0.3))
-    predicted = Images.stack([resize(read_image(path)) for path in split.paths], fill=(0.1, 0.2, 0.3))
+    predicted = Images.stack([torch.from_numpy(resize(read_image(path))) for path in split.paths], fill=(0.1, 0.2, 0.3))
     assert torch.equal(batch.images.pixels, predicted.pixels) and batch.images.sizes_hw == predicted.sizes_hw
     assert batch.images.pixels.is_contiguous(memory_format=torch.channels_last)
 
@@ -161,8 +161,8 @@ def test_training_evaluation_and_prediction_read_a_large_photograph_alike(coco: 
     (root / "annotations" / "instances_train.json").write_text(json.dumps(data))
     split, resize = load_split(root), Resize(60, 80)
     reduced, full_hw = read_reduced(split.paths[0], resize.needed_size)
-    assert reduced.shape == (3, 120, 160) and full_hw == (480, 640)
-    predicted = Images.stack([resize(reduced, full_hw=full_hw)]).pixels
+    assert reduced.shape == (120, 160, 3) and full_hw == (480, 640)
+    predicted = Images.stack([torch.from_numpy(resize(reduced, full_hw=full_hw))]).pixels
     for transform in (Transform(resize), Transform(resize, Augmentation.none())):
         (batch,) = make_loader(DetectionDataset(split, transform), batch=1)
         assert torch.equal(batch.images.pixels, predicted) and batch.problems == ()

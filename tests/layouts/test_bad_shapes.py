@@ -15,10 +15,10 @@ from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.transforms import Augmentation, Transform
+from aweigh.geometry.masks import encode_counts
 from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.load import load_split
-from aweigh.ops.masks import encode_counts
 
 BOX = [5, 5, 12, 14]  # x, y, width, height, in a picture of 40 x 30
 OUTLINE = [[5, 5, 17, 5, 17, 19, 5, 19]]

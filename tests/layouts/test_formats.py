@@ -27,9 +27,9 @@ def test_coco_is_read_as_it_is(coco: Make) -> None:
     assert split.labels.tolist() == [0, 1] and split.ignore.tolist() == [False, True]
     assert split.area[0] == 60 and split.annotation_ids.tolist() == [10, 11]
     assert split.first.tolist() == [0, 2, 2] and split.problems == [] and split.problem_report() == ""
-    targets = split.targets(0)
-    assert targets.boxes.tolist() == split.boxes.tolist() and targets.ids.tolist() == [10, 11]
-    assert len(split.targets(1)) == 0 and split.targets(1).boxes.shape == (0, 4)
+    objects = split.objects(0)
+    assert objects["boxes"].tolist() == split.boxes.tolist() and objects["ids"].tolist() == [10, 11]
+    assert len(split.objects(1)["labels"]) == 0 and split.objects(1)["boxes"].shape == (0, 4)
     assert "2 images, 2 boxes, 1 of them to be ignored" in split.summary() and "1 image without" in split.summary()
 
 

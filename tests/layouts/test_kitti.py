@@ -14,6 +14,7 @@ from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.edit.merge import merge
 from aweigh.errors import DataError, UsageError
+from aweigh.feeding.dataset import targets_of
 from aweigh.feeding.mixing import join
 from aweigh.feeding.transforms import Augmentation, Transform, flip_horizontally
 from aweigh.feeding.windows import cut_window
@@ -51,15 +52,15 @@ def test_a_car_is_read_and_stands_where_the_file_says(tmp_path: Path) -> None:
     split = load_split(kitti(tmp_path, CAR))
     assert split.layout == "kitti" and split.classes == Classes(("Pedestrian", "Car", "Cyclist"), (1, 2, 3))
     assert split.problems == [] and "1 with a place in space" in split.summary()
-    target = split.targets(0)
-    assert target.boxes.tolist() == [[20, 12, 50, 34]] and target.labels.tolist() == [1]
-    assert target.cuboids is not None and split.cameras is not None
+    objects = split.objects(0)
+    assert objects["boxes"].tolist() == [[20, 12, 50, 34]] and objects["labels"].tolist() == [1]
+    assert split.cameras is not None
     # Its middle is 0.75 m above (-2, 1.65, 14): 70 * -2 + 60 * 14 + 4.2 by a depth of 14.003, and so on.
     depth = 14.003
     u, v = (70 * -2 + 60 * 14 + 4.2) / depth, (70 * 0.9 + 20 * 14 + 0.14) / depth
     alpha = -1.34 - math.atan2(-2, 14)
-    assert target.cuboids[0].tolist() == pytest.approx([u, v, depth, 1.5, 1.6, 4, alpha], rel=1e-5)
-    (solid,) = solids_from_cuboids(target.cuboids, torch.tensor(split.cameras[0])).tolist()
+    assert objects["cuboids"][0].tolist() == pytest.approx([u, v, depth, 1.5, 1.6, 4, alpha], rel=1e-5)
+    (solid,) = solids_from_cuboids(objects["cuboids"], split.cameras[0]).tolist()
     assert solid == pytest.approx([-2, 1.65, 14, 1.5, 1.6, 4, -1.34], abs=1e-4)
 
 
@@ -67,13 +68,13 @@ def test_types_become_classes_uncertain_ones_regions_and_background(tmp_path: Pa
     names = ("Pedestrian", "Van", "Truck", "Person_sitting", "Tram", "Misc")
     region = "DontCare -1 -1 -10 60.00 1.00 90.00 30.00 -1 -1 -1 -1000 -1000 -1000 -10\n"
     split = load_split(kitti(tmp_path, "".join(CAR.replace("Car", name) for name in names) + region))
-    target = split.targets(0)
+    target = targets_of(split, 0)
     assert split.problems == []
     assert target.labels.tolist() == [0, 1, 1, 0, 0, 1, 2]
     assert target.uncertain.tolist() == [False, True, True, True, False, False, False]
     assert target.ignore.tolist() == [False] * 4 + [True] * 3  # the region, once for each class
     assert target.cuboids is not None and target.cuboids[4:].isnan().all()
-    cars = load_split(tmp_path, classes=["Car"]).targets(0)
+    cars = targets_of(load_split(tmp_path, classes=["Car"]), 0)
     assert cars.labels.tolist() == [0, 0, 0] and cars.learned.sum() == 0
     assert load_split(kitti(tmp_path / "own", CAR.replace("Car", "Boat"))).classes.names[-1] == "Boat"
 
@@ -136,12 +137,10 @@ def test_a_line_comes_back(tmp_path: Path) -> None:
 
 def test_detections_are_written_as_labels_and_read_again(tmp_path: Path) -> None:
     split = load_split(kitti(tmp_path, CAR))
-    target = split.targets(0)
-    found = Detections(
-        target.boxes, torch.tensor([0.9]), target.labels, split.classes, (40, 120), cuboids=target.cuboids
-    )
+    score = np.array([0.9], np.float32)
+    found = Detections(split.boxes, score, split.labels, split.classes, (40, 120), cuboids=split.cuboids)
     assert split.cameras is not None
-    placed = replace(found, camera=torch.tensor(split.cameras[0]))
+    placed = replace(found, camera=split.cameras[0])
     label = parse_label(kitti_text(placed))
     assert not isinstance(label, str)
     assert label.kind == "Car" and label.score == 0.9
@@ -234,10 +233,9 @@ def test_boxes_are_those_of_what_is_drawn() -> None:
             if label.kind == "DontCare":
                 continue
             height, width, length, x, y, z, turn = label.solid
-            solid = torch.tensor([x, y, z, height, width, length, turn], dtype=torch.float64)
-            pixels, _ = project(corners(solid), torch.tensor(scene.camera))
-            low, high = pixels.amin(dim=0).clamp(min=0), pixels.amax(dim=0).minimum(torch.tensor([416.0, 128.0]))
-            box = torch.tensor(label.box)
+            pixels, _ = project(corners(np.array([x, y, z, height, width, length, turn])), scene.camera)
+            low, high = pixels.min(axis=0).clip(0), np.minimum(pixels.max(axis=0), [416, 128])
+            box = np.array(label.box)
             assert (box[:2] >= low - 1).all() and (box[2:] <= high + 1).all()
             if label.truncated == 0:
                 assert ((box[2:] - box[:2]) > 0.75 * (high - low) - 2).all()

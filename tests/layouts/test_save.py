@@ -184,7 +184,7 @@ def test_polygons_survive_yolo(coco: Make, tmp_path: Path) -> None:
     yolo = load_split(tmp_path / "yolo")
     assert yolo.problems == []
     assert_same_objects(yolo, split, atol=1e-3)
-    ours, theirs = (part.targets(0, masks=True).masks for part in (yolo, split))
+    ours, theirs = (part.objects(0, masks=True)["masks"] for part in (yolo, split))
     assert ours is not None and theirs is not None
     assert (ours[0] == theirs[0]).all() and (ours[1] != theirs[1]).sum() <= 12  # the line between the parts
     moved = [30.0, 6, 35, 6, 35, 18]
@@ -192,7 +192,7 @@ def test_polygons_survive_yolo(coco: Make, tmp_path: Path) -> None:
     mixed = load_split(coco(data))
     again = saved(mixed, tmp_path / "mixed", "yolo")
     assert_same_objects(again, mixed, atol=1e-3)
-    masks = again.targets(0, masks=True).masks
+    masks = again.objects(0, masks=True)["masks"]
     assert masks is not None and masks[0].sum() == 10 * 12 and (masks[1] != theirs[1]).sum() <= 12
 
 
@@ -295,7 +295,7 @@ def test_pictures_of_one_name_stay_apart(tmp_path: Path) -> None:
     for layout in ("coco", "voc", "yolo"):
         again = saved(split, tmp_path / layout, layout)
         assert again.problems == [] and len(again) == 4, layout
-        by_size = {int(again.sizes_hw[row, 1]): again.targets(row).boxes[0, 0].item() for row in range(4)}
+        by_size = {int(again.sizes_hw[row, 1]): again.objects(row)["boxes"][0, 0].item() for row in range(4)}
         for row in range(4):
             assert Image.open(again.paths[row]).size == tuple(again.sizes_hw[row, ::-1])
         assert {40 + n: pytest.approx(5 + n, abs=1e-3) for n in range(4)} == by_size, layout
@@ -328,7 +328,7 @@ def test_boxes_turn_with_pictures_annotated_before_their_rotation(tmp_path: Path
     lines = save_dataset({"train": split}, tmp_path / "yolo", "yolo")
     assert any(line.startswith("EXIF rotation: 1 ") for line in lines)
     yolo = load_split(tmp_path / "yolo")
-    ys, xs = np.nonzero(read_image(yolo.paths[0])[0].numpy())
+    ys, xs = np.nonzero(read_image(yolo.paths[0])[:, :, 0])
     np.testing.assert_allclose(yolo.boxes[0], [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], atol=1e-3)
 
 

@@ -44,7 +44,7 @@ def test_the_reader_finds_nothing_wrong(folder: Path) -> None:
     assert remarks(split) == {}
     assert (np.diff(split.first) == 0).any() and split.crowd.any()
     for index in range(len(split)):
-        assert tuple(read_image(split.paths[index]).shape[1:]) == tuple(split.sizes_hw[index])
+        assert read_image(split.paths[index]).shape[:2] == tuple(split.sizes_hw[index])
 
 
 def test_masks_boxes_and_areas_agree(folder: Path) -> None:
