@@ -27,7 +27,7 @@ FAMILIES = [module for module in vars(aweigh.models).values() if hasattr(module,
 
 @pytest.mark.parametrize(("command", "settings"), [("train", TrainConfig), ("train-backbone", ClassifyConfig)])
 def test_every_setting_is_a_flag(command: str, settings: type[Settings], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([command, "--help"]) == 0
+    assert run([command, "--help-all"]) == 0
     text = capsys.readouterr().out
     for entry in fields(settings):
         if entry.name != "data":
