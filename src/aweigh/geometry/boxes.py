@@ -14,9 +14,10 @@ NMS = Literal["class", "agnostic", "soft", "none"]
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
-    """Width times height, `[N]` float64; inverted boxes have area zero."""
-    sides: np.ndarray = (boxes[..., 2:] - boxes[..., :2].astype(np.float64)).clip(min=0)
-    return sides[..., 0] * sides[..., 1]
+    """Width times height, `[N]` float64; inverted boxes, and those with a NaN, have area zero."""
+    sides = np.fmax(boxes[..., 2:] - boxes[..., :2].astype(np.float64), 0)
+    product: np.ndarray = sides[..., 0] * sides[..., 1]
+    return product
 
 
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -36,7 +37,7 @@ def intersections(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The areas that boxes share."""
     first, second = boxes[:, None].astype(np.float64), others[None].astype(np.float64)
     sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    sides = sides.clip(min=0)
+    sides = np.fmax(sides, 0)  # of a NaN too
     product: np.ndarray = sides[..., 0] * sides[..., 1]
     return product
 
@@ -59,23 +60,44 @@ def suppress(
     lowers the score of a same-class neighbour by `exp(-iou^2 / sigma)` (Bodla et al. 2017, equation 3) and drops it
     below `min_score`. most: how many are kept.
     """
-    groups = np.zeros_like(labels) if method == "agnostic" else labels
-    remaining = scores.copy()
-    lowest = min_score if method == "soft" else 0.0
-    order = np.argsort(-scores, kind="stable")
+    most = len(scores) if most is None else most
+    if method == "soft":
+        return _soft(boxes, scores, labels, sigma, min_score, most)
+    order = np.argsort(-scores, kind="stable")  # of equal scores the first
+    order = order[scores[order] > 0]
+    if method != "none":
+        groups = labels if method == "class" else np.zeros_like(labels)
+        order = _best_of_each_place(boxes, groups, order, iou_threshold, most)
+    return order[:most], scores[order[:most]]
+
+
+def _best_of_each_place(
+    boxes: np.ndarray, groups: np.ndarray, order: np.ndarray, iou_threshold: float, most: int
+) -> np.ndarray:
+    """Of rows `[M]`, best first, those that no better one of their group covers: `[K]`, at most `most`."""
     kept: list[int] = []
-    found: list[float] = []
-    while len(kept) < (len(scores) if most is None else most):
-        best = int(order[remaining[order].argmax()]) if len(order) else 0
-        if not len(order) or remaining[best] <= 0 or remaining[best] < lowest:
-            break
+    while len(order) and len(kept) < most:
+        best, order = order[0], order[1:]
         kept.append(best)
-        found.append(float(remaining[best]))
-        order = order[order != best]
-        rivals = order[groups[order] == groups[best]] if method != "none" else order[:0]
-        overlaps = pairwise_iou(boxes[best][None], boxes[rivals])[0]
-        if method == "soft":
-            remaining[rivals] *= np.exp(-np.square(overlaps) / sigma).astype(scores.dtype)
-        else:
-            order = order[~np.isin(order, rivals[overlaps > iou_threshold])]
-    return np.array(kept, dtype=np.int64), np.array(found, dtype=scores.dtype)
+        covered = groups[order] == groups[best]
+        covered[covered] = pairwise_iou(boxes[best][None], boxes[order[covered]])[0] > iou_threshold
+        order = order[~covered]
+    return np.array(kept, dtype=np.int64)
+
+
+def _soft(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, sigma: float, min_score: float, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take the best and lower its neighbours, until none is left or there are `most`."""
+    remaining = np.where(scores >= min_score, scores, 0)
+    kept: list[int] = []
+    lowered: list[float] = []
+    while remaining.any() and len(kept) < most:
+        best = int(remaining.argmax())
+        kept.append(best)
+        lowered.append(float(remaining[best]))
+        overlaps = np.where(labels == labels[best], pairwise_iou(boxes[best][None], boxes)[0], 0)
+        remaining = remaining * np.exp(-np.square(overlaps) / sigma).astype(scores.dtype)
+        remaining[remaining < min_score] = 0
+        remaining[best] = 0
+    return np.array(kept, dtype=np.int64), np.array(lowered, dtype=scores.dtype)
