@@ -124,6 +124,34 @@ def _createml(folder: Path) -> None:
         (folder / split / "_annotations.createml.json").write_text(json.dumps(entries))
 
 
+def _labelstudio(folder: Path) -> None:
+    for split, names in PICTURES.items():
+        tasks = []
+        for number, name in enumerate(names, start=1):
+            _put(folder, split, name)
+            regions = [
+                {
+                    "id": f"r{row}",
+                    "type": "rectanglelabels",
+                    "original_width": WIDTH,
+                    "original_height": HEIGHT,
+                    "value": {
+                        "x": 100 * x0 / WIDTH,
+                        "y": 100 * y0 / HEIGHT,
+                        "width": 100 * (x1 - x0) / WIDTH,
+                        "height": 100 * (y1 - y0) / HEIGHT,
+                        "rotation": 0,
+                        "rectanglelabels": [kind],
+                    },
+                }
+                for row, (kind, x0, y0, x1, y1) in enumerate(BOXES[name])
+            ]
+            done = {"id": number, "was_cancelled": False, "updated_at": "2024-01-01T00:00:00Z", "result": regions}
+            data = {"image": f"/data/upload/1/0a1b2c3d-{name}"}
+            tasks.append({"id": number, "annotations": [done], "predictions": [], "data": data})
+        (folder / split / "project-1-at-2024-01-01.json").write_text(json.dumps(tasks))
+
+
 def _dota(folder: Path) -> None:
     for split, names in PICTURES.items():
         for name in names:
@@ -168,6 +196,7 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     "kitti": _kitti,
     "labelme": _labelme,
     "via": _via,
+    "labelstudio": _labelstudio,
     "createml": _createml,
     "dota": _dota,
     "darknet": _darknet,

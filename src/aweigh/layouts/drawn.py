@@ -42,7 +42,7 @@ CORNERS_OF_A_CIRCLE = 48  # of the polygon that stands for it: 0.3 % of its area
 class Shape:
     """One object. label: its class. mark: how it is called ("shape 3"). box: xyxy in pixels. polygons: its outlines
     `[K, 2]`, where it has some. difficult: neither found nor missed. corners: `[4, 2]` of an oriented box, which is no
-    mask, and whose upright box `box` is."""
+    mask, and whose upright box `box` is. keypoints: x and y in pixels of those that are marked, by their names."""
 
     label: str
     mark: str
@@ -50,6 +50,7 @@ class Shape:
     polygons: tuple[np.ndarray, ...] = ()
     difficult: bool = False
     corners: np.ndarray | None = None
+    keypoints: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -156,14 +157,16 @@ def points_of(values: Any) -> np.ndarray | None:
 def read_drawn(
     parse: Parse, files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None
 ) -> Split:
-    """A split of what `parse` reads. Class names are those of the shapes of all splits, in alphabetical order."""
+    """A split of what `parse` reads. The names of classes and of keypoints are those of the shapes of all splits, in
+    alphabetical order."""
     problems: list[Problem] = []
     drawn = parse(files, problems)
-    names = files.names
+    names, keypoint_names = files.names, files.keypoint_names
     if names is None:
         others = [picture for other in every.values() if other != files for picture in _parsed(parse, other)]
-        labels = {shape.label for picture in (*drawn, *others) for shape in picture.shapes}
-        names = distinct_names(sorted(labels - {""}), files.annotations)
+        shapes = [shape for picture in (*drawn, *others) for shape in picture.shapes]
+        names = distinct_names(sorted({shape.label for shape in shapes} - {""}), files.annotations)
+        keypoint_names = tuple(sorted({key for shape in shapes for key in shape.keypoints}))
     classes, label_of = choose_classes(list(names), list(range(len(names))), wanted, files.annotations)
 
     pictures, paths = _with_files(drawn, files, problems)
@@ -181,15 +184,22 @@ def read_drawn(
                 problems.append(Problem("label out of range", picture.where, shape.mark, detail, DROPPED))
                 picture.lost = True
             if label >= 0:
-                row = Row(image, label, shape.box, shape.mark, shape.difficult, shape.polygons, corners=shape.corners)
-                rows.append(row)
+                rows.append(_row(image, label, shape, keypoint_names))
         looked_at = REVIEWED if picture.looked_at or picture.shapes else NOT_SAID
         said.append(LABELS_LOST if picture.lost else looked_at)
     used = [paths[row] for row in usable]
     root = Path(os.path.commonpath([path.parent for path in used])) if used else files.images[0]
-    records = settled(records_of(used, sizes_hw[usable], said, rows, problems), problems)
+    records = records_of(used, sizes_hw[usable], said, rows, problems, keypoint_names=keypoint_names)
+    records = settled(records, problems)
     problems.extend(suspicions(records.boxes_xywh, records.sizes_hw[records.image_of], files.annotations.name))
     return build_split(records, name=name, layout=files.layout, root=root, classes=classes, problems=problems)
+
+
+def _row(image: int, label: int, shape: Shape, keypoint_names: Sequence[str]) -> Row:
+    marked = [(*shape.keypoints[name], 2.0) if name in shape.keypoints else (0.0, 0.0, 0.0) for name in keypoint_names]
+    keypoints = [value for point in marked for value in point] if shape.keypoints else None
+    box, polygons = shape.box, shape.polygons
+    return Row(image, label, box, shape.mark, shape.difficult, polygons, keypoints, corners=shape.corners)
 
 
 def _parsed(parse: Parse, files: SplitFiles) -> list[Drawn]:

@@ -21,7 +21,7 @@ class TrainConfig:
     """Everything a training run is decided by. Learning rates are stated for `lr_batch` images and scaled."""
 
     data: str = ""
-    """Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA or Create ML, recognised by looking at it."""
+    """Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more."""
     annotations: str = ""
     """COCO file of the training images, when the folder is no known layout; validation is then split off."""
     images: str = ""
