@@ -16,6 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
@@ -206,7 +207,7 @@ def use(path: Path) -> tuple[str, str]:
         return "info", f"control characters: {out.getvalue()[:300]!r}"
     try:
         found = load(path)(torch.zeros(3, 24, 32, dtype=torch.uint8))
-        return "used", "" if torch.isfinite(found.boxes).all() else "boxes that are not finite"
+        return "used", "" if np.isfinite(found.boxes).all() else "boxes that are not finite"
     except AweighError as error:
         return type(error).__name__, "" if path.name in str(error) else f"no name of the file: {error}"
 

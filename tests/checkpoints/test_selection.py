@@ -167,12 +167,12 @@ def test_settings_of_a_file_that_cannot_be_are_refused(tmp_path: Path, where: st
 
 
 def test_the_box_that_comes_with_the_package_keeps_its_settings() -> None:
-    predictor = aweigh.load("box")
-    assert settings_of(predictor.model) == {
+    engine = aweigh.load("box").engine
+    assert settings_of(engine.model) == {
         "score_threshold": 0.02,
         "nms": "class",
         "nms_threshold": 0.6,
         "candidates_per_image": 1000,
         "max_detections": 100,
     }
-    assert {entry.name for entry in fields(predictor.model.selection)} == {*settings_of(predictor.model)}
+    assert {entry.name for entry in fields(engine.selection)} == {*settings_of(engine.model)}

@@ -1,5 +1,6 @@
 """Detections come back in original pixels with original ids; an all-knowing detector has AP 1."""
 
+import numpy as np
 import pytest
 import torch
 from tests.runs import write_coco
@@ -18,7 +19,8 @@ from aweigh.predictor import Predictor
 class Oracle(torch.nn.Module):
     """Finds exactly what is annotated: it is told the split, and knows each picture by its order."""
 
-    stride_divisor, extras, needs_proposals, average_flipped, keypoint_set = 32, (), False, None, None
+    builder, stride_divisor = "oracle", 32
+    extras, needs_proposals, average_flipped, keypoint_set = (), False, None, None
 
     def __init__(self, split, resize, classes=None):
         super().__init__()
@@ -32,18 +34,13 @@ class Oracle(torch.nn.Module):
     def decode(self, raw, sizes_hw):
         found = []
         for size_hw in sizes_hw:
-            targets = self.split.targets(self.seen)
+            boxes, labels = (self.split.objects(self.seen)[name] for name in ("boxes", "labels"))
             height, width = (int(side) for side in self.split.sizes_hw[self.seen])
             assert tuple(size_hw) == self.resize.size_for(height, width)
-            scale = torch.tensor([size_hw[1] / width, size_hw[0] / height] * 2)
-            labels = torch.tensor(
-                [self.classes.label(self.split.classes.names[label]) for label in targets.labels.tolist()],
-                dtype=torch.int64,
-            )
-            scores = torch.linspace(0.9, 0.8, len(labels))
-            found.append(
-                Detections(targets.boxes * scale, scores, labels, classes=self.classes, size_hw=tuple(size_hw))
-            )
+            scale = np.array([size_hw[1] / width, size_hw[0] / height] * 2, np.float32)
+            own = np.array([self.classes.label(self.split.classes.names[label]) for label in labels], np.int64)
+            scores = np.linspace(0.9, 0.8, len(labels), dtype=np.float32)
+            found.append(Detections(boxes * scale, scores, own, classes=self.classes, size_hw=tuple(size_hw)))
             self.seen += 1
         return found
 
@@ -92,12 +89,12 @@ def test_losses_are_weighted_by_images_and_the_mode_is_kept(val):
 def test_a_model_made_for_prediction_with_frozen_stages_can_be_measured(val):
     model = create("fcos_resnet18_fpn", classes=val.classes, channels=16, head_convs=1, frozen_stages=2)
     predictor = Predictor(model, Resize(64, 96), device="cpu")
-    metrics = measure(predictor.model, predictor.resize, val.take([0]), ["boxes"]).metrics["boxes"]
-    assert metrics.images == 1 and not predictor.model.training
+    metrics = measure(predictor.engine.model, predictor.resize, val.take([0]), ["boxes"]).metrics["boxes"]
+    assert metrics.images == 1 and not predictor.engine.model.training
 
 
 def test_boxes_end_at_the_original_edge():
-    found = Detections(torch.tensor([[0.0, 0.0, 10.0, 20.0]]), torch.tensor([0.5]), torch.tensor([0]), size_hw=(20, 10))
+    found = Detections(np.float32([[0, 0, 10, 20]]), np.float32([0.5]), np.array([0]), size_hw=(20, 10))
     moved = found.resized((39, 21))
     assert moved.boxes.tolist() == [[0.0, 0.0, 21.0, 39.0]] and moved.size_hw == (39, 21)
 

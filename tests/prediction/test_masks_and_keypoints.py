@@ -18,6 +18,8 @@ from aweigh.classes import UNIFORM_SIGMA, Classes, GivenKeypoints, KeypointSet
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
+from aweigh.feeding.dataset import targets_of
+from aweigh.geometry.masks import encode_counts
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import detect
 from aweigh.inference.measure import choose_select, measure, measure_results
@@ -25,7 +27,6 @@ from aweigh.inference.supervision import keypoint_lines
 from aweigh.layouts.load import load_split
 from aweigh.models import DETECTORS, create
 from aweigh.models.centernet import CenterNetSelection
-from aweigh.ops.masks import encode_counts
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
 from aweigh.training.config import resolve
 from aweigh.training.logs.log import RunLog, best_epoch, read_log, results_table
@@ -37,7 +38,7 @@ from aweigh.training.train import train
 class Figures(nn.Module):
     """Finds one object in the middle of every picture."""
 
-    stride_divisor, needs_proposals, average_flipped = 32, False, None
+    builder, stride_divisor, needs_proposals, average_flipped = "figures", 32, False, None
     extras: tuple[str, ...] = ("masks", "keypoints")
     selection = CenterNetSelection(score_threshold=0.05)
 
@@ -241,7 +242,7 @@ class AllKnowing(Figures):
     def decode(self, raw: Tensor, sizes_hw: Any) -> list[Detections]:
         found = []
         for size_hw in sizes_hw:
-            targets = self.split.targets(self.seen, masks=True)
+            targets = targets_of(self.split, self.seen, masks=True)
             height, width = (int(side) for side in self.split.sizes_hw[self.seen])
             assert tuple(size_hw) == self.resize.size_for(height, width)
             rois = torch.cat([torch.arange(len(targets))[:, None], targets.boxes], dim=1)
@@ -250,13 +251,13 @@ class AllKnowing(Figures):
             points = torch.cat([moved.keypoints[..., :2], torch.full_like(moved.keypoints[..., :1], 3.0)], dim=-1)
             found.append(
                 Detections(
-                    moved.boxes,
-                    torch.linspace(0.9, 0.5, len(moved)),
-                    moved.labels,
+                    moved.boxes.numpy(),
+                    np.linspace(0.9, 0.5, len(moved), dtype=np.float32),
+                    moved.labels.numpy(),
                     classes=self.classes,
                     size_hw=tuple(size_hw),
-                    masks=masks,
-                    keypoints=points,
+                    masks=masks.numpy(),
+                    keypoints=points.numpy(),
                     keypoint_set=self.keypoint_set,
                 )
             )
@@ -324,12 +325,12 @@ def test_commands_tell_draw_and_write_masks_and_keypoints(
 
 def test_keypoints_are_moved_with_the_boxes_and_masks_stay() -> None:
     found = Detections(
-        torch.tensor([[0.0, 0.0, 10.0, 20.0]]),
-        torch.tensor([0.5]),
-        torch.tensor([0]),
+        np.float32([[0, 0, 10, 20]]),
+        np.float32([0.5]),
+        np.array([0]),
         size_hw=(20, 10),
-        masks=torch.rand(1, 28, 28),
-        keypoints=torch.tensor([[[5.0, 10.0, -2.5], [12.0, 1.0, 3.0]]]),
+        masks=np.random.default_rng(0).random((1, 28, 28), np.float32),
+        keypoints=np.float32([[[5, 10, -2.5], [12, 1, 3]]]),
     )
     moved = found.resized((40, 30))
     assert moved.keypoints is not None and moved.masks is found.masks
@@ -391,15 +392,15 @@ def test_a_bad_keypoint_set_says_why(given: Any, why: str) -> None:
 
 def test_results_hold_run_lengths_and_little_memory(memory_needed: Any) -> None:
     """Of 500 objects on 12 megapixels, 6 GB as bitmaps."""
-    boxes = torch.tensor([[100.0, 100.0, 180.0, 190.0]]).repeat(500, 1)
-    boxes[0] = torch.tensor([-400.0, -400.0, 4400.0, 3400.0])
+    boxes = np.tile(np.float32([[100, 100, 180, 190]]), (500, 1))
+    boxes[0] = [-400, -400, 4400, 3400]
     classes = Classes.numbered(1)
-    ones = {"scores": torch.ones(500), "labels": torch.zeros(500, dtype=torch.int64), "masks": torch.ones(500, 28, 28)}
-    found = Detections(boxes, **ones, classes=classes, size_hw=(3000, 4000))
+    scores, masks = np.ones(500, np.float32), np.ones((500, 28, 28), np.float32)
+    found = Detections(boxes, scores, np.zeros(500, np.int64), masks=masks, classes=classes, size_hw=(3000, 4000))
     entries: list[dict[str, Any]] = []
     assert memory_needed(lambda: entries.extend(found.to_coco(1))) < 300 * 2**20
-    whole = encode_counts(torch.tensor([0, 12_000_000]).numpy()).decode()
+    whole = encode_counts(np.array([0, 12_000_000])).decode()
     assert entries[0]["segmentation"] == {"size": [3000, 4000], "counts": whole} and len(entries) == 500
     with pytest.raises(UsageError, match="6,000,000,000 bytes"):
         found.bitmaps()
-    assert found[:2].bitmaps(byte_budget=24_000_000).sum(dim=(1, 2)).tolist() == [12_000_000, 80 * 90 - 4]
+    assert found[:2].bitmaps(byte_budget=24_000_000).sum(axis=(1, 2)).tolist() == [12_000_000, 80 * 90 - 4]

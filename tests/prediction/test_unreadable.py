@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tests.inference.test_detect import Oracle
 from tests.runs import write_coco
 
 from aweigh.checkpoints.checkpoint import read_header, save_model
@@ -20,8 +21,6 @@ from aweigh.layouts.load import load_split
 from aweigh.models import create
 from aweigh.training.logs.report import save_evaluation
 from aweigh.training.train import train
-
-from .test_detect import Oracle
 
 RESIZE = Resize(short=64, long=96)
 

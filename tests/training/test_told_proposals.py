@@ -81,7 +81,7 @@ def test_validation_images_set_aside_have_those_of_the_training_file(configure, 
     only = write_coco(tmp_path / "only", {"train": 6})
     written(load_split(only, "train"), tmp_path / "p.safetensors")
     run = prepare(configure(**FAST, data=str(only), proposals_file=str(tmp_path / "p.safetensors")), tmp_path / "run")
-    assert len(run.data.val) == 1 and len(run.data.val.targets(0).proposals) > 0
+    assert len(run.data.val) == 1 and len(run.data.val.objects(0)["proposals"]) > 0
 
 
 def test_a_failed_step_keeps_them_and_is_computed_again(configure, files, tmp_path) -> None:
@@ -129,12 +129,12 @@ def test_proposals_of_a_split_are_those_of_its_pictures_in_their_own_pixels(toys
     assert problems == unread == [] and list(found.files) == split.file_names() and np.diff(found.first).max() == 7
     assert done[-1] == (4, 4) and found.made["data_hash"] == split.content_hash and found.made["number"] == 7
     for row, path in enumerate(split.paths):
-        images = Images.stack([resize(read_image(path))])
+        images = Images.stack([torch.from_numpy(resize(read_image(path)))])
         (height, width), (h, w) = split.sizes_hw[row].tolist(), images.sizes_hw[0]
         boxes, scores, count = model.proposer.propose(model.network(images.pixels).proposed, torch.tensor([(h, w)]))
         number = int(count[0])
-        expected = boxes[0, :number] * torch.tensor([width / w, height / h] * 2)
-        torch.testing.assert_close(found.of_image(row), expected, atol=1e-3, rtol=0)
+        expected = boxes[0, :number].numpy() * np.array([width / w, height / h] * 2, np.float32)
+        np.testing.assert_allclose(found.of_image(row), expected, atol=1e-3, rtol=0)
         own = found.scores[found.first[row] : found.first[row + 1]]
         torch.testing.assert_close(torch.tensor(own), scores[0, :number], atol=1e-5, rtol=0)
 
@@ -146,7 +146,7 @@ def test_a_detector_without_a_proposal_network_gives_its_boxes_of_any_class(toys
     assert len(model(Images.stack([torch.rand(3, 64, 96)]))[0]) == 0  # all its scores are below its threshold
     found, _, unread = propose(model, Resize(64, 96), load_split(toys, "val"), number=40, batch=2)
     assert unread == [] and (np.diff(found.first) > 10).all() and (np.diff(found.first) <= 40).all()
-    overlap = pairwise_iou(found.of_image(0), found.of_image(0)).fill_diagonal_(0)
+    overlap = pairwise_iou(*[torch.from_numpy(found.of_image(0))] * 2).fill_diagonal_(0)
     assert 0.5 < overlap.max() <= 0.7
     with pytest.raises(UsageError, match="fast_rcnn_resnet18_fpn proposes no regions itself"):
         propose(create("fast_rcnn_resnet18_fpn", num_classes=2), Resize(), load_split(toys, "val"), number=5)

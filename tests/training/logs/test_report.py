@@ -17,15 +17,15 @@ from aweigh.training.prepare import prepare
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What `draw_targets` was given, in order."""
+    """What `draw_objects` was given, in order."""
     calls = []
-    real = report.draw_targets
+    real = report.draw_objects
 
-    def remember(image, targets, classes):
-        calls.append((image, targets))
-        return real(image, targets, classes)
+    def remember(image, objects, classes):
+        calls.append((image, objects))
+        return real(image, objects, classes)
 
-    monkeypatch.setattr(report, "draw_targets", remember)
+    monkeypatch.setattr(report, "draw_objects", remember)
     return calls
 
 
@@ -35,13 +35,13 @@ def test_the_training_grid_is_what_the_first_epoch_trains_on(configure, tmp_path
     run.loader.set_epoch(0)
     seen = [(batch, row) for batch in run.loader for row in range(len(batch))]
     assert len(drawn) == len(seen) == 8
-    for (image, targets), (batch, row) in zip(drawn, seen, strict=True):
+    for (image, objects), (batch, row) in zip(drawn, seen, strict=True):
         height, width = batch.images.sizes_hw[row]
         factor = image.shape[1] // height
         assert factor > 1 and max(image.shape[1:]) >= LEGIBLE and max(image.shape[1:]) < LEGIBLE + max(height, width)
         pixels = image[:, ::factor, ::factor].float() / (1 if image.is_floating_point() else 255)
         assert torch.allclose(pixels, batch.images.pixels[row, :, :height, :width], atol=1 / 250)
-        assert torch.allclose(targets.boxes / factor, batch.targets[row].boxes, atol=1e-3)
+        np.testing.assert_allclose(objects["boxes"] / factor, batch.targets[row].boxes, atol=1e-3)
     with Image.open(tmp_path / "inputs_train.png") as picture:
         assert picture.width > 900
 
@@ -50,10 +50,10 @@ def test_the_validation_grid_is_only_resized(configure, tmp_path, drawn):
     run = prepare(configure(flip=1.0, color=0.9), tmp_path)
     save_inputs(run, tmp_path / "inputs_val.png", split="val")
     assert len(drawn) == len(run.data.val) == 4
-    for row, (image, targets) in enumerate(drawn):
-        original = run.data.val.targets(row)
+    for row, (image, objects) in enumerate(drawn):
+        original = run.data.val.objects(row)
         scale = image.shape[1] / float(run.data.val.sizes_hw[row][0])
-        assert torch.allclose(targets.boxes, original.boxes * scale, rtol=0.03, atol=2)
+        np.testing.assert_allclose(objects["boxes"], original["boxes"] * scale, rtol=0.03, atol=2)
     assert (tmp_path / "inputs_val.png").exists()
 
 
@@ -129,7 +129,7 @@ def test_boxes_lie_on_a_picture_of_another_size_than_declared(toys, tmp_path, mo
     half = len(given) // 2
     assert half == 8
     for (a, boxes), (b, others) in zip(given[:half], given[half:], strict=True):
-        assert a.size == b.size and torch.allclose(boxes, others)
+        assert a.size == b.size and np.allclose(boxes, others)
 
 
 def test_the_order_of_the_sampler_is_left_as_it_is(configure, tmp_path):
