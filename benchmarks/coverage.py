@@ -2,9 +2,9 @@
 
     python benchmarks/coverage.py DATA [DATA ...] --out benchmarks/results/coverage.md
 
-The assignment is the one that trains (`aweigh.models.fcos.assign`), on images resized to 800 pixels for the short side
-and 1333 at most, as in the paper. Four forms: all points inside a box (the base form, the paper's) or only those near
-its centre (the improved form); five levels with their ranges, or level P4 alone.
+The assignment is the one that trains (`aweigh.inspect.coverage.LevelRanges`), on images resized to 800 pixels for the
+short side and 1333 at most, as in the paper. Four forms: all points inside a box (the base form, the paper's) or only
+those near its centre (the improved form); five levels with their ranges, or level P4 alone.
 """
 
 import argparse
@@ -14,28 +14,25 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-import torchvision
+import numpy as np
 
 import aweigh
 from aweigh.annotations.split import Split
+from aweigh.geometry.frames import Frame
 from aweigh.images.resize import Resize
-from aweigh.inference.coverage import Coverage, measure_coverage
+from aweigh.inspect.coverage import LevelRanges, measure_coverage
 from aweigh.layouts.load import find_splits, load_split
-from aweigh.models import fcos
-from aweigh.ops import boxes as box_ops
-from aweigh.structures import Targets
 
-PYRAMID = {"strides": (8, 16, 32, 64, 128), "level_ranges": fcos.LEVEL_RANGES}
-P4_ALONE = {"strides": (16,), "level_ranges": ((0.0, math.inf),)}
+RANGES = ((0, 64), (64, 128), (128, 256), (256, 512), (512, math.inf))
+IMPROVED, IMPROVED_P4 = LevelRanges((8, 16, 32, 64, 128), RANGES), LevelRanges((16,), ((0, math.inf),))
 FORMS = {
-    "base, with FPN": {**PYRAMID, "center_radius": None},
-    "base, P4 only": {**P4_ALONE, "center_radius": None},
-    "improved, with FPN": {**PYRAMID, "center_radius": 1.5},
-    "improved, P4 only": {**P4_ALONE, "center_radius": 1.5},
+    "base, with FPN": replace(IMPROVED, center_radius=None),
+    "base, P4 only": replace(IMPROVED_P4, center_radius=None),
+    "improved, with FPN": IMPROVED,
+    "improved, P4 only": IMPROVED_P4,
 }
 # ICCV 2019, tables 1 and 2, percent: best possible recall, ambiguous, ambiguous between classes.
 PAPER = {"base, with FPN": (98.40, 7.14, 3.75), "base, P4 only": (95.55, 23.16, 17.84)}
@@ -57,8 +54,8 @@ def main() -> None:
     started = time.perf_counter()
     for folder in arguments.data:
         splits = [load_split(folder, name) for name in find_splits(folder) if name in ("train", "val")]
-        for form, options in FORMS.items():
-            coverage = measure(splits, resize, options)
+        for form, rule in FORMS.items():
+            coverage = measure_coverage(resized(splits, resize), rule)
             rows.append(
                 (
                     f"{folder.name} ({' + '.join(split.name for split in splits)})",
@@ -78,23 +75,14 @@ def main() -> None:
         arguments.out.write_text(report(text, resize, seconds), encoding="utf-8")
 
 
-def measure(splits: list[Split], resize: Resize, options: dict) -> Coverage:
-    candidates = partial(box_ops.candidates, **options)
-    return measure_coverage(
-        resized(splits, resize),
-        strides=options["strides"],
-        assign=partial(fcos.assign, candidates=candidates),
-        candidates=candidates,
-    )
-
-
-def resized(splits: list[Split], resize: Resize) -> Iterator[tuple[tuple[int, int], Targets]]:
+def resized(splits: list[Split], resize: Resize) -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
     for split in splits:
         for index, (height, width) in enumerate(split.sizes_hw.tolist()):
             new_height, new_width = resize.size_for(height, width)
-            targets = split.targets(index)
-            scale = torch.tensor([new_width / width, new_height / height] * 2)
-            yield (new_height, new_width), Targets(targets.boxes * scale, targets.labels, ignore=targets.ignore)
+            objects = split.objects(index)
+            learned = ~(objects["ignore"] | objects["uncertain"])
+            frame = Frame.resize((height, width), (new_height, new_width))
+            yield (new_height, new_width), frame.boxes(objects["boxes"][learned]), objects["labels"][learned]
 
 
 def percent(value: float) -> str:
@@ -120,9 +108,9 @@ The paper's numbers are for COCO as a whole; the data sets here are small parts 
 alone, so no two boxes differ in class, and some of its boxes are crowd regions). The same order of magnitude is what
 can be expected; no claim of equality is made.
 
-{datetime.date.today().isoformat()}; {os.cpu_count()} CPU cores ({platform.machine()}), no GPU used; Python \
-{platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, aweigh \
-{aweigh.__version__}; {seconds:.0f} s for everything. Made by `benchmarks/coverage.py`.
+{datetime.date.today().isoformat()}; {os.cpu_count()} CPU cores ({platform.machine()}); Python \
+{platform.python_version()}, numpy {np.__version__}, aweigh {aweigh.__version__}; {seconds:.0f} s for everything. Made \
+by `benchmarks/coverage.py`.
 """
 
 

@@ -45,7 +45,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     images = arguments.annotations // BOXES_PER_IMAGE
     rows = [("pictures", "what is looked at", "seconds", "of the processor", "peak memory", "above the start")]
-    bare = peak([sys.executable, "-c", "import torch, aweigh.layouts.load, aweigh.prediction.fit"])[2]
+    bare = peak([sys.executable, "-c", "import aweigh.layouts.load, aweigh.inspect.fit"])[2]
     for width in arguments.widths:
         with tempfile.TemporaryDirectory() as folder:
             itself = [sys.executable, __file__, "--annotations", str(arguments.annotations)]

@@ -10,9 +10,9 @@ from tests.inspect.test_doctor import load, sound
 from tests.scenes_on_disk import entry, scene, write_coco
 
 from aweigh.inspect.doctor import examine
+from aweigh.inspect.fit import measure_fit
 from aweigh.inspect.report_html import AFFECTED, draw_case, report_html
 from aweigh.layouts.load import load_split
-from aweigh.prediction.fit import measure_fit
 
 
 class Tags(HTMLParser):

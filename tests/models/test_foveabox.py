@@ -4,6 +4,7 @@ import math
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from aweigh.errors import UsageError
-from aweigh.inference.coverage import measure_coverage
+from aweigh.inference.assignment import DetectorRule
+from aweigh.inspect.coverage import Coverage
 from aweigh.models import create
 from aweigh.models.foveabox import (
     AlignedConv2d,
@@ -103,13 +105,9 @@ def test_assignment_is_that_of_a_slow_form(model: FoveaBox, count: int, byte_bud
 
 
 def test_its_reach_can_be_measured(model: FoveaBox) -> None:
-    boxes = torch.tensor([[8.0, 8, 104, 104], [200, 200, 202, 202]])  # the second lies between all middles of cells
-    found = measure_coverage(
-        [((256, 256), Targets(boxes, torch.tensor([0, 1])))],
-        strides=model.strides,
-        assign=model.assign,
-        candidates=model.candidates,
-    )
+    boxes = np.array([[8, 8, 104, 104], [200, 200, 202, 202]], np.float32)  # the second lies between all points
+    rule = DetectorRule(model.strides, model.assign, model.candidates)
+    found = Coverage.of(rule.assign((256, 256), boxes), np.array([0, 1]))
     assert (found.boxes, found.found, found.ambiguous) == (2, 1, 0)
     assert found.positives == 3 * 3 + 1  # 96 px belong to P4 and P5, whose middles within 19.2 of 56 are 40, 56, 72; 48
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aweigh.annotations.split import Split
+    from aweigh.inspect.coverage import Rule
     from aweigh.inspect.doctor import Examination
     from aweigh.inspect.findings import Finding
-    from aweigh.prediction.fit import Fit
+    from aweigh.inspect.fit import Fit
 
 CLASSES_SHOWN = 10
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
@@ -64,9 +65,9 @@ def check(
         raise UsageError("--fix-to does not write KITTI's layout; mend the label files that the report names.")
     fit = None
     if model != "none":  # first, since a wrong name or size is told here
-        from aweigh.prediction.fit import measure_fit
+        from aweigh.inspect.fit import measure_fit
 
-        fit = measure_fit(splits, model, short=short, long=long)
+        fit = measure_fit(splits, model, short=short, long=long, own_rule=_own_rule(model))
     examination = _with_bar(splits, lambda tell: examine(splits, empty=empty, pictures=pictures, progress=tell))
     console = output()
     print_report(console, data, examination, fit)
@@ -81,6 +82,17 @@ def check(
     if fix_to is not None:
         _write_clean(console, splits, examination, fix_to)
     return 3 if strict and not examination.sound else 0
+
+
+def _own_rule(model: str) -> "Rule | None":
+    """Of a detector that assigns points to boxes in a way that only itself knows, which needs torch."""
+    from aweigh.inspect.fit import has_own_rule
+
+    if not has_own_rule(model):
+        return None
+    from aweigh.inference.assignment import rule_of
+
+    return rule_of(model)
 
 
 def print_report(console: "Console", data: Path, examination: "Examination", fit: "Fit | None") -> None:

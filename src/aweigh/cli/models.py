@@ -1,23 +1,23 @@
 """`aweigh models`: every detector that can be built, its size, and the weights others have published for it.
 
-It answers from a table that comes with the package, `models/table.json`, since building all detectors takes half a
-minute. `python -m aweigh.cli.models` writes the table anew; the tests compare it with the detectors.
+It answers from `aweigh.catalogue`; `python -m aweigh.cli.models` writes that table anew.
 """
 
 import difflib
 import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import aweigh
+from aweigh.catalogue import TABLE, detectors
 from aweigh.cli.flags import AsJson
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import output
 from aweigh.errors import UsageError
 
-TABLE = Path(aweigh.__file__).parent / "models" / "table.json"
+if TYPE_CHECKING:
+    from aweigh.models import Detector
 
 
 def command(which: str = "", /, *, as_json: AsJson = False) -> None:
@@ -30,7 +30,7 @@ def command(which: str = "", /, *, as_json: AsJson = False) -> None:
         which: Only those with this word in their name, as resnet50; or with a name of this pattern, as 'fcos_*_fpn'.
         as_json: Print the table as JSON, with source, file and whole licence of all weights.
     """
-    rows = chosen(json.loads(TABLE.read_text(encoding="utf-8")), which)
+    rows = chosen(detectors(), which)
     if as_json:
         print(json.dumps(rows, ensure_ascii=False, indent=2))
         return
@@ -87,8 +87,28 @@ def short(licence: str) -> str:
 
 
 def built(name: str) -> dict[str, Any]:
-    """The entry of a detector in the table, by building it."""
-    return {"name": name, "parameters": parameters(name), "weights": published(name)}
+    """The entry of a detector in the table, by building it without making its weights."""
+    import torch
+
+    from aweigh.models import create
+
+    with torch.device("meta"):
+        detector = create(name)
+    numbers = sum(parameter.numel() for parameter in detector.parameters())
+    return {"name": name, "parameters": numbers, "weights": published(name), **assignment(detector)}
+
+
+def assignment(detector: "Detector") -> dict[str, Any]:
+    """How it assigns points to boxes, as the table has it; nothing where it does not."""
+    from aweigh.inspect.coverage import LevelRanges
+    from aweigh.models import fcos
+
+    if detector.assign is None or detector.candidates is None:
+        return {}
+    if isinstance(detector.assign, partial) and detector.assign.func is fcos.assign:
+        assert isinstance(detector.candidates, partial)
+        return {"assignment": LevelRanges(**detector.candidates.keywords).to_json()}
+    return {"assignment": "own"}
 
 
 def published(name: str) -> list[dict[str, Any]]:
@@ -99,17 +119,8 @@ def published(name: str) -> list[dict[str, Any]]:
     return [{key: getattr(record, key) for key in keys} for record in PUBLISHED.get(name, {}).values()]
 
 
-def parameters(name: str) -> int:
-    """The number of parameters of a detector with 80 classes, counted without making them."""
-    import torch
-
-    from aweigh.models import create
-
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in create(name).parameters())
-
-
 if __name__ == "__main__":
     from aweigh.models import DETECTORS
 
-    TABLE.write_text(json.dumps([built(name) for name in DETECTORS], ensure_ascii=False, indent=1) + "\n", "utf-8")
+    rows = ",\n".join(json.dumps(built(name), ensure_ascii=False) for name in DETECTORS)
+    TABLE.write_text(f"[\n{rows}\n]\n", encoding="utf-8")

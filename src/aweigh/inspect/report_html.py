@@ -36,7 +36,7 @@ NO_LEVEL = "#e0443e"
 def report_html(
     title: str, splits: Mapping[str, Split], examination: Examination, fit: Mapping[str, Any] | None = None
 ) -> str:
-    """The page. splits: those that were examined, for their pictures. fit: what `aweigh.prediction.fit` measured, as a
+    """The page. splits: those that were examined, for their pictures. fit: what `aweigh.inspect.fit` measured, as a
     dictionary; None to leave it out."""
     budget = [PICTURES_IN_ALL]
     body = [

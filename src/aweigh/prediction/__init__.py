@@ -1,1 +1,1 @@
-"""A detector run over images: batches, views, several images at a time, and how it fits a data set."""
+"""A detector run over images: batches, views, several images at a time."""

@@ -1,8 +1,8 @@
 """How a detector and a data set go together: object sizes at the input size against the levels of the detector.
 
-A detector that assigns points of its levels to boxes offers `strides`, `assign(points, targets)` and
-`candidates(points, boxes)`, as `aweigh.inference.coverage` takes them. Of one that does not, only the sizes at the
-input are told. Nothing is trained and no picture opened: the assignment is that of training, on the annotations.
+A detector that assigns points of its levels to boxes has a `Rule` (`aweigh.inspect.coverage`). Of one that does not,
+only the sizes at the input are told. Nothing is trained and no image opened: the assignment is that of training, on the
+annotations.
 
 Legend: N boxes to be found, L levels.
 """
@@ -10,23 +10,19 @@ Legend: N boxes to be found, L levels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from aweigh.annotations.split import Split
-from aweigh.classes import Classes
-from aweigh.errors import counted
-from aweigh.feeding.dataset import targets_of
+from aweigh.catalogue import detector_named
+from aweigh.errors import UsageError, counted
+from aweigh.geometry.frames import Frame
 from aweigh.images.resize import Resize
-from aweigh.inference.coverage import Coverage, measure_coverage
+from aweigh.inspect.coverage import Coverage, LevelRanges, Rule, first_points, measure_coverage
 from aweigh.inspect.doctor import SIZE_EDGES
-from aweigh.models import Detector, create
-from aweigh.structures import Targets
 
 SMALL = 8.0  # pixels at the input, square root of the area: one cell of the finest level of most detectors
 ENOUGH = 0.95  # the share of objects that should be larger than that
@@ -113,18 +109,18 @@ def measure_fit(
     *,
     short: int = 0,
     long: int = 416,
-    arguments: Mapping[str, Any] | None = None,
+    own_rule: Rule | None = None,
     seed: int = 0,
 ) -> Fit:
     """Look at the training and validation boxes as the detector `model` of `DETECTORS` would at this input size.
 
-    short, long: as in training; 0 for none. arguments: of the detector's builder. Of large data sets 1,000 images are
-    assigned, drawn with `seed`; sizes are those of all boxes.
+    short, long: as in training; 0 for none. own_rule: of a detector that `has_own_rule`. Of large data sets 1,000
+    images are assigned, drawn with `seed`; sizes are those of all boxes.
     """
+    rule = own_rule or _rule_of(model)
     used = {name: split for name, split in splits.items() if name != "test"} or dict(splits)
     resize = Resize(short=short or None, long=long or None)
     sizes, scales = _sizes(list(used.values()), resize)
-    detector = _assigner(model, next(iter(used.values())).classes, arguments or {})
     thinned, crowded = _thinned(used)
     chosen = _draw(thinned, MOST_IMAGES, MOST_BOXES, seed)
     small = float((sizes < SMALL).mean()) if len(sizes) else 0.0
@@ -132,22 +128,20 @@ def measure_fit(
     levels: tuple[Level, ...] = ()
     owners = np.zeros((0, 0), dtype=np.int64)
     unowned: list[Unowned] = []
-    if detector is not None and len(sizes):
-        coverage, owners, unowned = _assigned(detector, thinned, chosen, resize)
+    if rule is not None and len(sizes):
+        coverage, owners, unowned = _assigned(rule, thinned, chosen, resize)
         of_level = owners[:, :-1].sum(axis=0) / max(1, owners[:, :-1].sum())
-        levels = tuple(
-            Level(int(stride), float(share)) for stride, share in zip(detector.strides, of_level, strict=True)
-        )
+        levels = tuple(Level(int(stride), float(share)) for stride, share in zip(rule.strides, of_level, strict=True))
         here = here.covered(coverage)
     trial_images = _draw(thinned, MOST_TRIALS, MOST_BOXES // 5, seed)
-    trials = _trials(detector, thinned, trial_images, here) if len(sizes) else ()
+    trials = _trials(rule, thinned, trial_images, here) if len(sizes) else ()
     percentiles = {part: float(np.percentile(sizes, part)) for part in (5, 25, 50, 75, 95)} if len(sizes) else {}
     fit = Fit(
         model=model,
         here=here,
         images=sum(map(len, used.values())),
         boxes=len(sizes),
-        images_measured=len(chosen) if detector is not None else 0,
+        images_measured=len(chosen) if rule is not None else 0,
         size_percentiles=percentiles,
         sizes=tuple(np.histogram(sizes, bins=[*SIZE_EDGES, np.inf])[0].tolist()),
         owners=tuple(tuple(row) for row in owners.tolist()),
@@ -157,8 +151,8 @@ def measure_fit(
         trials=trials,
         advice=(),
     )
-    advice = _advice(fit, used, sizes, scales, assigns=detector is not None)
-    if crowded and detector is not None:
+    advice = _advice(fit, used, sizes, scales, assigns=rule is not None)
+    if crowded and rule is not None:
         held = counted(crowded, "image", "holds")
         advice.append(f"{held} more than {MOST_IN_ONE:,} boxes, of which {MOST_IN_ONE:,} were assigned.")
     return replace(fit, advice=tuple(advice))
@@ -167,21 +161,18 @@ def measure_fit(
 # --- what is measured ---------------------------------------------------------------------------------------------
 
 
-class Assigner(NamedTuple):
-    """What a detector makes of boxes, see `aweigh.models.Detector`."""
-
-    strides: tuple[int, ...]
-    assign: Callable[[Sequence[Tensor], Targets], Tensor]
-    candidates: Callable[[Sequence[Tensor], Tensor], Iterator[tuple[Tensor, Tensor]]]
+def has_own_rule(model: str) -> bool:
+    """Whether a detector assigns points to boxes by another rule than `LevelRanges`, which only itself knows."""
+    return detector_named(model).get("assignment") == "own"
 
 
-def _assigner(model: str, classes: Classes, arguments: Mapping[str, Any]) -> Assigner | None:
-    """Of a detector without memory for weights; None where it does not assign points to boxes."""
-    with torch.device("meta"):
-        detector: Detector = create(model, classes=classes if len(classes) else Classes.numbered(1), **arguments)
-    if detector.strides is None or detector.assign is None or detector.candidates is None:
-        return None
-    return Assigner(detector.strides, detector.assign, detector.candidates)
+def _rule_of(model: str) -> LevelRanges | None:
+    """From the table of all detectors; None where it does not assign points to boxes."""
+    if has_own_rule(model):
+        given = f"own_rule=aweigh.inference.assignment.rule_of({model!r})"
+        raise UsageError(f"{model} assigns points to boxes by a rule of its own; give it: {given}.")
+    numbers = detector_named(model).get("assignment")
+    return None if numbers is None else LevelRanges.from_json(numbers)
 
 
 def _sizes(splits: Sequence[Split], resize: Resize) -> tuple[np.ndarray, np.ndarray]:
@@ -221,65 +212,74 @@ def _draw(splits: Mapping[str, Split], most: int, most_boxes: int, seed: int) ->
     return [every[index] for index in np.sort(order[:held])]
 
 
-def _resized(
-    splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], resize: Resize
-) -> Iterator[tuple[tuple[int, int], Targets]]:
+class Resized(NamedTuple):
+    """The boxes to be found in one image `[n, 4]`, in pixels of the input, and which of the image's they are `[n]`."""
+
+    split: Split
+    row: int
+    size_hw: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    which: np.ndarray
+
+
+def _resized(splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], resize: Resize) -> Iterator[Resized]:
+    """Of the images that show any."""
     for name, row in chosen:
-        height, width = splits[name].sizes_hw[row].tolist()
-        size_hw = resize.size_for(height, width)
-        yield size_hw, targets_of(splits[name], row).resized((height, width), size_hw)
+        split = splits[name]
+        before_hw = split.sizes_hw[row].tolist()
+        size_hw = resize.size_for(*before_hw)
+        objects = split.objects(row)
+        which = np.flatnonzero(~(objects["ignore"] | objects["uncertain"]))
+        if len(which):
+            boxes = Frame.resize(before_hw, size_hw).boxes(objects["boxes"][which])
+            yield Resized(split, row, size_hw, boxes, objects["labels"][which], which)
 
 
 def _assigned(
-    detector: Assigner, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], resize: Resize
+    rule: Rule, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], resize: Resize
 ) -> tuple[Coverage, np.ndarray, list[Unowned]]:
     """Assign the boxes of these images, and look which level each belongs to and which belong to none.
 
     Returns, beside the coverage, how many boxes of each size each level owns, the last column none: `[sizes, L + 1]`.
     """
-    count = len(detector.strides)
-    owners = np.zeros((len(SIZE_EDGES), count + 1), dtype=np.int64)
+    levels = len(rule.strides)
+    owners = np.zeros((len(SIZE_EDGES), levels + 1), dtype=np.int64)
     unowned: list[Unowned] = []
-    with_boxes = ((name, row) for name, row in chosen if targets_of(splits[name], row).learned.any())
-
-    def assign(points: Sequence[Tensor], targets: Targets) -> Tensor:
-        matched = detector.assign(points, targets)
-        name, row = next(with_boxes)
-        level = torch.repeat_interleave(torch.arange(len(points)), torch.tensor([len(part) for part in points]))
-        learned = matched >= 0
-        table = torch.zeros(len(targets), len(points), dtype=torch.int64)
-        table.index_put_((matched[learned], level[learned]), torch.tensor(1), accumulate=True)  # [n, L]
-        owned = table.sum(dim=1) > 0
-        owner = torch.where(owned, table.argmax(dim=1), count)[targets.learned]
-        size = (targets.boxes[:, 2:] - targets.boxes[:, :2]).prod(dim=1).sqrt()[targets.learned]
-        np.add.at(owners, (np.searchsorted(SIZE_EDGES, size.numpy(), side="right") - 1, owner.numpy()), 1)
-        lost = torch.nonzero(~owned & targets.learned)[:, 0]
-        if len(lost):
-            could = torch.stack([part.any(dim=0) for _, part in detector.candidates(points, targets.boxes[lost])])
-            for index, crowded in zip(lost.tolist(), could.any(dim=0).tolist(), strict=True):
-                unowned.append(_unowned(splits[name], row, index, targets, crowded))
-        return matched
-
-    coverage = measure_coverage(_resized(splits, chosen, resize), **detector._replace(assign=assign)._asdict())
+    coverage = Coverage()
+    for image in _resized(splits, chosen, resize):
+        assignment = rule.assign(image.size_hw, image.boxes)
+        coverage += Coverage.of(assignment, image.labels)
+        level = np.repeat(np.arange(levels), np.diff(first_points(image.size_hw, rule.strides)))  # [A]
+        learns = assignment.learned >= 0
+        points = np.zeros((len(image.boxes), levels), dtype=np.int64)
+        np.add.at(points, (assignment.learned[learns], level[learns]), 1)
+        owned = points.any(axis=1)
+        owner = np.where(owned, points.argmax(axis=1), levels)
+        size = np.sqrt((image.boxes[:, 2:] - image.boxes[:, :2]).prod(axis=1))
+        np.add.at(owners, (np.searchsorted(SIZE_EDGES, size, side="right") - 1, owner), 1)
+        crowded = np.bincount(assignment.box, minlength=len(image.boxes)) > 0
+        unowned += [_unowned(image, int(index), bool(crowded[index])) for index in np.flatnonzero(~owned)]
     return coverage, owners, unowned
 
 
-def _unowned(split: Split, row: int, index: int, targets: Targets, crowded: bool) -> Unowned:
-    at_input = targets.boxes[index]
-    left, top, right, bottom = (float(side) for side in split.boxes[int(split.first[row]) + index])
+def _unowned(image: Resized, index: int, crowded: bool) -> Unowned:
+    split, annotation = image.split, int(image.split.first[image.row] + image.which[index])
+    width, height = (image.boxes[index, 2:] - image.boxes[index, :2]).tolist()
+    left, top, right, bottom = split.boxes[annotation].tolist()
     return Unowned(
         split=split.name,
-        image=row,
-        annotation=int(split.annotation_ids[int(split.first[row]) + index]),
-        file=split.paths[row].name,
+        image=image.row,
+        annotation=int(split.annotation_ids[annotation]),
+        file=split.paths[image.row].name,
         box=(left, top, right, bottom),
-        size_wh=(float(at_input[2] - at_input[0]), float(at_input[3] - at_input[1])),
+        size_wh=(width, height),
         reason=CROWDED if crowded else BETWEEN,
     )
 
 
 def _trials(
-    detector: Assigner | None, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], here: Trial
+    rule: Rule | None, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], here: Trial
 ) -> tuple[Trial, ...]:
     """The same at several input sizes of the same proportions, on fewer images; one where pictures keep their size."""
     sides = [
@@ -293,9 +293,9 @@ def _trials(
         resize = Resize(short=short or None, long=long or None)
         small = float((_sizes(list(splits.values()), resize)[0] < SMALL).mean())
         trial = Trial(short, long, small)
-        if detector is not None:
-            coverage = measure_coverage(_resized(splits, chosen, resize), **detector._asdict())
-            trial = trial.covered(coverage)
+        if rule is not None:
+            images = ((image.size_hw, image.boxes, image.labels) for image in _resized(splits, chosen, resize))
+            trial = trial.covered(measure_coverage(images, rule))
         found.append(trial)
     return tuple(found)
 

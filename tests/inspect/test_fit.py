@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tests.scenes_on_disk import entry, scene, write_coco
 
 from aweigh.annotations.split import Split
+from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
-from aweigh.inference.coverage import measure_coverage
+from aweigh.inference.assignment import rule_of
+from aweigh.inspect import fit
+from aweigh.inspect.coverage import measure_coverage
+from aweigh.inspect.fit import measure_fit, smallest_input
 from aweigh.layouts.load import load_split
-from aweigh.models import create
-from aweigh.prediction import fit
-from aweigh.prediction.fit import measure_fit, smallest_input
-from aweigh.structures import Targets
 
 MODEL = "fcos_resnet18_fpn"
 
@@ -35,9 +34,10 @@ def test_it_counts_what_training_would_assign(tmp_path: Path) -> None:
     split = split_of(tmp_path, boxes)
     measured = measure_fit({"train": split}, MODEL, short=120, long=160)
 
-    model = create(MODEL, num_classes=2)
-    images = [((120, 160), split.targets(row)) for row in range(len(split))]
-    expected = measure_coverage(images, strides=model.strides, assign=model.assign, candidates=model.candidates)
+    every = [split.objects(row) for row in range(len(split))]
+    rule = rule_of(MODEL)
+    assert rule is not None
+    expected = measure_coverage([((120, 160), objects["boxes"], objects["labels"]) for objects in every], rule)
     assert measured.here.best_possible_recall == expected.best_possible_recall < 1
     assert measured.here.ambiguous == expected.ambiguous_share
     assert measured.unowned_count == expected.boxes - expected.found == len(measured.unowned)
@@ -139,15 +139,24 @@ def test_of_a_crowded_picture_a_part_is_assigned(tmp_path: Path, monkeypatch: py
     assert measure_fit({"train": split}, MODEL, short=120, long=160).images_measured == 1
 
 
-def test_a_detector_that_assigns_no_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(torch.nn.Module):
-        strides = assign = candidates = None
-
-    monkeypatch.setattr(fit, "create", lambda *_, **__: Other())
-    measured = measure_fit({"train": split_of(tmp_path, [[5, 5, 40, 40]])}, "other", short=120, long=160)
+def test_a_detector_that_assigns_no_points(tmp_path: Path) -> None:
+    split = split_of(tmp_path, [[5, 5, 40, 40]])
+    measured = measure_fit({"train": split}, "retinanet_resnet50_fpn", short=120, long=160)
     assert measured.here.best_possible_recall is None and measured.levels == () and measured.unowned == ()
     assert measured.here.small == 0 and sum(measured.sizes) == 1
     assert "assigns no points" in measured.advice[0]
+
+
+def test_a_detector_with_a_rule_of_its_own(tmp_path: Path) -> None:
+    name, splits = "foveabox_resnet18_fpn", {"train": split_of(tmp_path, [[5, 5, 40, 40], [41, 41, 2, 2]])}
+    assert fit.has_own_rule(name) and not fit.has_own_rule(MODEL)
+    measured = measure_fit(splits, name, short=120, long=160, own_rule=rule_of(name))
+    assert measured.here.best_possible_recall == 0.5 and [box.reason for box in measured.unowned] == [fit.BETWEEN]
+    assert [level.share for level in measured.levels] == [1, 0, 0, 0, 0]
+    with pytest.raises(UsageError, match="own_rule"):
+        measure_fit(splits, name)
+    with pytest.raises(UsageError, match=r"no model 'fcos_resnet18_fpm'\. Did you mean 'fcos_resnet18_fpn'"):
+        measure_fit(splits, "fcos_resnet18_fpm")
 
 
 def test_no_boxes_and_test_boxes(tmp_path: Path) -> None:
@@ -170,4 +179,4 @@ def test_sizes_follow_the_resize(tmp_path: Path) -> None:
     measured = measure_fit({"train": split}, MODEL, short=0, long=320)
     height, width = Resize(short=None, long=320).size_for(120, 160)
     assert measured.size_percentiles[50] == pytest.approx(40 * height / 120)
-    assert isinstance(split.targets(0), Targets) and width == 320
+    assert width == 320
