@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -89,7 +90,7 @@ def test_features_in_16_bits_are_read_in_32(model, images, targets: Targets) -> 
     sum(losses.values()).backward()
     assert all(value.isfinite() and value.dtype == torch.float32 for value in losses.values())
     (found,) = model.decode(raw, images.sizes_hw)
-    assert len(found) > 0 and found.boxes.dtype == found.scores.dtype == torch.float32
+    assert len(found) > 0 and found.boxes.dtype == found.scores.dtype == np.float32
 
 
 def test_normalisation_of_the_proposal_network_is_chosen(images) -> None:

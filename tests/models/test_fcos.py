@@ -132,8 +132,8 @@ def test_perfect_outputs_decode_to_the_targets_and_cost_nothing(small) -> None:
     assert losses["classification"] < 1e-6 and losses["box"] < 1e-5
     (found,) = small.decode(perfect, [(400, 400)])
     learned = matched[matched >= 0].unique()
-    overlaps = box_ops.pairwise_iou(targets.boxes[learned], found.boxes)
-    same_class = targets.labels[learned][:, None] == found.labels[None]
+    overlaps = box_ops.pairwise_iou(targets.boxes[learned], torch.from_numpy(found.boxes))
+    same_class = targets.labels[learned][:, None] == torch.from_numpy(found.labels)
     assert (overlaps * same_class).amax(dim=1).min() > 0.999
     assert len(found) == len(learned)
 

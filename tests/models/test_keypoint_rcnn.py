@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,7 @@ def test_any_number_of_keypoints(count: int) -> None:
     assert found.keypoints.shape == (10, count, 3) and found.keypoint_set == keypoint_set(count)
     assert model.extras == ("keypoints",) and model.classes == PERSON
     low, high = found.boxes[:, None, :2], found.boxes[:, None, 2:]
-    assert ((found.keypoints[..., :2] >= low) & (found.keypoints[..., :2] <= high.maximum(low + 1))).all()
+    assert ((found.keypoints[..., :2] >= low) & (found.keypoints[..., :2] <= np.maximum(high, low + 1))).all()
 
 
 @pytest.mark.parametrize("kind", ["no object", "nothing labelled", "an ignored object"])

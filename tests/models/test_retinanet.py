@@ -46,8 +46,8 @@ def test_a_network_that_knows_the_answer_finds_it_and_has_hardly_a_loss(model: n
     assert set(matched[matched >= 0].tolist()) == {0, 1, 2}  # the ignored one is nobody's
     (found,) = model.decode(raw, [(128, 192)])
     assert len(found) == 3
-    overlap = box_ops.pairwise_iou(TARGETS.boxes[:3], found.boxes)
-    assert (overlap * (TARGETS.labels[:3, None] == found.labels)).amax(dim=1).min() > 0.999
+    overlap = box_ops.pairwise_iou(TARGETS.boxes[:3], torch.from_numpy(found.boxes))
+    assert (overlap * (TARGETS.labels[:3, None] == torch.from_numpy(found.labels))).amax(dim=1).min() > 0.999
 
 
 @pytest.mark.parametrize("kind", ["ignore", "uncertain"])
