@@ -1,4 +1,4 @@
-"""What a detector says of one image: `Detections`; before it, what they share with `Targets`.
+"""What a detector says of one image: `Detections`, each a `Detection`; before them, what they share with `Targets`.
 
 Geometry, everywhere: `boxes` are `[N, 4]` float32 `(x0, y0, x1, y1)` in absolute pixels, continuous coordinates,
 right and bottom exclusive. `labels` are int64 in `0..C-1`; background is never a class. Empty (N = 0) is normal.
@@ -8,17 +8,25 @@ Everything is validated when it is created; the error says what was expected and
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aweigh.classes import Classes, KeypointSet, Pairs
-from aweigh.errors import DataError, UsageError, counted
+from aweigh.errors import DataError, UsageError, counted, printable, some_of
 from aweigh.geometry import cuboids as cuboid_ops
 from aweigh.geometry import masks as mask_ops
 from aweigh.geometry.frames import Frame
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 NO_CLASSES = Classes((), ())
 PER_INSTANCE = {"per_instance": True}  # marks the fields that have one entry per object
@@ -101,6 +109,10 @@ def shape_of(value: Any) -> str:
 class Detections:
     """The objects found in one image, best first.
 
+    They have a length, give one `Detection` after the other, and are indexed by a number (a `Detection`), and by a
+    slice, rows, a mask, a class name or several (again `Detections`): `detections["person"][:3]`,
+    `detections[detections.scores > 0.5]`. Two are equal where all their fields are.
+
     boxes: `[N, 4]` float32 xyxy in the pixels of the image described by `size_hw` (for a prediction: the original
     image after EXIF rotation). scores: `[N]` float32 in `[0, 1]`. labels: `[N]` int64.
     masks: `[N, S, S]` float32 in `[0, 1]`, the probability that a place is the object's, in the frame of its box;
@@ -182,7 +194,47 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    __getitem__ = select
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[row] for row in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+    @overload
+    def __getitem__(self, index: slice | str | Sequence[str] | ArrayLike) -> Detections: ...
+    def __getitem__(self, index: Any) -> Detection | Detections:
+        if isinstance(index, slice):
+            return select(self, index)
+        names = [index] if isinstance(index, str) else index
+        if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+            return select(self, np.isin(self.labels, [self.classes.label(name) for name in names]))
+        chosen = np.asarray(index)
+        if chosen.ndim == 0 and chosen.dtype.kind in "iu":
+            row = range(len(self))[int(chosen)]
+            box = cast(tuple[float, float, float, float], tuple(self.boxes[row].tolist()))
+            return Detection(box, float(self.scores[row]), int(self.labels[row]), self.names[row], self, row)
+        if chosen.ndim == 1 and (chosen.dtype.kind in "iub" or not len(chosen)):
+            return select(self, chosen if len(chosen) else slice(0))
+        raise UsageError(
+            "Detections take a number, a slice, a class name or several, a mask [N] or row numbers in brackets, got "
+            f"{printable(repr(index))}."
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        pairs = ((getattr(self, entry.name), getattr(other, entry.name)) for entry in fields(self))
+        return all(_equal(one, another) for one, another in pairs)
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"Detections(error: {printable(self.error)})"
+        height, width = self.size_hw
+        place = f"{printable(self.path)}, " if self.path is not None else ""
+        counts = [f"{count} {name}" for name, count in Counter(self.names).most_common()]
+        extras = [name for name in ("masks", "keypoints", "cuboids") if getattr(self, name) is not None]
+        scores = f", scores {self.scores.min():.2f} to {self.scores.max():.2f}" if len(self) else ""
+        more = f", with {' and '.join(extras)}" if extras else ""
+        return f"Detections({place}{width} x {height}: {some_of(counts)}{scores}{more})"
 
     def moved(self, frame: Frame, size_hw: tuple[int, int], *, class_pairs: Pairs = ()) -> Detections:
         """The same objects in an image of `size_hw` (height, width), to whose pixels `frame` leads.
@@ -208,8 +260,15 @@ class Detections:
 
     @property
     def names(self) -> list[str]:
-        """The class name of each detection."""
-        return [self.classes.names[label] for label in self.labels.tolist()]
+        """The class name of each detection; its label where that is no class."""
+        known = dict(enumerate(self.classes.names))
+        return [known.get(label, str(label)) for label in self.labels.tolist()]
+
+    @property
+    def category_ids(self) -> list[int]:
+        """The id that the class of each detection had in its data set; its label where that is no class."""
+        known = dict(enumerate(self.classes.ids))
+        return [known.get(label, label) for label in self.labels.tolist()]
 
     def bitmaps(self, *, byte_budget: int = mask_ops.BYTE_BUDGET) -> np.ndarray:
         """Which pixels each object covers, `[N, H, W]` bool; `UsageError` where they take more than `byte_budget`."""
@@ -246,13 +305,8 @@ class Detections:
         any.
         """
         entries: list[dict[str, Any]] = [
-            {
-                "image_id": image_id,
-                "category_id": self.classes.ids[label],
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "score": score,
-            }
-            for (x0, y0, x1, y1), score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
+            {"image_id": image_id, "category_id": category, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+            for (x0, y0, x1, y1), score, category in zip(self.boxes.tolist(), self.scores.tolist(), self.category_ids)
         ]
         if self.masks is not None:
             for entry, segmentation in zip(entries, self.rle(), strict=True):
@@ -264,6 +318,93 @@ class Detections:
             for entry, values in zip(entries, self.cuboids.tolist(), strict=True):
                 entry["cuboid"] = values
         return entries
+
+    def to_dict(self) -> dict[str, Any]:
+        """The image and its detections as plain values: what a line of `aweigh predict --format jsonl` holds."""
+        return cast(dict[str, Any], _verbs().to_dict(self))
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The same as JSON."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, with the class names, and keypoints, in their `data`."""
+        return _verbs().to_supervision(self)
+
+    def to_dataframe(self) -> Any:
+        """A `pandas.DataFrame` with a row for each detection and the columns of `aweigh predict --format csv`."""
+        return _verbs().to_dataframe(self)
+
+    def draw(self, image: Any = None, *, min_score: float = 0.0) -> Image.Image:
+        """The image with what is found in it, of at least `min_score`, as a new PIL image.
+
+        image: all that a predictor takes, of the same size; when not given, the file that the detections are of.
+        Objects whose place in space is known are drawn as solids, and beside the image from above.
+        """
+        return cast("Image.Image", _verbs().draw(self, image, min_score=min_score))
+
+    def show(self, image: Any = None, *, min_score: float = 0.0) -> None:
+        """The same in the notebook, else in the system's viewer."""
+        _verbs().show(self, image, min_score=min_score)
+
+    def save(self, path: str | Path, image: Any = None, *, format: str = "") -> None:
+        """The drawing where the file ends as images do, else the detections: .json, .jsonl, .csv, .xml (VOC), .txt.
+
+        image: as for `draw`. format: another that `aweigh predict --format` knows, for a file of any name.
+        """
+        _verbs().save(self, path, image, format=format)
+
+    def _repr_png_(self) -> bytes | None:
+        return cast("bytes | None", _verbs().preview(self, "PNG"))
+
+    def _repr_html_(self) -> str:
+        return cast(str, _verbs().html(self))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Detection:
+    """One object of `Detections`.
+
+    box: `(x0, y0, x1, y1)` in the pixels of the image. name: of its class. found: all of the image, of which this is
+    number `row`.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    label: int
+    name: str
+    found: Detections
+    row: int
+
+    def __repr__(self) -> str:
+        return f"Detection({printable(self.name)} {self.score:.2f}, box {tuple(round(side, 1) for side in self.box)})"
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """`[H, W]` bool, the pixels of the image that it covers; None where there are no masks."""
+        alone = self.found[[self.row]]
+        return None if alone.masks is None else alone.bitmaps()[0]
+
+    @property
+    def keypoints(self) -> np.ndarray | None:
+        """`[K, 3]` (x, y, score); None where there are none."""
+        return None if self.found.keypoints is None else self.found.keypoints[self.row]
+
+    @property
+    def cuboid(self) -> np.ndarray | None:
+        """`[7]`, see `aweigh.geometry.cuboids`; None where there are none."""
+        return None if self.found.cuboids is None else self.found.cuboids[self.row]
+
+
+def _verbs() -> Any:
+    """`aweigh.verbs`, which draws and writes what stands here, imported when it is first asked for something."""
+    return import_module("aweigh.verbs")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
+    return bool(type(one) is type(other) and one == other)
 
 
 def _as_array(values: Any) -> np.ndarray:

@@ -17,8 +17,6 @@ from aweigh.files import atomic_file, fitting_name
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import read_reduced
 from aweigh.layouts.kitti import camera_beside, read_camera
-from aweigh.visualise.pictures import draw_detections
-from aweigh.visualise.space import draw_in_space
 
 MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger picture is drawn smaller
 LONGEST_JPEG = 65_500  # pixels of a side that libjpeg writes
@@ -76,10 +74,9 @@ def _draw(source: Path, result: Detections, target: Path, reading: Reading) -> N
     """A large picture is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
     image, full_hw = read_reduced(source, drawn_hw, **reading)
     size_hw = (image.shape[0], image.shape[1])
-    stands = result.cuboids is not None and result.camera is not None
     if size_hw != full_hw:
         result = result.resized(size_hw)
-    picture = (draw_in_space if stands else draw_detections)(image, result)
+    picture = result.draw(image)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(target) as path:
         picture.save(path, quality=92)

@@ -34,9 +34,9 @@ def json_line(detections: Detections, *, masks: bool = True) -> dict[str, Any]:
     """One image as plain values: what a line of jsonl holds. masks: with the segmentations."""
     height, width = detections.size_hw
     found: list[dict[str, Any]] = [
-        {"box": box, "score": score, "class": name, "category_id": detections.classes.ids[label]}
-        for box, score, name, label in zip(
-            shortest(detections.boxes), shortest(detections.scores), detections.names, detections.labels.tolist()
+        {"box": box, "score": score, "class": name, "category_id": category}
+        for box, score, name, category in zip(
+            shortest(detections.boxes), shortest(detections.scores), detections.names, detections.category_ids
         )
     ]
     more: dict[str, list[Any]] = {}  # a value for each detection
