@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aweigh.classes import Classes
     from aweigh.detections import Detections
     from aweigh.errors import AweighError, DataError, GateError, UsageError
+    from aweigh.evaluation.evaluator import CocoEvaluator
     from aweigh.models import DETECTORS, create
     from aweigh.predictor import Predictor, load
     from aweigh.runtime.tta import TTA
@@ -27,6 +28,7 @@ _HOME = {
     **dict.fromkeys(("Predictor", "load"), "aweigh.predictor"),
     **dict.fromkeys(("Images", "Targets"), "aweigh.structures"),
     "Classes": "aweigh.classes",
+    "CocoEvaluator": "aweigh.evaluation.evaluator",
     "Detections": "aweigh.detections",
     "TTA": "aweigh.runtime.tta",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "TTA",
     "AweighError",
     "Classes",
+    "CocoEvaluator",
     "DataError",
     "Detections",
     "GateError",

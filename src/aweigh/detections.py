@@ -143,6 +143,20 @@ class Detections:
         _check_masks_and_keypoints(self)
 
     @classmethod
+    def of(cls, boxes: Any, scores: Any, labels: Any, **rest: Any) -> Detections:
+        """From lists, arrays or tensors of any numbers: `Detections.of([[10, 20, 50, 80]], [0.9], [0], size_hw=...)`.
+
+        rest: any of the other fields, as they are.
+        """
+        corners = as_array(boxes).astype(np.float32)
+        return cls(
+            corners if corners.size else corners.reshape(-1, 4),
+            as_array(scores).astype(np.float32),
+            as_array(labels).astype(np.int64),
+            **rest,
+        )
+
+    @classmethod
     def empty(cls, classes: Classes, size_hw: tuple[int, int] = (0, 0), **rest: Any) -> Detections:
         return cls(
             np.zeros((0, 4), np.float32),
@@ -169,8 +183,8 @@ class Detections:
         padded: boxes `[B, K, 4]`, scores, labels `[B, K]`, number of each `[B]`. extras: what the detector says beside
         them, `masks` `[B, K, S, S]`, `keypoints` `[B, K, number of keypoints, 3]` and `cuboids` `[B, K, 7]`.
         """
-        boxes, scores, labels, count = map(_as_array, padded)
-        further: dict[str, Any] = {name: _as_array(values) for name, values in (extras or {}).items()}
+        boxes, scores, labels, count = map(as_array, padded)
+        further: dict[str, Any] = {name: as_array(values) for name, values in (extras or {}).items()}
         return [
             cls(
                 boxes[i, :n],
@@ -407,8 +421,10 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(type(one) is type(other) and one == other)
 
 
-def _as_array(values: Any) -> np.ndarray:
-    return values if isinstance(values, np.ndarray) else values.numpy(force=True)
+def as_array(values: Any) -> np.ndarray:
+    """An array of one, of a tensor on any device, or of lists."""
+    array: np.ndarray = values.numpy(force=True) if hasattr(values, "numpy") else np.asarray(values)
+    return array
 
 
 def _check_masks_and_keypoints(found: Detections) -> None:
