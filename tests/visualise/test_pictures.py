@@ -1,5 +1,6 @@
 """Pictures: the right pixels have the right colours, nothing leaves the picture, nothing given is changed."""
 
+import ast
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from PIL import Image, ImageFont
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.geometry.boxes import intersections
 from aweigh.visualise import labels
 from aweigh.visualise.charts import confusion, curves, feature_reuse, precision_recall
 from aweigh.visualise.colours import INK, PALETTE, PAPER, luminance
@@ -89,13 +91,32 @@ def test_labels_stay_inside_the_picture_and_apart() -> None:
     generator = np.random.default_rng(0)
     corners = [(int(x), int(y), int(x) + 30, int(y) + 20) for x, y in generator.integers(0, [600, 440], (12, 2))]
     corners += [(0, 0, 5, 5), (630, 470, 639, 479), (0, 0, 639, 479)]
-    font = font_of(14)
-    places = label_places(["a label 0.50"] * len(corners), corners, font, 2, (640, 480))
+    places = label_places(["a label 0.50"] * len(corners), corners, font_of(14), 2, (640, 480))
+    assert all(places)  # there is room for all
     for x0, y0, x1, y1 in places:
         assert 0 <= x0 < x1 <= 640 and 0 <= y0 < y1 <= 480
-    for index, a in enumerate(places):
-        for b in places[:index]:
-            assert max(a[0], b[0]) >= min(a[2], b[2]) or max(a[1], b[1]) >= min(a[3], b[3])
+    assert not overlapping(places)
+
+
+def overlapping(places: list[tuple[float, float, float, float]]) -> bool:
+    overlaps = intersections(np.array(places), np.array(places))
+    return bool((overlaps - np.diag(overlaps.diagonal())).any())
+
+
+@pytest.mark.parametrize("size", [(200, 150), (640, 480), (4000, 3000)])
+def test_in_a_crowd_only_the_best_have_labels_and_most_of_the_picture_is_seen(size: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    shares = generator.random((400, 4)) * [0.9, 0.9, 0.1, 0.1]
+    corners = (np.concatenate([shares[:, :2], shares[:, :2] + shares[:, 2:] + 0.02], axis=1) * [*size, *size]).tolist()
+    font = font_of(max(10, min(size) // 38))
+    places = label_places(["a label 0.50"] * len(corners), corners, font, 2, size)
+    shown = [place for place in places if place is not None]
+    assert places[0] is not None and 2 < len(shown) < 60 and not overlapping(shown)
+    covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in shown)
+    assert 0.06 < covered / (size[0] * size[1]) <= labels.SHARE
+    assert places.index(None) < 80  # those without are the worse ones
+    (only,) = label_places(["a label that is long"], corners[:1], font_of(40), 2, (60, 50))
+    assert only is not None  # the best has one, whatever it hides
 
 
 def test_of_a_crowd_only_the_first_labels_are_weighed_against_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +126,25 @@ def test_of_a_crowd_only_the_first_labels_are_weighed_against_one_another(monkey
     corners = [(100, 200, 160, 260)] * 5000
     places = label_places(["cat"] * len(corners), corners, ImageFont.load_default(12), 2, (640, 480))
     assert len(places) == 5000 and sum(compared) < 2 * 12 * labels.MOST_PLACED**2  # of 25 million pairs
-    assert places[-1][:2] == (100, 200 - round(1.35 * 12))  # its usual place, above the box
+    assert places[0][:2] == (100, 200 - round(1.35 * 12))  # its usual place, above the box
+    assert 1 < len([place for place in places if place]) <= 12 and places[-1] is None
+
+
+def test_low_scores_are_faint() -> None:
+    """How far the middle of the left side of the box is from the grey ground, as a share of the way to its colour."""
+    strength = []
+    for score in (0.02, 0.2, 0.4, 0.5, 0.95):
+        pixel = np.asarray(draw_detections(GREY, detections([[20, 60, 80, 100]], [score], [1])))[80, 20].astype(float)
+        strength.append((pixel - 128) @ (np.array(PALETTE[1]) - 128.0) / ((np.array(PALETTE[1]) - 128.0) ** 2).sum())
+    assert strength[0] > 0.15 and strength[3:] == [1, 1] and (np.diff(strength[:4]) > 0.05).all()
+    shapes = {"masks": np.ones((1, 28, 28), np.float32), "keypoints": np.ones((1, 17, 3), np.float32) * [50, 80, 1]}
+    shapes["keypoints"] = shapes["keypoints"].astype(np.float32)
+    faint, sure = (
+        np.asarray(draw_detections(GREY, detections([[20, 60, 80, 100]], [score], [1], **shapes))).astype(int)
+        for score in (0.02, 0.9)
+    )
+    for y, x in ((90, 30), (80, 50)):  # in the mask, and the dot of all keypoints
+        assert 0 < np.abs(faint[y, x] - 128).sum() < 0.6 * np.abs(sure[y, x] - 128).sum()
 
 
 def test_the_lowest_scores_are_left_out_on_demand() -> None:
@@ -239,6 +278,12 @@ def test_heat_map_shows_where_it_is_warm() -> None:
     with pytest.raises(UsageError, match=r"\[h, w\]"):
         draw_heat_map(GREY, heat[None])
     assert not changed(draw_heat_map(GREY, np.full((2, 2), math.nan))).any()
+
+
+def test_only_what_draws_a_chart_or_a_heat_map_imports_matplotlib() -> None:
+    for file in Path(labels.__file__).parent.glob("*.py"):
+        imported = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert "matplotlib" not in "".join(map(ast.unparse, imported)), file
 
 
 def test_grid_holds_every_picture_once() -> None:

@@ -1,4 +1,4 @@
-"""Labels of boxes: the font, a place for each, and how one is written."""
+"""Labels of boxes: the font, a place for each that has room, and how one is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from PIL import ImageDraw, ImageFont
 from aweigh.visualise.colours import INK, PAPER, Colour, luminance
 from aweigh.visualise.strokes import Box
 
-MOST_PLACED = 300  # labels of one picture; their places are compared each with each
+MOST_PLACED = 300  # labels that are weighed against one another; among so many there is no room for a further one
+SHARE = 0.12  # of an image that labels may cover, ours: 30 labels or so, and what they name can still be seen
 
 
 @cache
@@ -24,36 +25,41 @@ def font_of(size: int) -> Any:
 
 def label_places(
     captions: Sequence[str], corners: Sequence[Box], font: Any, width: int, size_wh: tuple[int, int]
-) -> list[Box]:
-    """A place for each label, the best first: by its own box, inside the picture, hiding as little as can be.
+) -> list[Box | None]:
+    """A place for each label, the best first: by its own box, inside the image, hiding as little as can be.
 
-    Only the first `MOST_PLACED` are weighed against one another; among so many there is no free place for the others.
+    None where there is no room: a label lies on no other one, and all of them cover at most `SHARE` of the image. The
+    first has its place anyway.
     """
-    places = np.zeros((len(captions), 4))
-    boxes = np.asarray(corners, dtype=float).reshape(-1, 4) + np.array((0, 0, 1, 1))
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    for index, caption in enumerate(captions):
-        x0, y0, x1, y1 = boxes[index]
+    places: list[Box | None] = [None] * len(captions)
+    taken = np.zeros((0, 4))
+    boxes = np.asarray(corners[:MOST_PLACED], dtype=float).reshape(-1, 4) + np.array((0, 0, 1, 1))
+    areas, free = (boxes[:, 2:] - boxes[:, :2]).prod(1), SHARE * size_wh[0] * size_wh[1]
+    for index, caption in enumerate(captions[:MOST_PLACED]):
         wide, high = math.ceil(font.getlength(caption)) + round(0.7 * font.size), round(1.35 * font.size)
-        wanted = [(x, y) for y in (y0 - high, y0 + width, y1, y1 - width - high) for x in (x0, x1 - wide)]
-        wanted += [(x, y) for y in (y0, y1 - high) for x in (x1, x0 - wide)]  # beside it
-        if index >= MOST_PLACED:
-            x, y = wanted[0]
+        small = boxes[areas < 8 * wide * high]  # a label over a larger object hides little of it
+        best, cost = None, math.inf
+        for x, y in _wanted(boxes[index].tolist(), wide, high, width):
             left, top = max(0, min(x, size_wh[0] - wide)), max(0, min(y, size_wh[1] - high))
-            places[index] = (left, top, left + wide, top + high)
-            continue
-        small = boxes[:MOST_PLACED][
-            areas[:MOST_PLACED] < 8 * wide * high
-        ]  # a label over a larger object hides little of it
-        costs, options = [], []
-        for x, y in wanted:
-            left, top = max(0, min(x, size_wh[0] - wide)), max(0, min(y, size_wh[1] - high))
-            option = (left, top, left + wide, top + high)
+            place = (left, top, left + wide, top + high)
             pushed = wide * high * (abs(top - y) > 1 or abs(left - x) > font.size)
-            costs.append(4 * _overlap(option, places[:index]) + _overlap(option, small) + pushed)
-            options.append(option)
-        places[index] = options[int(np.argmin(costs))]
-    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in places.tolist()]
+            hidden = _overlap(place, small) + pushed
+            if hidden < cost and not _overlap(place, taken):
+                best, cost = place, hidden
+        free -= wide * high
+        if best is not None and (free >= 0 or not len(taken)):
+            places[index] = best
+            taken = np.append(taken, [best], axis=0)
+        else:
+            free += wide * high
+    return places
+
+
+def _wanted(box: Box, wide: int, high: int, width: int) -> list[tuple[float, float]]:
+    """Where a label of this size could begin, the usual place first: above its box, inside it, below it, beside it."""
+    x0, y0, x1, y1 = box
+    along = [(x, y) for y in (y0 - high, y0 + width, y1, y1 - width - high) for x in (x0, x1 - wide)]
+    return along + [(x, y) for y in (y0, y1 - high) for x in (x1, x0 - wide)]
 
 
 def _overlap(box: Box, others: np.ndarray) -> float:

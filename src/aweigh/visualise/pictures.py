@@ -1,7 +1,8 @@
 """Boxes, masks, keypoints and heat maps drawn on an image.
 
 Everything here returns a `PIL.Image`, leaves what it is given untouched, and sizes its lines and letters to the
-picture. Drawing order: masks, boxes, keypoints, then the labels; the best detection on top.
+image. Drawing order: masks, boxes, keypoints, then the labels; the best detection on top. What has a low score is
+faint, and in a crowd the best have a label, see `label_places`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from aweigh.visualise.strokes import Box, dashed, hatch, outline, paint_keypoint
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SURE, FAINTEST = 0.5, 0.2  # ours: the score from which a detection is drawn in full; the opacity of one of score 0
+CROWD = 50  # boxes of one image, from which on lines are thinner
 
 Drawable: TypeAlias = "Image.Image | np.ndarray | Tensor"
 
@@ -53,7 +57,11 @@ def draw_detections(
         windows = kept[np.arange(len(kept))[::-1]].windows()  # in the order they are drawn, the best last
     if skeleton is None and kept.keypoint_set is not None:
         skeleton = kept.keypoint_set.joints
-    return _draw(image, kept.boxes, colours, captions, windows=windows, keypoints=kept.keypoints, skeleton=skeleton)
+    opacities = np.minimum(FAINTEST + (1 - FAINTEST) * (kept.scores / SURE) ** 2, 1).tolist()
+    return _draw(
+        image, kept.boxes, colours, captions,
+        windows=windows, keypoints=kept.keypoints, skeleton=skeleton, opacities=opacities,
+    )  # fmt: skip
 
 
 def draw_objects(
@@ -164,36 +172,44 @@ def _draw(
     keypoints: np.ndarray | None,
     skeleton: Sequence[tuple[int, int]] | None,
     ignored: Sequence[bool] | None = None,
+    opacities: Sequence[float] | None = None,
 ) -> Image.Image:
     """Everything of one image; the instances come best first. windows: of their masks, the best last."""
     picture = as_picture(image)
     captions = [escaped(caption) for caption in captions]
     short = min(picture.size)
-    width = max(1, round(short / 220))  # 2 px at 480, 4 px at 800
+    width = max(1, round(short / (220 if len(boxes) <= CROWD else 330)))  # 2 px at 480, 4 px at 800
     least = 10 if short < 300 else 12  # letters would cover most of a small picture
     font = font_of(max(least, round(short / (32 if len(boxes) <= 12 else 38))))
     ignored = ignored if ignored is not None else [False] * len(boxes)
+    opacities = opacities if opacities is not None else [1.0] * len(boxes)
     corners = [_inside(box, picture.size) for box in boxes.tolist()]
     order = list(range(len(boxes)))[::-1]  # the best is drawn last, on top
 
     for index, (inside, corner) in zip(order, windows or ()):
-        paint_mask(picture, inside, corner, colours[index], width)
+        paint_mask(picture, inside, corner, colours[index], width, opacities[index])
     for index in order:
         if ignored[index]:
             hatch(picture, corners[index], colours[index], width)
     draw = ImageDraw.Draw(picture, "RGBA")
     for index in order:
-        (dashed if ignored[index] else outline)(draw, corners[index], colours[index], width)
+        if ignored[index]:
+            dashed(draw, corners[index], colours[index], width)
+        else:
+            outline(draw, corners[index], colours[index], width, opacities[index])
     if keypoints is not None:
         if skeleton is None:
             skeleton = PERSON_JOINTS if keypoints.shape[1] == 17 else ()
         for index in order:
-            paint_keypoints(picture, keypoints[index], skeleton, colours[index], width, corners[index])
+            paint_keypoints(
+                picture, keypoints[index], skeleton, colours[index], width, corners[index], opacities[index]
+            )
     named = [index for index in range(len(boxes)) if captions[index]]
     texts = [captions[index] for index in named]
     places = label_places(texts, [corners[index] for index in named], font, width, picture.size)
-    for place, index in list(zip(places, named))[::-1]:
-        write_label(draw, captions[index], place, colours[index], font)
+    for place, index in zip(places, named):
+        if place is not None:
+            write_label(draw, captions[index], place, colours[index], font)
     return picture
 
 

@@ -1,4 +1,7 @@
-"""How one thing is painted on a picture: an outline, a dashed one, hatching, a mask, keypoints with their skeleton."""
+"""How one thing is painted on an image: an outline, a dashed one, hatching, a mask, keypoints with their skeleton.
+
+opacity, everywhere: 1 in full, towards 0 the fainter.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from aweigh.visualise.colours import INK, PAPER, Colour
 Box = tuple[float, float, float, float]
 
 
-def outline(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int) -> None:
+def outline(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int, opacity: float) -> None:
     """The box in its colour between two faint dark lines, so that it shows on any ground."""
     x0, y0, x1, y1 = box
     inner = (x0 + width, y0 + width, x1 - width, y1 - width)
-    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(*INK, 110))
+    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(*INK, round(110 * opacity)))
     if inner[2] > inner[0] and inner[3] > inner[1]:
-        draw.rectangle(inner, outline=(*INK, 70))
-    draw.rectangle(box, outline=colour, width=width)
+        draw.rectangle(inner, outline=(*INK, round(70 * opacity)))
+    draw.rectangle(box, outline=(*colour, round(255 * opacity)), width=width)
 
 
 def dashed(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int) -> None:
@@ -48,12 +51,14 @@ def hatch(picture: Image.Image, box: Box, colour: Colour, width: int) -> None:
     _smoothly(picture, box, lines)
 
 
-def paint_mask(picture: Image.Image, inside: np.ndarray, corner: tuple[int, int], colour: Colour, width: int) -> None:
+def paint_mask(
+    picture: Image.Image, inside: np.ndarray, corner: tuple[int, int], colour: Colour, width: int, opacity: float
+) -> None:
     """The mask as a translucent area with a firm edge. inside: `[h, w]` bool, from the picture's pixel `corner` on."""
     if not inside.any():
         return
     core = _eroded(inside, max(1, width // 2))
-    alpha = np.where(core, np.uint8(105), np.where(inside, np.uint8(235), np.uint8(0)))
+    alpha = (np.where(core, 105, np.where(inside, 235, 0)) * opacity).astype(np.uint8)
     picture.paste(colour, (*corner, corner[0] + inside.shape[1], corner[1] + inside.shape[0]), Image.fromarray(alpha))
 
 
@@ -67,7 +72,13 @@ def _eroded(inside: np.ndarray, reach: int) -> np.ndarray:
 
 
 def paint_keypoints(
-    picture: Image.Image, points: np.ndarray, skeleton: Sequence[tuple[int, int]], colour: Colour, width: int, box: Box
+    picture: Image.Image,
+    points: np.ndarray,
+    skeleton: Sequence[tuple[int, int]],
+    colour: Colour,
+    width: int,
+    box: Box,
+    opacity: float,
 ) -> None:
     """Keypoints as dots, joined along the skeleton. points: `[K, 3]` `(x, y, visibility or score, > 0 if seen)`."""
     seen = [tuple(point[:2]) if point[2] > 0 else None for point in points.tolist()]
@@ -80,12 +91,16 @@ def paint_keypoints(
 
     def figure(draw: ImageDraw.ImageDraw, scale: int, origin: tuple[float, float]) -> None:
         placed = [((p[0] - origin[0]) * scale, (p[1] - origin[1]) * scale) if p else None for p in seen]
-        for rim, fill in ((1.0, (*INK, 150)), (0.0, (*colour, 255))):
+        for rim, fill in ((1.0, (*INK, round(150 * opacity))), (0.0, (*colour, round(255 * opacity)))):
             for start, end in skeleton:
                 a, b = placed[start], placed[end]
                 if a and b:
                     draw.line((*a, *b), fill=fill, width=round((thick + 2 * rim) * scale))
-        for rim, fill in ((1.0, (*INK, 200)), (0.0, (*PAPER, 255)), (-0.35 * radius, (*colour, 255))):
+        for rim, fill in (
+            (1.0, (*INK, round(200 * opacity))),
+            (0.0, (*PAPER, round(255 * opacity))),
+            (-0.35 * radius, (*colour, round(255 * opacity))),
+        ):
             reach = (radius + rim) * scale
             for x, y in filter(None, placed):
                 draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=fill)
