@@ -30,7 +30,7 @@ def resize_pixels(
         return image
     how = _sampling((image.shape[1], image.shape[2]), size_hw, span_hw)
     pixels = image if antialias else to_float(image)
-    if how is None or (size_hw[1] == 1 and pixels.dtype == torch.uint8):  # torch 2.15 fails, or gives other pixels
+    if how is None or (antialias and size_hw[1] == 1):  # one pixel wide, torch 2.15 fails, or gives other pixels
         channels_last = pixels.permute(1, 2, 0).numpy(force=True)
         return torch.from_numpy(resample(channels_last, size_hw, antialias=antialias, span_hw=span_hw))
     # Strides by which torch sees that the memory is channels-last, where it is; image[None] has others. Twice as fast.
@@ -43,9 +43,11 @@ def _sampling(
     image_hw: tuple[int, int], size_hw: tuple[int, int], span_hw: tuple[float, float] | None
 ) -> dict[str, Any] | None:
     """How `interpolate` is told that `span_hw` becomes `size_hw`: by the size, or by factors that give it; None where
-    none do."""
+    none do, or where it would take a side that keeps its length for one that is not scaled."""
     if span_hw is None or span_hw == image_hw:
         return {"size": size_hw}
+    if any(size == side != span for side, size, span in zip(image_hw, size_hw, span_hw)):
+        return None
     factors = [size / side * (1 + 1e-12) for size, side in zip(size_hw, span_hw)]  # rounded down by torch, to the size
     exact = all(math.floor(side * factor) == size for side, factor, size in zip(image_hw, factors, size_hw))
     return {"scale_factor": factors} if exact else None
