@@ -152,6 +152,19 @@ def _labelstudio(folder: Path) -> None:
         (folder / split / "project-1-at-2024-01-01.json").write_text(json.dumps(tasks))
 
 
+def _cvat(folder: Path) -> None:
+    for split, names in PICTURES.items():
+        lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "<version>1.1</version>"]
+        for number, name in enumerate(names):
+            _put(folder, split, name)
+            boxes = "".join(
+                f'<box label="{kind}" source="manual" occluded="0" xtl="{x0}" ytl="{y0}" xbr="{x1}" ybr="{y1}"/>\n'
+                for kind, x0, y0, x1, y1 in BOXES[name]
+            )
+            lines.append(f'<image id="{number}" name="{name}" width="{WIDTH}" height="{HEIGHT}">\n{boxes}</image>')
+        (folder / split / "annotations.xml").write_text("\n".join([*lines, "</annotations>\n"]))
+
+
 def _dota(folder: Path) -> None:
     for split, names in PICTURES.items():
         for name in names:
@@ -197,6 +210,7 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     "labelme": _labelme,
     "via": _via,
     "labelstudio": _labelstudio,
+    "cvat": _cvat,
     "createml": _createml,
     "dota": _dota,
     "darknet": _darknet,

@@ -56,9 +56,10 @@ def command(
             COCO's 80 classes.
         score: Leave out detections below this score.
         classes: Look for these classes only.
-        format: jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. yolo, voc, kitti and
-            others: a file per picture; a word that is no format lists them all. Masks are in jsonl and coco, keypoints
-            in csv too, places in space in jsonl, coco and kitti.
+        format: jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. labelstudio and cvat:
+            annotations to begin with, which Label Studio and CVAT import and people correct. yolo, voc, kitti and
+            labelme: a file per picture. Masks are in jsonl, coco and cvat, keypoints in jsonl, coco, csv and
+            labelstudio, places in space in jsonl, coco and kitti.
         camera: For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with
             one for each picture, by its name. When not given, it is looked for where KITTI has it, in calib beside the
             folder of pictures.

@@ -6,7 +6,7 @@ here.
 
 from __future__ import annotations
 
-from aweigh.layouts import boxes_csv, coco, createml, dota, kitti, labelme, labelstudio, via, voc, yolo
+from aweigh.layouts import boxes_csv, coco, createml, cvat, dota, kitti, labelme, labelstudio, via, voc, yolo
 from aweigh.layouts.layout import Layout
 
 # In the order in which a folder is tried: COCO holds more than the others.
@@ -19,6 +19,7 @@ LAYOUTS: dict[str, Layout] = {
     "labelme": labelme.LAYOUT,
     "via": via.LAYOUT,
     "labelstudio": labelstudio.LAYOUT,
+    "cvat": cvat.LAYOUT,
     "createml": createml.LAYOUT,
     "csv": boxes_csv.LAYOUT,
 }

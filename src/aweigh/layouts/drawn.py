@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,6 +134,18 @@ def outlined(label: str, mark: str, points: np.ndarray, *more: np.ndarray) -> Sh
     low, high = every.min(axis=0), every.max(axis=0)
     box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
     return Shape(label, mark, box, (points, *more))
+
+
+def turned(
+    label: str, mark: str, box: tuple[float, float, float, float], about: tuple[float, float], turn: float
+) -> Shape:
+    """A rectangle (xyxy) that is turned clockwise about a point by `turn` in radians; its box is the upright one around
+    it."""
+    x0, y0, x1, y1 = box
+    cosine, sine = math.cos(turn), math.sin(turn)
+    corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) - about
+    corners = corners @ np.array([[cosine, sine], [-sine, cosine]]) + about
+    return replace(outlined(label, mark, corners), polygons=(), corners=corners)
 
 
 def ellipse(x: float, y: float, wide: float, high: float, turn: float = 0.0) -> np.ndarray:

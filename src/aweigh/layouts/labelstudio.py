@@ -27,7 +27,7 @@ from aweigh.annotations.records import as_number, as_side
 from aweigh.errors import DataError, counted, printable
 from aweigh.files import read_json
 from aweigh.images.reader import SUFFIXES
-from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, ellipse, outlined, points_of, unreadable
+from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, ellipse, outlined, points_of, turned, unreadable
 from aweigh.layouts.finding import annotation_files, head_of
 from aweigh.layouts.layout import SplitFiles
 
@@ -181,7 +181,12 @@ def _shape(region: dict[str, Any], mark: str, where: str, problems: list[Problem
     elif not height or not width:
         problems.append(unreadable("original_width and original_height are expected", value, where, mark))
     elif kind.startswith("rectangle") and math.isfinite(sum(list(numbers.values())[:4]) + turn):
-        return _rectangle(label, mark, numbers, scale, turn, where, problems)
+        x, y, wide, high = (numbers[key] * side for key, side in zip(("x", "y", "width", "height"), (*scale, *scale)))
+        box = (x, y, x + wide, y + high)
+        if turn % (2 * math.pi) == 0:
+            return Shape(label, mark, box)
+        problems.append(Problem("rotated box", where, mark, "the upright box around it is used", CHANGED))
+        return turned(label, mark, box, (x, y), turn)  # about its first corner
     elif kind.startswith("ellipse") and math.isfinite(sum(numbers[key] for key in ("x", "y", "radiusX", "radiusY"))):
         x, y, wide, high = (numbers[key] for key in ("x", "y", "radiusX", "radiusY"))  # x and y are its middle
         return outlined(label, mark, ellipse(x * scale[0], y * scale[1], wide * scale[0], high * scale[1], turn))
@@ -190,27 +195,6 @@ def _shape(region: dict[str, Any], mark: str, where: str, problems: list[Problem
     else:
         problems.append(unreadable("a rectangle, an ellipse or a polygon is expected", value, where, mark))
     return None
-
-
-def _rectangle(
-    label: str,
-    mark: str,
-    numbers: dict[str, float],
-    scale: np.ndarray,
-    turn: float,
-    where: str,
-    problems: list[Problem],
-) -> Shape:
-    """A rectangle, turned clockwise about its first corner by `turn` in radians."""
-    x, y = numbers["x"] * scale[0], numbers["y"] * scale[1]
-    wide, high = numbers["width"] * scale[0], numbers["height"] * scale[1]
-    if turn % (2 * math.pi) == 0:
-        return Shape(label, mark, (x, y, x + wide, y + high))
-    along = np.array([math.cos(turn), math.sin(turn)]) * wide
-    across = np.array([-math.sin(turn), math.cos(turn)]) * high
-    corners = np.array([x, y]) + np.array([0 * along, along, along + across, across])
-    problems.append(Problem("rotated box", where, mark, "the upright box around it is used", CHANGED))
-    return replace(outlined(label, mark, corners), polygons=(), corners=corners)
 
 
 def _add_keypoint(

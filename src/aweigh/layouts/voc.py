@@ -14,9 +14,8 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from aweigh.annotations.problems import CHANGED, DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import UNKNOWN, as_number, as_side, build_split, choose_classes
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import DataError, printable, some_of
-from aweigh.files import read_bytes, read_text
+from aweigh.files import read_text
 from aweigh.layouts.finding import (
     PICTURES,
     annotation_folders,
@@ -46,6 +45,7 @@ from aweigh.layouts.writing import (
     united_names,
     write_text,
 )
+from aweigh.layouts.xml_files import read_xml, root_of
 
 _FOLDERS = ("Annotations", "annotations", "annots", "xmls", "xml", "labels", "annotations/xmls", "Annotations/xmls")
 _SIDES = ("height", "width")
@@ -169,32 +169,15 @@ def _objects(
 
 
 def _has_xml(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob("*.xml"))
-
-
-class _ForbiddenXML(Exception):
-    pass
+    """Whether a folder has XML files, but for those of other programs."""
+    return folder.is_dir() and any(root_of(file) in ("annotation", "") for file in folder.glob("*.xml"))
 
 
 def _parsed(file: Path, problems: list[Problem]) -> ElementTree.Element | None:
     """The root of an XML file; None, with a problem, when it cannot be read or declares entities."""
-    builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
-
-    def forbid(*_: object) -> NoReturn:
-        raise _ForbiddenXML("it declares a document type, by which a small file can expand without end")
-
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = forbid
     try:
-        parser.Parse(read_bytes(file), True)
-        root = builder.close()
-        if root.tag.lower() != "annotation":
-            raise ValueError(f"it begins with <{root.tag[:40]}>, expected <annotation>")
-        return root
-    except (expat.ExpatError, _ForbiddenXML, DataError, AssertionError, ValueError, LookupError) as error:
+        return read_xml(file, "annotation")
+    except DataError as error:
         problems.append(Problem("annotation file unreadable", file.name, None, str(error), SKIPPED))
         return None
 
