@@ -104,14 +104,14 @@ def test_shown_in_the_viewer_or_the_notebook(photo: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.PNG", "a.webp", "a.bmp"])
 def test_saved_as_an_image(photo: Path, tmp_path: Path, name: str) -> None:
-    detections(path=str(photo)).save(tmp_path / name)
-    assert Image.open(tmp_path / name).size == (80, 60)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "photo.png"])
+    detections(path=str(photo)).save(tmp_path / "new" / name)
+    assert Image.open(tmp_path / "new" / name).size == (80, 60)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
 
 
 def test_saved_as_a_file_of_detections(tmp_path: Path) -> None:
     found = detections(masks=MASKS, keypoints=POINTS, keypoint_set=TAIL)
-    for name in ("a.json", "a.jsonl", "a.csv", "a.xml", "a.txt"):
+    for name in ("a.json", "a.jsonl", "a.csv", "a.xml", "a.txt", "new/folder/a.xml"):
         found.save(tmp_path / name)
     assert json.loads((tmp_path / "a.json").read_text()) == found.to_dict() == json.loads(found.to_json(indent=2))
     assert (tmp_path / "a.jsonl").read_text() == found.to_json() + "\n"
@@ -232,3 +232,4 @@ def test_names_of_any_kind_are_only_text(photo: Path, tmp_path: Path) -> None:
     assert "img" not in cells(named).tags
     for ending in verbs.FORMAT_OF:
         found.save(tmp_path / f"a{ending}")
+        assert "\x1b" not in (tmp_path / f"a{ending}").read_text()

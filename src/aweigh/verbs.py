@@ -58,6 +58,7 @@ def save(detections: Detections, path: str | Path, image: ImageSource | None = N
     path, ending = Path(path), Path(path).suffix.lower()
     if not format and ending in SUFFIXES:
         drawing = draw(detections, image)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as aside:
             drawing.save(aside, quality=92)
         return
@@ -72,6 +73,7 @@ def save(detections: Detections, path: str | Path, image: ImageSource | None = N
     elif detections.error is not None:
         raise DataError(detections.error)  # such a file would say that there is nothing in the image
     else:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, known.text(detections))
 
 

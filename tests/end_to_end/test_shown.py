@@ -5,7 +5,9 @@ blocks of Python. What trains, downloads or needs files of others is only read, 
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from tests.end_to_end.conftest import typed
 import aweigh
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import app
+from aweigh.cli.predict import sample_photograph
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 
@@ -70,6 +73,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos" / "more").mkdir(parents=True)
     for place in ("photo.jpg", "photos/a.jpg", "photos/more/b.jpg"):
         Image.fromarray(np.full((48, 64, 3), 90, dtype=np.uint8)).save(folder / place)
+    Image.open(sample_photograph()).reduce(2).save(folder / "photo.jpg")  # with somebody in it
     train = load_split(folder / "DATA", "train")
     detectors = {
         ("fcos_shufflenet_v2_x0_5_lite",): DENSE,
@@ -145,6 +149,8 @@ def fewer(words: list[str]) -> list[str]:
 @pytest.mark.parametrize("shown", BLOCKS, ids=str)
 def test_a_block_of_python(shown: Shown, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     my_boxes = [(np.array([[1.0, 1.0, 9.0, 9.0]]), np.array([0.5]))] * 3  # of the val split
+    if "import cv2" in shown.text:  # which has no place among what we depend on: what stands in for it in supervision
+        monkeypatch.setitem(sys.modules, "cv2", import_module("supervision._cv2"))
     exec(compile(shown.text, str(shown), "exec"), {"my_boxes": my_boxes})
 
 
