@@ -2,6 +2,7 @@
 
 import ast
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -393,25 +394,53 @@ def test_precision_recall_chart(tmp_path: Path) -> None:
     for part in ("cat: AP50 0.700", "all classes: AP50 0.700", "best F1 0.90 from score 0.90", "dog, nothing right"):
         assert part in text
     assert "absent" not in text  # has no objects
-    precision_recall([curve(str(k)) for k in range(30)], curve("all"), tmp_path / "many.svg", iou=0.5)
-    text = (tmp_path / "many.svg").read_text()
-    assert "30 classes, each a line" in text and "7: AP50" not in text
     precision_recall([curve("cat")], curve("all classes"), tmp_path / "one.svg", iou=0.5)
     assert "all classes" not in (tmp_path / "one.svg").read_text()
 
 
+def test_of_many_classes_the_chart_names_the_ten_best_and_the_ten_worst(tmp_path: Path) -> None:
+    entries = [SimpleNamespace(**{**vars(curve(f"class {k}")), "AP": k / 100}) for k in range(35)]
+    entries[20].AP = -1.0  # has no objects
+    precision_recall(entries[::2] + entries[1::2], curve("all classes"), tmp_path / "many.svg", iou=0.5)
+    text = (tmp_path / "many.svg").read_text()
+    named = [k for k in range(35) if f"class {k}: AP50 {k / 100:.3f}" in text]
+    assert named == [*range(10), *range(25, 35)]
+    assert "the 14 classes between" in text and "all classes: AP50 0.700" in text
+    precision_recall(entries[:11], curve("all classes"), tmp_path / "eleven.svg", iou=0.5)
+    assert "the 1 class between" in (tmp_path / "eleven.svg").read_text()
+
+
 def test_confusion_chart(tmp_path: Path) -> None:
-    counts = np.array([[1234, 0, 2], [3, 55, 0], [4, 0, 0]])
+    counts = np.array([[1234, 0, 2], [3, 55, 0], [413, 0, 0]])
     confusion(counts, ["cat", "dog"], tmp_path / "confusion.svg", min_score=0.43, iou=0.5)
     text = (tmp_path / "confusion.svg").read_text()
     for part in ("score from 0.43, IoU from 0.5", "1,234", "100%", "missed", "nothing there", "found as", "truth"):
         assert part in text
-    big = np.zeros((91, 91), dtype=int)
-    confusion(big, [f"class {k}" for k in range(90)], tmp_path / "big.png", min_score=0.5, iou=0.5)
-    with Image.open(tmp_path / "big.png") as picture:
-        assert max(picture.size) < 3000
+    assert "25%" in text  # false positives: 413 of the 1,650 detections of cats
+    assert "most mistakes" not in text
     with pytest.raises(UsageError, match=r"need a matrix \[3, 3\]"):
-        confusion(big, ["cat", "dog"], tmp_path / "no.png", min_score=0.5, iou=0.5)
+        confusion(np.zeros((91, 91), dtype=int), ["cat", "dog"], tmp_path / "no.png", min_score=0.5, iou=0.5)
+
+
+def test_false_positives_are_orange_as_a_share_of_their_column(tmp_path: Path) -> None:
+    counts = np.array([[50, 0, 0], [0, 50, 0], [150, 0, 0]])
+    confusion(counts, ["cat", "dog"], tmp_path / "confusion.png", min_score=0.5, iou=0.5)
+    with Image.open(tmp_path / "confusion.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    rows, columns = np.nonzero((pixels[..., 0] > 150) & (pixels[..., 0] - pixels[..., 2] > 100))
+    assert len(rows) > 3000 and rows.min() > 0.5 * len(pixels) and columns.max() < 0.5 * pixels.shape[1]
+
+
+def test_confusion_chart_of_many_classes_lists_the_worst_twenty(tmp_path: Path) -> None:
+    counts = np.zeros((42, 42), dtype=int)
+    counts[range(41), range(41)], counts[range(41), 41], counts[41, range(41)] = 7, range(41), 5
+    counts[40, 3] = 2
+    confusion(counts, [f"class {k}" for k in range(41)], tmp_path / "big.svg", min_score=0.5, iou=0.5)
+    text = (tmp_path / "big.svg").read_text()
+    assert "The 20 classes with the most mistakes" in text
+    assert "7 right, 40 missed, 2 taken for class 3; 5 where nothing is" in text
+    assert "7 right, 21 missed; 5 where nothing is" in text and "7 right, 20 missed" not in text
+    assert float(re.findall(r'<svg [^>]*width="([\d.]+)pt"', text)[0]) / 72 <= 20  # inches, at 150 pixels each
 
 
 def test_feature_reuse_chart(tmp_path: Path) -> None:

@@ -23,8 +23,10 @@ Points = Mapping[float, float]  # position -> value
 CENTERNESS_NOTE = """centerness cannot reach 0: its targets lie between 0 and 1,
 and the best it can come to is their entropy, near 0.6"""
 MAIN = ("AP", "mAP", "mask_AP", "keypoint_AP")
-MANY = 10  # classes from here on are not told apart by colour
+MANY = 10  # classes; of more, so many of the best and of the worst are named
 NUMBERED = 40  # a matrix of up to so many classes has its numbers written in
+WORST = 20  # classes that are listed beside a larger matrix
+GREY, BLUE, ORANGE, RED, BLACK = "#b4bac4", "#2f7fd6", "#ee7a1a", "#c0392b", "#16181d"
 
 
 def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
@@ -86,34 +88,45 @@ def precision_recall(
 ) -> Path:
     """Write a picture: precision over recall on the left, F1 over the score threshold on the right.
 
-    classes: one entry each. together: all of them, drawn black. A dot is where F1 is best.
+    classes: one entry each; of more than ten, those with the ten best AP are blue and named, those with the ten worst
+    orange, the others grey. together: all of them, drawn black. A dot is where F1 is best.
     """
     drawn = [entry for entry in classes if entry.AP >= 0]
-    figure, (left, right) = _figure(2, (6.4, 5.2))
-    recalls = np.linspace(0, 1, 101)
-    alone = len(drawn) == 1
-    for number, entry in enumerate([*drawn, *([] if alone else [together])]):
-        whole, many = entry is together, len(drawn) > MANY
-        colour = "#16181d" if whole else ("#b4bac4" if many else _colour(number))
-        style = {"color": colour, "linewidth": 2.4 if whole else (0.8 if many else 1.6)}
-        best = ", nothing right"
+    named = 0 if len(drawn) <= MANY else min(MANY, len(drawn) // 2)
+    ranked = sorted(drawn, key=lambda entry: -entry.AP)
+    best, between, worst = ranked[:named], ranked[named : len(ranked) - named], ranked[len(ranked) - named :][::-1]
+    figure, (left, right) = _figure(2, (6.4, 7.4 if named else 5.2))
+
+    def draw(entry: PrecisionRecall, colour: Any, width: float, *, dots: Sequence[Any] = (), name: bool = True) -> None:
+        label = _plain(entry.name)
+        threshold = ", nothing right"
         if entry.best >= 0:
-            best = f", best F1 {entry.f1[entry.best]:.2f} from score {entry.scores[entry.best]:.2f}"
-        name = _plain(entry.name)
-        label = f"{name}: AP{round(100 * iou)} {entry.AP:.3f}" if entry.AP >= 0 else name
-        left.plot(recalls, entry.curve, label=None if many and not whole else label, **style)
-        right.plot(entry.scores, entry.f1, label=None if many and not whole else f"{name}{best}", **style)
-        if entry.best >= 0 and (whole or not many):
-            if not whole:  # together, the line is a mean over classes and the point is not
-                left.plot(entry.recall[entry.best], entry.precision[entry.best], "o", color=colour, markersize=5)
+            threshold = f", best F1 {entry.f1[entry.best]:.2f} from score {entry.scores[entry.best]:.2f}"
+        average = f": AP{round(100 * iou)} {entry.AP:.3f}" if entry.AP >= 0 else ""
+        style = {"color": colour, "linewidth": width}
+        left.plot(np.linspace(0, 1, 101), entry.curve, label=label + average if name else None, **style)
+        right.plot(entry.scores, entry.f1, label=label + threshold if name else None, **style)
+        if entry.best >= 0 and left in dots:
+            left.plot(entry.recall[entry.best], entry.precision[entry.best], "o", color=colour, markersize=5)
+        if entry.best >= 0 and right in dots:
             right.plot(entry.scores[entry.best], entry.f1[entry.best], "o", color=colour, markersize=5)
-    if len(drawn) > MANY:
-        left.plot([], [], color="#b4bac4", linewidth=0.8, label=f"{counted(len(drawn), 'class')}, each a line")
-    _finish(left, f"Precision over recall at IoU {iou:g}", "recall")
-    _finish(right, "F1 over the score threshold", "least score of a detection")
-    left.set_ylabel("precision", fontsize=9)
-    right.set_ylabel("F1", fontsize=9)
-    for axes in (left, right):
+
+    for entry in between if named else ():
+        draw(entry, GREY, 0.6, name=False)
+    for number, entry in enumerate(best if named else drawn):
+        draw(entry, _tint(BLUE, number) if named else _colour(number), 1.6, dots=() if named else (left, right))
+    if len(drawn) != 1:  # together, the line is a mean over classes and the point is not: it has no dot on the left
+        draw(together, BLACK, 2.4, dots=(right,))
+    for number, entry in enumerate(worst):
+        draw(entry, _tint(ORANGE, number), 1.6)
+    for axes, title, below, beside in (
+        (left, f"Precision over recall at IoU {iou:g}", "recall", "precision"),
+        (right, "F1 over the score threshold", "least score of a detection", "F1"),
+    ):
+        if named and between:
+            axes.plot([], [], color=GREY, linewidth=0.6, label=f"the {counted(len(between), 'class')} between")
+        _finish(axes, title, below)
+        axes.set_ylabel(beside, fontsize=9)
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
@@ -124,40 +137,74 @@ def confusion(counts: np.ndarray, names: Sequence[str], path: str | Path, *, min
     """Write a picture of a confusion matrix, with its thresholds in the title.
 
     counts: `[C + 1, C + 1]`, rows the truth, columns what was predicted; the last column holds missed objects, the last
-    row detections where nothing is. The colour is the share of the row; the last row has none, as there is no telling
-    how much background there is.
+    row false positives, detections where nothing is. Blue is the share of the row, orange the share that false
+    positives have of their column. Beside more than forty classes, the numbers of the twenty with the most mistakes.
     """
     classes = len(names)
     if counts.shape != (classes + 1, classes + 1):
         raise UsageError(
             f"confusion: {counted(classes, 'class', 'needs')} a matrix [{classes + 1}, {classes + 1}]: {counts.shape}."
         )
+    names = [_plain(name) for name in names]
+    side = min(12.0, max(3.6, 0.7 * (classes + 1) if classes <= 12 else 0.42 * (classes + 1)))
+    widths = [side + 1.8, *([6.0] if classes > NUMBERED else [])]  # inches
+    figure, (axes, *beside) = _figure(len(widths), (sum(widths) / len(widths), side + 1.2), shares=widths)
+    _draw_matrix(axes, counts, names, side)
+    axes.set_title(f"Detections with a score from {min_score:.2f}, IoU from {iou:g}", loc="left", fontsize=10)
+    if beside:
+        _draw_worst(beside[0], counts, names)
+    return _save(figure, path)
+
+
+def _draw_matrix(axes: Any, counts: np.ndarray, names: Sequence[str], side: float) -> None:
+    classes = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    share[-1] = 0
-    side = min(14.0, max(3.6, 0.7 * (classes + 1) if classes <= 12 else 0.42 * (classes + 1)))
-    figure, (axes,) = _figure(1, (side + 1.8, side + 1.2))
-    axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)  # the root lets rare confusions be seen
+    share[-1] = counts[-1] / np.maximum(counts.sum(axis=0), 1)
+    last = np.arange(classes + 1)[:, None] == classes  # [C + 1, 1]
+    for rows, colours in ((~last, "Blues"), (last, "Oranges")):
+        shown = np.ma.array(np.sqrt(share), mask=np.broadcast_to(~rows, share.shape))
+        axes.imshow(shown, cmap=colours, vmin=0, vmax=1)  # the root lets rare confusions be seen
     letters = max(4.0, min(10.0, 18 * side / (classes + 1)))
     for row, column in zip(*np.nonzero(counts)) if classes <= NUMBERED else ():
-        number, dark = int(counts[row, column]), share[row, column] > 0.35
-        text = f"{number:,}" + (f"\n{share[row, column]:.0%}" if row < classes and classes <= 12 else "")
+        text = f"{int(counts[row, column]):,}" + (f"\n{share[row, column]:.0%}" if classes <= 12 else "")
         weight = "bold" if row == column else "normal"
-        colour = "white" if dark else "#16181d"
+        colour = "white" if share[row, column] > 0.35 else BLACK
         axes.text(column, row, text, ha="center", va="center", fontsize=letters, color=colour, fontweight=weight)
-    ticks, names = range(classes + 1), [_plain(name) for name in names]
-    axes.set_xticks(
-        ticks, [*names, "missed"], rotation=90 if classes > 6 else 30, ha="center" if classes > 6 else "right"
-    )
+    ticks, many = range(classes + 1), classes > 6
+    axes.set_xticks(ticks, [*names, "missed"], rotation=90 if many else 30, ha="center" if many else "right")
     axes.set_yticks(ticks, [*names, "nothing there"])
     axes.tick_params(labelsize=max(4.0, min(9.0, 40 * side / (classes + 1))), length=0)
     for line in (axes.axhline, axes.axvline):
         line(classes - 0.5, color="#8a919c", linewidth=1)
     axes.set_xlabel("found as", fontsize=9)
     axes.set_ylabel("truth", fontsize=9)
-    axes.set_title(f"Detections with a score from {min_score:.2f}, IoU from {iou:g}", loc="left", fontsize=10)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return _save(figure, path)
+    _bare(axes)
+
+
+def _draw_worst(axes: Any, counts: np.ndarray, names: Sequence[str]) -> None:
+    """Bars of the classes with the most mistakes: their objects to the right, their false positives to the left."""
+    classes = len(names)
+    right, missed, false = counts.diagonal()[:-1], counts[:-1, -1], counts[-1, :-1]
+    confused = counts[:-1, :-1].sum(axis=1) - right
+    order = np.argsort(-(missed + confused + false), kind="stable")[:WORST]
+    places, start = np.arange(len(order)), np.zeros(len(order))
+    for values, colour, label in (
+        (right, BLUE, "right"), (confused, ORANGE, "taken for another class"), (missed, GREY, "missed"),
+    ):  # fmt: skip
+        axes.barh(places, values[order], 0.4, left=start, color=colour, label=label)
+        start = start + values[order]
+    axes.barh(places, -false[order], 0.4, color=RED, label="nothing there")
+    for place, row in zip(places, order):
+        others = np.where(np.arange(classes) == row, 0, counts[row, :-1])
+        taken = f", {others.max():,} taken for {names[int(others.argmax())]}" if others.any() else ""
+        text = f"{right[row]:,} right, {missed[row]:,} missed{taken}; {false[row]:,} where nothing is"
+        axes.text(0, place + 0.36, text, va="center", fontsize=8, color=BLACK)
+    axes.set_yticks(places, [names[row] for row in order])
+    axes.invert_yaxis()
+    _finish(
+        axes, f"The {len(order)} classes with the most mistakes", "detections where nothing is (left), objects (right)"
+    )
+    axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.04), ncols=2)
 
 
 def feature_reuse(
@@ -184,8 +231,7 @@ def feature_reuse(
         axes.set_xlabel("block that reads", fontsize=9)
         axes.set_ylabel("block that made the channels", fontsize=9)
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        _bare(axes)
     bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.02)
     bar.ax.tick_params(labelsize=8, length=0)
     bar.set_label("share of the largest in its column", fontsize=9)
@@ -254,13 +300,20 @@ def _colour(number: int) -> tuple[float, ...]:
     return tuple(0.9 * channel / 255 for channel in PALETTE[_COLOURS[number % len(_COLOURS)]])
 
 
-def _figure(panels: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+def _tint(colour: str, number: int) -> tuple[float, ...]:
+    """The paler, the higher the number, which is below `MANY`."""
+    channels = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+    return tuple(1 - (1 - channel) * (1 - 0.07 * number) for channel in channels)
+
+
+def _figure(panels: int, size: tuple[float, float], *, shares: Sequence[float] | None = None) -> tuple[Any, list[Any]]:
+    """Panels side by side, of this size in inches each; shares: of the width, equal where not given."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(size[0] * panels, size[1]), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(np.ravel(figure.subplots(1, panels, squeeze=False)))
+    return figure, list(np.ravel(figure.subplots(1, panels, squeeze=False, width_ratios=shares)))
 
 
 def _plain(name: str) -> str:
@@ -280,6 +333,11 @@ def _finish(axes: Any, title: str, below: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
+
+
+def _bare(axes: Any) -> None:
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def _save(figure: Any, path: str | Path) -> Path:
