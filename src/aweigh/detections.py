@@ -245,10 +245,11 @@ class Detections:
         height, width = self.size_hw
         place = f"{printable(self.path)}, " if self.path is not None else ""
         counts = [f"{count} {name}" for name, count in Counter(self.names).most_common()]
+        kinds = some_of(counts, 6) + " classes" * (len(counts) > 6)  # "... and 3 more classes"
         extras = [name for name in ("masks", "keypoints", "cuboids") if getattr(self, name) is not None]
         scores = f", scores {self.scores.min():.2f} to {self.scores.max():.2f}" if len(self) else ""
         more = f", with {' and '.join(extras)}" if extras else ""
-        return f"Detections({place}{width} x {height}: {some_of(counts)}{scores}{more})"
+        return f"Detections({place}{width} x {height}: {kinds}{scores}{more})"
 
     def moved(self, frame: Frame, size_hw: tuple[int, int], *, class_pairs: Pairs = ()) -> Detections:
         """The same objects in an image of `size_hw` (height, width), to whose pixels `frame` leads.
@@ -423,7 +424,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 def as_array(values: Any) -> np.ndarray:
     """An array of one, of a tensor on any device, or of lists."""
-    array: np.ndarray = values.numpy(force=True) if hasattr(values, "numpy") else np.asarray(values)
+    array: np.ndarray = values.numpy(force=True) if hasattr(values, "detach") else np.asarray(values)
     return array
 
 
