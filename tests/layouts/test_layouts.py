@@ -223,6 +223,52 @@ def test_via_shapes_and_regions_without_a_class(tmp_path: Path) -> None:
     ]  # a picture without regions: nobody says that somebody looked
 
 
+VIA_3 = {
+    "project": {"pid": "x", "data_format_version": "3.1.1", "vid_list": ["1", "2"]},
+    "config": {},
+    "attribute": {"1": {"aname": "class", "options": {"0": "cat", "1": "dog"}}, "2": {"aname": "note", "options": {}}},
+    "file": {"1": {"fid": 1, "fname": "a.png", "type": 2}, "2": {"fid": 2, "fname": "b.png", "type": 2}},
+    "view": {"1": {"fid_list": [1]}, "2": {"fid_list": ["2"]}},
+}
+
+
+def test_via_3(tmp_path: Path) -> None:
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    shapes: list[list[Any]] = [
+        [2, 5, 6, 20, 14],
+        [3, 20, 15, 10],
+        [4, 20, 15, 10, 5],
+        [7, 5, 6, 25, 6, 25, 20],
+        [8, 5, 10, 10, 6, 25, 12, 9, 20],  # the four outermost points
+        [1, 3, 3],
+        [2, 5, "x"],
+        ["?"],
+    ]
+    metadata = {
+        f"1_{number}": {"vid": "1", "flg": 0, "z": [], "xy": shape, "av": {"2": "seen", "1": str(number % 2)}}
+        for number, shape in enumerate(shapes)
+    }
+    metadata["2_x"] = {"vid": "2", "flg": 0, "z": [], "xy": [], "av": {"1": "0"}}  # of the whole file
+    write(tmp_path / "project.json", VIA_3 | {"metadata": metadata})
+    split = load_split(tmp_path)
+    assert split.layout == "via" and [path.name for path in split.paths] == ["a.png", "b.png"]
+    np.testing.assert_allclose(split.boxes, [BOX, [10, 5, 30, 25], [10, 10, 30, 20], BOX, BOX], atol=1e-5)
+    assert [split.classes.names[label] for label in split.labels] == ["cat", "dog", "cat", "dog", "cat"]
+    assert kinds(split) == ["shape without an area", *["unreadable record"] * 2]
+    assert split.reviewed.tolist() == [LABELS_LOST, NOT_SAID]
+
+
+def test_via_3_with_tables_that_do_not_fit(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    stray = {"vid": "9", "xy": [2, 5, 6, 20, 14], "av": {"7": "cat"}}
+    whole = {"vid": "1", "xy": [2, 5, 6, 20, 14], "av": {"1": "0,1"}}
+    broken = {"view": {"1": {"fid_list": [1]}, "2": {"fid_list": None}, "3": 5}, "metadata": {"s": stray, "w": whole}}
+    write(tmp_path / "project.json", VIA_3 | broken)
+    split = only(tmp_path)
+    assert split.classes.names == ("cat",) and kinds(split) == ["unreadable record"] * 2
+
+
 def test_via_without_attributes_and_as_csv(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     write(tmp_path / "a" / "via_region_data.json", via(region({})))

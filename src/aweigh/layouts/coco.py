@@ -41,6 +41,7 @@ from aweigh.layouts.coco_images import distinct_images, resolve_images
 from aweigh.layouts.coco_write import cannot_hold, write
 from aweigh.layouts.finding import ALIASES, head_of, in_order, split_name
 from aweigh.layouts.layout import Layout, SplitFiles, Writing
+from aweigh.layouts.unread import export_of
 
 _KEYS = re.compile(rb'"(images|annotations|categories|info|licenses)"\s*:')
 _NOT_BOXES = ("captions_", "panoptic_", "stuff_", "image_info_")
@@ -114,7 +115,7 @@ def _is_one(file: Path) -> bool:
     if file.name.startswith("instances") or file.name == "_annotations.coco.json":
         return True
     head = head_of(file)  # UTF-16 is known by its letters too
-    other = b'"shapes"' in head or b'"_via' in head
+    other = b'"shapes"' in head or b'"_via' in head or export_of(file) is not None
     return head.startswith(b"{") and _KEYS.search(head) is not None and not other
 
 

@@ -19,7 +19,7 @@ from aweigh.annotations.problems import KEPT, SKIPPED, Problem, report_lines
 from aweigh.annotations.records import EmptySplit
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError, UsageError, counted, did_you_mean, some_of
-from aweigh.layouts import LAYOUTS, coco, yolo
+from aweigh.layouts import LAYOUTS, coco, unread, yolo
 from aweigh.layouts.finding import ALIASES, split_name
 from aweigh.layouts.layout import SplitFiles
 
@@ -141,7 +141,9 @@ def _find(source: Path) -> dict[str, SplitFiles]:
 
 
 def _no_layout(source: Path) -> str:
-    """That nothing was recognised: what was looked for, and what is there."""
+    """That nothing was recognised: which export it is, or what was looked for and what is there."""
+    if export := unread.told(source):
+        return f"{source}: no known layout. {export}"
     held = sorted(entry.name + "/" * entry.is_dir() for entry in source.iterdir())
     shown = some_of(held, 8) if held else "nothing"
     names = [file.relative_to(source).as_posix() for file in coco.candidates(source)]
@@ -186,6 +188,8 @@ def _by_hand(source: Path, named: Path, given: Path | None) -> dict[str, SplitFi
         raise DataError(f"{given}: there is no such folder of pictures.")
     name = split_name(annotations.stem if annotations.is_file() else annotations.name) or "train"
     files = next(filter(None, (layout.by_hand(annotations, name) for layout in LAYOUTS.values())), None)
+    if files is None and (export := unread.told(annotations)):
+        raise DataError(f"{annotations.parent}: {export}")
     if files is None:  # the reader then says what is wrong with it
         files = coco.one_file(name, annotations) if annotations.is_file() else yolo.label_files(name, annotations)
     return {name: files if images is None else replace(files, images=(images,))}

@@ -1,9 +1,11 @@
 """The VGG Image Annotator's JSON and CSV: a picture is a file name with regions, drawn in pixels of the picture.
 
-Versions 1 and 2 are read: a table of pictures by key, in version 2's project files under `_via_img_metadata`; regions
-as a list or numbered; rectangles, circles, ellipses, polygons. Which attribute of a region is its class is not said
-anywhere: it is the one with the likeliest name (`class`, `label`, `name`, ...), else the one most regions have. Regions
-without any attribute are of the class "object". A picture without regions is not known to have been looked at. The file
+Versions 1 and 2 have a table of pictures by key, in version 2's project files under `_via_img_metadata`; regions as a
+list or numbered; rectangles, circles, ellipses, polygons. Version 3's project has tables, whose rows have numbers:
+`file`, `view` (of files), `metadata` (a shape in a view, with its attributes), `attribute` (their names and options).
+Which attribute of a region is its class is not said anywhere: it is the one with the likeliest name (`class`, `label`,
+`name`, ...), else the one most regions have. Regions without any attribute are of the class "object". A picture without
+regions is not known to have been looked at. The file
 (`via_region_data.json`, `via_export_csv.csv`, a project file or another) lies in the folder or in those of the splits.
 """
 
@@ -28,7 +30,9 @@ from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, ellipse, outlined, 
 from aweigh.layouts.finding import annotation_files, head_of
 from aweigh.layouts.layout import SplitFiles
 
-_IS_ONE = re.compile(rb'^\{(?=.*("_via_img_metadata"|"_via_settings"|"filename")\s*:)', re.S)
+_IS_ONE = re.compile(rb'^\{(?=.*("_via_img_metadata"|"_via_settings"|"filename"|"vid_list")\s*:)', re.S)
+_KINDS_OF_3 = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyline", 7: "polygon", 8: "extremes"}
+_PLACES_OF_3 = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
 _CLASS_ATTRIBUTES = ("class", "label", "name", "category", "class_name", "type", "object", "object_name")
 _UNNAMED = "object"
 
@@ -38,7 +42,8 @@ def _is_one(file: Path) -> bool:
     if file.suffix.lower() == ".csv":
         return b"region_shape_attributes" in head.split(b"\n", 1)[0]
     named = _IS_ONE.match(head) is not None
-    return named and (b'"_via' in head or (b'"regions"' in head and b'"images"' not in head))
+    own = b'"_via' in head or b'"vid_list"' in head
+    return named and (own or (b'"regions"' in head and b'"images"' not in head))
 
 
 def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
@@ -63,6 +68,9 @@ def _entries(file: Path) -> Iterator[tuple[Any, list[Any]]]:
         yield from _rows(file)
         return
     content = read_json(file)
+    if isinstance(content, dict) and isinstance(content.get("metadata"), dict) and "project" in content:
+        yield from _of_version_3(content)
+        return
     table = content.get("_via_img_metadata", content) if isinstance(content, dict) else content
     entries = table.values() if isinstance(table, dict) else table
     if not isinstance(table, dict | list):
@@ -71,6 +79,52 @@ def _entries(file: Path) -> Iterator[tuple[Any, list[Any]]]:
         if isinstance(entry, dict) and "filename" in entry:
             regions = entry.get("regions") or []
             yield entry["filename"], list(regions.values()) if isinstance(regions, dict) else list(regions)
+
+
+def _of_version_3(content: dict[str, Any]) -> Iterator[tuple[Any, list[Any]]]:
+    """The same of a project of version 3, with its regions as version 2 has them."""
+
+    def table(key: str) -> dict[str, dict[str, Any]]:
+        held = content.get(key)
+        entries = held.items() if isinstance(held, dict) else ()
+        return {name: entry for name, entry in entries if isinstance(entry, dict)}
+
+    attributes, files = table("attribute"), table("file")
+    regions: dict[str, list[Any]] = {view: [] for view in table("view")}
+    for entry in table("metadata").values():
+        if (shape := entry.get("xy")) and isinstance(shape, list):  # else it is said of the whole file
+            said = entry.get("av")
+            chosen = said.items() if isinstance(said, dict) else ()
+            named = {
+                str(attributes.get(key, {}).get("aname")): _option(attributes.get(key), one) for key, one in chosen
+            }
+            place = {"shape_attributes": _shape_of_3(shape), "region_attributes": named}
+            regions.setdefault(str(entry.get("vid")), []).append(place)
+    for view, held in regions.items():
+        numbers = table("view").get(view, {}).get("fid_list")
+        file = files.get(str(numbers[0]), {}) if isinstance(numbers, list) and numbers else {}
+        yield file.get("fname"), held
+
+
+def _option(attribute: dict[str, Any] | None, value: Any) -> Any:
+    """What an attribute says: its text, or of its options, by number, the first that is chosen."""
+    options = attribute.get("options") if attribute else None
+    chosen = str(value).split(",")[0]
+    return options[chosen] if isinstance(options, dict) and chosen in options else value
+
+
+def _shape_of_3(shape: list[Any]) -> dict[str, Any]:
+    """`[2, x, y, width, height]` as version 2 has it."""
+    kind, values = _KINDS_OF_3.get(shape[0] if isinstance(shape[0], int) else 0, str(shape[0])), shape[1:]
+    if kind in _PLACES_OF_3:
+        return {"name": kind, **dict(zip(_PLACES_OF_3[kind], values))}
+    if (
+        kind == "extremes"
+        and (points := points_of([list(pair) for pair in zip(values[::2], values[1::2])])) is not None
+    ):
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return {"name": "rect", "x": left, "y": top, "width": right - left, "height": bottom - top}
+    return {"name": kind, "all_points_x": values[::2], "all_points_y": values[1::2]}
 
 
 def _rows(file: Path) -> Iterator[tuple[Any, list[Any]]]:

@@ -244,6 +244,9 @@ def _lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, int] 
         elif whole and keypoint_shape is not None and len(values) == 5 + keypoint_shape[0] * keypoint_shape[1]:
             points = _with_visibility(values[5:], keypoint_shape[1])
             entries.append(Row(0, int(values[0]), values[1:5], mark, keypoints=points))
+        elif whole and keypoint_shape is None and (count := _keypoints_in(values)):
+            detail = f"a box and {counted(count, 'keypoint')}, which data.yaml does not say: kpt_shape: [{count}, 3]"
+            problems.append(Problem("keypoints that nothing describes", file.name, mark, detail, DROPPED))
         elif whole and keypoint_shape is None and len(values) >= 7 and len(values) % 2 == 1:
             xs, ys = values[1::2], values[2::2]
             box = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
@@ -255,6 +258,19 @@ def _lines(file: Path, problems: list[Problem], keypoint_shape: tuple[int, int] 
             detail = f"expected 'class cx cy w h', a score from 0 to 1 behind it, or {wanted}, got {line[:60]!r}"
             problems.append(Problem("unreadable line", file.name, mark, detail, DROPPED))
     return entries
+
+
+def _keypoints_in(values: Sequence[float]) -> int:
+    """How many keypoints (x, y, visibility) stand behind the box of a line; 0 where it is a polygon, or something else.
+
+    A visibility is 0, 1 or 2, the last of which is no coordinate of a polygon; what is visible lies in the box.
+    """
+    points = np.array(values[5:]).reshape(-1, 3) if len(values) >= 8 and len(values) % 3 == 2 else np.zeros((0, 3))
+    marked = points[points[:, 2] > 0]
+    if not np.isin(points[:, 2], (0, 1, 2)).all() or not (marked[:, 2] == 2).any():
+        return 0
+    centre, half = np.array(values[1:3]), np.array(values[3:5]) / 2
+    return len(points) if (np.abs(marked[:, :2] - centre) <= half + 0.05).all() else 0
 
 
 def _with_visibility(values: list[float], numbers: int) -> list[float]:
