@@ -77,7 +77,13 @@ def test_what_cannot_be_drawn_says_what_to_do(photo: Path, unread: Detections) -
     with pytest.raises(DataError, match="the file is empty"):
         unread.draw()
     assert detections().resized((30, 40)).draw(GREY[::2, ::2]).size == (40, 30)
-    assert detections(size_hw=(0, 0)).draw(GREY).size == (80, 60)
+
+
+def test_a_size_that_nobody_said_is_that_of_the_image(photo: Path) -> None:
+    found = detections(path=str(photo), masks=MASKS)
+    unsaid = replace(found, size_hw=(0, 0))
+    assert unsaid.draw() == unsaid.draw(GREY) == found.draw()
+    assert unsaid._repr_png_() == found._repr_png_() is not None
 
 
 def test_objects_in_space_are_drawn_there(photo: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from base64 import b64encode
+from dataclasses import replace
 from html import escape
 from importlib import import_module
 from io import BytesIO
@@ -34,9 +35,10 @@ ROWS = 20  # detections that a notebook lists, ours
 
 
 def draw(detections: Detections, image: ImageSource | None = None, *, min_score: float = 0.0) -> Image.Image:
-    pixels = _image_of(detections) if image is None else read_image(image)
+    pixels = _image_of(detections)[0] if image is None else read_image(image)
     height, width = pixels.shape[:2]
-    if detections.size_hw not in ((height, width), (0, 0)):  # the latter is not known
+    detections = _of_size(detections, (height, width))
+    if detections.size_hw != (height, width):
         raise UsageError(
             f"The image is {width} x {height}, but these detections are of one of {detections.size_hw[1]} x "
             f"{detections.size_hw[0]}; bring them to its size: detections.resized(({height}, {width}))."
@@ -116,9 +118,10 @@ def preview(detections: Detections, kind: str) -> bytes | None:
         return math.ceil(height * share), math.ceil(width * share)
 
     try:
-        image = Image.fromarray(_image_of(detections, half))
+        pixels, size_hw = _image_of(detections, half)
+        image = Image.fromarray(pixels)
         image.thumbnail((PREVIEW, PREVIEW))
-        drawing = draw(detections.resized((image.height, image.width)), image)
+        drawing = draw(_of_size(detections, size_hw).resized((image.height, image.width)), image)
     except (AweighError, OSError, MemoryError):
         return None
     content = BytesIO()
@@ -139,20 +142,29 @@ def html(detections: Detections) -> str:
     return f"<p>{escape(repr(detections))}</p>{drawn}<table>{head}{rows}</table>{more}"
 
 
-def _image_of(detections: Detections, needed: SizeRule | None = None) -> np.ndarray:
-    """The image that the detections are of, upright, or as it is stored where they are in that frame."""
+def _image_of(detections: Detections, needed: SizeRule | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """The image that the detections are of, perhaps decoded at a reduced size, and the size of the whole.
+
+    It is upright, or as it is stored where the detections are in that frame.
+    """
     path = detections.path
     if detections.error is not None:
         raise DataError(detections.error)
     if path is None:
         raise UsageError("These detections are not of a file: name the image, as in detections.draw(image).")
     image, size_hw = read_reduced(Path(path), needed)
-    if size_hw != detections.size_hw and size_hw == detections.size_hw[::-1]:
+    wanted = _of_size(detections, size_hw).size_hw
+    if size_hw != wanted and size_hw == wanted[::-1]:
         image, size_hw = read_reduced(Path(path), needed, exif="ignore")
-    if size_hw != detections.size_hw:
-        sizes = [f"{width} x {height}" for height, width in (size_hw, detections.size_hw)]
+    if size_hw != wanted:
+        sizes = [f"{width} x {height}" for height, width in (size_hw, wanted)]
         raise UsageError(f"{path}: is {sizes[0]}, but these detections are of an image of {sizes[1]}; name that image.")
-    return image
+    return image, size_hw
+
+
+def _of_size(detections: Detections, size_hw: tuple[int, int]) -> Detections:
+    """With the size of their image, where nobody said it."""
+    return replace(detections, size_hw=size_hw) if detections.size_hw == (0, 0) else detections
 
 
 def _installed(package: str, method: str) -> Any:
