@@ -84,7 +84,7 @@ def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str,
     with torch.inference_mode():
         runs: dict[str, Callable[[], Any]] = {
             "peer": lambda: pair.predict(pair.peer, image),
-            "ours": lambda: with_pixels(predictor(image)),
+            "ours": lambda: with_pixels(predictor(image, score=0)),
         }
         frozen = with_frozen_norms(pair.peer)
         if frozen is not None:

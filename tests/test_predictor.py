@@ -1,24 +1,30 @@
 """A picture in any form becomes detections in its own pixels; many pictures stream through in bounded memory."""
 
 from collections.abc import Iterator
+from inspect import signature
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from types import GeneratorType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.runtime.toy_engines import Spots
 from torch import Tensor, nn
 
 import aweigh
+from aweigh.arguments import change_settings
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.classes import Classes
+from aweigh.cli import predict
 from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
 from aweigh.images.resize import Resize
 from aweigh.inference.device import choose_device
-from aweigh.predictor import Predictor, sources
+from aweigh.predictor import SCORE, Predictor, sources
 from aweigh.structures import Images
 
 
@@ -101,12 +107,66 @@ def test_every_form_of_a_picture_gives_the_same(detector: Predictor, tmp_path: P
     array = picture(70, 50)
     Image.fromarray(array).save(tmp_path / "a.png")
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    expected = detector(array)
+    expected = detector(array, score=0)
     assert len(expected) > 0
-    for form in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(array), tensor, tensor / 255):
-        assert same(detector(form), expected), type(form)
+    content = (tmp_path / "a.png").read_bytes()
+    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), content, bytearray(content), BytesIO(content)]
+    forms += [Image.fromarray(array), tensor, tensor / 255, tensor.half() / 255, array / 255]
+    for form in forms:
+        assert same(detector(form, score=0), expected, 0), type(form)
+    with (tmp_path / "a.png").open("rb") as file:
+        assert same(detector(file, score=0), expected, 0)
     assert detector(tmp_path / "a.png").path == str(tmp_path / "a.png")
     assert expected.path is None
+
+
+def test_several_images_give_a_list(detector: Predictor, tmp_path: Path) -> None:
+    arrays = [picture(64, 48, seed) for seed in range(3)]
+    expected = [detector(array, score=0) for array in arrays]
+    stacked = np.stack(arrays)
+    for several in (arrays, tuple(arrays), stacked, torch.from_numpy(stacked).permute(0, 3, 1, 2)):
+        found = detector(several, score=0)
+        assert isinstance(found, list)
+        assert all(same(one, other, 0) for one, other in zip(found, expected, strict=True))
+    assert detector([]) == [] and detector(stacked[:0]) == []
+    Image.fromarray(arrays[0]).save(tmp_path / "a.png")
+    assert [one.path for one in detector([tmp_path / "a.png", arrays[1]])] == [str(tmp_path / "a.png"), None]
+    with pytest.raises(DataError, match=r"missing\.png"):  # as of one image
+        detector([arrays[0], tmp_path / "missing.png"])
+
+
+def test_score_and_classes_say_what_is_kept() -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[2:8, 2:8, 0], pixels[10:15, 3:9, 1], pixels[1:5, 20:30, 2] = 140, 200, 255
+    predictor = Predictor(Spots(), Resize(None, 40))
+    for found in (predictor, lambda image, **asked: next(predictor.stream([image], **asked))):
+        assert found(pixels).names == ["ball", "right hand", "left hand"]
+        assert found(pixels, score=0.6).names == ["ball", "right hand"]
+        assert found(pixels, score=200 / 255 + 1e-4).names == ["ball"]
+        assert found(pixels, score=1).names == ["ball"]  # that score is reached
+        assert found(pixels, classes=["left hand", "ball"]).names == ["ball", "left hand"]
+        assert found(pixels, score=0.7, classes=("left hand",)).names == []
+    assert predictor(pixels // 2).names == [] and predictor.engine.run(predictor.engine.batches[-1])[0].names == []
+
+
+def test_the_default_score_is_that_of_the_command() -> None:
+    for function in (Predictor.__call__, Predictor.stream, predict.command):
+        assert signature(function).parameters["score"].default == SCORE
+
+
+@pytest.mark.parametrize("name", ["fcos_resnet18_fpn", "centernet_shufflenet_v2_x0_5_lite", "faster_rcnn_resnet18_fpn"])
+def test_nms_is_what_the_setting_of_the_detector_does(name: str) -> None:
+    torch.manual_seed(0)
+    model = aweigh.create(name, num_classes=2)
+    change_settings(model, {"score_threshold": 0.0, "nms_threshold": 0.3})
+    predictor, own = Predictor(model, Resize(None, 96), device="cpu"), model.selection.nms
+    found = {}
+    for nms in ("class", "agnostic", "soft", "none"):
+        asked = found[nms] = predictor(picture(60, 90), score=0, nms=nms)
+        model.nms = nms
+        assert same(asked, Predictor(model, Resize(None, 96), device="cpu")(picture(60, 90), score=0), 0)
+    assert len({*map(len, found.values())}) > 1 or not same(found["soft"], found["none"])
+    assert same(predictor(picture(60, 90), score=0), found[own], 0)  # it was asked for once, and is not kept
 
 
 def test_equals_the_plain_model(fcos: nn.Module, detector: Predictor) -> None:
@@ -114,7 +174,7 @@ def test_equals_the_plain_model(fcos: nn.Module, detector: Predictor) -> None:
     image = torch.from_numpy(detector.resize(array))
     with torch.inference_mode():
         (plain,) = fcos(Images.stack([image], divisor=fcos.stride_divisor, fill=fcos.pixel_mean.tolist()))
-    found = detector(array)
+    found = detector(array, score=0)
     scale = np.array([50 / plain.size_hw[1], 70 / plain.size_hw[0]] * 2)
     assert len(found) == len(plain) > 0
     np.testing.assert_allclose(found.scores, plain.scores, atol=1e-4)
@@ -155,8 +215,9 @@ def test_exif_rotation_is_applied(detector: Predictor, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (2000, 2)])
 def test_extreme_sizes(detector: Predictor, size: tuple[int, int]) -> None:
-    found = detector(picture(*size))
+    found = detector(picture(*size), score=0)
     assert found.size_hw == size
+    assert len(found) > 0
     assert np.isfinite(found.boxes).all()
     assert (found.boxes >= 0).all() and (found.boxes[:, 2] <= size[1]).all() and (found.boxes[:, 3] <= size[0]).all()
 
@@ -183,8 +244,6 @@ def test_whatever_is_wrong_with_one_picture_is_its_error(detector: Predictor, tm
     results = list(detector.stream(mixed, batch=4))  # type: ignore[arg-type]
     assert [result.error is None for result in results] == [True, *[False] * len(wrong), True]
     assert all(result.error and "\n" not in result.error for result in results[1:-1])
-    with pytest.raises(UsageError, match="value_range"):
-        detector.stream([], value_range=(1, 0))  # wrong for all of them: at once
 
 
 def test_a_picture_that_needs_too_much_memory_costs_itself(
@@ -194,10 +253,10 @@ def test_a_picture_that_needs_too_much_memory_costs_itself(
         Image.fromarray(picture(side, side)).save(tmp_path / f"{number}.png")
     detect = detector._detect
 
-    def scarce(images: list[tuple[tuple[list[np.ndarray], tuple[int, int]], np.ndarray | None]]) -> list[Detections]:
-        if sum(full_hw[0] for (_, full_hw), _ in images) > 55:
+    def scarce(images: list[Any], asked: object) -> list[Detections]:
+        if sum(image.full_hw[0] for image in images) > 55:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return detect(images)
+        return detect(images, asked)
 
     monkeypatch.setattr(detector, "_detect", scarce)
     results = list(detector.stream(tmp_path, batch=3))
@@ -233,15 +292,15 @@ def test_stream_is_a_generator_that_reads_no_further_than_a_batch(detector: Pred
 
 def test_pictures_of_one_size_are_the_same_in_any_batch(detector: Predictor) -> None:
     pictures = [picture(64, 48, seed) for seed in range(5)]
-    one_by_one = list(detector.stream(pictures, batch=1))
-    together = list(detector.stream(pictures, batch=4))
+    one_by_one = list(detector.stream(pictures, batch=1, score=0))
+    together = list(detector.stream(pictures, batch=4, score=0))
     assert all(same(one, other) for one, other in zip(one_by_one, together, strict=True))
 
 
 def test_pictures_of_several_sizes_in_one_batch(detector: Predictor) -> None:
     sizes = [(64, 48), (20, 96), (96, 96)]
-    for result, size in zip(detector.stream([picture(*size) for size in sizes]), sizes, strict=True):
-        assert result.size_hw == size
+    for result, size in zip(detector.stream([picture(*size) for size in sizes], score=0), sizes, strict=True):
+        assert result.size_hw == size and len(result) > 0
         assert (result.boxes[:, 2] <= size[1]).all() and (result.boxes[:, 3] <= size[0]).all()
 
 
@@ -250,7 +309,7 @@ def test_load_needs_nothing_but_the_file(fcos: nn.Module, detector: Predictor, t
     loaded = aweigh.load(tmp_path / "model.safetensors", device="cpu")
     assert loaded.resize == detector.resize
     assert loaded.classes == detector.classes
-    assert same(loaded(picture(70, 50)), detector(picture(70, 50)))
+    assert same(loaded(picture(70, 50), score=0), detector(picture(70, 50), score=0))
 
 
 def test_sources(tmp_path: Path) -> None:
@@ -278,8 +337,24 @@ def test_sources(tmp_path: Path) -> None:
 
 
 def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="one picture"):
-        detector([picture(8, 8)])  # type: ignore[arg-type]
+    for several in (tmp_path, str(tmp_path), str(tmp_path / "*.jpg"), [picture(8, 8), tmp_path]):
+        with pytest.raises(UsageError, match=r"stands for several images; predictor\.stream\('"):
+            detector(several)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"score": 1.5}, "score = 1.5: expected a number from 0 to 1"),
+        ({"score": float("nan")}, "score = nan"),
+        ({"classes": ["on"]}, "There is no class 'on'"),
+        ({"classes": "0"}, "classes are a list of names, got '0'"),
+        ({"nms": "sofd"}, "unknown nms 'sofd'; known: class, agnostic, soft, none. Did you mean 'soft'"),
+        ({"exif": "no"}, "exif must be"),
+        ({"value_range": (1, 0)}, "value_range must be"),
+    ]
+    for asked, told in wrong:
+        for ask in (detector, detector.stream):
+            with pytest.raises(UsageError, match=told):
+                ask(picture(8, 8), **asked)  # at once
+    with pytest.raises(UsageError, match="2 images, but proposals of 1"):
+        detector([picture(8, 8)] * 2, proposals=[np.zeros((1, 4))])
     for batch in (0, -1, 10**20):
         with pytest.raises(UsageError, match=f"batch = {batch}: expected a number from 1 to 4,096"):
             detector.stream([], batch=batch)

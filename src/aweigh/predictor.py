@@ -1,34 +1,39 @@
-"""From a picture as the user has it to detections in its own pixels, for any detector.
+"""From an image as the user has it to detections in its own pixels, for any detector.
 
     detector = aweigh.load()  # the one that comes with the package; or load("run/best.safetensors")
-    detections = detector("photo.jpg")
+    detections = detector("photo.jpg")  # those of score 0.5 and more
+    people = detector("photo.jpg", score=0.3, classes=["person"])
+    one, other = detector([array, tensor])
     detector = aweigh.load(tta=aweigh.TTA(flip=True, scales=(0.75, 1, 1.25)))  # slower, and may find more
     for result in detector.stream("photos/", batch=8): ...
 
-A picture is a path, a PIL image, a uint8 array `[H, W, 3]` RGB, or a tensor `[3, H, W]` (uint8, or float in `[0, 1]`).
-Boxes are in the pixels of the picture after its EXIF rotation, whatever size the network saw.
+An image is a path, the bytes of a file or a file opened for reading them, a PIL image, a uint8 array `(H, W, 3)` RGB,
+or a tensor `[3, H, W]` (uint8, or float in `[0, 1]`): each gives the same detections. Boxes are in the pixels of the
+image after its EXIF rotation, whatever size the network saw.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
 from PIL import Image
 
 from aweigh.annotations.proposals import Proposals
+from aweigh.arguments import Share, check_value
 from aweigh.detections import Detections
-from aweigh.errors import AweighError, DataError, UsageError, check_reach
+from aweigh.errors import AweighError, DataError, UsageError, check_reach, counted
+from aweigh.geometry.boxes import NMS
 from aweigh.geometry.frames import Frame
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import ImageSource, check_reading, is_file, is_tensor, read_reduced
 from aweigh.images.resize import Resize
-from aweigh.images.sources import image_paths
+from aweigh.images.sources import image_paths, stands_for_several
 from aweigh.runtime.engine import Batch, Engine, is_out_of_memory
 from aweigh.runtime.tta import PLAIN, TTA, find
 
@@ -61,16 +66,15 @@ def load(
 
 MOST_INPUT_PIXELS = 1 << 26  # ours: 0.8 GB as the network's input, and some ten times that inside it
 
-# A picture for each size it is looked at in, perhaps decoded at a reduced one, and the size of the whole.
-_Read = tuple[list[np.ndarray], tuple[int, int]]
+SCORE = 0.5  # ours: the lowest of a detection that is shown
 
 
 class Predictor:
-    """A detector with its resize step: call it with one picture, or let it `stream` over many.
+    """A detector with its resize step: call it with an image or several, or let it `stream` over many.
 
     model: any detector, of which the predictor keeps a copy of its own, made fast for prediction (evaluation mode,
     batch normalisation folded into the convolutions, channels-last memory), and leaves the given one as it is; or an
-    engine. resize: the step that was used in training. tta: test augmentation; a picture is then read once for each
+    engine. resize: the step that was used in training. tta: test augmentation; an image is then read once for each
     size. device: of a detector: a GPU that CUDA can use when there is one, else the CPU.
     """
 
@@ -86,125 +90,229 @@ class Predictor:
         self.resize, self.tta = resize, tta
         self.classes = self.engine.classes  # with the category ids of the data it was trained on
 
+    @overload
     def __call__(
         self,
-        picture: ImageSource,
+        image: ImageSource,
         *,
+        score: float = ...,
+        classes: Sequence[str] = ...,
+        nms: NMS | None = ...,
+        exif: Literal["apply", "ignore"] = ...,
+        value_range: ValueRange = ...,
+        proposals: np.ndarray | None = ...,
+    ) -> Detections: ...
+
+    @overload
+    def __call__(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        *,
+        score: float = ...,
+        classes: Sequence[str] = ...,
+        nms: NMS | None = ...,
+        exif: Literal["apply", "ignore"] = ...,
+        value_range: ValueRange = ...,
+        proposals: Sequence[np.ndarray] | None = ...,
+    ) -> list[Detections]: ...
+
+    def __call__(
+        self,
+        image: ImageSource | list[Any] | tuple[Any, ...],
+        *,
+        score: float = SCORE,
+        classes: Sequence[str] = (),
+        nms: NMS | None = None,
         exif: Literal["apply", "ignore"] = "apply",
         value_range: ValueRange = "auto",
-        proposals: np.ndarray | None = None,
-    ) -> Detections:
-        """The objects in one picture, best first. A picture that cannot be read is a `DataError`.
+        proposals: np.ndarray | Sequence[np.ndarray] | None = None,
+    ) -> Detections | list[Detections]:
+        """The objects in an image, best first; of a list, a tuple, an array `(N, H, W, 3)` or a tensor `[N, 3, H, W]`
+        a list with those of each. An image that cannot be read is a `DataError`.
 
-        exif: whether the rotation in a photograph's EXIF data is applied; boxes are in the pixels of the picture as
-        it then is. value_range: which values are black and white, in pictures of more than 8 bits. proposals: `[P, 4]`
-        xyxy in the same pixels, best first, for a detector that needs them.
+        score: the lowest of a detection that is kept, 0.5 as in `aweigh predict`; 0 keeps all that the detector
+        selects, which is what evaluation measures. classes: the names of those to keep; all when not given. nms: what
+        suppresses what, in place of the detector's own setting: boxes of one class (`"class"`) or of any
+        (`"agnostic"`) that overlap a better one, their scores alone (`"soft"`), or nothing (`"none"`).
+        exif: whether the rotation in a photograph's EXIF data is applied; boxes are in the pixels of the image as it
+        then is. value_range: which values are black and white, in images of more than 8 bits. proposals: `[P, 4]` xyxy
+        in the same pixels, best first, for a detector that needs them; of several images one array each.
         """
-        if isinstance(picture, list | tuple):
-            raise UsageError(f"A predictor takes one picture, got {len(picture)}; use predictor.stream(pictures).")
-        image = self._read(picture, exif, value_range)
-        return replace(self._detect([(image, proposals)])[0], path=_path(picture))
+        several = isinstance(image, list | tuple) or _is_batch(image)
+        images: list[ImageSource] = [*cast(Any, image)] if several else [cast(Any, image)]
+        for one in images:
+            if isinstance(one, str | Path) and stands_for_several(one):
+                raise UsageError(f"{one} stands for several images; predictor.stream({str(one)!r}) takes each in turn.")
+        told: list[Any] = [*cast(Any, proposals)] if several and proposals is not None else [proposals] * len(images)
+        if len(told) != len(images):
+            raise UsageError(f"{counted(len(images), 'image')}, but proposals of {len(told)}; give one array for each.")
+        asked = _Asked.of(self.engine, score, classes, nms, exif, value_range)
+        results = []
+        for _, result in self._each(zip(images, told, strict=True), self.engine.usual_batch, asked):
+            if isinstance(result, Exception):
+                raise result
+            results.append(result)
+        return results if several else results[0]
 
     def stream(
         self,
         source: ImageSource | Iterable[ImageSource],
         batch: int = 8,
         *,
+        score: float = SCORE,
+        classes: Sequence[str] = (),
+        nms: NMS | None = None,
         exif: Literal["apply", "ignore"] = "apply",
         value_range: ValueRange = "auto",
         proposals: Proposals | None = None,
     ) -> Iterator[Detections]:
-        """The objects in each picture of a file, folder, pattern or sequence, in its order, while it is read.
+        """The objects in each image of a file, folder, pattern or sequence, in its order, while it is read.
 
-        Always a generator; it holds `batch` pictures at a time. Where anything is wrong with one picture (it cannot be
-        read, it is no picture, the memory is too small for it), its result is empty, `error` says why, and the run goes
+        Always a generator; it holds `batch` images at a time. Where anything is wrong with one image (it cannot be
+        read, it is no image, the memory is too small for it), its result is empty, `error` says why, and the run goes
         on. A file or folder that is not there is an error at once.
 
-        The pictures of a batch are padded at the right and bottom, with the mean colour, to the size of the largest.
+        The images of a batch are padded at the right and bottom, with the mean colour, to the size of the largest.
         The network sees that margin: scores of objects next to it, and a little of everything where group
-        normalisation takes its mean over the whole map, differ slightly from those of the picture alone. Pictures of
+        normalisation takes its mean over the whole map, differ slightly from those of the image alone. Images of
         one size give the same detections in any batch; batch=1 never pads beyond the network's stride.
 
-        proposals: of a file, for a detector that needs them. Pictures are then files, and one that they do not name, or
-        in another size, gives an empty result with an error.
+        score, classes, nms, exif, value_range: as when it is called. proposals: of a file, for a detector that needs
+        them. Images are then files, and one that they do not name, or in another size, gives an empty result with an
+        error.
         """
         check_reach("batch", batch)
-        check_reading(exif, value_range)
-        pictures = sources(source)  # here, not at the first picture: a wrong name is an error at once
-
-        def read_or_say_why(picture: ImageSource) -> _Read | Exception:
-            try:
-                return self._read(picture, exif, value_range)
-            except (AweighError, MemoryError) as error:
-                return error
+        asked = _Asked.of(self.engine, score, classes, nms, exif, value_range)
+        images = sources(source)  # here, not at the first image: a wrong name is an error at once
 
         def results() -> Iterator[Detections]:
-            while chunk := list(islice(pictures, batch)):
-                read = [read_or_say_why(picture) for picture in chunk]
-                images = [_with_proposals(image, picture, proposals) for image, picture in zip(read, chunk)]
-                del read
-                found = iter(self._detect_or_say_why([image for image in images if not isinstance(image, Exception)]))
-                for picture, image in zip(chunk, images):
-                    result = image if isinstance(image, Exception) else next(found)
-                    if isinstance(result, Exception):
-                        result = Detections.empty(self.classes, error=_reason(result, picture))
-                    yield replace(result, path=_path(picture))
+            for image, result in self._each(((image, proposals) for image in images), batch, asked):
+                if isinstance(result, Exception):
+                    result = Detections.empty(self.classes, error=_reason(result, image), path=_path(image))
+                yield result
 
         return results()
 
-    def _detect_or_say_why(self, images: list[tuple[_Read, np.ndarray | None]]) -> list[Detections | Exception]:
+    def _each(
+        self, images: Iterator[tuple[ImageSource, np.ndarray | Proposals | None]], batch: int, asked: _Asked
+    ) -> Iterator[tuple[ImageSource, Detections | Exception]]:
+        """Each image with what is kept of its detections, or why there are none; images come with their proposals."""
+        while chunk := list(islice(images, batch)):
+            read = [self._read_or_say_why(image, proposals, asked) for image, proposals in chunk]
+            found = iter(self._detect_or_say_why([one for one in read if not isinstance(one, Exception)], asked))
+            outcomes = [one if isinstance(one, Exception) else next(found) for one in read]
+            del read
+            for (image, _), result in zip(chunk, outcomes, strict=True):
+                if isinstance(result, Detections):
+                    result = replace(asked.kept(result), path=_path(image))
+                yield image, result
+
+    def _read_or_say_why(
+        self, image: ImageSource, proposals: np.ndarray | Proposals | None, asked: _Asked
+    ) -> _Read | Exception:
+        try:
+            return self._read(image, proposals, asked)
+        except (AweighError, MemoryError) as error:
+            return error
+
+    def _detect_or_say_why(self, images: list[_Read], asked: _Asked) -> list[Detections | Exception]:
         """`_detect`; where the memory is too small for all of them, one at a time, and why for those it is too small
         for."""
         try:
-            return [*self._detect(images)]
+            return [*self._detect(images, asked)]
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if len(images) == 1:
                 return [error]
-        return [result for image in images for result in self._detect_or_say_why([image])]
+        return [result for image in images for result in self._detect_or_say_why([image], asked)]
 
-    def _detect(self, images: list[tuple[_Read, np.ndarray | None]]) -> list[Detections]:
-        """images: as they were read, run as one padded batch for each size; each with its proposals, in the pixels of
-        the whole picture."""
+    def _detect(self, images: list[_Read], asked: _Asked) -> list[Detections]:
+        """images: as they were read, run as one padded batch for each size."""
         if not images:
             return []
-        sizes_hw = [full_hw for (_, full_hw), _ in images]
-        given = [boxes.astype(np.float32) for _, boxes in images if boxes is not None]
-        batches = [
-            self._batch([pictures[number] for (pictures, _), _ in images], resize, sizes_hw, given)
-            for number, resize in enumerate(self.tta.resizes(self.resize))
-        ]
-        return find(self.engine, batches, sizes_hw, self.tta)
+        batches = [self._batch(images, number, resize) for number, resize in enumerate(self.tta.resizes(self.resize))]
+        return find(asked.engine, batches, [image.full_hw for image in images], self.tta)
 
-    def _batch(
-        self, pictures: list[np.ndarray], resize: Resize, sizes_hw: list[tuple[int, int]], given: list[np.ndarray]
-    ) -> Batch:
-        """pictures: uint8 `(h, w, 3)` of any sizes, those of the whole are `sizes_hw`. given: proposals of each."""
-        resized = [resize(picture, full_hw=full_hw) for picture, full_hw in zip(pictures, sizes_hw, strict=True)]
+    def _batch(self, images: list[_Read], number: int, resize: Resize) -> Batch:
+        """The images in the size of this number, with their proposals."""
+        resized = [resize(image.pixels[number], full_hw=image.full_hw) for image in images]
         batch = Batch.stack(resized, divisor=self.engine.stride_divisor, fill=self.engine.pixel_mean)
-        if given:
-            frames = [Frame.resize(full_hw, size_hw) for full_hw, size_hw in zip(sizes_hw, batch.sizes_hw)]
-            batch = batch.with_proposals([frame.boxes(boxes) for frame, boxes in zip(frames, given, strict=True)])
-        return batch
+        boxes = [
+            Frame.resize(image.full_hw, size_hw).boxes(image.proposals)
+            for image, size_hw in zip(images, batch.sizes_hw, strict=True)
+            if image.proposals is not None
+        ]
+        return batch.with_proposals(boxes) if boxes else batch
 
-    def _read(self, picture: ImageSource, exif: Literal["apply", "ignore"], value_range: ValueRange) -> _Read:
+    def _read(self, image: ImageSource, proposals: np.ndarray | Proposals | None, asked: _Asked) -> _Read:
         """Once for each size, of which each may be decoded at its own reduced one, as in evaluation."""
         resizes = self.tta.resizes(self.resize)
-        read = [read_reduced(picture, each.needed_size, exif=exif, value_range=value_range) for each in resizes]
+        read = [
+            read_reduced(image, each.needed_size, exif=asked.exif, value_range=asked.value_range) for each in resizes
+        ]
         full_hw = read[0][1]
         height, width = max((each.size_for(*full_hw) for each in resizes), key=math.prod)
         if height * width > MOST_INPUT_PIXELS:
             raise DataError(
-                f"{_path(picture) or 'the picture'}: {full_hw[1]} x {full_hw[0]} pixels would go through the network "
+                f"{_path(image) or 'the image'}: {full_hw[1]} x {full_hw[0]} pixels would go through the network "
                 f"as {width} x {height}, which is more than {MOST_INPUT_PIXELS / 1e6:.0f} megapixels. Choose a smaller "
                 "size with --resize."
             )
-        return [image for image, _ in read], full_hw
+        if isinstance(proposals, Proposals):
+            if not isinstance(image, str | Path):
+                raise UsageError(f"Proposals are found by the names of files, and a {type(image).__name__} has none.")
+            proposals = proposals.of_picture(Path(image), full_hw)
+        boxes = None if proposals is None else proposals.astype(np.float32)
+        return _Read([pixels for pixels, _ in read], full_hw, boxes)
+
+
+class _Read(NamedTuple):
+    """pixels: the image for each size it is looked at in, uint8 `(h, w, 3)`, perhaps decoded at a reduced one.
+    full_hw: the size of the whole. proposals: `[P, 4]` float32 xyxy in its pixels."""
+
+    pixels: list[np.ndarray]
+    full_hw: tuple[int, int]
+    proposals: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every image: how it is read, what looks at it, and which detections are kept."""
+
+    engine: Engine
+    score: float
+    labels: list[int] | None
+    exif: Literal["apply", "ignore"]
+    value_range: ValueRange
+
+    @classmethod
+    def of(
+        cls,
+        engine: Engine,
+        score: float,
+        classes: Sequence[str],
+        nms: NMS | None,
+        exif: Literal["apply", "ignore"],
+        value_range: ValueRange,
+    ) -> _Asked:
+        """Checked; `UsageError` for what there is not."""
+        check_reading(exif, value_range)
+        if isinstance(classes, str):
+            raise UsageError(f"classes are a list of names, got {classes!r}.")
+        labels = [engine.classes.label(name) for name in classes] or None
+        if nms is not None:
+            engine = engine.with_nms(check_value("nms", nms, NMS))
+        return cls(engine, check_value("score", score, Share), labels, exif, value_range)
+
+    def kept(self, found: Detections) -> Detections:
+        """Those of the score and the classes that are asked for."""
+        keep = found.scores >= self.score
+        return found[keep if self.labels is None else keep & np.isin(found.labels, self.labels)]
 
 
 def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
-    """The pictures a source stands for, in a fixed order.
+    """The images a source stands for, in a fixed order.
 
     A folder stands for the image files directly in it, a pattern (`photos/**/*.jpg`) for the image files it matches,
     any other path for itself, a sequence for what is in it. `DataError` at once when there is nothing of that name.
@@ -213,7 +321,7 @@ def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource
         return iter(image_paths(source))
     if isinstance(source, np.ndarray) or is_tensor(source):
         images: Any = source
-        return iter(images if images.ndim == 4 else [images])
+        return iter(images if _is_batch(images) else [images])
     if isinstance(source, Image.Image | bytes | bytearray | memoryview) or is_file(source):
         one: Any = source
         return iter([one])
@@ -221,25 +329,18 @@ def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource
     return iter(several)
 
 
-def _with_proposals(
-    image: _Read | Exception, picture: ImageSource, proposals: Proposals | None
-) -> tuple[_Read, np.ndarray | None] | Exception:
-    if proposals is None or isinstance(image, Exception):
-        return image if isinstance(image, Exception) else (image, None)
-    if not isinstance(picture, str | Path):
-        raise UsageError(f"Proposals are found by the names of files, and a {type(picture).__name__} has none.")
-    try:
-        return image, proposals.of_picture(Path(picture), image[1])
-    except DataError as error:
-        return error
+def _is_batch(source: object) -> bool:
+    """Whether this is an array `(N, H, W, 3)` or a tensor `[N, 3, H, W]`."""
+    several: Any = source
+    return (isinstance(source, np.ndarray) or is_tensor(source)) and several.ndim == 4
 
 
-def _reason(error: Exception, picture: ImageSource) -> str:
-    """What is wrong with a picture, in words."""
+def _reason(error: Exception, image: ImageSource) -> str:
+    """What is wrong with an image, in words."""
     if isinstance(error, AweighError):
         return str(error)
-    return f"{_path(picture) or 'the picture'}: there is not enough memory to look at it. Choose a smaller --resize."
+    return f"{_path(image) or 'the image'}: there is not enough memory to look at it. Choose a smaller --resize."
 
 
-def _path(picture: ImageSource) -> str | None:
-    return str(picture) if isinstance(picture, str | Path) else None
+def _path(image: ImageSource) -> str | None:
+    return str(image) if isinstance(image, str | Path) else None

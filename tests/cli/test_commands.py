@@ -6,19 +6,16 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import aweigh
 from aweigh.catalogue import detector_named, detectors
-from aweigh.classes import Classes
 from aweigh.cli import doctor, models, predict, train
 from aweigh.cli.main import run
-from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED
-from aweigh.prediction.drawing import drawn_paths, keep
+from aweigh.prediction.drawing import drawn_paths
 from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.config import TrainConfig
 from aweigh.training.settings import Settings, load_recipe, to_dict
@@ -176,14 +173,6 @@ def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="overwritten"):
         drawn_paths([tmp_path / "a.jpg"], tmp_path)
     drawn_paths([tmp_path / "a.png"], tmp_path)
-
-
-def test_keep_by_score_and_class() -> None:
-    scores = np.array([0.9, 0.5, 0.2], np.float32)
-    found = Detections(np.zeros((3, 4), np.float32), scores, np.array([0, 1, 0]), classes=Classes.numbered(2))
-    assert keep(found, 0.3, [0, 1]).scores.tolist() == pytest.approx([0.9, 0.5])
-    assert keep(found, 0.0, [0]).scores.tolist() == pytest.approx([0.9, 0.2])
-    assert len(keep(found, 0.95, [0, 1])) == 0
 
 
 def test_a_time_per_picture_needs_a_picture(capsys: pytest.CaptureFixture[str]) -> None:

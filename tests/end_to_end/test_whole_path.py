@@ -93,12 +93,11 @@ def predicted(aweigh: Aweigh, trained: Path, drawn: Path, tmp_path: Path) -> Cal
         assert "6 pictures" in ended.err and ended.out == ""
         drawings = sorted(out.glob("*.jpg"))
         assert [path.name for path in drawings] == [path.name for path in sorted(pictures.iterdir())]
-        results = list(library.load(model).stream(pictures, batch=1))
+        results = list(library.load(model).stream(pictures, batch=1, score=0.05))
         with Image.open(drawings[0]) as drawing:
             assert (drawing.height, drawing.width) == results[0].size_hw
-        kept = [result[result.scores >= 0.05] for result in results]
-        assert sum(map(len, kept)) > 0
-        return out, kept
+        assert sum(map(len, results)) > 0
+        return out, results
 
     return predict
 

@@ -373,7 +373,7 @@ def test_a_picture_stays_in_its_size_as_in_the_authors_tests() -> None:
     model = lite()
     picture = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert resize.size_for(50, 70) == (50, 70)
-    found = Predictor(model, resize, device="cpu")(picture)
+    found = Predictor(model, resize, device="cpu")(picture, score=0)
     assert found.size_hw == (50, 70) and len(found) > 0 and found.boxes[:, 2].max() <= 70
 
 
@@ -415,9 +415,9 @@ def test_a_mirrored_picture_gives_mirrored_detections() -> None:
         model.heads[0]["size"][-1].bias.fill_(2.0)
         model.heads[0]["heatmap"][-1].weight.mul_(50)  # so that no two scores are alike
     picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1))
-    plain = Predictor(model, Resize(None, None), device="cpu")(picture)
+    plain = Predictor(model, Resize(None, None), device="cpu")(picture, score=0)
     predictor = Predictor(model, Resize(None, None), tta=TTA(flip=True), device="cpu")
-    found, mirrored = predictor(picture), predictor(picture.flip(-1))
+    found, mirrored = predictor(picture, score=0), predictor(picture.flip(-1), score=0)
     assert len(found) == len(mirrored) > 20
     np.testing.assert_allclose(mirrored.scores, found.scores, rtol=1.3e-6, atol=1e-5)
     x0, y0, x1, y1 = found.boxes.T

@@ -79,7 +79,7 @@ def test_a_photograph_of_sixteen_million_pixels_is_brought_to_the_size_of_the_ne
     model = create(name, num_classes=3, **DETECTORS[name])
     model.score_threshold = 0.0
     picture = torch.randint(0, 256, (3, 4000, 4000), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = Predictor(model, Resize(short=None, long=320), device="cpu")(picture)
+    found = Predictor(model, Resize(short=None, long=320), device="cpu")(picture, score=0)
     assert len(found) > 0 and found.size_hw == (4000, 4000)
     assert found.boxes.max() > 320 and (found.boxes <= 4000).all()
 

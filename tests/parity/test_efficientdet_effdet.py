@@ -168,7 +168,7 @@ def test_a_published_file_gives_effdets_boxes_in_the_pixels_of_a_photograph(tmp_
 
     model = create("efficientdet_d0", weights=tmp_path / "weights.pth")
     photo = (pictures((512, 512))[0, :, :300] * 255).to(torch.uint8)
-    found = Predictor(model, Resize(**model.record.resize), device="cpu")(photo)
+    found = Predictor(model, Resize(**model.record.resize), device="cpu")(photo, score=0)
     square = torch.zeros(1, 3, 512, 512)
     square[0, :, :300] = model.backbone.normalise(photo / 255)
     information = {"img_scale": torch.ones(1), "img_size": torch.tensor([[512.0, 300.0]])}

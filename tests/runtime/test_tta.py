@@ -130,7 +130,7 @@ def test_proposals_are_scaled_and_mirrored_with_the_picture():
 def test_a_mirrored_picture_gives_mirrored_detections(fcos, method):
     picture = torch.rand(3, 50, 77, generator=torch.Generator().manual_seed(0))
     predictor = Predictor(fcos, RESIZE, tta=TTA(flip=True, scales=(0.5, 1), merge=method), device="cpu")
-    found, mirrored = predictor(picture), predictor(picture.flip(-1))
+    found, mirrored = predictor(picture, score=0), predictor(picture.flip(-1), score=0)
     assert len(found) > 20
     turned = mirrored.moved(Frame.mirror(77), (50, 77), class_pairs=TTA().class_pairs(fcos.classes))
     np.testing.assert_allclose(turned.scores, found.scores, atol=1e-5, rtol=1.3e-6)
@@ -139,11 +139,11 @@ def test_a_mirrored_picture_gives_mirrored_detections(fcos, method):
 
 def test_one_scale_is_the_resize_of_that_scale(fcos):
     picture = torch.rand(3, 50, 77, generator=torch.Generator().manual_seed(0))
-    expected = Predictor(fcos, Resize(short=None, long=70, scale=1.5), device="cpu")(picture)
-    found = Predictor(fcos, RESIZE, tta=TTA(scales=(1.5,)), device="cpu")(picture)
+    expected = Predictor(fcos, Resize(short=None, long=70, scale=1.5), device="cpu")(picture, score=0)
+    found = Predictor(fcos, RESIZE, tta=TTA(scales=(1.5,)), device="cpu")(picture, score=0)
     np.testing.assert_array_equal(found.boxes, expected.boxes)
     np.testing.assert_array_equal(found.scores, expected.scores)
-    plain = Predictor(fcos, RESIZE, device="cpu")(picture)
+    plain = Predictor(fcos, RESIZE, device="cpu")(picture, score=0)
     assert len(found) > 0 and not np.array_equal(plain.boxes, found.boxes)
 
 
@@ -155,7 +155,7 @@ def test_prediction_and_evaluation_are_one(fcos, toys):
     files = sorted((toys / "images" / "val").iterdir())
     predicted = [
         entry
-        for number, found in enumerate(predictor.stream(files, batch=2))
+        for number, found in enumerate(predictor.stream(files, batch=2, score=0))
         for entry in found[found.labels != 2].to_coco(100 + number)  # the data know no nuts
     ]
     assert len(measured) == len(predicted) > 0
@@ -184,7 +184,7 @@ def test_the_command_line_measures_and_predicts_with_it(fcos, toys, tmp_path, ca
     assert run(["predict", *given, "-o", str(tmp_path / "out"), *flags]) == 0
     line = json.loads((tmp_path / "out" / "detections.jsonl").read_text())
     tta = TTA(flip=True, scales=(0.5, 1), merge="soft")
-    found = load(file, resize=Resize(None, 64), tta=tta, device="cpu")(picture)
+    found = load(file, resize=Resize(None, 64), tta=tta, device="cpu")(picture, score=0)
     assert [entry["score"] for entry in line["detections"]] == pytest.approx(found.scores.tolist(), abs=1e-4)
     assert run(["eval", file, str(toys), "--proposals", "--tta", "flip"]) == 2
     assert "leave out --resize and --tta" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,6 +50,9 @@ class Spots:
         if flipped_classes is not None:  # the maps of the mirror image, mirrored back: those of the other hand
             maps = (maps + maps[:, flipped_classes]) / 2
         return [self._found(own, size_hw) for own, size_hw in zip(maps, batch.sizes_hw, strict=True)]
+
+    def with_nms(self, nms: NMS) -> Spots:
+        return replace(self, selection=replace(self.selection, nms=nms))
 
     def _found(self, maps: np.ndarray, size_hw: tuple[int, int]) -> Detections:
         rows = []

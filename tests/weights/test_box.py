@@ -43,7 +43,7 @@ def test_the_header_says_what_is_needed_and_no_place_on_a_machine(file: Path) ->
 
 def test_the_name_gives_the_model_of_the_file(file: Path) -> None:
     header = read_header(file)
-    named, loaded = create(header["builder"], weights="box"), aweigh.load(file, device="cpu").model
+    named, loaded = create(header["builder"], weights="box"), aweigh.load(file, device="cpu").engine.model
     assert named.classes == loaded.classes
     pixels = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -64,5 +64,5 @@ def test_it_is_as_good_as_it_says(file: Path, shared: Path) -> None:
     """AP on the 188 validation images, which it has not seen, within 0.2 of the number in the header."""
     split = load_split(shared / "data" / "coco_tiny", "val")
     predictor = aweigh.load(file, device="cpu")
-    metrics = measure(predictor.model, predictor.resize, split, ["boxes"], batch=1).metrics["boxes"]
+    metrics = measure(predictor.engine.model, predictor.resize, split, ["boxes"], batch=1).metrics["boxes"]
     assert metrics.to_dict()["AP"] == pytest.approx(read_header(file)["metrics"]["AP"], abs=0.002)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from aweigh.arguments import Share, check_value
 from aweigh.cli.detectors import find_detector, given_proposals
 from aweigh.cli.flags import Batch, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line
@@ -71,8 +72,7 @@ def command(
     pictures = (*pictures, str(sample_photograph())) if sample else pictures
     check_pictures(pictures, data, split, exif)
     folder = output_folder(output)
-    if not 0 <= score <= 1:  # nor NaN, which no score reaches
-        raise UsageError(f"score = {score:g}: expected a number from 0 to 1.")
+    check_value("score", score, Share)
     check_reach("batch", batch or 1)
     from aweigh.prediction.annotated_images import AnnotatedImages
     from aweigh.prediction.drawing import Reading, draw_each, drawn_paths
@@ -86,16 +86,17 @@ def command(
     predictor = find_detector(model, weights, views)
     if not predictor.tta.plain:
         log().print("\n".join(predictor.tta.describe(predictor.engine)))
-    finish = finishing(predictor, score, classes, camera)
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
-    stream = partial(predictor.stream, proposals=given_proposals(predictor.engine, proposals_file))
+    proposals = given_proposals(predictor.engine, proposals_file)
+    stream = partial(predictor.stream, score=score, classes=classes, proposals=proposals)
+    add_camera = camera_of(predictor, camera)
     drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
     tally = Tally()
-    found = map(finish, stream(paths, batch or predictor.engine.usual_batch, **reading))
+    found = map(add_camera, stream(paths, batch or predictor.engine.usual_batch, **reading))
     results, ids = draw_each(found, drawn, reading, tally.lose), None
     if of_data is not None:
         stored: Reading = {**reading, "exif": "ignore"}
-        results = of_data.framed(results, predictor.classes, lambda path: finish(next(stream([path], 1, **stored))))
+        results = of_data.framed(results, predictor.classes, lambda path: add_camera(next(stream([path], 1, **stored))))
         ids = [of_data.ids[path] for path in paths]
     target = "-" if folder is None else folder / written.file
     with bar("predicting", len(paths)) as show, DetectionWriter(target, format, image_ids=ids) as writer:
@@ -140,24 +141,17 @@ def sample_photograph() -> Path:
     return path
 
 
-def finishing(
-    predictor: "Predictor", score: float, classes: Sequence[str], camera: Path | None
-) -> "Callable[[Detections], Detections]":
-    """What becomes of the detections of each picture: they get its camera, and those that are asked for are kept."""
+def camera_of(predictor: "Predictor", camera: Path | None) -> "Callable[[Detections], Detections]":
+    """What gives the detections of an image its camera, where the detector finds objects in space."""
     from aweigh.layouts.kitti import read_camera
-    from aweigh.prediction.drawing import keep, with_camera
+    from aweigh.prediction.drawing import with_camera
 
     in_space = "cuboids" in predictor.engine.extras
     if camera is not None and not in_space:
         raise UsageError(f"--camera {camera}: {predictor.engine.name} finds no objects in space; leave it out.")
     if camera is not None and not camera.is_dir():
         read_camera(camera)  # one for all of them: what is wrong with it is told at once
-    labels = [predictor.classes.label(name) for name in classes] or list(range(len(predictor.classes)))
-
-    def finish(result: "Detections") -> "Detections":
-        return keep(with_camera(result, given=camera) if in_space else result, score, labels)
-
-    return finish
+    return partial(with_camera, given=camera) if in_space else lambda result: result
 
 
 def tell_lost(writer: "DetectionWriter", format: str, predictor: "Predictor", tally: "Tally") -> None:

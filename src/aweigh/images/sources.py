@@ -37,6 +37,11 @@ def image_paths(source: str | Path) -> list[Path]:
     raise DataError(f"There is no file or folder {path}.")
 
 
+def stands_for_several(source: str | Path) -> bool:
+    """Whether a name is that of a folder, or a pattern."""
+    return Path(source).is_dir() or (glob.has_magic(str(source)) and not os.path.lexists(source))
+
+
 def matches(pattern: str) -> Iterator[Path]:
     """What a pattern matches, `**` any number of folders; names that begin with a dot only where the pattern does.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +14,7 @@ from aweigh.backbones.timm import pack_residual_blocks
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.geometry.boxes import NMS
 from aweigh.inference.device import ON_CPU, How, choose_device
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models.detector import Detector, Selection, network_inputs
@@ -51,6 +54,11 @@ class TorchEngine:
             raise UsageError(f"A predictor needs a detector, got {type(model).__name__}; aweigh.load(file) reads one.")
         how = How(choose_device(device))
         return cls(prepare(model, how.device), how)
+
+    def with_nms(self, nms: NMS) -> TorchEngine:
+        model = copy(self.model)  # of the same weights
+        model.selection = replace(model.selection, nms=nms)
+        return TorchEngine(model, self.how)
 
     @torch.inference_mode()
     def run(self, batch: Batch, *, flipped_classes: np.ndarray | None = None) -> list[Detections]:

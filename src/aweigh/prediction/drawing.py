@@ -1,4 +1,4 @@
-"""What is done with the detections of images, one by one: kept by score and class, given their camera, drawn."""
+"""What is done with the detections of images, one by one: given their camera, drawn."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypedDict
-
-import numpy as np
 
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError
@@ -27,11 +25,6 @@ class Reading(TypedDict):
 
     exif: Literal["apply", "ignore"]
     value_range: ValueRange
-
-
-def keep(result: Detections, score: float, labels: Sequence[int]) -> Detections:
-    """The detections of at least this score, of these classes."""
-    return result[(result.scores >= score) & np.isin(result.labels, labels)]
 
 
 def with_camera(result: Detections, *, given: Path | None) -> Detections:

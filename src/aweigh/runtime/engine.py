@@ -105,6 +105,9 @@ class Engine(Protocol):
         mirror images. Only of an engine that `averages_flips`.
         """
 
+    def with_nms(self, nms: NMS) -> Engine:
+        """The same with this in its `selection`; itself stays as it is."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory was asked for and not there, on a GPU or in main memory."""
