@@ -80,12 +80,12 @@ def test_a_failed_drawing_costs_one_picture(
     source = pictures(tmp_path / "in", "a.png", "b.png", "c.png")
     calls = iter([None, error, None])
 
-    def draw(*arguments: Any) -> Image.Image:
+    def draw(found: Detections, image: np.ndarray) -> Image.Image:
         if (failure := next(calls)) is not None:
             raise failure
-        return draw_detections(*arguments)
+        return draw_detections(image, found)
 
-    monkeypatch.setattr("aweigh.prediction.drawing.draw_detections", draw)
+    monkeypatch.setattr(Detections, "draw", draw)
     assert run(["predict", str(source), "-o", str(tmp_path / "out")]) == 1
     assert [len(line["detections"]) for line in lines(tmp_path / "out")] == [1, 1, 1]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
