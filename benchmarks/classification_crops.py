@@ -90,7 +90,7 @@ def write(chosen: dict[str, list[Crop]], folder: Path) -> None:
         for crop in crops:
             by_photograph[crop[0]].append((name, crop))
     for path, crops in by_photograph.items():
-        photograph = Image.fromarray(read_image(path).permute(1, 2, 0).numpy())
+        photograph = Image.fromarray(read_image(path))
         for name, (_, annotation, box) in crops:
             photograph.crop(box).save(folder / name / f"{path.stem}_{annotation}.jpg", quality=95)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import effdet
+import numpy as np
 import torch
 import torchvision
 from measure import in_turn, peak_memory, processor, ratio
@@ -91,7 +92,7 @@ def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str,
             runs["frozen"] = lambda: pair.predict(frozen, image)
         theirs, mine = runs["peer"](), runs["ours"]()
         count = min(len(mine), len(theirs))
-        apart = float((mine.boxes[:count] - theirs[:count]).abs().max()) if count else 0.0
+        apart = float(np.abs(mine.boxes[:count] - theirs[:count].numpy()).max()) if count else 0.0
         taken = in_turn(runs, repeats)
     what = f"prediction, {size} x {size}: {len(theirs)} and {len(mine)} boxes, at most {apart:.4f} px apart"
     rows = [(what, taken["peer"], taken["ours"], "ms")]
