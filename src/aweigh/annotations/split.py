@@ -127,11 +127,13 @@ class Split:
         index = range(len(self))[index]
         rows = slice(int(self.first[index]), int(self.first[index + 1]))
         known = self.labelled_for(index)
+        with np.errstate(over="ignore"):  # a source may say any number
+            area = self.area[rows].astype(np.float32)
         return {
             "boxes": self.boxes[rows],
             "labels": self.labels[rows],
             "ignore": self.ignore[rows] & ~self.uncertain[rows],
-            "area": self.area[rows].astype(np.float32),
+            "area": area,
             "ids": self.annotation_ids[rows],
             "masks": self.mask_pixels(index) if masks else None,
             "keypoints": None if self.keypoints is None else self.keypoints[rows],
