@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from aweigh.errors import DataError, UsageError
 
+LONGEST_HEADER = 100_000_000  # bytes of the JSON of a safetensors file, as its authors have it
 LONGEST_NAME = 255  # bytes of one name that ext4, XFS, APFS and NTFS (there, characters) take
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -60,6 +59,29 @@ def read_json(file: Path) -> Any:
         raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Export it again.") from error
 
 
+def safetensors_metadata(path: str | Path) -> dict[str, str]:
+    """The texts beside the tensors of a safetensors file: behind the length of the header (8 bytes, little-endian) in
+    its JSON. `UsageError` where there is no file, `DataError` for another one, or one that is cut short.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"There is no file {path}.")
+    try:
+        with open(path, "rb") as file:
+            size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, LONGEST_HEADER):
+                raise ValueError(f"a header of {length:,} B in {size:,} B")
+            header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", None) or {}
+        promised = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        if promised != size:
+            raise ValueError(f"{size:,} B of {promised:,}")
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("metadata that are no texts")
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
+        raise DataError(f"{path} is truncated or is no safetensors file ({error}).") from error
+    return metadata
+
+
 def special(file: Path) -> str:
     """What is not an ordinary file, in words ("a pipe": to open one can wait for ever); empty for an ordinary file."""
     mode = stat.S_IFMT(file.stat().st_mode)
@@ -96,15 +118,15 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
     except OSError as error:
         if error.filename in (None, str(aside)):  # the user has named the other
             error.filename = str(path)
         raise
+    except Exception as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if type(error).__name__ != "SafetensorError" or code is None:  # nothing light imports safetensors
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
 

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from aweigh.checkpoints.checkpoint import read_header
 from aweigh.cli.main import run
 from aweigh.errors import UNPRINTABLE, AweighError
+from aweigh.header import read_header
 from aweigh.inference.memory import high_water
 from aweigh.predictor import load
 

@@ -9,20 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import aweigh
-from aweigh.checkpoints.checkpoint import (
-    average,
-    load_model,
-    load_state,
-    read_header,
-    save_model,
-    save_state,
-    shrink,
-    start_from,
-)
+from aweigh.checkpoints.checkpoint import average, load_model, load_state, save_model, save_state, shrink, start_from
 from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.files import atomic_file
+from aweigh.header import read_header
 from aweigh.images.resize import Resize
 
 SMALL = {"channels": 32, "head_convs": 1}

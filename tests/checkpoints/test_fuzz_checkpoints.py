@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from tests.layouts import fuzz
 
 import aweigh
-from aweigh.checkpoints.checkpoint import load_model, read_header, save_model, start_from
-from aweigh.checkpoints.header import check_header
+from aweigh.checkpoints.checkpoint import load_model, save_model, start_from
 from aweigh.cli.main import run
 from aweigh.errors import DataError, UsageError
+from aweigh.header import check_header, read_header
 from aweigh.images.resize import Resize
 from aweigh.predictor import load
 

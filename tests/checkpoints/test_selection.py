@@ -17,8 +17,9 @@ import aweigh
 import aweigh.heads
 import aweigh.models
 from aweigh.arguments import change_settings, settings_of
-from aweigh.checkpoints.checkpoint import load_model, read_header, save_model
+from aweigh.checkpoints.checkpoint import load_model, save_model
 from aweigh.errors import DataError, UsageError
+from aweigh.header import read_header
 from aweigh.images.resize import Resize
 from aweigh.inference.device import ON_CPU
 from aweigh.models.detector import Selection

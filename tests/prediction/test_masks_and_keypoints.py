@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from aweigh.annotations.split import Split
-from aweigh.checkpoints.checkpoint import load_model, read_header, save_model, start_from
+from aweigh.checkpoints.checkpoint import load_model, save_model, start_from
 from aweigh.classes import UNIFORM_SIGMA, Classes, GivenKeypoints, KeypointSet
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
 from aweigh.feeding.dataset import targets_of
 from aweigh.geometry.masks import encode_counts
+from aweigh.header import read_header
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import detect
 from aweigh.inference.measure import choose_select, measure, measure_results

@@ -7,13 +7,14 @@ import torch
 from tests.inference.test_detect import Oracle
 from tests.runs import write_coco
 
-from aweigh.checkpoints.checkpoint import read_header, save_model
+from aweigh.checkpoints.checkpoint import save_model
 from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.errors import DataError
 from aweigh.evaluation.coco import evaluate_coco
 from aweigh.evaluation.recall import average_recall
 from aweigh.evaluation.voc import evaluate_voc
+from aweigh.header import read_header
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import detect
 from aweigh.inference.measure import measure

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from tests.runs import TINY, write_coco
 
-from aweigh.checkpoints.checkpoint import read_header
 from aweigh.cli.main import run
 from aweigh.edit import held_out
 from aweigh.edit.held_out import HeldOut, choose, duplicates
 from aweigh.errors import DataError
+from aweigh.header import read_header
 from aweigh.layouts.load import load_split
 from aweigh.training.config import resolve
 from aweigh.training.data import load_data

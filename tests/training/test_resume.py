@@ -12,9 +12,10 @@ import torch
 from safetensors import SafetensorError
 from tests.runs import outcome
 
-from aweigh.checkpoints.checkpoint import load_model, load_state, read_header, save_state
+from aweigh.checkpoints.checkpoint import load_model, load_state, save_state
 from aweigh.errors import DataError, UsageError
 from aweigh.files import atomic_file
+from aweigh.header import read_header
 from aweigh.training import loop
 from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.logs.log import read_log

@@ -14,8 +14,9 @@ import torch
 from rich.console import Console
 from tests.runs import TINY, charts_not_rendered, write_coco
 
-from aweigh.checkpoints.checkpoint import load_model, read_header
+from aweigh.checkpoints.checkpoint import load_model
 from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.header import read_header
 from aweigh.training import loop
 from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.debug.crash import read_bundle

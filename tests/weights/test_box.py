@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import aweigh
-from aweigh.checkpoints.checkpoint import PATHS, read_header
+from aweigh.checkpoints.checkpoint import PATHS
+from aweigh.header import read_header
 from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
 from aweigh.models import PUBLISHED, create

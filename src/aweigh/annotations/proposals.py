@@ -17,11 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from aweigh.annotations.flat import Packed, offsets, ranges
 from aweigh.errors import DataError, UsageError, counted, printable
+from aweigh.files import safetensors_metadata
 
 KIND, FORMAT = "aweigh.proposals", 1
 METADATA_KEY = "aweigh"
@@ -183,6 +182,8 @@ class Proposals:
 
     def write(self, path: str | Path) -> None:
         """As docs/proposals.md describes it."""
+        from safetensors.numpy import save_file
+
         said = {name: value for name, value in self.made.items() if name != "file"}
         header = {"kind": KIND, "format": FORMAT, "files": list(self.files), "made": said}
         tensors = {
@@ -223,13 +224,14 @@ def read_proposals(path: str | Path) -> Proposals:
 def is_proposals(path: Path) -> bool:
     """Whether this is a file of proposals, by its header; else it may be a checkpoint, or nothing that is there."""
     try:
-        with safe_open(path, framework="np") as file:
-            return f'"{KIND}"' in (file.metadata() or {}).get(METADATA_KEY, "")[:200]
-    except (SafetensorError, OSError):
+        return f'"{KIND}"' in safetensors_metadata(path).get(METADATA_KEY, "")[:200]
+    except (UsageError, DataError):
         return False
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")

@@ -20,17 +20,15 @@ from torch import Tensor
 
 import aweigh
 from aweigh.arguments import change_settings, check_arguments, settings_of
-from aweigh.checkpoints.header import check_header, parse_header, portable, selection_of
 from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import AweighError, DataError, UsageError, counted, did_you_mean
-from aweigh.files import atomic_file
+from aweigh.files import atomic_file, safetensors_metadata
+from aweigh.header import FORMAT, METADATA_KEY, portable, read_header, selection_of
 from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, create
 from aweigh.models.detector import Detector
 from aweigh.weights.load import check_fit, load_strict
 
-FORMAT = 2  # raised when a reader of the version before could not understand the header
-METADATA_KEY = "aweigh"
 # In a configuration.
 PATHS = (
     *("data", "annotations", "images", "init", "backbone_weights", "output", "resume"),
@@ -104,27 +102,6 @@ def _built(header: Mapping[str, Any], path: str | Path) -> Detector:
     except AweighError as error:
         raise DataError(f"{path}: its Aweigh header builds no detector ({error}).") from error
     return model
-
-
-def read_header(path: str | Path) -> dict[str, Any]:
-    """The JSON header of a model file. `UsageError` for a missing file or a newer format, `DataError` for another."""
-    text = _metadata(path).get(METADATA_KEY)
-    if text is None:
-        raise DataError(f"{path} has no Aweigh header; expected a checkpoint that `aweigh train` wrote.")
-    header = parse_header(text, path)
-    if "kind" in header:
-        kind = str(header["kind"])[:60]
-        raise DataError(f"{path} is a file of {kind}, expected a checkpoint that `aweigh train` wrote.")
-    missing = {"format", "builder", "arguments", "classes", "resize"} - header.keys()
-    if missing:
-        raise DataError(f"{path}: its Aweigh header lacks {', '.join(sorted(missing))}.")
-    version = header["format"]
-    if type(version) is not int or version < 1:
-        raise DataError(f"{path}: its Aweigh header has no number as format, but {str(version)[:60]!r}.")
-    if version > FORMAT:
-        raise UsageError(f"{path} has format {version}, this version reads up to {FORMAT}; update aweigh.")
-    check_header(header, path)
-    return header
 
 
 def shrink(
@@ -268,7 +245,7 @@ def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], s
     for name in ("state.safetensors", "previous.safetensors"):
         path = Path(folder) / name
         try:
-            text = _metadata(path).get(METADATA_KEY)
+            text = safetensors_metadata(path).get(METADATA_KEY)
             if text is None:
                 raise DataError(f"{path} has no Aweigh header.")
             return _tensors(path), json.loads(text), " ".join([*problems, f"Going on from {path}."] if problems else [])
@@ -309,11 +286,6 @@ def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _classes(header: Mapping[str, Any]) -> Classes:
     return Classes(tuple(header["classes"]["names"]), tuple(header["classes"]["ids"]))
-
-
-def _metadata(path: str | Path) -> dict[str, str]:
-    with _explained(path), safetensors.safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
 
 
 def _tensors(path: str | Path) -> dict[str, Tensor]:

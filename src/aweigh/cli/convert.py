@@ -158,8 +158,8 @@ def complete(
 
 
 def _detector_classes(file: Path | None) -> "Classes | None":
-    from aweigh.checkpoints.checkpoint import read_header
     from aweigh.classes import Classes
+    from aweigh.header import read_header
     from aweigh.layouts.coco import read_categories
 
     if file is None:

@@ -16,7 +16,7 @@ def command(checkpoint: str, /, *, as_json: AsJson = False) -> None:
         checkpoint: A .safetensors file that training wrote.
         as_json: Print the whole header as JSON.
     """
-    from aweigh.checkpoints.checkpoint import read_header
+    from aweigh.header import read_header
 
     header = read_header(checkpoint)
     if as_json:
@@ -30,7 +30,7 @@ def command(checkpoint: str, /, *, as_json: AsJson = False) -> None:
 
 def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The header as rows of name and value, the most asked for first."""
-    from aweigh.checkpoints.header import selection_of
+    from aweigh.header import selection_of
 
     names, ids = header["classes"]["names"], header["classes"]["ids"]
     arguments = ", ".join(f"{name}={value}" for name, value in header["arguments"].items())

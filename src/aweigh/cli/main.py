@@ -27,6 +27,8 @@ MEASURE = Group("Measure", sort_key=3)
 DATA = Group("Data sets", sort_key=4)
 ABOUT = Group("About", sort_key=5)
 OTHER = Group("Options", sort_key=6)
+# What the light half does without; whatever needs one of them says so when it runs.
+TORCH_HALF = ("torch", "torchvision", "timm", "safetensors", "matplotlib")
 
 
 def _within_reach(_: object, value: object) -> None:
@@ -102,6 +104,11 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        if error.name not in TORCH_HALF:
+            raise
+        missing = f"This needs {error.name}, which is not installed: pip install {' '.join(TORCH_HALF)}."
+        return _explain(UsageError(missing), cause=error)
     except RuntimeError as error:
         if not lost_worker(error):
             raise

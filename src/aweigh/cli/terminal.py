@@ -19,14 +19,14 @@ def one_line(text: str) -> str:
 
 def output() -> "Console":
     """The console for results: the output stream, texts as they are."""
-    from aweigh.training.logs.console import SafeConsole
+    from aweigh.console import SafeConsole
 
     return SafeConsole(highlight=False, markup=False, emoji=False)
 
 
 def log() -> "Console":
     """The console for progress and remarks: the error stream, so that the output stream carries results alone."""
-    from aweigh.training.logs.console import SafeConsole
+    from aweigh.console import SafeConsole
 
     return SafeConsole(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from aweigh import distributed
 from aweigh.checkpoints.checkpoint import load_model
 from aweigh.checkpoints.lock import FolderTakenError, hold
+from aweigh.console import SafeConsole
 from aweigh.edit.held_out import FILE as HELD_OUT
 from aweigh.edit.held_out import HeldOut
 from aweigh.errors import AweighError, UsageError, counted, lost_worker
@@ -26,7 +27,6 @@ from aweigh.inference.device import determinism
 from aweigh.inference.engine import TorchEngine
 from aweigh.training import state
 from aweigh.training.config import TrainConfig, resolve
-from aweigh.training.logs.console import SafeConsole
 from aweigh.training.logs.log import RunLog, require_tensorboard
 from aweigh.training.logs.report import save_evaluation, save_inputs, save_predictions, start_report
 from aweigh.training.loop import RESULTS, save_checkpoint, train_and_validate

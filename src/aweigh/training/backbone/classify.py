@@ -30,6 +30,7 @@ from aweigh.backbones.classifier import classifier
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.checkpoints.checkpoint import below, load_state, plain, save_state
 from aweigh.checkpoints.lock import hold
+from aweigh.console import SafeConsole
 from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
 from aweigh.files import atomic_file, numbered, remove_leftovers, write_text
 from aweigh.inference.device import How, choose_device, choose_precision
@@ -44,7 +45,6 @@ from aweigh.training.backbone.class_folders import (
     validation_transform,
 )
 from aweigh.training.backbone.config import ClassifyConfig
-from aweigh.training.logs.console import SafeConsole
 from aweigh.training.optim import make_optimizer, parameter_groups, set_lr
 from aweigh.training.prepare import choose_workers
 from aweigh.training.settings import load_run, to_toml

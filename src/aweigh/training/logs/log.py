@@ -17,11 +17,11 @@ from typing import Any
 
 from rich.console import Console
 
+from aweigh.console import SafeConsole
 from aweigh.errors import UsageError, escaped
 from aweigh.evaluation.metrics import METRICS, NUMBERS, metric_of
 from aweigh.files import atomic_file
 from aweigh.inference.meters import Means
-from aweigh.training.logs.console import SafeConsole
 from aweigh.training.logs.progress import Display
 
 # The first columns of results.csv, there in every run; then each loss, each val_loss, the numbers of masks, of

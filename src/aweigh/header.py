@@ -1,4 +1,7 @@
-"""What the header of a model file must be before a detector is built from it: the file may come from anywhere."""
+"""What a model file says about itself: a JSON header, read and checked before a detector is built from it.
+
+The file may come from anywhere. Reading its header opens no other file, runs no code and needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from aweigh.classes import Classes, KeypointSet
-from aweigh.errors import AweighError, DataError
+from aweigh.errors import AweighError, DataError, UsageError
+from aweigh.files import safetensors_metadata
 from aweigh.images.resize import Resize
 
+FORMAT = 2  # raised when a reader of the version before could not understand the header
+METADATA_KEY = "aweigh"
 LARGEST = 10_000  # classes, keypoints, pixels of a side: more nobody has
 LARGEST_ID = 2**63 - 1  # of a category
 DEEPEST = 16  # lists and objects inside each other; ours are four
@@ -21,6 +27,27 @@ FORMAT_1_SETTINGS = (
     *("score_threshold", "threshold_product", "nms", "nms_threshold"),
     *("candidates_per_level", "candidates_per_image", "max_detections"),
 )
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a model file. `UsageError` for a missing file or a newer format, `DataError` for another."""
+    text = safetensors_metadata(path).get(METADATA_KEY)
+    if text is None:
+        raise DataError(f"{path} has no Aweigh header; expected a checkpoint that `aweigh train` wrote.")
+    header = parse_header(text, path)
+    if "kind" in header:
+        kind = str(header["kind"])[:60]
+        raise DataError(f"{path} is a file of {kind}, expected a checkpoint that `aweigh train` wrote.")
+    missing = {"format", "builder", "arguments", "classes", "resize"} - header.keys()
+    if missing:
+        raise DataError(f"{path}: its Aweigh header lacks {', '.join(sorted(missing))}.")
+    version = header["format"]
+    if type(version) is not int or version < 1:
+        raise DataError(f"{path}: its Aweigh header has no number as format, but {str(version)[:60]!r}.")
+    if version > FORMAT:
+        raise UsageError(f"{path} has format {version}, this version reads up to {FORMAT}; update aweigh.")
+    check_header(header, path)
+    return header
 
 
 def parse_header(text: str, path: str | Path) -> dict[str, Any]:
@@ -85,7 +112,7 @@ def check_header(header: Mapping[str, Any], path: str | Path) -> None:
 
 def selection_of(header: Mapping[str, Any]) -> dict[str, Any]:
     """The thresholds and counts that a header of any format holds, by the names of `aweigh.arguments.settings_of`."""
-    return {name: header[name] for name in FORMAT_1_SETTINGS if name in header} | header.get("selection", {})
+    return {**{name: header[name] for name in FORMAT_1_SETTINGS if name in header}, **header.get("selection", {})}
 
 
 def portable(value: Any) -> Any:

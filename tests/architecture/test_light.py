@@ -1,0 +1,113 @@
+"""The light half needs no torch: its modules are imported, and its commands run, where nothing of the torch half is.
+
+One process does all of it, in which torch, torchvision, timm, safetensors and matplotlib cannot be imported.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.scenes_on_disk import entry, scene, write_coco
+
+from aweigh.catalogue import detectors
+from aweigh.cli.main import TORCH_HALF
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "aweigh"
+# Below the torch half in the table, since they call it: predictor and commands import it when they are asked for it.
+CALLERS = {"predictor", "cli"}
+
+SCRIPT = """
+import contextlib, importlib, importlib.abc, io, json, sys, traceback
+hidden, modules, commands = json.loads(sys.stdin.read())
+
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+failed = {}
+for name in modules:
+    try:
+        importlib.import_module(name)
+    except Exception:
+        failed[name] = traceback.format_exc()
+from aweigh.cli.main import run
+ended = []
+for words in commands:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = run(words)
+        except BaseException:
+            code = traceback.format_exc()
+    ended.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps([failed, ended]))
+"""
+
+
+def light_modules() -> list[str]:
+    """Those of the parts that the table of CONTRIBUTING.md calls the light half, and what calls both halves."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    light = text[text.index("| **the light half**") : text.index("| **the torch half**")]
+    parts = {*re.findall(r"^\| `([a-z_]+)` \|", light, re.MULTILINE), *CALLERS}
+    files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).with_suffix("").parts[0] in parts]
+    names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in files]
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+def without_torch(modules: list[str], commands: list[list[str]]) -> tuple[dict[str, str], list[list[str]]]:
+    """The modules that cannot be imported, with why; and how each command ends, and what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps([TORCH_HALF, modules, commands]), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    failed, ended = json.loads(done.stdout)
+    return failed, ended
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for split, first in (("train", 0), ("val", 3)):
+        rows = [entry(n + 1, n + 1, [10 + n, 20, 40, 30]) for n in range(3)]
+        write_coco(folder, split, {f"{split}{n}.jpg": scene(first + n) for n in range(3)}, rows)
+    return folder
+
+
+def test_the_light_half_needs_no_torch(data: Path, tmp_path: Path) -> None:
+    checkpoint = str(PACKAGE / "weights" / "box" / "fcos_shufflenet_v2_x1_0_lite.safetensors")
+    commands = [
+        ["--help"],
+        ["models"],
+        ["models", "fcos", "--json"],
+        ["info", checkpoint],
+        ["data", "check", str(data)],
+        ["data", "check", str(data), "--no-pictures", "--html", str(tmp_path / "report.html")],
+        ["data", "convert", str(data), "--to", "yolo", "--out", str(tmp_path / "yolo")],
+        ["data", "merge", str(data), str(data), "--out", str(tmp_path / "merged")],
+        ["predict", "--help"],
+        ["train", "--help"],
+        ["eval", "--help"],
+    ]
+    needing = [["data", "check", str(data), "--model", "foveabox_resnet18_fpn"], ["eval", checkpoint, str(data)]]
+    modules = light_modules()
+    assert {"aweigh.errors", "aweigh.inspect.fit", "aweigh.results.coco", "aweigh.cli.main"} <= {*modules}
+    assert not [name for name in modules if name.startswith("aweigh.models")]
+    failed, ended = without_torch(modules, [*commands, *needing])
+    assert not failed, "\n".join(failed.values())
+    for words, (code, out, err) in zip(commands, ended):
+        assert code == 0 and (out or words[1:2] == ["convert"]), (words, code, out, err)
+    for words, (code, _, err) in zip(needing, ended[len(commands) :]):
+        assert code == 2 and "which is not installed: pip install torch" in err and err.count("\n") == 1, (words, err)
+    assert len(json.loads(ended[2][1])) < len(detectors())
+
+
+def test_what_is_hidden_is_missed() -> None:
+    """The torch half cannot be imported there, so that a light module which reaches for it is seen."""
+    failed, _ = without_torch(["aweigh.errors", "aweigh.models", "aweigh.ops.boxes"], [])
+    assert set(failed) == {"aweigh.models", "aweigh.ops.boxes"} and "No module named 'torch" in failed["aweigh.models"]
