@@ -40,7 +40,7 @@ FILES = {
     "best_val_results.json",
     "pr_curves.png",
     "confusion.png",
-    "worst.png",
+    "worst.jpg",
     "errors.json",
     "val_predictions.png",
 }

@@ -67,7 +67,8 @@ class Split:
     proposals: of the I images, for a detector that needs them; see `with_proposals`. cuboids: `[N, 7]` float32, objects
     as the camera of their image sees them (see `aweigh.geometry.cuboids`), NaN where that is not known, None when it
     never is. cameras: `[I, 3, 4]` float64, from points in space to pixels times depth, NaN where not known. left_out:
-    how many images belong to the split besides, and cannot be used.
+    how many images belong to the split besides, and cannot be used. data_set: what the whole is called, "" where it has
+    no name.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Split:
     cuboids: np.ndarray | None = None
     cameras: np.ndarray | None = None
     left_out: int = 0
+    data_set: str = ""
 
     def __post_init__(self) -> None:
         if len(self.uncertain) != len(self.boxes):  # not given
@@ -112,6 +114,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def title(self) -> str:
+        """The names of the data set and of the split, for what people look at."""
+        return f"{self.data_set}, {self.name}" if self.data_set else self.name
 
     @property
     def image_of(self) -> np.ndarray:

@@ -77,7 +77,7 @@ def check(
     if html is not None:
         from aweigh.inspect.report_html import report_html
 
-        write_text(html, report_html(str(data), splits, examination, fit_said))
+        write_text(html, report_html(next(iter(splits.values())).data_set or str(data), splits, examination, fit_said))
         console.print(f"The report with pictures: {html}")
     if fix_to is not None:
         _write_clean(console, splits, examination, fix_to)

@@ -8,6 +8,7 @@ hotcoco's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,12 +118,19 @@ def load_split(
     read = LAYOUTS[files.layout].read(files, found, wanted, classes)
     read.problems[:0] = files.problems
     skipped = {problem.where for problem in read.problems if problem.action == SKIPPED and not problem.annotation}
-    read = replace(read, left_out=len(skipped))
+    read = replace(read, left_out=len(skipped), data_set=_name(annotations or source))
     if drop_empty:
         whole: dict[str, Any] = {"problems": read.problems, "left_out": read.left_out}
         read = replace(read.take(np.flatnonzero(np.diff(read.first))), **whole)
     _refuse(read, files, classes, strict=strict, without_boxes=without_boxes)
     return read
+
+
+def _name(source: str | Path) -> str:
+    """What a data set is called: as its folder, of a file the folder it lies in."""
+    place = Path(source).absolute()
+    folder = Path(os.path.normpath(place.parent if place.is_file() else place))
+    return (folder.parent if folder.name == "annotations" else folder).name
 
 
 def _find(source: Path) -> dict[str, SplitFiles]:

@@ -84,12 +84,12 @@ def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
 
 
 def precision_recall(
-    classes: Sequence[PrecisionRecall], together: PrecisionRecall, path: str | Path, *, iou: float
+    classes: Sequence[PrecisionRecall], together: PrecisionRecall, path: str | Path, *, iou: float, title: str = ""
 ) -> Path:
     """Write a picture: precision over recall on the left, F1 over the score threshold on the right.
 
     classes: one entry each; of more than ten, those with the ten best AP are blue and named, those with the ten worst
-    orange, the others grey. together: all of them, drawn black. A dot is where F1 is best.
+    orange, the others grey. together: all of them, drawn black. A dot is where F1 is best. title: of what, in front.
     """
     drawn = [entry for entry in classes if entry.AP >= 0]
     named = 0 if len(drawn) <= MANY else min(MANY, len(drawn) // 2)
@@ -119,13 +119,14 @@ def precision_recall(
         draw(together, BLACK, 2.4, dots=(right,))
     for number, entry in enumerate(worst):
         draw(entry, _tint(ORANGE, number), 1.6)
-    for axes, title, below, beside in (
-        (left, f"Precision over recall at IoU {iou:g}", "recall", "precision"),
+    of = f"{_plain(title)}: " if title else ""
+    for axes, heading, below, beside in (
+        (left, f"{of}precision over recall at IoU {iou:g}", "recall", "precision"),
         (right, "F1 over the score threshold", "least score of a detection", "F1"),
     ):
         if named and between:
             axes.plot([], [], color=GREY, linewidth=0.6, label=f"the {counted(len(between), 'class')} between")
-        _finish(axes, title, below)
+        _finish(axes, heading, below)
         axes.set_ylabel(beside, fontsize=9)
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         if axes.get_legend_handles_labels()[0]:
@@ -133,8 +134,10 @@ def precision_recall(
     return _save(figure, path)
 
 
-def confusion(counts: np.ndarray, names: Sequence[str], path: str | Path, *, min_score: float, iou: float) -> Path:
-    """Write a picture of a confusion matrix, with its thresholds in the title.
+def confusion(
+    counts: np.ndarray, names: Sequence[str], path: str | Path, *, min_score: float, iou: float, title: str = ""
+) -> Path:
+    """Write a picture of a confusion matrix, under its title and thresholds.
 
     counts: `[C + 1, C + 1]`, rows the truth, columns what was predicted; the last column holds missed objects, the last
     row false positives, detections where nothing is. Blue is the share of the row, orange the share that false
@@ -150,7 +153,8 @@ def confusion(counts: np.ndarray, names: Sequence[str], path: str | Path, *, min
     widths = [side + 1.8, *([6.0] if classes > NUMBERED else [])]  # inches
     figure, (axes, *beside) = _figure(len(widths), (sum(widths) / len(widths), side + 1.2), shares=widths)
     _draw_matrix(axes, counts, names, side)
-    axes.set_title(f"Detections with a score from {min_score:.2f}, IoU from {iou:g}", loc="left", fontsize=10)
+    of = f"{_plain(title)}: " if title else ""
+    axes.set_title(f"{of}detections with a score from {min_score:.2f}, IoU from {iou:g}", loc="left", fontsize=10)
     if beside:
         _draw_worst(beside[0], counts, names)
     return _save(figure, path)

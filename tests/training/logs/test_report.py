@@ -2,12 +2,14 @@
 
 import itertools
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.runtime.toy_engines import Spots
 
 import aweigh.training.logs.report as report
 from aweigh.layouts.load import load_split
@@ -73,7 +75,8 @@ def perfect(split):
 
 def pixels_of(path, colour):
     with Image.open(path) as picture:
-        return int((np.asarray(picture.convert("RGB")) == colour).all(axis=2).sum())
+        difference = np.abs(np.asarray(picture.convert("RGB")).astype(int) - colour)
+        return int((difference < 30).all(axis=2).sum())
 
 
 def test_plots_of_results(toys, tmp_path):
@@ -82,7 +85,7 @@ def test_plots_of_results(toys, tmp_path):
     results[0]["category_id"] = 8 - results[0]["category_id"]  # 1 and 7 change places
     lines = save_evaluation(tmp_path / "plots", val, results[:-1])
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
-        *("confusion.png", "errors.json", "pr_curves.png", "worst.png"),
+        *("confusion.png", "errors.json", "pr_curves.png", "worst.jpg"),
     ]
     content = json.loads((tmp_path / "plots" / "errors.json").read_text())
     objects, kept = len(results), len(results) - 1
@@ -93,16 +96,16 @@ def test_plots_of_results(toys, tmp_path):
     assert set(content["best_f1_per_class"]) == {"box", "ball"}
     f1 = 2 * (kept - 1) / (kept + objects)
     assert lines[0].startswith(f"best F1 on val: {f1:.3f} for scores from {results[-2]['score']:.2f} ")
-    assert pixels_of(tmp_path / "plots" / "worst.png", WRONG) > 50 < pixels_of(tmp_path / "plots" / "worst.png", RIGHT)
+    assert pixels_of(tmp_path / "plots" / "worst.jpg", WRONG) > 50 < pixels_of(tmp_path / "plots" / "worst.jpg", RIGHT)
 
 
 def test_plots_where_all_is_right_or_nothing_is(toys, tmp_path):
     val = load_split(toys, "val")
     save_evaluation(tmp_path, val, [])
-    assert (tmp_path / "worst.png").exists()
+    assert (tmp_path / "worst.jpg").exists()
     assert save_evaluation(tmp_path, val, []) == ["val: not one object was found, so there is no score to recommend."]
     assert save_evaluation(tmp_path, val, perfect(val))[0].startswith("best F1 on val: 1.000 ")
-    assert not (tmp_path / "worst.png").exists()  # an older one would mislead
+    assert not (tmp_path / "worst.jpg").exists()  # an older one would mislead
 
 
 def test_a_split_without_objects_has_no_curves(toys, tmp_path):
@@ -110,6 +113,37 @@ def test_a_split_without_objects_has_no_curves(toys, tmp_path):
     empty = val.take([])
     assert save_evaluation(tmp_path / "none", empty, []) == ["val has no objects: there are no curves to draw."]
     assert not (tmp_path / "none").exists()
+
+
+def test_what_is_drawn_is_titled_by_the_data_set_and_large_enough_to_see(configure, toys, tmp_path, monkeypatch):
+    titles = []
+    grid = report.grid
+    monkeypatch.setattr(
+        report, "grid", lambda *args, **options: titles.append(options.get("title")) or grid(*args, **options)
+    )
+    for chart in ("confusion", "precision_recall"):
+        monkeypatch.setattr(report.charts, chart, lambda *_, title, **__: titles.append(title))
+    run, val = prepare(configure(), tmp_path), load_split(toys / "annotations" / "..", "val")
+    save_inputs(run, tmp_path / "inputs_val.png", split="val")
+    report.save_predictions(Spots(), run.resize, val, tmp_path / "val_predictions.png")
+    monkeypatch.setattr(report, "atomic_file", lambda path: nullcontext(path))
+    save_evaluation(tmp_path, val, [])
+    of = f"{toys.name}, val"
+    whole = [title for title in titles if title]
+    assert whole[:2] == [f"{of}: what the network sees, only resized", f"{of}: detections with a score from 0.50"]
+    assert whole[2:4] == [of, of] and whole[4].startswith(f"worst of {of}: left the truth")
+    with Image.open(tmp_path / "val_predictions.png") as picture:  # four of 64 x 96
+        assert picture.height > 2 * report.LARGE_CELL and picture.width > 2 * 600
+    with Image.open(tmp_path / "worst.jpg") as picture:
+        assert picture.format == "JPEG" and picture.width > 4 * 400
+
+
+def test_the_name_of_a_data_set_is_that_of_its_folder(toys, tmp_path, monkeypatch):
+    file, images = toys / "annotations" / "instances_val.json", toys / "images" / "val"
+    assert load_split(file, "val").title == load_split(toys, "val", annotations=file, images=images).title
+    monkeypatch.chdir(toys)
+    assert load_split(".", "train").title == f"{toys.name}, train" == load_split(file, "train").take([0]).title
+    assert replace(load_split("."), data_set="").title == "train"
 
 
 def test_boxes_lie_on_a_picture_of_another_size_than_declared(toys, tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ from aweigh.visualise.sheet import grid
 
 AS_IT_IS = Transform(Resize(short=None, long=None))
 LEGIBLE = 450  # pixels of the long side from which labels leave room for the picture
-CELL = 600  # long side of a picture in the sheet of the worst
+CELL, LARGE_CELL = 600, 900  # pixels: the long side of an image in the sheet of the worst, and of predictions
 USUAL_SCORE = 0.5  # the threshold where no detection is right, so that no F1 can decide
 RIGHT, WRONG = PALETTE[1], PALETTE[8]  # blue and orange, which people who confuse red and green tell apart
 
@@ -100,7 +100,8 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         pictures.append(draw_objects(image, targets.arrays(), samples.split.classes, **joints))
         captions.append(f"{Path(samples.split.paths[sample.index]).name}, {width} x {height}")
     if pictures:
-        title = f"{split}: what the network sees" + (" in the first epoch" if split == "train" else ", only resized")
+        when = " in the first epoch" if split == "train" else ", only resized"
+        title = f"{samples.split.title}: what the network sees{when}"
         with atomic_file(path) as aside:
             grid(pictures, captions=captions, title=title).save(aside)
 
@@ -111,7 +112,7 @@ def save_evaluation(
     """What is wrong with `results` on `split`, written into `folder`; lines that sum it up.
 
     results: COCO entries, as `detect` and `evaluate` return them; nothing is run again. `pr_curves.png`,
-    `confusion.png` (at the score where F1 over all classes is best), `worst.png`: the `number` images with the most
+    `confusion.png` (at the score where F1 over all classes is best), `worst.jpg`: the `number` images with the most
     mistakes, truth beside what was found. `errors.json`: the same in numbers, with the best threshold of each class.
     """
     matches = match_results(split.to_coco(), results, iou=iou)
@@ -123,15 +124,15 @@ def save_evaluation(
     worst = worst_images(matches, min_score=min_score, number=number)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "pr_curves.png") as path:
-        charts.precision_recall(classes, together, path, iou=iou)
+        charts.precision_recall(classes, together, path, iou=iou, title=split.title)
     with atomic_file(folder / "confusion.png") as path:
-        charts.confusion(matrix.counts, matrix.names, path, min_score=min_score, iou=iou)
+        charts.confusion(matrix.counts, matrix.names, path, min_score=min_score, iou=iou, title=split.title)
     sheet = _worst_sheet(split, matches, worst, min_score)
     if sheet is not None:
-        with atomic_file(folder / "worst.png") as path:
-            sheet.save(path)
+        with atomic_file(folder / "worst.jpg") as path:
+            sheet.save(path, quality=80)  # a tenth of the bytes of a PNG, to be sent
     else:
-        (folder / "worst.png").unlink(missing_ok=True)
+        (folder / "worst.jpg").unlink(missing_ok=True)
     content = {
         "split": split.name,
         "iou": iou,
@@ -167,8 +168,7 @@ def _worst_sheet(
         sample = samples[row_of[entry.image_id]]
         if not isinstance(sample, Sample):
             continue
-        picture = as_picture(sample.image)
-        picture = picture.resize(_size_in_cell(picture.size), PIL.Image.Resampling.LANCZOS)
+        picture = _in_cell(as_picture(sample.image), CELL)
         height, width = sample.original_hw
         scale = np.array([picture.width / width, picture.height / height] * 2)
         pair = [_truth(picture, matches, entry, scale), _found(picture, matches, entry, scale)]
@@ -177,7 +177,7 @@ def _worst_sheet(
     if not pairs:
         return None
     title = (
-        f"worst of {split.name}: left the truth, right what was found (score from {min_score:.2f}, IoU from "
+        f"worst of {split.title}: left the truth, right what was found (score from {min_score:.2f}, IoU from "
         f"{matches.iou:g}); blue is right, orange is missed or wrong, hatched does not count"
     )
     return grid(pairs, columns=2, captions=captions, title=title)
@@ -206,9 +206,10 @@ def _found(picture: PIL.Image.Image, matches: Matches, entry: ImageErrors, scale
     return draw_boxes(picture, boxes, colours, captions + [""] * len(entry.right))
 
 
-def _size_in_cell(size_wh: tuple[int, int]) -> tuple[int, int]:
-    scale = CELL / max(size_wh)
-    return max(1, round(size_wh[0] * scale)), max(1, round(size_wh[1] * scale))
+def _in_cell(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
+    """The picture with a long side of so many pixels."""
+    width, height = (max(1, round(length * side / max(picture.size))) for length in picture.size)
+    return picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
 
 
 def _evenly(length: int, count: int) -> list[int]:
@@ -231,8 +232,8 @@ def save_predictions(
     count: int = 6,
     min_score: float = 0.5,
 ) -> None:
-    """Images of the split, evenly chosen, with the detections of an engine."""
-    pictures = []
+    """Images of the split, evenly chosen, with the detections of an engine, large enough to see both."""
+    pictures, captions = [], []
     for sample in _readable(DetectionDataset(split, AS_IT_IS), _evenly(len(split), count)):
         image, proposals = sample.image.permute(1, 2, 0).numpy(), sample.targets.proposals
         size_hw = (image.shape[0], image.shape[1])
@@ -243,7 +244,10 @@ def save_predictions(
                 batch = batch.with_proposals([Frame.resize(size_hw, batch.sizes_hw[0]).boxes(proposals.numpy())])
             batches.append(batch)
         (found,) = find(engine, batches, [size_hw], tta)
-        pictures.append(draw_detections(image, found, min_score=min_score))
+        picture = _in_cell(as_picture(image), LARGE_CELL)
+        pictures.append(draw_detections(picture, found.resized((picture.height, picture.width)), min_score=min_score))
+        captions.append(Path(split.paths[sample.index]).name)
     if pictures:
+        title = f"{split.title}: detections with a score from {min_score:.2f}"
         with atomic_file(path) as aside:
-            grid(pictures, columns=3).save(aside)
+            grid(pictures, columns=2, captions=captions, title=title).save(aside)
