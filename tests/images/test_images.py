@@ -1,7 +1,10 @@
 """Every kind of image becomes the same kind of array, and what is no image is told in one line."""
 
+import io
 import struct
+import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,55 @@ def test_all_sources_give_the_same_pixels(tmp_path: Path, color: np.ndarray) -> 
         image = read_image(source)
         assert image.dtype == np.uint8 and image.flags.c_contiguous
         np.testing.assert_array_equal(image, color)
+
+
+def test_the_bytes_of_a_file_are_read_like_the_file(tmp_path: Path) -> None:
+    """Also reduced, turned by EXIF, and from inside an archive."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    scene(640, 480).save(path, quality=95, exif=exif)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(path, "turned.jpg")
+    content = path.read_bytes()
+    whole, reduced = read_image(path), read_reduced(path, scaled(80, 60))
+    assert whole.shape == (640, 480, 3) and reduced[0].shape == (160, 120, 3)
+    with ExitStack() as stack:
+        archive = stack.enter_context(zipfile.ZipFile(tmp_path / "a.zip"))
+        forms = [bytes, bytearray, memoryview, io.BytesIO]
+        forms += [lambda _: stack.enter_context(path.open("rb")), lambda _: archive.open("turned.jpg")]
+        for form in forms:
+            source = form(content)
+            np.testing.assert_array_equal(read_image(source), whole)
+            assert not getattr(source, "closed", False)
+            pixels, full_hw = read_reduced(form(content), scaled(80, 60))
+            np.testing.assert_array_equal(pixels, reduced[0])
+            assert full_hw == (640, 480)
+
+
+def test_bytes_and_open_files_that_are_no_image_are_told_in_one_line(tmp_path: Path) -> None:
+    def message(source: object, kind: type[DataError] | type[UsageError]) -> str:
+        with pytest.raises(kind) as caught:
+            read_image(source)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    path = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    content = path.read_bytes()
+    for broken, why in ((b"", "0 bytes"), (b"no image", "not a picture"), (content[:6000], "cut short")):
+        assert why in message(broken, DataError) and message(bytearray(broken), DataError) == message(broken, DataError)
+    with path.open() as text, path.open("rb") as read, (tmp_path / "new").open("wb") as written:
+        for source in (text, io.StringIO("a"), written):
+            assert "open for reading bytes" in message(source, UsageError)
+        assert "a.png" in message(text, UsageError) and "new" in message(written, UsageError)
+        read.read()
+        assert "a.png" in message(read, DataError) and "at its end" in message(read, DataError)
+    assert "closed" in message(read, UsageError) and "a.png" in message(read, UsageError)
+    assert "empty" in message(io.BytesIO(), DataError)
+    with (tmp_path / "empty.png").open("xb"):
+        pass
+    with (tmp_path / "empty.png").open("rb") as empty:
+        assert "empty.png" in message(empty, DataError)
 
 
 def test_the_result_owns_its_memory(color: np.ndarray) -> None:
@@ -175,7 +227,8 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((3, 8, 8), np.uint8), np.zeros((0, 4, 3), np.uint8), torch.zeros(8, 8, 3), 7, np.array(["a"])]
+    "wrong",
+    [np.zeros((3, 8, 8), np.uint8), np.zeros((0, 4, 3), np.uint8), torch.zeros(8, 8, 3), 7, np.array(["a"]), [b"a"]],
 )
 def test_wrong_shapes_say_what_is_expected(wrong: object) -> None:
     with pytest.raises(UsageError, match=r"\(H, W, 3\)|\[3, H, W\]"):

@@ -135,9 +135,18 @@ def is_file(source: object) -> bool:
 
 
 def _in_memory(file: Any) -> BytesIO:
-    content = file.read()
+    """What is left to read in an open file."""
+    content, why = None, ""
+    try:
+        content = file.read()
+    except ValueError as error:  # it is closed, open for writing, or its bytes are no text
+        why = f" ({line(error)})"
+    except OSError as error:
+        raise DataError(f"The image cannot be read from {file!r} ({line(error)}).") from error
     if not isinstance(content, bytes | bytearray):
-        raise UsageError(f"A file has to be opened for reading bytes, as by open(name, 'rb'), got {type(file)}.")
+        raise UsageError(f"A file has to be open for reading bytes, as by open(name, 'rb'), got {file!r}{why}.")
+    if not content:
+        raise DataError(f"Nothing is left to read in {file!r}: it is empty, or at its end; seek(0) goes to its start.")
     return BytesIO(content)
 
 
