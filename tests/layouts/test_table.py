@@ -8,6 +8,7 @@ import pytest
 from tests.annotated import Make, coco_dict
 from tests.layouts import fuzz_layouts
 
+from aweigh.cli.flags import DATA_SET
 from aweigh.cli.main import run
 from aweigh.errors import DataError
 from aweigh.layouts import LAYOUTS
@@ -46,6 +47,7 @@ def test_the_documents_name_every_layout() -> None:
     assert head.split(" | ") == [TITLES[name] for name in WRITTEN]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [title for title in TITLES.values() if title not in readme] == []
+    assert [title for title in TITLES.values() if title not in str(DATA_SET.help)] == []
 
 
 def test_a_word_that_is_no_layout_lists_all_that_are_written(

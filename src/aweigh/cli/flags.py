@@ -30,7 +30,10 @@ _views = partial(_flag, group=Group("How pictures are looked at", sort_key=103))
 
 # --- one by one -----------------------------------------------------------------------------------------------------
 
-DATA_SET = _flag("Folder of the data set, in any layout that is read: COCO, VOC, YOLO, KITTI and more.")
+DATA_SET = _flag(
+    "Folder of the data set: COCO, VOC, YOLO, KITTI, DOTA, labelme, VIA, Label Studio, CVAT, Create ML or CSV, "
+    "recognised by looking at it."
+)
 SEVERAL = Parameter(consume_multiple=True, negative="")  # --split train val
 
 Batch = Annotated[
