@@ -33,7 +33,7 @@ from aweigh.ops.losses import box_loss, sigmoid_focal_loss_sum, unknown_in_batch
 from aweigh.ops.matching import BACKGROUND, IGNORED, task_aligned
 from aweigh.structures import Targets
 from aweigh.training.config import resolve
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 from aweigh.training.train import train
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 
 
 def in_turn(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

@@ -24,7 +24,7 @@ import torch
 from measure import processor
 
 import aweigh
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 
 matplotlib.use("agg")
 from matplotlib import pyplot

@@ -24,7 +24,7 @@ from PIL import Image
 
 import aweigh
 from aweigh.evaluation.metrics import VALIDATED
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 from aweigh.visualise.pictures import draw_detections
 from aweigh.visualise.sheet import grid
 

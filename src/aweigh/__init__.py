@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aweigh.predictor import Predictor, load
     from aweigh.runtime.tta import TTA
     from aweigh.structures import Images, Targets
+    from aweigh.training.logs.callback import Callback
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ _HOME = {
     **dict.fromkeys(("DETECTORS", "create"), "aweigh.models"),
     **dict.fromkeys(("Predictor", "load"), "aweigh.predictor"),
     **dict.fromkeys(("Images", "Targets"), "aweigh.structures"),
+    "Callback": "aweigh.training.logs.callback",
     "Classes": "aweigh.classes",
     "CocoEvaluator": "aweigh.evaluation.evaluator",
     "Detections": "aweigh.detections",
@@ -37,6 +39,7 @@ __all__ = [
     "DETECTORS",
     "TTA",
     "AweighError",
+    "Callback",
     "Classes",
     "CocoEvaluator",
     "DataError",

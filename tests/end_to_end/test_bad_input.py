@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 
 from .conftest import TINY
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 
 from .conftest import TINY, typed
 

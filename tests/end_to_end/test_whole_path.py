@@ -13,7 +13,7 @@ from PIL import Image
 
 import aweigh as library
 from aweigh.evaluation.coco import evaluate_coco
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 
 Aweigh = Callable[..., Any]
 

@@ -30,7 +30,10 @@ from aweigh.models import DETECTORS, create
 from aweigh.models.centernet import CenterNetSelection
 from aweigh.scenes.shapes import KEYPOINTS, write_synthetic
 from aweigh.training.config import resolve
-from aweigh.training.logs.log import RunLog, best_epoch, read_log, results_table
+from aweigh.training.logs.callback import Beginning
+from aweigh.training.logs.json_lines import read_log
+from aweigh.training.logs.log import RunLog
+from aweigh.training.logs.table import best_epoch, results_table
 from aweigh.training.loop import selected, validate
 from aweigh.training.prepare import prepare
 from aweigh.training.train import train
@@ -141,7 +144,7 @@ def test_validation_data_without_masks_and_keypoints_give_their_losses_all_the_s
 ) -> None:
     data = copied(shapes, tmp_path / "data", val_without={"segmentation", "keypoints", "num_keypoints"})
     prepared = prepare(configure(data, tmp_path / "run"), tmp_path / "run")
-    metrics, _ = validate(prepared, RunLog(tmp_path / "log.jsonl", active=False))
+    metrics, _ = validate(prepared, RunLog(Beginning(tmp_path), active=False))
     assert prepared.select == "AP" and metrics["val_loss_mask"] >= 0 and "mask_AP" not in metrics
 
 

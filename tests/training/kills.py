@@ -26,7 +26,7 @@ from rich.console import Console
 
 from aweigh.scenes.shapes import write_synthetic
 from aweigh.training.config import resolve
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 from aweigh.training.train import train
 
 RUN = {

@@ -15,7 +15,7 @@ from aweigh.checkpoints.checkpoint import load_model
 from aweigh.feeding.loader import EpochSampler
 from aweigh.layers import SyncBatchNorm2d
 from aweigh.training.config import resolve
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 from aweigh.training.train import train
 
 # Nothing that depends on how the images are shared out: no batch statistics, one size (padding is background to learn).

@@ -18,7 +18,7 @@ from aweigh.files import atomic_file
 from aweigh.header import read_header
 from aweigh.training import loop
 from aweigh.training.config import TrainConfig, resolve
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 from aweigh.training.settings import load_recipe
 from aweigh.training.train import train
 

@@ -20,7 +20,7 @@ from aweigh.header import read_header
 from aweigh.training import loop
 from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.debug.crash import read_bundle
-from aweigh.training.logs.log import read_log
+from aweigh.training.logs.json_lines import read_log
 from aweigh.training.loop import selected
 from aweigh.training.prepare import builder_arguments, prepare, run_folder
 from aweigh.training.settings import load_recipe

@@ -18,7 +18,8 @@ from aweigh.inference.detect import detect
 from aweigh.inference.measure import measure_results
 from aweigh.inference.meters import Means, Stopwatch
 from aweigh.training import state
-from aweigh.training.logs.log import RunLog, read_log
+from aweigh.training.logs.json_lines import read_log
+from aweigh.training.logs.log import RunLog
 from aweigh.training.prepare import Run
 from aweigh.training.settings import to_dict
 from aweigh.training.step import groups, optimiser_step
@@ -44,13 +45,15 @@ def train_and_validate(run: Run, losses: nn.Module, log: RunLog, interrupts: Int
         row |= {name: None if value == UNDEFINED else value for name, value in reported(metrics).items()}
     run.epoch, run.batches = run.epoch + 1, 0
     row["seconds"] += time.perf_counter() - started
-    log.write("epoch", epoch=run.epoch, step=run.step, **row)
 
     better = _is_better(run, metrics)
     if distributed.is_main():
-        _save(run, log, metrics, results, better=better)
+        _save(run, metrics, results, better=better)
+    log.epoch(epoch=run.epoch, step=run.step, **row)
+    if distributed.is_main():
+        with atomic_file(run.folder / "curves.png") as path:
+            curves(log.history(), path)
     state.save(run)
-    log.say_epoch(epoch_line(run, row))
     if run.epoch == 1 and row["data_share"] > DATA_BOUND:
         log.say(
             f"Data-bound {row['data_share']:.0%}: that part of each step waited for images. Use more workers (now "
@@ -73,8 +76,8 @@ def _is_better(run: Run, metrics: Mapping[str, Any]) -> bool:
     return better
 
 
-def _save(run: Run, log: RunLog, metrics: Mapping[str, Any], results: list[dict[str, Any]], *, better: bool) -> None:
-    """The files of an epoch: checkpoints, what the best one found, curves."""
+def _save(run: Run, metrics: Mapping[str, Any], results: list[dict[str, Any]], *, better: bool) -> None:
+    """The files of an epoch: checkpoints, what the best one found."""
     save_checkpoint(run, "last", metrics)
     if better:
         save_checkpoint(run, "best", metrics)
@@ -82,8 +85,6 @@ def _save(run: Run, log: RunLog, metrics: Mapping[str, Any], results: list[dict[
             names = dict(zip(run.data.val.image_ids.tolist(), run.data.val.file_names()))
             found = [{**result, "file_name": names[result["image_id"]]} for result in results]
             write_text(run.folder / RESULTS, json.dumps(found))
-    with atomic_file(run.folder / "curves.png") as path:
-        curves(log.history(), path)
 
 
 def train_epoch(run: Run, losses: nn.Module, log: RunLog, interrupts: Interrupts) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def train_epoch(run: Run, losses: nn.Module, log: RunLog, interrupts: Interrupts
             run.batches += len(group)
             images = sum(map(len, group)) * distributed.world_size()
             row |= {"data_seconds": data_seconds, "step_seconds": watch.lap("step"), "images": images}
-            log.write("step", step=run.step, epoch=run.epoch + 1, **row)
+            log.step(step=run.step, epoch=run.epoch + 1, **row)
             rows.append({"kind": "step", **row})
             bar.advance(f"loss {row['loss']:.3f}")
             if run.step >= run.schedule.total_steps:
@@ -206,17 +207,4 @@ def tell_problems(run: Run, log: RunLog) -> None:
     for problem in [*training, *run.val_problems]:
         if str(problem) not in run.told:
             run.told.add(str(problem))
-            log.say(f"  {problem}")
-            log.write("problem", problem=str(problem), epoch=run.epoch, step=run.step)
-
-
-def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
-    parts = ", ".join(f"{name.removeprefix('loss_')} {row[name]:.3f}" for name in row if name.startswith("loss_"))
-    words = [f"epoch {run.epoch}/{run.schedule.epochs}", f"loss {row.get('loss', math.nan):.3f} ({parts})"]
-    if "val_loss" in row:
-        names = [name for name in ("val_loss", "AP", "AP50", "mask_AP", "keypoint_AP") if name in row]
-        words += [f"{name} {'-' if row[name] is None else f'{row[name]:.3f}'}" for name in names]
-    words += [f"lr {row['lr']:.3g}", f"{row['seconds']:.0f} s, {row['data_share']:.0%} waiting for images"]
-    if run.skipped:
-        words.append(f"{counted(run.skipped, 'step')} skipped (loss not finite)")
-    return "  ".join(words) + ("  *best" if run.best_epoch == run.epoch and "AP" in row else "")
+            log.problem(str(problem), epoch=run.epoch, step=run.step)

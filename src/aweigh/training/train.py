@@ -7,7 +7,7 @@ code, each on its share of the images (`distributed.py`).
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,10 @@ from aweigh.inference.device import determinism
 from aweigh.inference.engine import TorchEngine
 from aweigh.training import state
 from aweigh.training.config import TrainConfig, resolve
-from aweigh.training.logs.log import RunLog, require_tensorboard
+from aweigh.training.logs.callback import Beginning, Callback
+from aweigh.training.logs.log import RunLog
 from aweigh.training.logs.report import save_evaluation, save_inputs, save_predictions, start_report
+from aweigh.training.logs.tensorboard import require_tensorboard
 from aweigh.training.loop import RESULTS, save_checkpoint, train_and_validate
 from aweigh.training.prepare import Run, prepare, run_folder
 from aweigh.training.recipes import other_recipes
@@ -45,13 +47,14 @@ def train(
     *,
     extend: state.Extend = "keep",
     console: Console | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Train a detector and return the run folder.
 
     The folder holds `config.toml` (each value with its `origin`), `log.jsonl`, `best.safetensors` (by
     `select`), `last.safetensors`, `last/` (the state to go on from), and what docs/logs.md lists. extend: how
     the learning-rate schedule of a resumed run follows another length (see `state.restore`). console: where the
-    progress is told; the error stream when not given.
+    progress is told; the error stream when not given. callbacks: what else is told how the run goes.
     """
     if config.tensorboard:
         require_tensorboard()
@@ -63,7 +66,7 @@ def train(
     ):
         run = prepare(config, folder, device_name=device_name)
         try:
-            _train(run, origin, extend, console)
+            _train(run, origin, extend, console, callbacks)
         except RuntimeError as error:
             if not lost_worker(error):
                 raise
@@ -102,19 +105,26 @@ def _claimed(config: TrainConfig, console: Console) -> Iterator[Path]:
         yield distributed.from_main(folder)
 
 
-def _train(run: Run, origin: Mapping[str, str] | None, extend: state.Extend, console: Console) -> None:
+def _train(
+    run: Run,
+    origin: Mapping[str, str] | None,
+    extend: state.Extend,
+    console: Console,
+    callbacks: Sequence[Callback],
+) -> None:
     folder, main = run.folder, distributed.is_main()
     remark = _begin(run, origin, extend)
-    with RunLog(
-        folder / "log.jsonl",
-        console=console,
-        keep_to=(run.step, run.epoch) if run.step else None,
-        active=main,
-        select=run.select,
-        classes=run.data.train.classes.names,
+    beginning = Beginning(
+        folder,
+        epochs=run.schedule.epochs,
         total_steps=run.schedule.total_steps,
-        tensorboard=run.config.tensorboard,
-    ) as log:
+        classes=run.data.train.classes.names,
+        select=run.select,
+        step=run.step,
+        epoch=run.epoch,
+    )
+    board = run.config.tensorboard
+    with RunLog(beginning, console=console, tensorboard=board, active=main, callbacks=callbacks) as log:
         if main:
             _tell_beforehand(run, log, origin, remark)
         losses = distributed.batches_of(TrainingLosses(run), run.device)

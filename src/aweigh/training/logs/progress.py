@@ -19,6 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from aweigh.training.logs.callback import Beginning, Callback, Row
+from aweigh.training.logs.table import best_epoch
+
 REFRESH = 0.2  # seconds
 RECENT = 50  # steps that the numbers of the moment are averaged over
 ROWS = 8  # epochs in the table
@@ -45,25 +48,46 @@ _COLUMNS = (
 _GAP = 2  # blanks between two columns
 
 
-class Display:
-    """The live part of a terminal. Begins with the first bar and ends with `stop`, which leaves the table behind.
+class Display(Callback):
+    """The live part of a terminal. Begins with the first bar and ends with the run, which leaves the table behind.
 
     Where the console is no terminal nothing is shown.
     """
 
-    def __init__(self, console: Console, *, total_steps: int = 0) -> None:
+    def __init__(self, console: Console) -> None:
         self.shows = console.is_terminal and not console.is_dumb_terminal
         self._console = console
-        self._total_steps = total_steps
-        self._epochs: Sequence[Mapping[str, Any]] = ()
+        self._total_steps = 0
+        self._epochs: list[Row] = []
         self._best: int | None = None
         self._progress: Progress | None = None
-        self._steps: deque[Mapping[str, Any]] = deque(maxlen=RECENT)
+        self._steps: deque[Row] = deque(maxlen=RECENT)
         self._first: tuple[int, float] | None = None  # a step and when it was done
         self._live: Live | None = None
         self._shown = 0.0
 
-    def begin(self, description: str, total: int) -> None:
+    def start(self, beginning: Beginning) -> None:
+        self._total_steps = beginning.total_steps
+        self._epochs, self._best = list(beginning.earlier), best_epoch(beginning.earlier, beginning.select)
+
+    def step(self, row: Row) -> None:
+        """The numbers of one step; shown with the next refresh."""
+        self._steps.append(row)
+        self._first = self._first or (row["step"], time.monotonic())
+
+    def epoch(self, row: Row, *, best: bool) -> None:
+        self._epochs.append(row)
+        self._best = row["epoch"] if best else self._best
+        self._refresh(now=True)
+
+    def end(self, *, complete: bool) -> None:
+        """Leave the table where it is and give the terminal back."""
+        self._progress = None
+        if self._live is not None:
+            live, self._live = self._live, None
+            live.stop()
+
+    def open_bar(self, description: str, total: int) -> None:
         """A new bar."""
         if not self.shows:
             return
@@ -88,27 +112,11 @@ class Display:
             self._progress.update(self._progress.task_ids[0], completed=done, total=total)
             self._refresh()
 
-    def end(self) -> None:
+    def close_bar(self) -> None:
         """The bar is gone; the table stays."""
         self._progress = None
         self._steps.clear()
         self._refresh(now=True)
-
-    def step(self, row: Mapping[str, Any]) -> None:
-        """The numbers of one step; shown with the next refresh."""
-        self._steps.append(row)
-        self._first = self._first or (row["step"], time.monotonic())
-
-    def show_epochs(self, rows: Sequence[Mapping[str, Any]], best: int | None) -> None:
-        self._epochs, self._best = rows, best
-        self._refresh(now=True)
-
-    def stop(self) -> None:
-        """Leave the table where it is and give the terminal back."""
-        self._progress = None
-        if self._live is not None:
-            live, self._live = self._live, None
-            live.stop()
 
     def _refresh(self, *, now: bool = False) -> None:
         if self._live is not None and (now or time.monotonic() - self._shown >= REFRESH):
