@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aweigh.classes import Classes
+    from aweigh.commands import evaluate, train
     from aweigh.detections import Detections
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.evaluation.evaluator import CocoEvaluator
@@ -28,6 +29,7 @@ _HOME = {
     **dict.fromkeys(("DETECTORS", "create"), "aweigh.models"),
     **dict.fromkeys(("Predictor", "load"), "aweigh.predictor"),
     **dict.fromkeys(("Images", "Targets"), "aweigh.structures"),
+    **dict.fromkeys(("evaluate", "train"), "aweigh.commands"),
     "Callback": "aweigh.training.logs.callback",
     "Classes": "aweigh.classes",
     "CocoEvaluator": "aweigh.evaluation.evaluator",
@@ -51,7 +53,9 @@ __all__ = [
     "UsageError",
     "__version__",
     "create",
+    "evaluate",
     "load",
+    "train",
 ]
 
 

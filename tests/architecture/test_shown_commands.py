@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import runpy
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from aweigh.cli.help import HELP_FLAGS
 from aweigh.cli.main import app
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED, create
+from aweigh.training.config import configuration
 from aweigh.training.prepare import builder_arguments
+from aweigh.training.recipes import find_recipe
 
 TOOLS = {("pre-commit", "install")}  # of others, without paths of ours
 
@@ -96,14 +99,14 @@ def check_ours(words: list[str], *, whole: bool) -> None:
     elif "model" in given and isinstance(given["model"], str):
         check_detector(given["model"], getattr(given.get("weights"), "weights", ""))
     if recipe := given.get("recipe") if command is train_backbone.command else None:
-        train.find_recipe(recipe)
+        find_recipe(recipe)
 
 
 def check_run(data: str | None, recipe: str, flags: Any) -> None:
     """The configuration is resolved, the detector is built; a file of weights need not be there."""
     if recipe == "NAME":
         recipe = ""
-    config, _ = train.configuration(data, recipe, flags)
+    config, _ = configuration(recipe, {"data": data, **asdict(flags)})
     build(config.model, **builder_arguments(config))
     for weights in (config.init, config.backbone_weights):
         assert weights in ("", "none", "imagenet", "FILE") or Path(weights).suffix in (".safetensors", ".pth"), weights

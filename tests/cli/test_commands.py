@@ -3,7 +3,7 @@
 import json
 import sys
 import tomllib
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED
 from aweigh.prediction.drawing import drawn_paths
 from aweigh.training.backbone.config import ClassifyConfig
-from aweigh.training.config import TrainConfig
+from aweigh.training.config import TrainConfig, configuration
+from aweigh.training.recipes import find_recipe
 from aweigh.training.settings import Settings, load_recipe, to_dict
 
 FAMILIES = [module for module in vars(aweigh.models).values() if hasattr(module, "BUILDERS")]
@@ -34,8 +35,8 @@ def test_every_setting_is_a_flag(command: str, settings: type[Settings], capsys:
 
 def test_flags_beat_the_recipe_and_the_recipe_beats_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     flags = train.Flags(lr=0.5, classes=("a", "b"), channels_last=False)
-    config, origin = train.configuration("DATA", "synthetic", flags)
-    recipe = load_recipe(TrainConfig, train.find_recipe("synthetic"))
+    config, origin = configuration("synthetic", {"data": "DATA", **asdict(flags)})
+    recipe = load_recipe(TrainConfig, find_recipe("synthetic"))
     assert (config.data, config.lr, config.classes, config.channels_last) == ("DATA", 0.5, ("a", "b"), False)
     assert config.model == recipe["model"] and origin["model"] == "recipe synthetic"
     assert origin["lr"] == "command line" and origin["gamma"] == "default"
@@ -49,10 +50,9 @@ def test_config_show_prints_a_recipe_that_gives_the_same_run(
     text = capsys.readouterr().out
     assert tomllib.loads(text)["multi_scale"] == [480, 640]
     (tmp_path / "again.toml").write_text(text)
-    again, _ = train.configuration(None, str(tmp_path / "again.toml"), train.NO_FLAGS)
-    given, _ = train.configuration(
-        "DATA", "synthetic", train.Flags(lr=0.5, classes=("a", "b"), multi_scale=(480, 640), channels_last=False)
-    )
+    again, _ = configuration(str(tmp_path / "again.toml"), asdict(train.NO_FLAGS))
+    flags = train.Flags(lr=0.5, classes=("a", "b"), multi_scale=(480, 640), channels_last=False)
+    given, _ = configuration("synthetic", {"data": "DATA", **asdict(flags)})
     assert to_dict(again) == to_dict(given)
 
 

@@ -8,7 +8,6 @@ from aweigh.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from aweigh.annotations.proposals import Proposals
-    from aweigh.inference.engine import TorchEngine
     from aweigh.predictor import Predictor
     from aweigh.runtime.engine import Engine
 
@@ -21,11 +20,12 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
     package. chosen: those, what --set changes, the device. views: the size and the test augmentation.
     """
     from aweigh.arguments import change_settings
+    from aweigh.inference.engine import torch_engine
 
     tta = views.augmentation()
     predictor = _find_detector(model, chosen.weights, chosen.device)
     if changes := chosen.changes():
-        change_settings(torch_engine(predictor).model, changes)
+        change_settings(torch_engine(predictor.engine).model, changes)
     if views.resize:
         predictor.resize = predictor.resize.with_size(views.resize)
     predictor.tta = tta
@@ -59,15 +59,6 @@ def _find_detector(model: str, weights: str, device: str) -> "Predictor":
     detector = create(model, weights=weights or "box")
     assert detector.record is not None  # of the weights just loaded
     return Predictor(detector, Resize(**detector.record.resize), device=chosen)
-
-
-def torch_engine(predictor: "Predictor") -> "TorchEngine":
-    """What computes, for commands that ask more than detections of it."""
-    from aweigh.inference.engine import TorchEngine
-
-    if not isinstance(predictor.engine, TorchEngine):
-        raise UsageError(f"{predictor.engine.name} is not computed by torch; name a checkpoint.")
-    return predictor.engine
 
 
 def checkpoint_of(model: str) -> str:

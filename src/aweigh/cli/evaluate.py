@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from aweigh.cli.detectors import find_detector, given_proposals, torch_engine
+from aweigh.cli.detectors import find_detector, given_proposals
 from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
@@ -106,22 +106,18 @@ def measure(
     predictor: "Predictor", part: "Split", names: Sequence[str], proposals_file: Path | None, loading: Loading
 ) -> "Measurement":
     """The numbers of a split, with a bar; what was wrong with its pictures is said."""
-    from aweigh.inference.measure import measure
+    from aweigh.commands import evaluate
 
     part = part.measurable()
-    if given := given_proposals(predictor.engine, proposals_file):
-        part = part.with_proposals(given)
-    engine = torch_engine(predictor)
+    proposals = given_proposals(predictor.engine, proposals_file)
     with bar("measuring", len(part)) as show:
-        found = measure(
-            engine.model,
-            predictor.resize,
+        found = evaluate(
+            predictor,
             part,
-            names,
-            batch=loading.batch or predictor.engine.usual_batch,
-            device=engine.how.device,
+            metrics=names,
+            proposals=proposals,
+            batch=loading.batch,
             workers=loading.workers,
-            tta=predictor.tta,
             max_bad=loading.max_bad,
             progress=lambda done, total: show(done),
         )
@@ -132,7 +128,9 @@ def measure(
 
 def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed: Mapping[str, float]) -> Iterator[str]:
     """What the numbers depend on, and the time, as lines."""
-    engine = torch_engine(predictor)
+    from aweigh.inference.engine import torch_engine
+
+    engine = torch_engine(predictor.engine)
     selection = engine.selection
     resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
     yield (
@@ -151,8 +149,9 @@ def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed
 def settings(predictor: "Predictor", loading: Loading) -> dict[str, Any]:
     """What the numbers depend on, for a file of them."""
     from aweigh.arguments import settings_of
+    from aweigh.inference.engine import torch_engine
 
-    engine = torch_engine(predictor)
+    engine = torch_engine(predictor.engine)
     model = engine.model
     return {
         "builder": model.builder,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 import aweigh
-from aweigh.cli.detectors import find_detector, torch_engine
+from aweigh.cli.detectors import find_detector
 from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, OwnIds, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
@@ -89,6 +89,7 @@ def collect(
     data: the folder of the data set, whose name they keep. own_ids: as for `from_coco_results`.
     """
     from aweigh.annotations.proposals import is_proposals, read_proposals
+    from aweigh.inference.engine import torch_engine
     from aweigh.proposals.from_detector import propose
     from aweigh.proposals.from_files import CONVERTED, read_converted
 
@@ -102,7 +103,7 @@ def collect(
         found, remarks = given.best(number), []
     else:
         predictor = find_detector(source, weights)
-        engine = torch_engine(predictor)
+        engine = torch_engine(predictor.engine)
         with bar("proposing", len(part)) as show:
             found, problems, unread = propose(
                 engine.model,

@@ -10,9 +10,8 @@ from aweigh.cli.help import HELP_FLAGS, epilogue
 from aweigh.cli.processes import run_in_processes
 from aweigh.cli.settings import flags_of
 from aweigh.errors import UsageError
-from aweigh.training.config import TrainConfig, resolve
-from aweigh.training.recipes import find_recipe
-from aweigh.training.settings import load_recipe, to_toml
+from aweigh.training.config import TrainConfig, configuration
+from aweigh.training.settings import to_toml
 
 GROUPS = {
     "data": "Data and model",
@@ -59,7 +58,7 @@ def command(
     Args:
         data: Folder of the data set, recognised by looking at it.
     """
-    config, origin = configuration(data, recipe, flags)
+    config, origin = configuration(recipe, {"data": data, **asdict(flags)})
     if not (config.data or config.annotations):
         raise UsageError(
             "Name the folder of the data set: aweigh train DATA. `aweigh data synth OUT` makes one to try."
@@ -82,10 +81,4 @@ def show(data: str | None = None, /, *, recipe: Recipe = "", flags: Flags = NO_F
     Args:
         data: Folder of the data set.
     """
-    print(to_toml(*configuration(data, recipe, flags)), end="")
-
-
-def configuration(data: str | None, recipe: str, flags: Any) -> tuple[TrainConfig, dict[str, str]]:
-    """The configuration that the arguments give, and where each value came from."""
-    values = load_recipe(TrainConfig, find_recipe(recipe)) if recipe else None
-    return resolve(values, {"data": data, **asdict(flags)}, recipe_name=f"recipe {recipe}")
+    print(to_toml(*configuration(recipe, {"data": data, **asdict(flags)})), end="")

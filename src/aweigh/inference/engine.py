@@ -18,7 +18,7 @@ from aweigh.geometry.boxes import NMS
 from aweigh.inference.device import ON_CPU, How, choose_device
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models.detector import Detector, Selection, network_inputs
-from aweigh.runtime.engine import Batch
+from aweigh.runtime.engine import Batch, Engine
 from aweigh.structures import Images
 
 
@@ -74,6 +74,13 @@ class TorchEngine:
         # The padding is mirrored too, so that cells meet.
         flipped = self.how.outputs(self.model, Images(images.pixels.flip(-1), images.sizes_hw, images.proposals))
         return self.model.average_flipped(raw, flipped, torch.from_numpy(flipped_classes).to(self.how.device))
+
+
+def torch_engine(engine: Engine) -> TorchEngine:
+    """The engine, where more than detections is asked of it than what every engine has."""
+    if not isinstance(engine, TorchEngine):
+        raise UsageError(f"{engine.name} is not computed by torch; name a checkpoint.")
+    return engine
 
 
 def prepare(model: Detector, device: torch.device) -> Detector:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from aweigh.arguments import NotNegative, Positive, Share
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.evaluation.metrics import METRICS, NUMBERS, NUMBERS_OF_CLASS, VALIDATED
-from aweigh.training.recipes import MEASURED, check_length, from_this_start, packaged_recipes
+from aweigh.training.recipes import MEASURED, check_length, find_recipe, from_this_start, packaged_recipes
 from aweigh.training.settings import Whole, WholeAbove0, check_ranges, load_recipe, load_run, put_together
 from aweigh.weights import DEFAULT_MODEL
 
@@ -205,6 +205,12 @@ class TrainConfig:
                 f"select = {self.select!r}: expected one of {of_boxes}, AP:CLASS or AP50:CLASS, or an AP of these "
                 f"after {prefixes}." + did_you_mean(name, known)
             )
+
+
+def configuration(recipe: str, given: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
+    """`resolve` with the recipe of a file, or one that comes with the package; "" is none."""
+    values = load_recipe(TrainConfig, find_recipe(recipe)) if recipe else None
+    return resolve(values, given, recipe_name=f"recipe {recipe}")
 
 
 def resolve(
