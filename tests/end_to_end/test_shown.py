@@ -18,7 +18,7 @@ from PIL import Image
 from tests.architecture.shown import BLOCKS, COMMANDS, Shown
 from tests.end_to_end.conftest import typed
 
-import aweigh
+import aweigh.commands
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import app
 from aweigh.cli.predict import sample_photograph
@@ -148,6 +148,8 @@ def fewer(words: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("shown", BLOCKS, ids=str)
 def test_a_block_of_python(shown: Shown, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = {"epochs": 1, "long": 64, "workers": 0, "device": "cpu"}  # a run of one step
+    monkeypatch.setattr(aweigh, "train", lambda data, **given: aweigh.commands.train(data, **{**given, **short}))
     my_boxes = [(np.array([[1.0, 1.0, 9.0, 9.0]]), np.array([0.5]))] * 3  # of the val split
     if "import cv2" in shown.text:  # which has no place among what we depend on: what stands in for it in supervision
         monkeypatch.setitem(sys.modules, "cv2", import_module("supervision._cv2"))
