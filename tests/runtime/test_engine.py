@@ -129,7 +129,7 @@ def test_a_flip_is_averaged_by_an_engine_that_can():
 def test_scales_are_merged(merge, scores):
     engine = Spots()
     hand = picture((40, 60), (4, 8, 24, 28, 0, 255))
-    found = Predictor(engine, AS_IT_IS, tta=TTA(scales=(1.0, 0.5), merge=merge))(hand)
+    found = Predictor(engine, AS_IT_IS, tta=TTA(scales=(1.0, 0.5), merge=merge))(hand, score=0)
     assert [batch.sizes_hw for batch in engine.batches] == [[(40, 60)], [(20, 30)]]
     np.testing.assert_allclose(found.boxes, [[4, 8, 24, 28]] * len(scores), atol=1)
     np.testing.assert_allclose(found.scores, scores, rtol=0.2)
@@ -150,6 +150,15 @@ def test_what_the_memory_is_too_small_for_is_run_one_by_one():
     starved = list(Predictor(Spots(most=0), AS_IT_IS).stream([ONE, OTHER], batch=2))
     assert [len(found) for found in starved] == [0, 0]
     assert all("not enough memory" in found.error and "--resize" in found.error for found in starved)
+
+
+def test_what_is_kept_is_asked_of_the_predictor_and_what_suppresses_of_the_engine():
+    engine = Spots()
+    predictor = Predictor(engine, AS_IT_IS)
+    assert predictor(ONE, score=0.9).labels.tolist() == [0]  # the ball has 0.8
+    assert predictor(ONE, classes=["ball"]).labels.tolist() == [2]
+    assert predictor(ONE, nms="agnostic").labels.tolist() == [0, 2]
+    assert engine.selection.nms == "class" and len(engine.batches) == 3  # another one was run with it
 
 
 def test_depths_cannot_be_told_in_several_sizes():
