@@ -437,7 +437,7 @@ def test_confusion_chart_of_many_classes_lists_the_worst_twenty(tmp_path: Path) 
     counts[40, 3] = 2
     confusion(counts, [f"class {k}" for k in range(41)], tmp_path / "big.svg", min_score=0.5, iou=0.5)
     text = (tmp_path / "big.svg").read_text()
-    assert "The 20 classes with the most mistakes" in text
+    assert "The classes with the most mistakes" in text
     assert "7 right, 40 missed, 2 taken for class 3; 5 where nothing is" in text
     assert "7 right, 21 missed; 5 where nothing is" in text and "7 right, 20 missed" not in text
     assert float(re.findall(r'<svg [^>]*width="([\d.]+)pt"', text)[0]) / 72 <= 20  # inches, at 150 pixels each

@@ -205,9 +205,7 @@ def _draw_worst(axes: Any, counts: np.ndarray, names: Sequence[str]) -> None:
         axes.text(0, place + 0.36, text, va="center", fontsize=8, color=BLACK)
     axes.set_yticks(places, [names[row] for row in order])
     axes.invert_yaxis()
-    _finish(
-        axes, f"The {len(order)} classes with the most mistakes", "detections where nothing is (left), objects (right)"
-    )
+    _finish(axes, "The classes with the most mistakes", "detections where nothing is (left), objects (right)")
     axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.04), ncols=2)
 
 
