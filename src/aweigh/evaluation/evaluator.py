@@ -48,12 +48,13 @@ class CocoEvaluator:
         self._left_out = 0
 
     def update(self, detections: Found | Sequence[Found], targets: Truth | Sequence[Truth]) -> CocoEvaluator:
-        """Count an image, or a list of them, in the same pixels; returns the evaluator.
+        """Count an image, or a list of them, in the same pixels and with the same labels; returns the evaluator.
 
         detections: `Detections`, or `boxes` `[N, 4]` xyxy, `scores`, `labels` by name, as torchvision's models have
         them, and of what is measured `masks` `[N, H, W]` (above 0.5) or `keypoints` `[N, K, 3]`. targets: `Targets`,
         what `Split.objects` gives, or `boxes`, `labels` and where there are any `area`, `iscrowd` (or `ignore`),
         `masks`, `keypoints` by name. Arrays, tensors and lists. An image that could not be read counts as left out.
+        Detections of low scores count as well: a `Predictor` has them all with `score=0`.
         """
         found, truths = _several(detections), _several(targets)
         if len(found) != len(truths):
