@@ -108,6 +108,30 @@ def _via(folder: Path) -> None:
         (folder / split / "via_region_data.json").write_text(json.dumps(table))
 
 
+def _via_3(folder: Path) -> None:
+    for split, names in PICTURES.items():
+        numbered = {str(number): name for number, name in enumerate(names, start=1)}
+        shapes = [(view, box) for view, name in numbered.items() for box in BOXES[name]]
+        project = {
+            "project": {"pid": "x", "data_format_version": "3.1.1", "vid_list": list(numbered)},
+            "attribute": {"1": {"aname": "class", "options": {"0": "cat", "1": "dog"}}},
+            "file": {number: {"fid": number, "fname": name, "type": 2} for number, name in numbered.items()},
+            "view": {number: {"fid_list": [number]} for number in numbered},
+            "metadata": {
+                f"{view}_{row}": {
+                    "vid": view,
+                    "z": [],
+                    "xy": [2, x0, y0, x1 - x0, y1 - y0],
+                    "av": {"1": str(("cat", "dog").index(kind))},
+                }
+                for row, (view, (kind, x0, y0, x1, y1)) in enumerate(shapes)
+            },
+        }
+        for name in names:
+            _put(folder, split, name)
+        (folder / split / "via_project.json").write_text(json.dumps(project))
+
+
 def _createml(folder: Path) -> None:
     for split, names in PICTURES.items():
         entries = []
@@ -209,6 +233,7 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     "kitti": _kitti,
     "labelme": _labelme,
     "via": _via,
+    "via_3": _via_3,
     "labelstudio": _labelstudio,
     "cvat": _cvat,
     "createml": _createml,

@@ -50,7 +50,7 @@ def test_each_is_sound_to_begin_with(layout: str, place: Path) -> None:
     assert [(name, len(split)) for name, split in splits.items()] == [("train", 3), ("val", 1)]
     assert len(splits["train"].boxes) == 3 and len(splits["val"].boxes) in (1, 3)
     assert not empty and not any(split.problems for split in splits.values())
-    assert splits["train"].layout == ("yolo" if layout == "darknet" else layout)
+    assert splits["train"].layout == {"darknet": "yolo", "via_3": "via"}.get(layout, layout)
 
 
 @pytest.mark.parametrize(("layout", "number"), CASES, ids=[f"{layout}-{number}" for layout, number in CASES])

@@ -98,6 +98,12 @@ def test_what_is_drawn(tmp_path: Path) -> None:
     assert kinds(split) == ["rotated box"]
 
 
+def test_of_several_classes_the_first_is_used_and_said(tmp_path: Path) -> None:
+    split = load(tmp_path, task(annotation(region(PERCENT | {"rectanglelabels": ["cat", "dog"]}))))
+    assert split.classes.names == ("cat",) and kinds(split) == ["region of several classes"]
+    assert "cat, dog; the first is used" in split.problems[0].detail
+
+
 def test_keypoints_belong_to_a_region(tmp_path: Path) -> None:
     def point(name: str, parent: str | None = "r") -> dict[str, Any]:
         value = {"x": 25, "y": 50, "width": 0.5, "keypointlabels": [name]}

@@ -24,7 +24,7 @@ import numpy as np
 
 from aweigh.annotations.problems import CHANGED, DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import as_number, as_side
-from aweigh.errors import DataError, counted, printable
+from aweigh.errors import DataError, counted, printable, some_of
 from aweigh.files import read_json
 from aweigh.images.reader import SUFFIXES
 from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, ellipse, outlined, points_of, turned, unreadable
@@ -158,17 +158,22 @@ def _size(region: dict[str, Any]) -> tuple[int, int]:
     return as_side(region.get("original_height")), as_side(region.get("original_width"))
 
 
-def _label(region: dict[str, Any]) -> str:
-    """The class of a region: the first of its labels, or else of the choices made for it."""
+def _labels(region: dict[str, Any]) -> list[str]:
+    """What a region is said to be: its labels, or else the choices made for it."""
     value = region["value"]
     named = [value[key] for key in sorted(value, key=lambda key: key == "labels") if key.endswith("labels")]
     lists = [names for names in (*named, value.get("choices")) if isinstance(names, list) and names]
-    return printable(str(lists[0][0])).strip() if lists and isinstance(lists[0][0], str | int) else ""
+    said = [printable(str(name)).strip() for name in lists[0] if isinstance(name, str | int)] if lists else []
+    return [name for name in said if name]
 
 
 def _shape(region: dict[str, Any], mark: str, where: str, problems: list[Problem]) -> Shape | None:
     """One region; None, with a problem, for what holds no object or has no class."""
-    kind, value, label = region["type"], region["value"], _label(region)
+    kind, value, labels = region["type"], region["value"], _labels(region)
+    label = labels[0] if labels else ""
+    if len(labels) > 1:
+        detail = f"{some_of(labels)}; the first is used"
+        problems.append(Problem("region of several classes", where, mark, detail, CHANGED))
     height, width = _size(region)
     scale = np.array([width, height]) / 100
     numbers = {key: as_number(value.get(key)) for key in ("x", "y", "width", "height", "radiusX", "radiusY")}
@@ -201,11 +206,11 @@ def _add_keypoint(
     region: dict[str, Any], shapes: dict[str, Shape], image: Drawn, mark: str, problems: list[Problem]
 ) -> None:
     """A point to the region that it is said to belong to."""
-    value, name, (height, width) = region["value"], _label(region), _size(region)
+    value, labels, (height, width) = region["value"], _labels(region), _size(region)
     x, y = as_number(value.get("x")) * width / 100, as_number(value.get("y")) * height / 100
     owner = _said(region, "parentID")
-    if owner in shapes and name and math.isfinite(x + y):
-        shapes[owner] = replace(shapes[owner], keypoints={**shapes[owner].keypoints, name: (x, y)})
+    if owner in shapes and labels and math.isfinite(x + y):
+        shapes[owner] = replace(shapes[owner], keypoints={**shapes[owner].keypoints, labels[0]: (x, y)})
     else:
         detail = "a keypoint needs a label and the rectangle it belongs to (parentID)"
         problems.append(Problem("keypoint without an object", image.where, mark, detail, DROPPED))
