@@ -3,20 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Group, Parameter
+from cyclopts import Parameter
 
 from aweigh.cli.check import check
 from aweigh.cli.convert import complete, convert, merge
-from aweigh.cli.help import HELP_FLAGS, epilogue
+from aweigh.cli.help import epilogue, several
 from aweigh.errors import counted
 
-app = App(
-    name="data",
-    help="Check, convert, merge and complete data sets; draw one to try.",
-    group_commands=Group("Commands"),
-    help_flags=HELP_FLAGS,
-    help_epilogue=epilogue("data check"),
-)
+app = several("data", "Check, convert, merge and complete data sets; draw one to try.", "data check")
 for _command in (check, convert, merge, complete):
     app.command(_command, help_epilogue=epilogue(f"data {_command.__name__}"))
 

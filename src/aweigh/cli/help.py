@@ -9,6 +9,8 @@ from collections.abc import Collection
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from cyclopts import App, Group
+
 if TYPE_CHECKING:
     from cyclopts.help import HelpPanel
     from rich.console import Console, ConsoleOptions
@@ -55,6 +57,17 @@ class FirstFlags:
             panel = panel.copy(entries=[entry for entry in panel.entries if self.first.intersection(entry.names)])
         if panel.entries:
             DefaultFormatter()(console, options, panel)
+
+
+def several(name: str, text: str, example: str) -> App:
+    """A command that is several, as `aweigh data ...`."""
+    return App(
+        name=name,
+        help=text,
+        group_commands=Group("Commands"),
+        help_flags=HELP_FLAGS,
+        help_epilogue=epilogue(example),
+    )
 
 
 def epilogue(command: str) -> str:

@@ -3,20 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Group, Parameter
+from cyclopts import Parameter
 
-from aweigh.cli.help import HELP_FLAGS, epilogue
+from aweigh.cli.help import epilogue, several
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import output
 from aweigh.errors import UsageError, check_reach, counted
 
-app = App(
-    name="profile",
-    help="Count what a network costs, and see how it uses its features.",
-    group_commands=Group("Commands"),
-    help_flags=HELP_FLAGS,
-    help_epilogue=epilogue("profile cost"),
-)
+app = several("profile", "Count what a network costs, and see how it uses its features.", "profile cost")
 
 
 @app.command(help_epilogue=epilogue("profile cost"))

@@ -3,10 +3,8 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Group
-
 from aweigh.cli.flags import Processes, Recipe
-from aweigh.cli.help import HELP_FLAGS, epilogue
+from aweigh.cli.help import several
 from aweigh.cli.processes import run_in_processes
 from aweigh.cli.settings import flags_of
 from aweigh.errors import UsageError
@@ -32,13 +30,7 @@ else:
     Flags = flags_of(TrainConfig, GROUPS, FIRST)
 NO_FLAGS: Any = Flags()
 
-config_app = App(
-    name="config",
-    help="Show the configuration a training run would have.",
-    group_commands=Group("Commands"),
-    help_flags=HELP_FLAGS,
-    help_epilogue=epilogue("config show"),
-)
+config_app = several("config", "Show the configuration a training run would have.", "config show")
 
 
 def command(

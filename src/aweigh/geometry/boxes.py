@@ -6,11 +6,22 @@ functions take `[N, 4]` and `[M, 4]` and give `[N, M]`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
 NMS = Literal["class", "agnostic", "soft", "none"]
+
+
+class Suppression(Protocol):
+    """The fields of a detector's `selection` that say what is kept of overlapping boxes, and how many at most."""
+
+    @property
+    def nms(self) -> NMS: ...
+    @property
+    def nms_threshold(self) -> float: ...
+    @property
+    def max_detections(self) -> int: ...
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:

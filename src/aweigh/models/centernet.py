@@ -38,6 +38,7 @@ from aweigh.backbones.dla import DLA34
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.geometry.boxes import NMS
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder, with_neck_and_heads
@@ -95,7 +96,7 @@ class CenterNetSelection(Selection):
     none (section 4); the authors' option is "soft"."""
 
     score_threshold: Share = 0.0
-    nms: box_ops.NMS = "none"
+    nms: NMS = "none"
 
 
 @detector(CenterNetSelection)

@@ -42,6 +42,7 @@ from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbon
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.geometry.boxes import NMS
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.models.builders import Builder, with_neck_and_heads
@@ -103,7 +104,7 @@ class CornerNetSelection(Selection):
     max_pairs: Count = 1000
     embedding_distance: NotNegative = 0.5
     score_threshold: Share = 0.0
-    nms: box_ops.NMS = "soft"
+    nms: NMS = "soft"
 
 
 @detector(CornerNetSelection)

@@ -16,7 +16,7 @@ from aweigh.backbones import Backbone
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
-from aweigh.ops import boxes as box_ops
+from aweigh.geometry.boxes import NMS
 from aweigh.structures import Images, Targets
 from aweigh.weights.load import Body
 from aweigh.weights.record import PublishedWeights
@@ -111,7 +111,7 @@ class Selection:
     """
 
     score_threshold: Share = 0.05
-    nms: box_ops.NMS = "class"
+    nms: NMS = "class"
     nms_threshold: Share = 0.5
     max_detections: Count = 100
 

@@ -41,6 +41,7 @@ from aweigh.backbones.timm import TimmBackbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
+from aweigh.geometry.boxes import NMS
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm, start_at_prior
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Selection, detector
@@ -79,7 +80,7 @@ class EfficientDetSelection(Selection):
     """Which of the network's answers become detections (effdet's, which has no threshold)."""
 
     score_threshold: Share = 0.0
-    nms: box_ops.NMS = "class"  # the authors' own numbers are with "soft"
+    nms: NMS = "class"  # the authors' own numbers are with "soft"
     candidates_per_image: Count = 5000
 
 

@@ -8,14 +8,14 @@ Legend: boxes are `[..., 4]` float `(x0, y0, x1, y1)` in pixels, right and botto
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
 
 import torch
 import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-NMS = Literal["class", "agnostic", "soft", "none"]
+from aweigh.geometry.boxes import NMS, Suppression
+
 MAX_LOG_SCALE = math.log(1000 / 16)  # the largest enlargement of an anchor (torchvision and detectron2)
 
 
@@ -245,17 +245,6 @@ def non_maximum_suppression(
         index = _pad(index, max_detections)[:max_detections]
     kept = kept.clamp(min=0)
     return torch.where(kept > 0, index, 0), kept, (kept > 0).sum()
-
-
-class Suppression(Protocol):
-    """The fields of a detector's `selection` that say what is kept of overlapping boxes, and how many at most."""
-
-    @property
-    def nms(self) -> NMS: ...
-    @property
-    def nms_threshold(self) -> float: ...
-    @property
-    def max_detections(self) -> int: ...
 
 
 def select_levels(

@@ -14,7 +14,7 @@ import numpy as np
 
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
-from aweigh.geometry.boxes import NMS
+from aweigh.geometry.boxes import NMS, Suppression
 from aweigh.geometry.frames import Frame
 
 
@@ -63,17 +63,6 @@ class Batch:
             rows = zip(proposals, self.sizes_hw, strict=True)
             proposals = np.stack([Frame.mirror(width).boxes(own) for own, (_, width) in rows])
         return replace(self, pixels=pixels, proposals=proposals)
-
-
-class Suppression(Protocol):
-    """What of a detector's `selection` the merging of views takes: see `aweigh.models.detector.Selection`."""
-
-    @property
-    def nms(self) -> NMS: ...
-    @property
-    def nms_threshold(self) -> float: ...
-    @property
-    def max_detections(self) -> int: ...
 
 
 @runtime_checkable
