@@ -35,6 +35,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as kernels
 
 import aweigh
+from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector
 from aweigh.cli.flags import Weights
 from aweigh.cli.predict import sample_photograph
@@ -43,7 +44,6 @@ from aweigh.models.fcos_lite import FCOSLiteOutput
 from aweigh.predictor import Predictor
 from aweigh.runtime.engine import Batch
 from aweigh.structures import Images
-from aweigh.weights import DEFAULT_MODEL
 
 OURS, EXPORTED = "aweigh lite", "aweigh lite, onnx"
 PEERS = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn")

@@ -1,5 +1,6 @@
-"""What is known of each detector without building it: `models/table.json`, which comes with the package.
+"""What is known of each detector without building it, and which model is meant by what somebody calls it.
 
+The former stands in `models/table.json`, which comes with the package.
 Building all detectors takes half a minute. `python -m aweigh.cli.models` writes the table anew; the tests compare it
 with the detectors. Each row holds:
 
@@ -8,11 +9,15 @@ boxes: the fields of `aweigh.inspect.coverage.LevelRanges`, or "own" for another
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aweigh.errors import UsageError, did_you_mean
 
+DEFAULT_MODEL = "fcos_shufflenet_v2_x1_0_lite"  # small enough for a CPU; its weights come with the package
+BOX = "box"  # what these weights are called
+PACKAGED = Path(__file__).parent / "weights" / "box"  # the folder of their files
 TABLE = Path(__file__).parent / "models" / "table.json"
 
 
@@ -28,3 +33,42 @@ def detector_named(name: str) -> dict[str, Any]:
     if name not in rows:
         raise UsageError(f"There is no model {name!r}.{did_you_mean(name, rows)} Known: {', '.join(rows)}.")
     return rows[name]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A detector with weights that others have published. weights: their name, or a file of them."""
+
+    detector: str
+    weights: str
+
+
+def find_model(model: str | Path, weights: str = "") -> Path | Published:
+    """The checkpoint that is meant, or the published weights of a detector.
+
+    model: a checkpoint; the folder of a run, whose best weights are meant; `box`, the detector that comes with the
+    package; or any name that `aweigh models` lists, with the first of its published weights, or those of `weights`, a
+    name or a file. What is called like a detector and lies in this folder is `./NAME`. `UsageError` where no model is
+    called so, or nobody has published weights of it.
+    """
+    name = DEFAULT_MODEL if model == BOX else str(model)
+    rows = {row["name"]: row for row in detectors()}
+    if isinstance(model, str) and name in rows:
+        files = {each["name"]: each["file"] for each in rows[name]["weights"]}
+        if not files:
+            raise UsageError(
+                f"{name} has no published weights; name a checkpoint, which `aweigh train DATA --model {name}` writes."
+            )
+        weights = weights or next(iter(files))
+        return PACKAGED / files[BOX] if weights == BOX and BOX in files else Published(name, weights)
+    nearest = did_you_mean(name, [BOX, *rows])
+    if weights:
+        raise UsageError(f"Weights ({weights}) go with the name of a detector, and {name!r} is none.{nearest}")
+    path = Path(name)
+    if not name or not (path.suffix or path.exists()):
+        raise UsageError(
+            f"{name!r} is neither a checkpoint file nor a detector.{nearest} `aweigh models` lists the detectors."
+        )
+    if path.is_dir() and not (path / "best.safetensors").is_file():
+        raise UsageError(f"{name} is a folder without best.safetensors; name a checkpoint or the folder of a run.")
+    return path / "best.safetensors" if path.is_dir() else path

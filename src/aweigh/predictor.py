@@ -1,6 +1,6 @@
 """From an image as the user has it to detections in its own pixels, for any detector.
 
-    detector = aweigh.load()  # the one that comes with the package; or load("run/best.safetensors")
+    detector = aweigh.load()  # the one that comes with the package; or load("run/best.safetensors"), load(NAME)
     detections = detector("photo.jpg")  # those of score 0.5 and more
     people = detector("photo.jpg", score=0.3, classes=["person"])
     one, other = detector([array, tensor])
@@ -44,24 +44,24 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: str | Path = "box",
+    model: str | Path = "box",
+    weights: str = "",
     *,
     resize: Resize | None = None,
     tta: TTA = PLAIN,
     device: torch.device | str | None = None,
 ) -> Predictor:
-    """The detector of a checkpoint, ready to be called; needs nothing but the file, and runs no code from it.
+    """A detector, ready to be called; loading a file runs no code from it.
 
-    `"box"` is the detector that comes with the package, for the 80 classes of COCO. resize: instead of the one in the
-    checkpoint. tta: test augmentation.
+    model: a checkpoint; the folder of a run, whose best weights are meant; `"box"`, the detector that comes with the
+    package, for the 80 classes of COCO; or any name that `aweigh models` lists, with the first of its published
+    weights, or those of `weights`, a name or a file. resize: instead of the step the detector was trained with. tta:
+    test augmentation. device: a GPU that CUDA can use when there is one, else the CPU.
     """
     from aweigh.checkpoints.checkpoint import load_model
-    from aweigh.models import PUBLISHED
-    from aweigh.weights import DEFAULT_MODEL
-    from aweigh.weights.load import locate
 
-    model, header = load_model(locate(PUBLISHED[DEFAULT_MODEL]["box"]) if path == "box" else path)
-    return Predictor(model, resize or Resize.from_dict(header["resize"]), tta=tta, device=device)
+    detector, header = load_model(model, weights)
+    return Predictor(detector, resize or Resize.from_dict(header["resize"]), tta=tta, device=device)
 
 
 MOST_INPUT_PIXELS = 1 << 26  # ours: 0.8 GB as the network's input, and some ten times that inside it

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from aweigh.classes import Classes
-from aweigh.cli import detectors
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.images.reader import read_reduced
@@ -53,11 +52,12 @@ class Finds(torch.nn.Module):
 def finds(monkeypatch: pytest.MonkeyPatch) -> None:
     from aweigh.images.resize import Resize
     from aweigh.predictor import Predictor
+    from aweigh.runtime.tta import TTA
 
-    def found(*_: Any) -> Predictor:
-        return Predictor(Finds(), Resize(None, 64), device="cpu")  # type: ignore[arg-type]
+    def found(*_: Any, tta: TTA, **rest: Any) -> Predictor:
+        return Predictor(Finds(), Resize(None, 64), tta=tta, device="cpu")  # type: ignore[arg-type]
 
-    monkeypatch.setattr(detectors, "_find_detector", found)
+    monkeypatch.setattr("aweigh.predictor.load", found)
 
 
 def pictures(folder: Path, *names: str) -> Path:

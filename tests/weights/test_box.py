@@ -8,28 +8,28 @@ import pytest
 import torch
 
 import aweigh
+from aweigh.catalogue import PACKAGED
 from aweigh.checkpoints.checkpoint import PATHS
 from aweigh.header import read_header
 from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
 from aweigh.models import PUBLISHED, create
 from aweigh.weights.coco import COCO_CLASSES
-from aweigh.weights.load import BOX
 
 RECORDS = [records["box"] for records in PUBLISHED.values() if "box" in records]
-CARD = (BOX / "README.md").read_text(encoding="utf-8")
+CARD = (PACKAGED / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(params=RECORDS, ids=lambda record: record.builder)
 def file(request: pytest.FixtureRequest) -> Path:
-    path: Path = BOX / request.param.file
+    path: Path = PACKAGED / request.param.file
     return path
 
 
 def test_every_file_is_the_one_that_is_recorded() -> None:
-    assert {record.file for record in RECORDS} == {path.name for path in BOX.glob("*.safetensors")}
+    assert {record.file for record in RECORDS} == {path.name for path in PACKAGED.glob("*.safetensors")}
     for record in RECORDS:
-        content = (BOX / record.file).read_bytes()
+        content = (PACKAGED / record.file).read_bytes()
         assert len(content) <= 4e6
         assert len(record.sha256) == 64 and hashlib.sha256(content).hexdigest() == record.sha256
 

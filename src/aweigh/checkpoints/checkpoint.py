@@ -20,6 +20,7 @@ from torch import Tensor
 
 import aweigh
 from aweigh.arguments import change_settings, check_arguments, settings_of
+from aweigh.catalogue import Published, find_model
 from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import AweighError, DataError, UsageError, counted, did_you_mean
 from aweigh.files import atomic_file, safetensors_metadata
@@ -51,40 +52,71 @@ def save_model(
     model: a detector, with `builder`, `arguments` and `classes`. metrics: what it reached, on which split.
     training: the configuration and the step it was saved at. licence: of the weights, as an SPDX expression.
     """
-    header = {
+    header = _header(model, resize, metrics or {}, training or {}, licence, data_hash)
+    _save(Path(path), plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
+
+
+def _header(
+    model: Detector,
+    resize: Resize,
+    metrics: Mapping[str, Any],
+    training: Mapping[str, Any],
+    licence: str,
+    data_hash: str,
+) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "builder": model.builder,
         "arguments": {name: portable(value) for name, value in model.arguments.items()},
         "classes": {"names": list(model.classes.names), "ids": list(model.classes.ids)},
         "resize": resize.to_dict(),
         "selection": settings_of(model),
-        "metrics": dict(metrics or {}),
-        "training": dict(training or {}),
+        "metrics": dict(metrics),
+        "training": dict(training),
         "data_hash": data_hash,
         "licence": licence,
         "aweigh": aweigh.__version__,
         "torch": torch.__version__,
     }
-    _save(Path(path), plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
 def load_model(
-    path: str | Path, *, device: torch.device | str = "cpu", diverged: bool = False
+    model: str | Path, weights: str = "", *, device: torch.device | str = "cpu", diverged: bool = False
 ) -> tuple[Detector, dict[str, Any]]:
-    """The detector of a file written by `save_model`, in evaluation mode, and the file's header.
+    """A detector in evaluation mode, and the header of its file; of published weights the one that `save_model` writes.
 
-    diverged: of a step that failed, whose weights may be no numbers; else such weights are refused.
-    Torch's random numbers go on as if nothing had been loaded. A header that belongs to other weights than the file's
-    costs no memory: its detector is laid out without any first.
+    model, weights: as `find_model` takes them. diverged: of a step that failed, whose weights may be no numbers; else
+    such weights are refused. Torch's random numbers go on as if nothing had been loaded. A header that belongs to other
+    weights than the file's costs no memory: its detector is laid out without any first.
     """
-    header = read_header(path)
-    state = _tensors(path)
+    found = find_model(model, weights)
+    if isinstance(found, Published):
+        with torch.random.fork_rng(devices=[]):
+            detector = create(found.detector, weights=found.weights)
+        return detector.to(device).eval(), _header_of_published(detector)
+    header, state = read_header(found), _tensors(found)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            check_fit(_built(header, path), state, what=str(path), diverged=diverged)
-        model = _built(header, path)
-    load_strict(model, state, what=str(path), diverged=diverged)
-    return model.to(device).eval(), header
+            check_fit(_built(header, found), state, what=str(found), diverged=diverged)
+        detector = _built(header, found)
+    load_strict(detector, state, what=str(found), diverged=diverged)
+    return detector.to(device).eval(), header
+
+
+def _header_of_published(model: Detector) -> dict[str, Any]:
+    record = model.record
+    assert record is not None  # of the weights it was created with
+    shares = {name: value / 100 for name, value in record.metrics.items()}
+    return _header(model, Resize(**record.resize), shares, {}, record.licence, "")
+
+
+def contents(model: str | Path, weights: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a model, see `load_model`."""
+    found = find_model(model, weights)
+    if isinstance(found, Path):
+        return read_header(found), _tensors(found)
+    detector, header = load_model(model, weights)
+    return header, plain(detector.state_dict())
 
 
 def _built(header: Mapping[str, Any], path: str | Path) -> Detector:
@@ -107,12 +139,12 @@ def _built(header: Mapping[str, Any], path: str | Path) -> Detector:
 def shrink(
     source: str | Path, target: str | Path, *, licence: str = "", metrics: Mapping[str, float] | None = None
 ) -> None:
-    """Write a model file again with weights in float16 and without the paths of the machine it was trained on.
+    """Write a model, see `load_model`, with weights in float16 and without the paths of the machine it was trained on.
 
     licence, metrics: take the place of what the header says. A weight that float16 cannot hold is a `DataError`.
     """
-    header = read_header(source)
-    state = {name: value.half() if value.is_floating_point() else value for name, value in _tensors(source).items()}
+    header, full = contents(source)
+    state = {name: value.half() if value.is_floating_point() else value for name, value in full.items()}
     lost = [name for name, value in state.items() if not value.isfinite().all()]
     if lost:
         raise DataError(f"{source}: {lost[0]} has values that half precision cannot hold; ship the file as it is.")
@@ -127,7 +159,7 @@ def shrink(
 
 
 def average(sources: Sequence[str | Path], target: str | Path) -> None:
-    """Write the mean of the weights of several model files of one detector, each of which was trained on from another.
+    """Write the mean of the weights of several models of one detector, see `load_model`, each trained on from another.
 
     Trainings that begin at the same weights often end in one valley, whose middle does better than its walls (Wortsman
     et al. 2022, "Model soups"). Counters and everything but the weights are the first file's; its metrics are left
@@ -135,7 +167,7 @@ def average(sources: Sequence[str | Path], target: str | Path) -> None:
     """
     if len(sources) < 2:
         raise UsageError("average: name two checkpoints or more.")
-    headers, states = [read_header(path) for path in sources], [_tensors(path) for path in sources]
+    headers, states = map(list, zip(*map(contents, sources), strict=True))
     shapes = {name: value.shape for name, value in states[0].items()}
     for path, header, state in zip(sources[1:], headers[1:], states[1:], strict=True):
         same = {name: value.shape for name, value in state.items()} == shapes
@@ -152,18 +184,19 @@ def average(sources: Sequence[str | Path], target: str | Path) -> None:
     _save(Path(target), mean, json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
-def start_from(model: Detector, path: str | Path) -> str:
-    """Copy the weights of a checkpoint of the same detector into `model`; says in one line what was and was not loaded.
+def start_from(model: Detector, source: str | Path, weights: str = "") -> str:
+    """Copy the weights of one of the same detector into `model`; says in one line what was and was not loaded.
 
+    source, weights: as `load_model` takes them.
     Rows that belong to a class or a keypoint are copied where one of the same name exists, the other rows stay as they
     are.
     """
-    header = read_header(path)
+    header, state = contents(source, weights)
     if header["builder"] != model.builder:
         raise UsageError(
-            f"{path} holds a {header['builder']}, not a {model.builder}; give --model {header['builder']}."
+            f"{source} holds a {header['builder']}, not a {model.builder}; give --model {header['builder']}."
         )
-    state, own = _tensors(path), model.state_dict()
+    own = model.state_dict()
     fresh, shared = {}, []
     # Behind the classes of a softmax stand rows of no class, if any, and "nothing".
     further = tuple(1 + each.get("unused_rows", 0) for each in (header["arguments"], model.arguments))
@@ -173,7 +206,7 @@ def start_from(model: Detector, path: str | Path) -> str:
             fresh[name] = f"{name} ({state[name].shape[sides[name]]}->{rows.shape[sides[name]]})"
             state[name] = rows
         shared += [name for name in new if name in old]
-    load_strict(model, state, what=str(path))
+    load_strict(model, state, what=str(source))
     line = f"loaded {len(own) - len(fresh)} of {counted(len(own), 'tensor')}"
     if fresh:
         line += f"; new: {', '.join(fresh.values())}; rows kept by name: {', '.join(shared) or 'none'}"

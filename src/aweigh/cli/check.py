@@ -6,11 +6,11 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.flags import DATA_SET, Files
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import bar, output
 from aweigh.errors import UsageError, counted
-from aweigh.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from aweigh.catalogue import Published, find_model
 from aweigh.cli.flags import DATA_SET, SEVERAL, Files, Layout, Link, OutFolder, OwnIds
 from aweigh.errors import UsageError, counted
 
@@ -125,7 +126,7 @@ def complete(
     split: Annotated[tuple[str, ...], SEVERAL] = ("train",),
     score: float = 0.4,
     uncertain: float = 0.15,
-    categories: Path | None = None,
+    categories: str = "",
     own_ids: OwnIds = False,
     link: Link = False,
 ) -> None:
@@ -142,8 +143,9 @@ def complete(
         split: Splits to complete and write.
         score: A box of this score or more becomes an object.
         uncertain: A box of this score or more, and less than --score, may be an object or not.
-        categories: What the category ids mean: a COCO file with categories, or the detector's checkpoint. When not
-            given, what the list beside the results says, else COCO's own 80 ids.
+        categories: What the category ids mean: a COCO file with categories, or the detector: a checkpoint, the folder
+            of a run, box, or one with published weights. When not given, what the list beside the results says, else
+            COCO's own 80 ids.
     """
     from aweigh.edit import complete as completing
     from aweigh.weights.coco import COCO_CLASSES
@@ -157,17 +159,22 @@ def complete(
     _write(completed.splits, out, "coco", said, link=link)
 
 
-def _detector_classes(file: Path | None) -> "Classes | None":
+def _detector_classes(categories: str) -> "Classes | None":
     from aweigh.classes import Classes
     from aweigh.header import read_header
     from aweigh.layouts.coco import read_categories
 
-    if file is None:
+    if not categories:
         return None
-    if file.suffix == ".safetensors":
-        classes = read_header(file)["classes"]
-        return Classes(tuple(classes["names"]), tuple(classes["ids"]))
-    return read_categories(file)
+    found = find_model(categories)
+    if isinstance(found, Published):
+        from aweigh.checkpoints.checkpoint import load_model
+
+        return load_model(categories)[0].classes
+    if found.suffix != ".safetensors":
+        return read_categories(found)
+    classes = read_header(found)["classes"]
+    return Classes(tuple(classes["names"]), tuple(classes["ids"]))
 
 
 def _added(completed: "Completed") -> Iterator[str]:

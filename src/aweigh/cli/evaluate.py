@@ -43,7 +43,8 @@ def command(
     Masks, keypoints and, by KITTI's rules, places in space are measured as well, where detector and data have them.
 
     Args:
-        detector: A checkpoint, the folder of a run (its best weights), or the name of a detector with --weights.
+        detector: A checkpoint, the folder of a run (its best weights), box (the detector that comes with aweigh), or
+            the name of one with published weights.
         split: Which part of the data: train, val, test, or as it is called there. When not given val; and where the
             data have none, the images that the run held out of training.
         metric: coco: COCO's numbers of boxes, and of what else detector and data have. Or one of these, or several as

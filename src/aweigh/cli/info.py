@@ -1,30 +1,33 @@
-"""`aweigh info`: what a checkpoint says about itself, without building the model."""
+"""`aweigh info`: what a checkpoint says about itself, or is known of a detector, without building it."""
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from aweigh.catalogue import detector_named, find_model
 from aweigh.cli.flags import AsJson
 from aweigh.cli.terminal import one_line
 from aweigh.errors import counted
 
 
-def command(checkpoint: str, /, *, as_json: AsJson = False) -> None:
-    """Show what a checkpoint says about itself.
+def command(model: str, /, *, as_json: AsJson = False) -> None:
+    """Show what a checkpoint says about itself, or what is known of a detector with published weights.
 
     Args:
-        checkpoint: A .safetensors file that training wrote.
-        as_json: Print the whole header as JSON.
+        model: A checkpoint, the folder of a run, box, or a detector that `aweigh models` lists.
+        as_json: Print all that is known as JSON.
     """
     from aweigh.header import read_header
 
-    header = read_header(checkpoint)
+    found = find_model(model)
+    known = read_header(found) if isinstance(found, Path) else detector_named(found.detector)
     if as_json:
-        print(json.dumps(header, ensure_ascii=False, indent=2))
+        print(json.dumps(known, ensure_ascii=False, indent=2))
         return
-    rows = describe(header)
+    rows = describe(known) if isinstance(found, Path) else describe_published(known)
     width = max(len(name) for name, _ in rows)
-    print(checkpoint)
+    print(model)
     print(*(f"  {name:<{width}}  {value}" for name, value in rows), sep="\n")
 
 
@@ -55,3 +58,12 @@ def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("written by", f"aweigh {header.get('aweigh')}, torch {header.get('torch')}"),
     ]
     return [(name, one_line(str(value))) for name, value in rows if value not in (None, "")]
+
+
+def describe_published(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What `aweigh.catalogue` knows of a detector; each of its published weights with metrics, source and licence."""
+    rows = [("detector", row["name"]), ("parameters", f"{row['parameters']:,} with 80 classes")]
+    for weights in row["weights"]:
+        metrics = ", ".join(f"{name} {value:g}" for name, value in weights["metrics"].items()) or "not measured"
+        rows += [(weights["name"], f"{metrics}; {weights['source']}"), ("licence", weights["licence"])]
+    return rows

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from aweigh.arguments import Share, check_value
+from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector, given_proposals
 from aweigh.cli.flags import Batch, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
-from aweigh.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from aweigh.detections import Detections
@@ -53,8 +53,8 @@ def command(
             boxes in the pixels its own boxes are in. What --format coco then writes fits its annotations.
         split: Which part of the data: train, val, test, or as it is called there; all when not given.
         output: Folder for pictures with boxes and the file of detections; - writes the latter to the output stream.
-        model: A checkpoint that training wrote, or the name of a detector. The default comes with aweigh and finds
-            COCO's 80 classes.
+        model: A checkpoint, the folder of a run (its best weights), or the name of a detector with published weights.
+            The default, box, comes with aweigh and finds COCO's 80 classes.
         score: Leave out detections below this score.
         classes: Look for these classes only.
         format: jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. labelstudio and cvat:

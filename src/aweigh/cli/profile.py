@@ -27,8 +27,8 @@ def cost(
     read and write. Nothing is computed, so it takes no time.
 
     Args:
-        model: A detector of aweigh models, a checkpoint, a network of the ShuffleNet V2 paper (as shufflenet_v2_x1_0,
-            with its classifier), or a timm backbone.
+        model: A detector of aweigh models, a checkpoint, the folder of a run, box, a network of the ShuffleNet V2 paper
+            (as shufflenet_v2_x1_0, with its classifier), or a timm backbone.
         size: Side of the picture in pixels.
         layers: List every layer.
     """

@@ -40,7 +40,8 @@ def command(
     its boxes, classes left aside. Prints the average recall of the best 100 and 1,000 of each picture.
 
     Args:
-        source: A checkpoint, or the name of a detector with --weights. Or a file: proposals that this command wrote,
+        source: A checkpoint, the folder of a run (its best weights), box, or the name of a detector with published
+            weights. Or a file: proposals that this command wrote,
             boxes in COCO's results format (.json), selective search as its authors gave it out (.mat).
         split: Which part of the data: train, val, test, or as it is called there.
         output: The file to write, NAME.safetensors; nothing is written when not given.

@@ -3,24 +3,27 @@
 import json
 from pathlib import Path
 
+from aweigh.catalogue import find_model
 from aweigh.cli.flags import OutFile
 from aweigh.errors import UsageError
 
 
-def command(checkpoint: Path, /, *, output: OutFile, licence: str = "", metrics: Path | None = None) -> None:
-    """Write a checkpoint in half precision, at half the size; it is used like the one it was made from.
+def command(model: str, /, *, output: OutFile, licence: str = "", metrics: Path | None = None) -> None:
+    """Write a model in half precision, at half the size; it is used like the one it was made from.
 
     The names of files and folders on the machine that trained it are left out.
 
     Args:
-        checkpoint: A .safetensors file that training wrote.
+        model: A checkpoint, the folder of a run, box, or a detector with published weights.
         licence: Licence of the weights, in place of what the checkpoint says.
         metrics: What `aweigh eval --json` wrote, in place of the numbers in the checkpoint.
     """
     from aweigh.checkpoints.checkpoint import shrink
 
-    shrink(checkpoint, output, licence=licence, metrics=None if metrics is None else _numbers(metrics))
-    print(f"{output}: {output.stat().st_size / 1e6:.2f} MB, was {checkpoint.stat().st_size / 1e6:.2f} MB")
+    shrink(model, output, licence=licence, metrics=None if metrics is None else _numbers(metrics))
+    source = find_model(model)
+    before = f", was {source.stat().st_size / 1e6:.2f} MB" if isinstance(source, Path) else ""
+    print(f"{output}: {output.stat().st_size / 1e6:.2f} MB{before}")
 
 
 def _numbers(file: Path) -> dict[str, float]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from aweigh.backbones.classifier import classifier
 from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
-from aweigh.checkpoints.checkpoint import load_model
+from aweigh.catalogue import BOX, find_model
+from aweigh.checkpoints.checkpoint import contents, load_model
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import DETECTORS, Detector, create
 from aweigh.models.detector import network_inputs
@@ -21,11 +22,9 @@ from aweigh.weights.load import load_backbone, read_state
 
 
 def cost_of(model: str, size: int) -> Cost:
-    """The cost of a checkpoint, a detector, a ShuffleNet V2 with its classifier, or a backbone of timm, for one square
-    image of this size."""
+    """The cost for one square image of this size of a model (see `find_model`), a ShuffleNet V2 with its classifier, or
+    a backbone of timm."""
     size_hw = (size, size)
-    if Path(model).suffix == ".safetensors":
-        return count(cast(nn.Module, load_model(model)[0]), size_hw, run=run_network)
     with torch.device("meta"):
         if model in DETECTORS:
             return count(cast(nn.Module, create(model)), size_hw, run=run_network)
@@ -33,6 +32,8 @@ def cost_of(model: str, size: int) -> Cost:
             return count(classifier(BUILDERS[model]()), size_hw)
     if timm.is_model(model):
         return count(TimmBackbone(model).body, size_hw)
+    if model == BOX or Path(model).suffix or Path(model).exists():
+        return count(cast(nn.Module, load_model(model)[0]), size_hw, run=run_network)
     raise UsageError(
         f"{model!r} is neither a checkpoint, nor a detector, nor a backbone."
         f"{did_you_mean(model, [*DETECTORS, *BUILDERS, *timm.list_models()])} `aweigh models` lists the detectors."
@@ -46,11 +47,13 @@ def run_network(detector: Detector, pixels: Tensor) -> object:
 
 
 def shufflenet_of(model: str) -> ShuffleNetV2:
-    """The ShuffleNet V2 of a file, a classifier's or a detector's too; of a name, with its published weights."""
+    """The ShuffleNet V2 of a file, a classifier's or a detector's too; of a name, with its published weights; of a
+    model, see `find_model`."""
     if model in BUILDERS:
         body = BUILDERS[model]()
         load_backbone(body, "imagenet")
         return body
-    if not (Path(model).suffix or Path(model).exists()):
+    if model != BOX and model not in DETECTORS and not (Path(model).suffix or Path(model).exists()):
         raise UsageError(f"{model!r} is neither a file nor a ShuffleNet V2.{did_you_mean(model, BUILDERS)}")
-    return body_of(read_state(model), what=model)
+    found = find_model(model)
+    return body_of(read_state(found) if isinstance(found, Path) else contents(model)[1], what=model)

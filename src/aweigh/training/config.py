@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aweigh.arguments import NotNegative, Positive, Share
+from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.evaluation.metrics import METRICS, NUMBERS, NUMBERS_OF_CLASS, VALIDATED
 from aweigh.training.recipes import MEASURED, check_length, find_recipe, from_this_start, packaged_recipes
 from aweigh.training.settings import Whole, WholeAbove0, check_ranges, load_recipe, load_run, put_together
-from aweigh.weights import DEFAULT_MODEL
 
 
 @dataclass(frozen=True)

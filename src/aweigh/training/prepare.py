@@ -32,7 +32,6 @@ from aweigh.training.batch_size import find_batch
 from aweigh.training.config import TrainConfig
 from aweigh.training.data import Data, held_out_by, load_data, with_proposals
 from aweigh.training.optim import ModelEma, Schedule, make_optimizer, parameter_groups
-from aweigh.weights.load import locate
 
 
 @dataclass
@@ -212,9 +211,9 @@ def build_model(config: TrainConfig, train: Split) -> tuple[Detector, str]:
         raise UsageError("init and backbone_weights are both given; a checkpoint brings its own backbone.")
     model: Detector = create(config.model, classes=train.classes, backbone_weights=backbone, **arguments)
     if init != "none":
-        record = PUBLISHED.get(config.model, {}).get(init)
+        source = (config.model, init) if init in PUBLISHED.get(config.model, {}) else (init, "")
         try:
-            return model, f"start: {init}: {start_from(model, init if record is None else locate(record))}"
+            return model, f"start: {init}: {start_from(model, *source)}"
         except UsageError as error:
             raise UsageError(f"{error} init = none starts from random weights.") from error
     if backbone:

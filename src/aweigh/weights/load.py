@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from aweigh.catalogue import PACKAGED
 from aweigh.errors import AweighError, DataError, UsageError, counted
 from aweigh.files import atomic_file
 from aweigh.weights.convert.torchvision import mobilenet_v2_from_torchvision, mobilenet_v3_from_torchvision
@@ -28,7 +29,6 @@ from aweigh.weights.record import PublishedWeights, State
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that have arrived and the bytes there will be (None where the server does not say)."""
 
-BOX = Path(__file__).parent / "box"  # the weights that come with the package
 TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 18
 
@@ -217,7 +217,7 @@ def locate(record: PublishedWeights, *, progress: Progress | None = None) -> Pat
 
     The cache is the folder `AWEIGH_CACHE`, by default `~/.cache/aweigh`. `AWEIGH_OFFLINE=1` never downloads.
     """
-    path = (cache_folder() if record.url else BOX) / record.file
+    path = (cache_folder() if record.url else PACKAGED) / record.file
     if not record.sha256 and path.suffix != ".pkl":
         raise AweighError(
             f"{record.file} ({record.source}) is published without a checksum, at {record.url}, and so not downloaded. "
