@@ -46,12 +46,9 @@ def label_places(
             hidden = _overlap(place, small) + pushed
             if hidden < cost and not _overlap(place, taken):
                 best, cost = place, hidden
-        free -= wide * high
-        if best is not None and (free >= 0 or not len(taken)):
-            places[index] = best
+        if best is not None and (free >= wide * high or not len(taken)):
+            places[index], free = best, free - wide * high
             taken = np.append(taken, [best], axis=0)
-        else:
-            free += wide * high
     return places
 
 
