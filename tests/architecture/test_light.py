@@ -81,6 +81,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_light_half_needs_no_torch(data: Path, tmp_path: Path) -> None:
     checkpoint = str(PACKAGE / "weights" / "box" / "fcos_shufflenet_v2_x1_0_lite.safetensors")
+    results = tmp_path / "results.json"
+    found = {"image_id": 1, "category_id": 1, "bbox": [10, 20, 40, 30], "score": 0.9, "file_name": "val0.jpg"}
+    results.write_text(json.dumps([found]))
     commands = [
         ["--help"],
         ["models"],
@@ -93,6 +96,7 @@ def test_the_light_half_needs_no_torch(data: Path, tmp_path: Path) -> None:
         ["predict", "--help"],
         ["train", "--help"],
         ["eval", "--help"],
+        ["eval", str(results), str(data)],
     ]
     needing = [["data", "check", str(data), "--model", "foveabox_resnet18_fpn"], ["eval", checkpoint, str(data)]]
     modules = light_modules()

@@ -20,8 +20,8 @@ from aweigh.inference.detect import detect
 from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
 from aweigh.models import create
-from aweigh.training.logs.report import save_evaluation
 from aweigh.training.train import train
+from aweigh.visualise.mistakes import save_evaluation
 
 RESIZE = Resize(short=64, long=96)
 

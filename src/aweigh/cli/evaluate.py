@@ -1,4 +1,4 @@
-"""`aweigh eval`: the numbers of a detector on one split of a data set."""
+"""`aweigh eval`: the numbers of a detector, or of a results file, on one split of a data set."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from aweigh.cli.detectors import find_detector, given_proposals
-from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, ProposalsFile, Views, Weights
+from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, OwnIds, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.annotations.split import Split
-    from aweigh.inference.measure import Measurement
+    from aweigh.evaluation.measurement import Measurement
     from aweigh.predictor import Predictor
 
 USUAL = "coco"
@@ -31,12 +31,13 @@ def command(
     json_file: JsonFile = None,
     picture: Path | None = None,
     plots: Path | None = None,
+    own_ids: OwnIds = False,
     files: Files = Files(),
     weights: Weights = Weights(),
     loading: Loading = Loading(),
     views: Views = Views(),
 ) -> None:
-    """Measure a trained detector on a labelled split.
+    """Measure a trained detector, or the detections of any program, on a labelled split.
 
     Prints the numbers and, beside them, what they depend on: the size pictures are brought to and the thresholds of
     detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its pictures.
@@ -44,7 +45,8 @@ def command(
 
     Args:
         detector: A checkpoint, the folder of a run (its best weights), box (the detector that comes with aweigh), or
-            the name of one with published weights.
+            the name of one with published weights. Or a file of detections in COCO's results format (.json), which
+            needs no torch: its images are joined with the data by their names.
         split: Which part of the data: train, val, test, or as it is called there. When not given val; and where the
             data have none, the images that the run held out of training.
         metric: coco: COCO's numbers of boxes, and of what else detector and data have. Or one of these, or several as
@@ -59,6 +61,19 @@ def command(
     from aweigh.edit.held_out import split_to_measure
 
     loading.check()
+    names = [] if metric == USUAL else [name.strip() for name in metric.split(",")]
+    if detector.endswith(".json") and Path(detector).is_file():
+        if proposals or proposals_file is not None or picture is not None or (weights, views) != (Weights(), Views()):
+            raise UsageError(f"{detector} holds detections that are made: leave out the flags of a detector.")
+        found = measure_results(Path(detector), data, split, names, own_ids=own_ids, strict=loading.strict, files=files)
+        tell_numbers(found)
+        if json_file is not None:
+            origin = {"split": found.split.name, "data_hash": found.split.content_hash}
+            write_numbers(json_file, {**found.to_dict(), "settings": {**origin, "results": detector, "data": data}})
+        draw_mistakes(found, plots)
+        return
+    if own_ids:
+        raise UsageError("--own-ids goes with a file of detections (.json).")
     if proposals:
         if plots is not None or picture is not None or proposals_file is not None or metric != USUAL:
             raise UsageError("--proposals measures regions alone: leave out --plots, --picture and --metric.")
@@ -71,19 +86,39 @@ def command(
     keypoints = "keypoints" in predictor.engine.extras
     part = split_to_measure(detector, data, split, keypoints=keypoints, strict=loading.strict, **files.to_dict())
     tell_split(part)
-    names = [] if metric == USUAL else [name.strip() for name in metric.split(",")]
     found = measure(predictor, part, names, proposals_file, loading)
-    print("\n\n".join([*(measured.table() for measured in found.metrics.values()), *found.notes]), end="\n\n")
+    tell_numbers(found)
     print(*conditions(predictor, loading, weights, found.speed), sep="\n")
     if json_file is not None:
         origin = {"split": part.name, "data_hash": part.content_hash, "detector": detector, "data": data}
         write_numbers(json_file, {**found.to_dict(), "settings": {**origin, **settings(predictor, loading)}})
-    draw(predictor, found, plots, picture)
+    draw_mistakes(found, plots)
+    if picture is not None:
+        draw(predictor, found, picture)
+
+
+def measure_results(
+    path: Path, data: str, split: str, names: Sequence[str], *, own_ids: bool, strict: bool, files: Files
+) -> "Measurement":
+    """The numbers of a file of detections."""
+    from aweigh.edit.held_out import split_to_measure
+    from aweigh.evaluation.measurement import has, measure_file
+    from aweigh.results.coco import read_results_file
+
+    file = read_results_file(path)
+    keypoints = has(file, "keypoints")
+    part = split_to_measure(str(path), data, split, keypoints=keypoints, strict=strict, **files.to_dict())
+    tell_split(part)
+    return measure_file(file, part.measurable(), names, own_ids=own_ids)
+
+
+def tell_numbers(found: "Measurement") -> None:
+    """The table of each metric, and what is not measured."""
+    print("\n\n".join([*(measured.table() for measured in found.metrics.values()), *found.notes]), end="\n\n")
 
 
 def tell_split(part: "Split") -> None:
     """What is in it, and what is wrong with it."""
-
     log().print(part.summary())
     if part.problems:
         log().print(part.problem_report())
@@ -167,15 +202,20 @@ def settings(predictor: "Predictor", loading: Loading) -> dict[str, Any]:
     }
 
 
-def draw(predictor: "Predictor", found: "Measurement", plots: Path | None, picture: Path | None) -> None:
-    """The files of --plots and --picture."""
-    from aweigh.training.logs.report import save_evaluation, save_predictions
-
+def draw_mistakes(found: "Measurement", plots: Path | None) -> None:
+    """The files of --plots."""
     if plots is not None:
+        from aweigh.visualise.mistakes import save_evaluation
+
         for line in save_evaluation(plots, found.split, found.results):
             print(line)
         log().print(f"Plots: {plots}")
-    if picture is not None:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        save_predictions(predictor.engine, predictor.resize, found.split, picture, tta=predictor.tta)
-        log().print(f"Picture: {picture}")
+
+
+def draw(predictor: "Predictor", found: "Measurement", picture: Path) -> None:
+    """The file of --picture."""
+    from aweigh.training.logs.report import save_predictions
+
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    save_predictions(predictor.engine, predictor.resize, found.split, picture, tta=predictor.tta)
+    log().print(f"Picture: {picture}")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import hotcoco.mask
 
 from aweigh.errors import DataError, counted, escaped, some_of
-from aweigh.results.coco import Named, read_results_file
+from aweigh.results.coco import Named, ResultsFile, read_results_file
 
 IouType = Literal["bbox", "segm", "keypoints"]
 GroundTruth = Mapping[str, Any] | str | Path
@@ -73,7 +73,7 @@ def read_results(
     their names. own_ids: the ids in the file are those of the ground truth, though nothing in it says so. Images that
     could not be read, as the file says, are taken out of the ground truth `read_ground_truth` gave, and counted there.
     """
-    results = _joined(source, truth, own_ids=own_ids) if isinstance(source, str | Path) else source
+    results = joined(read_results_file(source), truth, own_ids=own_ids) if isinstance(source, str | Path) else source
     if isinstance(results, Mapping) or not isinstance(results, Sequence):
         raise DataError(f"COCO results are a list with one dictionary per detection, got {type(results).__name__}.")
     key = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[iou_type]
@@ -110,9 +110,11 @@ def read_results(
     return found
 
 
-def _joined(path: str | Path, truth: dict[str, Any], *, own_ids: bool) -> list[Any]:
-    """The results of a file with the ids of the ground truth; those of its classes alone."""
-    file = read_results_file(path)
+def joined(file: ResultsFile, truth: dict[str, Any], *, own_ids: bool) -> list[Any]:
+    """The results of a file with the ids of the ground truth, as `read_results` takes them; those of its classes alone.
+
+    Images that could not be read, as the file says, are taken out of the ground truth, and counted there.
+    """
     known = {
         image["id"]: Named(
             str(image.get("file_name") or image["id"]),

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from aweigh.annotations.problems import CHANGED, SKIPPED, Problem
-from aweigh.annotations.records import SAME_SHAPE
+from aweigh.annotations.images import read_as_annotated
+from aweigh.annotations.problems import SKIPPED, Problem
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError
 from aweigh.feeding.mixing import Pair, Plan, mix
 from aweigh.feeding.randomness import sample_generator, uniform
 from aweigh.feeding.transforms import Transform
-from aweigh.images.reader import SizeRule, read_reduced, reduction
+from aweigh.images.reader import SizeRule, reduction
 from aweigh.structures import Targets
 
 
@@ -169,37 +169,15 @@ def _chances(split: Split, draws: np.ndarray | None) -> tuple[np.ndarray, np.nda
     return np.cumsum(weights), np.cumsum(with_objects if with_objects.any() else weights)
 
 
-def _read(
-    path: Path, needed: SizeRule | None, exif: Literal["apply", "ignore"] = "apply"
-) -> tuple[Tensor, tuple[int, int]]:
-    """`read_reduced` as a tensor `[3, h, w]`, in the memory order of the image."""
-    pixels, full_hw = read_reduced(path, needed, exif=exif)
-    return torch.from_numpy(pixels).permute(2, 0, 1), full_hw
-
-
 def read_annotated(
     path: Path, targets: Targets, declared_hw: tuple[int, int], needed: SizeRule | None = None
 ) -> tuple[Tensor, Targets, tuple[int, int], Problem | None]:
-    """A picture with its annotations in its own pixels, the size of the whole, and what had to be mended.
+    """A picture `[3, h, w]` with its annotations in its own pixels, the size of the whole, and what had to be mended.
 
-    targets: in a picture of `declared_hw`, without masks. needed: in which size the picture is needed; a much larger
-    JPEG is decoded at a reduced size, see `read_reduced`. Where the declared size is that of the picture before its
-    EXIF rotation, the annotations were made on the unrotated pixels, and these are used. Where it is the same picture
-    at another size, the boxes are scaled to it.
+    targets: in a picture of `declared_hw`, without masks. needed: see `read_as_annotated`.
     """
-    image, full_hw = _read(path, needed)
-    problem = None
-    if full_hw != declared_hw:
-        said = f"annotations say {declared_hw[1]} x {declared_hw[0]}, the picture is {full_hw[1]} x {full_hw[0]}"
-        unrotated = _read(path, needed, exif="ignore") if full_hw[::-1] == declared_hw else None
-        if unrotated is not None and unrotated[1] == declared_hw:
-            image, full_hw = unrotated
-            detail = f"{said} once its EXIF rotation is applied; used without rotation, as it was annotated"
-            problem = Problem("annotated before EXIF rotation", str(path), None, detail, CHANGED)
-        elif abs(full_hw[0] * declared_hw[1] / (full_hw[1] * declared_hw[0]) - 1) <= SAME_SHAPE:
-            problem = Problem("another size than declared", str(path), None, f"{said}; boxes scaled", CHANGED)
-        else:
-            raise DataError(f"{path}: {said}, another shape; the boxes cannot be placed. Correct the annotations.")
+    pixels, full_hw, problem = read_as_annotated(path, declared_hw, needed)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)  # in the memory order of the file
     targets = targets.resized(declared_hw, full_hw)
     image_hw = (image.shape[1], image.shape[2])
     if image_hw != full_hw:

@@ -1,42 +1,18 @@
 """A detector on a split by metrics of the table: in `aweigh eval`, and after each epoch of training."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
 from aweigh.errors import UsageError, did_you_mean
+from aweigh.evaluation.measurement import Measurement
 from aweigh.evaluation.metrics import METRICS, Measured, Results, When, check_measurable, measurable, metric_of
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import detect
 from aweigh.inference.device import How
 from aweigh.models.detector import Detector
 from aweigh.runtime.tta import PLAIN, TTA
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The numbers of a detector on a split.
-
-    metrics: by their names in `METRICS`. notes: what the detector finds and the split has not annotated. split: the
-    images that could be read. results, speed: as `detect` has them. problems: pictures that were skipped or mended.
-    """
-
-    metrics: dict[str, Measured]
-    notes: list[str]
-    split: Split
-    results: Results
-    speed: dict[str, float]
-    problems: list[Problem]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers of the first metric, those of each other under its name, and the time: ready for JSON."""
-        (_, first), *others = self.metrics.items()
-        more = {name: measured.to_dict() for name, measured in others}
-        return {**first.to_dict(), **more, "ms_per_image": self.speed}
 
 
 def measure(

@@ -29,7 +29,7 @@ from aweigh.training import state
 from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.logs.callback import Beginning, Callback
 from aweigh.training.logs.log import RunLog
-from aweigh.training.logs.report import save_evaluation, save_inputs, save_predictions, start_report
+from aweigh.training.logs.report import save_inputs, save_predictions, start_report
 from aweigh.training.logs.tensorboard import require_tensorboard
 from aweigh.training.loop import RESULTS, save_checkpoint, train_and_validate
 from aweigh.training.prepare import Run, prepare, run_folder
@@ -37,6 +37,7 @@ from aweigh.training.recipes import other_recipes
 from aweigh.training.settings import load_recipe, to_toml
 from aweigh.training.step import TrainingLosses
 from aweigh.training.stop import Interrupts, Stopped
+from aweigh.visualise.mistakes import save_evaluation
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -13,6 +13,12 @@ from aweigh.visualise.colours import INK, PAPER
 from aweigh.visualise.labels import font_of
 
 
+def enlarged(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with a long side of so many pixels."""
+    width, height = (max(1, round(length * side / max(picture.size))) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def grid(
     pictures: Sequence[Image.Image],
     *,

@@ -13,8 +13,10 @@ from tests.runtime.toy_engines import Spots
 
 import aweigh.training.logs.report as report
 from aweigh.layouts.load import load_split
-from aweigh.training.logs.report import LEGIBLE, RIGHT, WRONG, save_evaluation, save_inputs
+from aweigh.training.logs.report import LEGIBLE, save_inputs
 from aweigh.training.prepare import prepare
+from aweigh.visualise import mistakes
+from aweigh.visualise.mistakes import RIGHT, WRONG, save_evaluation
 
 
 @pytest.fixture
@@ -118,15 +120,16 @@ def test_a_split_without_objects_has_no_curves(toys, tmp_path):
 def test_what_is_drawn_is_titled_by_the_data_set_and_large_enough_to_see(configure, toys, tmp_path, monkeypatch):
     titles = []
     grid = report.grid
-    monkeypatch.setattr(
-        report, "grid", lambda *args, **options: titles.append(options.get("title")) or grid(*args, **options)
-    )
+    for module in (report, mistakes):
+        monkeypatch.setattr(
+            module, "grid", lambda *args, **options: titles.append(options.get("title")) or grid(*args, **options)
+        )
     for chart in ("confusion", "precision_recall"):
-        monkeypatch.setattr(report.charts, chart, lambda *_, title, **__: titles.append(title))
+        monkeypatch.setattr(mistakes.charts, chart, lambda *_, title, **__: titles.append(title))
     run, val = prepare(configure(), tmp_path), load_split(toys / "annotations" / "..", "val")
     save_inputs(run, tmp_path / "inputs_val.png", split="val")
     report.save_predictions(Spots(), run.resize, val, tmp_path / "val_predictions.png")
-    monkeypatch.setattr(report, "atomic_file", lambda path: nullcontext(path))
+    monkeypatch.setattr(mistakes, "atomic_file", lambda path: nullcontext(path))
     save_evaluation(tmp_path, val, [])
     of = f"{toys.name}, val"
     whole = [title for title in titles if title]
@@ -155,7 +158,7 @@ def test_boxes_lie_on_a_picture_of_another_size_than_declared(toys, tmp_path, mo
         grown.save(tmp_path / path.name)
     given = []
     monkeypatch.setattr(
-        report, "draw_boxes", lambda picture, boxes, *_, **__: given.append((picture, boxes)) or picture
+        mistakes, "draw_boxes", lambda picture, boxes, *_, **__: given.append((picture, boxes)) or picture
     )
     moved = replace(val, paths=[tmp_path / path.name for path in val.paths])
     for split in (val, moved):
