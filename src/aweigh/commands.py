@@ -9,8 +9,9 @@ from rich.console import Console
 from aweigh.annotations.proposals import Proposals
 from aweigh.annotations.split import Split
 from aweigh.edit.held_out import split_to_measure
-from aweigh.evaluation.measurement import Measurement, measure
+from aweigh.evaluation.measurement import Measurement
 from aweigh.inference.engine import torch_engine
+from aweigh.inference.measure import measure
 from aweigh.predictor import Predictor, load
 from aweigh.training.config import configuration
 from aweigh.training.logs.callback import Callback
