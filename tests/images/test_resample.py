@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_an_image_is_left_as_it_was(kind: type, size_hw: tuple[int, int]) -> Non
     scaled *= 0
     np.testing.assert_array_equal(image, before)
     assert scaled.dtype == np.float32 and scaled.shape == (3, *size_hw)
+
+
+def test_a_large_image_is_scaled_in_strips(
+    monkeypatch: pytest.MonkeyPatch, memory_needed: Callable[[Callable[[], object]], int]
+) -> None:
+    """24 megapixels as floats would be 288 MB. Strips of bytes give the pixels of the whole."""
+    large = np.zeros((6000, 4000, 3), np.uint8)
+    assert memory_needed(lambda: resample(large, (300, 200), antialias=True)) < 120e6
+    image = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
+    whole = resample(image, (20, 31), antialias=True)
+    monkeypatch.setattr("aweigh.images.resample.STRIP", 7 * 90)
+    np.testing.assert_array_equal(resample(image, (20, 31), antialias=True), whole)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3), np.int64)])

@@ -16,6 +16,7 @@ import numpy as np
 
 BLOCK = 16  # outputs of one matrix: the fastest of 8, 16, 24 and 32
 MOST_PRODUCTS = 1 << 18  # in one product, up to which OpenBLAS starts no threads; those wait for each other
+STRIP = 1 << 20  # pixels that are floats at a time, four times the bytes: a large image is not held so as a whole
 
 
 class _Block(NamedTuple):
@@ -44,12 +45,20 @@ def resample(
     whole = antialias and pixels.dtype == np.uint8
     height, width = pixels.shape[:2]
     span_h, span_w = span_hw or (height, width)
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)  # [C, H, W]
-    if (width, span_w) != (size_hw[1], size_hw[1]):
-        planes = _rounded(_along_rows(planes, _blocks(width, size_hw[1], span_w, antialias, whole)), whole)
+    if (width, span_w) == (size_hw[1], size_hw[1]):
+        planes = _planes(pixels)
+    else:
+        blocks, step = _blocks(width, size_hw[1], span_w, antialias, whole), max(1, STRIP // width)
+        strips = (_planes(pixels[top : top + step]) for top in range(0, height, step))
+        planes = np.concatenate([_rounded(_along_rows(strip, blocks), whole) for strip in strips], axis=1)  # [C, H, w]
     if (height, span_h) != (size_hw[0], size_hw[0]):
         planes = _rounded(_along_columns(planes, _blocks(height, size_hw[0], span_h, antialias, whole)), whole)
     return planes.astype(np.uint8 if whole else np.float32, copy=False)
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """`(H, W, C)` to float32 `[C, H, W]`."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
 
 
 def _rounded(values: np.ndarray, whole: bool) -> np.ndarray:
