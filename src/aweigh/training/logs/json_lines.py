@@ -22,15 +22,24 @@ class JsonLines(Callback):
         self._steps = _Thinned(HISTORY)
         self._file: int | None = None
 
-    def start(self, beginning: Beginning) -> None:
-        """Rows of steps and epochs that are done are kept, later ones will be written again. (The step alone would not
-        do: a state may lie between the last step of an epoch and its validation.)"""
-        kept = (row for row in iterate_log(self.path) if is_kept(row, beginning.step, beginning.epoch))
+    def keep(self, step: int, epoch: int) -> list[Row]:
+        """Rows of the steps and epochs that are done are kept, later ones will be written again; returns the epochs.
+
+        (The step alone would not do: a state may lie between the last step of an epoch and its validation.)
+        """
+        epochs: dict[int, Row] = {}
         with atomic_file(self.path) as aside, aside.open("w", encoding="utf-8") as file:
-            for row in kept if beginning.step else ():  # one after the other: a long log need not fit into memory
+            for row in iterate_log(self.path) if step else ():  # one after the other: a long log need not fit in memory
+                if row.get("step", 0) > step or (row["kind"] == "epoch" and row["epoch"] > epoch):
+                    continue
                 file.write(json.dumps(row) + "\n")
                 if row["kind"] == "step":
                     self._steps.add(row)
+                elif row["kind"] == "epoch":
+                    epochs[row["epoch"]] = row
+        return list(epochs.values())
+
+    def start(self, beginning: Beginning) -> None:
         self._epochs = list(beginning.earlier)
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
 
@@ -82,11 +91,6 @@ def iterate_log(path: str | Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(row, dict) and "kind" in row:
                 yield row
-
-
-def is_kept(row: Row, step: int, epoch: int) -> bool:
-    """Whether a row belongs to the steps and epochs that are done."""
-    return bool(row.get("step", 0) <= step and (row["kind"] != "epoch" or row["epoch"] <= epoch))
 
 
 class _Thinned:

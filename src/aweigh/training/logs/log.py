@@ -17,7 +17,7 @@ from aweigh.console import SafeConsole
 from aweigh.errors import AweighError
 from aweigh.training.logs.callback import Beginning, Callback, Row
 from aweigh.training.logs.epoch_lines import EpochLines
-from aweigh.training.logs.json_lines import JsonLines, iterate_log
+from aweigh.training.logs.json_lines import JsonLines
 from aweigh.training.logs.progress import Display
 from aweigh.training.logs.table import Table, best_epoch
 from aweigh.training.logs.tensorboard import Board
@@ -53,9 +53,7 @@ class RunLog:
         if not self._active:
             return self
         begun = self._beginning
-        if begun.step:
-            rows = (row for row in iterate_log(self.path) if row["kind"] == "epoch" and row["epoch"] <= begun.epoch)
-            self._epochs = list({row["epoch"]: row for row in rows}.values())
+        self._epochs = self._lines.keep(begun.step, begun.epoch)
         try:
             for callback in self._callbacks:
                 with self._named(callback, "start"):
