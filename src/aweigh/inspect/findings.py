@@ -139,6 +139,9 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
             "num_keypoints is 0 where some are given, or more than are; by it evaluation decides whether the object "
             "counts. It is counted anew; export it again."
         ),
+        "keypoints that nothing describes": (
+            "Say in data.yaml how many an object has (kpt_shape, as the cases below have it); training leaves it out."
+        ),
         "annotation id is not a whole number": "Number the annotations 1, 2, 3, ...",
         "looks like corners (x0, y0, x1, y1) stored as sizes": (
             "Export the boxes as (x, y, width, height), as COCO has them."
@@ -159,6 +162,10 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
     },
     ("warning", "boxes"): {
         "mask as a picture": "Its box is used without it. Export polygons, or COCO, for masks.",
+        "shape that is no box": "Draw a box or an outline, or export it in a layout that holds it; it is left out.",
+        "painted mask": "Export 'Brush labels to COCO', which holds them; they are left out.",
+        "keypoint without an object": "Give it a label and the rectangle it belongs to; it is left out.",
+        "region of several classes": "The first is used. Leave one label for each region.",
         "shape without an area": "Points and lines hold no object: draw a box or an outline, or delete them.",
         "region without a class": "Give the region the attribute that names its class; training leaves it out.",
         "mask beside its box": "Its outline does not touch the box: another object's, most likely. Draw it again.",
@@ -211,6 +218,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         ),
     },
     ("warning", "files"): {
+        "several subsets in one file": "They are read as one split: export the subsets one by one to keep them apart.",
         "list without pictures": "None of its lines leads to a picture; write paths relative to the list.",
         "image ids are not whole numbers": "Number the images 1, 2, 3, ...; COCO's tools expect it.",
     },
@@ -259,6 +267,8 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "classes without names": "The names are numbers. Name them where the data are described.",
     },
     ("warning", "pictures"): {
+        "predictions alone": "What a model says is no annotation: submit the tasks, or delete the predictions.",
+        "task annotated several times": "The last annotation is used. Delete it where another is right.",
         "never labelled": (
             "Nobody said that they show nothing, so they teach nothing and are not evaluated. Label them, or say that "
             'they are empty: an empty label file, an XML file without objects, "reviewed": true in COCO, or '
@@ -286,6 +296,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "another size than declared": "The boxes are scaled to the picture. Export with the sizes of the files.",
     },
     ("note", "pictures"): {
+        "said of the whole image": "Detection has no use for it; only what belongs to a region is read.",
         "without objects": "Kept: they teach what is no object. Leave them out with --empty drop.",
         "look-alike pictures": "Frames of one scene, or one picture saved twice. They count double.",
         "EXIF rotation that the size cannot confirm": (
