@@ -34,3 +34,17 @@ def test_public_names() -> None:
     assert set(aweigh.__all__) <= set(dir(aweigh))
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         aweigh.lod  # noqa: B018
+
+
+def test_a_shufflenet_needs_no_timm() -> None:
+    """Neither built, loaded nor run on a picture; a ResNet is built by it."""
+    code = """
+import sys, numpy as np, aweigh
+aweigh.load()(np.zeros((64, 96, 3), dtype=np.uint8))
+aweigh.create("fcos_shufflenet_v2_x0_5_fpn", num_classes=2)
+assert "timm" not in sys.modules
+aweigh.create("fcos_resnet18_fpn", num_classes=2)
+assert "timm" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

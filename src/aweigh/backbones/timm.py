@@ -3,16 +3,14 @@
 The timm model lies under `body` with its own parameter names, so that a ResNet's keys (`body.conv1.weight`,
 `body.layer1.0.conv1.weight` ...) are those of torchvision's detectors below `backbone.body`. Ours adds to timm's
 `features_only`: levels chosen by stride, not by index; normalisation chosen by name; frozen stages that stay frozen.
+timm is imported when one of its models is built, since that takes more than a second.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import timm
 import torch
-from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
-from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -110,6 +108,8 @@ class TimmBackbone(nn.Module):
 
 def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module:
     """timm's feature extractor for the levels, without the layers behind the coarsest of them."""
+    import timm
+
     if not timm.is_model(name):
         raise UsageError(f"timm has no model {name!r}.{did_you_mean(name, timm.list_models())}")
     if not levels or list(levels) != sorted(set(levels)):
@@ -137,6 +137,8 @@ def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module
 @cache
 def _maps(name: str) -> dict[int, int]:
     """Of each stride, which of a timm model's maps has it; the deepest where several do."""
+    import timm
+
     try:
         with torch.device("meta"):  # shapes and strides only: no memory, no random numbers drawn
             described = timm.create_model(name, pretrained=False, features_only=True)
@@ -158,6 +160,8 @@ def _info(body: nn.Module) -> Any:
 
 
 def _move_strides(body: nn.Module, name: str) -> None:
+    from timm.models.resnet import Bottleneck
+
     blocks = [module for module in body.modules() if isinstance(module, Bottleneck)]
     if not blocks:
         raise UsageError(f"{name} has no bottlenecks whose stride could move; leave stride_in_1x1 off.")
@@ -179,6 +183,8 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
 
     timm's `BatchNormAct2d` ends with an activation, which is kept.
     """
+    from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
+
     new: Any = _BatchNorm2d(old.num_features) if norm == "bn" else make_norm(norm, old.num_features)
     if isinstance(old, BatchNormAct2d):
         if norm == "gn":
@@ -297,26 +303,30 @@ class MobileNetV3Ends(nn.Module):
         return [finer, last(x)]
 
 
+CONVOLUTIONS = {"BasicBlock": (1, 2), "Bottleneck": (1, 2, 3)}  # of timm's residual blocks, by their numbers
+
+
 class PackedResidual(nn.Module):
     """A residual block of timm's ResNets for prediction on a CPU, its normalisations folded into its convolutions.
 
     Each convolution is one pass with what stands behind it: the ReLU, and in the last one the addition too.
     """
 
-    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
-        count = 3 if isinstance(block, Bottleneck) else 2
         self.convolutions = nn.ModuleList(
-            PackedConv2d(getattr(block, f"conv{i}"), getattr(block, f"act{i}")) for i in range(1, count + 1)
+            PackedConv2d(getattr(block, f"conv{number}"), getattr(block, f"act{number}"))
+            for number in CONVOLUTIONS[type(block).__name__]
         )
         self.downsample = block.downsample
 
     @staticmethod
     def applies(module: nn.Module) -> bool:
         """Whether `module` is such a block, with nothing in it that this leaves out."""
-        if type(module) not in (BasicBlock, Bottleneck):
+        kind = type(module)
+        if kind.__module__ != "timm.models.resnet" or kind.__name__ not in CONVOLUTIONS:
             return False
-        numbers = (1, 2, 3) if type(module) is Bottleneck else (1, 2)
+        numbers = CONVOLUTIONS[kind.__name__]
         convolutions, norms, activations = (
             [getattr(module, f"{part}{number}") for number in numbers] for part in ("conv", "bn", "act")
         )

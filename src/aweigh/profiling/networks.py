@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import cast
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +23,8 @@ from aweigh.weights.load import load_backbone, read_state
 def cost_of(model: str, size: int) -> Cost:
     """The cost for one square image of this size of a model (see `find_model`), a ShuffleNet V2 with its classifier, or
     a backbone of timm."""
+    import timm
+
     size_hw = (size, size)
     with torch.device("meta"):
         if model in DETECTORS:
