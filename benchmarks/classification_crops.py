@@ -4,7 +4,7 @@
 
 Boxes of at least LEAST_SIDE^2 pixels (crowd regions left out), of the classes that have LEAST_COUNT of them in the
 training splits, at most MOST_COUNT of each, become OUT/train/CLASS/*.jpg and OUT/val/CLASS/*.jpg. A photograph of a
-validation split gives none to train on. A small task on which a body can be trained, or compared, in minutes:
+validation split gives none to train on. A small task on which a backbone can be trained, or compared, in minutes:
 
     aweigh train-backbone OUT --width 0.5 --size 64
 """

@@ -1,9 +1,9 @@
-"""Seconds and peak memory of `aweigh data check` on 100,000 annotations, for pictures of two sizes.
+"""Seconds and peak memory of `aweigh data check` on 100,000 annotations, for images of two sizes.
 
     python benchmarks/data_check.py --out benchmarks/results/data_check.md
 
-The data are drawn first: pictures of soft patches, 8 boxes in each, as COCO. The check runs as a process of its own,
-once without pictures, once with all of them decoded, and its peak memory is what the kernel says of that process.
+The data are drawn first: images of soft patches, 8 boxes in each, as COCO. The check runs as a process of its own,
+once without images, once with all of them decoded, and its peak memory is what the kernel says of that process.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import aweigh
 BOXES_PER_IMAGE, CLASSES = 8, 20
 ROWS = (
     ("header only", ["--no-pictures", "--model", "none"]),
-    ("all pictures decoded", ["--model", "none"]),
+    ("all images decoded", ["--model", "none"]),
     ("all, and the levels of FCOS", []),
 )
 
@@ -35,7 +35,7 @@ ROWS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=int, default=100_000)
-    parser.add_argument("--widths", type=int, nargs="+", default=[640, 1920], help="of the pictures, 4 : 3")
+    parser.add_argument("--widths", type=int, nargs="+", default=[640, 1920], help="of the images, 4 : 3")
     parser.add_argument("--out", type=Path, help="write the table there as well")
     parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)  # in a process of its own, see `peak`
     arguments = parser.parse_args()
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def draw(folder: Path, annotations: int, width: int) -> None:
-    """A COCO training set of pictures that all differ."""
+    """A COCO training set of images that all differ."""
     height = width * 3 // 4
     random = np.random.default_rng(0)
     count = annotations // BOXES_PER_IMAGE
@@ -117,14 +117,14 @@ def report(text: str, annotations: int, load: float) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     return f"""# Checking a data set
 
-{annotations:,} annotations, {BOXES_PER_IMAGE} in each picture, {CLASSES} classes.
+{annotations:,} annotations, {BOXES_PER_IMAGE} in each image, {CLASSES} classes.
 
 {text}
 
 Seconds are those of the whole command, from start to end; those of the processor hardly depend on what else the machine
 does (the load is below). Peak memory is the largest resident size of its process; above the start is what is more than
-that of a process which has only loaded the libraries. Decoding holds the pixels of one picture per thread, those of a
-JPEG already reduced, so the memory does not grow with the size of the pictures.
+that of a process which has only loaded the libraries. Decoding holds the pixels of one image per thread, those of a
+JPEG already reduced, so the memory does not grow with the size of the images.
 
 {datetime.date.today().isoformat()}, commit {commit}; {os.cpu_count()} CPU cores ({platform.machine()}), load before \
 the start {load:.1f}; Python {platform.python_version()}, torch {metadata.version("torch")}, Pillow \

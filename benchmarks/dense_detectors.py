@@ -3,12 +3,12 @@
     python benchmarks/dense_detectors.py DATA OUT [--steps 500] [--size 256] [--only NAME ...] [--markdown FILE]
 
 All stand on EfficientNet-B0 with the same random weights, with neck and head as wide and as deep as EfficientDet-D0's
-(64 channels, three convolutions), and see the same pictures in the same order. The optimiser is AdamW, whose steps do
+(64 channels, three convolutions), and see the same images in the same order. The optimiser is AdamW, whose steps do
 not depend on how a loss is scaled. Measured on the test split, which is used for nothing else; the time of a step is
 the median of its run, reading included.
 
-Memory is what torch's CPU allocator holds at the peak, above what it held before: of one training step of 8 pictures;
-and of the assignment alone for one picture of 800 x 1344 with 20 objects, as it runs (in portions of a bounded size)
+Memory is what torch's CPU allocator holds at the peak, above what it held before: of one training step of 8 images;
+and of the assignment alone for one image of 800 x 1344 with 20 objects, as it runs (in portions of a bounded size)
 and all at once.
 
 A run that is there already is not run again: the whole can be stopped and gone on with, or shared out: `--only` some
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--size", type=int, default=256, help="long side of the pictures")
+    parser.add_argument("--size", type=int, default=256, help="long side of the images")
     parser.add_argument("--only", nargs="+", choices=DETECTORS, default=list(DETECTORS), metavar="NAME")
     parser.add_argument("--recipe", default="bccd")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
@@ -136,7 +136,7 @@ def memory(name: str, size: int) -> dict[str, float]:
 
 
 def assign(model: Any, raw: Any, target: Targets, byte_budget: int) -> Tensor:
-    """Which point or anchor of one picture learns which object, as the detector has it."""
+    """Which point or anchor of one image learns which object, as the detector has it."""
     if isinstance(raw, FCOSOutput):
         portions = partial(model.candidates, byte_budget=byte_budget)
         matched: Tensor = model.assign(raw.points, target, candidates=portions)

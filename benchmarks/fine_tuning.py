@@ -86,7 +86,7 @@ def result(options: argparse.Namespace, name: str, words: list[str], minutes: fl
 def train(options: argparse.Namespace, folder: Path, words: list[str], steps: int) -> None:
     command = [sys.executable, "-m", "aweigh", "train", str(options.data), "--recipe", options.recipe]
     command += ["--short", "0", "--long", str(options.size), "--iterations", str(steps), "--val-split", "none"]
-    command += ["--workers", "0"]  # pictures are read in the training process, which then has all the threads there are
+    command += ["--workers", "0"]  # images are read in the training process, which then has all the threads there are
     subprocess.run([*command, "--output", str(folder), *words], check=True)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/given_proposals.py DATA OUT --body WEIGHTS [--steps 300] [--results FILE.md]
 
-A Faster R-CNN is trained, its proposals of every picture are written, and a Fast R-CNN is trained on these for as many
+A Faster R-CNN is trained, its proposals of every image are written, and a Fast R-CNN is trained on these for as many
 steps, both on ResNet-18 from WEIGHTS with the same options. The table has what each detector finds on the test split,
 and how many objects the proposals reach. A run that is there is not trained again.
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--body", required=True, help="weights of the backbone to start from, as `aweigh train` takes")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--long", type=int, default=192, help="long side of the input")
-    parser.add_argument("--number", type=int, default=300, help="proposals of a picture")
+    parser.add_argument("--number", type=int, default=300, help="proposals of an image")
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
     data, out = str(options.data), options.out
@@ -58,14 +58,14 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True)
     lines = [
         f"aweigh {aweigh.__version__}, {processor()}, {time.strftime('%Y-%m-%d')}; {options.data.name}, test split, "
-        f"{options.long} px, {options.steps} steps of 4, {options.number} proposals of a picture; commit "
+        f"{options.long} px, {options.steps} steps of 4, {options.number} proposals of an image; commit "
         f"{commit.stdout.decode().strip() or 'unknown'}",
         "",
         "| | AP | AP50 | AP75 |",
         "|---|---:|---:|---:|",
         *(f"| {name} | {v['AP']:.3f} | {v['AP50']:.3f} | {v['AP75']:.3f} |" for name, v in rows.items()),
         "",
-        f"The proposals reach {recall['test']['AR100']:.3f} of the test split's objects with 100 of a picture and "
+        f"The proposals reach {recall['test']['AR100']:.3f} of the test split's objects with 100 of an image and "
         f"{recall['test']['AR1000']:.3f} with all (COCO's average recall, classes left aside); "
         f"{recall['train']['AR1000']:.3f} of those trained on.",
     ]

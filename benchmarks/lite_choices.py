@@ -3,9 +3,9 @@
     python benchmarks/lite_choices.py DATA OUT --backbone FILE [--epochs 4] [--size 320] [--seed 0]
         [--only NAME ...] [--markdown FILE]
 
-Every row starts from the same body (FILE, frozen) with neck and head from nothing, and sees the same pictures in the
+Every row starts from the same backbone (FILE, frozen) with neck and head from nothing, and sees the same images in the
 same order. AP is that of the averaged weights on the validation split at the end. The control is FCOS's own neck and
-head of 128 channels on this body. A run that is there already is not run again.
+head of 128 channels on this backbone. A run that is there already is not run again.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def lite(
     activation: str = "leaky_relu",
     kernel: int = 5,
 ) -> Callable[..., nn.Module]:
-    """A builder of FCOS lite with one choice changed; the body stays as it is."""
+    """A builder of FCOS lite with one choice changed; the backbone stays as it is."""
 
     def build(*, classes: Classes, backbone_norm: Any = "bn", frozen_stages: int = 0) -> nn.Module:
         body = shufflenet_v2_backbone(

@@ -230,7 +230,7 @@ def memory(workers: int, steps: int, *, images: int = 20_000, objects: int = 5) 
 
 
 def large_split(root: Path, images: int, objects: int) -> DetectionDataset:
-    """Many annotations over a hundred small pictures."""
+    """Many annotations over a hundred small images."""
     (root / "images").mkdir()
     files = 100
     for number in range(files):

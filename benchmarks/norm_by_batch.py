@@ -6,7 +6,7 @@
 The comparison of Wu and He, "Group Normalization" (ECCV 2018, section 4.1, figure 5), on a data set and a network that
 a CPU can train: FCOS lite on ShuffleNet V2 0.5x from random weights, the same normalisation in backbone, neck and head.
 (In FCOS's own head each level has batch statistics of its own in training, and one running mean for all after it, which
-would be measured instead.) As in the paper each run sees the same number of pictures, and the learning rate is
+would be measured instead.) As in the paper each run sees the same number of images, and the learning rate is
 proportional to the batch.
 
 A run that is there already is not run again: the whole can be stopped and gone on with, or shared out by `--only`.
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--size", type=int, default=160, help="long side of the pictures")
+    parser.add_argument("--size", type=int, default=160, help="long side of the images")
     parser.add_argument("--only", nargs="+", choices=NORMS, default=list(NORMS), help="of the two normalisations")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args()

@@ -8,10 +8,10 @@ both tables of `aweigh eval`:
 - predicted: what the detector says.
 - depths exchanged: the depths of all detections of a class, among themselves at random. Boxes, sides and angles stay.
 - angles exchanged: likewise.
-- mean object: every detection has the mean sides and depth of its class in the training pictures, and an angle at
+- mean object: every detection has the mean sides and depth of its class in the training images, and an angle at
   random.
-- anywhere: the mean object of a class at a place on the ground drawn from those of the training pictures, as often as
-  the detector found it, in pictures at random.
+- anywhere: the mean object of a class at a place on the ground drawn from those of the training images, as often as
+  the detector found it, in images at random.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def exchanged(results: list[dict[str, Any]], columns: slice, random: np.random.G
 def of_mean(
     results: list[dict[str, Any]], train: Split, random: np.random.Generator, *, anywhere: bool
 ) -> list[dict[str, Any]]:
-    """The results as the mean object of their class; anywhere: where one of the training pictures stands, too."""
+    """The results as the mean object of their class; anywhere: where one of the training images stands, too."""
     assert train.cuboids is not None
     changed = []
     images = [result["image_id"] for result in results]
@@ -84,7 +84,7 @@ def main() -> None:
         "anywhere": of_mean(results, train, random, anywhere=True),
     }
     for overlaps, title in ((None, "overlaps of KITTI"), (LOOSE, f"overlaps {LOOSE}")):
-        print(f"{split.name} of {given.data}, {len(split)} pictures, {title}")
+        print(f"{split.name} of {given.data}, {len(split)} images, {title}")
         print(f"{'':<18}" + "".join(f"{text:>12}" for text in NUMBERS.values()))
         for name, form in forms.items():
             metrics = kitti_metrics(split, form, overlaps=overlaps)

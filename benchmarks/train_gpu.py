@@ -6,7 +6,7 @@
 Both get the same batches from our loader, the same weights, the same optimiser (SGD with momentum) and the same number
 format (bf16 on a GPU, float32 on the CPU). They run in turn, block by block, after a warm-up; images per second are
 those of the median block, with waiting for images left out and given on its own. The parts of a step are measured in
-another pass, step by step in turn, with the device waited for between them. Without --data pictures are drawn, with a
+another pass, step by step in turn, with the device waited for between them. Without --data images are drawn, with a
 few objects in each.
 """
 
@@ -99,7 +99,7 @@ def report(options: argparse.Namespace, data: Path) -> str:
     lines = [
         f"aweigh {aweigh.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
         f"{device_name(device)}, {str(precision).removeprefix('torch.')}, short side {options.size}, batch "
-        f"{options.batch}, {'drawn pictures' if options.data is None else data.name}; {time.strftime('%Y-%m-%d')}; "
+        f"{options.batch}, {'drawn images' if options.data is None else data.name}; {time.strftime('%Y-%m-%d')}; "
         f"median of {options.blocks} blocks of {options.steps} steps in turn",
         "",
         "| | images per second | against torchvision | peak memory | against torchvision |",

@@ -1,11 +1,11 @@
-"""What test augmentation gives and costs: AP with flips and sizes, each way of merging, and the time beside plain.
+"""What test-time augmentation gives and costs: AP with flips and sizes, each way of merging, and the time beside plain.
 
     python benchmarks/tta.py box PATH/TO/coco --split val --markdown benchmarks/results/tta.md
     python benchmarks/tta.py run/best.safetensors PATH/TO/coco --split val
 
-Every picture is looked at in each way in turn, so that a drift of the machine hits all of them. The time of a way is
+Every image is looked at in each way in turn, so that a drift of the machine hits all of them. The time of a way is
 that of its looks (resizing, network, decoding), each taken once, and of merging; reading is left out. The ratio is the
-median over the pictures.
+median over the images.
 """
 
 import argparse
@@ -37,7 +37,7 @@ Look = tuple[list[Detections], float]  # what it found, and its seconds
 
 
 def looks(engine: Engine, path: Path, resize: Resize) -> dict[tuple[float, bool], list[Look]]:
-    """The looks at a picture in each scale, without a flip and with it."""
+    """The looks at an image in each scale, without a flip and with it."""
     made = {}
     for size, scale in zip(TTA(scales=SCALES).resizes(resize), SCALES):
         pixels, full_hw = read_reduced(path, size.needed_size)
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="val")
     parser.add_argument("--resize", default="", help="as --resize of aweigh eval")
-    parser.add_argument("--limit", type=int, default=0, help="the first so many pictures; all when not given")
+    parser.add_argument("--limit", type=int, default=0, help="the first so many images; all when not given")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     predictor = load(options.detector, device="cpu")
@@ -99,10 +99,10 @@ def main() -> None:
         truth[part] = [entry for entry in truth[part] if entry[key] in category_ids.values()]
     plain = times["none", None]
     lines = [
-        f"{engine.name} ({options.detector}), {len(split)} pictures of {options.data.name} {options.split}; "
+        f"{engine.name} ({options.detector}), {len(split)} images of {options.data.name} {options.split}; "
         f"resize {resize.to_dict()}; torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}",
         "",
-        "| test augmentation | merge | AP | AP50 | AP small | AP medium | AP large | AR100 | times as long |",
+        "| test-time augmentation | merge | AP | AP50 | AP small | AP medium | AP large | AR100 | times as long |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (name, method), entries in results.items():
@@ -112,7 +112,7 @@ def main() -> None:
         cost = statistics.median(one / other for one, other in zip(taken, plain, strict=True))
         how = method or ("maps averaged" if name == "flip" else "")
         lines.append(f"| {name} | {how} | {' | '.join(f'{value:.3f}' for value in shown)} | {cost:.2f} |")
-    lines.append(f"\nPlain: {1000 * statistics.median(plain):.0f} ms a picture (median).")
+    lines.append(f"\nPlain: {1000 * statistics.median(plain):.0f} ms an image (median).")
     print("\n".join(lines))
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")

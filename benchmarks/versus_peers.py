@@ -271,7 +271,7 @@ def with_frozen_norms(model: nn.Module) -> nn.Module | None:
 
 
 def patches(size: int, seed: int) -> Tensor:
-    """A picture `[3, size, size]` of coloured patches with noise: in noise alone all places look alike."""
+    """An image `[3, size, size]` of coloured patches with noise: in noise alone all places look alike."""
     generator = torch.Generator().manual_seed(seed)
     coarse = nn.functional.interpolate(torch.rand(1, 3, 8, 8, generator=generator), size=(size, size), mode="bilinear")
     return 0.8 * coarse[0] + 0.2 * torch.rand(3, size, size, generator=generator)

@@ -18,7 +18,7 @@ def picture(path: Path, width: int = 40, height: int = 30) -> Path:
 
 
 def coco_dict(boxes: list[list[float]], **changes: Any) -> dict[str, Any]:
-    """Two pictures of 40 x 30, all boxes in the first; category ids 3 (cat) and 7 (dog)."""
+    """Two images of 40 x 30, all boxes in the first; category ids 3 (cat) and 7 (dog)."""
     return {
         "images": [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 30} for n in (1, 2)],
         "annotations": [

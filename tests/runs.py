@@ -1,4 +1,4 @@
-"""A data set of a few tiny pictures, and a detector small enough to train on it in a second."""
+"""A data set of a few tiny images, and a detector small enough to train on it in a second."""
 
 import io
 import json
@@ -46,7 +46,7 @@ exec(code, {"__name__": "__main__"})
 
 
 def write_coco(root, counts, *, objects=2, seed=0, sizes=((96, 80), (64, 96))):
-    """Grey pictures with red boxes (category 1) and blue balls (category 7) in COCO's layout."""
+    """Grey images with red boxes (category 1) and blue balls (category 7) in COCO's layout."""
     dice = random.Random(seed)
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for split, count in counts.items():

@@ -1,4 +1,4 @@
-"""Pictures for tests that differ as photographs do, and data sets of them."""
+"""Images for tests that differ as photographs do, and data sets of them."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def entry(number: int, image: int, box: list[float], category: int = 1) -> dict[
 def write_coco(
     root: Path, split: str, pictures: dict[str, Image.Image], annotations: list[dict[str, Any]], **changes: Any
 ) -> Path:
-    """One split in COCO's layout; image ids are 1, 2, ... in the order of the pictures."""
+    """One split in COCO's layout; image ids are 1, 2, ... in the order of the images."""
     folder = root / "images" / split
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():

@@ -1,4 +1,4 @@
-"""A picture in any form becomes detections in its own pixels; many pictures stream through in bounded memory."""
+"""An image in any form becomes detections in its own pixels; many images stream through in bounded memory."""
 
 from collections.abc import Iterator
 from inspect import signature
@@ -224,7 +224,7 @@ def test_extreme_sizes(detector: Predictor, size: tuple[int, int]) -> None:
 
 def test_stream_goes_on_after_a_bad_file(detector: Predictor, tmp_path: Path) -> None:
     Image.fromarray(picture(30, 30)).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_text("not a picture")
+    (tmp_path / "b.png").write_text("not an image")
     (tmp_path / "c.jpg").write_bytes(b"")
     Image.fromarray(picture(40, 20, seed=1)).save(tmp_path / "d.png")
     results = list(detector.stream(tmp_path, batch=3))
@@ -330,7 +330,7 @@ def test_sources(tmp_path: Path) -> None:
     assert len(list(sources(torch.zeros(3, 8, 8)))) == 1
     with pytest.raises(DataError, match=r"no file or folder .*missing"):
         sources(tmp_path / "missing.jpg")
-    with pytest.raises(DataError, match=r"empty holds no file that is a picture"):
+    with pytest.raises(DataError, match=r"empty holds no file that is an image"):
         sources(tmp_path / "empty")
     with pytest.raises(DataError, match=r"\*\.gif"):
         sources(str(tmp_path / "*.gif"))
@@ -359,7 +359,7 @@ def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"batch = {batch}: expected a number from 1 to 4,096"):
             detector.stream([], batch=batch)
     with pytest.raises(DataError, match="no file or folder"):
-        detector.stream(tmp_path / "nowhere")  # at once, not at the first picture
+        detector.stream(tmp_path / "nowhere")  # at once, not at the first image
     with pytest.raises(DataError, match=r"missing\.jpg"):
         detector(tmp_path / "missing.jpg")
     with pytest.raises(UsageError, match="'gpu'"):

@@ -60,7 +60,7 @@ class KeypointSet:
     """What is known of the K keypoints of an object, in their order.
 
     names: distinct. joints: pairs of rows between which a line is drawn. flip_pairs: pairs of rows that change places
-    when the picture is mirrored, each row in one pair at most. sigmas: how loosely each is placed, as a share of the
+    when the image is mirrored, each row in one pair at most. sigmas: how loosely each is placed, as a share of the
     object's size (COCO's object keypoint similarity); when not given, COCO's for its 17 names, else `UNIFORM_SIGMA`.
     """
 

@@ -53,9 +53,9 @@ def evaluate(
 ) -> Measurement:
     """The numbers of a detector on a labelled split: `.metrics["boxes"].AP`, `.to_dict()`, and `.table()` of each.
 
-    model: a checkpoint as `aweigh.load` takes it, or a predictor, whose resize and test augmentation are then used.
-    data: a folder, or a split that was loaded. split: train, val, test, or as it is called there; when not given val,
-    and where the data have none, what the run of the checkpoint held out. metrics: names in
+    model: a checkpoint as `aweigh.load` takes it, or a predictor, whose resize and test-time augmentation are then
+    used. data: a folder, or a split that was loaded. split: train, val, test, or as it is called there; when not given
+    val, and where the data have none, what the run of the checkpoint held out. metrics: names in
     `aweigh.evaluation.metrics.METRICS`; when none is given, COCO's of all that detector and data have. proposals: for a
     detector that needs them. batch: images at a time, 0 for what pays on the device. workers: processes that read
     images. max_bad: the share of images that cannot be read above which there is a `DataError` instead of numbers.

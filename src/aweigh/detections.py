@@ -201,7 +201,7 @@ class Detections:
 
     @staticmethod
     def joined(parts: Sequence[Detections]) -> Detections:
-        """The objects of all parts, one part after the other, all of one picture; the rest is the first part's."""
+        """The objects of all parts, one part after the other, all of one image; the rest is the first part's."""
         fields = {name: np.concatenate([getattr(part, name) for part in parts]) for name in instance_fields(parts[0])}
         return replace(parts[0], **cast(dict[str, Any], fields))
 
@@ -354,7 +354,7 @@ class Detections:
         """The image with what is found in it, of at least `min_score`, as a new PIL image.
 
         image: all that a predictor takes, of the same size; when not given, the file that the detections are of.
-        Objects whose place in space is known are drawn as solids, and beside the image from above.
+        Objects whose 3D box is known are drawn as solids, and beside the image from above.
         """
         return cast("Image.Image", _verbs().draw(self, image, min_score=min_score))
 

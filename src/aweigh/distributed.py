@@ -22,7 +22,7 @@ from aweigh.errors import AweighError, UsageError
 Value = TypeVar("Value")
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
-WAIT = timedelta(minutes=30)  # for the slowest process: the longest validation or picture of the report
+WAIT = timedelta(minutes=30)  # for the slowest process: the longest validation or image of the report
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def counted(number: int, noun: str, verb: str = "") -> str:
 
 
 def lost_worker(error: BaseException) -> bool:
-    """Whether torch says that a process that reads pictures is gone, which it does wherever the program just is."""
+    """Whether torch says that a process that reads images is gone, which it does wherever the program just is."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 

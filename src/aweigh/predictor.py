@@ -56,7 +56,7 @@ def load(
     model: a checkpoint; the folder of a run, whose best weights are meant; `"box"`, the detector that comes with the
     package, for the 80 classes of COCO; or any name that `aweigh models` lists, with the first of its published
     weights, or those of `weights`, a name or a file. resize: instead of the step the detector was trained with. tta:
-    test augmentation. device: a GPU that CUDA can use when there is one, else the CPU.
+    test-time augmentation. device: a GPU that CUDA can use when there is one, else the CPU.
     """
     from aweigh.checkpoints.checkpoint import load_model
 
@@ -74,7 +74,7 @@ class Predictor:
 
     model: any detector, of which the predictor keeps a copy of its own, made fast for prediction (evaluation mode,
     batch normalisation folded into the convolutions, channels-last memory), and leaves the given one as it is; or an
-    engine. resize: the step that was used in training. tta: test augmentation; an image is then read once for each
+    engine. resize: the step that was used in training. tta: test-time augmentation; an image is then read once for each
     size. device: of a detector: a GPU that CUDA can use when there is one, else the CPU.
     """
 

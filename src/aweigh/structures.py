@@ -159,7 +159,7 @@ class Targets:
     known: `[C]` bool, of the image: the classes it was labelled for, None for all; of any other it may show objects
     that have no box, so that such a class gives no negative loss anywhere in it.
     proposals: `[P, 4]` float32 xyxy, of the image: no annotations, but where a detector will be told to look. They go
-    with the boxes through every change of the picture, until a batch has them in its `Images`.
+    with the boxes through every change of the image, until a batch has them in its `Images`.
     Indexing with a slice, a mask or an index tensor carries all of them together.
     """
 

@@ -1,4 +1,4 @@
-"""Boxes of photographs with EXIF rotation: drawn on the picture as shown or as stored, which the boxes tell."""
+"""Boxes of photographs with EXIF rotation: drawn on the image as shown or as stored, which the boxes tell."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_sizes_of_the_stored_file_and_boxes_of_the_shown_picture(tmp_path: Path,
     assert sizes(split) == [TALL] * 3  # also those that fit both ways: the set decides
     assert split.boxes.tolist() == [[20, 90, 80, 150], [10, 10, 70, 60]]
     assert [problem.kind for problem in split.problems] == [exif_frames.AS_SHOWN] * 3
-    assert "of 2 boxes in rotated pictures 2 fit as these are shown, 1 as they are stored" in split.problems[0].detail
+    assert "of 2 boxes in rotated images 2 fit as these are shown, 1 as they are stored" in split.problems[0].detail
     check_pixels(split)
     found = kinds(examine({"train": split}))
     assert exif_frames.AS_SHOWN in found and not {"annotated before EXIF rotation", "box over the edge"} & found
@@ -70,8 +70,8 @@ def test_sizes_of_the_stored_file_and_boxes_of_the_shown_picture(tmp_path: Path,
     [
         (WIDE, [[STORED], [BOTH]], [WIDE, WIDE]),  # annotated before the rotation, as is said
         (WIDE, [[BOTH], [BOTH]], [WIDE, WIDE]),  # nothing but the size that is said
-        (TALL, [[SHOWN], [BOTH]], [TALL, TALL]),  # as every picture
-        (TALL, [[STORED], [BOTH]], [WIDE, WIDE]),  # sizes of the shown picture, boxes of the stored one
+        (TALL, [[SHOWN], [BOTH]], [TALL, TALL]),  # as every image
+        (TALL, [[STORED], [BOTH]], [WIDE, WIDE]),  # sizes of the shown image, boxes of the stored one
         (WIDE, [[SHOWN]] * 30 + [[STORED]], [TALL] * 31),  # one slip of the hand
         (WIDE, [[SHOWN]] * 3 + [[STORED]] * 2 + [[BOTH]], [TALL] * 3 + [WIDE] * 2 + [TALL]),  # two tools
         (WIDE, [[SHOWN], [STORED], [BOTH]], [TALL, WIDE, WIDE]),  # as many for one as for the other

@@ -43,7 +43,7 @@ NO_PLACE = ["a word", "four columns", "a ragged polygon", "no number", "unknown 
 
 
 def yolo(root: Path, **labels: str | bytes | None) -> Path:
-    """Pictures with these label files; None: without one."""
+    """Images with these label files; None: without one."""
     (root / "labels" / "train").mkdir(parents=True)
     for name, text in labels.items():
         picture(root / "images" / "train" / f"{name}.png")
@@ -80,7 +80,7 @@ def test_no_copy_calls_it_empty(tmp_path: Path, layout: Any) -> None:
     split = load_split(yolo(tmp_path / "set", bad="0 nan 0 0 0", empty="", good=GOOD, hen="1 0.5 0.5 0.5 0.5"))
     save_dataset({"train": split}, tmp_path / "out", layout)
     cleaned = clean({"train": split}, examine({"train": split}, pictures=False))
-    assert "train: 1 picture marked as never labelled: all their boxes were bad" in cleaned.changes
+    assert "train: 1 image marked as never labelled: all their boxes were bad" in cleaned.changes
     save_dataset(cleaned.splits, tmp_path / "clean", layout)
     copies = [load_split(tmp_path / "out"), load_split(tmp_path / "clean"), cleaned.splits["train"]]
     copies += [merge({"a": {"train": split}, "b": {"train": split}}).splits["train"], *split_off(split, 0.5, seed=1)]
@@ -106,11 +106,11 @@ def test_a_lost_object_of_an_unknown_place_is_nowhere_background(tmp_path: Path,
     for layout in ("voc", "yolo"):
         assert [line for line in not_held({"train": split}, layout) if line.startswith("labels lost: 1 image")]
     cleaned = clean({"train": split}, examine({"train": split}, pictures=False))
-    assert "train: 1 picture kept with a part of the labels, the others are lost: part.png" in cleaned.changes
+    assert "train: 1 image kept with a part of the labels, the others are lost: part.png" in cleaned.changes
 
 
 def test_a_lost_box_that_covers_nothing_leaves_the_others_as_they_are(tmp_path: Path) -> None:
-    """Its place is known, and nothing of the picture is in it."""
+    """Its place is known, and nothing of the image is in it."""
     lines = [GOOD, LOST_LINES["outside"], LOST_LINES["no size"], LOST_LINES["under one pixel"]]
     split = load_split(yolo(tmp_path / "set", part="\n".join(lines)))
     assert split.reviewed.tolist() == [REVIEWED] and len(split.boxes) == 1 and known(split, 0) is None
@@ -241,7 +241,7 @@ def test_what_a_detector_adds_completes_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fcos_shufflenet_v2_x0_5_lite", "faster_rcnn_mobilenet_v3_large_320_fpn"])
 def test_it_gives_no_loss_anywhere(name: str) -> None:
-    """The loss of a picture that may show anything does not depend on what is found there."""
+    """The loss of an image that may show anything does not depend on what is found there."""
     torch.manual_seed(0)
     model = create(name, num_classes=2)
     images = Images(torch.rand(1, 3, 64, 64), [(64, 64)])

@@ -161,7 +161,7 @@ def test_real_masks_equal_those_of_pycocotools(shared: Path) -> None:
 
 
 def test_masks_of_a_reduced_picture_are_those_of_its_pixels_in_the_middle():
-    """Also where the sides are no multiples, so that the last pixel reaches beyond the picture."""
+    """Also where the sides are no multiples, so that the last pixel reaches beyond the image."""
     masks, _ = Masks.read([[[2.0, 2.0, 30.0, 3.0, 28.0, 21.0, 4.0, 19.0]], None], np.array([[22, 33]] * 2))
     whole = masks.pixels(range(2), (22, 33))
     small = masks.pixels(range(2), (22, 33), out_hw=(6, 9), step_yx=(4.0, 4.0))

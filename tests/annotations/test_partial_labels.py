@@ -28,7 +28,7 @@ from aweigh.structures import Targets
 
 
 def partial(coco: Make, *, sets: bool = True) -> Split:
-    """An object and a guess in the first of two pictures; the second was labelled for dogs (id 7) alone."""
+    """An object and a guess in the first of two images; the second was labelled for dogs (id 7) alone."""
     data = coco_dict([[2, 2, 10, 10], [20, 5, 12, 12]])
     data["annotations"][1] |= {"uncertain": True, "iscrowd": 1, "score": 0.25}
     if sets:

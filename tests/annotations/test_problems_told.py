@@ -26,7 +26,7 @@ def test_a_list_of_problems_says_how_many_images_are_skipped() -> None:
 
 
 def test_fractions_stand_beside_their_pixels(tmp_path: Path) -> None:
-    """A YOLO box wholly right of a picture of 40 x 30: as the file has it, and where that is."""
+    """A YOLO box wholly right of an image of 40 x 30: as the file has it, and where that is."""
     picture(tmp_path / "images" / "train" / "a.png")
     (tmp_path / "labels" / "train").mkdir(parents=True)
     (tmp_path / "labels" / "train" / "a.txt").write_text("0 1.5 0.5 0.25 0.5\n0 0.5 0.5 0.25 0.5\n")

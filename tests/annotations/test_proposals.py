@@ -1,4 +1,4 @@
-"""Proposals: one file without pickle, checked; carried through every change of a picture."""
+"""Proposals: one file without pickle, checked; carried through every change of an image."""
 
 import json
 import random
@@ -30,7 +30,7 @@ MADE = {"split": "train", "data": "set"}
 
 @pytest.fixture
 def split(coco: Make):
-    """Two pictures, 1.png and 2.png, of 40 x 30; three objects in the first."""
+    """Two images, 1.png and 2.png, of 40 x 30; three objects in the first."""
     return load_split(coco(coco_dict(OBJECTS)))
 
 
@@ -40,7 +40,7 @@ def of_pictures(*pictures: tuple, number: int = 100) -> Proposals:
 
 @pytest.fixture
 def given() -> Proposals:
-    """The objects themselves, of falling score, for the first picture; one box for the second."""
+    """The objects themselves, of falling score, for the first image; one box for the second."""
     return of_pictures(("1.png", (30, 40), BOXES, [0.9, 0.5, 0.1]), ("2.png", (30, 40), [[1, 2, 3, 4]], [0.3]))
 
 
@@ -75,7 +75,7 @@ WRONG = [
     ({"boxes": np.array([[5, 5, 15, 15], [20, 3, np.nan, 28], [0, 10, 12, 30], [1, 2, 3, 4]], np.float32)},
      "proposal 1 of 1.png (40 x 30) has a coordinate or score that is not finite"),
     ({"boxes": np.array([[5, 5, 15, 15], [20, 3, 39, 28], [0, 10, 12, 30], [1, 2, 3, 31]], np.float32)},
-     "proposal 0 of 2.png (40 x 30) lies outside its picture"),
+     "proposal 0 of 2.png (40 x 30) lies outside its image"),
     ({"boxes": np.array([[5, 5, 15, 15], [20, 3, 39, 28], [0, 10, 0, 30], [1, 2, 3, 4]], np.float32)},
      "proposal 2 of 1.png (40 x 30) has no area"),
     ({"scores": np.array([0.9, 0.5, np.inf, 0.3], np.float32)}, "proposal 2 of 1.png"),
@@ -102,7 +102,7 @@ def test_a_wrong_file_is_named_with_picture_and_row(given, tmp_path: Path, chang
     [
         ({"kind": "checkpoint"}, DataError, "something else than proposals"),
         ({"kind": "aweigh.proposals", "format": 2, "files": []}, UsageError, "format 2, this version reads up to 1"),
-        ({"kind": "aweigh.proposals", "format": 1, "files": ["a", "a"]}, DataError, "names the picture a twice"),
+        ({"kind": "aweigh.proposals", "format": 1, "files": ["a", "a"]}, DataError, "names the image a twice"),
         ({"kind": "aweigh.proposals", "format": 1, "files": [1]}, DataError, "a list of names"),
         ([], DataError, "something else"),
     ],
@@ -131,7 +131,7 @@ def test_a_broken_file_ends_with_one_clear_line(given: Proposals, tmp_path: Path
             assert "\n" not in str(error)
 
 
-# --- which pictures it is for ---------------------------------------------------------------------------------------
+# --- which images it is for ---------------------------------------------------------------------------------------
 
 
 def test_a_split_takes_its_own_in_its_order(split, given: Proposals) -> None:
@@ -154,7 +154,7 @@ def test_pictures_are_found_by_the_end_of_their_path() -> None:
 
 
 def test_other_pictures_and_other_sizes_are_refused(split, given: Proposals) -> None:
-    with pytest.raises(DataError, match=r"1 of the 2 pictures of train .* no proposals, such as 2.png.*train of set"):
+    with pytest.raises(DataError, match=r"1 of the 2 images of train .* no proposals, such as 2.png.*train of set"):
         split.with_proposals(given.take(np.array([0])))
     other = of_pictures(("1.png", (30, 40), [], []), ("2.png", (40, 30), [], []))
     with pytest.raises(DataError, match=r"2.png is 40 x 30 pixels in train .*made for 30 x 40, as 1 in all"):
@@ -174,18 +174,16 @@ def test_another_picture_of_the_same_name_and_size_is_refused(split, tmp_path: P
     assert turned.objects(1)["proposals"].tolist() == BOXES
     assert made.of_picture(split.paths[0], (30, 40)).tolist() == BOXES
     Image.effect_noise((40, 30), 50).save(split.paths[1])
-    with pytest.raises(
-        DataError, match=r"2\.png of train .* another picture .* same name .*, as 1 in all.*train of set"
-    ):
+    with pytest.raises(DataError, match=r"2\.png of train .* another image .* same name .*, as 1 in all.*train of set"):
         split.with_proposals(made)
-    with pytest.raises(DataError, match="made for another picture of that name, of train of set"):
+    with pytest.raises(DataError, match="made for another image of that name, of train of set"):
         made.of_picture(split.paths[1], (30, 40))
     split.paths[1].unlink()
-    with pytest.raises(DataError, match="another picture"):
+    with pytest.raises(DataError, match="another image"):
         split.with_proposals(made)
 
 
-# --- through every change of a picture ------------------------------------------------------------------------------
+# --- through every change of an image ------------------------------------------------------------------------------
 
 CHANGES = [
     Augmentation(flip=1.0),

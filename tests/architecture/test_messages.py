@@ -57,7 +57,7 @@ def test_no_plural_is_made_by_hand() -> None:
     [
         'f"{len(images)} images"',
         'f"{n:,} other classes"',
-        'f"{n} of " f"{total} pictures"',
+        'f"{n} of " f"{total} images"',
         'f"{len(x)} image skipped"',
         'f"with {a} boxes and {b}"',
     ],

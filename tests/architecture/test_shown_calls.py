@@ -62,7 +62,7 @@ def test_a_setting_is_one(shown: Shown) -> None:
 
 
 def check_setting(text: str) -> None:
-    """`name=value`, or with several values: of a run, of a builder, of a body, or of what looks at pictures."""
+    """`name=value`, or with several values: of a run, of a builder, of a body, or of what looks at images."""
     name, _, values = (part.strip() for part in text.partition("="))
     takes = takers(name)
     assert takes, f"nothing has a setting {name}"

@@ -37,7 +37,7 @@ def test_public_names() -> None:
 
 
 def test_a_shufflenet_needs_no_timm() -> None:
-    """Neither built, loaded nor run on a picture; a ResNet is built by it."""
+    """Neither built, loaded nor run on an image; a ResNet is built by it."""
     code = """
 import sys, numpy as np, aweigh
 aweigh.load()(np.zeros((64, 96, 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Broken model files and broken sources of pictures: one explained error that names the file, and no code is run."""
+"""Broken model files and broken sources of images: one explained error that names the file, and no code is run."""
 
 import json
 import os
@@ -251,7 +251,7 @@ def test_files_that_are_no_files(good: Path, tmp_path: Path) -> None:
 
 
 def test_sources_of_pictures(good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """`aweigh predict` leaves out what is no picture, names it, and waits for no pipe."""
+    """`aweigh predict` leaves out what is no image, names it, and waits for no pipe."""
     folder = tmp_path / "photos"
     folder.mkdir()
     names = []

@@ -163,5 +163,5 @@ def test_a_killed_reader_of_any_command_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("aweigh.cli.main.app", gone)
     assert run_command(["eval", "x", "y"]) == 1
     assert capsys.readouterr().err.startswith(
-        "error: A process that reads pictures is gone (DataLoader worker (pid 4711)"
+        "error: A process that reads images is gone (DataLoader worker (pid 4711)"
     )

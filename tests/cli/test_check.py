@@ -39,7 +39,7 @@ def test_lines_fit_a_terminal_of_80_columns(typed: Typed, tmp_path: Path) -> Non
     _, out, _ = typed(broken(tmp_path / "bad"), "--no-pictures")
     lines = out.splitlines()[1:]  # the first holds the path
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
-    assert "the pixels of the pictures were not read" in out
+    assert "the pixels of the images were not read" in out
 
 
 def test_the_files_it_writes(typed: Typed, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_files_it_writes(typed: Typed, tmp_path: Path) -> None:
     code, out, _ = typed(root, *files)
     assert code == 0 and tree(root) == before
     content = json.loads((tmp_path / "report.json").read_text())
-    assert {"zero-size box", "unreadable picture"} <= {one["kind"] for one in content["findings"]}
+    assert {"zero-size box", "unreadable image"} <= {one["kind"] for one in content["findings"]}
     assert content["fit"]["model"] == "fcos_shufflenet_v2_x1_0_lite" and content["fit"]["levels"]
     assert "zero-size box" in (tmp_path / "report.html").read_text()
     assert "train: 1 of 'box over the edge': clipped" in out and "for you to decide" in out

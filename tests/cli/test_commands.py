@@ -1,4 +1,4 @@
-"""What single commands do that needs no training: the flags of train, models, doctor, places of drawn pictures."""
+"""What single commands do that needs no training: the flags of train, models, doctor, places of drawn images."""
 
 import json
 import sys
@@ -177,6 +177,6 @@ def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_a_time_per_picture_needs_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
     predict.Tally(pictures=1, failed=1).tell(None, "csv", drawn=False)
-    assert capsys.readouterr().err.splitlines() == ["0 pictures, 0 objects", "1 of 1 picture could not be read."]
+    assert capsys.readouterr().err.splitlines() == ["0 images, 0 objects", "1 of 1 image could not be read."]
     predict.Tally(pictures=2, failed=1).tell(None, "csv", drawn=False)
-    assert "1 picture, 0 objects; 0.00 s per picture" in capsys.readouterr().err
+    assert "1 image, 0 objects; 0.00 s per image" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def test_merge_without_what_is_held_out(tmp_path: Path, capsys: Capture) -> None
     (other / "annotations" / "instances_train.json").rename(other / "annotations" / "instances_val.json")
     Image.new("RGB", (40, 30), (9, 9, 9)).save(sets[1] / "images" / "1.png")  # the only one with other bytes
     code, out, err = aweigh(capsys, *command)
-    assert code == 0 and "train: 1 picture left out: in other val too (1.png)" in out, err
+    assert code == 0 and "train: 1 image left out: in other val too (1.png)" in out, err
     assert "train: 1 image, 1 box of 1 class" in out and len(load_split(tmp_path / "out")) == 1
 
 

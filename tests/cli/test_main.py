@@ -70,7 +70,7 @@ def test_debug_shows_the_traceback_of_a_mistake(monkeypatch: pytest.MonkeyPatch)
         (["train", "DATA", "--recipe", "synthtic"], r"Did you mean 'synthetic'\?"),
         (["train"], r"Name the folder"),
         (["eval", "run/best.safetensors"], r"DATA"),
-        (["predict"], r"Name the pictures"),
+        (["predict"], r"Name the images"),
         (["config", "show", "--nonsense"], r"--nonsense"),
         (["data", "snth", "out"], r"snth"),
     ],

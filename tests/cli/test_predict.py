@@ -20,7 +20,7 @@ HOSTILE = "evil\x1b]0;x\x07\nerror: forged"
 
 
 class Finds(torch.nn.Module):
-    """A stand-in detector: one object in the middle of every picture."""
+    """A stand-in detector: one object in the middle of every image."""
 
     classes = Classes((HOSTILE, "plain"), (1, 2))
     stride_divisor = 32

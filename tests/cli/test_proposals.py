@@ -118,5 +118,5 @@ def test_coco_results_become_proposals(here: Path, capsys) -> None:
     assert run(["proposals", *arguments]) == 3
     assert "say that the numbers are those of the data (--own-ids" in capsys.readouterr().err
     assert run(["proposals", *arguments, "--own-ids"]) == 0
-    assert "1 of 2 pictures without a box in it" in capsys.readouterr().err
+    assert "1 of 2 images without a box in it" in capsys.readouterr().err
     assert read_proposals(here / "r.safetensors").boxes.tolist() == [[1, 2, 31, 32]]

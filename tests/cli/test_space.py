@@ -1,4 +1,4 @@
-"""From drawn roads to KITTI's numbers, label files and pictures, by the commands a user types."""
+"""From drawn roads to KITTI's numbers, label files and images, by the commands a user types."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_run_is_chosen_by_its_ap_in_space(trained: tuple[Path, Path]) -> None:
     rows = [json.loads(line) for line in (trained[1] / "log.jsonl").read_text().splitlines()]
     epoch = next(row for row in rows if "val_loss" in row)
-    assert epoch["space_AP"] is None  # no object in so small a picture is 25 pixels high
+    assert epoch["space_AP"] is None  # no object in so small an image is 25 pixels high
     assert epoch["space_per_class"]["Car"]["overlap"] == 0.7
     assert {"val_loss_depth", "val_loss_orientation", "val_loss_middle"} <= epoch.keys()
     assert "space_AP" in (trained[1] / "results.csv").read_text().splitlines()[0]

@@ -131,7 +131,7 @@ def _tiny(model: nn.Module, *, sampled: int = 16) -> nn.Module:
 
 
 def images(sizes: list[tuple[int, int]] = SIZES) -> Images:
-    """With the same proposals in each shape of picture, for the detectors that need them."""
+    """With the same proposals in each shape of image, for the detectors that need them."""
     generator = torch.Generator().manual_seed(0)
     stacked = Images.stack([torch.rand(3, *size, generator=generator) for size in sizes])
     corners = torch.rand(2, 50, 2, generator=torch.Generator().manual_seed(0))
@@ -313,7 +313,7 @@ def test_with_a_flip_a_mirrored_picture_gives_mirrored_detections(model: nn.Modu
     mirrored = mirrored.moved(Frame.mirror(96), (64, 96))
     assert 0 < len(found) <= model.max_detections
     assert {*model.extras} <= {name for name, value in vars(found).items() if value is not None}
-    if model.average_flipped is not None:  # where offsets are those of the plain picture
+    if model.average_flipped is not None:  # where offsets are those of the plain image
         np.testing.assert_allclose(mirrored.scores, found.scores, rtol=1.3e-6, atol=1e-5)
     else:
         assert_same_detections(rows(mirrored), rows(found))

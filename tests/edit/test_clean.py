@@ -32,7 +32,7 @@ def broken(root: Path) -> Path:
         entry(906, 3, [60, 60, 30, 30], 2),
     ]
     change(root, "train", lambda data: data["annotations"].extend(rows))
-    train.joinpath("t0.jpg").write_text("no picture")
+    train.joinpath("t0.jpg").write_text("no image")
     val.joinpath("v0.jpg").write_bytes(train.joinpath("t3.jpg").read_bytes())
     scene(4).resize((136, 102)).resize((160, 120)).save(val / "v1.jpg", quality=70)
     return root
@@ -47,15 +47,15 @@ def test_the_copy_is_sound_and_the_source_untouched(tmp_path: Path) -> None:
     assert tree(root) == before
 
     assert cleaned.changes == [
-        "train: 1 picture left out: unreadable picture",
+        "train: 1 image left out: unreadable image",
         "train: 1 of 'zero-size box': left out",
         "train: 1 of 'box outside the image': left out",
         "train: 1 of 'box over the edge': clipped",
-        "train: 1 picture left out: in another split too (the same bytes)",
-        "train: 1 picture left out: in another split too (the same picture, saved anew)",
+        "train: 1 image left out: in another split too (the same bytes)",
+        "train: 1 image left out: in another split too (the same image, saved anew)",
         "train: 1 of 'same box twice': left out",
     ]
-    assert cleaned.left == ["look-alike pictures in two splits", "one object, two classes"]
+    assert cleaned.left == ["look-alike images in two splits", "one object, two classes"]
     copy = load(tmp_path / "clean")
     assert [path.name for path in copy["train"].paths] == ["t1.jpg", "t2.jpg", "t5.jpg"]
     assert [path.name for path in copy["val"].paths] == ["v0.jpg", "v1.jpg", "v2.jpg", "v3.jpg"]
@@ -84,8 +84,8 @@ def test_copies_in_one_split_are_left_out_only_with_the_same_annotations(tmp_pat
     cleaned = clean(splits, examine(splits))
     assert [path.name for path in cleaned.splits["train"].paths] == ["a.jpg", "c.jpg", "e.jpg"]
     assert cleaned.changes == [
-        "train: 2 pictures left out: the same picture is there already",
-        "train: 1 picture kept though stored twice: their annotations differ",
+        "train: 2 images left out: the same image is there already",
+        "train: 1 image kept though stored twice: their annotations differ",
     ]
 
 
@@ -94,4 +94,4 @@ def test_a_picture_that_lost_all_its_boxes_is_not_called_empty(tmp_path: Path) -
     splits = load(write_coco(tmp_path, "train", {"a.jpg": scene(1), "b.jpg": scene(2)}, rows))
     cleaned = clean(splits, examine(splits))
     assert cleaned.splits["train"].reviewed.tolist() == [0, 1]
-    assert "train: 1 picture marked as never labelled: all their boxes were bad" in cleaned.changes
+    assert "train: 1 image marked as never labelled: all their boxes were bad" in cleaned.changes

@@ -205,5 +205,5 @@ def test_what_is_held_out_is_recognised_by_its_look(tmp_path: Path, coco: Make) 
     twin = replace(load_split(small), sizes_hw=np.array([[30, 40], [210, 280]]))
     others = {"other val": twin, "none": twin.take([0], name="val")}
     kept, lines = hold_out(train, others)
-    assert kept.image_ids.tolist() == [2] and lines == ["train: 1 picture left out: in other val too (1.png)"]
+    assert kept.image_ids.tolist() == [2] and lines == ["train: 1 image left out: in other val too (1.png)"]
     assert hold_out(train, {"none": others["none"]})[0].image_ids.tolist() == [1, 2]

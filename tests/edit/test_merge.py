@@ -50,7 +50,7 @@ def test_what_a_set_was_labelled_for_is_written_and_read_back(coco: Make, tmp_pa
     one, two = make(coco, tmp_path / "a", "car", "person"), make(coco, tmp_path / "b", "bike", "person")
     merged = merge({"a": {"train": one}, "b": {"train": two}})
     assert save_dataset(merged.splits, tmp_path / "out", "coco") == [
-        "file names: 2 pictures have a new one, since another has theirs"
+        "file names: 2 images have a new one, since another has theirs"
     ]
     again = load_split(tmp_path / "out")
     expected = [[True, True, False]] * 2 + [[False, True, True]] * 2
@@ -106,7 +106,7 @@ def test_remarks_on_doubtful_sets(coco: Make, tmp_path: Path) -> None:
     text = "\n".join(remarks)
     assert "b lists person, traffic_light, horse without a box" in text
     assert "unite them with --map traffic_light=Traffic Light" in text
-    assert "train: 2 pictures come twice" in text
+    assert "train: 2 images come twice" in text
 
 
 def test_shapes_and_sources_are_united(coco: Make, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def aweigh(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic data set of 24, 6 and 6 pictures."""
+    """A synthetic data set of 24, 6 and 6 images."""
     folder = tmp_path_factory.mktemp("drawn") / "data"
     assert typed("data", "synth", folder, "--train", 24, "--val", 6, "--test", 6, "--size", 128) == 0
     return folder

@@ -28,7 +28,7 @@ def photo(path: Path, width: int = 64, height: int = 48) -> Path:
 
 
 def coco(folder: Path, boxes: list[list[float]], **changes: Any) -> Path:
-    """A data set of three pictures for training and two for validation; `boxes` are those of the first, as xywh."""
+    """A data set of three images for training and two for validation; `boxes` are those of the first, as xywh."""
     for split, count in (("train", 3), ("val", 2)):
         images = [{"id": n, "file_name": f"{split}{n}.png", "width": 64, "height": 48} for n in range(1, count + 1)]
         for image in images:
@@ -49,7 +49,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_file_and_an_empty_folder(aweigh: Aweigh, trained: Path, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_missing_file_and_an_empty_folder(aweigh: Aweigh, trained: Path, tmp_p
     pattern = aweigh("predict", tmp_path / "*.gif", *model)
     assert (missing.code, empty.code, pattern.code) == (3, 3, 3)
     assert "missing.jpg" in missing.mistake
-    assert "holds no file that is a picture" in empty.mistake
+    assert "holds no file that is an image" in empty.mistake
     assert "*.gif" in pattern.mistake
     assert not (tmp_path / "out").exists()
 
@@ -73,7 +73,7 @@ def test_bad_pictures_are_left_out_counted_and_listed(
     photo(folder / "good.png")
     photo(folder / "whole.jpg", 200, 200)
     (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:1500])
-    (folder / "letter.jpg").write_text("Dear reader, this is not a picture.")
+    (folder / "letter.jpg").write_text("Dear reader, this is not an image.")
     (folder / "nothing.png").touch()
     model = ["--model", trained / "best.safetensors", "-o", tmp_path / "out", "--format", format]
     ended = aweigh("predict", folder, *model, "--batch", 2)
@@ -85,7 +85,7 @@ def test_bad_pictures_are_left_out_counted_and_listed(
         "letter.jpg",
         "nothing.png",
     ]
-    assert "3 of 5 pictures could not be read." in ended.err
+    assert "3 of 5 images could not be read." in ended.err
     assert {"good.jpg", "whole.jpg"} <= set(files(tmp_path / "out"))
     assert not any("cut" in name or name.startswith(".") for name in files(tmp_path / "out"))
 
@@ -228,7 +228,7 @@ def test_a_data_set_without_objects(aweigh: Aweigh, trained: Path, drawn: Path, 
 
 
 def test_batches_without_objects(aweigh: Aweigh, tmp_path: Path) -> None:
-    data = coco(tmp_path / "data", [[4, 4, 20, 20]])  # only the first of three pictures has an object
+    data = coco(tmp_path / "data", [[4, 4, 20, 20]])  # only the first of three images has an object
     ended = aweigh("train", data, "--epochs", 2, "--batch", 1, "--output", tmp_path / "run", *TINY)
     assert ended.code == 0, ended.err
     steps = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["kind"] == "step"]

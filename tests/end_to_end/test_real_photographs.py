@@ -34,7 +34,7 @@ def test_bad_boxes_of_real_data_are_named(aweigh: Aweigh, shared: Path) -> None:
     assert ended.code == 3
     assert "BloodImage_00343.jpg annotation 2288" in ended.out
     assert "BloodImage_00338.jpg annotation 887" in ended.out
-    assert "364 images, 4,886 boxes" in ended.out and "look-alike pictures in two splits" in ended.out
+    assert "364 images, 4,886 boxes" in ended.out and "look-alike images in two splits" in ended.out
 
 
 def test_training_on_real_photographs(cells: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_command_that_is_shown(shown: Shown, place: Path, capsys: pytest.Captu
 
 
 def fewer(words: list[str]) -> list[str]:
-    """The same data set with fewer and smaller pictures."""
+    """The same data set with fewer and smaller images."""
     for flag, value in (("--train", "1"), ("--val", "1"), ("--test", "0"), ("--size", "160")):
         if flag in words:
             words = [*words[: words.index(flag) + 1], value, *words[words.index(flag) + 2 :]]

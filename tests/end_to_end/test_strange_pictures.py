@@ -31,7 +31,7 @@ REASONS = {
     "bomb.png": "too large",
     "not a number.tif": "not finite",
     "wide.tif": "value_range",
-    "script.jpg": "not a picture",
+    "script.jpg": "not an image",
     "cut 0.3 .jpg": "cut short",
     "no pixels.png": "cut short",
 }
@@ -58,7 +58,7 @@ def test_a_folder_of_strange_files(tmp_path: Path) -> None:
     ]
     # One line for each that could not be read, and three at the end; nothing of Pillow's, of libtiff's, of Python's.
     assert [line.partition(": ")[0] for line in said[:-3]] == ["left out"] * len(failed)
-    assert said[-2] == f"{len(failed)} of {len(expected)} pictures could not be read."
+    assert said[-2] == f"{len(failed)} of {len(expected)} images could not be read."
     assert not any(letter < " " or "\x7f" <= letter <= "\x9f" for line in said for letter in line)
 
     kinds = ("mode ", "turn ", "frames", "same", "tiff ", "x", "ü", "日")

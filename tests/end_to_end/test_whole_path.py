@@ -1,4 +1,4 @@
-"""What a user types, from data to pictures with boxes, and the files it leaves."""
+"""What a user types, from data to images with boxes, and the files it leaves."""
 
 import csv
 import json
@@ -82,7 +82,7 @@ def test_info(aweigh: Aweigh, trained: Path) -> None:
 
 @pytest.fixture
 def predicted(aweigh: Aweigh, trained: Path, drawn: Path, tmp_path: Path) -> Callable[..., tuple[Path, list[Any]]]:
-    """Predicts the test pictures in a format; returns the output folder and what the library itself finds."""
+    """Predicts the test images in a format; returns the output folder and what the library itself finds."""
 
     def predict(format: str) -> tuple[Path, list[Any]]:
         pictures = drawn / "images" / "test"
@@ -90,7 +90,7 @@ def predicted(aweigh: Aweigh, trained: Path, drawn: Path, tmp_path: Path) -> Cal
         model = trained / "best.safetensors"
         ended = aweigh("predict", pictures, "--model", model, "-o", out, "--format", format, "--score", 0.05)
         assert ended.code == 0, ended.err
-        assert "6 pictures" in ended.err and ended.out == ""
+        assert "6 images" in ended.err and ended.out == ""
         drawings = sorted(out.glob("*.jpg"))
         assert [path.name for path in drawings] == [path.name for path in sorted(pictures.iterdir())]
         results = list(library.load(model).stream(pictures, batch=1, score=0.05))
@@ -173,7 +173,7 @@ def test_predict_to_the_output_stream(aweigh: Aweigh, trained: Path, drawn: Path
     assert ended.code == 0
     (line,) = ended.out.splitlines()
     assert json.loads(line)["path"] == str(picture)
-    assert "1 picture" in ended.err
+    assert "1 image" in ended.err
 
 
 def test_predict_some_classes_of_several_sources(aweigh: Aweigh, trained: Path, drawn: Path, tmp_path: Path) -> None:

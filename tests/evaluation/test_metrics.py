@@ -65,7 +65,7 @@ def test_numbers_have_names_of_their_own() -> None:
 
 def test_what_cannot_be_measured_is_said(shapes: Split) -> None:
     names, notes = measurable(shapes, ("masks", "cuboids"), when="eval")
-    assert names == ["boxes", "masks"] and notes == ["places in space are not measured: val has none"]
+    assert names == ["boxes", "masks"] and notes == ["3D boxes are not measured: val has none"]
     with pytest.raises(UsageError, match=r"There is no metric 'vok12'. Did you mean 'voc12'\? Known: boxes, masks"):
         check_measurable(["vok12"], shapes, ())
     with pytest.raises(UsageError, match="Metric masks: masks are not measured: the detector finds none"):

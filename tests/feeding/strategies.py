@@ -1,4 +1,4 @@
-"""Small pictures whose objects have tight boxes, masks, keypoints, areas, ignore flags and ids."""
+"""Small images whose objects have tight boxes, masks, keypoints, areas, ignore flags and ids."""
 
 import torch
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ Scene = tuple[Tensor, Targets]
 @st.composite
 def scenes(draw: st.DrawFn, *, least: int = 1, first_id: int = 100) -> Scene:
     """Noise of sides from `least` to 40, no object to 5: rectangles, one corner of some cut out, no part under 2 pixels
-    thin where the picture is not."""
+    thin where the image is not."""
     height, width = draw(st.integers(least, 40)), draw(st.integers(least, 40))
     count = draw(st.integers(0, 5))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
@@ -53,7 +53,7 @@ def without_masks(scene: Scene) -> Scene:
 
 
 def check_inside(image: Tensor, targets: Targets) -> None:
-    """All of the targets lies in the picture, and is of its size."""
+    """All of the targets lies in the image, and is of its size."""
     height, width = image.shape[1:]
     rounding = 1e-3  # pixels
     limits = torch.tensor([width, height]) + rounding

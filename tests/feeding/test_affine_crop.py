@@ -98,7 +98,7 @@ def test_the_whole_transform_is_one_affine_map_of_every_point(size_hw: tuple[int
                 assert got == [0, 0, 0]
         ends = [(0 - x0) * 96 / side, (0 - y0) * 96 / side, (width - x0) * 96 / side, (height - y0) * 96 / side]
         assert moved.boxes[0].tolist() == pytest.approx([min(max(end, 0), 96) for end in ends], abs=1e-3)
-        # Far enough from the ends of the picture, what lies beyond it is grey.
+        # Far enough from the ends of the image, what lies beyond it is grey.
         for at_x, at_y in ((1, 1), (95, 1), (1, 95), (95, 95)):
             x, y = x0 + at_x * side / 96, y0 + at_y * side / 96
             margin = 2 + 2 * side / 96
@@ -133,7 +133,7 @@ def test_a_picture_decoded_at_half_its_size_is_cut_in_the_same_place() -> None:
         assert abs(whole.shape[1] / 2 - reduced.shape[1]) <= 0.5
         assert (one.boxes / 2 - other.boxes).abs().max() <= 1
     transform = Transform(Resize(None, 512), Augmentation(affine_crop=(0.5, 1.3)))
-    assert transform.needed_size(3000, 4000) == (768, 1024)  # so that a window of half the picture fills the input
+    assert transform.needed_size(3000, 4000) == (768, 1024)  # so that a window of half the image fills the input
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -174,9 +174,7 @@ def test_lighting_shifts_all_pixels_alike_as_often_as_it_should() -> None:
 
 def test_what_happens_is_said_and_what_cannot_is_refused() -> None:
     lines = Augmentation(flip=0, affine_crop=(0.6, 1.3), shuffled_color=0.4, lighting=0.1).describe()
-    assert lines[0].startswith(
-        "affine crop: a square round a random point, grey beyond the picture, its side 0.6, 1.3 "
-    )
+    assert lines[0].startswith("affine crop: a square round a random point, grey beyond the image, its side 0.6, 1.3 ")
     assert lines[1] == "colour: brightness, contrast and saturation in random order, each +-40%"
     assert lines[2] == "lighting: along the principal colours, standard deviation 0.1" and len(lines) == 3
     for wrong in ({"affine_crop": (0.5, 0.0)}, {"shuffled_color": 1.5}, {"lighting": -0.1}):

@@ -212,7 +212,7 @@ def test_unreadable_pictures_are_skipped_and_listed(coco: Make) -> None:
 def test_a_batch_of_which_nothing_can_be_read_is_blank_and_gives_no_loss(coco: Make) -> None:
     split = many(coco, 5)
     for path in split.paths[2:4]:
-        path.write_text("no picture")
+        path.write_text("no image")
     data = DetectionDataset(split, Transform(Resize(24, 48)))
     for workers in (0, 1):
         loader = make_loader(data, batch=2, max_bad=0.5, fill=(0.1, 0.2, 0.3), workers=workers)
@@ -234,9 +234,9 @@ def test_a_batch_of_which_nothing_can_be_read_is_blank_and_gives_no_loss(coco: M
 def test_too_many_unreadable_pictures_stop_the_run(coco: Make) -> None:
     split = many(coco, 5)
     for path in split.paths[1:3]:
-        path.write_text("no picture")
+        path.write_text("no image")
     loader = make_loader(DetectionDataset(split, Transform(Resize(24, 48))), batch=2)
-    with pytest.raises(DataError, match=r"2 of 5 pictures cannot be read.*1%.*n1\.png.*n2\.png") as caught:
+    with pytest.raises(DataError, match=r"2 of 5 images cannot be read.*1%.*n1\.png.*n2\.png") as caught:
         list(loader)
     assert caught.value.exit_code == 3
     assert [entry.indices for entry in make_loader(loader.dataset, batch=2, max_bad=0.5)] == [[0], [3], [4]]
@@ -251,7 +251,7 @@ def test_sizes_that_differ_from_the_file(coco: Make) -> None:
     assert batch.targets[0].boxes.tolist() == [[2, 3, 7, 9]] and batch.original_sizes_hw == [(60, 80)]
     assert {problem.kind: problem.action for problem in loader.problems} == {
         "another size than declared": "changed",
-        "unreadable picture": "image skipped",
+        "unreadable image": "image skipped",
     }
 
 
@@ -296,7 +296,7 @@ def test_a_batch_travels_in_few_pieces_and_arrives_whole() -> None:
     assert torch.equal(pack(floats, eight_bits=True).pixels, packed.pixels)
     assert torch.equal(pack(samples, eight_bits=False).pixels, packed.pixels / 255)
     bare = replace(samples[0], targets=replace(samples[0].targets, masks=None))
-    with pytest.raises(UsageError, match="Some pictures of a batch have masks"):
+    with pytest.raises(UsageError, match="Some images of a batch have masks"):
         pack([bare, samples[2]], eight_bits=True)
 
 

@@ -298,7 +298,7 @@ def test_mixing_ends_with_its_epoch(coco: Make) -> None:
 
 def test_an_unreadable_partner_leaves_the_sample_as_it_is_and_is_reported(coco: Make) -> None:
     split = many(coco, 3)
-    split.paths[2].write_text("no picture")
+    split.paths[2].write_text("no image")
     change = Augmentation(flip=0, mixup=1.0)
     data = DetectionDataset(split, Transform(Resize(24, 48), change))
     samples = [data[epoch, 0] for epoch in range(20)]
@@ -315,7 +315,7 @@ def test_an_unreadable_partner_leaves_the_sample_as_it_is_and_is_reported(coco: 
 
 
 def test_partners_follow_the_sampler_and_pasted_pictures_have_objects(coco: Make) -> None:
-    split = many(coco, 3)  # picture n has n objects
+    split = many(coco, 3)  # image n has n objects
 
     def ids(change: Augmentation, draws: np.ndarray | None, row: int) -> set[int]:
         data = DetectionDataset(split, Transform(Resize(None, None), change), draws=draws)

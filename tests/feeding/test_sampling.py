@@ -1,4 +1,4 @@
-"""Pictures are drawn as often as the formulas say, as many in every epoch, by seed and epoch alone."""
+"""Images are drawn as often as the formulas say, as many in every epoch, by seed and epoch alone."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_repeat_factors_are_those_of_the_formula() -> None:
 
 def test_class_aware_draws_each_class_alike_or_by_weight() -> None:
     draws = Sampling("class_aware").draws(SKEWED)
-    each = 15 / 3  # the empty picture keeps its one draw
+    each = 15 / 3  # the empty image keeps its one draw
     np.testing.assert_allclose(draws, [each / 14] * 12 + [each / 14 + each / 2, each / 14 + each / 2, each, 1])
     weighted = Sampling("class_aware", class_draws=("bus=3", "car=0")).draws(SKEWED)
     np.testing.assert_allclose(weighted, [0.0] * 12 + [15 / 4 / 2, 15 / 4 / 2, 15 * 3 / 4, 1])
@@ -79,7 +79,7 @@ def test_what_is_to_be_ignored_is_no_object_of_its_class() -> None:
 def test_data_without_objects_are_drawn_alike(kind: str) -> None:
     empty = split_of((), ())
     np.testing.assert_allclose(Sampling(kind).draws(empty), [1, 1])
-    assert "no picture has objects" in Sampling(kind).describe(empty)[0]
+    assert "no image has objects" in Sampling(kind).describe(empty)[0]
     assert Sampling(kind).draws(split_of()).shape == (0,)
 
 
@@ -158,11 +158,11 @@ def test_what_the_user_is_shown() -> None:
     assert Sampling().describe(SKEWED) == []
     (line,) = Sampling("class_aware", class_draws=("bus=2",)).describe(split_of((0,), (0,), (0,), (1,)))
     assert line == (
-        "sampler class_aware, weights bus=2: an epoch draws 4 pictures, most often truck x2, car x0.67; "
-        "no picture shows bus"
+        "sampler class_aware, weights bus=2: an epoch draws 4 images, most often truck x2, car x0.67; "
+        "no image shows bus"
     )
     (line,) = Sampling("repeat_factor", 0.5).describe(SKEWED)
-    assert line.startswith("sampler repeat_factor, threshold 0.5: an epoch draws 16 pictures, most often bus x2.")
+    assert line.startswith("sampler repeat_factor, threshold 0.5: an epoch draws 16 images, most often bus x2.")
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_none_is_none() -> None:
     transform = Transform(Resize(None, None), Augmentation.none())
     kept_image, kept = transform(image, targets, torch.Generator().manual_seed(0))
     assert torch.equal(kept_image, image) and torch.equal(kept.boxes, targets.boxes)
-    assert Augmentation.none().describe() == ["none: every picture is used as it is"]
+    assert Augmentation.none().describe() == ["none: every image is used as it is"]
 
 
 def test_short_sides_are_drawn_as_told() -> None:

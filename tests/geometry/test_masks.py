@@ -24,7 +24,7 @@ def some_masks(count: int, side: int = 28, seed: int = 0) -> np.ndarray:
 
 
 def some_boxes(count: int, seed: int = 0, *, beyond: float = 0.0) -> np.ndarray:
-    """Boxes of all sizes in the picture, down to a fraction of a pixel, or reaching so far out of it."""
+    """Boxes of all sizes in the image, down to a fraction of a pixel, or reaching so far out of it."""
     random = np.random.default_rng(seed)
     height, width = SIZE_HW
     corners = random.random((count, 2)) * [width - 1, height - 1]
@@ -95,7 +95,7 @@ def encoded(pixels: np.ndarray) -> str:
 @pytest.mark.parametrize("rounded", [False, True])
 def test_run_lengths_are_those_of_pycocotools(rounded: bool) -> None:
     masks, boxes = some_masks(120, seed=1), some_boxes(120, seed=1, beyond=20)
-    boxes[0], masks[0] = [-9.0, -9.0, 99.0, 99.0], 1.0  # the whole picture
+    boxes[0], masks[0] = [-9.0, -9.0, 99.0, 99.0], 1.0  # the whole image
     boxes[1], masks[1] = [8.0, -3.0, 9.0, 70.0], 1.0  # one column
     boxes[2], masks[2] = [8.0, -9.0, 30.0, 90.0], 1.0  # full columns, one run
     texts = run_lengths(masks, boxes, SIZE_HW, rounded=rounded)

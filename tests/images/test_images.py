@@ -71,7 +71,7 @@ def test_bytes_and_open_files_that_are_no_image_are_told_in_one_line(tmp_path: P
 
     path = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     content = path.read_bytes()
-    for broken, why in ((b"", "0 bytes"), (b"no image", "not a picture"), (content[:6000], "cut short")):
+    for broken, why in ((b"", "0 bytes"), (b"no image", "not an image"), (content[:6000], "cut short")):
         assert why in message(broken, DataError) and message(bytearray(broken), DataError) == message(broken, DataError)
     with path.open() as text, path.open("rb") as read, (tmp_path / "new").open("wb") as written:
         for source in (text, io.StringIO("a"), written):
@@ -202,8 +202,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, color: np.ndarray) -> None
 
     assert "no such file" in message(tmp_path / "missing.jpg")
     assert "folder" in message(tmp_path)
-    (tmp_path / "text.jpg").write_text("not a picture")
-    assert "not a picture" in message(tmp_path / "text.jpg")
+    (tmp_path / "text.jpg").write_text("not an image")
+    assert "not an image" in message(tmp_path / "text.jpg")
     (tmp_path / "empty.jpg").write_bytes(b"")
     assert "empty" in message(tmp_path / "empty.jpg")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -312,7 +312,7 @@ def test_what_is_in_a_reduced_picture_stays_where_it_was(tmp_path: Path, width: 
 
 
 def test_reduced_photographs_look_like_whole_ones(shared: Path) -> None:
-    """Grey levels beside the whole picture scaled down, on average over each photograph; see REDUCED_MARGIN."""
+    """Grey levels beside the whole image scaled down, on average over each photograph; see REDUCED_MARGIN."""
     apart = []
     for path in sorted((shared / "data" / "coco_person" / "images").glob("*.jpg"))[:24]:
         resize = Resize(100, 104)
@@ -341,7 +341,7 @@ def test_what_does_not_fit_the_memory_is_refused_by_name(tmp_path: Path, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fails)
             patch.setattr("PIL.PngImagePlugin.PngImageFile.load", fails) if name == "load" else None
-            with pytest.raises(DataError, match=r"a\.png: there is not enough memory for a picture of 8 x 8"):
+            with pytest.raises(DataError, match=r"a\.png: there is not enough memory for an image of 8 x 8"):
                 read_image(path)
     assert read_image(path).shape == (8, 8, 3)
 

@@ -12,9 +12,9 @@ from aweigh.images.reader import read_image, read_reduced, read_size, reduction
 from aweigh.inspect.image_files import look_at
 
 UPRIGHT_HW = (48, 80)
-# Value of each quadrant of the upright picture: upper left, upper right, lower left, lower right.
+# Value of each quadrant of the upright image: upper left, upper right, lower left, lower right.
 CORNERS = (250, 180, 110, 40)
-# What makes an upright picture of the stored one, by the definition of the tag: which side the first row and the first
+# What makes an upright image of the stored one, by the definition of the tag: which side the first row and the first
 # column of the file are. Written out with numpy, so that it shares nothing with Pillow or the reader.
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda a: a,

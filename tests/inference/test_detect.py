@@ -17,7 +17,7 @@ from aweigh.predictor import Predictor
 
 
 class Oracle(torch.nn.Module):
-    """Finds exactly what is annotated: it is told the split, and knows each picture by its order."""
+    """Finds exactly what is annotated: it is told the split, and knows each image by its order."""
 
     builder, stride_divisor = "oracle", 32
     extras, needs_proposals, average_flipped, keypoint_set = (), False, None, None

@@ -26,7 +26,7 @@ def load(root: Path) -> dict[str, Split]:
 
 
 def sound(root: Path, *, boxes: int = 24) -> Path:
-    """Train and val of six and four pictures, 12 boxes of each class in train."""
+    """Train and val of six and four images, 12 boxes of each class in train."""
     train = {f"t{number}.jpg": scene(number) for number in range(6)}
     val = {f"v{number}.jpg": scene(100 + number) for number in range(4)}
     rows = [entry(n, 1 + n % 6, [5 + n, 10 + n, 40, 30 + n], 1 + n % 2) for n in range(1, boxes + 1)]
@@ -171,7 +171,7 @@ def test_pictures_that_training_could_not_use(tmp_path: Path) -> None:
     root = sound(tmp_path / "set")
     folder = root / "images" / "train"
     folder.joinpath("t0.jpg").write_bytes(folder.joinpath("t0.jpg").read_bytes()[:1500])
-    folder.joinpath("t1.jpg").write_text("no picture")
+    folder.joinpath("t1.jpg").write_text("no image")
     scene(2, 80, 60).save(folder / "t2.jpg")
     scene(3, 160, 60).save(folder / "t3.jpg")
     turned = scene(4).getexif()
@@ -181,7 +181,7 @@ def test_pictures_that_training_could_not_use(tmp_path: Path) -> None:
     scene(5).save(folder / "t5.jpg", exif=turned)
 
     examination = examine(load(root))
-    unreadable = found(examination, "unreadable picture")
+    unreadable = found(examination, "unreadable image")
     assert [case.problem.where for case in unreadable.examples] == ["t0.jpg", "t1.jpg"]
     assert "cut short" in unreadable.examples[0].problem.detail
     assert "80 x 60" in found(examination, "another size than declared").examples[0].problem.detail
@@ -189,8 +189,8 @@ def test_pictures_that_training_could_not_use(tmp_path: Path) -> None:
     assert found(examination, "annotated before EXIF rotation").examples[0].problem.where == "t4.jpg"
     assert found(examination, "EXIF rotation that the size cannot confirm").examples[0].problem.where == "t5.jpg"
     header = examine(load(root), pictures=False)
-    assert [case.problem.where for case in found(header, "unreadable picture").examples] == ["t1.jpg"]
-    assert "pixels of the pictures were not read" in header.verdict()
+    assert [case.problem.where for case in found(header, "unreadable image").examples] == ["t1.jpg"]
+    assert "pixels of the images were not read" in header.verdict()
 
 
 def test_the_same_picture_within_and_across_splits(tmp_path: Path) -> None:
@@ -202,13 +202,13 @@ def test_the_same_picture_within_and_across_splits(tmp_path: Path) -> None:
     scene(5).save(train / "t4.jpg", quality=50)
 
     examination = examine(load(root))
-    leak = found(examination, "same picture in two splits")
+    leak = found(examination, "same image in two splits")
     assert (leak.split, leak.count, leak.of, leak.severity) == ("train, val", 1, 10, "error")
     assert leak.examples[0].problem.where == "v0.jpg" and "t0.jpg in train" in leak.examples[0].problem.detail
     assert leak.examples[0].beside == ("train", 0)
-    assert found(examination, "same picture twice").examples[0].problem.where == "t2.jpg"
-    assert found(examination, "look-alike pictures in two splits").examples[0].problem.where == "v3.jpg"
-    assert found(examination, "look-alike pictures").examples[0].problem.where == "t5.jpg"
+    assert found(examination, "same image twice").examples[0].problem.where == "t2.jpg"
+    assert found(examination, "look-alike images in two splits").examples[0].problem.where == "v3.jpg"
+    assert found(examination, "look-alike images").examples[0].problem.where == "t5.jpg"
     assert kinds(examine(load(root), pictures=False)) == set()
 
 
@@ -348,7 +348,7 @@ def test_counts_agree_with_the_health_check_of_hotcoco(tmp_path: Path, capfd: py
 def test_real_photographs(shared: Path) -> None:
     cells = examine(load(shared / "data" / "bccd"))
     assert [one.count for one in cells.findings if one.kind == "zero-size box"] == [1, 1]
-    leak = found(cells, "look-alike pictures in two splits")
+    leak = found(cells, "look-alike images in two splits")
     assert leak.count == 1 and re.search(r"BloodImage_0003[78]", leak.examples[0].problem.where)
     assert cells.count("error") == 1 and cells.count("warning") == 1
 

@@ -21,7 +21,7 @@ MODEL = "fcos_resnet18_fpn"
 
 
 def split_of(folder: Path, boxes: list[list[float]], *, per_image: int = 4) -> Split:
-    """Boxes in pictures of 160 x 120."""
+    """Boxes in images of 160 x 120."""
     count = -(-len(boxes) // per_image)
     rows = [entry(n, 1 + (n - 1) // per_image, box) for n, box in enumerate(boxes, start=1)]
     write_coco(folder, "train", {f"{n}.jpg": scene(n) for n in range(count)}, rows)
@@ -120,8 +120,8 @@ def test_the_flags_advised_are_those_of_the_limits_given(tmp_path: Path) -> None
 def test_tiles_where_no_input_is_large_enough(tmp_path: Path) -> None:
     tiny = split_of(tmp_path / "a", [[10 + 9 * n, 10, 1.5, 1.5] for n in range(10)], per_image=10)
     advice = " ".join(measure_fit({"train": tiny}, MODEL, short=640, long=1066).advice)
-    assert "input is large enough" in advice or "makes 95 %" in advice  # 160 x 120 pictures, enlarged five times
-    object.__setattr__(tiny, "sizes_hw", tiny.sizes_hw * 50)  # the same boxes in pictures of 8000 x 6000
+    assert "input is large enough" in advice or "makes 95 %" in advice  # 160 x 120 images, enlarged five times
+    object.__setattr__(tiny, "sizes_hw", tiny.sizes_hw * 50)  # the same boxes in images of 8000 x 6000
     advice = " ".join(measure_fit({"train": tiny}, MODEL, short=640, long=1066).advice)
     assert "tiles of about 96 x 96 px that overlap by 32 px" in advice  # 1.5 px x 640 / 96 = 10 px
     assert "train at --short 640 --long 1066." in advice

@@ -45,7 +45,7 @@ def test_the_page(tmp_path: Path) -> None:
     tags = Tags(page)
     assert tags.links and all(link.startswith("data:image/jpeg;base64,") for link in tags.links)
     assert "http" not in page and "url(" not in page and "@import" not in page and "script" not in tags.seen
-    for text in ("zero-size box", "t1.jpg annotation 900", "same picture in two splits", "prefers-color-scheme: dark"):
+    for text in ("zero-size box", "t1.jpg annotation 900", "same image in two splits", "prefers-color-scheme: dark"):
         assert text in page
     assert re.search(r"<th scope=row>cat</th>", page) and "svg" in tags.seen
     assert page == report_html("set", splits, examine(splits))
@@ -78,7 +78,7 @@ def test_a_small_box_is_shown_enlarged_and_a_broken_picture_not_at_all(tmp_path:
         odd = draw_case(split, 0, [box])
         assert odd is not None and any(colour == AFFECTED for _, colour in odd.getcolors(1 << 16) or [])
     assert draw_case(split, 0, [(float("nan"), 0.0, 1.0, 1.0)]) is not None
-    (tmp_path / "images" / "train" / "a.png").write_text("no picture")
+    (tmp_path / "images" / "train" / "a.png").write_text("no image")
     assert draw_case(split, 0, []) is None
 
 
@@ -90,7 +90,7 @@ def test_the_page_names_the_input_that_was_measured(tmp_path: Path) -> None:
         (0, 160, "long side 160 pixels", "--long 160"),
         (120, 0, "short side 120 pixels", "--short 120 --long 0"),
         (120, 160, "short side 120, long side at most 160 pixels", "--short 120 --long 160"),
-        (0, 0, "the pictures in their own size", "--long 0"),
+        (0, 0, "the images in their own size", "--long 0"),
     ):
         fit = measure_fit(splits, "fcos_resnet18_fpn", short=short, long=long).to_dict()
         page = report_html("set", splits, examination, fit)

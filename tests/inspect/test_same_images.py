@@ -1,4 +1,4 @@
-"""Files that are the same, pictures that look alike, and a search for them that misses none."""
+"""Files that are the same, images that look alike, and a search for them that misses none."""
 
 import io
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Small data sets in every layout, and the ways in which they are broken: `MUTATIONS`, the same in every run.
 
-Each data set has three pictures of 32 x 24 for training (a.png, b.jpg, c.png) and one for validation (v.png), two
+Each data set has three images of 32 x 24 for training (a.png, b.jpg, c.png) and one for validation (v.png), two
 classes, and boxes in a and b. Beside the folder lies `outside`, which holds files with all the names that a mutated
 name could lead to; nothing in it may be opened because of what an annotation file says.
 """
@@ -284,7 +284,7 @@ def _png(width: int, height: int) -> bytes:
 
 
 def _pictures(layout: str) -> Iterator[Mutation]:
-    """The first picture as something else. Files that hold another kind of picture of its size are read."""
+    """The first image as something else. Files that hold another kind of image of its size are read."""
     file = PICTURES[layout]
     frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("red", "blue")]
     animated = io.BytesIO()
@@ -300,7 +300,7 @@ def _pictures(layout: str) -> Iterator[Mutation]:
         "bytes after the end": _encoded("PNG") + b"\xff" * 1000,
     }
     for name, data in good.items():
-        yield Mutation(layout, f"picture is {name}", file, _put(file, data), whole=True)
+        yield Mutation(layout, f"image is {name}", file, _put(file, data), whole=True)
     whole = _encoded("PNG")
     bad = {
         "empty": b"",
@@ -320,12 +320,12 @@ def _pictures(layout: str) -> Iterator[Mutation]:
     if features.check("avif"):
         bad["AVIF without its places"] = _encoded("AVIF").replace(b"iloc", b"xxxx")
     for name, data in bad.items():
-        yield Mutation(layout, f"picture is {name}", file, _put(file, data))
-    dice = random.Random(f"picture {layout}")
+        yield Mutation(layout, f"image is {name}", file, _put(file, data))
+    dice = random.Random(f"image {layout}")
     for number in range(6):
         kind = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")[number]
         broken = _bits(_bits(_encoded(kind), dice), dice)
-        yield Mutation(layout, f"picture is {kind} with other bytes", file, _put(file, broken))
+        yield Mutation(layout, f"image is {kind} with other bytes", file, _put(file, broken))
     others: dict[str, Callable[[Path], object]] = {
         "a folder": lambda path: path.mkdir(),
         "a pipe": lambda path: os.mkfifo(path),
@@ -336,8 +336,8 @@ def _pictures(layout: str) -> Iterator[Mutation]:
         "not there": lambda path: None,
     }
     for name, make in others.items():
-        yield Mutation(layout, f"picture is {name}", file, _replaced(file, make))
-    yield Mutation(layout, "picture is a link to one outside", file, _replaced(file, _link_outside), whole=True)
+        yield Mutation(layout, f"image is {name}", file, _replaced(file, make))
+    yield Mutation(layout, "image is a link to one outside", file, _replaced(file, _link_outside), whole=True)
 
 
 def _places(layout: str, files: list[str], folders: list[str]) -> Iterator[Mutation]:
@@ -359,7 +359,7 @@ def _places(layout: str, files: list[str], folders: list[str]) -> Iterator[Mutat
             "NUL after NUL": lambda data: b"\0" * 300,
             "with a NUL inside": lambda data: data[:20] + b"\0" + data[20:],
             "Latin-1": lambda data: data + "é".encode("latin-1"),
-            "a picture": lambda data: _encoded("PNG"),
+            "an image": lambda data: _encoded("PNG"),
             "zipped": lambda data: b"PK\x03\x04" + zlib.compress(data),
             "with lines apart": lambda data: data.replace(b"\n", b"\r\n\r\n") + b"\n\n",
         }
@@ -416,7 +416,7 @@ def _strange_files(layout: str, folder: str) -> Iterator[Mutation]:
         def change(root: Path, name: bytes = name) -> None:
             (root / folder / os.fsdecode(name)).write_bytes(_encoded("PNG"))
 
-        yield Mutation(layout, f"a picture is named {name!r}", folder, change, whole=True)
+        yield Mutation(layout, f"an image is named {name!r}", folder, change, whole=True)
 
 
 # --- COCO -----------------------------------------------------------------------------------------------------------
@@ -621,7 +621,7 @@ def yolo_mutations() -> Iterator[Mutation]:
         "train list of nulls": "train: [null, null]\n" + tail,
         "train twice": "train: [images/train, images/train]\n" + tail,
         "train within train": "train: [images, images/train]\n" + tail, "train is val": "train: images/val\n" + tail,
-        "train is a picture": "train: images/train/a.png\n" + tail, "train is itself": "train: data.yaml\n" + tail,
+        "train is an image": "train: images/train/a.png\n" + tail, "train is itself": "train: data.yaml\n" + tail,
         "train nul": 'train: "images\\0"\n' + tail, "train long": f"train: {'a' * 300}\n" + tail,
         "train is the folder": "train: .\n" + tail, "train with a half": "train: [images/train, nowhere]\n" + tail,
         "path number": "path: 5\ntrain: images/train\n" + tail, "path list": "path: [a]\ntrain: images/train\n" + tail,
@@ -629,7 +629,7 @@ def yolo_mutations() -> Iterator[Mutation]:
         "path nul": 'path: "\\0"\ntrain: images/train\n' + tail, "path home": "path: ~\ntrain: images/train\n" + tail,
     }  # fmt: skip
     for name, text in texts.items():
-        told = PICTURES["yolo"] if name == "train is a picture" else YAML
+        told = PICTURES["yolo"] if name == "train is an image" else YAML
         yield Mutation("yolo", f"YAML has {name}", told, _put(YAML, text), less=name == "train is val")
     for name, place in {
         "the root": "/", "above": "..", "outside": "../outside/images/train", "a list outside": "../outside/list.txt",

@@ -1,6 +1,6 @@
 """Small data sets in every layout that is read, and random damage to their annotation files: the same for each number.
 
-Each has three pictures of 32 x 24 for training (a.png, b.jpg, c.png) and one for validation (v.png), with boxes in a, b
+Each has three images of 32 x 24 for training (a.png, b.jpg, c.png) and one for validation (v.png), with boxes in a, b
 and v. What is changed is a token of a text (a number, a word, a name), its bytes, its lines, or the file itself.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.layouts import fuzz
 from tests.layouts.fuzz import HEIGHT, WIDTH
 
-Boxes = Mapping[str, list[tuple[str, int, int, int, int]]]  # of each picture: class and corners
+Boxes = Mapping[str, list[tuple[str, int, int, int, int]]]  # of each image: class and corners
 PICTURES = {"train": ("a.png", "b.jpg", "c.png"), "val": ("v.png",)}
 BOXES: Boxes = {
     "a.png": [("cat", 2, 3, 12, 11), ("dog", 15, 5, 27, 17)],
@@ -36,7 +36,7 @@ def write(folder: Path, layout: str) -> Path:
 
 
 def annotation_files(folder: Path) -> list[Path]:
-    """Everything in it but the pictures."""
+    """Everything in it but the images."""
     return sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".png", ".jpg"))
 
 
@@ -301,10 +301,10 @@ def _exchanged(file: Path, dice: random.Random) -> None:
 
 def _another(file: Path, dice: random.Random) -> None:
     """Something else of its name."""
-    kind = dice.choice(["gone", "empty", "a folder", "a pipe", "a loop", "a device", "a picture", "itself twice"])
+    kind = dice.choice(["gone", "empty", "a folder", "a pipe", "a loop", "a device", "an image", "itself twice"])
     data = file.read_bytes()
-    if kind in ("empty", "a picture", "itself twice"):
-        file.write_bytes({"empty": b"", "a picture": fuzz._encoded("PNG")}.get(kind, data + data))
+    if kind in ("empty", "an image", "itself twice"):
+        file.write_bytes({"empty": b"", "an image": fuzz._encoded("PNG")}.get(kind, data + data))
         return
     file.unlink()
     if kind == "a folder":
@@ -321,7 +321,7 @@ def _encoding(file: Path, dice: random.Random) -> None:
 
 
 def _moved(file: Path, dice: random.Random) -> None:
-    """The content of another annotation file of the data set, or of its picture's folder."""
+    """The content of another annotation file of the data set, or of its image's folder."""
     others = [other for other in annotation_files(file.parents[1]) if other != file]
     if others:
         shutil.copyfile(dice.choice(others), file)

@@ -157,7 +157,7 @@ def test_unreadable_sizes(coco: Make) -> None:
     data = coco_dict([GOOD])
     del data["images"][1]["width"]
     root = coco(data)
-    (root / "images" / "2.png").write_text("no picture")
+    (root / "images" / "2.png").write_text("no image")
     split = load_split(root)
     assert len(split) == 1 and split.problems[0].kind == "image unreadable" and split.problems[0].where == "2.png"
 

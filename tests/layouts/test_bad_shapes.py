@@ -20,7 +20,7 @@ from aweigh.images.resize import Resize
 from aweigh.inspect.doctor import examine
 from aweigh.layouts.load import load_split
 
-BOX = [5, 5, 12, 14]  # x, y, width, height, in a picture of 40 x 30
+BOX = [5, 5, 12, 14]  # x, y, width, height, in an image of 40 x 30
 OUTLINE = [[5, 5, 17, 5, 17, 19, 5, 19]]
 POINTS = [6, 7, 2, 10, 12, 1, 0, 0, 0]
 MASK, KEYPOINTS = "mask cannot be used", "keypoints cannot be used"

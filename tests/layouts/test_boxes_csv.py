@@ -11,7 +11,7 @@ from aweigh.errors import DataError
 from aweigh.layouts.load import find_splits, load_split
 from aweigh.layouts.save import not_held, save_dataset
 
-BOX = [5.0, 6.0, 25.0, 20.0]  # xyxy, in a picture of 40 x 30
+BOX = [5.0, 6.0, 25.0, 20.0]  # xyxy, in an image of 40 x 30
 
 
 def one(root: Path, text: str, *, file: str = "train.csv", images: str = "images") -> Split:
@@ -64,7 +64,7 @@ def test_a_name_of_two_splits_is_the_picture_of_its_own(tmp_path: Path) -> None:
 def test_what_is_missing_is_said_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no column names the class \(class, label.*; its first line .* has filename"):
         one(tmp_path, "filename,xmin,ymin,xmax,ymax\na.png,5,6,25,20\n")
-    with pytest.raises(DataError, match=r"the picture \(filename, .* nor the box \(xmin, ymin, .*has a, class"):
+    with pytest.raises(DataError, match=r"the image \(filename, .* nor the box \(xmin, ymin, .*has a, class"):
         (tmp_path / "other.csv").write_text("a,class\n1,cat\n")
         load_split(tmp_path, annotations=tmp_path / "other.csv")
 

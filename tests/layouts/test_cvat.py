@@ -72,7 +72,7 @@ def test_shapes(tmp_path: Path) -> None:
     assert [split.classes.names[label] for label in split.labels] == ["cat", "cat", "dog", "dog", "cat"]
     assert split.masks is not None and split.masks.kinds.tolist() == [0, 0, 1, 1, 0]
     assert split.area[2:4].tolist() == pytest.approx([140, math.pi * 50], rel=0.004)
-    expected = ["rotated box", "mask as a picture", *["shape that is no box"] * 4, *["unreadable record"] * 3]
+    expected = ["rotated box", "mask as an image", *["shape that is no box"] * 4, *["unreadable record"] * 3]
     assert kinds(split) == expected and "COCO Keypoints 1.0" in str(split.problems[4])
 
 

@@ -18,7 +18,7 @@ LINE = "0 0.5 0.5 0.5 0.5"
 
 
 def yolo(root: Path, split: str) -> None:
-    """data.yaml names a folder without a picture."""
+    """data.yaml names a folder without an image."""
     (root / "labels" / "train").mkdir(parents=True)
     (root / "images" / split).mkdir(parents=True)
     for name in "abcd":
@@ -59,7 +59,7 @@ def voc(root: Path, split: str) -> None:
 
 
 def voc_gone(root: Path, split: str) -> None:
-    """A listing of pictures that are not there."""
+    """A listing of images that are not there."""
     voc(root, split)
     (root / "ImageSets" / "Main" / f"{split}.txt").write_text("x\ny\n")
 
@@ -175,7 +175,7 @@ def test_the_commands_go_on(shared: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_validation_of_which_nothing_is_known_is_none(tmp_path: Path) -> None:
-    """Pictures that nobody labelled cannot measure anything."""
+    """Images that nobody labelled cannot measure anything."""
     yolo(tmp_path, "val")
     picture(tmp_path / "images" / "val" / "v.png")
     data = load_data(TrainConfig(data=str(tmp_path)))

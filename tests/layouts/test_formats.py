@@ -117,9 +117,9 @@ def test_json_and_folder_by_hand(tmp_path: Path, coco: Make) -> None:
     split = load_split(tmp_path, annotations=file, images=tmp_path / "pictures")
     assert len(split) == 2 and len(split.boxes) == 1
     assert len(load_split(tmp_path, "val", annotations="labels.json", images="pictures")) == 2
-    with pytest.raises(DataError, match=r"none of its 2 pictures was found \(1\.png, 2\.png.*images"):
+    with pytest.raises(DataError, match=r"none of its 2 images was found \(1\.png, 2\.png.*images"):
         load_split(file)
-    with pytest.raises(DataError, match="no such folder of pictures"):
+    with pytest.raises(DataError, match="no such folder of images"):
         load_split(tmp_path, annotations=file, images=tmp_path / "nowhere")
     with pytest.raises(DataError, match="no such annotation file"):
         load_split(tmp_path, annotations=tmp_path / "no.json")
@@ -242,9 +242,7 @@ def test_yolo_outside_the_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.yaml: train leads outside the folder"):
         load_split(tmp_path / "here")
     split = load_split(description)
-    assert len(split.boxes) == 2 and [problem.kind for problem in split.problems] == [
-        "pictures outside the data folder"
-    ]
+    assert len(split.boxes) == 2 and [problem.kind for problem in split.problems] == ["images outside the data folder"]
 
 
 def test_yolo_agrees_with_hotcoco(coco: Make, tmp_path: Path) -> None:

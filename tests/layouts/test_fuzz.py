@@ -184,7 +184,7 @@ def test_mutation(number: int, mutated: Callable[[Mutation], Path]) -> None:
 
 @pytest.mark.parametrize("name", fuzz.NAMES.values(), ids=fuzz.NAMES.keys())
 def test_names_from_where_the_user_is(name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`aweigh train .` with the pictures beside the JSON, so that the folder itself has no name to begin with."""
+    """`aweigh train .` with the images beside the JSON, so that the folder itself has no name to begin with."""
     for number in range(3):
         shutil.copy(place / "coco" / "images" / "train" / "a.png", tmp_path / f"{number}.png")
     images = [{"id": number, "file_name": f"{number}.png"} for number in range(3)] + [{"id": 3, "file_name": name}]
@@ -205,10 +205,10 @@ WHOLE_RUNS = {
     "coco: category named surrogate": 3,
     "voc: XML has a billion laughs": 0,
     "voc: ImageSets/Main/train.txt is a pipe": 3,
-    "yolo: a picture is named b'caf\\xe9.png'": 0,
+    "yolo: an image is named b'caf\\xe9.png'": 0,
     "yolo: line class 10^20, no names": 0,
     "yolo: train leads to outside": 3,
-    "yolo: picture is a link to itself": 0,
+    "yolo: image is a link to itself": 0,
 }
 
 
@@ -265,7 +265,7 @@ def check(split: Split) -> None:
 
 
 def read_all(split: Split, *, learn: bool) -> list[Problem]:
-    """The problems of reading every picture. learn: compute the loss too."""
+    """The problems of reading every image. learn: compute the loss too."""
     transform = Transform(Resize(short=32, long=64), Augmentation())
     loader = make_loader(DetectionDataset(split, transform), batch=8, max_bad=0.5)
     for batch in loader:

@@ -71,7 +71,7 @@ def test_damaged(layout: str, number: int, place: Path, tmp_path: Path, monkeypa
 
 
 def used(folder: Path, out: Path) -> str:
-    """What check, conversion and training do with it, the pictures included; the outcome in words."""
+    """What check, conversion and training do with it, the images included; the outcome in words."""
     outcome = "used"
     try:
         splits, _ = load_splits(folder)
@@ -100,7 +100,7 @@ def test_the_hook_hears_sockets() -> None:
 
 
 def test_a_link_in_a_circle_beside_the_pictures(place: Path) -> None:
-    """It is no picture that somebody forgot, and stops nothing."""
+    """It is no image that somebody forgot, and stops nothing."""
     folder = fuzz_layouts.write(place / "circle", "darknet")
     (folder / "obj_train_data" / "loop.png").symlink_to("loop.png")
     assert not [one for one in examine(load_splits(folder)[0]).findings if one.kind.startswith("not named")]

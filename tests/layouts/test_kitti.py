@@ -1,4 +1,4 @@
-"""KITTI's files: read, judged line by line, written, drawn; and what happens to cuboids when a picture is changed."""
+"""KITTI's files: read, judged line by line, written, drawn; and what happens to cuboids when an image is changed."""
 
 import math
 import re
@@ -33,7 +33,7 @@ CAR = "Car 0.10 1 -1.20 20.00 12.00 50.00 34.00 1.50 1.60 4.00 -2.00 1.65 14.00 
 
 
 def kitti(tmp_path: Path, *labels: str, calibration: str | None = P2, lists: dict[str, str] | None = None) -> Path:
-    """A data set of one picture of 120 x 40 for each label text."""
+    """A data set of one image of 120 x 40 for each label text."""
     base = tmp_path / "training"
     for name in ("image_2", "label_2", "calib"):
         (base / name).mkdir(parents=True)
@@ -51,7 +51,7 @@ def kitti(tmp_path: Path, *labels: str, calibration: str | None = P2, lists: dic
 def test_a_car_is_read_and_stands_where_the_file_says(tmp_path: Path) -> None:
     split = load_split(kitti(tmp_path, CAR))
     assert split.layout == "kitti" and split.classes == Classes(("Pedestrian", "Car", "Cyclist"), (1, 2, 3))
-    assert split.problems == [] and "1 with a place in space" in split.summary()
+    assert split.problems == [] and "1 with a 3D box" in split.summary()
     objects = split.objects(0)
     assert objects["boxes"].tolist() == [[20, 12, 50, 34]] and objects["labels"].tolist() == [1]
     assert split.cameras is not None
@@ -85,9 +85,9 @@ def test_types_become_classes_uncertain_ones_regions_and_background(tmp_path: Pa
         ("Car 0 0 0 20 12 50 34 1.5 1.6 4 -2 1.65 14\n", "unreadable line", r"got 14"),
         (CAR.strip() + " 0.5 0.5\n", "unreadable line", r"got 17"),
         (CAR.replace("14.00", "far"), "unreadable line", r"column 14 is 'far'"),
-        (CAR.replace("1.60", "-1.60"), "place in space cannot be used", r"1\.5, -1\.6 and 4"),
-        (CAR.replace("14.00", "-14.00"), "place in space cannot be used", r"depth is -14"),
-        (CAR.replace("14.00", "0.00"), "place in space cannot be used", r"depth is 0"),
+        (CAR.replace("1.60", "-1.60"), "3D box cannot be used", r"1\.5, -1\.6 and 4"),
+        (CAR.replace("14.00", "-14.00"), "3D box cannot be used", r"depth is -14"),
+        (CAR.replace("14.00", "0.00"), "3D box cannot be used", r"depth is 0"),
     ],
 )
 def test_bad_lines_are_named_by_file_and_line(tmp_path: Path, line: str, kind: str, where: str) -> None:
@@ -120,7 +120,7 @@ def test_lists_name_the_splits(tmp_path: Path) -> None:
     )
     assert list(find_splits(root)) == ["train", "val", "test"]
     assert [len(load_split(root, name).boxes) for name in ("train", "val")] == [4, 2]
-    (root / "testing").mkdir()  # then test.txt is of its pictures, which have no labels
+    (root / "testing").mkdir()  # then test.txt is of its images, which have no labels
     assert list(find_splits(root)) == ["train", "val"]
     assert list(find_splits(root / "training")) == ["train", "val"]
     (root / "ImageSets/val.txt").write_text("000001\n000007\n")
@@ -162,13 +162,13 @@ def test_a_split_keeps_places_and_cameras_together(tmp_path: Path) -> None:
     assert split.take_annotations(np.array([0, 2])).cuboids.shape == (2, 7)  # type: ignore[union-attr]
     other = load_split(kitti(tmp_path / "other", CAR.replace("14.00", "15.00")))
     assert other.content_hash != split.take([0]).content_hash
-    assert "places in space: 3 left out, with their cameras" in not_held({"train": split}, "coco")
+    assert "3D boxes: 3 left out, with their cameras" in not_held({"train": split}, "coco")
     merged = merge({"a": {"train": split}, "b": {"train": other}}, {}).splits["train"]
     assert merged.cuboids is not None and merged.cameras is not None
     assert merged.cuboids.shape == (4, 7) and merged.cameras.shape == (3, 3, 4)
 
 
-# --- changes of a picture ------------------------------------------------------------------------------------------
+# --- changes of an image ------------------------------------------------------------------------------------------
 
 
 def _target() -> Targets:

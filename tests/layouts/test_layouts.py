@@ -14,7 +14,7 @@ from aweigh.cli.main import run
 from aweigh.errors import DataError
 from aweigh.layouts.load import find_splits, load_split
 
-BOX = [5.0, 6.0, 25.0, 20.0]  # xyxy, in pictures of 40 x 30
+BOX = [5.0, 6.0, 25.0, 20.0]  # xyxy, in images of 40 x 30
 CASES = {
     "cvat_train_txt": ("yolo", 3, 2),
     "cvat_yolo11": ("yolo", 1, 1),
@@ -117,7 +117,7 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert split.area[[1, 2, 6]].tolist() == pytest.approx([140, math.pi * 100, 16], rel=0.004)
     assert split.masks is not None and split.masks.kinds.tolist() == [0, 1, 1, 1, 0, 0, 1]
     assert sorted(kinds(split)) == [
-        "mask as a picture",
+        "mask as an image",
         "rotated box",
         *["shape without an area"] * 2,
         *["unreadable record"] * 2,
@@ -135,7 +135,7 @@ def test_labelme_what_is_not_there_and_what_is_outside(tmp_path: Path) -> None:
     write(root / "e.json", {"shapes": "something else"})
     write(root / "f.json", labelme([shape(CORNERS)], imagePath="a.png"))
     split = only(root)
-    assert kinds(split) == ["annotation file unreadable", *["image file missing"] * 2, "picture described twice"]
+    assert kinds(split) == ["annotation file unreadable", *["image file missing"] * 2, "image described twice"]
     assert "imageData" in split.problems[1].detail and "imageData" not in split.problems[2].detail
 
 
@@ -220,7 +220,7 @@ def test_via_shapes_and_regions_without_a_class(tmp_path: Path) -> None:
     assert len(split) == 2 and split.reviewed.tolist() == [
         LABELS_LOST,
         NOT_SAID,
-    ]  # a picture without regions: nobody says that somebody looked
+    ]  # an image without regions: nobody says that somebody looked
 
 
 VIA_3 = {

@@ -53,7 +53,7 @@ def saved(split: Split, out: Path, layout: str) -> Split:
 
 
 def objects(split: Split) -> dict[str, list[tuple[str, list[float], bool]]]:
-    """Class, box and flag of each object by the name of its picture."""
+    """Class, box and flag of each object by the name of its image."""
     return {
         split.paths[image].name: [
             (split.classes.names[split.labels[row]], split.boxes[row].tolist(), bool(split.ignore[row]))
@@ -300,7 +300,7 @@ def test_pictures_of_one_name_stay_apart(tmp_path: Path) -> None:
             assert Image.open(again.paths[row]).size == tuple(again.sizes_hw[row, ::-1])
         assert {40 + n: pytest.approx(5 + n, abs=1e-3) for n in range(4)} == by_size, layout
     lines = save_dataset({"train": split}, tmp_path / "voc2", "voc")
-    assert "file names: 2 pictures have a new one, since another has theirs" in lines
+    assert "file names: 2 images have a new one, since another has theirs" in lines
 
 
 def test_splits_share_one_folder_in_voc(coco: Make, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_splits_share_one_folder_in_voc(coco: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_boxes_turn_with_pictures_annotated_before_their_rotation(tmp_path: Path, orientation: int) -> None:
-    """YOLO's fractions say nothing of the frame they were made in, and its readers turn the picture."""
+    """YOLO's fractions say nothing of the frame they were made in, and its readers turn the image."""
     root = tmp_path / "set"
     (root / "images").mkdir(parents=True)
     pixels = np.zeros((30, 40, 3), dtype=np.uint8)

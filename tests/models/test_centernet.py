@@ -319,7 +319,7 @@ def test_the_light_one_learns_a_picture_by_heart() -> None:
         optimizer.zero_grad()
         sum(model(images, [target]).values()).backward()
         optimizer.step()
-    (found,) = model(images)  # in training mode, by the picture's own statistics
+    (found,) = model(images)  # in training mode, by the image's own statistics
     best = found[:2][found.labels[:2].argsort()]
     assert best.labels.tolist() == [1, 2] and np.abs(best.boxes - target.boxes.numpy()).max() < 4
     assert best.scores.min() > 0.5 and found.scores[2] < 0.3
@@ -377,7 +377,7 @@ def test_a_picture_stays_in_its_size_as_in_the_authors_tests() -> None:
     assert found.size_hw == (50, 70) and len(found) > 0 and found.boxes[:, 2].max() <= 70
 
 
-# A picture and its mirror image
+# An image and its mirror image
 
 
 def test_averaged_maps_by_hand() -> None:

@@ -449,7 +449,7 @@ def test_the_light_one_learns_a_picture_by_heart(name: str) -> None:
         optimizer.zero_grad()
         sum(model(images, [target]).values()).backward()
         optimizer.step()
-    (found,) = model(images)  # in training mode, by the picture's own statistics
+    (found,) = model(images)  # in training mode, by the image's own statistics
     best = found[:2][found.labels[:2].argsort()]
     assert best.labels.tolist() == [1, 2] and np.abs(best.boxes - target.boxes.numpy()).max() < 4
     # What is left over are sure corners with one that is none: near a half.

@@ -1,4 +1,4 @@
-"""Ten thousand boxes, none, pictures of 32 and of 4,000 px and as narrow as 20:1: finite, and in bounded memory."""
+"""Ten thousand boxes, none, images of 32 and of 4,000 px and as narrow as 20:1: finite, and in bounded memory."""
 
 from collections.abc import Callable
 

@@ -16,7 +16,7 @@ def some_masks(count: int, side: int) -> Tensor:
 
 
 def some_regions(count: int) -> Tensor:
-    """Boxes of all sizes, some of which leave a picture of 87 x 61 by up to ten pixels: `[count, 4]`."""
+    """Boxes of all sizes, some of which leave an image of 87 x 61 by up to ten pixels: `[count, 4]`."""
     generator = torch.Generator().manual_seed(1)
     corners = torch.rand(count, 2, generator=generator) * torch.tensor([86.0, 60.0])
     sides = (torch.tensor([87.0, 61.0]) - corners) * torch.rand(count, 2, generator=generator) ** 2 + 0.05

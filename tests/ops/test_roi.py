@@ -38,7 +38,7 @@ def test_equals_torchvision(counts: tuple[int, int], size: int, samples: int) ->
 def test_values_and_gradients_on_one_level_equal_torchvisions_operator(aligned: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     feature = torch.randn(2, 3, 40, 50, generator=generator, dtype=torch.float64)
-    corner = torch.rand(60, 2, generator=generator) * 460 - 60  # some lie outside the picture, some are inverted
+    corner = torch.rand(60, 2, generator=generator) * 460 - 60  # some lie outside the image, some are inverted
     regions = torch.cat([corner, corner + torch.rand(60, 2, generator=generator) * 200 - 10], dim=1)
     regions = torch.cat([torch.arange(60)[:, None] % 2, regions], dim=1).double()
     weights = torch.randn(60, 3, 5, 5, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Pairs of torchvision's R-CNN and ours with the same random weights, and the pictures they are compared on."""
+"""Pairs of torchvision's R-CNN and ours with the same random weights, and the images they are compared on."""
 
 from collections.abc import Callable
 
@@ -62,7 +62,7 @@ def disturb(reference: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.8, 1.2)
     with torch.no_grad():
         pixels = torch.rand(3, 333, 500, generator=torch.Generator().manual_seed(833))
-        if "0" in reference.backbone.body:  # MobileNet, at whose end the picture would be lost
+        if "0" in reference.backbone.body:  # MobileNet, at whose end the image would be lost
             for module in reference.backbone.body.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = 1.0

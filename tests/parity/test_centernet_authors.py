@@ -282,7 +282,7 @@ def test_their_weights_for_poses_give_their_outputs(name: str) -> None:
 
 
 def test_their_weights_for_objects_in_space_give_their_outputs() -> None:
-    """KITTI's pictures, in BGR, get ImageNet's mean and deviation in the order of RGB."""
+    """KITTI's images, in BGR, get ImageNet's mean and deviation in the order of RGB."""
     authors, rgb = Authors(SPACE_HEADS), torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     mean, std = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     (expected,) = authors.dla34((rgb.flip(1) - mean) / std)

@@ -40,7 +40,7 @@ from aweigh.training.train import train
 
 
 class Figures(nn.Module):
-    """Finds one object in the middle of every picture."""
+    """Finds one object in the middle of every image."""
 
     builder, stride_divisor, needs_proposals, average_flipped = "figures", 32, False, None
     extras: tuple[str, ...] = ("masks", "keypoints")
@@ -149,7 +149,7 @@ def test_validation_data_without_masks_and_keypoints_give_their_losses_all_the_s
 
 
 def copied(source: Path, target: Path, *, train_without: set[str] = frozenset(), val_without: set[str] = frozenset()):
-    """The data set with the same pictures, its annotations without some of their keys."""
+    """The data set with the same images, its annotations without some of their keys."""
     (target / "annotations").mkdir(parents=True)
     (target / "images").symlink_to(source / "images")
     for name, without in (("train", train_without), ("val", val_without)):
@@ -237,7 +237,7 @@ def test_numbers_of_masks_are_found_by_their_names() -> None:
 
 
 class AllKnowing(Figures):
-    """Finds exactly what is annotated, in the resized pictures of a split, which come in order."""
+    """Finds exactly what is annotated, in the resized images of a split, which come in order."""
 
     def __init__(self, split: Split, resize: Resize, **rest: Any) -> None:
         super().__init__(split.classes, rest.get("keypoints", {"names": list(split.keypoint_names)}))

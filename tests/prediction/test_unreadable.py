@@ -89,7 +89,7 @@ def test_training_validates_on_what_can_be_read(data, configure, quiet):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_strict_training_stops_at_an_unreadable_image(configure, quiet, tmp_path, split):
     data = damaged(write_coco(tmp_path / "data", {"train": 4, "val": 4}), split, 2)
-    with pytest.raises(DataError, match="1 of 4 pictures cannot be read"):
+    with pytest.raises(DataError, match="1 of 4 images cannot be read"):
         train(configure(data=str(data), strict=True), console=quiet)
 
 
@@ -97,7 +97,7 @@ def test_eval_says_how_many_and_refuses_when_strict(data, checkpoint, tmp_path, 
     words = ["eval", checkpoint, str(data), "--device", "cpu"]
     assert run([*words, "--json", str(tmp_path / "n.json"), "--plots", str(tmp_path / "plots")]) == 0
     shown = capsys.readouterr()
-    assert "COCO protocol, boxes: 3 of 4 images, 6 objects" in shown.out and "1.png: unreadable picture" in shown.err
+    assert "COCO protocol, boxes: 3 of 4 images, 6 objects" in shown.out and "1.png: unreadable image" in shown.err
     numbers = json.loads((tmp_path / "n.json").read_text())
     assert numbers["protocol"]["images"] == 3
     assert numbers["settings"]["data_hash"] == load_split(data, "val").content_hash

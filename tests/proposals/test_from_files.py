@@ -21,7 +21,7 @@ OBJECTS = [[5.0, 5, 10, 10], [20, 3, 19, 25], [0, 10, 12.5, 20]]  # xywh
 
 @pytest.fixture
 def split(coco: Make):
-    """Two pictures, 1.png and 2.png, of 40 x 30; three objects in the first."""
+    """Two images, 1.png and 2.png, of 40 x 30; three objects in the first."""
     return load_split(coco(coco_dict(OBJECTS)))
 
 
@@ -35,7 +35,7 @@ def test_coco_results_of_any_class(split, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(entries))
     found, remarks = from_coco_results(tmp_path / "r.json", split, number=5, made={}, own_ids=True)
     assert found.boxes.tolist() == [[5, 5, 15, 15], [1, 2, 4, 6.5], [30, 20, 40, 30]]
-    assert found.first.tolist() == [0, 1, 3] and remarks == ["1 box of 1 other picture left out"]
+    assert found.first.tolist() == [0, 1, 3] and remarks == ["1 box of 1 other image left out"]
     split.with_proposals(found)
     for wrong, message in (
         ([{"image_id": 1, "bbox": [1, 2, 3], "score": 1}], "entry 0 is"),
@@ -102,7 +102,7 @@ def test_a_matlab_file_of_other_pictures_or_broken(split, tmp_path: Path) -> Non
     path = tmp_path / "s.mat"
     path.write_bytes(PLAIN)
     with pytest.raises(
-        DataError, match=r"none of the 2 pictures of train .*it names 000005, picture_b, c, here are 1, 2"
+        DataError, match=r"none of the 2 images of train .*it names 000005, picture_b, c, here are 1, 2"
     ):
         from_selective_search(path, split, number=5, made={})
     path.write_bytes(PLAIN.replace(b"boxes", b"bones"))

@@ -156,7 +156,7 @@ def test_images_that_are_not_the_same_are_refused_by_name(data: Path, written: P
         evaluate_coco(truth_of(data), written)
     rewrite(list_of(written), lambda content: content["images"][0].update(width=96, height=80))
     shutil.copy(data / "images" / "train" / "3.png", tmp_path / "kept.png")
-    Image.new("RGB", (96, 80), (1, 2, 3)).save(data / "images" / "train" / "3.png")  # another picture of that name
+    Image.new("RGB", (96, 80), (1, 2, 3)).save(data / "images" / "train" / "3.png")  # another image of that name
     with pytest.raises(DataError, match=r"3\.png is a file of [\d,]+ B in the results and of [\d,]+ B in train"):
         complete({"train": split}, read_proposals(written))
     with pytest.raises(DataError, match="No box is of an image of val"):
@@ -289,7 +289,7 @@ def test_boxes_come_in_the_frame_of_the_annotations(checkpoint: str, tmp_path: P
     Image.new("RGB", (96, 30)).save(images / "2.png")
     fixed = ("--model", checkpoint, "--device", "cpu", "--score", "0.001", "--format", "coco", "--no-draw")
     words = ("predict", "--data", root, *fixed, "-o", tmp_path / "out")
-    assert run(list(map(str, words))) == 1  # the last picture has an error
+    assert run(list(map(str, words))) == 1  # the last image has an error
     file = tmp_path / "out" / "detections.json"
     plain = json.loads(predict(checkpoint, tmp_path / "plain", tmp_path / "stored.png").read_text())
     found = json.loads(file.read_text())

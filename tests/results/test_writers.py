@@ -119,7 +119,7 @@ def test_masks_and_keypoints_in_jsonl(tmp_path: Path) -> None:
     assert first["keypoints"] == [[1.1, 2.0, 3.5], [29.0, 20.25, -1.0]]
     assert first["segmentation"]["size"] == [30, 40]
     pixels = hotcoco.mask.decode(second["segmentation"])
-    assert pixels.shape == (30, 40) and pixels[3:27, 5:35].all()  # the whole picture, but for its corners
+    assert pixels.shape == (30, 40) and pixels[3:27, 5:35].all()  # the whole image, but for its corners
 
 
 def test_masks_and_keypoints_are_loaded_by_coco_tools(tmp_path: Path) -> None:

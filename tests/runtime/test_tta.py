@@ -1,4 +1,4 @@
-"""Test augmentation: mirrored and in several sizes, one answer in the pixels of the picture; rows stay whole."""
+"""Test-time augmentation: mirrored and in several sizes, one answer in the pixels of the image; rows stay whole."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ RESIZE = Resize(short=None, long=70)
 
 
 def found_by(engine, tta, size_hw=(40, 60)):
-    """What an engine finds in one picture that it sees in half its size and scales of that."""
+    """What an engine finds in one image that it sees in half its size and scales of that."""
     dice = np.random.default_rng(0)
     sizes = [(round(size_hw[0] * scale / 2), round(size_hw[1] * scale / 2)) for scale in tta.scales]
     images = [dice.random((3, *size), np.float32) for size in sizes]
@@ -165,7 +165,7 @@ def test_prediction_and_evaluation_are_one(fcos, toys):
         assert one["score"] == pytest.approx(other["score"], abs=1e-6)
     plain = detect(predictor.engine.model, RESIZE, val, batch=2).results
     assert [entry["score"] for entry in plain] != [entry["score"] for entry in measured]
-    with pytest.raises(UsageError, match="losses are those of the plain pictures"):
+    with pytest.raises(UsageError, match="losses are those of the plain images"):
         detect(fcos, RESIZE, val, losses=True, tta=tta)
 
 
@@ -175,7 +175,7 @@ def test_the_command_line_measures_and_predicts_with_it(fcos, toys, tmp_path, ca
     save_model(file, fcos, resize=RESIZE)
     flags = ["--tta", "flip,multiscale", "--scales", "0.5,1", "--merge", "soft", "--resize", "64"]
     assert run(["eval", file, str(toys), "--json", str(tmp_path / "numbers.json"), *flags]) == 0
-    assert "test augmentation: flip; scales 0.5, 1; merged by soft" in capsys.readouterr().out
+    assert "test-time augmentation: flip; scales 0.5, 1; merged by soft" in capsys.readouterr().out
     settings = json.loads((tmp_path / "numbers.json").read_text())["settings"]
     assert settings["resize"]["long"] == 64 and settings["resize"]["short"] is None
     assert settings["tta"] == {"flip": True, "scales": [0.5, 1.0], "merge": "soft", "flip_pairs": []}
@@ -243,10 +243,10 @@ def test_a_merge_that_there_is_not_and_a_class_that_there_is_not(fcos, tmp_path,
 def test_what_is_done_in_words(fcos):
     lines = TTA(flip=True, scales=(0.5, 1)).describe(Told())
     assert lines == [
-        "test augmentation: flip; scales 0.5, 1; merged by nms",
+        "test-time augmentation: flip; scales 0.5, 1; merged by nms",
         "a flip exchanges the classes left hand/right hand",
     ]
     centernet = TorchEngine(create("centernet_shufflenet_v2_x0_5_lite", num_classes=2))
-    assert TTA(flip=True).describe(centernet) == ["test augmentation: flip, its maps averaged"]
-    assert TTA(scales=(1, 2)).describe(centernet) == ["test augmentation: scales 1, 2; merged by soft"]
-    assert PLAIN.describe(TorchEngine(fcos)) == ["test augmentation: none"]
+    assert TTA(flip=True).describe(centernet) == ["test-time augmentation: flip, its maps averaged"]
+    assert TTA(scales=(1, 2)).describe(centernet) == ["test-time augmentation: scales 1, 2; merged by soft"]
+    assert PLAIN.describe(TorchEngine(fcos)) == ["test-time augmentation: none"]

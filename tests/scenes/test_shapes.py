@@ -105,5 +105,5 @@ def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
     write_synthetic(tmp_path / "empty", train=1, val=0, test=0, size=64)
     with pytest.raises(UsageError, match="size"):
         write_synthetic(tmp_path / "x", size=10)
-    with pytest.raises(UsageError, match="numbers of pictures"):
+    with pytest.raises(UsageError, match="numbers of images"):
         write_synthetic(tmp_path / "x", train=0, val=0, test=0)

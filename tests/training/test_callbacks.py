@@ -67,7 +67,7 @@ def test_each_is_told_what_the_log_holds_in_order(configure, quiet) -> None:
     assert [saved for *_, saved in first.of("epoch")] == [1, 2]  # its checkpoint is there
     best = [row["epoch"] for _, row, best, _ in first.of("epoch") if best]
     assert best[-1] == read_header(folder / "best.safetensors")["training"]["epoch"]
-    assert first.told[-1] == ("end", True, True)  # after the pictures of the best weights
+    assert first.told[-1] == ("end", True, True)  # after the images of the best weights
 
 
 @pytest.mark.parametrize(

@@ -172,13 +172,13 @@ def test_early_stopping_stops_all_processes_at_once(data, tmp_path, start_togeth
 
 
 def test_what_another_process_could_not_read_is_told_too(tmp_path, start_together):
-    """The picture is damaged that process 1 alone reads, in the first epoch."""
+    """The image is damaged that process 1 alone reads, in the first epoch."""
     data = write_coco(tmp_path / "data", {"train": 6, "val": 1}, sizes=[(96, 80)])
     ((_, row, _),) = next(iter(EpochSampler(6, 1, shuffle=True, seed=0, drop_last=False, rank=1, world=2)))
     (data / "images" / "train" / f"{row}.png").write_bytes(b"no picture")
     words = flags({**ALIKE, "epochs": 1, "batch": 1, "max_bad": 0.5, "output": tmp_path / "run"})
     codes, outputs = outcome(start_together(2, "train", data, *words))
-    assert codes == [0, 0] and "unreadable picture" in outputs[0] and f"{row}.png" in outputs[0], outputs
+    assert codes == [0, 0] and "unreadable image" in outputs[0] and f"{row}.png" in outputs[0], outputs
     (problem,) = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["kind"] == "problem"]
     assert f"{row}.png" in problem["problem"]
 

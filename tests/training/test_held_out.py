@@ -21,7 +21,7 @@ from aweigh.training.train import train
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Twenty rough pictures, all different, in a data set without `val`."""
+    """Twenty rough images, all different, in a data set without `val`."""
     root = write_coco(tmp_path / "data", {"train": 20}, sizes=((96, 80),))
     noise = np.random.default_rng(0)
     for number in range(20):
@@ -31,7 +31,7 @@ def photographs(tmp_path):
 
 
 def again(root, source, target, *, changed=False):
-    """Make one picture a duplicate of another: the same file, or the same picture a little brighter."""
+    """Make one image a duplicate of another: the same file, or the same image a little brighter."""
     folder = root / "images" / "train"
     if changed:
         Image.open(folder / f"{source}.png").point(lambda value: min(255, value + 3)).save(folder / f"{target}.png")
@@ -50,7 +50,7 @@ def test_without_duplicates_any_are_held_out(photographs):
 
 @pytest.mark.parametrize("most", [held_out.LOOKED_AT, 5])
 def test_no_duplicate_of_a_training_image_is_held_out(photographs, monkeypatch, most):
-    """Equal files, and pictures that look alike; of more images than are looked at, equal files alone."""
+    """Equal files, and images that look alike; of more images than are looked at, equal files alone."""
     split = load_split(photographs)
     first = choose(split, fraction=0.2)[0].tolist()
     again(photographs, first[0], (first[0] + 1) % 20)

@@ -19,7 +19,7 @@ from aweigh.training.train import train
 
 @pytest.fixture(scope="module")
 def united(tmp_path_factory):
-    """A set labelled for boxes and one labelled for balls, in pictures that show both; a guess in each picture."""
+    """A set labelled for boxes and one labelled for balls, in images that show both; a guess in each image."""
     root = tmp_path_factory.mktemp("united")
     for name, category, seed in (("boxes", 1, 0), ("balls", 7, 1)):
         write_coco(root / name, {"train": 8, "val": 4}, objects=4, seed=seed)

@@ -1,4 +1,4 @@
-"""Training and failed steps of a detector that is told where to look; proposals of every picture of a split."""
+"""Training and failed steps of a detector that is told where to look; proposals of every image of a split."""
 
 import json
 import math
@@ -28,7 +28,7 @@ FAST = {"model": "fast_rcnn_resnet18_fpn", "arguments": ("channels=8", "box_size
 
 
 def written(split, path, *, seed=0):
-    """Ten boxes in each picture, five of them near an object, as a file."""
+    """Ten boxes in each image, five of them near an object, as a file."""
     rng = np.random.default_rng(seed)
     found = []
     for row in range(len(split)):
@@ -70,7 +70,7 @@ def test_what_the_data_must_bring_is_checked_before_the_first_step(configure, fi
         prepare(configure(proposals_file=files["train"]), tmp_path / "run")
     with pytest.raises(
         DataError,
-        match=r"of val .* is another picture than that of the same name .*made for train of toys|pixels in val",
+        match=r"of val .* is another image than that of the same name .*made for train of toys|pixels in val",
     ):
         prepare(configure(**FAST, proposals_file=files["train"]), tmp_path / "run")
     part = prepare(configure(**FAST, proposals_file=files["train"], val_split="none"), tmp_path / "run")
@@ -99,7 +99,7 @@ def test_a_failed_step_keeps_them_and_is_computed_again(configure, files, tmp_pa
 
     class Broken(type(run.model)):
         def loss(self, raw, targets):
-            """Not finite where the second picture's first proposal is among those of the batch."""
+            """Not finite where the second image's first proposal is among those of the batch."""
             bad = (raw.proposed[:, 0] == batch.images.proposals[1, 0]).all()
             return {name: value * (math.nan if bad else 1) for name, value in super().loss(raw, targets).items()}
 

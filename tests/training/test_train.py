@@ -214,7 +214,7 @@ def test_unreadable_pictures_of_the_validation_are_let_pass_by_the_same_share(tm
     data = write_coco(tmp_path / "data", {"train": 4, "val": 4})
     for number in (0, 1):
         (data / "images" / "val" / f"{number}.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="2 of 4 pictures cannot be read"):
+    with pytest.raises(DataError, match="2 of 4 images cannot be read"):
         train(configure(data=str(data), epochs=1), console=quiet)
     folder = train(configure(data=str(data), epochs=1, max_bad=0.5, output=str(tmp_path / "b")), console=quiet)
     assert len(rows(folder, "problem")) == 2
@@ -278,7 +278,7 @@ def test_what_is_drawn_mixed_and_mirrored_is_said(configure, quiet):
 
 def test_aug_none_is_none(configure, quiet):
     train(configure(aug="none", mosaic=1.0, flip=1.0, color=1.0, epochs=1), console=quiet)
-    assert "while training: none: every picture is used as it is" in quiet.file.getvalue()
+    assert "while training: none: every image is used as it is" in quiet.file.getvalue()
 
 
 def test_gradients_are_clipped_to_the_norm(configure, tmp_path):
@@ -355,7 +355,7 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_named(tmp_path, configure,
     data = write_coco(tmp_path / "data", {"train": 4, "val": 2})
     (data / "images" / "train" / "2.png").write_bytes((data / "images" / "train" / "2.png").read_bytes()[:120])
     folder = train(configure(data=str(data), batch=1, epochs=2), console=quiet)
-    assert quiet.file.getvalue().count("unreadable picture") == 1 and "2.png" in quiet.file.getvalue()
+    assert quiet.file.getvalue().count("unreadable image") == 1 and "2.png" in quiet.file.getvalue()
     assert len(rows(folder, "step")) == 8 and len(rows(folder, "epoch")) == 2
 
 

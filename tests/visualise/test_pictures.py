@@ -1,4 +1,4 @@
-"""Pictures: the right pixels have the right colours, nothing leaves the picture, nothing given is changed."""
+"""Images: the right pixels have the right colours, nothing leaves the image, nothing given is changed."""
 
 import ast
 import math
@@ -300,7 +300,7 @@ def test_grid_holds_every_picture_once() -> None:
     assert grid(big, columns=2).size[0] < 2600
     with pytest.raises(UsageError, match="at least one"):
         grid([])
-    with pytest.raises(UsageError, match="5 pictures but 1 caption"):
+    with pytest.raises(UsageError, match="5 images but 1 caption"):
         grid(pictures, captions=["one"])
 
 

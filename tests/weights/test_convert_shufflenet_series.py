@@ -180,7 +180,7 @@ def box_of(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def images(generator_seed: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """The same two pictures as the authors read them, as our bodies do and as classifiers do; sides that no stride
+    """The same two images as the authors read them, as our bodies do and as classifiers do; sides that no stride
     divides."""
     rgb = torch.rand(2, 3, 67, 94, generator=torch.Generator().manual_seed(generator_seed))
     mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))

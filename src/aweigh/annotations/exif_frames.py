@@ -1,7 +1,7 @@
-"""Whether boxes were drawn on pictures as they are stored or as they are shown, where EXIF data rotate them.
+"""Whether boxes were drawn on images as they are stored or as they are shown, where EXIF data rotate them.
 
 A photograph with orientation 5 to 8 has its sides exchanged when it is shown. Tools differ in which sizes they write
-and on which picture people draw; what they write of the size does not tell the other. The boxes do: of a set, the frame
+and on which image people draw; what they write of the size does not tell the other. The boxes do: of a set, the frame
 is taken in which they fit. Where all fit both ways, the size that is said decides. Orientations 2 to 4, and squares,
 have one size in both frames, so that nothing can be told from it.
 
@@ -21,18 +21,18 @@ from aweigh.errors import DataError
 from aweigh.images.reader import read_size
 
 SLACK = 1.0  # pixels that a box may reach over the edge and still fit, as rounding makes it
-MOST_LOOKED_AT = 1000  # pictures whose boxes fit with exchanged sides alone, in which an EXIF rotation is looked for
+MOST_LOOKED_AT = 1000  # images whose boxes fit with exchanged sides alone, in which an EXIF rotation is looked for
 AS_SHOWN, AS_STORED = "size before EXIF rotation, boxes after it", "size after EXIF rotation, boxes before it"
 
 
 def settle_frames(
     paths: Sequence[Path], sizes_hw: np.ndarray, image_of: np.ndarray, boxes: np.ndarray, problems: list[Problem]
 ) -> np.ndarray:
-    """The sizes `[I, 2]` of the pictures as they were drawn on; a problem for each whose size is exchanged.
+    """The sizes `[I, 2]` of the images as they were drawn on; a problem for each whose size is exchanged.
 
     sizes_hw: as the data say. image_of: `[M]`, boxes: `[M, 4]` xyxy, as read. No file is opened while all boxes fit.
-    All rotated pictures go the way of the most boxes that fit one way only; where more than one in twenty of these
-    disagrees, each picture goes the way of its own boxes, as in a set that two tools have made.
+    All rotated images go the way of the most boxes that fit one way only; where more than one in twenty of these
+    disagrees, each image goes the way of its own boxes, as in a set that two tools have made.
     """
     finite = np.isfinite(boxes).all(axis=1)
     placed = finite & (np.where(finite[:, None], boxes, 0.0)[:, :2] >= -SLACK).all(axis=1)
@@ -57,7 +57,7 @@ def settle_frames(
         use_shown = np.where(own == 0, use_shown, own > 0)
     exchanged = turned & (use_shown != said_shown)
     counts = [int((which & turned[image_of]).sum()) for which in (np.full(len(image_of), True), shown, stored)]
-    said = "of {} boxes in rotated pictures {} fit as these are shown, {} as they are stored".format(*counts)
+    said = "of {} boxes in rotated images {} fit as these are shown, {} as they are stored".format(*counts)
     for row in np.flatnonzero(exchanged).tolist():
         height, width = sizes_hw[row].tolist()
         how, kind = ("shown", AS_SHOWN) if use_shown[row] else ("stored", AS_STORED)
@@ -67,7 +67,7 @@ def settle_frames(
 
 
 def rotated(path: Path, said_hw: np.ndarray) -> str:
-    """Of a picture whose sides EXIF data exchange, whether the size is that of the "stored" or the "shown" one; else
+    """Of an image whose sides EXIF data exchange, whether the size is that of the "stored" or the "shown" one; else
     nothing."""
     height, width = said_hw.tolist()
     if height == width:

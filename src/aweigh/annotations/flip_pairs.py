@@ -1,7 +1,7 @@
-"""Left and right: the classes and keypoints that change places when a picture is mirrored, found by their names.
+"""Left and right: the classes and keypoints that change places when an image is mirrored, found by their names.
 
 A mirrored left hand looks like a right hand. Where the names tell which is which ("left_hand" and "right_hand"), a flip
-exchanges the two labels, so that the picture and its annotations stay true. Pairs that the names do not tell can be
+exchanges the two labels, so that the image and its annotations stay true. Pairs that the names do not tell can be
 given, and found ones can be refused.
 """
 

@@ -25,7 +25,7 @@ def read_as_annotated(
     pixels, full_hw = read_reduced(path, needed)
     if full_hw == declared_hw:
         return pixels, full_hw, None
-    said = f"annotations say {declared_hw[1]} x {declared_hw[0]}, the picture is {full_hw[1]} x {full_hw[0]}"
+    said = f"annotations say {declared_hw[1]} x {declared_hw[0]}, the image is {full_hw[1]} x {full_hw[0]}"
     if full_hw[::-1] == declared_hw:
         unrotated, unrotated_hw = read_reduced(path, needed, exif="ignore")
         if unrotated_hw == declared_hw:

@@ -21,7 +21,7 @@ from aweigh.geometry.masks import decode_counts, encode_counts
 NONE, POLYGONS, COUNTS, COUNT_LIST = 0, 1, 2, 3  # the last two are the same, written as a text or as a list
 SHORT_TEXT = 24  # bytes: a longer text of run lengths tells of pixels
 SMALLEST_AREA = 1e-6  # pixels, of polygons: below it is a line or a point
-FARTHEST = 1e7  # pixels: a coordinate beyond is no place in any picture
+FARTHEST = 1e7  # pixels: a coordinate beyond is no place in any image
 MOST_PIXELS = 2**32  # of all masks of one image together: 4 GiB
 
 
@@ -177,7 +177,7 @@ class Masks:
     ) -> np.ndarray:
         """`[R, H, W]` bool. An annotation without a mask has no pixel in it.
 
-        size_hw: of the picture that was annotated. out_hw, step_yx: a smaller picture of it, whose pixels are so many
+        size_hw: of the image that was annotated. out_hw, step_yx: a smaller image of it, whose pixels are so many
         of its pixels apart; of each the one in its middle is taken, none beyond the edge. Only one mask at a time is
         ever there in full size, so that hundreds of objects in a large photograph need no more than is handed out.
         """

@@ -20,7 +20,7 @@ UNLEARNED = "not trained on"  # it has a size, so COCO's protocol still counts i
 SMALLEST_SIDE = 1 - 1e-6  # pixels: a thinner box is no object that a detector could learn
 OVERHANG_NOTED = 0.01  # pixels: below it an overhang is the rounding of two decimals; it is clipped without a word
 EXCHANGED = "corners exchanged"
-NO_PLACE = "box not finite"  # nobody can say where in its picture such an object is
+NO_PLACE = "box not finite"  # nobody can say where in its image such an object is
 MIXED_UP_FROM = 0.05  # the share of boxes beyond the image from which a mix-up of formats is suspected
 
 

@@ -1,7 +1,7 @@
-"""Proposals: where in each picture a detector that proposes no regions itself (Fast R-CNN) is told to look.
+"""Proposals: where in each image a detector that proposes no regions itself (Fast R-CNN) is told to look.
 
 They come as one file, which docs/proposals.md describes: safetensors, no pickle. Whoever makes them (`aweigh
-proposals`, selective search, another program), they are boxes with scores in the pixels of the pictures that the
+proposals`, selective search, another program), they are boxes with scores in the pixels of the images that the
 annotations are in.
 Legend: I images, P proposals of all images together.
 """
@@ -31,12 +31,12 @@ OPTIONAL = {"file_bytes"}
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """Of each picture its boxes, best first.
+    """Of each image its boxes, best first.
 
-    files: `[I]`, the names of the pictures below the folder of the data set's pictures. sizes_hw: `[I, 2]` int32.
+    files: `[I]`, the names of the images below the folder of the data set's images. sizes_hw: `[I, 2]` int32.
     first: `[I + 1]` int64, the proposals of image i are rows `first[i]` to `first[i + 1]` of: boxes `[P, 4]` float32
-    xyxy, with an area and inside the picture, scores `[P]` float32, falling. made: what made them, as JSON values.
-    file_bytes: `[I]` int64, the length of each picture's file, by which pictures of one name are told apart; None where
+    xyxy, with an area and inside the image, scores `[P]` float32, falling. made: what made them, as JSON values.
+    file_bytes: `[I]` int64, the length of each image's file, by which images of one name are told apart; None where
     that is not known.
     """
 
@@ -52,9 +52,9 @@ class Proposals:
     def of(
         cls, pictures: Iterable[tuple[str, tuple[int, int], Any, Any]], *, number: int, made: Mapping[str, Any]
     ) -> Proposals:
-        """From each picture's name, size (height, width), boxes `[n, 4]` xyxy and scores `[n]`, in any order.
+        """From each image's name, size (height, width), boxes `[n, 4]` xyxy and scores `[n]`, in any order.
 
-        Boxes are cut off at the edges, those without an area left out, and the `number` best of each picture kept.
+        Boxes are cut off at the edges, those without an area left out, and the `number` best of each image kept.
         """
         files, sizes, parts = [], [], []
         for file, (height, width), given, marks in pictures:
@@ -111,7 +111,7 @@ class Proposals:
         return found if found >= 0 else self._rows_of_last_parts.get(parts[-1] if parts else "", -1)
 
     def of_picture(self, file: Path, size_hw: tuple[int, int]) -> np.ndarray:
-        """The boxes `[P_i, 4]` of a picture, found by its name; `DataError` where there are none, or of another one."""
+        """The boxes `[P_i, 4]` of an image, found by its name; `DataError` where there are none, or of another one."""
         row = self.row(file.as_posix())
         if row < 0:
             raise DataError(f"{file}: {self.name} has no proposals for it; it was made for {self.made_for}.")
@@ -122,21 +122,21 @@ class Proposals:
                 f"for {width} x {height}; it was made for {self.made_for}."
             )
         if self.file_bytes is not None and self.file_bytes[row] != length_of(file):
-            raise DataError(f"{file}: {self.name} was made for another picture of that name, of {self.made_for}.")
+            raise DataError(f"{file}: {self.name} was made for another image of that name, of {self.made_for}.")
         return self.of_image(row)
 
     def rows_for(
         self, files: Sequence[str], sizes_hw: np.ndarray, file_bytes: Callable[[], np.ndarray], *, what: str
     ) -> np.ndarray:
-        """The image of each of these pictures, `[J]`; `DataError` where one is missing, or another one.
+        """The image of each of these images, `[J]`; `DataError` where one is missing, or another one.
 
-        sizes_hw: `[J, 2]`. file_bytes: gives their `[J]` lengths. what: whose pictures they are, for the message.
+        sizes_hw: `[J, 2]`. file_bytes: gives their `[J]` lengths. what: whose images they are, for the message.
         """
         rows = np.array([self.row(file) for file in files], dtype=np.int64)
         missing = np.flatnonzero(rows < 0)
         if len(missing):
             raise DataError(
-                f"{self.name}: {len(missing)} of the {counted(len(files), 'picture')} of {what} have no proposals, "
+                f"{self.name}: {len(missing)} of the {counted(len(files), 'image')} of {what} have no proposals, "
                 f"such as {printable(files[int(missing[0])])}. It was made for {self.made_for}; make one for these: "
                 "aweigh proposals DETECTOR DATA --split NAME -o FILE."
             )
@@ -145,12 +145,12 @@ class Proposals:
             here, there = sizes_hw[other[0]], self.sizes_hw[rows[other[0]]]
             raise DataError(
                 f"{self.name}: {printable(files[int(other[0])])} is {here[1]} x {here[0]} pixels in {what}, but the "
-                f"proposals were made for {there[1]} x {there[0]}, as {len(other)} in all. They are of other pictures: "
+                f"proposals were made for {there[1]} x {there[0]}, as {len(other)} in all. They are of other images: "
                 f"the file was made for {self.made_for}."
             )
         if self.file_bytes is not None and len(other := np.flatnonzero(self.file_bytes[rows] != file_bytes())):
             raise DataError(
-                f"{self.name}: {printable(files[int(other[0])])} of {what} is another picture than that of the same "
+                f"{self.name}: {printable(files[int(other[0])])} of {what} is another image than that of the same "
                 f"name that the proposals were made for, as {len(other)} in all; the file was made for {self.made_for}."
             )
         return rows
@@ -251,7 +251,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files) or not isinstance(made, dict):
         raise DataError(f"{path}: its header must have `files`, a list of names, and may have `made`, an object.")
     if len(set(files)) < len(files):
-        raise DataError(f"{path}: names the picture {printable(Counter(files).most_common(1)[0][0])} twice.")
+        raise DataError(f"{path}: names the image {printable(Counter(files).most_common(1)[0][0])} twice.")
     if missing := TENSORS.keys() - OPTIONAL - tensors.keys():
         raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; see docs/proposals.md.")
     return {"files": files, "made": made}, tensors
@@ -266,7 +266,7 @@ def _check(proposals: Proposals, path: str | Path) -> None:
     wrong = {
         "has a coordinate or score that is not finite": ~(np.isfinite(boxes).all(axis=1) & np.isfinite(scores)),
         "has no area": (boxes[:, 2:] <= boxes[:, :2]).any(axis=1),
-        "lies outside its picture": (boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1),
+        "lies outside its image": (boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1),
     }
     for what, rows in wrong.items():
         if rows.any():
@@ -276,7 +276,7 @@ def _check(proposals: Proposals, path: str | Path) -> None:
             raise DataError(
                 f"{path}: proposal {row - int(first[image])} of {printable(proposals.files[image])} ({width} x "
                 f"{height}) {what}: {boxes[row].tolist()}, score {float(scores[row]):g}; {int(rows.sum())} such in all."
-                " Boxes are x0, y0, x1, y1 in the picture's pixels; cut off and leave out before writing."
+                " Boxes are x0, y0, x1, y1 in the image's pixels; cut off and leave out before writing."
             )
 
 

@@ -203,7 +203,7 @@ def _seen(records: Records, sizes_hw: np.ndarray) -> np.ndarray | None:
 def _reviewed(records: Records, found: Sequence[tuple[int, str, str]], counts: np.ndarray) -> np.ndarray:
     """`[I]` int8: whether each image was looked at, and whether what was seen there is still known.
 
-    Labels are lost where the reader left out an annotation, where a box has no place in any picture, and where no
+    Labels are lost where the reader left out an annotation, where a box has no place in any image, and where no
     annotation of the image can be used. Beside usable ones a box that lies outside the image, or covers next to nothing
     of it, takes no more than itself away. counts: `[I]`, the annotations of each image that are used.
     """
@@ -328,7 +328,7 @@ def place_keypoints(
 
 
 def known_sizes(paths: Sequence[Path | None], declared: np.ndarray, problems: list[Problem]) -> np.ndarray:
-    """Height and width `[I, 2]`: as declared, else from the file's header; 0 for pictures that cannot be used."""
+    """Height and width `[I, 2]`: as declared, else from the file's header; 0 for images that cannot be used."""
     sizes = declared.astype(np.int64)
     sizes[[path is None for path in paths]] = 0
     rows = np.flatnonzero((sizes <= 0).any(axis=1)).tolist()
@@ -364,6 +364,6 @@ def as_number(value: Any, default: float = float("nan")) -> float:
 
 
 def as_side(value: Any) -> int:
-    """The side of a picture in pixels; 0 for anything that is none."""
+    """The side of an image in pixels; 0 for anything that is none."""
     number = as_number(value, 0.0)
     return int(number) if 0 < number < 2**31 else 0

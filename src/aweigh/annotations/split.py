@@ -49,7 +49,7 @@ class LabelSets:
 class Split:
     """Images and their annotations, cleaned; everything that was wrong is in `problems`.
 
-    layout: "coco", "voc", "yolo" or "kitti". root: the folder of the pictures. image_ids: `[I]` int64. sizes_hw: `[I,
+    layout: "coco", "voc", "yolo" or "kitti". root: the folder of the images. image_ids: `[I]` int64. sizes_hw: `[I,
     2]`. first: `[I + 1]`, the annotations of image i are rows `first[i]` to `first[i + 1]` of: boxes `[N, 4]` float32
     xyxy inside the image, labels `[N]` int64, ignore `[N]` bool (no object to find: crowd, difficult, uncertain), crowd
     `[N]` bool, area `[N]` float64 (of the mask where the source gives it), annotation_ids `[N]` int64,
@@ -197,7 +197,7 @@ class Split:
         if self.keypoints is not None:
             shapes += f", {int((self.keypoints[:, :, 2] > 0).any(axis=1).sum())} with keypoints"
         if self.cuboids is not None:
-            shapes += f", {int(np.isfinite(self.cuboids).all(axis=1).sum())} with a place in space"
+            shapes += f", {int(np.isfinite(self.cuboids).all(axis=1).sum())} with a 3D box"
         order = np.argsort(-counts, kind="stable")
         shown = [f"{self.classes.names[label]} {counts[label]}" for label in order[:12]]
         more = [counted(len(order) - 12, "more class")] * (len(order) > 12)
@@ -227,21 +227,21 @@ class Split:
         return f"labelled in a part of the images only: {', '.join(partly[:12])}{more}" if partly else ""
 
     def file_names(self) -> list[str]:
-        """Of each picture its name below `root`, with "/"."""
+        """Of each image its name below `root`, with "/"."""
         return [_below(path, self.root) for path in self.paths]
 
     def file_bytes(self) -> np.ndarray:
-        """`[I]` int64: the length of each picture's file, -1 where there is none."""
+        """`[I]` int64: the length of each image's file, -1 where there is none."""
         return np.array([length_of(path) for path in self.paths], dtype=np.int64)
 
     def with_proposals(self, proposals: Proposals) -> Split:
-        """The split with where to look in its pictures; `DataError` where that is not said of each of them."""
+        """The split with the proposals of its images; `DataError` where one of them has none."""
         what = f"{self.name} ({self.root})"
         rows = proposals.rows_for(self.file_names(), self.sizes_hw, self.file_bytes, what=what)
         return replace(self, proposals=proposals.take(rows))
 
     def proposed(self, found: Sequence[tuple[Any, Any]], *, number: int, made: Mapping[str, Any]) -> Proposals:
-        """Of each picture, in order, boxes `[n, 4]` xyxy in its pixels and scores `[n]`, as a file holds the `number`
+        """Of each image, in order, boxes `[n, 4]` xyxy in its pixels and scores `[n]`, as a file holds the `number`
         best of them. made: what made them, to which is added what they are for."""
         said = {**made, "number": number, "split": self.name, "data_hash": self.content_hash}
         pictures = (

@@ -32,7 +32,7 @@ STEM = {0.5: 12, 1.0: 24, 1.5: 24, 2.0: 48}  # channels of the first convolution
 
 @passes_on(Stages, without=("activation", "black_border"))
 def shufflenet_v1(width: float = 1.0, groups: int = 3, *, norm: Norm = "bn", **settings: Any) -> Stages:
-    """The body; `classifier` puts the rest round it.
+    """The backbone; `classifier` puts the rest round it.
 
     width: 0.5, 1.0, 1.5 or 2.0. groups: 1, 2, 3, 4 or 8; ShuffleNet V2 compares itself with 3. norm: the normalisation
     after every convolution. Settings: those of `Stages`.

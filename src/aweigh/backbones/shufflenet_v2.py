@@ -1,4 +1,4 @@
-"""ShuffleNet V2 (Ma et al., 2018): a body made for low memory access cost.
+"""ShuffleNet V2 (Ma et al., 2018): a backbone made for low memory access cost.
 
 Parameter names and channel order are torchvision's, so its published weights load. Ours differs from torchvision's
 code in that concatenation and channel shuffle are one interleaving copy.
@@ -63,7 +63,7 @@ class ShuffleNetV2(Stages):
     """Image in, feature maps out, fine to coarse.
 
     width: 0.5, 1.0, 1.5 or 2.0. depth: 50 or 164, the deep networks of the appendix, which have one width each and a
-    map at level 2 too. activation: `"leaky_relu"` has slope 0.1, which some published detectors use with this body.
+    map at level 2 too. activation: `"leaky_relu"` has slope 0.1, which some published detectors use with this backbone.
     extra_depthwise, squeeze, residual: variants of the unit, see `Unit`. form: see the top of this file. norm: the
     normalisation after every convolution. Settings: those of `Stages`.
     """
@@ -194,7 +194,7 @@ def _depthwise(channels: int, stride: int, norm: Norm) -> list[nn.Module]:
     return [convolution, make_norm(norm, channels)]
 
 
-# Every network of the paper by name; a body, round which `classifier` puts the rest. Options as `ShuffleNetV2`.
+# Every network of the paper by name; a backbone, round which `classifier` puts the rest. Options as `ShuffleNetV2`.
 BUILDERS: dict[str, Callable[..., ShuffleNetV2]] = {
     "shufflenet_v2_x0_5": partial(ShuffleNetV2, 0.5),
     "shufflenet_v2_x1_0": partial(ShuffleNetV2, 1.0),

@@ -53,7 +53,7 @@ class TimmBackbone(nn.Module):
     stride_in_1x1: a ResNet's bottlenecks halve the map in their first convolution, as MSRA's first ones did, not in
     the 3x3 one.
     frozen_stages: so many stages, from the image on, get no gradient and keep their batch statistics. The stem is
-    stage 1, for a ResNet `layer1` is stage 2; other bodies are cut where timm names a feature map.
+    stage 1, for a ResNet `layer1` is stage 2; other backbones are cut where timm names a feature map.
     pretrained: start from ImageNet weights with a published record (`weights/imagenet.py`).
     Pixels: the arguments of `Normalise`.
     """
@@ -126,7 +126,7 @@ def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module
         body = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **dilated)
     except (AssertionError, TypeError) as error:
         raise UsageError(f"timm's {name!r} has no form of output_stride {output_stride}; leave it at 32.") from error
-    # Most bodies end at their last map; EfficientNet's would run its remaining blocks for nothing.
+    # Most backbones end at their last map; EfficientNet's would run its remaining blocks for nothing.
     blocks, _, last = _info(body).module_name()[-1].rpartition(".")
     sequence = dict(body.named_modules()).get(blocks)
     if isinstance(sequence, nn.Sequential) and last.isdigit():

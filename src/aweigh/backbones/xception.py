@@ -25,7 +25,7 @@ WIDTHS = (0.5, 1.0, 1.5, 2.0)
 
 @passes_on(Stages, without=("activation", "black_border"))
 def xception(width: float = 1.0, *, norm: Norm = "bn", **settings: Any) -> Stages:
-    """The body; `classifier` puts the rest round it.
+    """The backbone; `classifier` puts the rest round it.
 
     width: 0.5, 1.0, 1.5 or 2.0. norm: the normalisation after every separable convolution. Settings: those of `Stages`.
     """

@@ -41,18 +41,18 @@ def check(
 ) -> int:
     """Say what is in a data set, what is wrong with it, and what to change. Nothing in it is changed.
 
-    Looks at every box, class and picture file, for the same picture in two splits, and at what the levels of the
+    Looks at every box, class and image file, for the same image in two splits, and at what the levels of the
     detector make of the sizes of the objects.
 
     Args:
-        html: Write the report as one page, with pictures of the worst cases.
+        html: Write the report as one page, with images of the worst cases.
         json: Write the report as JSON, with up to 1000 examples of each finding.
         strict: End with 3 where there is an error or a warning.
         fix_to: Write a cleaned copy into this new folder, and say what was changed.
         model: Detector whose levels are held against the sizes of the objects; none for no detector.
-        short: Short side of the pictures as the detector sees them, in pixels; 0 makes the long side `long` exactly.
+        short: Short side of the images as the detector sees them, in pixels; 0 makes the long side `long` exactly.
         long: Limit of their long side; 0 is no limit.
-        pictures: Decode every picture to find damaged ones and duplicates; with --no-pictures only their headers are
+        pictures: Decode every image to find damaged ones and duplicates; with --no-pictures only their headers are
             read.
     """
     from aweigh.files import write_text
@@ -78,7 +78,7 @@ def check(
         from aweigh.inspect.report_html import report_html
 
         write_text(html, report_html(next(iter(splits.values())).data_set or str(data), splits, examination, fit_said))
-        console.print(f"The report with pictures: {html}")
+        console.print(f"The report with images: {html}")
     if fix_to is not None:
         _write_clean(console, splits, examination, fix_to)
     return 3 if strict and not examination.sound else 0
@@ -119,7 +119,7 @@ def print_report(console: "Console", data: Path, examination: "Examination", fit
 def _print_tables(console: "Console", examination: "Examination") -> None:
     guesses = ["uncertain"] * any(split.uncertain for split in examination.splits)  # in few data sets
     unknown = ["not known"] * any(split.unknown for split in examination.splits)
-    titles = ("split", "images", "boxes", "ignored", *guesses, "empty", *unknown, "most pictures")
+    titles = ("split", "images", "boxes", "ignored", *guesses, "empty", *unknown, "most images")
     rows = []
     for split in examination.splits:
         width, height, times = split.picture_sizes[0] if split.picture_sizes else (0, 0, 0)
@@ -194,9 +194,9 @@ def _print_indented(console: "Console", line: str, indent: int, style: str | Non
 def _with_bar(
     splits: "dict[str, Split]", work: "Callable[[Callable[[str, int], object]], Examination]"
 ) -> "Examination":
-    """Run `work` with a progress bar over the pictures of all splits."""
+    """Run `work` with a progress bar over the images of all splits."""
     done = dict.fromkeys(splits, 0)
-    with bar("looking at pictures", sum(map(len, splits.values()))) as show:
+    with bar("looking at images", sum(map(len, splits.values()))) as show:
 
         def tell(split: str, count: int) -> None:
             done[split] = count
@@ -227,4 +227,4 @@ def _write_clean(console: "Console", splits: "dict[str, Split]", examination: "E
         console.print("Left as it is, for you to decide:")
         _print_indented(console, "; ".join(cleaned.left), 2)
     if not examination.decoded:
-        console.print("  The pictures were not read, so damaged and duplicate ones are still in it.")
+        console.print("  The images were not read, so damaged and duplicate ones are still in it.")

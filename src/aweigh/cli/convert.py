@@ -69,7 +69,7 @@ def merge(
     Args:
         data: Folders of the data sets, two or more.
         map: Classes to be called otherwise, as truck=car; may be given several times.
-        hold_out: Data sets that will be used for evaluation, may be given several times: pictures of their val and test
+        hold_out: Data sets that will be used for evaluation, may be given several times: images of their val and test
             splits, and of those that are written, are left out of train. They are recognised by their bytes or their
             look.
     """
@@ -85,7 +85,7 @@ def merge(
     merged = merging.merge(sources, rename)
     if hold_out:
         if "train" not in merged.splits:
-            raise UsageError("--hold-out takes pictures out of train, but no set has such a split.")
+            raise UsageError("--hold-out takes images out of train, but no set has such a split.")
         held = {name: split for name, split in merged.splits.items() if name != "train"}
         merged.splits["train"], lines = leave_out(merged.splits["train"], held | _evaluated_on(hold_out))
         merged.remarks.extend(lines)

@@ -29,16 +29,16 @@ def synth(
 ) -> None:
     """Draw scenes of textured shapes, with boxes, masks and keypoints, as a COCO data set, or of a road, as KITTI's.
 
-    The same seed gives the same pictures. Of the shapes, some scenes are empty, and some hold a crowd region, as real
-    data do. On the road stand cars, pedestrians and cyclists, with the camera and their places in space.
+    The same seed gives the same images. Of the shapes, some scenes are empty, and some hold a crowd region, as real
+    data do. On the road stand cars, pedestrians and cyclists, with the camera and their 3D boxes.
 
     Args:
         out: The folder to write.
         kind: What to draw: shapes, or a road for detection in space.
-        train: Pictures to train on.
-        val: Pictures to validate on.
-        test: Pictures to test on.
-        size: Long side of the pictures in pixels; 256 for shapes and 1280 for a road when not given.
+        train: Images to train on.
+        val: Images to validate on.
+        test: Images to test on.
+        size: Long side of the images in pixels; 256 for shapes and 1280 for a road when not given.
         seed: Number that decides every scene.
     """
     if kind == "road":
@@ -50,4 +50,4 @@ def synth(
 
         write_synthetic(out, train=train, val=val, test=test, size=size or 256, seed=seed)
     what = "a road" if kind == "road" else "shapes"
-    print(f"{counted(train + val + test, 'picture')} of {what} in {out} (train {train}, val {val}, test {test})")
+    print(f"{counted(train + val + test, 'image')} of {what} in {out} (train {train}, val {val}, test {test})")

@@ -20,7 +20,7 @@ LARGEST_FLOAT16 = 65504.0
 def command(crash: str, /) -> None:
     """Compute a training step that failed again, on the CPU, and say where and why it failed.
 
-    Needs nothing but the folder. Also writes batch.png into it: the pictures of the step with their boxes.
+    Needs nothing but the folder. Also writes batch.png into it: the images of the step with their boxes.
 
     Args:
         crash: The folder that training kept the step in, such as runs/shapes/crash-000123.
@@ -36,7 +36,7 @@ def command(crash: str, /) -> None:
 
 
 def replay(bundle: "Bundle") -> None:
-    """Compute the step of a bundle again, say what is found, and draw its pictures."""
+    """Compute the step of a bundle again, say what is found, and draw its images."""
     import torch
 
     from aweigh.files import atomic_file
@@ -60,7 +60,7 @@ def replay(bundle: "Bundle") -> None:
     picture = bundle.folder / "batch.png"
     with atomic_file(picture) as path:
         drawn(bundle, failing.batch, blamed).save(path)
-    print(f"\npicture: {picture}")
+    print(f"\nimage: {picture}")
 
 
 def header(bundle: "Bundle") -> Iterator[str]:
@@ -104,7 +104,7 @@ def found(examination: "Examination") -> Iterator[str]:
     yield f"  largest output of a module: {examination.largest_output[1]:.3g}, of {examination.largest_output[0]}"
     module = examination.module
     if module is not None:
-        before = "finite" if module.inputs_finite else "not finite: the pictures, or what is computed between modules"
+        before = "finite" if module.inputs_finite else "not finite: the images, or what is computed between modules"
         own = "finite" if module.weights_finite else "not finite"
         yield f"  first bad module: {module.name} ({module.kind}): inputs {before}; its weights {own}"
         yield f"    {module.bad_share:.3g} of its output is not finite"

@@ -18,10 +18,10 @@ def command(
     Each step is printed as the command it is, so that it can be typed again and changed.
 
     Args:
-        out: The folder for data, run and pictures; one that is not there yet, or empty.
+        out: The folder for data, run and images; one that is not there yet, or empty.
         pictures: How many to train on; a sixth as many to validate on, and to test on.
-        size: Long side of the pictures in pixels.
-        epochs: Passes over the training pictures; as the recipe says when not given.
+        size: Long side of the images in pixels.
+        epochs: Passes over the training images; as the recipe says when not given.
         seed: Number that decides scenes, weights and order.
     """
     from aweigh.cli.main import run
@@ -36,9 +36,9 @@ def command(
     sizes = ["--train", pictures, "--val", others, "--test", others, "--size", size, "--seed", seed]
     length = ["--seed", seed, *([] if epochs is None else ["--epochs", epochs])]
     steps = {
-        "Draw pictures of shapes": ["data", "synth", data, *sizes],
+        "Draw images of shapes": ["data", "synth", data, *sizes],
         "Train a detector on them": ["train", data, "--recipe", "synthetic", "--output", trained, *length],
-        "Measure it on pictures it has not seen": ["eval", best, data, "--split", "test", "--json", out / "test.json"],
+        "Measure it on images it has not seen": ["eval", best, data, "--split", "test", "--json", out / "test.json"],
         "Find the objects in them": ["predict", data / "images" / "test", "--model", best, "-o", out / "pictures"],
     }
     screen = log()
@@ -48,5 +48,5 @@ def command(
         screen.print(f"$ aweigh {shlex.join(words)}\n")
         if code := run(words):
             return code
-    screen.print(f"\nPictures with boxes: {out / 'pictures'}  Numbers: {out / 'test.json'}  Run: {trained}")
+    screen.print(f"\nImages with boxes: {out / 'images'}  Numbers: {out / 'test.json'}  Run: {trained}")
     return 0

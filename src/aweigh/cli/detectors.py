@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views()) -> "Predictor":
     """The detector of that name as `aweigh.load` has it, changed as flags say.
 
-    chosen: --weights, what --set changes, the device. views: the size and the test augmentation.
+    chosen: --weights, what --set changes, the device. views: the size and the test-time augmentation.
     """
     from aweigh.arguments import change_settings
     from aweigh.inference.engine import torch_engine

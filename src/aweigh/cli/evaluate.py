@@ -39,9 +39,9 @@ def command(
 ) -> None:
     """Measure a trained detector, or the detections of any program, on a labelled split.
 
-    Prints the numbers and, beside them, what they depend on: the size pictures are brought to and the thresholds of
-    detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its pictures.
-    Masks, keypoints and, by KITTI's rules, places in space are measured as well, where detector and data have them.
+    Prints the numbers and, beside them, what they depend on: the size images are brought to and the thresholds of
+    detections. Classes are matched by name; numbers are those of the whole data set, in the pixels of its images.
+    Masks, keypoints and, by KITTI's rules, 3D boxes are measured as well, where detector and data have them.
 
     Args:
         detector: A checkpoint, the folder of a run (its best weights), box (the detector that comes with aweigh), or
@@ -53,9 +53,9 @@ def command(
             voc07,recall: boxes, masks, keypoints, space (KITTI's), space_loose, voc07 (AP50 at eleven recalls), voc12
             (AP50 as an area), recall (of the best 100 and 1,000, classes left aside).
         proposals: Measure what the detector proposes instead of what it detects: how many objects, of any class, the
-            best 100 and 1,000 regions of each picture reach.
-        picture: Draw six pictures of the split with what was found, into this file.
-        plots: Write into this folder: precision over recall, the confusion matrix, the pictures with the most mistakes,
+            best 100 and 1,000 regions of each image reach.
+        picture: Draw six images of the split with what was found, into this file.
+        plots: Write into this folder: precision over recall, the confusion matrix, the images with the most mistakes,
             and the same in numbers with the best score threshold of each class.
     """
     from aweigh.edit.held_out import split_to_measure
@@ -141,7 +141,7 @@ def tell_proposals(
 def measure(
     predictor: "Predictor", part: "Split", names: Sequence[str], proposals_file: Path | None, loading: Loading
 ) -> "Measurement":
-    """The numbers of a split, with a bar; what was wrong with its pictures is said."""
+    """The numbers of a split, with a bar; what was wrong with its images is said."""
     from aweigh.commands import evaluate
 
     part = part.measurable()
@@ -218,4 +218,4 @@ def draw(predictor: "Predictor", found: "Measurement", picture: Path) -> None:
 
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_predictions(predictor.engine, predictor.resize, found.split, picture, tta=predictor.tta)
-    log().print(f"Picture: {picture}")
+    log().print(f"Image: {picture}")

@@ -25,7 +25,7 @@ def _flag(help: str, show_default: bool = False, **rest: Any) -> Parameter:
 _data = partial(_flag, group=Group("Where the data lie", sort_key=100))
 _detector = partial(_flag, group=Group("Detector", sort_key=101))
 _loading = partial(_flag, group=Group("How it is computed", sort_key=102))
-_views = partial(_flag, group=Group("How pictures are looked at", sort_key=103))
+_views = partial(_flag, group=Group("Size and test-time augmentation", sort_key=103))
 
 
 # --- one by one -----------------------------------------------------------------------------------------------------
@@ -37,12 +37,12 @@ DATA_SET = _flag(
 SEVERAL = Parameter(consume_multiple=True, negative="")  # --split train val
 
 Batch = Annotated[
-    int, _loading("Pictures that go through the network together; 1 on a CPU and 8 on a GPU when not given.")
+    int, _loading("Images that go through the network together; 1 on a CPU and 8 on a GPU when not given.")
 ]
 ProposalsFile = Annotated[
     Path | None,
     _detector(
-        "File of proposals for these pictures, found by their names, for a detector that proposes none itself (Fast "
+        "File of proposals for these images, found by their names, for a detector that proposes none itself (Fast "
         "R-CNN)."
     ),
 ]
@@ -59,7 +59,7 @@ Layout = Annotated[
 ]
 OutFolder = Annotated[Path, _flag("The folder to write; it must not hold anything yet.")]
 OutFile = Annotated[Path, _flag("The file to write.", alias="-o")]
-Link = Annotated[bool, _flag("Link to the pictures instead of copying them.", show_default=True)]
+Link = Annotated[bool, _flag("Link to the images instead of copying them.", show_default=True)]
 Recipe = Annotated[
     str,
     _flag(
@@ -120,15 +120,14 @@ class Weights:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Loading:
-    """How the pictures of a split are read."""
+    """How the images of a split are read."""
 
     batch: Batch = 0
-    workers: Annotated[int, _loading("Processes that read pictures; 0 reads in this one.", show_default=True)] = 0
+    workers: Annotated[int, _loading("Processes that read images; 0 reads in this one.", show_default=True)] = 0
     strict: Annotated[
         bool,
         _loading(
-            "Refuse data with problems, pictures that cannot be read among them, which are else left out of the "
-            "numbers.",
+            "Refuse data with problems, images that cannot be read among them, which are else left out of the numbers.",
             negative="",
         ),
     ] = False
@@ -142,23 +141,23 @@ class Loading:
 
     @property
     def max_bad(self) -> float:
-        """The share of pictures that cannot be read above which nothing is measured."""
+        """The share of images that cannot be read above which nothing is measured."""
         return 0.0 if self.strict else 1.0
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Views:
-    """How pictures are looked at."""
+    """The size of images, and test-time augmentation."""
 
     resize: Annotated[
         str,
         _views(
             "Another size than in training: original (as it is), the long side as 512, or short side and the long "
-            "one's limit as 800,1333. Pictures are padded to multiples of the detector's stride."
+            "one's limit as 800,1333. Images are padded to multiples of the detector's stride."
         ),
     ] = ""
-    tta: Annotated[str, _views("Test augmentation: flip, multiscale, or both as flip,multiscale.")] = ""
+    tta: Annotated[str, _views("Test-time augmentation: flip, multiscale, or both as flip,multiscale.")] = ""
     scales: Annotated[str, _views("Factors on the size, for multiscale; 0.5,0.75,1,1.25,1.5 when not given.")] = ""
     merge: Annotated[
         Literal["nms", "soft", "weighted"] | None,

@@ -40,7 +40,7 @@ def _within_reach(_: object, value: object) -> None:
 
 app = App(
     name="aweigh",
-    help="Find objects in pictures: train a detector on your own, measure it, and use it.",
+    help="Find objects in images: train a detector on your own, measure it, and use it.",
     version=__version__,
     help_format="plaintext",
     help_flags=HELP_FLAGS,
@@ -114,7 +114,7 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         return _explain(
             AweighError(
-                f"A process that reads pictures is gone ({error}); where memory was short, give fewer --workers."
+                f"A process that reads images is gone ({error}); where memory was short, give fewer --workers."
             ),
             cause=error,
         )

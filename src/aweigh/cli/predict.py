@@ -1,4 +1,4 @@
-"""`aweigh predict`: objects found in pictures, drawn on them and written in a format that other programs read."""
+"""`aweigh predict`: objects found in images, drawn on them and written in a format that other programs read."""
 
 import time
 from collections import Counter
@@ -42,31 +42,31 @@ def command(
     weights: Weights = Weights(),
     views: Views = Views(),
 ) -> int:
-    """Find objects in pictures: draw the boxes, masks, keypoints and places in space and write them to a file.
+    """Find objects in images: draw the boxes, masks, keypoints and 3D boxes and write them to a file.
 
-    Boxes are in the pixels of the picture as it is seen, after the rotation its EXIF data ask for. A picture that
+    Boxes are in the pixels of the image as it is seen, after the rotation its EXIF data ask for. An image that
     cannot be read is named and left out; the others are done, and the command ends with 1.
 
     Args:
         pictures: Files, folders, or patterns such as 'photos/**/*.jpg'.
-        data: In place of pictures a data set: its pictures, with the numbers and category ids they have there, and
+        data: In place of images a data set: its images, with the numbers and category ids they have there, and
             boxes in the pixels its own boxes are in. What --format coco then writes fits its annotations.
         split: Which part of the data: train, val, test, or as it is called there; all when not given.
-        output: Folder for pictures with boxes and the file of detections; - writes the latter to the output stream.
+        output: Folder for images with boxes and the file of detections; - writes the latter to the output stream.
         model: A checkpoint, the folder of a run (its best weights), or the name of a detector with published weights.
             The default, box, comes with aweigh and finds COCO's 80 classes.
         score: Leave out detections below this score.
         classes: Look for these classes only.
-        format: jsonl: a line of JSON per picture. coco: COCO's results. csv: a line per box. labelstudio and cvat:
+        format: jsonl: a line of JSON per image. coco: COCO's results. csv: a line per box. labelstudio and cvat:
             annotations to begin with, which Label Studio and CVAT import and people correct. yolo, voc, kitti and
-            labelme: a file per picture. Masks are in jsonl, coco and cvat, keypoints in jsonl, coco, csv and
-            labelstudio, places in space in jsonl, coco and kitti.
+            labelme: a file per image. Masks are in jsonl, coco and cvat, keypoints in jsonl, coco, csv and
+            labelstudio, 3D boxes in jsonl, coco and kitti.
         camera: For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with
-            one for each picture, by its name. When not given, it is looked for where KITTI has it, in calib beside the
-            folder of pictures.
-        draw: Draw what was found on the pictures.
+            one for each image, by its name. When not given, it is looked for where KITTI has it, in calib beside the
+            folder of images.
+        draw: Draw what was found on the images.
         exif: Whether the rotation in a photograph's EXIF data is applied.
-        value_range: For pictures of more than 8 bits: which values are black and white, as 0 4095.
+        value_range: For images of more than 8 bits: which values are black and white, as 0 4095.
         sample: A photograph to try things on, which matplotlib brings along.
     """
     pictures = (*pictures, str(sample_photograph())) if sample else pictures
@@ -108,14 +108,14 @@ def command(
 
 
 def check_pictures(pictures: Sequence[str], data: Path | None, split: str, exif: str) -> None:
-    """Whether pictures are named, and in one way alone."""
+    """Whether images are named, and in one way alone."""
     if data is not None and (pictures or exif != "apply"):
-        raise UsageError("--data takes the pictures of a data set, rotated as they were annotated: name no others.")
+        raise UsageError("--data takes the images of a data set, rotated as they were annotated: name no others.")
     if split and data is None:
         raise UsageError(f"--split {split} goes with --data DATA.")
     if not pictures and data is None:
         raise UsageError(
-            "Name the pictures: files, folders or patterns such as 'photos/**/*.jpg'; or try --sample, a photograph "
+            "Name the images: files, folders or patterns such as 'photos/**/*.jpg'; or try --sample, a photograph "
             "that is on this machine already."
         )
 
@@ -137,7 +137,7 @@ def sample_photograph() -> Path:
 
     path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     if not path.is_file():
-        raise UsageError(f"This matplotlib came without its sample data ({path}); name a picture of your own.")
+        raise UsageError(f"This matplotlib came without its sample data ({path}); name an image of your own.")
     return path
 
 
@@ -161,12 +161,12 @@ def tell_lost(writer: "DetectionWriter", format: str, predictor: "Predictor", ta
     extras = predictor.engine.extras
     if "cuboids" in extras and tally.without_camera:
         log().print(
-            f"The camera of {counted(tally.without_camera, 'picture')} is not known, nor where "
+            f"The camera of {counted(tally.without_camera, 'image')} is not known, nor where "
             "objects stand; --camera names a calibration file."
         )
     if writer.renamed_count:
         log().print(
-            f"{counted(writer.renamed_count, 'file')} of detections could not be called as the picture, whose name is "
+            f"{counted(writer.renamed_count, 'file')} of detections could not be called as the image, whose name is "
             f"that of another or too long: {one_line('; '.join(writer.renamed))}",
         )
     if lost := [what for what in extras if what in FORMATS[format].left_out]:
@@ -196,7 +196,7 @@ class Tally:
             yield result
 
     def lose(self, picture: Path, error: Exception) -> None:
-        """Say why a picture could not be drawn."""
+        """Say why an image could not be drawn."""
         self.lost += 1
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         log().print(f"not drawn: {one_line(f'{picture}: {reason}')}")
@@ -206,13 +206,13 @@ class Tally:
         read = self.pictures - self.failed
         names = ", ".join(f"{printable(name)} {count}" for name, count in self.objects.most_common(8))
         more = f" and {counted(len(self.objects) - 8, 'more class')}" if len(self.objects) > 8 else ""
-        speed = f"; {(time.perf_counter() - self.started) / read:.2f} s per picture" if read else ""
+        speed = f"; {(time.perf_counter() - self.started) / read:.2f} s per image" if read else ""
         screen.print(
-            f"{counted(read, 'picture')}, {counted(self.objects.total(), 'object')}"
+            f"{counted(read, 'image')}, {counted(self.objects.total(), 'object')}"
             f"{f' ({names}{more})' if names else ''}{speed}",
         )
         if self.failed:
-            screen.print(f"{self.failed} of {counted(self.pictures, 'picture')} could not be read.")
+            screen.print(f"{self.failed} of {counted(self.pictures, 'image')} could not be read.")
         if folder is not None:
             boxes = f"; boxes drawn in {folder}" if drawn and read else ""
             screen.print(f"Detections: {folder / file}{boxes}")

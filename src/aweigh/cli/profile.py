@@ -23,13 +23,13 @@ def cost(
 ) -> None:
     """Count parameters, multiply-adds (FLOPs) and memory access of a network, part by part.
 
-    Those of convolutions and linear layers, for one square picture; memory access is the number of values that they
+    Those of convolutions and linear layers, for one square image; memory access is the number of values that they
     read and write. Nothing is computed, so it takes no time.
 
     Args:
         model: A detector of aweigh models, a checkpoint, the folder of a run, box, a network of the ShuffleNet V2 paper
             (as shufflenet_v2_x1_0, with its classifier), or a timm backbone.
-        size: Side of the picture in pixels.
+        size: Side of the image in pixels.
         layers: List every layer.
     """
     from aweigh.profiling.cost import shortened
@@ -45,7 +45,7 @@ def cost(
         for row in (*(found.layers if layers else found.parts), found.total)
     ]
     screen = output()
-    screen.print(f"{model}, one picture of {size} x {size}", soft_wrap=True)
+    screen.print(f"{model}, one image of {size} x {size}", soft_wrap=True)
     print_table(screen, titles, rows, bold=(len(rows) - 1,))
 
 
@@ -54,9 +54,10 @@ def reuse(model: str, /, *, output: Annotated[Path, Parameter(alias="-o")] = Pat
     """Draw which earlier units each unit of a ShuffleNet V2 reads, and how strongly (figure 4 of the paper).
 
     Args:
-        model: A file with the weights of a body, a classifier, or a detector on it; or a name, as shufflenet_v2_x1_0,
+        model: A file with the weights of a backbone, a classifier, or a detector on it; or a name, as
+        shufflenet_v2_x1_0,
             for its published weights.
-        output: The picture to write (.png, .pdf, .svg).
+        output: The image to write (.png, .pdf, .svg).
     """
     from aweigh.profiling.networks import shufflenet_of
     from aweigh.profiling.reuse import feature_reuse

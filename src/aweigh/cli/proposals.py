@@ -1,4 +1,4 @@
-"""`aweigh proposals`: where to look in the pictures of a split, written for Fast R-CNN, and how much that reaches."""
+"""`aweigh proposals`: proposals for the images of a split, for Fast R-CNN, and how many objects they reach."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,10 +34,10 @@ def command(
     weights: Weights = Weights(),
     loading: Loading = Loading(),
 ) -> None:
-    """Write where to look in the pictures of a split, for Fast R-CNN, and measure how many objects that reaches.
+    """Write proposals for the images of a split, for Fast R-CNN, and measure how many objects they reach.
 
     A detector with a proposal network (Faster R-CNN and its kin) gives what its second stage would look at, any other
-    its boxes, classes left aside. Prints the average recall of the best 100 and 1,000 of each picture.
+    its boxes, classes left aside. Prints the average recall of the best 100 and 1,000 of each image.
 
     Args:
         source: A checkpoint, the folder of a run (its best weights), box, or the name of a detector with published
@@ -45,7 +45,7 @@ def command(
             boxes in COCO's results format (.json), selective search as its authors gave it out (.mat).
         split: Which part of the data: train, val, test, or as it is called there.
         output: The file to write, NAME.safetensors; nothing is written when not given.
-        number: How many of each picture, best first.
+        number: How many of each image, best first.
     """
     from aweigh.files import atomic_file
     from aweigh.layouts.load import load_split
@@ -63,7 +63,7 @@ def command(
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(output) as path:
             found.write(path)
-        log().print(f"Proposals: {output}, {len(found.boxes):,} of {counted(len(found), 'picture')}")
+        log().print(f"Proposals: {output}, {len(found.boxes):,} of {counted(len(found), 'image')}")
     tell_recall(recall_of(found, part, unread), found.made, part.without(unread), json_file)
 
 
@@ -84,8 +84,8 @@ def collect(
     loading: Loading,
     own_ids: bool = False,
 ) -> tuple["Proposals", list[int]]:
-    """The `number` best proposals of each picture of a split, in its order, from a detector or a file; and the rows of
-    pictures that could not be read.
+    """The `number` best proposals of each image of a split, in its order, from a detector or a file; and the rows of
+    images that could not be read.
 
     data: the folder of the data set, whose name they keep. own_ids: as for `from_coco_results`.
     """

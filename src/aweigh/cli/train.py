@@ -41,7 +41,7 @@ def command(
     processes: Processes = 1,
     flags: Flags = NO_FLAGS,
 ) -> int:
-    """Train a detector on a folder of labelled pictures (COCO, VOC, YOLO, KITTI and more).
+    """Train a detector on a folder of labelled images (COCO, VOC, YOLO, KITTI and more).
 
     Nothing has to be said about the classes: they come from the data. What is wrong with the data is listed, mended or
     left out. Values come from the flags, else the recipe, else the settings the detector was measured with, else the

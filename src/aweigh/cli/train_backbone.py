@@ -1,4 +1,4 @@
-"""`aweigh train-backbone`: train a ShuffleNet V2 on pictures sorted into folders by class.
+"""`aweigh train-backbone`: train a ShuffleNet V2 on images sorted into folders by class.
 
 Its flags are the fields of `ClassifyConfig`, with its help texts.
 """
@@ -36,7 +36,7 @@ def command(
     """Train a ShuffleNet V2 to tell classes apart, to start detectors from.
 
     The classes are the folders. The result, weights.safetensors, is what aweigh train --backbone-weights takes.
-    Pictures that cannot be read are named and skipped. Values come from the flags, else the recipe, else the paper.
+    Images that cannot be read are named and skipped. Values come from the flags, else the recipe, else the paper.
 
     Args:
         data: Folder with train/CLASS/pictures and val/CLASS/pictures; without val a tenth of each class is set aside.
@@ -50,7 +50,7 @@ def command(
         values = load_recipe(ClassifyConfig, find_recipe(recipe)) if recipe else None
         config = resolve(values, {"data": data, **asdict(flags)})
         if not config.data:
-            raise UsageError("Name the folder of the pictures: aweigh train-backbone FOLDER, with FOLDER/train/CLASS/.")
+            raise UsageError("Name the folder of the images: aweigh train-backbone FOLDER, with FOLDER/train/CLASS/.")
     from aweigh.training.backbone.classify import train_classifier
 
     train_classifier(config, resume=resume or None)

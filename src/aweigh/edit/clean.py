@@ -1,8 +1,8 @@
 """A cleaned data set out of a checked one: only what is certain is changed, and every change is told.
 
-Left out: what the readers could not use, pictures that cannot be read or do not belong to their annotations, boxes
-drawn twice, pictures stored twice, and training pictures that are also in another split. Clipped: boxes that reach over
-the edge. Everything that needs a decision (two classes for one object, pictures that merely look alike, class names) is
+Left out: what the readers could not use, images that cannot be read or do not belong to their annotations, boxes
+drawn twice, images stored twice, and training images that are also in another split. Clipped: boxes that reach over
+the edge. Everything that needs a decision (two classes for one object, images that merely look alike, class names) is
 left as it is. The splits given are not changed.
 """
 
@@ -24,10 +24,10 @@ from aweigh.inspect.same_images import groups_of, look_alikes, same_bytes
 from aweigh.layouts import LAYOUTS
 from aweigh.layouts.save import save_dataset
 
-# One picture saved twice: ours; 797 of 800 photographs, scaled to 70 % and compressed anew, are this close.
+# One image saved twice: ours; 797 of 800 photographs, scaled to 70 % and compressed anew, are this close.
 SURE_BITS, SURE_DIFFERENCE = 5, 1.5
 # Of what training keeps or changes, the kinds that are mended here.
-MENDED = {"same box twice", "same picture in two splits", "same file in two splits", "same picture twice"} | {
+MENDED = {"same box twice", "same image in two splits", "same file in two splits", "same image twice"} | {
     "duplicate annotation id",
     "size before EXIF rotation, boxes after it",
     "annotation id is not a whole number",
@@ -78,12 +78,12 @@ def write_clean(splits: Mapping[str, Split], examination: Examination, out: Path
 def _bad_pictures(
     splits: Mapping[str, Split], looked: Mapping[str, Pictures], leave_out: dict[str, np.ndarray]
 ) -> list[str]:
-    """Leaves out pictures that cannot be read, and tells what the readers of the annotations have done."""
+    """Leaves out images that cannot be read, and tells what the readers of the annotations have done."""
     changes = []
     for name, split in splits.items():
         leave_out[name] |= ~looked[name].readable
         kinds = Counter(problem.kind for problem in looked[name].problems.values() if problem.action == SKIPPED)
-        changes += [f"{name}: {counted(count, 'picture')} left out: {kind}" for kind, count in kinds.items()]
+        changes += [f"{name}: {counted(count, 'image')} left out: {kind}" for kind, count in kinds.items()]
         for (kind, action), count in Counter((one.kind, one.action) for one in split.problems).items():
             if action == CLIPPED:
                 changes.append(f"{name}: {count} of '{kind}': clipped")
@@ -95,7 +95,7 @@ def _bad_pictures(
 
 
 def _leaks(splits: Mapping[str, Split], looked: Mapping[str, Pictures], leave_out: dict[str, np.ndarray]) -> list[str]:
-    """Training pictures that another split has too, by their bytes or, past doubt, by their look."""
+    """Training images that another split has too, by their bytes or, past doubt, by their look."""
     if "train" not in splits or len(splits) < 2:
         return []
     changes = []
@@ -110,14 +110,14 @@ def _leaks(splits: Mapping[str, Split], looked: Mapping[str, Pictures], leave_ou
                 leave_out["train"][rows[trained]] = True
                 count += len(trained)
         if count:
-            changes.append(f"train: {counted(count, 'picture')} left out: in another split too ({what})")
+            changes.append(f"train: {counted(count, 'image')} left out: in another split too ({what})")
     return changes
 
 
 def hold_out(train: Split, others: Mapping[str, Split]) -> tuple[Split, list[str]]:
-    """The training split without pictures that one of the others shows too, and a line for each of these others.
+    """The training split without images that one of the others shows too, and a line for each of these others.
 
-    A picture is the same by its bytes or, past doubt, by its look, whatever its file or its image is called.
+    An image is the same by its bytes or, past doubt, by its look, whatever its file or its image is called.
     """
     looked = [look_at_pictures(split) for split in (train, *others.values())]
     owner = np.repeat(np.arange(len(looked)), [len(found.readable) for found in looked])
@@ -129,24 +129,24 @@ def hold_out(train: Split, others: Mapping[str, Split]) -> tuple[Split, list[str
         rows = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *shared]))
         if len(rows):
             names = ", ".join(train.paths[int(row)].name for row in rows[:4]) + (", ..." if len(rows) > 4 else "")
-            lines.append(f"{train.name}: {counted(len(rows), 'picture')} left out: in {name} too ({names})")
+            lines.append(f"{train.name}: {counted(len(rows), 'image')} left out: in {name} too ({names})")
         out[rows] = True
     return replace(train.take(np.flatnonzero(~out)), problems=train.problems), lines
 
 
 def _same_pictures(looked: Sequence[Pictures]) -> dict[str, list[np.ndarray]]:
-    """Groups of pictures that are the same, by what makes them so; numbered through all splits."""
+    """Groups of images that are the same, by what makes them so; numbered through all splits."""
     equal = [np.array(group) for group in same_bytes([digest for found in looked for digest in found.hashes])]
     usable = np.flatnonzero(np.concatenate([found.decoded for found in looked]))
     look = np.concatenate([found.look for found in looked])[usable]
     thumbs = np.concatenate([found.thumbs for found in looked])[usable]
     sure = look_alikes(look, thumbs, max_bits=SURE_BITS, max_difference=SURE_DIFFERENCE)
     near = [usable[group] for group in groups_of(sure, len(usable))]
-    return {"the same bytes": equal, "the same picture, saved anew": near}
+    return {"the same bytes": equal, "the same image, saved anew": near}
 
 
 def _copies(splits: Mapping[str, Split], looked: Mapping[str, Pictures], leave_out: dict[str, np.ndarray]) -> list[str]:
-    """Pictures with the same bytes in one split: of those with the same annotations, or none, the first stays."""
+    """Images with the same bytes in one split: of those with the same annotations, or none, the first stays."""
     changes = []
     for name, split in splits.items():
         hashes = [None if out else digest for digest, out in zip(looked[name].hashes, leave_out[name], strict=True)]
@@ -159,11 +159,9 @@ def _copies(splits: Mapping[str, Split], looked: Mapping[str, Pictures], leave_o
                 else:
                     differing += 1
         if count:
-            changes.append(f"{name}: {counted(count, 'picture')} left out: the same picture is there already")
+            changes.append(f"{name}: {counted(count, 'image')} left out: the same image is there already")
         if differing:
-            changes.append(
-                f"{name}: {counted(differing, 'picture')} kept though stored twice: their annotations differ"
-            )
+            changes.append(f"{name}: {counted(differing, 'image')} kept though stored twice: their annotations differ")
     return changes
 
 
@@ -190,11 +188,11 @@ def _clean_boxes(kept: Split, changes: list[str]) -> Split:
     bare = lost & empty
     if bare.any():
         changes.append(
-            f"{kept.name}: {counted(int(bare.sum()), 'picture')} marked as never labelled: all their boxes were bad"
+            f"{kept.name}: {counted(int(bare.sum()), 'image')} marked as never labelled: all their boxes were bad"
         )
     if (partly := lost & ~empty).any():
         names = some_of([kept.paths[int(row)].name for row in np.flatnonzero(partly)], 4)
-        count = counted(int(partly.sum()), "picture")
+        count = counted(int(partly.sum()), "image")
         changes.append(f"{kept.name}: {count} kept with a part of the labels, the others are lost: {names}")
     return replace(
         kept,

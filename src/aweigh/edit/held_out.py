@@ -79,7 +79,7 @@ def duplicates(split: Split) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """files: the length of each image's file in bytes, by its name below the folder of the pictures, with "/"."""
+    """files: the length of each image's file in bytes, by its name below the folder of the images, with "/"."""
 
     files: Mapping[str, int]
 

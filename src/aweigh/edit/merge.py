@@ -266,7 +266,7 @@ def _remarks(
         real = [os.path.realpath(path) for path in split.paths]
         if twice := len(real) - len(set(real)):
             lines.append(
-                f"{name}: {counted(twice, 'picture', 'comes')} twice, from one file; each keeps the annotations of "
+                f"{name}: {counted(twice, 'image', 'comes')} twice, from one file; each keeps the annotations of "
                 "its set"
             )
     return lines

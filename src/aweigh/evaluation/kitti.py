@@ -10,7 +10,7 @@ every fourth (the benchmark's until 2019, and the one of papers of that time), t
 a class with fewer than 41 objects cannot reach 1, whatever is found: that is in the rules, and `table` says it.
 
 AOS, average orientation similarity, has (1 + cos of the error of alpha) / 2 of each detection that is right in place of
-1; it is one for boxes in the picture.
+1; it is one for boxes in the image.
 
 Legend: G objects of one image, D detections of it, T score thresholds.
 """
@@ -49,7 +49,7 @@ class Objects:
     """The annotated objects of one image, regions among them.
 
     kinds: their types. boxes: `[G, 4]` xyxy, pixels. truncated `[G]`, occluded `[G]`, as KITTI has them. solids: `[G,
-    7]`, see `aweigh.geometry.cuboids`, NaN for what has no place in space. alphas: `[G]`, radians.
+    7]`, see `aweigh.geometry.cuboids`, NaN for what has no 3D box. alphas: `[G]`, radians.
     """
 
     kinds: Sequence[str]
@@ -222,7 +222,7 @@ class _Image:
             shared = np.nan_to_num(iou(kept.solids, found.solids))
         error = kept.alphas[:, None] - found.alphas[None]
         own = np.array([kind == name for kind in kept.kinds], dtype=bool)
-        if measure != "box":  # an object without a place in space need not be found there
+        if measure != "box":  # an object without a 3D box need not be found
             own &= np.isfinite(kept.solids).all(axis=1)
         nothing = np.zeros(0, dtype=bool)
         similar = np.nan_to_num((1 + np.cos(error)) / 2) if measure == "box" else np.zeros_like(error)

@@ -31,8 +31,8 @@ _OBJECT_FIELDS = tuple(entry.name for entry in fields(Targets) if entry.name not
 class Batch:
     """indices: rows of the split. image_ids: as in the data. original_sizes_hw: sizes the annotations are in.
 
-    problems: of the pictures that were meant to be in this batch; a skipped one is not in it. blank: none of them could
-    be read; this is one picture of the padding's colour, in the place of the first of them, with one region to ignore
+    problems: of the images that were meant to be in this batch; a skipped one is not in it. blank: none of them could
+    be read; this is one image of the padding's colour, in the place of the first of them, with one region to ignore
     all over it, so that it gives no loss.
     """
 
@@ -56,10 +56,10 @@ class Batch:
 class Packed:
     """A batch on its way from a worker: few large pieces, since each tensor that is sent costs a file descriptor.
 
-    pixels: of all pictures, `[sum of h * w * 3]`, uint8 or float32, row by row, red, green and blue together.
-    counts: objects in each picture. objects: what `Targets` holds of them, all pictures together. masks:
-    `[sum of n * h * w]` bool. known: `[B, C]` bool, the classes each picture was labelled for, None when that is every
-    class in all. proposals: of each picture `[P_i, 4]`, padded as in `Images`. unread: rows of the pictures that
+    pixels: of all images, `[sum of h * w * 3]`, uint8 or float32, row by row, red, green and blue together.
+    counts: objects in each image. objects: what `Targets` holds of them, all images together. masks:
+    `[sum of n * h * w]` bool. known: `[B, C]` bool, the classes each image was labelled for, None when that is every
+    class in all. proposals: of each image `[P_i, 4]`, padded as in `Images`. unread: rows of the images that
     could not be read. The rest as in `Batch`.
     """
 
@@ -110,7 +110,7 @@ def pack(samples: Sequence[Sample | Unreadable], *, eight_bits: bool) -> Packed:
 def unpack(
     packed: Packed, *, divisor: int, fill: tuple[float, ...], device: torch.device, allocate: Callable[[int], Tensor]
 ) -> Batch:
-    """The batch on its device, pictures padded to one size with the colour `fill`, in memory from `allocate`."""
+    """The batch on its device, images padded to one size with the colour `fill`, in memory from `allocate`."""
     flat = packed.pixels.to(device, non_blocking=True).split([3 * h * w for h, w in packed.sizes_hw])
     pictures = [row.view(h, w, 3).permute(2, 0, 1) for row, (h, w) in zip(flat, packed.sizes_hw)]  # [3, h, w] each
     if packed.blank:
@@ -168,7 +168,7 @@ def _given(name: str, targets: Sequence[Targets]) -> bool:
     """Whether the objects of a batch have this: all of them or none."""
     given = [getattr(entry, name) is not None for entry in targets if len(entry)]
     if any(given) and not all(given):
-        raise UsageError(f"Some pictures of a batch have {name} and others have none; give all of them {name}.")
+        raise UsageError(f"Some images of a batch have {name} and others have none; give all of them {name}.")
     return all(given) and any(getattr(entry, name) is not None for entry in targets)
 
 
@@ -181,7 +181,7 @@ def _masks(targets: Targets) -> Tensor:
 
 
 def _known(targets: Sequence[Targets]) -> np.ndarray | None:
-    """`[B, C]` bool, None where every picture was labelled for all classes."""
+    """`[B, C]` bool, None where every image was labelled for all classes."""
     count = max((len(entry.known) for entry in targets if entry.known is not None), default=None)
     if count is None:
         return None
@@ -190,7 +190,7 @@ def _known(targets: Sequence[Targets]) -> np.ndarray | None:
 
 
 def _proposals(targets: Sequence[Targets]) -> np.ndarray | None:
-    """`[B, P, 4]`, None where not every picture has some."""
+    """`[B, P, 4]`, None where not every image has some."""
     given = [entry.proposals for entry in targets if entry.proposals is not None]
     return padded_proposals(given).numpy() if len(given) == len(targets) else None
 

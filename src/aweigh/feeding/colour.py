@@ -22,7 +22,7 @@ PRINCIPAL_COLORS = torch.tensor(
 
 
 def jitter_color(image: Tensor, strength: float, generator: Generator) -> Tensor:
-    """Random brightness, contrast, saturation and hue of a float picture `[3, H, W]` in `[0, 1]`."""
+    """Random brightness, contrast, saturation and hue of a float image `[3, H, W]` in `[0, 1]`."""
     reach = {name: value * strength for name, value in COLOR_REACH.items()}
     image = kernels.adjust_brightness(image, uniform(generator, 1 - reach["brightness"], 1 + reach["brightness"]))
     contrast = uniform(generator, 1 - reach["contrast"], 1 + reach["contrast"])
@@ -33,10 +33,10 @@ def jitter_color(image: Tensor, strength: float, generator: Generator) -> Tensor
 
 
 def shuffle_color(image: Tensor, reach: float, generator: Generator) -> Tensor:
-    """Brightness, contrast and saturation in random order, each times 1 - `reach` to 1 + `reach`, of a float picture
+    """Brightness, contrast and saturation in random order, each times 1 - `reach` to 1 + `reach`, of a float image
     `[3, H, W]` in `[0, 1]`.
 
-    As the authors' code of CenterNet has it: grey is that of the picture as it was, and nothing is cut off in between.
+    As the authors' code of CenterNet has it: grey is that of the image as it was, and nothing is cut off in between.
     """
     grey = kernels.rgb_to_grayscale(image)
     mean = grey.double().mean().float()  # in double: the same with any number of threads
@@ -48,6 +48,6 @@ def shuffle_color(image: Tensor, reach: float, generator: Generator) -> Tensor:
 
 
 def shift_color(image: Tensor, deviation: float, generator: Generator) -> Tensor:
-    """All pixels of a float picture `[3, H, W]` in `[0, 1]` by the same amount along each of `PRINCIPAL_COLORS`."""
+    """All pixels of a float image `[3, H, W]` in `[0, 1]` by the same amount along each of `PRINCIPAL_COLORS`."""
     amounts = deviation * torch.randn(3, generator=generator)
     return (image + (PRINCIPAL_COLORS @ amounts)[:, None, None]).clamp(0, 1)

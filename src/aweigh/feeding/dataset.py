@@ -1,8 +1,8 @@
-"""A split as a PyTorch data set: reads a picture, applies the transform, hands out a `Sample`.
+"""A split as a PyTorch data set: reads an image, applies the transform, hands out a `Sample`.
 
 What is random in a sample depends on (seed, epoch, index) alone, and on which time in the epoch it is drawn where a
 sampler draws it more than once: not on the worker, the batch or what was read before.
-A picture that cannot be read is handed out as `Unreadable`, for the loader to skip, count and list.
+An image that cannot be read is handed out as `Unreadable`, for the loader to skip, count and list.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from aweigh.structures import Targets
 class Sample:
     """image: `[3, h, w]`, uint8 or float32 in `[0, 1]`. original_hw: the size the annotations are in.
 
-    problem: what was mended. partner_problems: of the pictures that were mixed in, or should have been.
+    problem: what was mended. partner_problems: of the images that were mixed in, or should have been.
     """
 
     image: Tensor
@@ -45,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that could not be used. original_hw: the size its annotations are in."""
+    """An image that could not be used. original_hw: the size its annotations are in."""
 
     index: int
     problem: Problem
@@ -127,7 +127,7 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
         return image, targets, tuple(problems)
 
     def _transformed(self, row: int, generator: Generator, *, masks: bool) -> tuple[Pair, Problem | None]:
-        """One picture on its own, and what had to be mended; `_UnreadablePicture` where it cannot be read."""
+        """One image on its own, and what had to be mended; `_UnreadablePicture` where it cannot be read."""
         path = self.split.paths[row]
         declared_hw = (int(self.split.sizes_hw[row, 0]), int(self.split.sizes_hw[row, 1]))
         targets = targets_of(self.split, row)
@@ -145,7 +145,7 @@ class DetectionDataset(Dataset["Sample | Unreadable"]):
                 elif self.masks:
                     targets = replace(targets, masks=torch.zeros(len(targets), *image_hw, dtype=torch.bool))
         except DataError as error:
-            problem = Problem("unreadable picture", str(path), None, _reason(error, path), SKIPPED)
+            problem = Problem("unreadable image", str(path), None, _reason(error, path), SKIPPED)
             raise _UnreadablePicture(problem) from error
         return self.transform(image, targets, generator, full_hw=full_hw), problem
 
@@ -172,9 +172,9 @@ def _chances(split: Split, draws: np.ndarray | None) -> tuple[np.ndarray, np.nda
 def read_annotated(
     path: Path, targets: Targets, declared_hw: tuple[int, int], needed: SizeRule | None = None
 ) -> tuple[Tensor, Targets, tuple[int, int], Problem | None]:
-    """A picture `[3, h, w]` with its annotations in its own pixels, the size of the whole, and what had to be mended.
+    """An image `[3, h, w]` with its annotations in its own pixels, the size of the whole, and what had to be mended.
 
-    targets: in a picture of `declared_hw`, without masks. needed: see `read_as_annotated`.
+    targets: in an image of `declared_hw`, without masks. needed: see `read_as_annotated`.
     """
     pixels, full_hw, problem = read_as_annotated(path, declared_hw, needed)
     image = torch.from_numpy(pixels).permute(2, 0, 1)  # in the memory order of the file
@@ -190,7 +190,7 @@ def read_annotated(
 def _grid(
     declared_hw: tuple[int, int], full_hw: tuple[int, int], image_hw: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[float, float]]:
-    """The size of a picture as it was read, and how many pixels of the annotated one its pixels are apart."""
+    """The size of an image as it was read, and how many pixels of the annotated one its pixels are apart."""
     factor = reduction(image_hw, full_hw)
     return image_hw, (factor * declared_hw[0] / full_hw[0], factor * declared_hw[1] / full_hw[1])
 

@@ -1,6 +1,6 @@
 """Batches: images padded to one tensor, the same in the same order for the same seed, whatever the workers.
 
-The order depends on (seed, epoch). Unreadable pictures are skipped, counted and listed in `loader.problems`; when they
+The order depends on (seed, epoch). Unreadable images are skipped, counted and listed in `loader.problems`; when they
 are more than one file and more than `max_bad` of the data (any at all where that is 0), reading stops with the exit
 code for data problems. Where nothing is left of a batch, a blank one takes its place, so that every epoch has the same
 number of batches.
@@ -89,7 +89,7 @@ def make_loader(
 class Loader(DataLoader[Batch]):
     """A `DataLoader` that skips what cannot be read, and says so.
 
-    problems: each picture that was skipped or mended, once, in the order met. unread: the rows of those skipped.
+    problems: each image that was skipped or mended, once, in the order met. unread: the rows of those skipped.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Loader(DataLoader[Batch]):
         if len(bad) > (max(1, self._max_bad * total) if self._max_bad else 0):
             shown = "; ".join(f"{problem.where}: {problem.detail}" for problem in bad[:3])
             raise DataError(
-                f"{len(bad)} of {counted(total, 'picture')} cannot be read, more than the {self._max_bad:.0%} that is "
+                f"{len(bad)} of {counted(total, 'image')} cannot be read, more than the {self._max_bad:.0%} that is "
                 f"let pass: {shown}{'; ...' if len(bad) > 3 else ''}. Mend or remove them."
             )
 

@@ -1,15 +1,15 @@
-"""Several pictures in one: mosaic, copy-paste and mixup, for training only and only when asked for.
+"""Several images in one: mosaic, copy-paste and mixup, for training only and only when asked for.
 
-- Mosaic: Bochkovskiy, Wang, Liao, "YOLOv4", 2020, arXiv 2004.10934: four pictures round a random point.
+- Mosaic: Bochkovskiy, Wang, Liao, "YOLOv4", 2020, arXiv 2004.10934: four images round a random point.
   Ours: each is shrunk by a random factor, at most until it just covers its quarter, and is never enlarged.
-- Copy-paste: Ghiasi et al., CVPR 2021, arXiv 2012.07177: some objects of another picture are laid over this
+- Copy-paste: Ghiasi et al., CVPR 2021, arXiv 2012.07177: some objects of another image are laid over this
   one, and what they cover is taken out of its objects. Without blurred edges: the paper finds that they gain nothing.
   Ours: cut along the box where the data have no masks.
 - Mixup: Zhang et al., ICLR 2018, arXiv 1710.09412; for detection Zhang et al. 2019, arXiv 1902.04103: the pixels are
   blended, the objects of both are kept. Ours: the weights lie near one half, since the loss does not weigh objects by
   them, and an object that cannot be seen must not be taught.
 
-Every picture was changed by the transform on its own before. A `Pair` is a picture `[3, H, W]`, uint8 or float in
+Every image was changed by the transform on its own before. A `Pair` is an image `[3, H, W]`, uint8 or float in
 `[0, 1]`, and the targets in its pixels; what comes out is uint8 where all that went in is. All that is random comes
 from the generator.
 """
@@ -37,8 +37,8 @@ from aweigh.feeding.windows import (
 from aweigh.geometry.frames import Frame
 from aweigh.structures import IMAGENET_MEAN, Targets
 
-MOSAIC_CENTER = (0.3, 0.7)  # where the four pictures meet, as a share of the sides; ours
-MIXUP_WEIGHT = (0.4, 0.6)  # of the first picture; ours
+MOSAIC_CENTER = (0.3, 0.7)  # where the four images meet, as a share of the sides; ours
+MIXUP_WEIGHT = (0.4, 0.6)  # of the first image; ours
 PASTED = 0.5  # probability of each object to be pasted, "a random subset" in the paper
 
 Pair = tuple[Tensor, Targets]
@@ -74,7 +74,7 @@ def epochs_with_mixing(epochs: int, close: float) -> int:
 def mix(
     base: Pair, plan: Plan, partner: Callable[[bool], Pair], generator: Generator, *, min_visible: float = 0.25
 ) -> Pair:
-    """The sample by its plan. partner: draws another picture, with `True` one that has objects."""
+    """The sample by its plan. partner: draws another image, with `True` one that has objects."""
     if plan.mosaic:
         base = mosaic([base, partner(False), partner(False), partner(False)], generator, min_visible=min_visible)
     if plan.copy_paste:
@@ -91,9 +91,9 @@ def mosaic(
     min_visible: float = 0.25,
     fill: Sequence[float] = IMAGENET_MEAN,
 ) -> Pair:
-    """Four pictures in the quarters round a random point: top left, top right, bottom left, bottom right.
+    """Four images in the quarters round a random point: top left, top right, bottom left, bottom right.
 
-    The canvas has the size of the largest. Of each a random window is kept, next to the point; where a picture is
+    The canvas has the size of the largest. Of each a random window is kept, next to the point; where an image is
     smaller than its quarter the rest is filled with `fill`.
     """
     height, width = max((tuple(image.shape[1:]) for image, _ in parts), key=math.prod)
@@ -118,7 +118,7 @@ def mosaic(
 
 
 def copy_paste(base: Pair, donor: Pair, generator: Generator, *, min_visible: float = 0.25) -> Pair:
-    """Some objects of `donor` laid over `base`, at a random place where the two pictures overlap most.
+    """Some objects of `donor` laid over `base`, at a random place where the two images overlap most.
 
     What belongs to no mask, or to no box where an object has none, is not pasted. Objects of the base are cut by what
     covers them: hidden ones are dropped, those less than `min_visible` in sight become regions to ignore, keypoints
@@ -273,7 +273,7 @@ def _overlap(
 
 
 def _shrunk_to_cover(pair: Pair, quarter_hw: tuple[int, int], generator: Generator) -> Pair:
-    """The picture times a random factor between that at which it just covers a quarter and 1."""
+    """The image times a random factor between that at which it just covers a quarter and 1."""
     image = pair[0]
     cover = max(quarter_hw[0] / image.shape[1], quarter_hw[1] / image.shape[2])
     factor = uniform(generator, min(cover, 1.0), 1.0)

@@ -1,13 +1,13 @@
-"""How often each picture is drawn: all alike, repeated by its rarest class, or each class alike.
+"""How often each image is drawn: all alike, repeated by its rarest class, or each class alike.
 
 - repeat_factor: Gupta, Dollar, Girshick, "LVIS", CVPR 2019, arXiv 1908.03195: a class that is in the share
-  f(c) of the pictures has r(c) = max(1, sqrt(t / f(c))); a picture is drawn in proportion to the largest r of its
+  f(c) of the images has r(c) = max(1, sqrt(t / f(c))); an image is drawn in proportion to the largest r of its
   classes, 1 without any.
 - class_aware: Shen, Lin, Huang, "Relay backpropagation", ECCV 2016, arXiv 1512.05830: a class is drawn,
-  each alike or by given weights, then one of the pictures that show it, each alike. Ours: pictures without objects keep
+  each alike or by given weights, then one of the images that show it, each alike. Ours: images without objects keep
   their share of the epoch.
 
-Ours: an epoch draws as many pictures as the split has, whatever the sampler, so that the number of steps and the
+Ours: an epoch draws as many images as the split has, whatever the sampler, so that the number of steps and the
 schedule stay the same. Numbers of draws that are no whole numbers are rounded up or down at random, anew for each
 epoch, so that they are right on average; which, depends on (seed, epoch) alone.
 Legend: I images, C classes.
@@ -31,7 +31,7 @@ SHOWN = 5  # classes that the description names
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn. class_draws: weights of class_aware as "truck=3", 1 for the classes not named."""
+    """How images are drawn. class_draws: weights of class_aware as "truck=3", 1 for the classes not named."""
 
     kind: Kind = "uniform"
     repeat_threshold: float = 0.001
@@ -49,7 +49,7 @@ class Sampling:
             raise UsageError(f"class_draws needs sampler = 'class_aware', got {self.kind!r}; leave one of them out.")
 
     def draws(self, split: Split) -> np.ndarray | None:
-        """`[I]` float64: how often each picture is drawn in an epoch on average, I in all; None is once each."""
+        """`[I]` float64: how often each image is drawn in an epoch on average, I in all; None is once each."""
         if self.kind == "uniform":
             return None
         shows = classes_shown(split)
@@ -65,7 +65,7 @@ class Sampling:
         shows = classes_shown(split)
         names = split.classes.names
         if not shows.any():
-            return [f"sampler {self.kind}: no picture has objects, all are drawn alike"]
+            return [f"sampler {self.kind}: no image has objects, all are drawn alike"]
         counts = shows.sum(axis=0)
         change = np.divide(draws @ shows, counts, out=np.zeros(len(counts)), where=counts > 0)
         order = np.argsort(-change, kind="stable")[:SHOWN]
@@ -73,16 +73,14 @@ class Sampling:
         how = f", threshold {self.repeat_threshold:g}" if self.kind == "repeat_factor" else ""
         how += f", weights {', '.join(self.class_draws)}" if self.class_draws else ""
         absent = [name for name, count in zip(names, counts) if count == 0]
-        lacking = f"; no picture shows {', '.join(absent[:SHOWN])}{', ...' * (len(absent) > SHOWN)}" if absent else ""
-        return [
-            f"sampler {self.kind}{how}: an epoch draws {counted(len(split), 'picture')}, most often {shown}{lacking}"
-        ]
+        lacking = f"; no image shows {', '.join(absent[:SHOWN])}{', ...' * (len(absent) > SHOWN)}" if absent else ""
+        return [f"sampler {self.kind}{how}: an epoch draws {counted(len(split), 'image')}, most often {shown}{lacking}"]
 
 
 def epoch_rows(count: int, seed: int, epoch: int, draws: np.ndarray | None = None) -> np.ndarray:
-    """`[count]` int64: the pictures of an epoch in a random order, which depends on (seed, epoch) alone.
+    """`[count]` int64: the images of an epoch in a random order, which depends on (seed, epoch) alone.
 
-    draws: `[count]`, how often each is drawn on average, with the sum `count`; None is once each. A picture is drawn
+    draws: `[count]`, how often each is drawn on average, with the sum `count`; None is once each. An image is drawn
     that often, rounded up or down: systematic sampling (Madow 1949) along a random order.
     """
     random = np.random.default_rng([seed, epoch])
@@ -108,7 +106,7 @@ def times_drawn(rows: np.ndarray) -> np.ndarray:
 
 
 def classes_shown(split: Split) -> np.ndarray:
-    """`[I, C]` bool: which classes have an object to be learned in which picture."""
+    """`[I, C]` bool: which classes have an object to be learned in which image."""
     shows = np.zeros((len(split), len(split.classes)), dtype=bool)
     image_of = split.image_of
     learned = ~split.ignore
@@ -154,7 +152,7 @@ def _class_aware_draws(shows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return draws
     weights = np.where(pictures > 0, weights, 0)
     if weights.sum() == 0:
-        raise DataError("class_draws: every class that the pictures show has weight 0; give one of them more.")
+        raise DataError("class_draws: every class that the images show has weight 0; give one of them more.")
     each = with_objects.sum() * weights / weights.sum() / np.maximum(pictures, 1)  # [C]
     draws[with_objects] = (shows @ each)[with_objects]
     return draws

@@ -1,8 +1,8 @@
-"""From a picture as read to a picture as the model sees it: one visible resize, and random changes for training.
+"""From an image as read to an image as the model sees it: one visible resize, and random changes for training.
 
 Everything random is drawn from the generator that is passed in, so that a sample depends on nothing else. Boxes stay
 true: they are moved, scaled and clipped with the pixels, and areas, ignore flags, ids, masks and keypoints with them.
-Where a picture is scaled at random, or a part of it is, the depths and sides of cuboids become unknown: what is as
+Where an image is scaled at random, or a part of it is, the depths and sides of cuboids become unknown: what is as
 large as before is seen as if it were nearer or farther, so that only where the middle lies and the angle stay true.
 Pixel work is done by the functional kernels of `torchvision.transforms.v2`.
 """
@@ -35,15 +35,15 @@ class Augmentation:
 
     flip: probability of a horizontal flip. short_sides: `(lo, hi)` draws the short side between the two, three and
     more values draw one of them; it takes the place of `Resize.short`. scale_jitter: `(lo, hi)`, a factor on the size;
-    beyond the size of `Resize` a random window of that size is kept, below it the picture stays smaller and is padded
+    beyond the size of `Resize` a random window of that size is kept, below it the image stays smaller and is padded
     with its batch. (0.1, 2) is the large-scale jitter of Ghiasi et al. 2021 (arXiv 2012.07177), 0.8 to 1.25 their
     standard one; the window there is a square of fixed size. crop: probability of cutting a random window out.
-    affine_crop: shares of the longer side of a picture, one of which is drawn: the side of a square round a random
-    point, which is cut out and may reach beyond the picture, see `affine_crop`; (0.6, 0.7, ..., 1.3) is CenterNet's.
+    affine_crop: shares of the longer side of an image, one of which is drawn: the side of a square round a random
+    point, which is cut out and may reach beyond the image, see `affine_crop`; (0.6, 0.7, ..., 1.3) is CenterNet's.
     color: 0 to 1, the strength of changes in brightness, contrast, saturation and hue. shuffled_color: largest change
     of the first three, made in random order; CenterNet's is 0.4. lighting: standard deviation of a shift along the
     principal components of colours (Krizhevsky et al. 2012, section 4.1), 0.1 there and in CenterNet. mosaic,
-    copy_paste, mixup: probabilities of putting several pictures into one, see `aweigh.feeding.mixing`. min_visible: an
+    copy_paste, mixup: probabilities of putting several images into one, see `aweigh.feeding.mixing`. min_visible: an
     object of which less than this share is left in sight becomes a region to ignore: neither found nor background.
     keypoint_pairs, class_pairs: indices that change places in a flip, as left and right, see `annotations.flip_pairs`.
     """
@@ -84,7 +84,7 @@ class Augmentation:
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures are ever put together."""
+        """Whether images are ever put together."""
         return max(self.mosaic, self.copy_paste, self.mixup) > 0
 
     def describe(
@@ -104,7 +104,7 @@ class Augmentation:
         if self.flip:
             lines += [f"horizontal flip, probability {self.flip:g}", *pairs]
         lines += [*self._colours(), *self._mixing(mixing_until_epoch)]
-        return lines or ["none: every picture is used as it is"]
+        return lines or ["none: every image is used as it is"]
 
     @property
     def _ignored(self) -> str:
@@ -112,11 +112,11 @@ class Augmentation:
 
     def _windows_and_sizes(self) -> Iterator[str]:
         if self.crop:
-            sides = f"sides {CROP_SIDE[0]:.0%} to {CROP_SIDE[1]:.0%} of the picture"
+            sides = f"sides {CROP_SIDE[0]:.0%} to {CROP_SIDE[1]:.0%} of the image"
             yield f"random crop, probability {self.crop:g}: {sides}; {self._ignored}"
         if self.affine_crop:
             shares = ", ".join(f"{share:g}" for share in self.affine_crop)
-            what = "a square round a random point, grey beyond the picture"
+            what = "a square round a random point, grey beyond the image"
             yield f"affine crop: {what}, its side {shares} of the longer side; {self._ignored}"
         if self.short_sides:
             sides = f"one of {', '.join(map(str, self.short_sides))}"
@@ -140,9 +140,9 @@ class Augmentation:
         few = {None: "", 0: ", in no epoch of this run", 1: ", in the first epoch"}
         until = few.get(until_epoch, f", in the first {counted(until_epoch or 0, 'epoch')}")
         mixing = {
-            "mosaic": (self.mosaic, f"four pictures in one; {self._ignored}"),
-            "copy-paste": (self.copy_paste, f"objects of another picture pasted in; {self._ignored}"),
-            "mixup": (self.mixup, "another picture blended in, with its objects"),
+            "mosaic": (self.mosaic, f"four images in one; {self._ignored}"),
+            "copy-paste": (self.copy_paste, f"objects of another image pasted in; {self._ignored}"),
+            "mixup": (self.mixup, "another image blended in, with its objects"),
         }
         for name, (probability, text) in mixing.items():
             if probability:

@@ -20,14 +20,14 @@ from aweigh.images.reader import reduction
 from aweigh.structures import IMAGENET_MEAN, Targets
 
 CROP_TRIES = 10
-CROP_SIDE = (0.5, 1.0)  # the sides of a random crop, as a share of the picture's
-CROP_BORDER = 128  # pixels from the edge of a picture to the middle of an affine crop (the authors' code of CenterNet)
+CROP_SIDE = (0.5, 1.0)  # the sides of a random crop, as a share of the image's
+CROP_BORDER = 128  # pixels from the edge of an image to the middle of an affine crop (the authors' code of CenterNet)
 
 
 def random_crop(
     image: Tensor, targets: Targets, generator: Generator, *, min_visible: float = 0.25
 ) -> tuple[Tensor, Targets]:
-    """A random window that leaves at least one object to learn from, when there was one; else the whole picture."""
+    """A random window that leaves at least one object to learn from, when there was one; else the whole image."""
     height, width = image.shape[1:]
     has_objects = bool(targets.learned.any())
     for _ in range(CROP_TRIES):
@@ -42,7 +42,7 @@ def random_crop(
 def cut_window(
     image: Tensor, targets: Targets, window: tuple[int, int, int, int], *, min_visible: float = 0.25
 ) -> tuple[Tensor, Targets]:
-    """The part `(x0, y0, x1, y1)`, whole pixels, of a picture `[3, H, W]`.
+    """The part `(x0, y0, x1, y1)`, whole pixels, of an image `[3, H, W]`.
 
     Boxes are moved and clipped, to what is left of the mask where there is one; those with no pixel left are dropped,
     those with less than `min_visible` of their area left become regions to ignore, or stay uncertain. Areas shrink with
@@ -87,7 +87,7 @@ def _clipped(boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def without_depth(targets: Targets) -> Targets:
-    """The targets in a picture that was scaled: of cuboids the depth and the sides are not known any more."""
+    """The targets in an image that was scaled: of cuboids the depth and the sides are not known any more."""
     if targets.cuboids is None:
         return targets
     kept = targets.cuboids.new_tensor([True, True, False, False, False, False, True]).bool()
@@ -103,13 +103,13 @@ def affine_crop(
     full_hw: tuple[int, int] | None = None,
     min_visible: float = 0.25,
 ) -> tuple[Tensor, Targets]:
-    """A square round a random point of a picture `[3, H, W]`, which is grey (ImageNet's mean) beyond the picture.
+    """A square round a random point of an image `[3, H, W]`, which is grey (ImageNet's mean) beyond the image.
 
     The rule is that of the authors' code of "Objects as Points" (Zhou et al. 2019), of which the affine map that scales
     the square to the input is the one part, and resizing the other: its side is one of `shares` of the longer side; its
     middle is a pixel `CROP_BORDER` away from each edge or more, or half of that, a quarter and so on where a side is
     shorter than twice the border. Its corners are whole pixels here. Boxes, masks and keypoints as in `cut_window`.
-    full_hw: the size of the whole picture, in which the border is measured, where it was decoded at a reduced one.
+    full_hw: the size of the whole image, in which the border is measured, where it was decoded at a reduced one.
     """
     before_hw = (image.shape[1], image.shape[2])
     whole_hw = full_hw or before_hw
@@ -136,7 +136,7 @@ def crop_border(length: int) -> int:
 def padded_window(
     image: Tensor, targets: Targets, window: tuple[int, int, int, int], *, min_visible: float = 0.25
 ) -> tuple[Tensor, Targets]:
-    """As `cut_window`, of a window that lies on the picture in part at least, and is grey elsewhere."""
+    """As `cut_window`, of a window that lies on the image in part at least, and is grey elsewhere."""
     x0, y0, x1, y1 = window
     height, width = image.shape[1:]
     inside = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
@@ -148,7 +148,7 @@ def padded_window(
 
 
 def blank(like: Tensor, size_hw: tuple[int, int], fill: Sequence[float] = IMAGENET_MEAN) -> Tensor:
-    """A picture `[3, h, w]` of one colour, RGB in `[0, 1]`, uint8 or float as `like`."""
+    """An image `[3, h, w]` of one colour, RGB in `[0, 1]`, uint8 or float as `like`."""
     colour = torch.tensor(fill) if like.is_floating_point() else (torch.tensor(fill) * 255).round().byte()
     return colour.repeat(*size_hw, 1).permute(2, 0, 1)
 

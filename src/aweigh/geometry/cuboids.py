@@ -3,7 +3,7 @@
 Two forms of the same thing:
 
 - `cuboids` `[..., 7]`, as the camera sees them: (u, v, depth, height, width, length, alpha). u, v: where the middle of
-  the object lies in the picture, pixels. depth: that of its middle along the optical axis, metres. Sides in metres.
+  the object lies in the image, pixels. depth: that of its middle along the optical axis, metres. Sides in metres.
   alpha: the observation angle, radians in `[-pi, pi)`, which is how an object looks, whatever the camera.
 - `solids` `[..., 7]`, in space: (x, y, z, height, width, length, rotation), as KITTI's labels have them. x to the
   right, y down, z ahead, metres; (x, y, z) is the middle of the lower face. rotation: about the y axis, radians; at 0

@@ -1,8 +1,9 @@
 """One affine change of an image, and what it does to all that is known of the image.
 
-Resizing, mirroring, cutting out, placing on a canvas, a view of test augmentation and the way back to the pixels of the
-original are frames: `x' = scale_x * x + shift_x`, and y alike. `Targets.moved` and `Detections.moved` move everything
-they hold by one. Coordinates are continuous: pixel i reaches from i to i + 1, so that a mirror takes x to `width - x`.
+Resizing, mirroring, cutting out, placing on a canvas, a view of test-time augmentation and the way back to the pixels
+of the original are frames: `x' = scale_x * x + shift_x`, and y alike. `Targets.moved` and `Detections.moved` move
+everything they hold by one. Coordinates are continuous: pixel i reaches from i to i + 1, so that a mirror takes x to
+`width - x`.
 """
 
 from __future__ import annotations

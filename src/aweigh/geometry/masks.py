@@ -7,7 +7,7 @@ Pasting has two forms. The exact one samples the mask bilinearly at the centre o
 mask (detectron2's). The rounded one is torchvision's: mask and box grow by a cell on each side, the box is cut to whole
 pixels, and the mask is resized to it.
 
-Legend: N masks, S cells of a mask's side, H and W of the picture, h and w of a window, K run lengths.
+Legend: N masks, S cells of a mask's side, H and W of the image, h and w of a window, K run lengths.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from aweigh.errors import UsageError, counted
 
 BYTE_BUDGET = 2**31  # ours: 2 GiB of bitmaps, 178 objects of a 12-megapixel photograph
-Window = tuple[np.ndarray, tuple[int, int]]  # pixels [h, w] bool, and the column and row of the first in the picture
+Window = tuple[np.ndarray, tuple[int, int]]  # pixels [h, w] bool, and the column and row of the first in the image
 
 
 def paste(
@@ -32,8 +32,8 @@ def paste(
 ) -> np.ndarray:
     """Which pixels each object covers: `[N, H, W]` bool.
 
-    masks: `[N, S, S]` float in `[0, 1]`, each in the frame of its box. boxes: `[N, 4]` xyxy in the pixels of a picture
-    of `size_hw` (height, width); what lies outside the picture is cut off. rounded: as torchvision pastes.
+    masks: `[N, S, S]` float in `[0, 1]`, each in the frame of its box. boxes: `[N, 4]` xyxy in the pixels of an image
+    of `size_hw` (height, width); what lies outside the image is cut off. rounded: as torchvision pastes.
     `UsageError` where the bitmaps would take more than `byte_budget` bytes; `run_lengths` has no such limit.
     """
     height, width = size_hw
@@ -61,7 +61,7 @@ def run_lengths(masks: np.ndarray, boxes: np.ndarray, size_hw: tuple[int, int], 
 def windows(
     masks: np.ndarray, boxes: np.ndarray, size_hw: tuple[int, int], *, rounded: bool = False
 ) -> Iterator[Window]:
-    """Of each mask the pixels of its box that lie in the picture, one after the other; arguments as for `paste`."""
+    """Of each mask the pixels of its box that lie in the image, one after the other; arguments as for `paste`."""
     if masks.ndim != 3 or masks.dtype.kind != "f" or boxes.shape != (len(masks), 4):
         raise UsageError(
             f"Masks must be float [N, S, S] with boxes [N, 4], got {masks.dtype} {masks.shape} and {boxes.shape}."
@@ -109,7 +109,7 @@ def _shares(places: np.ndarray, cells: int) -> np.ndarray:
 def count_runs(inside: np.ndarray, corner: tuple[int, int], size_hw: tuple[int, int]) -> np.ndarray:
     """`[K]` int64, the run lengths of a mask column by column, of ground and object in turn, ground first.
 
-    inside: `[h, w]` bool, all that there is of the object in a picture of `size_hw`. corner: column and row of its
+    inside: `[h, w]` bool, all that there is of the object in an image of `size_hw`. corner: column and row of its
     first pixel.
     """
     height, width = size_hw
@@ -148,7 +148,7 @@ def decode_counts(text: bytes) -> np.ndarray:
         return np.array([-1])
     ends = np.flatnonzero(last)
     place = np.arange(len(codes)) - np.concatenate([[0], ends[:-1] + 1])[number]
-    if place.max() > 7:  # 40 bits: more than any picture has pixels
+    if place.max() > 7:  # 40 bits: more than any image has pixels
         return np.array([-1])
     steps = np.zeros(len(ends), dtype=np.int64)
     np.add.at(steps, number, (codes & 31) << (5 * place))

@@ -40,7 +40,7 @@ class Proposer(Protocol):
     """What says where there may be an object; an `nn.Module`. Raw is whatever it says before any decision."""
 
     @property
-    def needs_proposals(self) -> bool: ...  # whether it is told by the data where to look
+    def needs_proposals(self) -> bool: ...  # whether it needs those of the data
 
     def __call__(self, features: Sequence[Tensor], pixels: Tensor, *proposals: Tensor) -> Any:
         """Per level `[B, channels, H, W]`, fine to coarse, and pixels `[B, 3, H, W]`, normalised, to raw.

@@ -25,7 +25,7 @@ from aweigh.errors import DataError, UsageError
 
 ValueRange = Literal["auto"] | tuple[float, float]
 
-BROKEN = (Exception,)  # Pillow's decoders raise nearly every kind of error for bytes that are no picture
+BROKEN = (Exception,)  # Pillow's decoders raise nearly every kind of error for bytes that are no image
 BACKGROUND = (255, 255, 255)
 STRIP = 1 << 22  # pixels that are converted at a time
 
@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 def quiet() -> Iterator[None]:
     """Within it, in every thread, the warnings of Pillow are not shown, nor what libtiff prints on the error stream.
 
-    What is wrong with a picture is the caller's to say, in one line.
+    What is wrong with an image is the caller's to say, in one line.
     """
     global _quiet_depth
     with _quiet_lock:
@@ -134,7 +134,7 @@ def loaded(image: Image.Image, exif: str, name: str) -> int:
         raise too_much_memory(name, image) from error
     except BROKEN as error:
         raise DataError(
-            f"{name}: the picture is damaged or cut short ({line(error)}). Fetch or export it again, or remove it."
+            f"{name}: the image is damaged or cut short ({line(error)}). Fetch or export it again, or remove it."
         ) from error
     if exif == "apply":
         return orientation(image)
@@ -144,7 +144,7 @@ def loaded(image: Image.Image, exif: str, name: str) -> int:
 
 @contextmanager
 def _unmapped(image: Any) -> Iterator[None]:
-    """Within it Pillow reads a file instead of mapping it, which it does by the width of the turned picture."""
+    """Within it Pillow reads a file instead of mapping it, which it does by the width of the turned image."""
     filename, image.filename = image.filename, ""
     try:
         yield
@@ -166,7 +166,7 @@ def pixels_of(image: Image.Image, turn: int, value_range: ValueRange, name: str,
 def _converted(image: Image.Image, turn: int, value_range: ValueRange, name: str, factor: int) -> np.ndarray:
     width, height = image.size
     if not (width and height):
-        raise DataError(f"{name}: the picture has no pixels ({width} x {height}). Remove it.")
+        raise DataError(f"{name}: the image has no pixels ({width} x {height}). Remove it.")
     step = max(1, STRIP // (width * factor)) * factor
 
     def strips() -> Iterator[Image.Image]:
@@ -205,7 +205,7 @@ def _coloured(image: Image.Image, name: str) -> Image.Image:
 
 
 def _as_stored(upright: np.ndarray, turn: int) -> np.ndarray:
-    """The view of an upright array `[H, W, ...]` whose rows are those of the picture before it was turned."""
+    """The view of an upright array `[H, W, ...]` whose rows are those of the image before it was turned."""
     sides = upright.swapaxes(0, 1) if turn >= 5 else upright
     backwards = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}
     down, right = backwards.get(turn, (1, 1))
@@ -213,15 +213,15 @@ def _as_stored(upright: np.ndarray, turn: int) -> np.ndarray:
 
 
 def declared_range(parts: Iterable[np.ndarray], value_range: ValueRange, name: str) -> tuple[float, float]:
-    """Which values of a picture, given in parts, become 0 and 255."""
+    """Which values of an image, given in parts, become 0 and 255."""
     ends: list[float] = []
     kind = np.dtype(np.uint8)
     for part in parts:
         if part.dtype.kind not in "iuf":
-            raise UsageError(f"{name}: an array of {part.dtype} is not a picture; use uint8, uint16 or float.")
+            raise UsageError(f"{name}: an array of {part.dtype} is not an image; use uint8, uint16 or float.")
         ends = [*ends, float(part.min()), float(part.max())]
         if not np.isfinite(ends).all():
-            raise DataError(f"{name}: the picture holds values that are not finite. Replace them before reading it.")
+            raise DataError(f"{name}: the image holds values that are not finite. Replace them before reading it.")
         kind, ends = part.dtype, [min(ends), max(ends)]
     if value_range != "auto":
         return value_range
@@ -243,7 +243,7 @@ def to_8_bits(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 def too_much_memory(name: str, image: Image.Image) -> DataError:
     width, height = image.size
-    return DataError(f"{name}: there is not enough memory for a picture of {width} x {height}. Scale it down.")
+    return DataError(f"{name}: there is not enough memory for an image of {width} x {height}. Scale it down.")
 
 
 def line(error: BaseException) -> str:

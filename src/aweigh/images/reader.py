@@ -1,19 +1,19 @@
-"""One reader for every picture: training, evaluation and prediction see the same pixels.
+"""One reader for every image: training, evaluation and prediction see the same pixels.
 
 The result is always a uint8 array `(H, W, 3)`, RGB. Choices made here, once:
 
 - The EXIF orientation is applied (`exif="apply"`), so that a photograph is upright.
-- Grey, grey with alpha, palette, palette with transparency, RGBA, CMYK and one-bit pictures become RGB. What is
+- Grey, grey with alpha, palette, palette with transparency, RGBA, CMYK and one-bit images become RGB. What is
   transparent is laid over white.
-- 16-bit, 32-bit and floating-point pictures are scaled from their declared range to 0..255 and never clipped
+- 16-bit, 32-bit and floating-point images are scaled from their declared range to 0..255 and never clipped
   silently: 16-bit integers are declared by their type (0..65535), floats are taken as 0..1 when they lie in it, and
-  anything else asks for `value_range`, which maps lo to 0 and hi to 255; values beyond it saturate. Pictures of 8
+  anything else asks for `value_range`, which maps lo to 0 and hi to 255; values beyond it saturate. Images of 8
   bits are what they are, whatever `value_range` says.
 - Of a file with several frames the first is read.
 
-- A picture too large for the memory is refused like a damaged one: the error names it, and the others are read.
+- An image too large for the memory is refused like a damaged one: the error names it, and the others are read.
 
-`read_reduced` is for those who scale the picture down anyway: a JPEG that is much larger than they need is decoded at
+`read_reduced` is for those who scale the image down anyway: a JPEG that is much larger than they need is decoded at
 a half, a quarter or an eighth of its size, which takes a fraction of the time; a file of another format is reduced so
 from 33 megapixels on, which bounds the memory. `read_image` gives every pixel.
 """
@@ -54,15 +54,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ImageSource: TypeAlias = "str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
-SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole picture -> those it is needed in
+SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole image -> those it is needed in
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")  # others may start programs
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its MAX_IMAGE_PIXELS
 LARGE = 1 << 25  # pixels: a larger file of any format is reduced while it is converted, where it is much too large
 
-# A picture decoded at reduced size keeps at least so many times the sides that are needed. Scaled down from there, 200
-# photographs of COCO with detail down to the pixel are 0.7 grey levels (of 255) beside the whole picture scaled down,
+# An image decoded at reduced size keeps at least so many times the sides that are needed. Scaled down from there, 200
+# photographs of COCO with detail down to the pixel are 0.7 grey levels (of 255) beside the whole image scaled down,
 # 1.8 at most, each on average over its pixels; with a margin of 1 it is 2.8 and 6.6. Pillow's thumbnails use 2 as well.
 REDUCED_MARGIN = 2.0
 REDUCTIONS = (8, 4, 2)  # that libjpeg offers
@@ -77,12 +77,12 @@ def read_image(
     value_range: ValueRange = "auto",
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """Any picture as a uint8 array `(H, W, 3)`, RGB.
+    """Any image as a uint8 array `(H, W, 3)`, RGB.
 
     source: a path, the bytes of a file, a file opened for reading bytes, a PIL image, an array `(H, W)`, `(H, W, 1)`,
     `(H, W, 3)` or `(H, W, 4)`, or a tensor of torch `[3, H, W]`, `[4, H, W]`, `[1, H, W]` or `[H, W]`. exif: whether
     the orientation of a photograph is applied. value_range: `(lo, hi)` of the values that become 0 and 255, for
-    pictures of more than 8 bits. max_pixels: larger pictures are refused.
+    images of more than 8 bits. max_pixels: larger images are refused.
     """
     pixels, _ = read_reduced(source, None, exif=exif, value_range=value_range, max_pixels=max_pixels)
     return pixels
@@ -96,9 +96,9 @@ def read_reduced(
     value_range: ValueRange = "auto",
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """A picture in no less than twice the size that is needed, and the height and width of the whole.
+    """An image in no less than twice the size that is needed, and the height and width of the whole.
 
-    needed: from the height and width of the whole (upright) picture to those it is going to be scaled to; None: every
+    needed: from the height and width of the whole (upright) image to those it is going to be scaled to; None: every
     pixel. The array is uint8 `(h, w, 3)`, RGB. What is at x in the whole is at `x / reduction`
     in it, see `reduction`. JPEG files are reduced, and those of other formats of more than 33 megapixels.
     """
@@ -151,18 +151,18 @@ def _in_memory(file: Any) -> BytesIO:
 
 
 def reduction(image_hw: tuple[int, int], full_hw: tuple[int, int]) -> int:
-    """By how much a picture was reduced in decoding: 1, 2, 4 or 8.
+    """By how much an image was reduced in decoding: 1, 2, 4 or 8.
 
     Sides that it does not divide are rounded up: the last row or column then reaches beyond the whole.
     """
     for factor in (1, *reversed(REDUCTIONS)):
         if image_hw == (-(-full_hw[0] // factor), -(-full_hw[1] // factor)):
             return factor
-    raise UsageError(f"A picture of {full_hw} is not {image_hw} when it is decoded at a reduced size.")
+    raise UsageError(f"An image of {full_hw} is not {image_hw} when it is decoded at a reduced size.")
 
 
 def check_reading(exif: str, value_range: ValueRange) -> None:
-    """`UsageError` for ways to read a picture that there are not."""
+    """`UsageError` for ways to read an image that there are not."""
     if exif not in ("apply", "ignore"):
         raise UsageError(f"exif must be 'apply' or 'ignore', got {exif!r}.")
     if value_range != "auto" and not (
@@ -173,13 +173,13 @@ def check_reading(exif: str, value_range: ValueRange) -> None:
 
 @contextmanager
 def opened(file: Path | BytesIO, max_pixels: int | None = None) -> Iterator[Image.Image]:
-    """A picture file as Pillow opens it, header read and pixels not yet; what Pillow prints meanwhile is not shown."""
+    """An image file as Pillow opens it, header read and pixels not yet; what Pillow prints meanwhile is not shown."""
     with quiet(), _opened(file, MAX_PIXELS if max_pixels is None else max_pixels) as image:
         yield image
 
 
 def read_size(path: Path, *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
-    """Height and width of a picture from its header, without decoding it (but a PNG, whose EXIF data may follow)."""
+    """Height and width of an image from its header, without decoding it (but a PNG, whose EXIF data may follow)."""
     with opened(path) as image:
         width, height = stored_wh(image)
         turned = exif == "apply" and orientation(image) >= 5
@@ -211,7 +211,7 @@ def _name(file: Path | BytesIO) -> str:
 
 
 def _fitting(full_hw: tuple[int, int], needed: SizeRule | None, *, turned: bool) -> int:
-    """By how much a picture can be reduced: 8, 4, 2 or 1."""
+    """By how much an image can be reduced: 8, 4, 2 or 1."""
     if needed is None:
         return 1
     sides = [math.ceil(side * REDUCED_MARGIN) for side in needed(*full_hw)]
@@ -228,7 +228,7 @@ def _opened(file: Path | BytesIO, max_pixels: int) -> Image.Image:
     try:
         if isinstance(file, Path) and (kind := special(file)):
             raise DataError(
-                f"{path}: this is {kind}, a picture file was expected. Name a file{' in it' * file.is_dir()}."
+                f"{path}: this is {kind}, an image file was expected. Name a file{' in it' * file.is_dir()}."
             )
         if max_pixels <= MAX_PIXELS:
             image = Image.open(file, formats=_formats())
@@ -249,13 +249,13 @@ def _opened(file: Path | BytesIO, max_pixels: int) -> Image.Image:
     except PermissionError as error:
         raise DataError(f"{path}: no permission to read this file.") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: the picture is too large to read safely ({line(error)}). {too_large}") from error
+        raise DataError(f"{path}: the image is too large to read safely ({line(error)}). {too_large}") from error
     except UnidentifiedImageError as error:
-        what = "the file is empty (0 bytes)" if _is_empty(file) else "this is not a picture that can be read"
+        what = "the file is empty (0 bytes)" if _is_empty(file) else "this is not an image that can be read"
         raise DataError(f"{path}: {what}. Use JPEG, PNG, TIFF, WebP or BMP, or remove it.") from error
     except BROKEN as error:
         raise DataError(
-            f"{path}: the picture cannot be opened ({line(error)}). Export it again, or remove it."
+            f"{path}: the image cannot be opened ({line(error)}). Export it again, or remove it."
         ) from error
     width, height = stored_wh(image)
     if width * height > max_pixels:

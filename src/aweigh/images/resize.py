@@ -20,13 +20,13 @@ LARGEST_SIDE, LARGEST_SCALE = int(REACH["size"][1]), 100  # ours; no network has
 
 @dataclass(frozen=True)
 class Resize:
-    """Scale a picture, keeping its shape, until its short side is `short` or its long side is `long`.
+    """Scale an image, keeping its shape, until its short side is `short` or its long side is `long`.
 
     The new sides are `floor(side * min(short / shortest, long / longest))`, at least 1 pixel: with
     `antialias=False` size and pixels equal those of torchvision's detection models. `short=None`: the longest side
     becomes exactly `long`, which serves inputs of fixed size. `long=None`: no bound. antialias: smooth when shrinking;
-    uint8 pictures then stay uint8, at most one grey level beside the float kernel, and four times as fast in training.
-    scale: a factor on the sides that this gives, by which test augmentation looks closer or from further away.
+    uint8 images then stay uint8, at most one grey level beside the float kernel, and four times as fast in training.
+    scale: a factor on the sides that this gives, by which test-time augmentation looks closer or from further away.
     """
 
     short: int | None = 800
@@ -48,7 +48,7 @@ class Resize:
             raise UsageError(f"Resize: scale must be a number above 0, at most {LARGEST_SCALE}, got {self.scale!r}.")
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after resizing a picture of `height` x `width`."""
+        """Height and width after resizing an image of `height` x `width`."""
         shortest, longest = min(height, width), max(height, width)
         scales = [limit / side for limit, side in ((self.short, shortest), (self.long, longest)) if limit is not None]
         scale = min(scales, default=1.0)
@@ -76,13 +76,13 @@ class Resize:
         return replace(self, short=short, long=long)
 
     def needed_size(self, height: int, width: int) -> tuple[int, int]:
-        """In which size a picture is needed at least; without antialias every pixel counts, so in full."""
+        """In which size an image is needed at least; without antialias every pixel counts, so in full."""
         return self.size_for(height, width) if self.antialias else (height, width)
 
     def __call__(self, image: np.ndarray, *, full_hw: tuple[int, int] | None = None) -> np.ndarray:
         """uint8 or floating-point `(H, W, 3)`, of the latter in `[0, 1]`, to float32 `[3, h, w]` in `[0, 1]`.
 
-        full_hw: the size of the whole picture, where it was decoded at a reduced one.
+        full_hw: the size of the whole image, where it was decoded at a reduced one.
         """
         if image.ndim != 3 or not (image.dtype == np.uint8 or image.dtype.kind == "f"):
             raise UsageError(f"An image must be uint8 or float (H, W, 3), got {image.dtype} {image.shape}.")
@@ -106,9 +106,9 @@ class Resize:
 
 
 def span(image_hw: tuple[int, int], full_hw: tuple[int, int] | None) -> tuple[float, float]:
-    """The part of a picture that its content fills: all, unless it was decoded at a size that is not exactly reduced.
+    """The part of an image that its content fills: all, unless it was decoded at a size that is not exactly reduced.
 
-    full_hw: the size of the whole, of which the picture is the half (or a quarter, or an eighth), rounded up.
+    full_hw: the size of the whole, of which the image is the half (or a quarter, or an eighth), rounded up.
     """
     if full_hw is None or full_hw == image_hw:
         return image_hw

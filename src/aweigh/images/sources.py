@@ -23,7 +23,7 @@ def image_paths(source: str | Path) -> list[Path]:
     In the order of their names. `DataError` when there is nothing of that name, or no image in it.
     """
     if str(source) == "":
-        raise UsageError("The name of a picture is empty; name a file, a folder or a pattern, or . for this folder.")
+        raise UsageError("The name of an image is empty; name a file, a folder or a pattern, or . for this folder.")
     path = Path(source)
     try:
         if path.is_dir():
@@ -113,5 +113,5 @@ def _images_among(found: Iterator[Path], where: str, advice: str) -> list[Path]:
     if not images:
         files = [file for file in files if not file.is_dir()]
         held = f"{counted(len(files), 'file')}, none of them" if files else "no file that is"
-        raise DataError(f"{where} holds {held} a picture ({', '.join(SUFFIXES)}).{advice}")
+        raise DataError(f"{where} holds {held} an image ({', '.join(SUFFIXES)}).{advice}")
     return images

@@ -34,7 +34,7 @@ from aweigh.runtime.tta import PLAIN, TTA, in_whole, merge, views
 class SplitDetections:
     """What `detect` found: COCO results entries, mean losses by name (where asked for), milliseconds per image.
 
-    problems: pictures that were skipped or mended while reading. unread: rows of the skipped ones.
+    problems: images that were skipped or mended while reading. unread: rows of the skipped ones.
     """
 
     results: list[dict[str, Any]]
@@ -65,11 +65,11 @@ def detect(
     """Detections of every image of the split, with the validation losses from the same pass if `losses`.
 
     Several processes share out the batches, and every one of them gets the detections of all. The model is put into
-    evaluation mode and left as it was found. Each mean loss is over batches, weighted by images. With test augmentation
-    a picture is read once for each size, by `workers` processes for each.
+    evaluation mode and left as it was found. Each mean loss is over batches, weighted by images. With test-time
+    augmentation an image is read once for each size, by `workers` processes for each.
     """
     if losses and not tta.plain:
-        raise UsageError("detect: losses are those of the plain pictures; leave out test augmentation.")
+        raise UsageError("detect: losses are those of the plain images; leave out test-time augmentation.")
     category_ids = matching_category_ids(model.classes, split.classes)
     rank, world = distributed.rank(), distributed.world_size()
     engine = TorchEngine(model, how)
@@ -84,7 +84,7 @@ def detect(
         for number, sizes in enumerate(zip(*loaders, strict=True)):
             part = sizes[0]
             watch.lap("read")
-            if part.blank:  # none of its pictures could be read: they have no detections
+            if part.blank:  # none of its images could be read: they have no detections
                 continue
             seen = []
             for view in views(engine, tta):

@@ -32,7 +32,7 @@ def measure(
     and KITTI's in space.
 
     split: see `Split.measurable`. `UsageError` for a metric that there is not, or that cannot be measured. max_bad: the
-    share of pictures that cannot be read above which there are no numbers but a `DataError`.
+    share of images that cannot be read above which there are no numbers but a `DataError`.
     """
     check_measurable(names, split, model.extras, model.keypoint_set)
     found = detect(

@@ -1,6 +1,6 @@
 """The data doctor: what is in a data set, what is wrong with it, and what to do about it, in one object.
 
-`examine` looks at everything: annotations, classes, picture files, pictures that are alike within and across splits.
+`examine` looks at everything: annotations, classes, image files, images that are alike within and across splits.
 `quick` is the part of it that costs less than a second for 100,000 boxes and opens no file; training begins with it.
 Neither changes anything: `aweigh.edit.clean` writes a cleaned copy.
 """
@@ -28,9 +28,9 @@ SIZE_EDGES = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # pixels, of the square
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What one split holds. empty: pictures without objects; of them looked_at and never_labelled, where the format
-    says so, and labels_lost, where no annotation can be used. partly_lost: pictures with objects that lost others.
-    sizes: boxes between two of `SIZE_EDGES`, in the pixels of the original pictures."""
+    """What one split holds. empty: images without objects; of them looked_at and never_labelled, where the format
+    says so, and labels_lost, where no annotation can be used. partly_lost: images with objects that lost others.
+    sizes: boxes between two of `SIZE_EDGES`, in the pixels of the original images."""
 
     name: str
     layout: str
@@ -49,18 +49,18 @@ class SplitCounts:
 
     @property
     def background(self) -> int:
-        """Pictures without objects that count as such."""
+        """Images without objects that count as such."""
         return self.empty - self.never_labelled - self.labels_lost
 
     @property
     def unknown(self) -> int:
-        """Pictures that may show objects without a box: they teach no background and are not evaluated."""
+        """Images that may show objects without a box: they teach no background and are not evaluated."""
         return self.never_labelled + self.labels_lost + self.partly_lost
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """One class: how many boxes (to be found) and how many pictures show it, per split."""
+    """One class: how many boxes (to be found) and how many images show it, per split."""
 
     name: str
     boxes: dict[str, int]
@@ -69,7 +69,7 @@ class ClassCounts:
 
 @dataclass(frozen=True)
 class Examination:
-    """What the doctor found; `findings` are errors first. decoded: the pixels of the pictures were read too."""
+    """What the doctor found; `findings` are errors first. decoded: the pixels of the images were read too."""
 
     findings: tuple[Finding, ...]
     decoded: bool
@@ -90,7 +90,7 @@ class Examination:
         """One line: "2 errors, 1 warning, 3 notes"."""
         counts = [(self.count(severity), severity) for severity in SEVERITIES]
         said = [counted(count, severity) for count, severity in counts if count]
-        unread = "" if self.decoded else " (the pixels of the pictures were not read)"
+        unread = "" if self.decoded else " (the pixels of the images were not read)"
         return (", ".join(said) or "nothing to complain of") + unread
 
     def text(self, *, examples: int = 3) -> str:
@@ -130,9 +130,9 @@ def examine(
     """Look at everything. Keys of `splits` are their names.
 
     empty: splits that are named and hold nothing, as `aweigh.layouts.load.load_splits` tells them.
-    pictures: decode every picture, to find damaged and duplicate ones; else only the header of each is read.
+    pictures: decode every image, to find damaged and duplicate ones; else only the header of each is read.
     workers: threads that do so, 0 for one per core. progress: called with the name of a split and how many of its
-    pictures have been looked at.
+    images have been looked at.
     """
     found = [one for split in splits.values() for one in (*reported(split), *box_rules(split))]
     found += [*class_rules(splits), *image_rules(splits)]
@@ -181,7 +181,7 @@ def quick(train: Split, val: Split | None) -> list[str]:
         f"data check: {counted(boxes, 'box')} in {counted(images, 'image')}, "
         f"{', '.join(counts) or 'nothing to complain of'}"
     )
-    return [total + ("; `aweigh data check` shows them and looks at the pictures too" if counts else ""), *lines]
+    return [total + ("; `aweigh data check` shows them and looks at the images too" if counts else ""), *lines]
 
 
 def example_lines(found: Finding, count: int) -> list[str]:
@@ -238,11 +238,11 @@ def class_table(splits: Mapping[str, Split]) -> tuple[ClassCounts, ...]:
 
 
 def alike(splits: Mapping[str, Split], looked: Mapping[str, Pictures]) -> list[Finding]:
-    """Pictures with the same bytes, and pictures that look alike, within one split and across several (a leak)."""
+    """Images with the same bytes, and images that look alike, within one split and across several (a leak)."""
     places = [(name, row) for name, split in splits.items() for row in range(len(split))]
     equal = same_bytes([digest for name in splits for digest in looked[name].hashes])
     found = _groups(
-        "same picture twice", "same picture in two splits", [np.array(group) for group in equal], splits, places
+        "same image twice", "same image in two splits", [np.array(group) for group in equal], splits, places
     )
     first = np.arange(len(places))
     for group in equal:
@@ -252,7 +252,7 @@ def alike(splits: Mapping[str, Split], looked: Mapping[str, Pictures]) -> list[F
     look = np.concatenate([looked[name].look for name in splits])[rows]
     thumbs = np.concatenate([looked[name].thumbs for name in splits])[rows]
     near = [rows[group] for group in groups_of(look_alikes(look, thumbs), len(rows))]
-    return found + _groups("look-alike pictures", "look-alike pictures in two splits", near, splits, places)
+    return found + _groups("look-alike images", "look-alike images in two splits", near, splits, places)
 
 
 def _picture_problems(split: Split, looked: Pictures) -> list[Finding]:
@@ -272,9 +272,9 @@ def _groups(
     splits: Mapping[str, Split],
     places: Sequence[tuple[str, int]],
 ) -> list[Finding]:
-    """Findings from groups of pictures: one for those inside a split, one for those that reach over several.
+    """Findings from groups of images: one for those inside a split, one for those that reach over several.
 
-    Counted are the pictures beyond the first of each group in its split; across splits, those outside the first.
+    Counted are the images beyond the first of each group in its split; across splits, those outside the first.
     """
     cases: dict[tuple[str, str], list[Example]] = {}
     counts: dict[tuple[str, str], int] = {}

@@ -17,8 +17,8 @@ EXAMPLES_KEPT = 1000  # of one finding; its count goes on beyond
 
 @dataclass(frozen=True)
 class Example:
-    """One case of a finding. image: the row of its picture in the split, where it is known. boxes: xyxy in pixels, to
-    be shown. beside: split and row of the other picture, for pictures that are alike."""
+    """One case of a finding. image: the row of its image in the split, where it is known. boxes: xyxy in pixels, to
+    be shown. beside: split and row of the other image, for images that are alike."""
 
     problem: Problem
     split: str
@@ -37,7 +37,7 @@ class Finding:
 
     severity: an "error" is left out or changed by training, or spoils the evaluation; a "warning" is most likely a
     mistake; a "note" is worth knowing. split: its name, or several ("train, val"). count of `of` `unit`s ("boxes",
-    "pictures", "classes", "files", "records") are affected. action: what training does about it.
+    "images", "classes", "files", "records") are affected. action: what training does about it.
     """
 
     kind: str
@@ -122,7 +122,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
             "A click without a drag, most often. Draw these boxes again or delete them; training leaves them out."
         ),
         "box outside the image": (
-            "The annotations may belong to another picture, or to the picture at another size. Draw these boxes "
+            "The annotations may belong to another image, or to the image at another size. Draw these boxes "
             "again or delete them; training leaves them out."
         ),
         "box under one pixel": "Too small to learn; evaluation still counts it as an object. Delete it.",
@@ -132,7 +132,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
             "Give every annotation an id of its own; tools that look up by id see only one of the two."
         ),
         "mask cannot be used": "Its box is trained on without it. Draw the mask again.",
-        "place in space cannot be used": "The box is trained on without it. Correct the line of the label file.",
+        "3D box cannot be used": "The box is trained on without it. Correct the line of the label file.",
         "keypoints cannot be used": "The box is trained on without them. Mark the keypoints again.",
         "keypoint outside the image": "Nothing is there to be seen, so it counts as not given. Mark it again.",
         "number of keypoints is wrong": (
@@ -161,7 +161,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "looks like x and y exchanged": "Export x before y, and the width before the height.",
     },
     ("warning", "boxes"): {
-        "mask as a picture": "Its box is used without it. Export polygons, or COCO, for masks.",
+        "mask as an image": "Its box is used without it. Export polygons, or COCO, for masks.",
         "shape that is no box": "Draw a box or an outline, or export it in a layout that holds it; it is left out.",
         "painted mask": "Export 'Brush labels to COCO', which holds them; they are left out.",
         "keypoint without an object": "Give it a label and the rectangle it belongs to; it is left out.",
@@ -200,59 +200,59 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
     },
     ("error", "pictures"): {
         "duplicate image id": "Give every image an id of its own; the later ones are left out.",
-        "picture described twice": "Keep one of the annotation files; the later one is left out.",
-        "path outside the folder": "Write file names relative to the picture folder.",
-        "image file missing": "Fetch the pictures, or name their folder with --images.",
-        "image unreadable": "Fetch or export the picture again; training leaves it out.",
-        "unreadable picture": "Fetch or export the picture again; training leaves it out.",
+        "image described twice": "Keep one of the annotation files; the later one is left out.",
+        "path outside the folder": "Write file names relative to the image folder.",
+        "image file missing": "Fetch the images, or name their folder with --images.",
+        "image unreadable": "Fetch or export the image again; training leaves it out.",
+        "unreadable image": "Fetch or export the image again; training leaves it out.",
         "same file in two splits": (
-            "The evaluation is of pictures that were trained on: keep each in one split. --fix-to leaves them out "
+            "The evaluation is of images that were trained on: keep each in one split. --fix-to leaves them out "
             "of train."
         ),
-        "same picture in two splits": (
-            "The bytes are equal, so the evaluation is of pictures that were trained on: keep each in one split. "
+        "same image in two splits": (
+            "The bytes are equal, so the evaluation is of images that were trained on: keep each in one split. "
             "--fix-to leaves them out of train."
         ),
         "another shape than declared": (
-            "The boxes cannot be placed, so training leaves the picture out: is it the right file?"
+            "The boxes cannot be placed, so training leaves the image out: is it the right file?"
         ),
     },
     ("warning", "files"): {
         "several subsets in one file": "They are read as one split: export the subsets one by one to keep them apart.",
-        "list without pictures": "None of its lines leads to a picture; write paths relative to the list.",
+        "list without images": "None of its lines leads to an image; write paths relative to the list.",
         "image ids are not whole numbers": "Number the images 1, 2, 3, ...; COCO's tools expect it.",
     },
     ("error", "files"): {
-        "annotation file missing": "The list names a picture without annotations; export it again.",
-        "annotation file unreadable": "Export the file again; its picture is left out.",
-        "calibration missing": "Fetch the calibration of this picture; without it no object has a place in space.",
+        "annotation file missing": "The list names an image without annotations; export it again.",
+        "annotation file unreadable": "Export the file again; its image is left out.",
+        "calibration missing": "Fetch the calibration of this image; without it no object has a 3D box.",
         "calibration unreadable": "Fetch the calibration again; it needs a line P2 with twelve numbers.",
-        "label file unreadable": "Export the file again; its picture has lost its labels.",
+        "label file unreadable": "Export the file again; its image has lost its labels.",
         "split without images": (
-            "The data name it, but nothing in it can be used: correct the name, or fetch its pictures. Training sets a "
+            "The data name it, but nothing in it can be used: correct the name, or fetch its images. Training sets a "
             "part of train aside where val is empty."
         ),
         "folder or list missing": "The description names what is not there: fetch it, or correct the description.",
         "unreadable skeleton": "Write pairs of numbers of keypoints, from 1.",
         "unreadable label set": "Write a name and a list of category_ids; it counts as labelled for all classes.",
         "keypoints named in two ways": "Name the keypoints of all categories alike.",
-        "labels for a missing image": "Fetch the picture, or delete the label file.",
+        "labels for a missing image": "Fetch the image, or delete the label file.",
     },
     ("note", "files"): {
-        "pictures outside the data folder": "The description leads out of the folder; is it meant to?",
-        "not named by any annotation file": "Picture files that nothing uses. Were they forgotten?",
+        "images outside the data folder": "The description leads out of the folder; is it meant to?",
+        "not named by any annotation file": "Image files that nothing uses. Were they forgotten?",
     },
     ("note", "boxes"): {
-        "box as large as the image": "A close-up, or a label of the whole picture that became a box?",
+        "box as large as the image": "A close-up, or a label of the whole image that became a box?",
         "very long box": "One side is more than 20 times the other. Is it a slip of the hand?",
         "tiny box": (
-            "A side under 4 pixels of the original picture: too little to be seen. A slip, or pictures that were "
+            "A side under 4 pixels of the original image: too little to be seen. A slip, or images that were "
             "scaled down too far?"
         ),
     },
     ("warning", "classes"): {
         "class in val or test, not in train": (
-            "It cannot be learned, and pulls the mean AP down: move pictures of it into train, or choose classes."
+            "It cannot be learned, and pulls the mean AP down: move images of it into train, or choose classes."
         ),
         "class names that differ little": (
             "Case, spaces or a plural alone tell them apart: one class, most likely. Merge them."
@@ -261,7 +261,7 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
         "splits with different classes": "Use one list of classes, in one order, for all splits.",
     },
     ("note", "classes"): {
-        "class not in val": "How well it is learned will not be measured: move some pictures into val.",
+        "class not in val": "How well it is learned will not be measured: move some images into val.",
         "class with few boxes": "Under 10 boxes to learn from: gather more, or try --sampler repeat_factor.",
         "class without a box": "It is kept as a class; leave it out with --classes if it is not meant.",
         "classes without names": "The names are numbers. Name them where the data are described.",
@@ -278,27 +278,27 @@ _ADVICE: dict[tuple[Severity, str], dict[str, str]] = {
             "Their annotations that cannot be used are named above. What has no box there may be an object: it teaches "
             "no background, and they are not evaluated. Mend or delete these annotations."
         ),
-        "look-alike pictures in two splits": (
-            "Frames of one scene, or one picture saved twice: the evaluation promises too much. Split by scene."
+        "look-alike images in two splits": (
+            "Frames of one scene, or one image saved twice: the evaluation promises too much. Split by scene."
         ),
-        "same picture twice": "The bytes are equal: keep one of them, with all its boxes.",
+        "same image twice": "The bytes are equal: keep one of them, with all its boxes.",
         "size before EXIF rotation, boxes after it": (
-            "The boxes were drawn on the picture as it is shown: it is used so, with its sides exchanged. Export the "
-            "sizes of the pictures as they are shown."
+            "The boxes were drawn on the image as it is shown: it is used so, with its sides exchanged. Export the "
+            "sizes of the images as they are shown."
         ),
         "size after EXIF rotation, boxes before it": (
-            "The boxes were drawn on the picture as it is stored: it is used so, with its sides exchanged. Save these "
-            "pictures without EXIF rotation."
+            "The boxes were drawn on the image as it is stored: it is used so, with its sides exchanged. Save these "
+            "images without EXIF rotation."
         ),
         "annotated before EXIF rotation": (
-            "Used as it was annotated. Save these pictures without EXIF rotation, so that every program sees the same."
+            "Used as it was annotated. Save these images without EXIF rotation, so that every program sees the same."
         ),
-        "another size than declared": "The boxes are scaled to the picture. Export with the sizes of the files.",
+        "another size than declared": "The boxes are scaled to the image. Export with the sizes of the files.",
     },
     ("note", "pictures"): {
         "said of the whole image": "Detection has no use for it; only what belongs to a region is read.",
         "without objects": "Kept: they teach what is no object. Leave them out with --empty drop.",
-        "look-alike pictures": "Frames of one scene, or one picture saved twice. They count double.",
+        "look-alike images": "Frames of one scene, or one image saved twice. They count double.",
         "EXIF rotation that the size cannot confirm": (
             "Look whether the boxes fit: they may have been drawn before or after the rotation."
         ),

@@ -32,7 +32,7 @@ MOST_IMAGES, MOST_TRIALS = 1000, 100  # images assigned; and those on which seve
 # 3,600 times as many; and of one image, of whose boxes others are left out.
 MOST_BOXES, MOST_IN_ONE = 100_000, 3000
 CROWDED, BETWEEN = "smaller boxes took all its points", "no point of its level lies in it"
-LONGEST_SHORT = 1600  # pixels: beyond it cutting pictures into tiles is cheaper than a larger input
+LONGEST_SHORT = 1600  # pixels: beyond it cutting images into tiles is cheaper than a larger input
 STEP = 32  # short sides proposed are multiples
 
 
@@ -281,7 +281,7 @@ def _unowned(image: Resized, index: int, crowded: bool) -> Unowned:
 def _trials(
     rule: Rule | None, splits: Mapping[str, Split], chosen: Sequence[tuple[str, int]], here: Trial
 ) -> tuple[Trial, ...]:
-    """The same at several input sizes of the same proportions, on fewer images; one where pictures keep their size."""
+    """The same at several input sizes of the same proportions, on fewer images; one where images keep their size."""
     sides = [
         (here.short, here.long)
         if factor == 1.0
@@ -334,7 +334,7 @@ def _advice(
 
 def _size_advice(fit: Fit, splits: Mapping[str, Split], sizes: np.ndarray, scales: np.ndarray) -> str:
     short, long = fit.here.short, fit.here.long
-    if not short and not long:  # as they are: the input that makes the largest picture as long as it is
+    if not short and not long:  # as they are: the input that makes the largest image as long as it is
         long = max(int(split.sizes_hw.max(initial=1)) for split in splits.values())
         sizes, scales = _sizes(list(splits.values()), Resize(short=None, long=long))
     current = short or long
@@ -381,7 +381,7 @@ def _tiles(splits: Mapping[str, Split], sizes: np.ndarray, scales: np.ndarray, c
             f"lose the smallest."
         )
     return (
-        f"Better cut the pictures into tiles of about {tile} x {tile} px that overlap by {overlap} px, so that every "
+        f"Better cut the images into tiles of about {tile} x {tile} px that overlap by {overlap} px, so that every "
         f"object is whole in one of them, and train at {flags}."
     )
 

@@ -1,7 +1,7 @@
-"""Every picture file of a split, looked at once: can it be read, what size has it, what does it resemble?
+"""Every image file of a split, looked at once: can it be read, what size has it, what does it resemble?
 
-The pixels of one picture per thread are in memory at a time, those of a JPEG already reduced in decoding (which still
-reads the whole file, so that one cut short is noticed). What is kept of a picture is some 300 bytes.
+The pixels of one image per thread are in memory at a time, those of a JPEG already reduced in decoding (which still
+reads the whole file, so that one cut short is noticed). What is kept of an image is some 300 bytes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from aweigh.images.reader import opened, read_image, read_size
 from aweigh.inspect.same_images import THUMB_WH, file_hash, fingerprint
 
 _REDUCED = (128, 128)  # pixels: a JPEG is decoded to no less than this, more than enough for 16 x 16 cells
-_AT_ONCE = 512  # pictures handed to the threads at a time
+_AT_ONCE = 512  # images handed to the threads at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """What was found of the pictures of one split, in its order.
+    """What was found of the images of one split, in its order.
 
-    problems: by the row of the picture, at most one of each. readable: `[I]` bool. hashes: of the bytes of each file,
+    problems: by the row of the image, at most one of each. readable: `[I]` bool. hashes: of the bytes of each file,
     None where it was not read. look: `[I]` uint64 and thumbs `[I, 256]` uint8: the fingerprints, meaningful where
     `decoded` `[I]` bool.
     """
@@ -55,10 +55,10 @@ class _Looked:
 def look_at_pictures(
     split: Split, *, decode: bool = True, workers: int = 0, progress: Callable[[int], object] = lambda done: None
 ) -> Pictures:
-    """Look at every picture file. decode: read the pixels too, else only the header.
+    """Look at every image file. decode: read the pixels too, else only the header.
 
     workers: threads; 0 for one per core, 8 at most (decoding and hashing leave Python's lock). progress: called with
-    how many pictures are done.
+    how many images are done.
     """
     count = len(split)
     problems: dict[int, Problem] = {}
@@ -86,7 +86,7 @@ def look_at_pictures(
 
 
 def look_at(path: Path, declared_hw: tuple[int, int], *, decode: bool = True) -> _Looked:
-    """One picture, judged as training would: what it could not use is `SKIPPED`, what it would mend is `CHANGED`."""
+    """One image, judged as training would: what it could not use is `SKIPPED`, what it would mend is `CHANGED`."""
     try:
         height, width = read_size(path, exif="ignore")
         problem = _judge_size(path, (height, width), declared_hw)
@@ -94,16 +94,16 @@ def look_at(path: Path, declared_hw: tuple[int, int], *, decode: bool = True) ->
         seen = _fingerprint(path) if decode else None
     except (DataError, OSError) as error:
         detail = str(error).removeprefix(f"{path}: ")
-        return _Looked(Problem("unreadable picture", path.name, None, detail, SKIPPED), readable=False)
+        return _Looked(Problem("unreadable image", path.name, None, detail, SKIPPED), readable=False)
     return _Looked(problem, problem is None or problem.action != SKIPPED, digest, seen)
 
 
 def _judge_size(path: Path, stored_hw: tuple[int, int], declared_hw: tuple[int, int]) -> Problem | None:
-    """What the sizes tell; `aweigh.feeding.dataset` does the same when it reads a picture."""
+    """What the sizes tell; `aweigh.feeding.dataset` does the same when it reads an image."""
     with opened(path) as image:
         turn = orientation(image)
     height, width = stored_hw[::-1] if turn >= 5 else stored_hw
-    said = f"annotations say {declared_hw[1]} x {declared_hw[0]}, the picture is {width} x {height}"
+    said = f"annotations say {declared_hw[1]} x {declared_hw[0]}, the image is {width} x {height}"
     if (height, width) == declared_hw:
         if turn == 1 or (turn >= 5 and height != width):
             return None
@@ -118,7 +118,7 @@ def _judge_size(path: Path, stored_hw: tuple[int, int], declared_hw: tuple[int, 
 
 
 def _fingerprint(path: Path) -> tuple[int, np.ndarray]:
-    """Decode all of the picture, as small as its format allows; `DataError` where it is damaged."""
+    """Decode all of the image, as small as its format allows; `DataError` where it is damaged."""
     with opened(path) as image:
         if image.mode.startswith(("I", "F")):  # more than 8 bits: the one reader knows what is black and white
             return fingerprint(Image.fromarray(read_image(path)[:, :, 0]))

@@ -1,4 +1,4 @@
-"""The doctor's report as one page that needs nothing else: no script, no font and no picture from elsewhere.
+"""The doctor's report as one page that needs nothing else: no script, no font and no image from elsewhere.
 
 It shows the worst cases with their boxes drawn, small and embedded, and reads well in light and dark, on a telephone
 and on paper.
@@ -25,9 +25,9 @@ from aweigh.inspect.findings import Box, Example, Finding, by_kind, percent
 from aweigh.inspect.report_style import STYLE
 
 PICTURES_PER_KIND, PICTURES_IN_ALL = 6, 120
-SIDE = 340  # pixels, the long side of an embedded picture
-OTHERS_DRAWN = 1000  # boxes of the picture beside the affected ones
-ZOOM_BELOW, ZOOM = 0.12, 7.0  # boxes smaller than this part of the picture are shown in a window this much larger
+SIDE = 340  # pixels, the long side of an embedded image
+OTHERS_DRAWN = 1000  # boxes of the image beside the affected ones
+ZOOM_BELOW, ZOOM = 0.12, 7.0  # boxes smaller than this part of the image are shown in a window this much larger
 AFFECTED, SECOND, OTHERS = (255, 69, 58), (10, 190, 255), (255, 255, 255)
 LEVEL_COLOURS = ("#4e79a7", "#59a14f", "#d6a800", "#b07aa1", "#9c755f", "#76b7b2", "#bab0ac")
 NO_LEVEL = "#e0443e"
@@ -36,7 +36,7 @@ NO_LEVEL = "#e0443e"
 def report_html(
     title: str, splits: Mapping[str, Split], examination: Examination, fit: Mapping[str, Any] | None = None
 ) -> str:
-    """The page. splits: those that were examined, for their pictures. fit: what `aweigh.inspect.fit` measured, as a
+    """The page. splits: those that were examined, for their images. fit: what `aweigh.inspect.fit` measured, as a
     dictionary; None to leave it out."""
     budget = [PICTURES_IN_ALL]
     body = [
@@ -155,12 +155,12 @@ def _input_size(short: int, long: int) -> str:
     """In words, 0 for no such limit."""
     if short:
         return f"short side {short}" + (f", long side at most {long}" if long else "") + " pixels"
-    return f"long side {counted(long, 'pixel')}" if long else "the pictures in their own size"
+    return f"long side {counted(long, 'pixel')}" if long else "the images in their own size"
 
 
 def _sizes(examination: Examination) -> str:
     series = {split.name: list(split.sizes) for split in examination.splits}
-    chart = stacked_bars("Size of the boxes in the original pictures", _bins(), series, LEVEL_COLOURS)
+    chart = stacked_bars("Size of the boxes in the original images", _bins(), series, LEVEL_COLOURS)
     return f"<section><h2>Sizes of the objects</h2>{chart}</section>"
 
 
@@ -187,7 +187,7 @@ def _classes(examination: Examination) -> str:
     )
 
 
-# --- pictures -----------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------
 
 
 def figures(splits: Mapping[str, Split], group: Sequence[Finding], budget: list[int]) -> list[str]:
@@ -231,7 +231,7 @@ def _figure(
 
 
 def draw_case(split: Split, row: int, boxes: Sequence[Box], *, side: int = SIDE) -> Image.Image | None:
-    """One picture, or the part of it that matters, with these boxes marked and the others faint; None if unreadable.
+    """One image, or the part of it that matters, with these boxes marked and the others faint; None if unreadable.
 
     boxes: xyxy in the pixels of the annotations. One without a size, or outside, is marked by a ring where it is.
     """
@@ -269,7 +269,7 @@ def draw_case(split: Split, row: int, boxes: Sequence[Box], *, side: int = SIDE)
 
 
 def _window(boxes: Sequence[Box], width: int, height: int) -> tuple[float, float, float, float]:
-    """The part of the picture to show: all of it, or the surroundings of boxes that would be too small to see."""
+    """The part of the image to show: all of it, or the surroundings of boxes that would be too small to see."""
     if not boxes:
         return 0, 0, width, height
     xs = [min(max(x, 0), width) for box in boxes for x in box[::2]]

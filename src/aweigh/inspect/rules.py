@@ -1,4 +1,4 @@
-"""The doctor's rules on annotations: what deserves a look though every reader takes it. No picture is opened.
+"""The doctor's rules on annotations: what deserves a look though every reader takes it. No image is opened.
 
 What a reader could not use is in `Split.problems` already; `reported` turns that into findings. All rules work on the
 flat arrays of a split, so that 100,000 boxes take less than a second.
@@ -36,7 +36,7 @@ from aweigh.inspect.near_boxes import near_pairs
 
 SAME_IOU = 0.95  # as hotcoco's health check, which finds near-duplicates of one class
 LONGEST_RATIO = 20.0  # likewise
-TINY_SIDE = 4.0  # pixels of the original picture; half a cell of the finest level of most detectors
+TINY_SIDE = 4.0  # pixels of the original image; half a cell of the finest level of most detectors
 FEW_BOXES = 10  # as hotcoco's health check
 _NAMES_OF_BACKGROUND = {"background", "bg", "none", "nothing"}
 
@@ -240,9 +240,9 @@ def _other_lists(splits: Mapping[str, Split]) -> Details:
 
 
 def image_rules(splits: Mapping[str, Split], *, listing: bool = True) -> list[Finding]:
-    """Pictures without objects, kept and counted; one file in two splits.
+    """Images without objects, kept and counted; one file in two splits.
 
-    listing: look into the folders too, for picture files that nothing names; all splits have to be given for it.
+    listing: look into the folders too, for image files that nothing names; all splits have to be given for it.
     """
     found = []
     for split in splits.values():
@@ -262,7 +262,7 @@ def image_rules(splits: Mapping[str, Split], *, listing: bool = True) -> list[Fi
 
 
 def _state(split: Split, row: int) -> str:
-    """What is known of a picture, in words."""
+    """What is known of an image, in words."""
     if split.reviewed[row] == LABELS_LOST:
         boxes = int(np.diff(split.first)[row])
         return f"{counted(boxes, 'box')} can be used, others cannot" if boxes else "none of its labels can be used"
@@ -272,7 +272,7 @@ def _state(split: Split, row: int) -> str:
 
 
 def unlisted(splits: Mapping[str, Split]) -> list[Finding]:
-    """Picture files beside the listed ones that no split names, not even as a problem."""
+    """Image files beside the listed ones that no split names, not even as a problem."""
     listed: dict[Path, set[str]] = defaultdict(set)
     for split in splits.values():
         for path in split.paths:
@@ -351,7 +351,7 @@ def _as_read(split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _corner(image: int, box: Sequence[float]) -> tuple[int, float, float]:
-    """By what a mended box is known again: its picture and left top corner."""
+    """By what a mended box is known again: its image and left top corner."""
     return image, min(box[0], box[2]), min(box[1], box[3])
 
 
@@ -362,7 +362,7 @@ def _fits(boxes: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
 
 
 def _rows_by_name(split: Split) -> dict[str, int]:
-    """The row of each picture by its file's name, where that is unambiguous."""
+    """The row of each image by its file's name, where that is unambiguous."""
     names = [path.name for path in split.paths]
     times = Counter(names)
     return {name: row for row, name in enumerate(names) if times[name] == 1}

@@ -1,11 +1,11 @@
-"""Pictures that are the same: files with the same bytes, and pictures that look alike.
+"""Images that are the same: files with the same bytes, and images that look alike.
 
-Looking alike is decided in two steps. A difference hash of 64 bits (is a cell of a 9 x 8 grey picture darker than its
+Looking alike is decided in two steps. A difference hash of 64 bits (is a cell of a 9 x 8 grey image darker than its
 right neighbour?) finds candidates: scaling, compression and a change of brightness turn only a few of its bits. A
-thumbnail of 16 x 16 grey cells then confirms them. Pictures with hardly any contrast have no hash worth the name, and
+thumbnail of 16 x 16 grey cells then confirms them. Images with hardly any contrast have no hash worth the name, and
 are compared by their bytes alone.
 
-Legend: P pictures.
+Legend: P images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def file_hash(path: Path) -> bytes:
 
 
 def fingerprint(grey: Image.Image) -> tuple[int, np.ndarray]:
-    """The difference hash of a picture of mode "L", and its thumbnail `[256]` uint8."""
+    """The difference hash of an image of mode "L", and its thumbnail `[256]` uint8."""
     small = np.asarray(grey.resize(HASH_WH, Image.Resampling.BILINEAR), dtype=np.int16)  # [8, 9]
     bits = (small[:, 1:] > small[:, :-1]).reshape(-1)  # [64]
     thumb = np.asarray(grey.resize(THUMB_WH, Image.Resampling.BILINEAR), dtype=np.uint8).reshape(-1)  # [256]
@@ -51,14 +51,14 @@ def same_bytes(hashes: Sequence[bytes | None]) -> list[list[int]]:
 def look_alikes(
     hashes: np.ndarray, thumbs: np.ndarray, *, max_bits: int = MAX_BITS, max_difference: float = MAX_DIFFERENCE
 ) -> np.ndarray:
-    """Pairs of pictures that look alike, `[K, 2]` int64, the smaller index first.
+    """Pairs of images that look alike, `[K, 2]` int64, the smaller index first.
 
-    hashes: `[P]` uint64. thumbs: `[P, 256]` uint8. Of several pictures with one hash, each is compared with the first
+    hashes: `[P]` uint64. thumbs: `[P, 256]` uint8. Of several images with one hash, each is compared with the first
     alone, and the first ones with one another: enough to find every group, without a square of pairs.
     """
     usable = np.flatnonzero(thumbs.std(axis=1) >= LEAST_CONTRAST) if len(thumbs) else np.empty(0, dtype=np.int64)
     values, first, group = np.unique(hashes[usable], return_index=True, return_inverse=True)
-    heads = usable[first]  # the first picture of each hash
+    heads = usable[first]  # the first image of each hash
     to_head = np.column_stack([heads[group], usable])
     to_head = to_head[to_head[:, 0] != to_head[:, 1]]
     pairs = np.sort(np.concatenate([to_head, heads[near_hashes(values, max_bits)]]), axis=1)
@@ -87,7 +87,7 @@ def near_hashes(values: np.ndarray, max_bits: int = MAX_BITS) -> np.ndarray:
 
 
 def groups_of(pairs: np.ndarray, count: int) -> list[np.ndarray]:
-    """The pictures that hang together through pairs `[K, 2]`, as arrays of two or more indices below `count`."""
+    """The images that hang together through pairs `[K, 2]`, as arrays of two or more indices below `count`."""
     parent = np.arange(count)
 
     def root(index: int) -> int:

@@ -4,7 +4,7 @@
     images/train/a.jpg,640,480,cat,10,20,110,220
 
 Columns come in any order and spelling of those below, between commas, semicolons or tabs; a file without such a head is
-none. Corners are pixels, taken as they are. A line with a picture alone says that somebody looked and found nothing.
+none. Corners are pixels, taken as they are. A line with an image alone says that somebody looked and found nothing.
 Class names come from `classes.txt` or `labels.txt` beside the file, if there is one. The file is `train.csv`,
 `train_labels.csv`, `train/_annotations.csv` or one CSV alone, in the folder or in those inside.
 """
@@ -62,7 +62,7 @@ _SIZE = (("height", "width"), ("imageheight", "imagewidth"), ("imgheight", "imgw
 
 
 def _with_names(files: SplitFiles) -> SplitFiles:
-    """Also the pictures in folders of the split's name, and the classes that a file beside the CSV names."""
+    """Also the images in folders of the split's name, and the classes that a file beside the CSV names."""
     own = [folder / files.name for folder in files.images if (folder / files.name).is_dir()]
     beside = files.annotations.parent
     names = listed_names(beside / "classes.txt", beside / "labels.txt")
@@ -72,7 +72,7 @@ def _with_names(files: SplitFiles) -> SplitFiles:
 @dataclass(frozen=True)
 class _Columns:
     """Where in a line each thing is, None where nowhere. box: corners, or with `sides` the first and width and height.
-    size: height and width of the picture."""
+    size: height and width of the image."""
 
     picture: int | None
     label: int | None
@@ -99,7 +99,7 @@ class _Columns:
     def missing(self) -> list[str]:
         """What every line has to say and no column does, each with the names that are looked for."""
         wanted = {
-            f"picture ({', '.join(_PICTURE)})": self.picture,
+            f"image ({', '.join(_PICTURE)})": self.picture,
             f"class ({', '.join(_LABEL)})": self.label,
             f"box ({'; '.join(', '.join(names) for names in (*_CORNERS, *_SIDES))})": self.box,
         }
@@ -145,11 +145,11 @@ def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
 def _add(
     drawn: dict[str, Drawn], columns: _Columns, cells: Sequence[str], where: str, mark: str, problems: list[Problem]
 ) -> None:
-    """What one line says, to the pictures by name."""
+    """What one line says, to the images by name."""
     assert columns.picture is not None and columns.label is not None and columns.box is not None
     name, label, box = cells[columns.picture], cells[columns.label], [cells[place] for place in columns.box]
     if not name:
-        problems.append(Problem("unreadable record", where, mark, "it names no picture", SKIPPED))
+        problems.append(Problem("unreadable record", where, mark, "it names no image", SKIPPED))
         return
     picture = drawn.setdefault(name, Drawn((name,), where, looked_at=True))
     if columns.size is not None and picture.size_hw == (0, 0):

@@ -56,7 +56,7 @@ _ANNOTATION_KEYS = {
 
 def find(root: Path) -> dict[str, SplitFiles]:
     """`annotations/instances_train2017.json` with `train2017/`; `annotations/instances_train.json` with `images/` or
-    `images/train/`; `train/_annotations.coco.json` beside its pictures; a single JSON of any name."""
+    `images/train/`; `train/_annotations.coco.json` beside its images; a single JSON of any name."""
     by_split: dict[str, list[Path]] = {}
     loose = []
     for file in candidates(root):
@@ -85,7 +85,7 @@ def by_hand(annotations: Path, name: str) -> SplitFiles | None:
 
 
 def one_file(name: str, file: Path) -> SplitFiles:
-    """A JSON whose pictures lie in the folder of the data set, which is its own or the one above."""
+    """A JSON whose images lie in the folder of the data set, which is its own or the one above."""
     return _files(name, file, file.parent.parent if file.parent.name.lower() == "annotations" else file.parent)
 
 

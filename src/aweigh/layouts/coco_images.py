@@ -44,7 +44,7 @@ def distinct_images(
 def resolve_images(
     images: list[dict[str, Any]], folders: Sequence[Path], file: Path, problems: list[Problem]
 ) -> tuple[Path, list[Path | None]]:
-    """The folder the pictures lie in, and the path of each (None where there is none).
+    """The folder the images lie in, and the path of each (None where there is none).
 
     The folder is the one that holds most of a sample of the names, as they are or by their last part.
     """
@@ -63,7 +63,7 @@ def resolve_images(
     for name in names:
         path = Path(os.path.normpath(best / (PurePosixPath(name).name if flat else name)))
         if not lies_within(path, best) or path == Path(os.path.normpath(best)):
-            detail = f"file_name leads outside the picture folder {best}"
+            detail = f"file_name leads outside the image folder {best}"
             problems.append(Problem("path outside the folder", name, None, detail, SKIPPED))
             paths.append(None)
             continue
@@ -80,7 +80,7 @@ def resolve_images(
         looked = ", ".join(str(folder) for folder in folders[:6])
         shown = ", ".join(names[:3])
         raise EmptySplit(
-            f"{file}: none of its {counted(len(names), 'picture')} was found ({shown}, ...), looked for in {looked}. "
-            "Name the picture folder by hand (images)."
+            f"{file}: none of its {counted(len(names), 'image')} was found ({shown}, ...), looked for in {looked}. "
+            "Name the image folder by hand (images)."
         )
     return best, paths

@@ -1,8 +1,8 @@
-"""Create ML's JSON: a list of pictures, each with boxes as centre, width and height in pixels.
+"""Create ML's JSON: a list of images, each with boxes as centre, width and height in pixels.
 
 `[{"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {"x", "y", "width", "height"}}]}]`, as Roboflow and
 labelImg write it; Apple's own page calls the two keys `imagefilename` and `annotation`. The file is
-`train/_annotations.createml.json`, or another JSON of that kind beside the pictures.
+`train/_annotations.createml.json`, or another JSON of that kind beside the images.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def _is_one(file: Path) -> bool:
 def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
     content, where = read_json(files.annotations), files.annotations.name
     if not isinstance(content, list):
-        raise DataError(f"{files.annotations}: a list of pictures is expected, got a {type(content).__name__}.")
+        raise DataError(f"{files.annotations}: a list of images is expected, got a {type(content).__name__}.")
     drawn = []
     for number, entry in enumerate(content, start=1):
         name = _first(entry, "image", "imagefilename")
         if not isinstance(name, str) or not name.strip():
-            problems.append(unreadable("a picture needs an image", entry, where, f"picture {number}", SKIPPED))
+            problems.append(unreadable("an image needs an image", entry, where, f"image {number}", SKIPPED))
             continue
         picture = Drawn((name,), where)
         objects = _first(entry, "annotations", "annotation")

@@ -82,7 +82,7 @@ def _shape(entry: ElementTree.Element, mark: str, where: str, problems: list[Pro
     if shape is None:
         problems.append(unreadable("a labelled box, polygon, ellipse or mask is expected", entry.attrib, where, mark))
     elif kind == "mask":
-        problems.append(Problem("mask as a picture", where, mark, "its box is used without it", CHANGED))
+        problems.append(Problem("mask as an image", where, mark, "its box is used without it", CHANGED))
     elif shape.corners is not None:
         problems.append(Problem("rotated box", where, mark, "the upright box around it is used", CHANGED))
     return shape

@@ -1,4 +1,4 @@
-"""Darknet's description of a YOLO data set, as CVAT writes it ("YOLO 1.1"): `obj.data`, `obj.names`, lists of pictures.
+"""Darknet's description of a YOLO data set, as CVAT writes it ("YOLO 1.1"): `obj.data`, `obj.names`, lists of images.
 
     classes = 2
     train = data/train.txt
@@ -6,7 +6,7 @@
     names = data/obj.names
 
 Paths begin with a folder that is the user's own: they are found without their leading parts, inside the folder alone.
-Each picture has its labels beside it, in `obj_train_data/`. Where a list is not there, such a folder is taken itself.
+Each image has its labels beside it, in `obj_train_data/`. Where a list is not there, such a folder is taken itself.
 """
 
 from __future__ import annotations

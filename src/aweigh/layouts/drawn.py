@@ -1,7 +1,7 @@
-"""What labelling tools say of pictures, whatever their files look like: outlines with a class, made into a split.
+"""What labelling tools say of images, whatever their files look like: outlines with a class, made into a split.
 
 A layout of this kind (`drawn_layout`) is a module that knows its files in a folder and reads them into `Drawn`
-pictures. What they share is here: finding the pictures inside the folder, one list of classes for all splits, boxes
+images. What they share is here: finding the images inside the folder, one list of classes for all splits, boxes
 round outlines, masks from polygons.
 """
 
@@ -55,7 +55,7 @@ class Shape:
 
 @dataclass
 class Drawn:
-    """One picture. names: what its file may be called, the likeliest first, with folders where they are said. where:
+    """One image. names: what its file may be called, the likeliest first, with folders where they are said. where:
     the file that says so. size_hw: as it says, 0 where it does not. looked_at: whether it is known that somebody
     looked, if it has no shapes."""
 
@@ -65,7 +65,7 @@ class Drawn:
     shapes: list[Shape] = field(default_factory=list)
     looked_at: bool = False
     lost: bool = False  # it has an annotation that could not be read
-    hint: str = ""  # said where its picture is not found
+    hint: str = ""  # said where its image is not found
 
     def add(self, shape: Shape | None) -> None:
         """One more object; None for an annotation that could not be read."""
@@ -89,7 +89,7 @@ def drawn_layout(
     completed: Callable[[SplitFiles], SplitFiles] = lambda files: files,
     writing: Writing | None = None,
 ) -> Layout:
-    """A layout that `parse` reads, whose pictures lie near its annotations.
+    """A layout that `parse` reads, whose images lie near its annotations.
 
     find: the file or folder of the annotations of each split, in a folder. by_hand: the same of what the user names;
     None where that is of another layout. completed: with what else is known of the files of a split.
@@ -222,11 +222,11 @@ def _parsed(parse: Parse, files: SplitFiles) -> list[Drawn]:
         return []
 
 
-# --- finding the pictures -----------------------------------------------------------------------------------------
+# --- finding the images -----------------------------------------------------------------------------------------
 
 
 def _with_files(drawn: Sequence[Drawn], files: SplitFiles, problems: list[Problem]) -> tuple[list[Drawn], list[Path]]:
-    """Those pictures whose file is there, each file once, and the files."""
+    """Those images whose file is there, each file once, and the files."""
     kept: dict[Path, Drawn] = {}
     by_stem = cache(_by_stem)
     for picture in drawn:
@@ -237,7 +237,7 @@ def _with_files(drawn: Sequence[Drawn], files: SplitFiles, problems: list[Proble
             problems.append(Problem("image file missing", picture.where, None, detail, SKIPPED))
         elif path in kept:
             detail = f"{path.name} is described by {kept[path].where} already"
-            problems.append(Problem("picture described twice", picture.where, path.name, detail, SKIPPED))
+            problems.append(Problem("image described twice", picture.where, path.name, detail, SKIPPED))
         else:
             kept[path] = picture
     return list(kept.values()), list(kept)

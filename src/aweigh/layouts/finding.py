@@ -1,4 +1,4 @@
-"""What the layouts share in looking at a folder: names of splits, folders of annotations and of pictures."""
+"""What the layouts share in looking at a folder: names of splits, folders of annotations and of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aweigh.files import lies_within, read_text
 from aweigh.layouts.layout import SplitFiles
 
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
-PICTURES = ("images", "JPEGImages", "Images", "img", "imgs", "pictures", "images/images")  # folders of pictures
+PICTURES = ("images", "JPEGImages", "Images", "img", "imgs", "pictures", "images/images")  # folders of images
 SPLIT_IN_NAME = re.compile(
     r"(?:^|[_\-. ])(trainval|training|train|minival|validation|valid|val|dev|testing|test)"
     r"(?:[_\-]?\d{4})?(?=$|[_\-. ])",
@@ -75,7 +75,7 @@ def annotation_files(root: Path, patterns: Sequence[str], is_one: Callable[[Path
 
 
 def picture_folders(annotations: Path, root: Path) -> tuple[Path, ...]:
-    """Where the pictures of annotations may lie, a folder or a file, the likeliest first; all inside `root`."""
+    """Where the images of annotations may lie, a folder or a file, the likeliest first; all inside `root`."""
     own = annotations.parent if annotations.is_file() else annotations
     above = own.parent
     places = [own, *(own / name for name in PICTURES), *(above / name for name in PICTURES)]

@@ -1,4 +1,4 @@
-"""KITTI's object data: pictures in `image_2`, one label file each in `label_2`, and the camera of each in `calib`.
+"""KITTI's object data: images in `image_2`, one label file each in `label_2`, and the camera of each in `calib`.
 
 A line of a label file has 15 columns: type, truncated, occluded, alpha, box (left, top, right, bottom, pixels), height,
 width, length, x, y, z (metres, the middle of the lower face before the left colour camera) and rotation about the y
@@ -34,7 +34,7 @@ CLASSES = ("Pedestrian", "Car", "Cyclist")
 NEIGHBOURS = {"Van": "Car", "Truck": "Car", "Person_sitting": "Pedestrian"}
 REGION = "DontCare"
 BACKGROUND = ("Tram", "Misc")
-# Height, width, length, x, y, z and rotation of what has no place in space.
+# Height, width, length, x, y, z and rotation of what has no 3D box.
 NOT_KNOWN = (-1.0, -1.0, -1.0, -1000.0, -1000.0, -1000.0, -10.0)
 
 
@@ -57,7 +57,7 @@ def find(root: Path) -> dict[str, SplitFiles]:
         labels, pictures = base / "label_2", base / "image_2"
         if labels.is_dir() and pictures.is_dir() and any(labels.glob("*.txt")):
             listed = listed_splits(base.parent / "ImageSets") | listed_splits(base / "ImageSets")
-            if (base.parent / "testing").is_dir():  # whose pictures, which have no labels, are those of test.txt
+            if (base.parent / "testing").is_dir():  # whose images, which have no labels, are those of test.txt
                 listed.pop("test", None)
             found = {name: SplitFiles(name, "kitti", labels, (pictures,), file) for name, file in listed.items()}
             return in_order(found) or {"train": SplitFiles("train", "kitti", labels, (pictures,))}
@@ -72,9 +72,9 @@ def by_hand(annotations: Path, name: str) -> SplitFiles | None:
 
 
 def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
-    """The pictures that the list names by their stems, all of the folder without one.
+    """The images that the list names by their stems, all of the folder without one.
 
-    Calibrations lie in `calib` beside the labels. An object whose line has no usable place in space keeps its box.
+    Calibrations lie in `calib` beside the labels. An object whose line has no usable 3D box keeps its box.
     """
     labels_folder, pictures, listing = files.annotations, files.images[0], files.listing
     problems: list[Problem] = []
@@ -127,10 +127,10 @@ def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequ
 def _pictures(
     stems: Sequence[str], by_stem: Mapping[str, Path], lines: Mapping[str, object], problems: list[Problem]
 ) -> list[Path]:
-    """The pictures that are there; a missing one is named, and one without a label file."""
+    """The images that are there; a missing one is named, and one without a label file."""
     for stem in stems:
         if stem not in by_stem:
-            problems.append(Problem("image file missing", f"{stem}.png", None, "no picture of that name", SKIPPED))
+            problems.append(Problem("image file missing", f"{stem}.png", None, "no image of that name", SKIPPED))
         elif stem not in lines:
             problems.append(Problem("annotation file missing", f"{stem}.txt", None, "no such label file", KEPT))
     return [by_stem[stem] for stem in stems if stem in by_stem]
@@ -174,7 +174,7 @@ def _cuboids(
 ) -> np.ndarray | None:
     """`[M, 7]` float32: how each object looks to its camera, NaN where that is not known; None where it never is.
 
-    paths, cameras: of each picture, the latter `[I, 3, 4]`.
+    paths, cameras: of each image, the latter `[I, 3, 4]`.
     """
     found = np.full((len(rows), 7), np.nan)
     for number, (row, label) in enumerate(zip(rows, objects, strict=True)):
@@ -187,7 +187,7 @@ def _cuboids(
         elif z <= 0:
             why = f"its depth is {z:g}; it must be above 0, before the camera"
         if why:
-            kind, detail = "place in space cannot be used", f"{why}; its box is kept"
+            kind, detail = "3D box cannot be used", f"{why}; its box is kept"
             problems.append(Problem(kind, f"{paths[row.image].stem}.txt", row.mark, detail, DROPPED))
         else:
             found[number] = x, y, z, height, width, length, turn
@@ -203,7 +203,7 @@ def _camera(file: Path, problems: list[Problem]) -> np.ndarray:
         return read_camera(file)
     except DataError as error:
         kind = "calibration unreadable" if file.exists() else "calibration missing"
-        detail = f"{str(error).removeprefix(f'{file}: ')} The boxes of its picture are kept, without depth."
+        detail = f"{str(error).removeprefix(f'{file}: ')} The boxes of its image are kept, without depth."
         problems.append(Problem(kind, file.name, None, detail, DROPPED))
         return np.full((3, 4), np.nan)
 
@@ -235,7 +235,7 @@ def calibration_text(camera: np.ndarray) -> str:
 
 
 def camera_beside(picture: Path) -> Path:
-    """Where the calibration of a picture lies in KITTI's folders: `.../image_2/x.png`, `.../calib/x.txt`."""
+    """Where the calibration of an image lies in KITTI's folders: `.../image_2/x.png`, `.../calib/x.txt`."""
     return picture.parent.parent / "calib" / f"{picture.stem}.txt"
 
 

@@ -1,7 +1,7 @@
-"""labelme's files: one JSON for each picture, of polygons, rectangles, circles and more, in pixels of the picture.
+"""labelme's files: one JSON for each image, of polygons, rectangles, circles and more, in pixels of the image.
 
 `{"shapes": [{"label", "points", "shape_type", "group_id"}], "imagePath", "imageHeight", "imageWidth", "imageData"}`;
-X-AnyLabeling and others write the same. Polygons of one label and group are one object. The picture is looked for by
+X-AnyLabeling and others write the same. Polygons of one label and group are one object. The image is looked for by
 `imagePath` and by the name of the JSON, inside the folder. Points and lines hold no object: left out and named. The
 files lie in `train/`, `train/labels/`, `labels/train/`, or in one folder.
 """
@@ -54,7 +54,7 @@ def _picture(file: Path, content: dict[str, Any], problems: list[Problem]) -> Dr
     said = content.get("imagePath")
     names = ([said] if isinstance(said, str) and said.strip() else []) + [f"{file.stem}.jpg"]
     size_hw = as_side(content.get("imageHeight")), as_side(content.get("imageWidth"))
-    held = "; the file holds the picture itself (imageData): save it beside it" if content.get("imageData") else ""
+    held = "; the file holds the image itself (imageData): save it beside it" if content.get("imageData") else ""
     picture = Drawn(tuple(names), file.name, size_hw, looked_at=True, hint=held)
     groups: dict[tuple[str, str], list[Shape]] = {}
     for number, entry in enumerate(content["shapes"], start=1):
@@ -85,7 +85,7 @@ def _shape(entry: Any, mark: str, where: str, problems: list[Problem]) -> Shape 
         radius = float(np.hypot(*(points[1] - points[0])))
         shape = outlined(label, mark, ellipse(float(points[0, 0]), float(points[0, 1]), radius, radius))
     elif kind == "mask" and count == 2:
-        problems.append(Problem("mask as a picture", where, mark, "its box is used without it", CHANGED))
+        problems.append(Problem("mask as an image", where, mark, "its box is used without it", CHANGED))
         shape = Shape(label, mark, (*low.tolist(), *(high + 1).tolist()))
     elif kind == "rectangle" and count >= 2:
         shape = Shape(label, mark, (*low.tolist(), *high.tolist()))
@@ -101,7 +101,7 @@ def _shape(entry: Any, mark: str, where: str, problems: list[Problem]) -> Shape 
 
 LAYOUT = drawn_layout(
     "labelme",
-    "labelme (*.json of single pictures)",
+    "labelme (*.json of single images)",
     _parse,
     find=lambda root: annotation_folders(root, _PLACES, _holds),
     by_hand=_folder,

@@ -35,10 +35,10 @@ class Layout:
 class Writing:
     """How a layout is written.
 
-    write: writes the annotations of all splits, whose pictures have these names, into a folder; returns remarks.
+    write: writes the annotations of all splits, whose images have these names, into a folder; returns remarks.
     cannot_hold: a line for each kind of thing in the splits that the layout has no place for. Both are told whether
-    outlines are wanted. pictures: the folder of the pictures of a split; without `{split}` all splits share it and its
-    names have no folders. file_each: whether every picture has an annotation file, named after it.
+    outlines are wanted. images: the folder of the images of a split; without `{split}` all splits share it and its
+    names have no folders. file_each: whether every image has an annotation file, named after it.
     """
 
     write: Callable[[Mapping[str, Split], Mapping[str, Packed[str]], Path, MaskChoice], list[str]]
@@ -52,7 +52,7 @@ class SplitFiles:
     """Where one split lies. layout: a name in the table of layouts. annotations: the file of a split, or the folder of
     its annotation files.
 
-    images: folders to look for its pictures in, the likeliest first; YOLO's may be text files that list pictures.
+    images: folders to look for its images in, the likeliest first; YOLO's may be text files that list images.
     listing: the file that names the images (ImageSets of VOC and KITTI), if any. names: class names, where something
     beside the annotations gives them. description: the file that describes all splits (of YOLO). keypoint_shape: how
     many keypoints YOLO lines have, and the numbers of each. within: the folder that YOLO's lists may not lead out of,

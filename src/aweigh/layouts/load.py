@@ -34,7 +34,7 @@ def find_splits(
 ) -> dict[str, SplitFiles]:
     """The splits of a data set by name ("train", "val", "test", ...), found by looking at the folder.
 
-    annotations and images name a JSON (or a folder of XML or label files) and a picture folder by hand. keypoints: of
+    annotations and images name a JSON (or a folder of XML or label files) and an image folder by hand. keypoints: of
     COCO's own files take `person_keypoints_...`, not `instances_...`, where both are there. `DataError` says what was
     looked for when no known layout is found.
     """
@@ -158,7 +158,7 @@ def _no_layout(source: Path) -> str:
     no_coco = f"; {some_of(names, 3)} {'is' if len(names) == 1 else 'are'} no COCO data set" if names else ""
     return (
         f"{source}: no known layout. Looked for {', '.join(layout.looks_for for layout in LAYOUTS.values())}; "
-        f"found {shown}{no_coco}. Give the JSON and the picture folder by hand (--annotations, --images)."
+        f"found {shown}{no_coco}. Give the JSON and the image folder by hand (--annotations, --images)."
     )
 
 
@@ -193,7 +193,7 @@ def _by_hand(source: Path, named: Path, given: Path | None) -> dict[str, SplitFi
         raise DataError(f"{named}: there is no such annotation file or folder.")
     images = given if given is None or given.is_dir() else source / given
     if images is not None and not images.is_dir():
-        raise DataError(f"{given}: there is no such folder of pictures.")
+        raise DataError(f"{given}: there is no such folder of images.")
     name = split_name(annotations.stem if annotations.is_file() else annotations.name) or "train"
     files = next(filter(None, (layout.by_hand(annotations, name) for layout in LAYOUTS.values())), None)
     if files is None and (export := unread.told(annotations)):

@@ -1,4 +1,4 @@
-"""What the readers of boxes share: the objects of pictures, put together as records."""
+"""What the readers of boxes share: the objects of images, put together as records."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def written(rows: Sequence[Row]) -> np.ndarray:
 
 
 def settled(records: Records, problems: list[Problem]) -> Records:
-    """The records with the sizes of the pictures as they were drawn on, see `settle_frames`."""
+    """The records with the sizes of the images as they were drawn on, see `settle_frames`."""
     sizes_hw = settle_frames(records.paths, records.sizes_hw, records.image_of, records.boxes, problems)
     return replace(records, sizes_hw=sizes_hw)
 
@@ -122,6 +122,6 @@ def label_lines(file: Path, problems: list[Problem]) -> list[tuple[str, str]]:
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by their names without an ending, the last of each."""
+    """The images of a folder by their names without an ending, the last of each."""
     names = sorted(name for name in file_names(folder) if name.lower().endswith(SUFFIXES))
     return {Path(name).stem: folder / name for name in names}

@@ -32,13 +32,13 @@ def save_dataset(
 ) -> list[str]:
     """Write the splits, by name, into a new folder; returns a line for each kind of thing the layout cannot hold.
 
-    masks: whether YOLO is written with outlines where objects have some, see `aweigh.layouts.yolo_write`. pictures:
+    masks: whether YOLO is written with outlines where objects have some, see `aweigh.layouts.yolo_write`. images:
     copied byte for byte, or links to where they are. The folder appears when it is complete; one that holds something
     already is a `UsageError`.
     """
     writing = writing_of(layout)
     if pictures not in ("copy", "link"):
-        raise UsageError(f"pictures must be 'copy' or 'link', got {pictures!r}.")
+        raise UsageError(f"images must be 'copy' or 'link', got {pictures!r}.")
     for name in splits:
         if split_name(name) != name:
             raise UsageError(f"A split cannot be called {name!r}; use train, val, test, trainval or minival.")
@@ -50,14 +50,14 @@ def save_dataset(
             lines += writing.write(splits, names, unfinished, masks)
             renamed = _write_pictures(splits, names, unfinished, writing, link=pictures == "link")
             if renamed:
-                lines.append(f"file names: {counted(renamed, 'picture', 'has')} a new one, since another has theirs")
+                lines.append(f"file names: {counted(renamed, 'image', 'has')} a new one, since another has theirs")
     except OSError as error:
         raise AweighError(f"{out}: the data set could not be written ({error}); nothing was left behind.") from error
     return lines
 
 
 def not_held(splits: Mapping[str, Split], layout: str, masks: MaskChoice = "keep") -> list[str]:
-    """A line for each kind of thing in these splits that the layout cannot hold; COCO holds all but places in space."""
+    """A line for each kind of thing in these splits that the layout cannot hold; COCO holds all but 3D boxes."""
     writing = writing_of(layout)
     if masks not in get_args(MaskChoice):
         raise UsageError(f"masks must be 'keep' or 'drop', got {masks!r}.")
@@ -73,9 +73,9 @@ def writing_of(layout: str) -> Writing:
 
 
 def _picture_names(splits: Mapping[str, Split], writing: Writing) -> dict[str, Packed[str]]:
-    """The name of each picture of each split: its path below the source's folder, or its last part alone.
+    """The name of each image of each split: its path below the source's folder, or its last part alone.
 
-    Where all splits share one folder, names have none. Where two pictures would have the same name, or the same
+    Where all splits share one folder, names have none. Where two images would have the same name, or the same
     annotation file, the later one is numbered.
     """
     named = {}

@@ -1,10 +1,10 @@
-"""The VGG Image Annotator's JSON and CSV: a picture is a file name with regions, drawn in pixels of the picture.
+"""The VGG Image Annotator's JSON and CSV: an image is a file name with regions, drawn in pixels of the image.
 
-Versions 1 and 2 have a table of pictures by key, in version 2's project files under `_via_img_metadata`; regions as a
+Versions 1 and 2 have a table of images by key, in version 2's project files under `_via_img_metadata`; regions as a
 list or numbered; rectangles, circles, ellipses, polygons. Version 3's project has tables, whose rows have numbers:
 `file`, `view` (of files), `metadata` (a shape in a view, with its attributes), `attribute` (their names and options).
 Which attribute of a region is its class is not said anywhere: it is the one with the likeliest name (`class`, `label`,
-`name`, ...), else the one most regions have. Regions without any attribute are of the class "object". A picture without
+`name`, ...), else the one most regions have. Regions without any attribute are of the class "object". An image without
 regions is not known to have been looked at. The file
 (`via_region_data.json`, `via_export_csv.csv`, a project file or another) lies in the folder or in those of the splits.
 """
@@ -53,7 +53,7 @@ def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
     drawn: dict[str, Drawn] = {}
     for number, (name, regions) in enumerate(pictures, start=1):
         if not isinstance(name, str) or not name.strip():
-            problems.append(unreadable("a picture needs a filename", name, where, f"picture {number}", SKIPPED))
+            problems.append(unreadable("an image needs a filename", name, where, f"image {number}", SKIPPED))
             continue
         picture = drawn.setdefault(name, Drawn((name,), where))
         for region in regions:
@@ -63,7 +63,7 @@ def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
 
 
 def _entries(file: Path) -> Iterator[tuple[Any, list[Any]]]:
-    """The name of each picture and its regions, as they are written."""
+    """The name of each image and its regions, as they are written."""
     if file.suffix.lower() == ".csv":
         yield from _rows(file)
         return
@@ -74,7 +74,7 @@ def _entries(file: Path) -> Iterator[tuple[Any, list[Any]]]:
     table = content.get("_via_img_metadata", content) if isinstance(content, dict) else content
     entries = table.values() if isinstance(table, dict) else table
     if not isinstance(table, dict | list):
-        raise DataError(f"{file}: a table of pictures is expected, got a {type(table).__name__}.")
+        raise DataError(f"{file}: a table of images is expected, got a {type(table).__name__}.")
     for entry in entries:
         if isinstance(entry, dict) and "filename" in entry:
             regions = entry.get("regions") or []

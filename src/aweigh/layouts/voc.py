@@ -1,7 +1,7 @@
-"""VOC: one XML for each picture, and text files in `ImageSets/Main` that name the pictures of a split.
+"""VOC: one XML for each image, and text files in `ImageSets/Main` that name the images of a split.
 
 VOC's 1-based inclusive corners become continuous `(xmin - 1, ymin - 1, xmax, ymax)`. An XML file without objects says
-that somebody looked and found nothing; where there is no such file, nobody labelled the picture.
+that somebody looked and found nothing; where there is no such file, nobody labelled the image.
 
 Written are `Annotations/`, `JPEGImages/`, `ImageSets/Main/SPLIT.txt` and `labels.txt` with the classes in order;
 corners have decimals where there are any.
@@ -55,7 +55,7 @@ _TAKEN = ("name", "difficult", "bndbox", "robndbox")  # elements of VOC with a m
 
 
 def find(root: Path) -> dict[str, SplitFiles]:
-    """`Annotations/` and its like with `JPEGImages/`, or XML files beside the pictures of each split."""
+    """`Annotations/` and its like with `JPEGImages/`, or XML files beside the images of each split."""
     years = [child for child in sorted(root.glob("VOC*")) if (child / "Annotations").is_dir()]
     if len(years) > 1 and not (root / "Annotations").is_dir():
         raise DataError(f"{root}: holds {', '.join(year.name for year in years)}; name one of these folders.")
@@ -84,7 +84,7 @@ def by_hand(annotations: Path, name: str) -> SplitFiles | None:
 
 
 def read(files: SplitFiles, _: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
-    """The pictures that the ImageSets file names; those of all XML files without one.
+    """The images that the ImageSets file names; those of all XML files without one.
 
     Class names come from a file beside the annotations, else from all XML files of the folder in alphabetical order, so
     that every split of a data set has the same.
@@ -136,7 +136,7 @@ def _usable(
     files: SplitFiles,
     problems: list[Problem],
 ) -> bool:
-    """Whether a picture is there to be read, with its annotations or, where nobody wrote any, without."""
+    """Whether an image is there to be read, with its annotations or, where nobody wrote any, without."""
     if tree is None and os.path.lexists(files.annotations / f"{stem}.xml"):
         return False  # it was named when it could not be parsed
     if tree is None:
@@ -144,7 +144,7 @@ def _usable(
         detail = f"not in {files.annotations}"
         problems.append(Problem("annotation file missing", f"{stem}.xml", None, detail, action))
     elif stem not in by_stem:
-        detail = f"no picture {stem}.* in {', '.join(str(place) for place in files.images)}"
+        detail = f"no image {stem}.* in {', '.join(str(place) for place in files.images)}"
         problems.append(Problem("image file missing", f"{stem}.xml", None, detail, SKIPPED))
     return stem in by_stem
 
@@ -152,7 +152,7 @@ def _usable(
 def _objects(
     tree: ElementTree.Element | None, image: int, where: str, label_of: Mapping[str, int], problems: list[Problem]
 ) -> tuple[list[Row], bool]:
-    """The objects of one picture that are wanted, and whether all of its classes are known."""
+    """The objects of one image that are wanted, and whether all of its classes are known."""
     rows, whole = [], True
     for number, item in enumerate(() if tree is None else tree.iter("object"), start=1):
         mark = f"object {number}"
@@ -183,7 +183,7 @@ def _parsed(file: Path, problems: list[Problem]) -> ElementTree.Element | None:
 
 
 def _listed_stem(line: str, known: set[str]) -> str:
-    """The picture a line of ImageSets names: the whole line, as names may hold spaces and dots, else its first word."""
+    """The image a line of ImageSets names: the whole line, as names may hold spaces and dots, else its first word."""
     words = (line.strip(), line.split()[0])
     options = [name for word in words for name in (Path(word).name, Path(word).stem)]
     return next((name for name in options if name in known), options[-1])

@@ -41,7 +41,7 @@ def lost_places(splits: Mapping[str, Split]) -> list[str]:
     """The line for objects in space, which none of the layouts that are written can hold."""
     placed = (np.isfinite(split.cuboids).all(axis=1).sum() for split in splits.values() if split.cuboids is not None)
     count = int(sum(placed))
-    return [f"places in space: {count:,} left out, with their cameras"] if count else []
+    return [f"3D boxes: {count:,} left out, with their cameras"] if count else []
 
 
 def lost_beside_boxes(

@@ -1,7 +1,7 @@
-"""YOLO: a text file of labels for each picture, a line for each object; beside them `data.yaml` or `obj.data`.
+"""YOLO: a text file of labels for each image, a line for each object; beside them `data.yaml` or `obj.data`.
 
 Centre and size, polygons and keypoints, fractions of the image, become pixels. An empty label file says that somebody
-looked and found nothing; where there is no such file, nobody labelled the picture.
+looked and found nothing; where there is no such file, nobody labelled the image.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def by_hand(annotations: Path, name: str) -> SplitFiles | None:
 
 
 def label_files(name: str, folder: Path) -> SplitFiles:
-    """A folder of label files, whose pictures lie in `images` beside it or in it."""
+    """A folder of label files, whose images lie in `images` beside it or in it."""
     return SplitFiles(name, "yolo", folder, (folder.parent / "images", folder))
 
 
 def _in_folders(root: Path, names: tuple[str, ...] | None) -> dict[str, SplitFiles]:
-    """Folders of pictures and of labels that are named after the splits, or one of each."""
+    """Folders of images and of labels that are named after the splits, or one of each."""
     found = {}
     for images in sorted(entry for entry in (root / "images").glob("*") if entry.is_dir()):
         split = split_name(images.name)
@@ -85,7 +85,7 @@ def _may_hold_labels(folder: Path) -> bool:
 
 def read(files: SplitFiles, every: Mapping[str, SplitFiles], name: str, wanted: Sequence[str] | None) -> Split:
     """Lines of five numbers are boxes, longer ones polygons, whose extent is taken, or, where the description says how
-    many keypoints there are, boxes with keypoints. A picture without a label file has no objects, and is kept.
+    many keypoints there are, boxes with keypoints. An image without a label file has no objects, and is kept.
 
     Where no file names the classes, they are numbered up to the highest number in any split.
     """
@@ -164,7 +164,7 @@ def _pose(files: SplitFiles) -> tuple[tuple[str, ...], tuple[tuple[int, int], ..
 def _pairs(
     labels_folder: Path, places: Sequence[Path], within: Path | None, problems: list[Problem]
 ) -> list[tuple[Path, Path]]:
-    """Each picture with the path of its label file, which need not exist."""
+    """Each image with the path of its label file, which need not exist."""
     found: dict[Path, Path] = {}
     for place in places:
         if place.is_file():
@@ -181,13 +181,13 @@ def _pairs(
         return pairs
     for label in sorted(labels_folder.rglob("*.txt")):
         if label not in known and label.name not in ("classes.txt", "labels.txt"):
-            detail = f"no picture {label.stem}.*"
+            detail = f"no image {label.stem}.*"
             problems.append(Problem("labels for a missing image", label.name, None, detail, DROPPED))
     return pairs
 
 
 def _listed_pictures(listing: Path, within: Path | None, problems: list[Problem]) -> list[Path]:
-    """The pictures that the lines of a text file name, from its own folder or from where the user is; else those inside
+    """The images that the lines of a text file name, from its own folder or from where the user is; else those inside
     the folder that they name without their leading parts, as lists are written where the data were made."""
     pictures = []
     outside = Counter[str]()
@@ -208,16 +208,16 @@ def _listed_pictures(listing: Path, within: Path | None, problems: list[Problem]
             pictures.append(there[0] if within is None else inside[0])
             outside[str(there[0].parent)] += not inside
     if not pictures:
-        problems.append(Problem("list without pictures", listing.name, None, "none of its lines can be used", KEPT))
+        problems.append(Problem("list without images", listing.name, None, "none of its lines can be used", KEPT))
     for folder, count in outside.items():
         if count:
-            detail = f"{count} of its pictures lie in {folder}"
-            problems.append(Problem("pictures outside the data folder", listing.name, None, detail, KEPT))
+            detail = f"{count} of its images lie in {folder}"
+            problems.append(Problem("images outside the data folder", listing.name, None, detail, KEPT))
     return pictures
 
 
 def _label_file(picture: Path, within: Path | None) -> Path:
-    """`.../images/x.jpg` to `.../labels/x.txt` by the last `images` in the path; beside the picture without one.
+    """`.../images/x.jpg` to `.../labels/x.txt` by the last `images` in the path; beside the image without one.
 
     Also beside it where that leads out of the folder the data are in, or where there is such a file alone.
     """

@@ -86,7 +86,7 @@ def _places(
             continue
         places.append(options[0] if anywhere else inside[0])
         if not inside:
-            remarks.append(Problem("pictures outside the data folder", file.name, key, str(options[0]), KEPT))
+            remarks.append(Problem("images outside the data folder", file.name, key, str(options[0]), KEPT))
     return places, remarks
 
 

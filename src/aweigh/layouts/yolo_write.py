@@ -56,7 +56,7 @@ def write(splits: Mapping[str, Split], names: Mapping[str, Packed[str]], out: Pa
     write_text(
         out / "data.yaml", yaml.safe_dump(_description(splits, classes, kind), sort_keys=False, allow_unicode=True)
     )
-    detail = "pictures annotated before it was applied; their annotations are turned with them"
+    detail = "images annotated before it was applied; their annotations are turned with them"
     return [f"EXIF rotation: {turned} {detail}"] * bool(turned)
 
 
@@ -143,7 +143,7 @@ def join_polygons(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _turn(split: Split, row: int) -> tuple[bool, bool] | None:
-    """How the picture is turned by its EXIF orientation, where the annotations were made on the unturned one."""
+    """How the image is turned by its EXIF orientation, where the annotations were made on the unturned one."""
     path = split.paths[row]
     if rotated(path, split.sizes_hw[row]) != "stored":
         return None  # nor where it cannot be read: it is copied as it is
@@ -152,7 +152,7 @@ def _turn(split: Split, row: int) -> tuple[bool, bool] | None:
 
 
 def _upright(points: np.ndarray, turn: tuple[bool, bool] | None) -> np.ndarray:
-    """`[K, 2]` fractions of the unturned picture as fractions of the turned one."""
+    """`[K, 2]` fractions of the unturned image as fractions of the turned one."""
     if turn is None:
         return points
     swapped = points[:, ::-1]

@@ -5,7 +5,7 @@ of its class, an object is a peak (section 3); at that cell the network also say
 width and height (section 4). Reading the peaks off is all there is to prediction: no anchor boxes, no levels, no
 suppression.
 
-Some bodies predict more than once: an hourglass network has several stacks, which all learn; the last one predicts.
+Some backbones predict more than once: an hourglass network has several stacks, which all learn; the last one predicts.
 
 How ours differs:
 - The radius of a Gaussian is the one the authors' code computes, which is about 3.3 times what its formula is meant to
@@ -72,8 +72,8 @@ cell and `size` `[B, 2, H, W]` (width, height), both in cells."""
 
 
 Mirroring = Callable[[Tensor], Tensor] | None
-"""What a head says of a mirrored picture, its columns turned back, as it would say it of the picture; None: it is not
-averaged, the plain picture's counts."""
+"""What a head says of a mirrored image, its columns turned back, as it would say it of the image; None: it is not
+averaged, the plain image's counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +215,7 @@ class CenterNet(nn.Module):
         """The maps of the last stack, averaged with those of the same batch mirrored left to right, its padding too.
 
         As the authors' `flip_test`: heat maps are averaged as probabilities, sizes as they are, offsets are those of
-        the plain picture. A head that does not say how it mirrors is a `UsageError`.
+        the plain image. A head that does not say how it mirrors is a `UsageError`.
         """
         maps, others, mirroring = raw[-1], flipped[-1], self.mirroring(class_order)
         if unknown := sorted(maps.keys() - mirroring.keys()):

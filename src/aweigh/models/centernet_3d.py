@@ -1,22 +1,22 @@
-"""CenterNet for objects in space: what stands at a centre, how far, how large and which way it looks, from one picture.
+"""CenterNet for objects in space: what stands at a centre, how far, how large and which way it looks, from one image.
 
 Paper: Zhou et al., "Objects as Points", 2019 (arXiv 1904.07850), section 5.1, "3D detection". `centernet.py` is the
 detector of boxes; here are three heads more, for the depth (equation 5 of its appendix), the sides in metres, and the
 observation angle in two bins (Mousavian et al., CVPR 2017, as the appendix has it), their losses and decoding.
 
 What is learned and said of an object is its cuboid as the camera sees it (see `geometry/cuboids.py`), for which no
-camera is needed; where the object stands follows with the camera of the picture. A depth holds for cameras of the focal
-length that was learned from, at the size of pictures that was learned from.
+camera is needed; where the object stands follows with the camera of the image. A depth holds for cameras of the focal
+length that was learned from, at the size of images that was learned from.
 
 How ours differs:
 - The authors take the middle of the box for the middle of the object, which it is not: perspective moves it, and where
-  an object is cut by the edge of the picture, far. A head of ours says how far it lies from there; `middle="box"` is
+  an object is cut by the edge of the image, far. A head of ours says how far it lies from there; `middle="box"` is
   theirs.
-- They average over 50 places for objects in each picture, whether there is an object or not, so that losses grow with
+- They average over 50 places for objects in each image, whether there is an object or not, so that losses grow with
   the number of objects; so do we with `slots=50`, and objects beyond the 50th, which they leave out, count too. An
   empty place adds log 2 to their loss of the bins, which has no gradient and is left out. `slots=None` divides by the
   objects.
-- With an augmented picture they leave out depth and sides; here the data say what is not known, by NaN (see
+- With an augmented image they leave out depth and sides; here the data say what is not known, by NaN (see
   `feeding/transforms.py`), and each of the three losses takes what is known.
 - Depths begin at 20 metres and sides at 1.6, not at 1 and 0.
 - Sides are never less than zero. They keep detections above a score of 0.2; here all are kept, as `score_threshold`
@@ -51,7 +51,7 @@ from aweigh.weights.convert.centernet import centernet_3d_from_authors, centerne
 from aweigh.weights.record import PublishedWeights, by_builder
 
 KITTI_CLASSES = Classes(("Pedestrian", "Car", "Cyclist"), (1, 2, 3))
-# ImageNet's numbers, which the authors apply to KITTI's pictures in the order BGR.
+# ImageNet's numbers, which the authors apply to KITTI's images in the order BGR.
 KITTI_MEAN, KITTI_STD = IMAGENET_MEAN[::-1], IMAGENET_STD[::-1]
 
 OUTPUTS = {"depth": 1, "orientation": 8, "dimensions": 3}
@@ -80,7 +80,7 @@ class CenterNet3D(CenterNet):
     Args:
         heads: beside those of `CenterNet`, `depth` (1 channel), `orientation` (8) and `dimensions` (3), and `middle`
             (2) unless the middle of the box is taken.
-        slots: how many objects of each picture losses are averaged over, those that are not there included; None for
+        slots: how many objects of each image losses are averaged over, those that are not there included; None for
             the objects that are there.
         options: those of `CenterNet`.
     """
@@ -144,7 +144,7 @@ class CenterNet3D(CenterNet):
         for number, target in enumerate(targets):
             if target.cuboids is None and target.learned.any():
                 raise UsageError(
-                    f"CenterNet3D: the objects of image {number} have no cuboids; give data with places in space "
+                    f"CenterNet3D: the objects of image {number} have no cuboids; give data with 3D boxes "
                     "(KITTI's layout), or train a detector of boxes."
                 )
         centers = super().goals(targets, size_hw)
@@ -160,7 +160,7 @@ class CenterNet3D(CenterNet):
     # Prediction
 
     def mirroring(self, class_order: Tensor) -> dict[str, Mirroring]:
-        """As `CenterNet.mirroring`; where an object is in space is what the plain picture says."""
+        """As `CenterNet.mirroring`; where an object is in space is what the plain image says."""
         return {**super().mirroring(class_order), **dict.fromkeys((*OUTPUTS, "middle"))}
 
     def more(self, stack: dict[str, Tensor], inside: Tensor, cells: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
@@ -234,7 +234,7 @@ def _published(name: str, run: str, half: str, **metrics: float) -> PublishedWei
     return replace(
         centernet_record(name, "centernet_dla34_3d", run, metrics["AP"]),
         licence="MIT (xingyizhou/CenterNet); trained on KITTI, whose data are CC BY-NC-SA 3.0",
-        source=f"the authors, {run}, trained on {half} half of KITTI's training pictures",
+        source=f"the authors, {run}, trained on {half} half of KITTI's training images",
         metrics=metrics,
         arguments={"middle": "box"},
         classes=KITTI_CLASSES,

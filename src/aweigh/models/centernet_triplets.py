@@ -8,8 +8,8 @@ edge, what is largest inside of it (section 3.3).
 
 How ours differs, beside what `cornernet` says:
 - A box's size, which decides how large its central region is, is measured in the pixels of the image the network sees;
-  the authors' network sees pictures in their own size.
-- The authors drop boxes that reach 5 pixels or more beyond the picture; ours end at its edge.
+  the authors' network sees images in their own size.
+- The authors drop boxes that reach 5 pixels or more beyond the image; ours end at its edge.
 
 Legend: B images, C classes, P pairs, k centres.
 """

@@ -20,7 +20,7 @@ How ours differs:
   are none, at a score of 0, take part. A box has an area, and lies in its image.
 - What lies in a region to ignore, is uncertain, or of a class an image was not labelled for, gives no loss in the heat
   maps, to one cell beyond its edge.
-- Prediction is of one picture; the authors' tests add its mirror image, as test augmentation can.
+- Prediction is of one image; the authors' tests add its mirror image, as test-time augmentation can.
 
 Legend: B images, C classes, H x W cells of the map, N objects of all images that are learned, S stacks, k points of a
 kind, P pairs.

@@ -11,13 +11,14 @@ the resize step. D2 to D6 were released for 640 px as well (AP 41.7, 44.0, 45.7,
 
 How ours differs from the authors' code and from effdet, to which it is equal for the same weights:
 - Boxes are xyxy everywhere; conversion of weights exchanges the rows of y and x.
-- Any size that the body takes will do. Batches are padded to multiples of the coarsest stride, not to a square;
-  published weights are built with their own square (`stride_divisor`), as the body's squeeze and excitation sees it.
+- Any size that the backbone takes will do. Batches are padded to multiples of the coarsest stride, not to a square;
+  published weights are built with their own square (`stride_divisor`), as the backbone's squeeze and excitation sees
+  it.
 - Regions marked `ignore` (crowd, difficult) give no classification loss at anchors centred inside; the authors drop
   such annotations. What is uncertain, and classes an image was not labelled for, give no negative loss.
 - A box that overlaps no anchor is learned by none (theirs: by the very first). The number of positives is the mean over
   all processes. An enlargement ends at 1000 / 16, as in torchvision, so that it cannot overflow.
-- No stochastic depth in the body, so that a loss does not depend on the mode.
+- No stochastic depth in the backbone, so that a loss does not depend on the mode.
 
 Legend: B images, A anchors over all levels, K anchors in each cell, C classes, H x W cells of a level, N boxes of one
 image, P positive anchors.
@@ -366,7 +367,7 @@ def _builder(scaling: Scaling) -> Builder:
 
 BUILDERS = {f"efficientdet_{row}": _builder(scaling) for row, scaling in SCALING.items()}
 
-# What differs from the builder's defaults in each kind of weights. The pictures of AdvProp and AutoAugment
+# What differs from the builder's defaults in each kind of weights. The images of AdvProp and AutoAugment
 # (Det-AdvProp.md) were padded with black, ours are with grey.
 _KINDS: dict[str, dict[str, Any]] = {
     "tensorflow": {},

@@ -20,7 +20,7 @@ step of a cell      its stride           padded // grid          padded // grid 
 RoIAlign            by half a pixel,     not shifted,            not shifted,          by half a pixel,
                     2 x 2 points         2 x 2 points            2 x 2 points          one for each pixel
 proposals learned   2,000                2,000                   2,000                 1,000
-body                ImageNet             ImageNet                ImageNet              stride in the 1x1, BGR
+backbone            ImageNet             ImageNet                ImageNet              stride in the 1x1, BGR
 ==================  ===================  ======================  ====================  ======================
 
 Forms on one map, at stride 16:
@@ -31,7 +31,7 @@ value               C4 (ResNet)                                 VGG-16 (the firs
 anchors             32, 64, 128, 256, 512 px in three ratios    128, 256, 512 px in three ratios
 regions             RoIAlign, 14 x 14                           RoIPool, 7 x 7
 suppression         IoU above 0.5                               IoU above 0.3
-second stage        the last stage of the body, then the mean   the body's two fully connected layers
+second stage        the backbone's last stage, then the mean    the backbone's two fully connected layers
 proposals           12,000 and 2,000; tested: 6,000 and 1,000   12,000 and 2,000; tested: 6,000 and 300
 ==================  ==========================================  =====================================================
 
@@ -46,7 +46,7 @@ How ours differs:
 - Torchvision's published heads have rows for ids of COCO that are no class: they take part in the softmax
   (`unused_rows`), and are no answers.
 - On VGG-16 nothing is dropped out behind the fully connected layers, since that would be drawn at random, and anchors
-  across the edge of the picture learn, as in all later forms.
+  across the edge of the image learn, as in all later forms.
 
 Legend: B images, C classes, R regions, K detections of an image, N boxes of one image.
 """
@@ -401,11 +401,11 @@ _VGG16 = {
 }
 TORCHVISION = {"rounded_anchors": True, "fitted_steps": True, "aligned": False}
 TORCHVISION_V2 = TORCHVISION | {"neck_norm": "bn", "rpn_convs": 2, "box_head": "4conv1fc", "head_norm": "bn"}
-# Both maps of the body lie at stride 32, and each cell of every level has 15 anchors. Torchvision chooses the level of
-# a region between the strides of the maps, which are equal: all regions are read from the first map.
+# Both maps of the backbone lie at stride 32, and each cell of every level has 15 anchors. Torchvision chooses the level
+# of a region between the strides of the maps, which are equal: all regions are read from the first map.
 _MOBILENET = TORCHVISION | {"anchor_sizes": _SIZES, "levels_read": 1, "proposal_threshold": 0.05}
 _MOBILENET_320 = _MOBILENET | {"test_proposals": (150, 150)}  # for images of 320 px
-# On MSRA's body, whose batch normalisation and first two stages stay as they are.
+# On MSRA's backbone, whose batch normalisation and first two stages stay as they are.
 DETECTRON2 = {
     "stride_in_1x1": True,
     "backbone_norm": "frozen_bn",

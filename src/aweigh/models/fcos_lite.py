@@ -63,7 +63,7 @@ from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import PublishedWeights
 
 # Half the weights of Li et al. 2020, section 4 (the distribution's counts each of the four sides): ours, because from a
-# few thousand pictures the classes are learned last, and box losses at full weight hold them back.
+# few thousand images the classes are learned last, and box losses at full weight hold them back.
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 1.0, 0.125
 
 # Pixels of max(l, t, r, b) that each level is responsible for: FCOS's for strides 8 to 32, and all above (FCOS 3.2).

@@ -101,7 +101,7 @@ class FCOSProposer(nn.Module):
 
 
 class _MapsFromOutside(nn.Module):
-    """In the place of FCOS's body and neck."""
+    """In the place of FCOS's backbone and neck."""
 
     def __init__(self, strides: Sequence[int]) -> None:
         super().__init__()

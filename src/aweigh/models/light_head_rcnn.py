@@ -3,7 +3,7 @@
 What is read for a region are ten thin channels, each with a map of its own for each of 7 x 7 cells (position-sensitive
 RoIAlign), and one fully connected layer follows. A convolution of 15 x 15 in two separable halves makes these maps.
 `models/faster_rcnn.py` is all the rest. The large form stands on ResNet-101 whose last stage is dilated; the small
-form, in which ShuffleNet V2 (Ma et al., ECCV 2018, section 4) is compared with its peers, on bodies as they are.
+form, in which ShuffleNet V2 (Ma et al., ECCV 2018, section 4) is compared with its peers, on backbones as they are.
 
 ====================================  ================  ================
 value                                 large             small

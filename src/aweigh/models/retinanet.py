@@ -17,12 +17,12 @@ divided by       objects' anchors   the same           the same            a mov
                  of each image
 anchors          exact              whole pixels       whole pixels        exact
 step of a cell   its stride         padded // grid     padded // grid      its stride
-body             ImageNet           ImageNet           ImageNet            stride in the 1x1, BGR 0-255
+backbone         ImageNet           ImageNet           ImageNet            stride in the 1x1, BGR 0-255
 detections       100                300                300                 100
 ===============  =================  =================  ==================  ===========================
 
 How ours differs:
-- A box that no anchor touches (outside the picture) teaches none; torchvision then takes every anchor that overlaps
+- A box that no anchor touches (outside the image) teaches none; torchvision then takes every anchor that overlaps
   nothing for an object.
 - Regions marked `ignore` (crowd, difficult) give no classification loss at anchors whose centre lies inside. What is
   uncertain, and classes an image was not labelled for, give no negative loss.

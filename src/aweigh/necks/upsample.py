@@ -1,4 +1,4 @@
-"""Necks that bring a body's maps back up to one map of stride 4, from which CenterNet reads.
+"""Necks that bring a backbone's maps back up to one map of stride 4, from which CenterNet reads.
 
 Papers: Zhou et al., "Objects as Points", 2019, section 5 and figure 6; Xiao et al., "Simple Baselines for Human Pose
 Estimation and Tracking", ECCV 2018 (transposed convolutions); Yu et al., "Deep Layer Aggregation", CVPR 2018.

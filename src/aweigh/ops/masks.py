@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-CROP_BYTES = 2**28  # ours: bitmaps made floats at a time, 60 objects of a picture of 800 x 1333
+CROP_BYTES = 2**28  # ours: bitmaps made floats at a time, 60 objects of an image of 800 x 1333
 
 
 def crop(

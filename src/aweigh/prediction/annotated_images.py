@@ -63,7 +63,7 @@ class AnnotatedImages:
     def framed(
         self, results: Iterable[Detections], detector: Classes, unrotated: Callable[[Path], Detections]
     ) -> Iterator[Detections]:
-        """Results of these pictures in the frame of the data, and with its category ids; see `in_frame`."""
+        """Results of these images in the frame of the data, and with its category ids; see `in_frame`."""
         classes = self.classes(detector)
         for result in results:
             yield replace(self.in_frame(result, unrotated), classes=classes)
@@ -71,8 +71,8 @@ class AnnotatedImages:
     def in_frame(self, result: Detections, unrotated: Callable[[Path], Detections]) -> Detections:
         """The detections of an image in the pixels that the boxes of the data are in.
 
-        unrotated: detections of the picture as it is stored, for one that was annotated before its EXIF rotation. A
-        picture that is of another shape than the data say has an error instead.
+        unrotated: detections of the image as it is stored, for one that was annotated before its EXIF rotation. A
+        image that is of another shape than the data say has an error instead.
         """
         path = Path(result.path or "")
         if result.error is not None or result.size_hw == self.sizes_hw[path]:
@@ -85,7 +85,7 @@ class AnnotatedImages:
         if abs(ratio - 1) <= SAME_SHAPE:
             return result.resized(wanted)
         error = (
-            f"{path}: annotations say {wanted[1]} x {wanted[0]}, the picture is {width} x {height}, another shape. "
+            f"{path}: annotations say {wanted[1]} x {wanted[0]}, the image is {width} x {height}, another shape. "
             "Correct the annotations."
         )
         return replace(Detections.empty(result.classes, error=error), path=result.path)

@@ -16,21 +16,21 @@ from aweigh.images.decode import ValueRange
 from aweigh.images.reader import read_reduced
 from aweigh.layouts.kitti import camera_beside, read_camera
 
-MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger picture is drawn smaller
+MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger image is drawn smaller
 LONGEST_JPEG = 65_500  # pixels of a side that libjpeg writes
 
 
 class Reading(TypedDict):
-    """How pictures are read, the same for the network and for the drawing."""
+    """How images are read, the same for the network and for the drawing."""
 
     exif: Literal["apply", "ignore"]
     value_range: ValueRange
 
 
 def with_camera(result: Detections, *, given: Path | None) -> Detections:
-    """The detections with the camera of their picture: of the file or folder given, else where KITTI has it.
+    """The detections with the camera of their image: of the file or folder given, else where KITTI has it.
 
-    A calibration that cannot be read is the error of its picture.
+    A calibration that cannot be read is the error of its image.
     """
 
     picture = Path(result.path or "")
@@ -49,9 +49,9 @@ def draw_each(
     reading: Reading,
     lost: Callable[[Path, Exception], object],
 ) -> Iterator[Detections]:
-    """Write each picture with its boxes to the place `drawn` has for it, and pass the result on.
+    """Write each image with its boxes to the place `drawn` has for it, and pass the result on.
 
-    lost: called with the picture and the reason where a drawing fails; its detections and the others are not lost.
+    lost: called with the image and the reason where a drawing fails; its detections and the others are not lost.
     """
     for result in results:
         source = Path(result.path or "")
@@ -64,7 +64,7 @@ def draw_each(
 
 
 def _draw(source: Path, result: Detections, target: Path, reading: Reading) -> None:
-    """A large picture is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
+    """A large image is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
     image, full_hw = read_reduced(source, drawn_hw, **reading)
     size_hw = (image.shape[0], image.shape[1])
     if size_hw != full_hw:
@@ -76,7 +76,7 @@ def _draw(source: Path, result: Detections, target: Path, reading: Reading) -> N
 
 
 def drawn_hw(height: int, width: int) -> tuple[int, int]:
-    """What `read_reduced` has to keep twice of: the whole picture, or what JPEG and the memory hold of a large one."""
+    """What `read_reduced` has to keep twice of: the whole image, or what JPEG and the memory hold of a large one."""
     factor = 1
     while factor < 8 and (height * width > MOST_DRAWN * factor**2 or max(height, width) > LONGEST_JPEG * factor):
         factor *= 2
@@ -84,9 +84,9 @@ def drawn_hw(height: int, width: int) -> tuple[int, int]:
 
 
 def drawn_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each picture with boxes goes: below `folder` as the sources lie below the folder they share, as JPEG.
+    """Where each image with boxes goes: below `folder` as the sources lie below the folder they share, as JPEG.
 
-    Pictures that differ only in their suffix keep it in the name. `UsageError` where a source would be overwritten.
+    Images that differ only in their suffix keep it in the name. `UsageError` where a source would be overwritten.
     """
 
     absolute = [path.absolute() for path in paths]

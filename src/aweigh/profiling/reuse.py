@@ -36,7 +36,7 @@ class Reuse:
 
 @torch.no_grad()
 def feature_reuse(body: ShuffleNetV2) -> Reuse:
-    """What every unit of the body reads."""
+    """What every unit of the backbone reads."""
     units = {name: module for name, module in body.named_modules() if isinstance(module, Unit)}
     sources = ("conv1", *units)[:-1]
     weights = torch.full((len(sources), len(units)), torch.nan)
@@ -60,7 +60,7 @@ def feature_reuse(body: ShuffleNetV2) -> Reuse:
 
 
 def body_of(state: State, *, what: str | Path) -> ShuffleNetV2:
-    """The ShuffleNet V2 body among the tensors of a file: of a body, a classifier, a detector or the authors.
+    """The ShuffleNet V2 backbone among the tensors of a file: of a backbone, a classifier, a detector or the authors.
 
     what: the file, for messages. `UsageError` where there is none.
     """

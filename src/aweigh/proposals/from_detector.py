@@ -1,4 +1,4 @@
-"""Proposals of a detector for every picture of a split: what `aweigh proposals` writes and `aweigh eval --proposals`
+"""Proposals of a detector for every image of a split: what `aweigh proposals` writes and `aweigh eval --proposals`
 measures.
 
 A detector with a proposal network gives what its second stage would look at. Any other gives its boxes, classes left
@@ -39,7 +39,7 @@ def propose(
     progress: Callable[[int, int], object] = lambda done, total: None,
     max_bad: float = 1.0,
 ) -> tuple[Proposals, list[Problem], list[int]]:
-    """The `number` best of each picture, in its own pixels; what was wrong with pictures, and the rows of those that
+    """The `number` best of each image, in its own pixels; what was wrong with images, and the rows of those that
     could not be read, which have none.
 
     model: in evaluation mode; its settings are changed. made: what else the file says of where they are from.
@@ -76,7 +76,7 @@ def recall_of(proposals: Proposals, split: Split, unread: Sequence[int] = ()) ->
 def prepare_to_propose(model: Detector, number: int) -> float:
     """Set how many a detector proposes, of each level and of all; returns the overlap it suppresses from."""
     if model.needs_proposals:
-        raise UsageError(f"{model.builder} proposes no regions itself; it is told where to look.")
+        raise UsageError(f"{model.builder} proposes no regions itself; it needs proposals.")
     known = settings_of(model)
     if model.propose is not None:
         change_settings(model, {"proposer.test_proposals": (number, number)})

@@ -41,7 +41,7 @@ def from_coco_results(
     """A list of `image_id`, `bbox` (xywh in pixels) and `score`; what class a box is of is not looked at.
 
     own_ids: the image ids are those of the split, though nothing in the file says so. Returns the proposals of the
-    split's pictures, and remarks on what could not be used.
+    split's images, and remarks on what could not be used.
     """
     results = read_results_file(path)
     row_of, _ = results.joined(
@@ -67,10 +67,10 @@ def from_coco_results(
             of_row[row].append(values)
     if unknown and not any(of_row):
         raise DataError(
-            f"{path}: no box is for a picture of {split.name} ({split.root}); its image ids are "
+            f"{path}: no box is for an image of {split.name} ({split.root}); its image ids are "
             f"{', '.join(list(unknown)[:4])}, those here {', '.join(map(str, split.image_ids[:4].tolist()))}."
         )
-    others = f"{counted(unknown.total(), 'box')} of {counted(len(unknown), 'other picture')} left out"
+    others = f"{counted(unknown.total(), 'box')} of {counted(len(unknown), 'other image')} left out"
     remarks = [others] * bool(unknown)
     remarks += _without(sum(not boxes for boxes in of_row), len(split))
     found = [([box[:4] for box in boxes], [box[4] for box in boxes]) for boxes in of_row]
@@ -95,7 +95,7 @@ def from_selective_search(
     """The MATLAB files that came with R-CNN and Fast R-CNN: `images`, a cell array of names without suffix, and
     `boxes`, one of `[n, 4]` (y0, x0, y1, x1), counted from 1, the last pixel included, best first.
 
-    Pictures are found by their names without folder and suffix; the scores are made up, falling from 1.
+    Images are found by their names without folder and suffix; the scores are made up, falling from 1.
     """
     content = read_mat(path)
     names, boxes = content.get("images"), content.get("boxes")
@@ -114,7 +114,7 @@ def from_selective_search(
     found = sum(stem in of_name for stem in stems)
     if not found:
         raise DataError(
-            f"{path}: none of the {counted(len(split), 'picture')} of {split.name} ({split.root}) is in it; it names "
+            f"{path}: none of the {counted(len(split), 'image')} of {split.name} ({split.root}) is in it; it names "
             f"{', '.join(printable(name) for name in list(of_name)[:3])}, here are {', '.join(stems[:3])}."
         )
 
@@ -125,4 +125,4 @@ def from_selective_search(
 
 
 def _without(missing: int, pictures: int) -> list[str]:
-    return [f"{missing} of {counted(pictures, 'picture')} without a box in it"] if missing else []
+    return [f"{missing} of {counted(pictures, 'image')} without a box in it"] if missing else []

@@ -1,6 +1,6 @@
 """`kitti`: a folder with one `.txt` per image, KITTI's label files with a score as the 16th column.
 
-Holds no masks and keypoints; -1, -1000 and -10 stand where a place in space is not known.
+Holds no masks and keypoints; -1, -1000 and -10 stand where a 3D box is not known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aweigh.results.format import FileEach
 
 
 def kitti_text(found: Detections) -> str:
-    """A label file with scores. Where a detection has no cuboid or its picture no camera, KITTI's "not known"."""
+    """A label file with scores. Where a detection has no cuboid or its image no camera, KITTI's "not known"."""
     lines = []
     spaces = [NOT_KNOWN] * len(found)
     alphas = [-10.0] * len(found)

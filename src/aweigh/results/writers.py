@@ -55,7 +55,7 @@ class DetectionWriter:
 
     def __init__(self, out: str | Path, format: str = "jsonl", *, image_ids: Sequence[int] | None = None) -> None:
         self.count, self._image_ids = 0, image_ids
-        self.renamed: list[str] = []  # the first pictures whose file is not called as they are, each with its name
+        self.renamed: list[str] = []  # the first images whose file is not called as they are, each with its name
         self.renamed_count = 0
         self._names = {CLASS_LIST}
         path, known = None if str(out) == "-" else Path(out), format_named(format)
@@ -103,7 +103,7 @@ class DetectionWriter:
             write_text(folder / CLASS_LIST, "".join(f"{escaped(name)}\n" for name in classes.names))
 
     def _free_name(self, path: str | None, number: int, ending: str) -> str:
-        """The stem of the picture's file; with a number where another picture has it already."""
+        """The stem of the image's file; with a number where another image has it already."""
         stem = Path(path).stem if path else f"{number:06d}"
         name, further = fitting_name(stem, ending), 1
         while name in self._names:

@@ -1,1 +1,1 @@
-"""Running a detector, whatever computes it: engines, and the views of test augmentation."""
+"""Running a detector, whatever computes it: engines, and the views of test-time augmentation."""

@@ -1,6 +1,7 @@
 """What computes a network: the contract between the predictor and an engine, and the batch of images it is given.
 
-Reading, resizing, test augmentation, drawing and writing are the same whatever the engine, since none of them knows it.
+Reading, resizing, test-time augmentation, drawing and writing are the same whatever the engine, since none of them
+knows it.
 """
 
 from __future__ import annotations

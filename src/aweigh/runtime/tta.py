@@ -1,7 +1,7 @@
-"""Test-time augmentation: look at a picture mirrored and in several sizes, and merge what is found.
+"""Test-time augmentation: look at an image mirrored and in several sizes, and merge what is found.
 
-A detector that predicts heat maps averages those of a picture and its mirror image (`average_flipped`), as CenterNet's
-authors do. For any other, and over sizes, detections are brought back to the pixels of the picture and merged. Papers:
+A detector that predicts heat maps averages those of an image and its mirror image (`average_flipped`), as CenterNet's
+authors do. For any other, and over sizes, detections are brought back to the pixels of the image and merged. Papers:
 Zhou et al., "Objects as Points", 2019, sections 4 and 5.1; Bodla et al., "Soft-NMS", 2017; Solovyev et al., "Weighted
 boxes fusion", 2021.
 
@@ -32,9 +32,9 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # "Objects as Points", section 5.1
 
 @dataclass(frozen=True)
 class TTA:
-    """How a picture is looked at; as it is made, once and as it is.
+    """How an image is looked at; as it is made, once and as it is.
 
-    flip: mirrored as well. scales: factors on the size that the picture is resized to. merge: what becomes of boxes of
+    flip: mirrored as well. scales: factors on the size that the image is resized to. merge: what becomes of boxes of
     one class that overlap. `"nms"` keeps the best, from the detector's own IoU on; `"soft"` lowers the others' scores
     by `exp(-IoU^2 / 0.5)`; `"weighted"` makes their mean (`geometry.fusion`). None: `"soft"` for a detector whose maps
     are averaged, as its authors, else `"nms"`. flip_pairs: classes that change places in a mirror, as in training.
@@ -58,7 +58,7 @@ class TTA:
 
     @property
     def plain(self) -> bool:
-        """Whether a picture is looked at once, and as it is."""
+        """Whether an image is looked at once, and as it is."""
         return not self.flip and self.scales == (1.0,)
 
     def resizes(self, resize: Resize) -> list[Resize]:
@@ -87,7 +87,7 @@ class TTA:
         text = "; ".join([*flip, *scales, *([f"merged by {method}"] if method else [])])
         classes = engine.classes
         pairs = describe_pairs("classes", classes.names, self.class_pairs(classes)) if self.flip else []
-        return [f"test augmentation: {text or 'none'}", *pairs]
+        return [f"test-time augmentation: {text or 'none'}", *pairs]
 
     def to_dict(self, engine: Engine) -> dict[str, Any]:
         """As JSON can hold it, with the method that is used."""

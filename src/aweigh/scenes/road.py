@@ -25,9 +25,9 @@ from aweigh.scenes.shapes import Array, Random
 
 CAMERA_HEIGHT = 1.65  # metres, KITTI's
 NEAREST, FARTHEST = 6.0, 55.0  # metres
-ASPECT = 0.3  # height of a picture by its width, 384 x 1280
+ASPECT = 0.3  # height of an image by its width, 384 x 1280
 LEAST_PIXELS = 30  # of an object; what shows less is not placed
-# Of the pixels an object has in the picture, those that others leave in sight: KITTI's levels 0, 1 and 2 begin here.
+# Of the pixels an object has in the image, those that others leave in sight: KITTI's levels 0, 1 and 2 begin here.
 IN_SIGHT = (0.95, 0.5, 0.15)
 
 # Names, how often they come, and smallest and largest height, width and length in metres (ours, near KITTI's).
@@ -103,14 +103,14 @@ def write_road(
 ) -> Path:
     """Write a KITTI data set: `training/image_2`, `label_2`, `calib`, and the lists `ImageSets/{split}.txt`.
 
-    width: of the pictures, pixels; the height is 0.3 of it, to the next 32. The folder appears when it is complete; one
+    width: of the images, pixels; the height is 0.3 of it, to the next 32. The folder appears when it is complete; one
     that holds something already is a `UsageError`.
     """
     check_reach("size", width)
     check_reach("seed", seed)
     size_hw = picture_size(width)
     if min(train, val, test) < 0 or train + val + test == 0:
-        raise UsageError(f"The numbers of pictures must be 0 or more and not all 0, got {train}, {val}, {test}.")
+        raise UsageError(f"The numbers of images must be 0 or more and not all 0, got {train}, {val}, {test}.")
     with atomic_folder(out) as folder:
         for name in ("training/image_2", "training/label_2", "training/calib", "ImageSets"):
             (folder / name).mkdir(parents=True)
@@ -130,9 +130,9 @@ def write_road(
 
 
 def picture_size(width: int) -> tuple[int, int]:
-    """Height and width of a picture: 384 x 1280, 128 x 416."""
+    """Height and width of an image: 384 x 1280, 128 x 416."""
     if width < 160:
-        raise UsageError(f"Pictures of a road need a width of at least 160 pixels, got {width}.")
+        raise UsageError(f"Images of a road need a width of at least 160 pixels, got {width}.")
     return 32 * max(1, round(ASPECT * width / 32)), width
 
 
@@ -157,7 +157,7 @@ class _Placed:
     solid: Array  # [7]
     colour: Colour
     truncated: float
-    pixels: int = 0  # in the picture, if it stood alone
+    pixels: int = 0  # in the image, if it stood alone
     box: tuple[float, float, float, float] = field(default=(0, 0, 0, 0))
 
 
@@ -178,7 +178,7 @@ class _Stage:
         on_road = kind != "Pedestrian" or self.random.random() < 0.3
         for _ in range(20):
             z = math.exp(self.random.uniform(math.log(NEAREST), math.log(FARTHEST)))
-            reach = min(14.0, 0.95 * z)  # a little beyond the edge of the picture
+            reach = min(14.0, 0.95 * z)  # a little beyond the edge of the image
             x = self.random.uniform(-reach, reach)
             if on_road and kind != "Pedestrian" and self.random.random() < 0.6:
                 x = float(self.random.choice([-3.2, 0.1, 3.3])) + self.random.normal(0, 0.3)
@@ -207,7 +207,7 @@ class _Stage:
         return seen[:, :2] / seen[:, 2:]
 
     def _truncation(self, solid: Array) -> float:
-        """The share of the box round an object that lies outside the picture."""
+        """The share of the box round an object that lies outside the image."""
         pixels = self._pixels(self._corners(solid))
         low, high = pixels.min(axis=0), pixels.max(axis=0)
         inside = np.clip(np.minimum(high, self.size_hw[::-1]) - np.maximum(low, 0), 0, None)

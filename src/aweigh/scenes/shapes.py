@@ -25,7 +25,7 @@ from aweigh.files import atomic_folder
 from aweigh.scenes.textures import ground, texture, two_colors
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
-KEYPOINTS = ("top", "right", "bottom", "left", "centre")  # of the whole shape, in the frame of the picture
+KEYPOINTS = ("top", "right", "bottom", "left", "centre")  # of the whole shape, in the frame of the image
 SKELETON = ((1, 5), (2, 5), (3, 5), (4, 5))  # 1-based, as COCO has it
 
 LEAST_VISIBLE = 0.3  # of the whole shape; what would be covered further is not placed
@@ -41,7 +41,7 @@ class Scene:
     """image: `(H, W, 3)` uint8. labels: `[N]` int64, rows of `SHAPES`. masks: `[N, H, W]` bool, the visible pixels.
 
     boxes: `[N, 4]` float32 xyxy, tight round the visible mask. keypoints: `[N, 5, 3]` float32 `(x, y, v)`, v is 2 when
-    seen, 1 when covered by another shape, 0 (with x = y = 0) when outside the picture. crowd: `[N]` bool.
+    seen, 1 when covered by another shape, 0 (with x = y = 0) when outside the image. crowd: `[N]` bool.
     """
 
     image: Array
@@ -73,9 +73,9 @@ def write_synthetic(
     check_reach("size", size)
     check_reach("seed", seed)
     if size < 64:
-        raise UsageError(f"Synthetic pictures need a size of at least 64 pixels, got {size}.")
+        raise UsageError(f"Synthetic images need a size of at least 64 pixels, got {size}.")
     if min(train, val, test) < 0 or train + val + test == 0:
-        raise UsageError(f"The numbers of pictures must be 0 or more and not all 0, got {train}, {val}, {test}.")
+        raise UsageError(f"The numbers of images must be 0 or more and not all 0, got {train}, {val}, {test}.")
     with atomic_folder(out) as folder:
         for number, (name, count) in enumerate((("train", train), ("val", val), ("test", test))):
             if count:
@@ -103,14 +103,14 @@ def render(
 
 
 class _Stage:
-    """The picture so far, and who owns each pixel (-1: the ground)."""
+    """The image so far, and who owns each pixel (-1: the ground)."""
 
     def __init__(self, image: Array, random: Random) -> None:
         self.image, self.random = image, random  # image: (H, W, 3) in [0, 1]
         self.owner = np.full(image.shape[:2], -1, dtype=np.int64)
         self.labels: list[int] = []
         self.crowd: list[bool] = []
-        self.whole: list[int] = []  # pixels of each whole shape, also beyond the picture
+        self.whole: list[int] = []  # pixels of each whole shape, also beyond the image
         self.points: list[Array] = []
         self.places: list[tuple[float, float, float]] = []
         angle = random.uniform(0, 2 * math.pi)
@@ -215,7 +215,7 @@ class _Shape:
         self.inside: Array = self.distance <= 0
 
     def in_picture(self, shape_hw: tuple[int, ...]) -> tuple[slice, slice, tuple[slice, slice]]:
-        """The rows and columns of the picture under the window, and the part of the window that they are."""
+        """The rows and columns of the image under the window, and the part of the window that they are."""
         height, width = shape_hw[:2]
         side = self.inside.shape[0]
         y0, y1 = sorted((np.clip(self.top, 0, height), np.clip(self.top + side, 0, height)))

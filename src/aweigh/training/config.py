@@ -79,7 +79,7 @@ class TrainConfig:
     save_every: Whole = 0
     """Steps between saved states of the run, beside the end of each epoch; 0 saves every ten minutes."""
     max_bad: Share = 0.01
-    """Share of pictures that may turn out to be unreadable before the run stops."""
+    """Share of images that may turn out to be unreadable before the run stops."""
     strict: bool = False
     """Refuse to train on data with problems, instead of mending or leaving them out."""
     tensorboard: bool = False

@@ -198,7 +198,7 @@ def save_checkpoint(run: Run, name: str, metrics: Mapping[str, Any]) -> None:
 
 
 def tell_problems(run: Run, log: RunLog) -> None:
-    """Each picture that was skipped or mended while reading, in any process, once."""
+    """Each image that was skipped or mended while reading, in any process, once."""
     training = [problem for own in distributed.gather(run.loader.problems) for problem in own]
     of_all = f"{len(run.data.val) - len(run.unread)} of {counted(len(run.data.val), 'image')}" if run.data.val else ""
     if run.unread and of_all not in run.told:

@@ -172,7 +172,7 @@ def _begin(run: Run, origin: Mapping[str, str] | None, extend: state.Extend) -> 
 
 
 def _tell_beforehand(run: Run, log: RunLog, origin: Mapping[str, str] | None, remark: str) -> None:
-    """What the user should see before the first step: lines, and pictures of what goes in."""
+    """What the user should see before the first step: lines, and images of what goes in."""
     known = other_recipes(run.config.model, origin or {})
     for line in filter(None, [*start_report(run), known, run.batch_note, str(run.schedule), remark]):
         log.say(line)
@@ -191,7 +191,7 @@ def save_config(run: Run, origin: Mapping[str, str] | None) -> None:
 
 
 def finish(run: Run, log: RunLog) -> None:
-    """The pictures of the best weights, and the last line."""
+    """The images of the best weights, and the last line."""
     if run.data.val is not None:
         best, _ = load_model(run.folder / "best.safetensors", device=run.device)
         save_predictions(TorchEngine(best, run.how), run.resize, run.data.val, run.folder / "val_predictions.png")

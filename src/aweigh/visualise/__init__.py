@@ -1,2 +1,2 @@
-"""What one looks at: boxes, masks and keypoints on pictures (`pictures.py`), several on a sheet (`sheet.py`), objects
+"""What one looks at: boxes, masks and keypoints on images (`pictures.py`), several on a sheet (`sheet.py`), objects
 in space on them and from above (`space.py`), curves and matrices (`charts.py`)."""

@@ -30,7 +30,7 @@ GREY, BLUE, ORANGE, RED, BLACK = "#b4bac4", "#2f7fd6", "#ee7a1a", "#c0392b", "#1
 
 
 def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
-    """Write a picture of a training log: the losses, then validation's metrics, then the learning rate.
+    """Write an image of a training log: the losses, then validation's metrics, then the learning rate.
 
     rows: one mapping per line of the log, with `epoch` (or `step`) and numbers. Nested mappings are read as
     `outer/inner`. A number whose name holds `loss` is a loss, dashed if the name begins with `val`; one whose last
@@ -86,7 +86,7 @@ def curves(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
 def precision_recall(
     classes: Sequence[PrecisionRecall], together: PrecisionRecall, path: str | Path, *, iou: float, title: str = ""
 ) -> Path:
-    """Write a picture: precision over recall on the left, F1 over the score threshold on the right.
+    """Write an image: precision over recall on the left, F1 over the score threshold on the right.
 
     classes: one entry each; of more than ten, those with the ten best AP are blue and named, those with the ten worst
     orange, the others grey. together: all of them, drawn black. A dot is where F1 is best. title: of what, in front.
@@ -137,7 +137,7 @@ def precision_recall(
 def confusion(
     counts: np.ndarray, names: Sequence[str], path: str | Path, *, min_score: float, iou: float, title: str = ""
 ) -> Path:
-    """Write a picture of a confusion matrix, under its title and thresholds.
+    """Write an image of a confusion matrix, under its title and thresholds.
 
     counts: `[C + 1, C + 1]`, rows the truth, columns what was predicted; the last column holds missed objects, the last
     row false positives, detections where nothing is. Blue is the share of the row, orange the share that false
@@ -212,7 +212,7 @@ def _draw_worst(axes: Any, counts: np.ndarray, names: Sequence[str]) -> None:
 def feature_reuse(
     weights: np.ndarray, channels: np.ndarray, sources: Sequence[str], blocks: Sequence[str], path: str | Path
 ) -> Path:
-    """Write a picture of feature reuse: how strongly each block reads each earlier one, and over how many channels.
+    """Write an image of feature reuse: how strongly each block reads each earlier one, and over how many channels.
 
     weights: `[S, L]`, mean absolute weight of what block l reads of source s, NaN where it reads nothing. channels:
     `[S, L]`, how many channels that is. sources, blocks: their names. Each column is divided by its largest value: the

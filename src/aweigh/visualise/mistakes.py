@@ -30,7 +30,7 @@ from aweigh.visualise.colours import IGNORED, PALETTE
 from aweigh.visualise.pictures import draw_boxes
 from aweigh.visualise.sheet import enlarged, grid
 
-CELL = 600  # long side of a picture in the sheet of the worst
+CELL = 600  # long side of an image in the sheet of the worst
 USUAL_SCORE = 0.5  # the threshold where no detection is right, so that no F1 can decide
 RIGHT, WRONG = PALETTE[1], PALETTE[8]  # blue and orange, which people who confuse red and green tell apart
 

@@ -53,7 +53,7 @@ def draw_detections(
     if kept.masks is not None:
         picture_hw = _size_hw(image)
         if kept.size_hw != picture_hw:
-            raise UsageError(f"Masks for a picture of {kept.size_hw} do not fit one of {picture_hw} (height, width).")
+            raise UsageError(f"Masks for an image of {kept.size_hw} do not fit one of {picture_hw} (height, width).")
         windows = kept[np.arange(len(kept))[::-1]].windows()  # in the order they are drawn, the best last
     if skeleton is None and kept.keypoint_set is not None:
         skeleton = kept.keypoint_set.joints
@@ -88,7 +88,7 @@ def draw_objects(
     windows = None
     if masks is not None:
         if masks.shape[1:] != _size_hw(image):
-            raise UsageError(f"Masks of {masks.shape[1:]} do not fit a picture of {_size_hw(image)} (height, width).")
+            raise UsageError(f"Masks of {masks.shape[1:]} do not fit an image of {_size_hw(image)} (height, width).")
         windows = _windows_of(masks[::-1])
     return _draw(
         image, boxes, colours, captions,
@@ -137,7 +137,7 @@ def draw_heat_map(image: Drawable, heat: np.ndarray, *, opacity: float = 0.75, c
 
 
 def as_picture(image: Drawable) -> Image.Image:
-    """A new RGB picture of what can be drawn on."""
+    """A new RGB image of what can be drawn on."""
     if isinstance(image, Image.Image):
         return image.convert("RGB").copy()
     pixels = _channels_last(image)
@@ -179,7 +179,7 @@ def _draw(
     captions = [escaped(caption) for caption in captions]
     short = min(picture.size)
     width = max(1, round(short / (220 if len(boxes) <= CROWD else 330)))  # 2 px at 480, 4 px at 800
-    least = 10 if short < 300 else 12  # letters would cover most of a small picture
+    least = 10 if short < 300 else 12  # letters would cover most of a small image
     font = font_of(max(least, round(short / (32 if len(boxes) <= 12 else 38))))
     ignored = ignored if ignored is not None else [False] * len(boxes)
     opacities = opacities if opacities is not None else [1.0] * len(boxes)
@@ -214,7 +214,7 @@ def _draw(
 
 
 def _inside(box: Sequence[float], size_wh: tuple[int, int]) -> Box:
-    """Whole pixels, first and last inside the box, kept inside the picture."""
+    """Whole pixels, first and last inside the box, kept inside the image."""
     x0, y0, x1, y1 = box
     last_x, last_y = size_wh[0] - 1, size_wh[1] - 1
     left, top = min(max(round(x0), 0), last_x), min(max(round(y0), 0), last_y)

@@ -1,4 +1,4 @@
-"""Several pictures side by side on one sheet, with captions."""
+"""Several images side by side on one sheet, with captions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aweigh.visualise.labels import font_of
 
 
 def enlarged(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with a long side of so many pixels."""
+    """The image with a long side of so many pixels."""
     width, height = (max(1, round(length * side / max(picture.size))) for length in picture.size)
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
@@ -27,15 +27,15 @@ def grid(
     cell_wh: tuple[int, int] | None = None,
     title: str = "",
 ) -> Image.Image:
-    """Pictures side by side in cells of one size, each scaled to fit, with a caption of up to two lines below if given.
+    """Images side by side in cells of one size, each scaled to fit, with a caption of up to two lines below if given.
 
     columns: about as many as rows when not given. cell_wh: the size of a cell; when not given, that of the largest
-    picture, but no wider than makes the whole 2400 pixels. title: one line above all.
+    image, but no wider than makes the whole 2400 pixels. title: one line above all.
     """
     if not pictures:
-        raise UsageError("grid needs at least one picture.")
+        raise UsageError("grid needs at least one image.")
     if captions is not None and len(captions) != len(pictures):
-        raise UsageError(f"grid: {counted(len(pictures), 'picture')} but {counted(len(captions), 'caption')}.")
+        raise UsageError(f"grid: {counted(len(pictures), 'image')} but {counted(len(captions), 'caption')}.")
     columns = min(len(pictures), columns or math.ceil(math.sqrt(len(pictures))))
     if cell_wh is None:
         width, height = (max(picture.size[axis] for picture in pictures) for axis in (0, 1))

@@ -1,4 +1,4 @@
-"""Objects in space: their cuboids on the picture, their front crossed out, and where they stand, seen from above."""
+"""Objects in space: their cuboids on the image, their front crossed out, and where they stand, seen from above."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RING = 10.0  # metres between two lines
 
 
 def draw_in_space(image: Drawable, detections: Detections, *, min_score: float = 0.0) -> Image.Image:
-    """The picture with the cuboid of every detection of at least `min_score`, and beside it the view from above.
+    """The image with the cuboid of every detection of at least `min_score`, and beside it the view from above.
 
     image: as for `draw_detections`. detections: in its pixels, with its camera
     (`UsageError` without). The nearest is on top.
@@ -45,7 +45,7 @@ def draw_in_space(image: Drawable, detections: Detections, *, min_score: float =
 def birds_eye(
     solids: np.ndarray, colours: Sequence[Colour], *, height: int, camera: np.ndarray | None = None, scale: int = 3
 ) -> Image.Image:
-    """Solids `[N, 7]` from above, the camera below in the middle, lines every ten metres: a picture of this height.
+    """Solids `[N, 7]` from above, the camera below in the middle, lines every ten metres: an image of this height.
 
     It shows what is up to 60 metres ahead, or as far as the farthest stands. camera: `[3, 4]`, whose field of view is
     drawn. scale: how much larger it is drawn before it is shrunk, so that slanted lines are smooth.
@@ -66,7 +66,7 @@ def birds_eye(
         box = (*place((-away, away)), *place((away, -away)))
         draw.arc(box, 180, 360, fill=LINES, width=scale)
     if camera is not None:
-        side = camera[0, 2] / camera[0, 0]  # of a picture whose middle is the principal point
+        side = camera[0, 2] / camera[0, 0]  # of an image whose middle is the principal point
         for sign in (-1, 1):
             draw.line((*place((0, 0)), *place((sign * float(side) * reach, reach))), fill=LINES, width=scale)
     for index in range(len(solids)):

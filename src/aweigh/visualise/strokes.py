@@ -54,7 +54,7 @@ def hatch(picture: Image.Image, box: Box, colour: Colour, width: int) -> None:
 def paint_mask(
     picture: Image.Image, inside: np.ndarray, corner: tuple[int, int], colour: Colour, width: int, opacity: float
 ) -> None:
-    """The mask as a translucent area with a firm edge. inside: `[h, w]` bool, from the picture's pixel `corner` on."""
+    """The mask as a translucent area with a firm edge. inside: `[h, w]` bool, from the image's pixel `corner` on."""
     if not inside.any():
         return
     core = _eroded(inside, max(1, width // 2))

@@ -2,7 +2,7 @@
 
 from aweigh.classes import Classes
 
-# Mean and deviation of its pictures' colours, RGB in `[0, 1]`, as CornerNet's and CenterNet's authors have them.
+# Mean and deviation of its images' colours, RGB in `[0, 1]`, as CornerNet's and CenterNet's authors have them.
 COCO_MEAN = (0.47026115, 0.44719302, 0.40789654)
 COCO_STD = (0.27809835, 0.27408164, 0.28863828)
 

@@ -1,6 +1,6 @@
 """Published ImageNet weights of backbones.
 
-`imagenet_record` gives torchvision's file for the bodies of the papers, whose names, addresses and accuracies are
+`imagenet_record` gives torchvision's file for the backbones of the papers, whose names, addresses and accuracies are
 written down here, that of DLA-34's authors, and for any other timm model the file timm names, if its name carries a
 checksum.
 """

@@ -1,4 +1,4 @@
-"""Folders of classes: what is found, what is refused, and pictures that are the same whoever reads them."""
+"""Folders of classes: what is found, what is refused, and images that are the same whoever reads them."""
 
 import os
 from pathlib import Path
@@ -54,9 +54,9 @@ def test_val_is_used_where_it_is_there(folder: Path) -> None:
         ([], r"there is no .*train"),
         (["train/a.png"], "no folder, so no class"),
         (["train/a/1.png"], "only one class, 'a'"),
-        (["train/a/1.png", "train/b/notes.txt"], "Class 'b' has no picture"),
+        (["train/a/1.png", "train/b/notes.txt"], "Class 'b' has no image"),
         (["train/a/1.png", "train/b/1.png", "val/c/1.png"], "the class 'c', which .*train does not"),
-        (["train/a/1.png", "train/b/1.png", "val/a/notes.txt"], "holds no picture"),
+        (["train/a/1.png", "train/b/1.png", "val/a/notes.txt"], "holds no image"),
     ],
 )
 def test_folders_that_cannot_be_trained_on(tmp_path: Path, files: list[str], said: str) -> None:

@@ -155,7 +155,7 @@ def test_nothing_can_be_read(tmp_path: Path) -> None:
         (tmp_path / "data" / "train" / kind).mkdir(parents=True)
         for number in range(3):
             (tmp_path / "data" / "train" / kind / f"{number}.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="None of the 4 pictures"):
+    with pytest.raises(DataError, match="None of the 4 images"):
         train_classifier(config_of(tmp_path / "data", tmp_path / "run"), console=quiet())
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a run: what the network sees, and what is wrong with the results."""
+"""The images of a run: what the network sees, and what is wrong with the results."""
 
 import itertools
 import json
@@ -150,7 +150,7 @@ def test_the_name_of_a_data_set_is_that_of_its_folder(toys, tmp_path, monkeypatc
 
 
 def test_boxes_lie_on_a_picture_of_another_size_than_declared(toys, tmp_path, monkeypatch):
-    """Truth and results are in the declared size; the file may hold the picture at twice that."""
+    """Truth and results are in the declared size; the file may hold the image at twice that."""
     val = load_split(toys, "val")
     for path in val.paths:
         with Image.open(path) as picture:

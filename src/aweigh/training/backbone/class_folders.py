@@ -1,7 +1,7 @@
-"""Pictures sorted into folders by class, as ImageNet comes: FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg.
+"""Images sorted into folders by class, as ImageNet comes: FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg.
 
-Where there is no `val`, a tenth of each class is set aside. What is random in a picture depends on (seed, epoch, index)
-alone, whichever process reads it. A picture that cannot be read is skipped and named.
+Where there is no `val`, a tenth of each class is set aside. What is random in an image depends on (seed, epoch, index)
+alone, whichever process reads it. An image that cannot be read is skipped and named.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from aweigh.feeding.randomness import mixed_seed
 from aweigh.images.reader import SUFFIXES, read_image
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 
-Entry = tuple[Path, int]  # a picture and its label
+Entry = tuple[Path, int]  # an image and its label
 Transform = Callable[[Tensor], Tensor]
 
 # The authors' validation: the short side to 256, 224 from the middle.
@@ -38,7 +38,7 @@ class ClassFolders:
 
 
 class LabelledBatch(NamedTuple):
-    """pixels: `[B, 3, size, size]` float32, normalised. labels: `[B]` int64. problems: pictures that were skipped."""
+    """pixels: `[B, 3, size, size]` float32, normalised. labels: `[B]` int64. problems: images that were skipped."""
 
     pixels: Tensor
     labels: Tensor
@@ -59,8 +59,8 @@ def read_class_folders(folder: str | Path, *, seed: int = 0) -> ClassFolders:
         raise DataError(f"{folder / 'train'} holds {what}; expected one folder for each of at least two classes.")
     if empty := [name for name, pictures in found.items() if not pictures]:
         raise DataError(
-            f"Class {empty[0]!r} has no picture: none of the files in {folder / 'train' / empty[0]} ends in "
-            f"{', '.join(SUFFIXES[:4])} or the like. Remove the folder, or put pictures there."
+            f"Class {empty[0]!r} has no image: none of the files in {folder / 'train' / empty[0]} ends in "
+            f"{', '.join(SUFFIXES[:4])} or the like. Remove the folder, or put images there."
         )
     classes = tuple(found)
     entries = [(picture, label) for label, name in enumerate(classes) for picture in found[name]]
@@ -72,7 +72,7 @@ def read_class_folders(folder: str | Path, *, seed: int = 0) -> ClassFolders:
         raise DataError(f"{folder / 'val'} holds the class {unknown[0]!r}, which {folder / 'train'} does not.")
     val = tuple((picture, classes.index(name)) for name, pictures in known.items() for picture in pictures)
     if not val:
-        raise DataError(f"{folder / 'val'} holds no picture; remove it, and a tenth of train is set aside instead.")
+        raise DataError(f"{folder / 'val'} holds no image; remove it, and a tenth of train is set aside instead.")
     return ClassFolders(classes, tuple(entries), val, split_off=False)
 
 
@@ -90,7 +90,7 @@ def training_transform(*, size: int, least_area: float, color: float, flip: floa
 
 
 def validation_transform(*, size: int) -> Transform:
-    """The middle of the picture."""
+    """The middle of the image."""
     return v2.Compose(
         [
             v2.Resize(round(size * VALIDATION_MARGIN), antialias=True),
@@ -133,7 +133,7 @@ class _Pictures(Dataset[tuple[Tensor, int] | str]):
         self.entries, self.transform, self.seed, self.epoch = entries, transform, seed, epoch
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
-        """A picture and its label, or what is wrong with it."""
+        """An image and its label, or what is wrong with it."""
         path, label = self.entries[index]
         try:
             pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()
@@ -162,7 +162,7 @@ def _pictures_by_class(folder: Path) -> dict[str, list[Path]]:
 
 
 def _split_off(entries: Sequence[Entry], seed: int) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """A tenth of each class for validation, at least one picture where a class has several."""
+    """A tenth of each class for validation, at least one image where a class has several."""
     generator = torch.Generator().manual_seed(mixed_seed(seed))
     chosen: set[int] = set()
     by_label: dict[int, list[int]] = {}

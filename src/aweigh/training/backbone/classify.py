@@ -1,6 +1,6 @@
 """Training of a backbone on classes, as the paper of ShuffleNet V2 does it on ImageNet.
 
-`train_classifier` is the whole run; `train_epoch` one pass over the pictures; `evaluate` the accuracy. SGD with
+`train_classifier` is the whole run; `train_epoch` one pass over the images; `evaluate` the accuracy. SGD with
 momentum, a rate that falls linearly to 0, smoothed labels; at the end batch statistics are measured anew as plain means
 over many batches (the authors' "bnps"). One process. The weights have torchvision's names, so that `aweigh train
 --backbone-weights` takes them.
@@ -56,7 +56,7 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass
 class ClassifierRun:
-    """Everything of one run. rows: of the log, one for each epoch. told: unreadable pictures that were named."""
+    """Everything of one run. rows: of the log, one for each epoch. told: unreadable images that were named."""
 
     config: ClassifyConfig
     folder: Path
@@ -81,7 +81,7 @@ class ClassifierRun:
 
     @property
     def lr(self) -> float:
-        """The rate at the first step: `config.lr`, scaled by the pictures of a step (Goyal et al. 2017)."""
+        """The rate at the first step: `config.lr`, scaled by the images of a step (Goyal et al. 2017)."""
         return self.config.lr * (self.config.batch / self.config.lr_batch if self.config.lr_batch else 1.0)
 
     def say(self, text: str) -> None:
@@ -109,7 +109,7 @@ def train_classifier(
             if not lost_worker(error):
                 raise
             raise AweighError(
-                f"A process that reads pictures is gone ({' '.join(str(error).split())}); where memory was short, give "
+                f"A process that reads images is gone ({' '.join(str(error).split())}); where memory was short, give "
                 f"fewer --workers. To go on from the last epoch: aweigh train-backbone --resume {run.folder}"
             ) from error
     return run.folder
@@ -139,7 +139,7 @@ def prepare(config: ClassifyConfig, *, new: bool, console: Console) -> Classifie
     body = ShuffleNetV2(config.width, activation=config.activation)
     data = read_class_folders(config.data, seed=config.seed)
     model = classifier(body, len(data.classes))
-    started = f"Body from {config.init}: {load_backbone(body, config.init)}" if config.init else ""
+    started = f"Backbone from {config.init}: {load_backbone(body, config.init)}" if config.init else ""
     model.to(device).to(memory_format=torch.channels_last)
     groups = parameter_groups(model, weight_decay=config.weight_decay)
     run = ClassifierRun(
@@ -174,7 +174,7 @@ def describe(run: ClassifierRun) -> Iterator[str]:
     data, config = run.data, run.config
     split = "a tenth of each class, set aside" if data.split_off else "val"
     yield (
-        f"{counted(len(data.classes), 'class')}, {counted(len(data.train), 'picture')} to train on, {len(data.val)} "
+        f"{counted(len(data.classes), 'class')}, {counted(len(data.train), 'image')} to train on, {len(data.val)} "
         f"to validate ({split})."
     )
     chance = max(Counter(label for _, label in data.val).values()) / len(data.val)
@@ -210,7 +210,7 @@ def train_and_evaluate(run: ClassifierRun) -> None:
 
 
 def train_epoch(run: ClassifierRun) -> dict[str, float]:
-    """One pass over the training pictures, or what is left of the run; the mean loss."""
+    """One pass over the training images, or what is left of the run; the mean loss."""
     torch.manual_seed(run.config.seed + run.epoch)  # for dropout: the same after a stop
     run.model.train()
     means = Means()
@@ -219,7 +219,7 @@ def train_epoch(run: ClassifierRun) -> dict[str, float]:
             means.add({"loss": optimiser_step(run, batch)})
         run.step += 1
     if not means.result():
-        raise DataError(f"None of the {counted(len(run.data.train), 'picture')} of {run.config.data} could be read.")
+        raise DataError(f"None of the {counted(len(run.data.train), 'image')} of {run.config.data} could be read.")
     return means.result()
 
 
@@ -242,7 +242,7 @@ def optimiser_step(run: ClassifierRun, batch: LabelledBatch) -> float:
 
 @torch.no_grad()
 def evaluate(run: ClassifierRun) -> dict[str, float]:
-    """Validation loss (labels not smoothed), and the shares of pictures whose class is the first or among five."""
+    """Validation loss (labels not smoothed), and the shares of images whose class is the first or among five."""
     run.model.eval()
     config, loss, first, five, count = run.config, 0.0, 0, 0, 0
     rows = range(len(run.data.val))
@@ -261,7 +261,7 @@ def evaluate(run: ClassifierRun) -> dict[str, float]:
         hits = best == labels[:, None]
         first, five, count = first + int(hits[:, 0].sum()), five + int(hits.sum()), count + len(labels)
     if not count:
-        raise DataError(f"None of the {counted(len(rows), 'validation picture')} of {config.data} could be read.")
+        raise DataError(f"None of the {counted(len(rows), 'validation image')} of {config.data} could be read.")
     return {"val_loss": loss / count, "top1": first / count, "top5": five / count}
 
 
@@ -352,7 +352,7 @@ def restore(run: ClassifierRun) -> None:
 
 
 def _shown(run: ClassifierRun, batches: Iterator[LabelledBatch], count: int, title: str) -> Iterator[LabelledBatch]:
-    """The batches, with a bar, and each picture that could not be read named once."""
+    """The batches, with a bar, and each image that could not be read named once."""
     with Progress(console=run.console, transient=True, disable=not run.console.is_terminal) as progress:
         task = progress.add_task(title, total=count)
         for batch in batches:

@@ -12,12 +12,12 @@ from aweigh.arguments import NotNegative, Share, Within
 from aweigh.training.recipes import check_length
 from aweigh.training.settings import Whole, WholeAbove0, check_ranges, put_together
 
-LEAST_SIZE = 64  # pixels: from here on the last maps have 2 x 2 cells, which batch statistics of one picture need
+LEAST_SIZE = 64  # pixels: from here on the last maps have 2 x 2 cells, which batch statistics of one image need
 
 
 @dataclass(frozen=True)
 class ClassifyConfig:
-    """Everything the training of a backbone is decided by. The learning rate is stated for `lr_batch` pictures."""
+    """Everything the training of a backbone is decided by. The learning rate is stated for `lr_batch` images."""
 
     data: str = ""
     """Folder with train/CLASS/pictures and, if validation is not to be split off, val/CLASS/pictures."""
@@ -26,18 +26,18 @@ class ClassifyConfig:
     activation: Literal["relu", "leaky_relu"] = "relu"
     """Activation of the network."""
     init: str = ""
-    """File with weights of the body to start from; random when not given."""
+    """File with weights of the backbone to start from; random when not given."""
     output: str = ""
     """Run folder; runs/FOLDER-shufflenet_v2_xW, numbered, when not given."""
 
     epochs: WholeAbove0 = 30
-    """Passes over the training pictures."""
+    """Passes over the training images."""
     iterations: Whole = 0
     """Steps of the whole run; replaces epochs when above 0."""
     batch: WholeAbove0 = 64
-    """Pictures per step."""
+    """Images per step."""
     workers: int = -1
-    """Processes that read pictures; 0 reads in the training process, -1 chooses by device and cores."""
+    """Processes that read images; 0 reads in the training process, -1 chooses by device and cores."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -46,9 +46,9 @@ class ClassifyConfig:
     """Seed of weights, order and augmentation."""
 
     lr: NotNegative = 0.5
-    """Learning rate, stated for lr_batch pictures per step; it falls linearly to 0."""
+    """Learning rate, stated for lr_batch images per step; it falls linearly to 0."""
     lr_batch: Whole = 1024
-    """Pictures per step that lr is stated for; lr is scaled to the real number. 0: not scaled."""
+    """Images per step that lr is stated for; lr is scaled to the real number. 0: not scaled."""
     momentum: Share = 0.9
     """Momentum of SGD."""
     weight_decay: NotNegative = 4e-5
@@ -56,12 +56,12 @@ class ClassifyConfig:
     label_smoothing: Share = 0.1
     """Share of the target that is spread over all classes."""
     statistics: Whole = 0
-    """Batches of the pass that measures batch statistics anew at the end; 0 is one pass over the training pictures."""
+    """Batches of the pass that measures batch statistics anew at the end; 0 is one pass over the training images."""
 
     size: Annotated[int, Within(LEAST_SIZE)] = 224
-    """Side of the square input in pixels. Validation cuts it from the middle of pictures 256 / 224 as large."""
+    """Side of the square input in pixels. Validation cuts it from the middle of images 256 / 224 as large."""
     least_area: Share = 0.08
-    """Least share of a picture's area that a random crop has."""
+    """Least share of an image's area that a random crop has."""
     color: NotNegative = 0.4
     """Strength of random brightness, contrast and saturation."""
     flip: Share = 0.5

@@ -3,7 +3,7 @@
 `RUN/crash-000123/` (the number is the step) holds
 
     crash.json            why; images, files, boxes, losses, what each level held, the first bad module; configuration
-    batch.safetensors     the pictures as the network saw them, their targets, the state of the random generator
+    batch.safetensors     the images as the network saw them, their targets, the state of the random generator
     model.safetensors     the weights before the step, as any checkpoint: `aweigh info` and `predict` read it too
 
 `write_bundle` writes it beside its place and renames it as a whole, `read_bundle` reads it; no code is run from it.

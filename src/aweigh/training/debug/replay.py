@@ -234,7 +234,7 @@ def blame(model: Detector, batch: Batch, how: How) -> Blame:
     with distributed.alone():
         try:
             raw = how.outputs(model, batch.images)
-        except Exception:  # the network itself fails: which picture does it not take?
+        except Exception:  # the network itself fails: which image does it not take?
             return Blame([], [image for image in range(len(batch)) if _fails_by_itself(model, batch, image, how)], {})
         parts = _per_image(model, raw, batch, how)
         images = [image for image, part in enumerate(parts) if _fails(model, part, [targets[image]])]

@@ -1,4 +1,4 @@
-"""What a run shows: the report before the first step, the pictures of what goes in and what comes out."""
+"""What a run shows: the report before the first step, the images of what goes in and what comes out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aweigh.visualise.pictures import as_picture, draw_detections, draw_objects
 from aweigh.visualise.sheet import enlarged, grid
 
 AS_IT_IS = Transform(Resize(short=None, long=None))
-LEGIBLE = 450  # pixels of the long side from which labels leave room for the picture
+LEGIBLE = 450  # pixels of the long side from which labels leave room for the image
 LARGE_CELL = 900  # pixels: the long side of an image in the sheet of predictions
 
 
@@ -64,7 +64,7 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
     """A grid of what the network sees, with the boxes it is taught: the first images of the first epoch, as they come
     out of every augmentation, or images of the validation split, evenly chosen, which are only resized.
 
-    Small pictures are magnified by a whole factor, so that their pixels and labels can be told apart.
+    Small images are magnified by a whole factor, so that their pixels and labels can be told apart.
     """
     if split == "train":
         samples = run.train_set

@@ -17,7 +17,7 @@ POSE_HEADS = {**HEADS, "hps": "joints", "hm_hp": "joint_heatmap", "hp_offset": "
 SPACE_HEADS = {**HEADS, "dep": "depth", "rot": "orientation", "dim": "dimensions"}
 FIRST = ("backbone.body.conv1.weight", "backbone.body.base_layer.0.weight", "backbone.stem.0.0.weight")
 
-# Parts of names, theirs -> ours, one after the other. In the body of an hourglass network:
+# Parts of names, theirs -> ours, one after the other. In the backbone of an hourglass network:
 HOURGLASS = {
     r"^pre\.": r"backbone.stem.",
     r"^kps\.": r"backbone.hourglasses.",
@@ -71,7 +71,7 @@ def centernet_record(name: str, builder: str, run: str, average_precision: float
         metrics={"AP": average_precision},
         builder=builder,
         classes=COCO_CLASSES,
-        resize={"short": None, "long": None},  # tested at the size of the picture
+        resize={"short": None, "long": None},  # tested at the size of the image
         convert=centernet_from_authors,
     )
 

@@ -58,7 +58,7 @@ def cornernet_from_authors(state: State) -> State:
 
 
 def cornernet_record(builder: str, file: str, place: str, licence: str, average_precision: float) -> PublishedWeights:
-    """A file that its authors offer on Google Drive, at `place` there, tested in each picture's own size."""
+    """A file that its authors offer on Google Drive, at `place` there, tested in each image's own size."""
     return PublishedWeights(
         name="authors",
         url=f"https://drive.google.com/{place}",

@@ -16,7 +16,7 @@ from aweigh.errors import UsageError
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.record import PublishedWeights, State
 
-# Its input: BGR, 0 to 255, means of its MSRA body, no deviation; here as RGB in [0, 1].
+# Its input: BGR, 0 to 255, means of its MSRA backbone, no deviation; here as RGB in [0, 1].
 DETECTRON2_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 DETECTRON2_STD = (1 / 255, 1 / 255, 1 / 255)
 

@@ -1,7 +1,7 @@
 """Torchvision's parameter names and ours.
 
-Tables hold FCOS, in both directions, and RetinaNet; MobileNet V2 and V3, whose bodies timm names in another way, have
-functions of their own. ResNet, ResNeXt and ShuffleNet V2 have torchvision's names already.
+Tables hold FCOS, in both directions, and RetinaNet; MobileNet V2 and V3, whose backbones timm names in another way,
+have functions of their own. ResNet, ResNeXt and ShuffleNet V2 have torchvision's names already.
 """
 
 import re
@@ -216,7 +216,7 @@ _RESIDUAL = {
 
 
 def mobilenet_v2_from_torchvision(state: State) -> State:
-    """The body of torchvision's `mobilenet_v2` under the names of `TimmBackbone("mobilenetv2_100")`.
+    """The backbone of torchvision's `mobilenet_v2` under the names of `TimmBackbone("mobilenetv2_100")`.
 
     The last convolution (`features.18`) and the classifier are left out.
     """
@@ -234,7 +234,7 @@ MOBILENET_V3_STAGES = (1, 2, 3, 4, 2, 3)
 
 
 def mobilenet_v3_from_torchvision(state: State) -> State:
-    """The body of torchvision's `mobilenet_v3_large` under the names of `TimmBackbone("mobilenetv3_large_100")`.
+    """The backbone of torchvision's `mobilenet_v3_large` under the names of `TimmBackbone("mobilenetv3_large_100")`.
 
     The classifier is left out. Its batch normalisation has an epsilon of 1e-3 (`norm_eps`), timm's of 1e-5, and so has
     that of torchvision's detectors on it.
