@@ -55,4 +55,4 @@ def test_a_wrong_word_is_seen_in_prose_alone() -> None:
     assert "picture" in INSTEAD and INSTEAD["picture"] == "image"
     assert wrong_words("Each picture is read.") == ["picture"]
     assert wrong_words("The flag --no-pictures, the name `pictures`, the folder a/pictures.") == []
-    assert wrong_words("images: files or folders") == []
+    assert wrong_words("pictures: files or folders") == []
