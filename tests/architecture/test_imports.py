@@ -67,6 +67,17 @@ def test_the_table_points_up_and_has_every_part() -> None:
     }
 
 
+def test_the_drawing_of_the_house_has_every_part_in_its_half() -> None:
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^  ([a-z_]+)(?:/|\.py) ", text, re.MULTILINE)
+    assert sorted(drawn) == sorted({*MAY_IMPORT, "__init__"})
+    torch_half = text[text.index("-- the torch half") : text.index("recipes/ ")]
+    below = text[text.index("| **the torch half** | |") :]
+    assert {*re.findall(r"^  ([a-z_]+)(?:/|\.py) ", torch_half, re.MULTILINE)} == {
+        part for part, _ in TABLE.findall(below) if part in MAY_IMPORT
+    }
+
+
 def test_the_table_allows_nothing_that_nobody_imports() -> None:
     used = {
         (file.relative_to(PACKAGE).with_suffix("").parts[0], target.split(".")[1])
