@@ -5,7 +5,7 @@ from inspect import signature
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from types import GeneratorType
+from types import GeneratorType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -364,5 +364,9 @@ def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
         detector(tmp_path / "missing.jpg")
     with pytest.raises(UsageError, match="'gpu'"):
         choose_device("gpu")
+    with pytest.raises(
+        UsageError, match=r"engine SimpleNamespace lacks name, classes, .*, usual_batch, selection, with_nms;"
+    ):
+        Predictor(SimpleNamespace(run=print), Resize())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="needs a detector"):
         Predictor("model.safetensors", Resize())  # type: ignore[arg-type]

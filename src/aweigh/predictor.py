@@ -34,7 +34,7 @@ from aweigh.images.decode import ValueRange
 from aweigh.images.reader import ImageSource, check_reading, is_file, is_tensor, read_reduced
 from aweigh.images.resize import Resize
 from aweigh.images.sources import image_paths, stands_for_several
-from aweigh.runtime.engine import Batch, Engine, is_out_of_memory
+from aweigh.runtime.engine import Batch, Engine, check_engine, is_out_of_memory
 from aweigh.runtime.tta import PLAIN, TTA, find
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Predictor:
     def __init__(
         self, model: Detector | Engine, resize: Resize, *, tta: TTA = PLAIN, device: torch.device | str | None = None
     ) -> None:
+        check_engine(model)
         if isinstance(model, Engine):
             self.engine: Engine = model
         else:

@@ -15,6 +15,7 @@ import numpy as np
 
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
+from aweigh.errors import UsageError
 from aweigh.geometry.boxes import NMS, Suppression
 from aweigh.geometry.frames import Frame
 
@@ -97,6 +98,13 @@ class Engine(Protocol):
 
     def with_nms(self, nms: NMS) -> Engine:
         """The same with this in its `selection`; itself stays as it is."""
+
+
+def check_engine(engine: object) -> None:
+    """`UsageError` that names what an object with a `run` lacks to be an `Engine`; nothing for what has none."""
+    parts = (*Engine.__annotations__, "selection", "run", "with_nms")
+    if missing := [name for name in parts if hasattr(engine, "run") and not hasattr(engine, name)]:
+        raise UsageError(f"The engine {type(engine).__name__} lacks {', '.join(missing)}; see aweigh.runtime.engine.")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
