@@ -52,6 +52,9 @@ def find_model(model: str | Path, weights: str = "") -> Path | Published:
     called so, or nobody has published weights of it.
     """
     name = DEFAULT_MODEL if model == BOX else str(model)
+    path = Path(name)
+    if path.suffix == ".safetensors" and not weights and not path.is_dir():
+        return path  # and nothing else is opened
     rows = {row["name"]: row for row in detectors()}
     if isinstance(model, str) and name in rows:
         files = {each["name"]: each["file"] for each in rows[name]["weights"]}
@@ -64,7 +67,6 @@ def find_model(model: str | Path, weights: str = "") -> Path | Published:
     nearest = did_you_mean(name, [BOX, *rows])
     if weights:
         raise UsageError(f"Weights ({weights}) go with the name of a detector, and {name!r} is none.{nearest}")
-    path = Path(name)
     if not name or not (path.suffix or path.exists()):
         raise UsageError(
             f"{name!r} is neither a checkpoint file nor a detector.{nearest} `aweigh models` lists the detectors."

@@ -99,5 +99,5 @@ def test_a_classifier_is_the_body_and_what_stands_on_it(name: str) -> None:
     network = classifier(body, 7)
     assert network(torch.randn(2, 3, 64, 64)).shape == (2, 7)
     assert {id(each) for each in body.parameters()} < {id(each) for each in network.parameters()}
-    with pytest.raises(UsageError, match="needs all stages, this body ends at level 4"):
+    with pytest.raises(UsageError, match="needs all stages, this backbone ends at level 4"):
         classifier(BACKBONES[name](levels=(3, 4)))

@@ -120,7 +120,7 @@ def test_the_folder_of_the_pictures_as_output(aweigh: Aweigh, trained: Path, tmp
 def test_a_detector_without_weights(aweigh: Aweigh, tmp_path: Path) -> None:
     ended = aweigh("predict", photo(tmp_path / "a.png"), "--model", "fcos_resnet18_fpn")
     assert ended.code == 2
-    for way in ("--weights NAME or FILE", "aweigh models", "aweigh train"):
+    for way in ("no published weights", "name a checkpoint", "aweigh train DATA --model fcos_resnet18_fpn"):
         assert way in ended.mistake
 
 

@@ -90,8 +90,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = ("--split", split, "--number", 20, "-o", folder / f"{split}_proposals.safetensors")
         assert typed("proposals", folder / "runs/rpn/best.safetensors", folder / "DATA", *words) == 0
     assert typed("eval", folder / "mean.safetensors", folder / "coco_tiny", "--json", folder / "mean.json") == 0
-    words = ("--data", folder / "DATA", "--split", "train", "--model", folder / "RUN/best.safetensors")
-    assert typed("predict", *words, "--format", "coco", "--no-draw", "-o", folder / "found") == 0
+    for split, place in (("train", "found"), ("val", "found_val")):
+        words = ("--data", folder / "DATA", "--split", split, "--model", folder / "RUN/best.safetensors")
+        assert typed("predict", *words, "--format", "coco", "--no-draw", "-o", folder / place) == 0
+    for suffix in (".json", ".images.json"):
+        shutil.copy(folder / "found_val" / f"detections{suffix}", folder / f"found{suffix}")
     box = {"category_id": 1, "bbox": [4, 4, 20, 20], "score": 0.5}  # a detector that learned nothing finds nothing
     found = [{"image_id": number, **box} for number in train.image_ids.tolist()]
     (folder / "found" / "detections.json").write_text(json.dumps(found))
