@@ -54,12 +54,19 @@ def main() -> None:
             memory = [f"{max(m for _, m in taken[name]):.0f} MiB" for name in checkouts]
             rows.append(f"| {title} | {' | '.join(seconds)} | {' | '.join(memory)} |")
             print(rows[-1], flush=True)
-    commits = f"commit {commit(ROOT)} beside {commit(checkouts['before'])}"
-    made = (
-        f"{datetime.date.today()}, {commits}; {os.cpu_count()} CPU cores ({processor()}), load before the start {load:.1f}; Python {platform.python_version()}, aweigh "
-        f"{aweigh.__version__}. Made by `benchmarks/start.py`."
+    text = "\n".join(
+        [
+            "# The start of commands",
+            "",
+            *rows,
+            "",
+            f"Medians of {arguments.repeats}, in turn.",
+            f"{datetime.date.today()}, commit {commit(ROOT)} beside {commit(checkouts['before'])};",
+            f"{os.cpu_count()} CPU cores ({processor()}), load before the start {load:.1f};",
+            f"Python {platform.python_version()}, aweigh {aweigh.__version__}. Made by `benchmarks/start.py`.",
+            "",
+        ]
     )
-    text = "\n".join(["# The start of commands", "", *rows, "", f"Medians of {arguments.repeats}, in turn. {made}", ""])
     print(text)
     if arguments.out is not None:
         arguments.out.write_text(text, encoding="utf-8")

@@ -128,7 +128,7 @@ class Proposals:
     def rows_for(
         self, files: Sequence[str], sizes_hw: np.ndarray, file_bytes: Callable[[], np.ndarray], *, what: str
     ) -> np.ndarray:
-        """The image of each of these images, `[J]`; `DataError` where one is missing, or another one.
+        """The row of each of these images, `[J]`; `DataError` where one is missing, or another one.
 
         sizes_hw: `[J, 2]`. file_bytes: gives their `[J]` lengths. what: whose images they are, for the message.
         """

@@ -25,7 +25,7 @@ from aweigh.annotations.records import as_number, as_side
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError, counted, printable
 from aweigh.files import read_text
-from aweigh.layouts.drawn import Drawn, Shape, drawn_layout
+from aweigh.layouts.drawn import Drawn, Places, Shape, drawn_layout
 from aweigh.layouts.finding import annotation_files, head_of, listed_names
 from aweigh.layouts.layout import MaskChoice, SplitFiles, Writing
 from aweigh.layouts.writing import (
@@ -198,8 +198,10 @@ LAYOUT = drawn_layout(
     "csv",
     "CSV (train.csv with a box a line, columns by name)",
     _parse,
-    find=lambda root: annotation_files(root, ("*.csv",), lambda file: _Columns.of(_head(file)).box is not None),
-    by_hand=lambda file: file if file.is_file() and file.suffix.lower() == ".csv" else None,
+    Places(
+        lambda root: annotation_files(root, ("*.csv",), lambda file: _Columns.of(_head(file)).box is not None),
+        lambda file: file if file.is_file() and file.suffix.lower() == ".csv" else None,
+    ),
     completed=_with_names,
     writing=Writing(write, cannot_hold, file_each=False),
 )

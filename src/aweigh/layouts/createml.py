@@ -16,8 +16,8 @@ from aweigh.annotations.problems import SKIPPED, Problem
 from aweigh.annotations.records import as_number
 from aweigh.errors import DataError, printable
 from aweigh.files import read_json
-from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, unreadable
-from aweigh.layouts.finding import annotation_files, head_of
+from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, single_files, unreadable
+from aweigh.layouts.finding import head_of
 from aweigh.layouts.layout import SplitFiles
 
 _IS_ONE = re.compile(rb'^\[\s*\{(?=.*"(image|imagefilename)"\s*:)(?=.*"annotations?"\s*:)', re.S)
@@ -36,7 +36,7 @@ def _parse(files: SplitFiles, problems: list[Problem]) -> list[Drawn]:
     for number, entry in enumerate(content, start=1):
         name = _first(entry, "image", "imagefilename")
         if not isinstance(name, str) or not name.strip():
-            problems.append(unreadable("an image needs an image", entry, where, f"image {number}", SKIPPED))
+            problems.append(unreadable("an entry needs the name of an image", entry, where, f"image {number}", SKIPPED))
             continue
         picture = Drawn((name,), where)
         objects = _first(entry, "annotations", "annotation")
@@ -65,10 +65,4 @@ def _shape(entry: Any, mark: str) -> Shape | None:
     return Shape(printable(str(label)).strip(), mark, box)
 
 
-LAYOUT = drawn_layout(
-    "createml",
-    "Create ML (_annotations.createml.json)",
-    _parse,
-    find=lambda root: annotation_files(root, ("*.json",), _is_one),
-    by_hand=lambda file: file if _is_one(file) else None,
-)
+LAYOUT = drawn_layout("createml", "Create ML (_annotations.createml.json)", _parse, single_files(_is_one, "*.json"))

@@ -21,8 +21,17 @@ import numpy as np
 from aweigh.annotations.problems import CHANGED, DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import as_number, as_side
 from aweigh.errors import DataError, printable, some_of
-from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, ellipse, outlined, points_of, turned, unreadable
-from aweigh.layouts.finding import annotation_files
+from aweigh.layouts.drawn import (
+    Drawn,
+    Shape,
+    drawn_layout,
+    ellipse,
+    outlined,
+    points_of,
+    single_files,
+    turned,
+    unreadable,
+)
 from aweigh.layouts.layout import SplitFiles
 from aweigh.layouts.xml_files import read_xml, root_of
 
@@ -128,10 +137,4 @@ _SHAPES: dict[str, Callable[[ElementTree.Element, str, str, float], Shape | None
     "mask": _mask,
 }
 
-LAYOUT = drawn_layout(
-    "cvat",
-    "CVAT (annotations.xml)",
-    _parse,
-    find=lambda root: annotation_files(root, ("*.xml",), _is_one),
-    by_hand=lambda file: file if _is_one(file) else None,
-)
+LAYOUT = drawn_layout("cvat", "CVAT (annotations.xml)", _parse, single_files(_is_one, "*.xml"))

@@ -19,7 +19,7 @@ from aweigh.annotations.problems import CHANGED, DROPPED, Problem
 from aweigh.annotations.records import as_number
 from aweigh.errors import printable
 from aweigh.files import read_text
-from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, each_file
+from aweigh.layouts.drawn import Drawn, Places, Shape, drawn_layout, each_file
 from aweigh.layouts.finding import annotation_folders
 from aweigh.layouts.layout import SplitFiles
 
@@ -74,6 +74,5 @@ LAYOUT = drawn_layout(
     "dota",
     "DOTA (labelTxt/*.txt)",
     _parse,
-    find=_find,
-    by_hand=lambda folder: folder if _is_named(folder) and _holds(folder) else None,
+    Places(_find, lambda folder: folder if _is_named(folder) and _holds(folder) else None),
 )

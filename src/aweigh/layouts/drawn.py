@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from aweigh.annotations.split import LABELS_LOST, NOT_SAID, REVIEWED, Split
 from aweigh.errors import DataError, printable, some_of
 from aweigh.files import below
 from aweigh.images.reader import SUFFIXES
-from aweigh.layouts.finding import in_order, picture_folders
+from aweigh.layouts.finding import annotation_files, in_order, picture_folders
 from aweigh.layouts.layout import Layout, SplitFiles, Writing
 from aweigh.layouts.rows import Row, records_of, settled
 
@@ -79,30 +79,41 @@ Parse = Callable[[SplitFiles, list[Problem]], list[Drawn]]
 Read = TypeVar("Read")
 
 
+class Places(NamedTuple):
+    """Where annotations lie. find: the file or folder of each split, in a folder. by_hand: the same of what the user
+    names; None where that is of another layout."""
+
+    find: Callable[[Path], dict[str, Path]]
+    by_hand: Callable[[Path], Path | None]
+
+
+def single_files(is_one: Callable[[Path], bool], *patterns: str) -> Places:
+    """A file for each split, called as one of the patterns, of which `is_one` says whether it is of the layout."""
+    return Places(lambda root: annotation_files(root, patterns, is_one), lambda file: file if is_one(file) else None)
+
+
 def drawn_layout(
     name: str,
     looks_for: str,
     parse: Parse,
+    places: Places,
     *,
-    find: Callable[[Path], dict[str, Path]],
-    by_hand: Callable[[Path], Path | None],
     completed: Callable[[SplitFiles], SplitFiles] = lambda files: files,
     writing: Writing | None = None,
 ) -> Layout:
     """A layout that `parse` reads, whose images lie near its annotations.
 
-    find: the file or folder of the annotations of each split, in a folder. by_hand: the same of what the user names;
-    None where that is of another layout. completed: with what else is known of the files of a split.
+    completed: with what else is known of the files of a split.
     """
 
     def files(split: str, place: Path, root: Path) -> SplitFiles:
         return completed(SplitFiles(split, name, place, picture_folders(place, root)))
 
     def find_files(root: Path) -> dict[str, SplitFiles]:
-        return in_order({split: files(split, place, root) for split, place in find(root).items()})
+        return in_order({split: files(split, place, root) for split, place in places.find(root).items()})
 
     def files_by_hand(annotations: Path, split: str) -> SplitFiles | None:
-        place = by_hand(annotations)
+        place = places.by_hand(annotations)
         if place is None:
             return None
         return files(split, place, (place if place.is_dir() else place.parent).parent)

@@ -18,7 +18,17 @@ from aweigh.annotations.problems import CHANGED, DROPPED, Problem
 from aweigh.annotations.records import as_side
 from aweigh.errors import printable
 from aweigh.files import read_json
-from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, each_file, ellipse, outlined, points_of, unreadable
+from aweigh.layouts.drawn import (
+    Drawn,
+    Places,
+    Shape,
+    drawn_layout,
+    each_file,
+    ellipse,
+    outlined,
+    points_of,
+    unreadable,
+)
 from aweigh.layouts.finding import annotation_folders, head_of
 from aweigh.layouts.layout import SplitFiles
 
@@ -103,6 +113,5 @@ LAYOUT = drawn_layout(
     "labelme",
     "labelme (*.json of single images)",
     _parse,
-    find=lambda root: annotation_folders(root, _PLACES, _holds),
-    by_hand=_folder,
+    Places(lambda root: annotation_folders(root, _PLACES, _holds), _folder),
 )

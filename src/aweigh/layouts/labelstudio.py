@@ -27,8 +27,18 @@ from aweigh.annotations.records import as_number, as_side
 from aweigh.errors import DataError, counted, printable, some_of
 from aweigh.files import read_json
 from aweigh.images.reader import SUFFIXES
-from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, ellipse, outlined, points_of, turned, unreadable
-from aweigh.layouts.finding import annotation_files, head_of
+from aweigh.layouts.drawn import (
+    Drawn,
+    Shape,
+    drawn_layout,
+    ellipse,
+    outlined,
+    points_of,
+    single_files,
+    turned,
+    unreadable,
+)
+from aweigh.layouts.finding import head_of
 from aweigh.layouts.layout import SplitFiles
 
 _IS_ONE = re.compile(
@@ -217,10 +227,4 @@ def _add_keypoint(
         image.lost = True
 
 
-LAYOUT = drawn_layout(
-    "labelstudio",
-    "Label Studio (its JSON export)",
-    _parse,
-    find=lambda root: annotation_files(root, ("*.json",), _is_one),
-    by_hand=lambda file: file if _is_one(file) else None,
-)
+LAYOUT = drawn_layout("labelstudio", "Label Studio (its JSON export)", _parse, single_files(_is_one, "*.json"))

@@ -26,8 +26,17 @@ from aweigh.annotations.problems import DROPPED, SKIPPED, Problem
 from aweigh.annotations.records import as_number
 from aweigh.errors import DataError, printable
 from aweigh.files import read_json, read_text
-from aweigh.layouts.drawn import Drawn, Shape, drawn_layout, ellipse, outlined, points_of, unreadable
-from aweigh.layouts.finding import annotation_files, head_of
+from aweigh.layouts.drawn import (
+    Drawn,
+    Shape,
+    drawn_layout,
+    ellipse,
+    outlined,
+    points_of,
+    single_files,
+    unreadable,
+)
+from aweigh.layouts.finding import head_of
 from aweigh.layouts.layout import SplitFiles
 
 _IS_ONE = re.compile(rb'^\{(?=.*("_via_img_metadata"|"_via_settings"|"filename"|"vid_list")\s*:)', re.S)
@@ -197,10 +206,4 @@ def _outline(kind: str, drawn: dict[str, Any], label: str, mark: str) -> Shape |
     return None
 
 
-LAYOUT = drawn_layout(
-    "via",
-    "VIA (via_region_data.json, *.csv)",
-    _parse,
-    find=lambda root: annotation_files(root, ("*.json", "*.csv"), _is_one),
-    by_hand=lambda file: file if _is_one(file) else None,
-)
+LAYOUT = drawn_layout("via", "VIA (via_region_data.json, *.csv)", _parse, single_files(_is_one, "*.json", "*.csv"))
