@@ -17,8 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from measure import processor
-
 import aweigh
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +52,8 @@ def main() -> None:
             memory = [f"{max(m for _, m in taken[name]):.0f} MiB" for name in checkouts]
             rows.append(f"| {title} | {' | '.join(seconds)} | {' | '.join(memory)} |")
             print(rows[-1], flush=True)
+    from measure import processor  # which imports torch: a process begun after it would have its memory
+
     text = "\n".join(
         [
             "# The start of commands",
