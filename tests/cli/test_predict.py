@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+import aweigh
 from aweigh.classes import Classes
 from aweigh.cli.main import run
+from aweigh.cli.predict import sample_photograph
 from aweigh.detections import Detections
 from aweigh.images.reader import read_reduced
 from aweigh.prediction.drawing import Reading, _draw, drawn_hw, with_camera
@@ -91,6 +93,18 @@ def test_a_failed_drawing_costs_one_picture(
     assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
     told = [line for line in capsys.readouterr().err.splitlines() if "b.png" in line]
     assert len(told) == 1 and told[0].startswith("not drawn: ")
+
+
+def test_nms_is_asked_for_as_in_python(tmp_path: Path) -> None:
+    kept = {}
+    for nms in ("class", "none"):
+        words = ["--sample", "--no-draw", "--score", "0.3", "--nms", nms, "-o", str(tmp_path / nms)]
+        assert run(["predict", *words]) == 0
+        kept[nms] = lines(tmp_path / nms)[0]["detections"]
+        asked = aweigh.load(device="cpu")(sample_photograph(), score=0.3, nms=nms)
+        assert len(kept[nms]) == len(asked) and [row["class"] for row in kept[nms]] == asked.names
+    assert len(kept["none"]) > len(kept["class"]) > 0
+    assert run(["predict", "--sample", "--nms", "sometimes"]) == 2
 
 
 def test_a_broken_calibration_is_the_error_of_its_picture(tmp_path: Path) -> None:
