@@ -24,7 +24,7 @@ DOCUMENTS = [
     *sorted((TOP / "benchmarks" / "results").glob("*.md")),
     *sorted((TOP / "recipes").glob("*.toml")),
 ]
-PROGRAMS = ("aweigh", "torchrun", "python", "uv run", r"\.ci/run")
+PROGRAMS = ("aweigh", "torchrun", "python", "uv run", r"\.ci/(?:run|wheel)")
 BEGINNING = rf"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:{'|'.join(PROGRAMS)})(?=\s|$)"
 LINE = re.compile(rf"^(?: {{2,}}|\t)({BEGINNING}.*)$")
 CALL = re.compile(r"(?:aweigh\.)?create\(")
