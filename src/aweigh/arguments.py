@@ -79,6 +79,8 @@ Frozen = Annotated[int, Within(0, 100)]  # stages
 Divisor = Annotated[int, Within(1, 2048)]  # of the sides of a batch
 Colour = tuple[float, float, float]
 Deviation = tuple[Positive, Positive, Positive]
+NMS = Literal["class", "agnostic", "soft", "none"]
+"""What suppresses what: a better box those of its class that it overlaps, or any; their scores alone; or nothing."""
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,9 @@ import numpy as np
 from PIL import Image
 
 from aweigh.annotations.proposals import Proposals
-from aweigh.arguments import Share, check_value
+from aweigh.arguments import NMS, Share, check_value
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError, check_reach, counted
-from aweigh.geometry.boxes import NMS
 from aweigh.geometry.frames import Frame
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import ImageSource, check_reading, is_file, is_tensor, read_reduced

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from aweigh.arguments import NMS
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
-from aweigh.geometry.boxes import NMS
 from aweigh.runtime.engine import Batch
 
 HANDS = Classes.from_names(["left hand", "right hand", "ball"])

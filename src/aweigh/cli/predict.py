@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from aweigh.arguments import Share, check_value
+from aweigh.arguments import NMS, Share, check_value
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector, given_proposals
 from aweigh.cli.flags import Batch, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
-from aweigh.geometry.boxes import NMS
 
 if TYPE_CHECKING:
     from aweigh.detections import Detections

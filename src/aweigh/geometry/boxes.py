@@ -6,11 +6,11 @@ functions take `[N, 4]` and `[M, 4]` and give `[N, M]`.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
-NMS = Literal["class", "agnostic", "soft", "none"]
+from aweigh.arguments import NMS
 
 
 class Suppression(Protocol):

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from aweigh.arguments import NMS
 from aweigh.backbones.timm import pack_residual_blocks
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.geometry.boxes import NMS
 from aweigh.inference.device import ON_CPU, How, choose_device
 from aweigh.layers import fold_batch_norm, pack_convolutions
 from aweigh.models.detector import Detector, Selection, network_inputs

@@ -32,13 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Divisor, NotNegative, Share, Width
+from aweigh.arguments import NMS, Divisor, NotNegative, Share, Width
 from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.backbones.dla import DLA34
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.geometry.boxes import NMS
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder, with_neck_and_heads

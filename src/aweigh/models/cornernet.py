@@ -37,12 +37,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Divisor, Few, NotNegative, Share, Width, checked_class
+from aweigh.arguments import NMS, Count, Divisor, Few, NotNegative, Share, Width, checked_class
 from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.geometry.boxes import NMS
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.models.builders import Builder, with_neck_and_heads

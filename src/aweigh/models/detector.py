@@ -11,12 +11,11 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
-from aweigh.arguments import Count, Share, check_fields, checked_class, with_selection
+from aweigh.arguments import NMS, Count, Share, check_fields, checked_class, with_selection
 from aweigh.backbones import Backbone
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
-from aweigh.geometry.boxes import NMS
 from aweigh.structures import Images, Targets
 from aweigh.weights.load import Body
 from aweigh.weights.record import PublishedWeights

@@ -36,13 +36,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Divisor, Positive, Share, passes_on
+from aweigh.arguments import NMS, Count, Divisor, Positive, Share, passes_on
 from aweigh.backbones import Backbone, timm_backbone
 from aweigh.backbones.timm import TimmBackbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
-from aweigh.geometry.boxes import NMS
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm, start_at_prior
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Selection, detector

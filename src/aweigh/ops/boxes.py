@@ -14,7 +14,8 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from aweigh.geometry.boxes import NMS, Suppression
+from aweigh.arguments import NMS
+from aweigh.geometry.boxes import Suppression
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # the largest enlargement of an anchor (torchvision and detectron2)
 

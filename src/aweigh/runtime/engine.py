@@ -13,10 +13,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from aweigh.arguments import NMS
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
-from aweigh.geometry.boxes import NMS, Suppression
+from aweigh.geometry.boxes import Suppression
 from aweigh.geometry.frames import Frame
 
 
