@@ -78,9 +78,8 @@ def test_what_is_kept_is_what_tensors_keep(method: str, count: int, steps: int, 
         boxes, (scores, labels) = random_boxes(count, seed, scale=30), scored(count, seed, steps=steps)
         options = {"iou_threshold": 0.4, "method": method}
         index, kept = geometry.suppress(boxes, scores, labels, most=most, **options)
-        rows, expected, number = ops.non_maximum_suppression(
-            *map(torch.from_numpy, (boxes, scores, labels)), max_detections=most, **options
-        )
+        given = (torch.from_numpy(each)[None] for each in (boxes, scores, labels))
+        (rows,), (expected,), (number,) = ops.non_maximum_suppression(*given, max_detections=most, **options)
         if method == "none":  # where torch leaves open which of equal scores comes first, here it is the first
             assert index.tolist() == np.argsort(-scores, kind="stable")[: int(number)].tolist()
         else:

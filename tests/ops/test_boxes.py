@@ -67,7 +67,9 @@ def test_grid_points_run_row_by_row() -> None:
 
 
 def suppress(boxes, scores, labels, **options):
-    index, kept, count = box_ops.non_maximum_suppression(boxes, scores, labels, max_detections=50, **options)
+    (index,), (kept,), (count,) = box_ops.non_maximum_suppression(
+        boxes[None], scores[None], labels[None], max_detections=50, **options
+    )
     assert index.shape == kept.shape == (50,)
     assert (kept[:count] > 0).all() and (kept[count:] == 0).all()
     return index[:count], kept[:count]
@@ -123,10 +125,13 @@ def test_an_exported_suppression_gives_the_same_however_little_is_found(random_b
             return box_ops.non_maximum_suppression(*rows, iou_threshold=0.5, max_detections=20, method=method)
 
     boxes, scores, labels = random_boxes(30), torch.linspace(0.9, 0.1, 30), torch.arange(30) % 3
-    program = torch.export.export(Suppression(), (boxes, scores, labels), strict=False).module()
-    for count in (0, 1, 2, 30):
-        few = torch.where(torch.arange(30) < count, scores, 0).flip(0)
-        for expected, got in zip(Suppression()(boxes, few, labels), program(boxes, few, labels), strict=True):
+    two = boxes.expand(2, -1, -1), scores.expand(2, -1), labels.expand(2, -1)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Suppression(), two, strict=False, dynamic_shapes=[({0: batch},) * 3]).module()
+    for counts in ((0, 0), (0, 1), (2, 30, 3)):
+        few = torch.stack([torch.where(torch.arange(30) < count, scores, 0).flip(0) for count in counts])
+        rows = boxes.expand(len(few), -1, -1), few, labels.expand(len(few), -1)
+        for expected, got in zip(Suppression()(*rows), program(*rows), strict=True):
             torch.testing.assert_close(got, expected)
 
 

@@ -249,7 +249,7 @@ class CenterNet(nn.Module):
         half = size.clamp(min=0) / 2
         whole = torch.cat([center - half, center + half], dim=-1) * self.stride
         boxes = box_ops.clip(whole, sizes_hw)
-        best, scores, count = box_ops.select_rows(
+        best, scores, count = box_ops.non_maximum_suppression(
             boxes,
             torch.where(scores > self.selection.score_threshold, scores, 0),
             labels,

@@ -209,6 +209,10 @@ def best_pairs(logits: Tensor, *, count: int, threshold: float) -> tuple[Tensor,
     return probability, top.gather(1, pairs // num_classes), pairs % num_classes
 
 
+# Non-maximum suppression of a batch. Nothing here branches on the data where it is traced, so that a detector with it
+# is one graph. B images, N boxes of each, K = max_detections; a row of score 0 is empty and never kept.
+
+
 def non_maximum_suppression(
     boxes: Tensor,
     scores: Tensor,
@@ -220,32 +224,26 @@ def non_maximum_suppression(
     sigma: float = 0.5,
     min_score: float = 1e-3,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep the best of each group of overlapping boxes: a fixed number of rows, whatever the data.
+    """Keep the best of each group of overlapping boxes: index `[B, K]`, scores `[B, K]`, count `[B]`, best first.
 
-    boxes `[N, 4]`, scores `[N]`, labels `[N]`; a row with score <= 0 is empty and never returned.
-    method: `"class"` compares boxes of one class only, `"agnostic"` all with all, `"none"` takes the best scores,
-    `"soft"` lowers the score of a same-class neighbour by `exp(-iou^2 / sigma)` (Bodla et al. 2017, equation 3)
-    and drops it below `min_score`.
-    Returns `(index [K], scores [K], count [])` with K = max_detections, best first: the first `count` entries
-    are detections, the rest is padding (index 0, score 0). No branch depends on the data, so the function can be
-    traced and exported.
+    boxes `[B, N, 4]`, scores `[B, N]`, labels `[B, N]`.
+    The first `count` entries of an image are kept, the rest is padding (index 0, score 0). method: `"class"` compares
+    boxes of one class only, `"agnostic"` all with all, `"none"` takes the best scores, `"soft"` lowers the score of a
+    same-class neighbour by `exp(-iou^2 / sigma)` (Bodla et al. 2017, equation 3) and drops it below `min_score`.
     """
-    if len(boxes) == 0:
-        zeros = scores.new_zeros(max_detections)
-        return zeros.long(), zeros, zeros.long().sum()
+    if boxes.shape[1] == 0:
+        zeros = scores.new_zeros(scores.shape[0], max_detections)
+        return zeros.long(), zeros, zeros.long().sum(dim=1)
     if method == "soft":
         index, kept = _soft_nms(boxes, scores, labels, max_detections, sigma, min_score)
     elif method == "none":
-        kept, index = _pad(scores, max_detections).topk(max_detections)
-        index = index.clamp(max=len(boxes) - 1)
+        kept, index = F.pad(scores, (0, max_detections)).topk(max_detections)
     else:
         groups = labels if method == "class" else torch.zeros_like(labels)
-        scores = _pad(scores, 2)  # empty rows, of which two survive, as the graph that torchvision traces must have it
-        index = _best_of_hard_nms(F.pad(boxes, (0, 0, 0, 2)), scores, _pad(groups, 2), iou_threshold, max_detections)
-        kept = _pad(scores[index], max_detections)[:max_detections]
-        index = _pad(index, max_detections)[:max_detections]
+        index = hard_nms(boxes, scores, groups, iou_threshold, max_detections)
+        kept = torch.where(index >= 0, scores.gather(1, index.clamp(min=0)), 0)
     kept = kept.clamp(min=0)
-    return torch.where(kept > 0, index, 0), kept, (kept > 0).sum()
+    return torch.where(kept > 0, index, 0), kept, (kept > 0).sum(dim=1)
 
 
 def select_levels(
@@ -269,80 +267,77 @@ def select_levels(
 def select_detections(
     boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, max_detections: int, method: NMS
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`non_maximum_suppression` image by image: boxes `[B, N, 4]`, scores and labels `[B, N]`.
+    """The rows that `non_maximum_suppression` keeps: boxes `[B, K, 4]`, scores `[B, K]`, labels `[B, K]`, count `[B]`.
 
-    Returns boxes `[B, K, 4]`, scores `[B, K]`, labels `[B, K]` and count `[B]`; rows from `count` on are padding with
-    score 0.
+    Rows from `count` on are padding with score 0.
     """
-    index, kept, count = select_rows(
+    index, kept, count = non_maximum_suppression(
         boxes, scores, labels, iou_threshold=iou_threshold, max_detections=max_detections, method=method
     )
     return boxes.gather(1, index[..., None].expand(-1, -1, 4)), kept, labels.gather(1, index), count
 
 
-def select_rows(
-    boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, max_detections: int, method: NMS
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, but which rows these are: index `[B, K]`, 0 from `count` on, scores `[B, K]` and count `[B]`."""
-    selected = [
-        non_maximum_suppression(*image, iou_threshold=iou_threshold, max_detections=max_detections, method=method)
-        for image in zip(boxes, scores, labels, strict=True)
-    ]
-    index, kept, count = (torch.stack(parts) for parts in zip(*selected, strict=True))
-    return index, kept, count
+@torch.library.custom_op("aweigh::hard_nms", mutates_args=())
+def hard_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, most: int) -> Tensor:
+    """The rows that no better one of their group covers by more than `iou_threshold`, best first: `[B, most]` int64.
+
+    -1 stands where there are fewer. An operator of its own, so that a graph holds it as one step, and an exported one
+    has the runtime's in its place.
+    """
+    kept = [_best_of_image(*image, iou_threshold, most)[:most] for image in zip(boxes, scores, groups, strict=True)]
+    return torch.stack([F.pad(index, (0, most - len(index)), value=-1) for index in kept])
 
 
-def _best_of_hard_nms(
-    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_detections: int
-) -> Tensor:
-    """The first `max_detections` or more of `_hard_nms`.
+@hard_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, most: int) -> Tensor:
+    return groups.new_empty(boxes.shape[0], most)  # `len` would fix the number of images
+
+
+def _best_of_image(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, most: int) -> Tensor:
+    """The first `most` or more of `_every_kept`.
 
     What is kept depends on better boxes only, so when the best tenfold yields enough, the rest (and the square of its
-    number) need not be looked at. An exported graph has no such branch and looks at all.
+    number) need not be looked at.
     """
-    portion = 10 * max_detections
-    if len(boxes) > portion and not torch.compiler.is_compiling():
+    portion = 10 * most
+    if len(boxes) > portion:
         best = scores.argsort(descending=True, stable=True)[:portion]  # of equal scores the first, as nms takes them
-        index = best[_hard_nms(boxes[best], scores[best], groups[best], iou_threshold)]
-        if int((scores[index] > 0).sum()) >= max_detections or not bool(scores[best[-1]] > 0):
+        index = best[_every_kept(boxes[best], scores[best], groups[best], iou_threshold)]
+        if len(index) >= most or not bool(scores[best[-1]] > 0):
             return index
-    return _hard_nms(boxes, scores, groups, iou_threshold)
+    return _every_kept(boxes, scores, groups, iou_threshold)
 
 
-def _hard_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """Indices kept within each group, best first, at most two empty rows (score <= 0) at the end.
+def _every_kept(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Of one image, the rows kept within each group, best first.
 
     Every group gets its own region of the plane, so one call compares within groups only; in float64 the shift
-    costs no precision (in float32 it moves boxes by 0.01 px at 80 classes). All empty rows become the same box in
-    one of two regions of their own, turn by turn, so that the first of each suppresses the others at once.
+    costs no precision (in float32 it moves boxes by 0.01 px at 80 classes).
     """
+    there = (scores > 0).nonzero().squeeze(1)
+    if len(there) == 0:
+        return there
     wide = torch.float32 if boxes.device.type == "mps" else torch.float64
-    valid = scores > 0
-    groups = torch.where(valid, groups, -1 - torch.arange(len(groups), device=groups.device) % 2)
-    boxes = torch.where(valid[:, None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0])).to(wide)
+    boxes, scores, groups = boxes[there].to(wide), scores[there].to(wide), groups[there].to(wide)
     extent = boxes.max() - boxes.min() + 1
-    shifted = boxes + (groups.to(wide) * extent)[:, None]
-    kept: Tensor = torchvision.ops.nms(shifted, scores.to(wide), iou_threshold)
-    return kept
+    shifted = boxes + (groups * extent)[:, None]
+    kept: Tensor = torchvision.ops.nms(shifted, scores, iou_threshold)
+    return there[kept]
 
 
 def _soft_nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, max_detections: int, sigma: float, min_score: float
 ) -> tuple[Tensor, Tensor]:
-    """Take the best, lower its neighbours, `max_detections` times: `(index [K], scores [K])`."""
+    """Take the best, lower its neighbours, `max_detections` times: `(index [B, K], scores [B, K])`."""
     remaining = torch.where(scores >= min_score, scores, 0)
     chosen: list[Tensor] = []
     kept: list[Tensor] = []
     for _ in range(max_detections):
-        best = remaining.argmax()
+        score, best = remaining.max(dim=1, keepdim=True)  # [B, 1]
         chosen.append(best)
-        kept.append(remaining[best])
-        overlap = aligned_iou(boxes[best].expand_as(boxes), boxes) * (labels == labels[best])
+        kept.append(score)
+        box = boxes.gather(1, best[..., None].expand(-1, -1, 4))  # [B, 1, 4]
+        overlap = aligned_iou(box.expand_as(boxes), boxes) * (labels == labels.gather(1, best))
         remaining = remaining * torch.exp(-overlap.square() / sigma)
-        remaining = torch.where(remaining >= min_score, remaining, 0).index_fill(0, best.reshape(1), 0)
-    return torch.stack(chosen), torch.stack(kept)
-
-
-def _pad(values: Tensor, count: int) -> Tensor:
-    """`[N]` -> `[N + count]`, filled with zeros."""
-    return F.pad(values, (0, count))
+        remaining = torch.where(remaining >= min_score, remaining, 0).scatter(1, best, 0)
+    return torch.cat(chosen, dim=1), torch.cat(kept, dim=1)
