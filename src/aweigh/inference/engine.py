@@ -85,6 +85,13 @@ def torch_engine(engine: Engine) -> TorchEngine:
 
 def prepare(model: Detector, device: torch.device) -> Detector:
     """A copy of the detector on `device` that predicts the same and faster; it cannot be trained any more."""
+    prepared = folded(model).to(device).to(memory_format=torch.channels_last)
+    packed = pack_convolutions(pack_residual_blocks(prepared))  # on a CPU; elsewhere they find nothing to pack
+    return cast(Detector, packed)
+
+
+def folded(model: Detector) -> nn.Module:
+    """A copy of the detector in evaluation mode, its batch normalisations merged into the convolutions before them."""
     side = model.stride_divisor
     zeros = model.pixel_mean.new_zeros
     example = Images(zeros(1, 3, side, side), [(side, side)], zeros(1, 1, 4))
@@ -92,7 +99,4 @@ def prepare(model: Detector, device: torch.device) -> Detector:
     def run(copied: Any) -> None:
         copied.decode(copied.network(*network_inputs(copied, example)), [(side, side)])  # where a second stage computes
 
-    prepared = fold_batch_norm(cast(nn.Module, model), run)
-    prepared = prepared.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-    packed = pack_convolutions(pack_residual_blocks(prepared))  # on a CPU; elsewhere they find nothing to pack
-    return cast(Detector, packed)
+    return fold_batch_norm(cast(nn.Module, model), run).eval().requires_grad_(False)

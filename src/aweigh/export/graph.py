@@ -1,0 +1,93 @@
+"""A detector as one ONNX graph: normalisation, network, decoding and suppression, by torch.export."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from aweigh.export.operators import TRANSLATIONS
+from aweigh.inference.engine import folded
+from aweigh.models.detector import Detector
+
+OPSET = 20
+TRACED_HW = (512, 640)  # what is traced where any size will do: no side of a map may be 1 then, nor two sides equal
+
+
+class Exported(nn.Module):
+    """Images `[B, 3, H, W]`, RGB in `[0, 1]`, their sizes `[B, 2]` in the padding, and the proposals `[B, P, 4]` of a
+    detector that needs them, to what its `select` gives: a fixed number of rows for each image."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.model = cast(Any, model)
+
+    def forward(self, images: Tensor, sizes_hw: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
+        inputs = (images,) if proposals is None else (images, proposals)
+        found: tuple[Tensor, ...] = self.model.select(self.model.network(*inputs), sizes_hw)
+        return found
+
+
+def onnx_graph(
+    model: Detector, *, size_hw: tuple[int, int] | None = None, batch: int | None = None
+) -> torch.onnx.ONNXProgram:
+    """The graph of a detector in evaluation mode. size_hw, batch: of its inputs; None: any.
+
+    Its inputs are those of `Exported` by their names, its outputs `boxes`, `scores`, `labels`, `count` and the
+    detector's extras.
+    """
+    any_size = size_hw is None
+    height, width = size_hw or TRACED_HW
+    number = batch or 2
+    of_batch = {} if batch else {0: Dim("batch")}
+    inputs = {
+        "images": torch.zeros(number, 3, height, width),
+        "sizes_hw": torch.tensor([[height, width]] * number),
+    }
+    shapes: dict[str, dict[int, Any]] = {
+        "images": {**of_batch, **(dict.fromkeys((2, 3), Dim.DYNAMIC) if any_size else {})},
+        "sizes_hw": of_batch,
+    }
+    if model.needs_proposals:
+        inputs["proposals"] = torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(number, 5, 4).contiguous()
+        shapes["proposals"] = {**of_batch, 1: Dim.DYNAMIC}
+    exported = Exported(cast(Detector, folded(model)))
+    with _quiet():
+        program = torch.onnx.export(
+            exported,
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=["boxes", "scores", "labels", "count", *model.extras],
+            dynamic_shapes=tuple(shapes.values()),
+            custom_translation_table=TRANSLATIONS,
+            verbose=False,
+        )
+    assert program is not None  # what the exporter gives where it writes no file itself
+    return program
+
+
+def save_graph(program: torch.onnx.ONNXProgram, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the graph with these texts in its metadata."""
+    program.model.metadata_props.update(metadata)
+    program.save(str(path))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks, which are for its developers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
