@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.matching import BACKGROUND, IGNORED, among_all, balanced_sample, by_overlap
-from aweigh.ops.roi import numbered
+from aweigh.ops.roi import numbered_batch
 from aweigh.structures import Targets
 
 POSITIVE_IOU = 0.5  # of a region with an object (Girshick 2015, section 2.3)
@@ -140,13 +140,13 @@ def said_of_detections(
 
     read: regions `[R, 5]` and their size to their features `[R, channels, size, size]`.
     """
-    regions, there = numbered(list(boxes)), (scores > 0).flatten()  # [B * K, 5], [B * K]
+    regions, there = numbered_batch(boxes), (scores > 0).flatten()  # [B * K, 5], [B * K]
     if torch.compiler.is_compiling():  # a graph has one shape for all data
-        rows = torch.arange(len(regions), device=regions.device)
+        rows = torch.arange(regions.shape[0], device=regions.device)
     else:
         rows = there.nonzero().squeeze(1)
     said = branch(read(regions[rows], branch.size))
     decoded = branch.decode(said, regions[rows, 1:], labels.flatten()[rows])  # [R, ...]
-    every = decoded.new_zeros(len(regions), *decoded.shape[1:]).index_copy(0, rows, decoded)
+    every = decoded.new_zeros(regions.shape[0], *decoded.shape[1:]).index_copy(0, rows, decoded)
     every = torch.where(there.view(-1, *[1] * (every.ndim - 1)), every, 0)
     return every.view(*labels.shape, *decoded.shape[1:])

@@ -76,7 +76,7 @@ from aweigh.necks import NECKS, Neck, NeckName
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, world_mean
 from aweigh.ops.matching import hardest
-from aweigh.ops.roi import max_pool_regions, numbered, pool_regions
+from aweigh.ops.roi import max_pool_regions, numbered, numbered_batch, pool_regions
 from aweigh.structures import IMAGENET_STD, Images, Targets
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.detectron2 import (
@@ -271,7 +271,7 @@ class FasterRCNN(nn.Module):
         proposals, _, count = self.propose(raw, sizes_hw)
         if not torch.compiler.is_compiling():
             proposals = proposals[:, : max(1, int(count.max()))]
-        logits, deltas = self.second_stage(raw.features, numbered(list(proposals)))
+        logits, deltas = self.second_stage(raw.features, numbered_batch(proposals))
         threshold = self.selection.score_threshold
         every = region_candidates(logits, deltas, proposals, count, sizes_hw, score_threshold=threshold)
         found = box_ops.select_levels([every], sizes_hw, self.selection)

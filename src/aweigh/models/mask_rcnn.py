@@ -139,7 +139,7 @@ class MaskBranch(nn.Module):
 
 def _of_class(maps: Tensor, labels: Tensor) -> Tensor:
     """Of each region's maps `[R, maps, S, S]` that of its label: `[R, S, S]`."""
-    return maps[torch.arange(len(maps), device=maps.device), labels]
+    return maps[torch.arange(maps.shape[0], device=maps.device), labels]
 
 
 # Builders, and the weights others have published for them

@@ -42,4 +42,4 @@ def level_anchors(shapes: Tensor, feature: Tensor, pixels: Tensor, stride: int, 
 
 def anchor_rows(cells: Tensor, width: int) -> Tensor:
     """What a head says of K anchors in each cell, one row each: `[B, K * width, H, W]` to `[B, H*W*K, width]`."""
-    return cells.permute(0, 2, 3, 1).reshape(len(cells), -1, width)
+    return cells.permute(0, 2, 3, 1).reshape(cells.shape[0], -1, width)

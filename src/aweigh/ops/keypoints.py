@@ -56,7 +56,7 @@ def highest_pixels(maps: Tensor, boxes: Tensor) -> Tensor:
     stride = (reach / REACH).ceil()
     offsets = torch.arange(-REACH, REACH + 1, device=maps.device) * stride
     offsets = offsets.maximum(-reach).minimum(reach)[:, :, None]  # [R, 2, 1, W]
-    numbers = torch.arange(len(maps), device=maps.device)[:, None, None, None]
+    numbers = torch.arange(maps.shape[0], device=maps.device)[:, None, None, None]
     padded = F.pad(maps, (2, 2, 2, 2), mode="replicate")  # the cells beyond the edge are as those at the edge
     found = []
     for heights in padded.unbind(dim=1):  # one keypoint at a time, which bounds the memory

@@ -48,7 +48,7 @@ def pool_regions(
         return torch.stack(every).gather(0, level[None, :, None, None, None].expand(1, *every[0].shape))[0]
     if samples and features[0].device.type == "cpu":
         return _align_rows(features, strides, regions, level, size, samples, aligned)
-    pooled = features[0].new_zeros(len(regions), features[0].shape[1], size, size)
+    pooled = features[0].new_zeros(regions.shape[0], features[0].shape[1], size, size)
     for number, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         rows = (level == number).nonzero().squeeze(1)
         pooled[rows] = _align(feature, stride, regions[rows], size, samples, aligned)
@@ -87,7 +87,7 @@ def _align_rows(
     index = (rows[:, :, None, :, None] + columns[:, None, :, None, :]).flatten(0, 2).flatten(1)
     weights = (row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]).flatten(0, 2).flatten(1)
     pooled = F.embedding_bag(index, table, per_sample_weights=weights.to(table.dtype), mode="sum")  # [R * S * S, C]
-    return pooled.view(len(regions), size, size, table.shape[1]).permute(0, 3, 1, 2)  # [R, C, S, S]
+    return pooled.view(regions.shape[0], size, size, table.shape[1]).permute(0, 3, 1, 2)  # [R, C, S, S]
 
 
 def pool_position_sensitive(
@@ -120,7 +120,7 @@ def pool_position_sensitive(
     columns, column_weights = _sampled(boxes[:, 0], boxes[:, 2], width * every, size, samples, -torch.inf)
     cells = torch.arange(size**2, device=feature.device).view(size, size)
     first = (image[:, None, None] * size**2 + cells) * height * width  # [R, S, S]
-    sampled = feature.new_zeros(len(regions), size, samples, size, samples, channels)
+    sampled = feature.new_zeros(regions.shape[0], size, samples, size, samples, channels)
     for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # of the four pixels round a sample
         row, column = rows[:, :, down::2, None, None] * width, columns[:, None, None, :, right::2]
         weight = row_weights[:, :, down::2, None, None] * column_weights[:, None, None, :, right::2]
@@ -167,3 +167,9 @@ def numbered(boxes: Sequence[Tensor]) -> Tensor:
     """Boxes `[R_i, 4]` of each image as regions `[R, 5]`, the number of the image in front."""
     rows = [torch.cat([each.new_full((len(each), 1), image), each], dim=1) for image, each in enumerate(boxes)]
     return torch.cat(rows)
+
+
+def numbered_batch(boxes: Tensor) -> Tensor:
+    """`numbered` of as many boxes in each image, `[B, P, 4]`: regions `[B * P, 5]`. A graph of it takes any B."""
+    image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
+    return torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes], dim=2).flatten(0, 1)
