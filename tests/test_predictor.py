@@ -365,7 +365,8 @@ def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'gpu'"):
         choose_device("gpu")
     with pytest.raises(
-        UsageError, match=r"engine SimpleNamespace lacks name, classes, .*, usual_batch, selection, with_nms;"
+        UsageError,
+        match=r"engine SimpleNamespace lacks name, classes, .*, computed_by, selection, with_nms;",
     ):
         Predictor(SimpleNamespace(run=print), Resize())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="needs a detector"):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aweigh.detections import Detections
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.evaluation.evaluator import CocoEvaluator
+    from aweigh.graphs.write import export
     from aweigh.models import DETECTORS, create
     from aweigh.predictor import Predictor, load
     from aweigh.runtime.tta import TTA
@@ -34,6 +35,7 @@ _HOME = {
     "Classes": "aweigh.classes",
     "CocoEvaluator": "aweigh.evaluation.evaluator",
     "Detections": "aweigh.detections",
+    "export": "aweigh.graphs.write",
     "TTA": "aweigh.runtime.tta",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "__version__",
     "create",
     "evaluate",
+    "export",
     "load",
     "train",
 ]

@@ -34,6 +34,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
     text = safetensors_metadata(path).get(METADATA_KEY)
     if text is None:
         raise DataError(f"{path} has no Aweigh header; expected a checkpoint that `aweigh train` wrote.")
+    return checked_header(text, path)
+
+
+def checked_header(text: str, path: str | Path) -> dict[str, Any]:
+    """The header of a detector that a text holds, see `read_header`. path: of the file, for messages."""
     header = parse_header(text, path)
     if "kind" in header:
         kind = str(header["kind"])[:60]

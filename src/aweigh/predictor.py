@@ -26,6 +26,7 @@ from PIL import Image
 
 from aweigh.annotations.proposals import Proposals
 from aweigh.arguments import NMS, Share, check_value
+from aweigh.catalogue import find_model
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError, check_reach, counted
 from aweigh.geometry.frames import Frame
@@ -34,6 +35,7 @@ from aweigh.images.reader import ImageSource, check_reading, is_file, is_tensor,
 from aweigh.images.resize import Resize
 from aweigh.images.sources import image_paths, stands_for_several
 from aweigh.runtime.engine import Batch, Engine, check_engine, is_out_of_memory
+from aweigh.runtime.open import SUFFIXES, Runtime, open_graph
 from aweigh.runtime.tta import PLAIN, TTA, find
 
 if TYPE_CHECKING:
@@ -49,14 +51,24 @@ def load(
     resize: Resize | None = None,
     tta: TTA = PLAIN,
     device: torch.device | str | None = None,
+    runtime: Runtime | None = None,
 ) -> Predictor:
     """A detector, ready to be called; loading a file runs no code from it.
 
-    model: a checkpoint; the folder of a run, whose best weights are meant; `"box"`, the detector that comes with the
-    package, for the 80 classes of COCO; or any name that `aweigh models` lists, with the first of its published
-    weights, or those of `weights`, a name or a file. resize: instead of the step the detector was trained with. tta:
-    test-time augmentation. device: a GPU that CUDA can use when there is one, else the CPU.
+    model: a checkpoint; a graph that `aweigh export` wrote (`.onnx`, `.xml`), which needs no torch; the folder of a
+    run, whose best weights are meant; `"box"`, the detector that comes with the package, for the 80 classes of COCO;
+    or any name that `aweigh models` lists, with the first of its published weights, or those of `weights`, a name or a
+    file.
+    resize: instead of the step the detector was trained with. tta: test-time augmentation. device: of a checkpoint a
+    GPU that CUDA can use when there is one, else the CPU; of a graph the CPU, when not given. runtime: what computes a
+    graph, when not given onnxruntime for `.onnx` and OpenVINO for `.xml`.
     """
+    found = find_model(model, weights)
+    if isinstance(found, Path) and found.suffix in SUFFIXES:
+        engine, header = open_graph(found, runtime, None if device is None else str(device))
+        return Predictor(engine, resize or Resize.from_dict(header["resize"]), tta=tta)
+    if runtime is not None:
+        raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")
     from aweigh.checkpoints.checkpoint import load_model
 
     detector, header = load_model(model, weights)

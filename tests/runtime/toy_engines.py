@@ -38,6 +38,7 @@ class Spots:
     stride_divisor: int = 32
     pixel_mean: tuple[float, ...] = (0.25, 0.25, 0.25)
     usual_batch: int = 1
+    computed_by: str = "NumPy"
     selection: Merging = Merging()
     most: int = 1000
     batches: list[Batch] = field(default_factory=list)

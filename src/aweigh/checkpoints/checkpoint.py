@@ -52,18 +52,20 @@ def save_model(
     model: a detector, with `builder`, `arguments` and `classes`. metrics: what it reached, on which split.
     training: the configuration and the step it was saved at. licence: of the weights, as an SPDX expression.
     """
-    header = _header(model, resize, metrics or {}, training or {}, licence, data_hash)
+    header = header_of(model, resize=resize, metrics=metrics, training=training, licence=licence, data_hash=data_hash)
     _save(Path(path), plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
-def _header(
+def header_of(
     model: Detector,
+    *,
     resize: Resize,
-    metrics: Mapping[str, Any],
-    training: Mapping[str, Any],
-    licence: str,
-    data_hash: str,
+    metrics: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    licence: str = "",
+    data_hash: str = "",
 ) -> dict[str, Any]:
+    """What `save_model` writes beside the weights."""
     return {
         "format": FORMAT,
         "builder": model.builder,
@@ -71,8 +73,8 @@ def _header(
         "classes": {"names": list(model.classes.names), "ids": list(model.classes.ids)},
         "resize": resize.to_dict(),
         "selection": settings_of(model),
-        "metrics": dict(metrics),
-        "training": dict(training),
+        "metrics": dict(metrics or {}),
+        "training": dict(training or {}),
         "data_hash": data_hash,
         "licence": licence,
         "aweigh": aweigh.__version__,
@@ -107,7 +109,7 @@ def _header_of_published(model: Detector) -> dict[str, Any]:
     record = model.record
     assert record is not None  # of the weights it was created with
     shares = {name: value / 100 for name, value in record.metrics.items()}
-    return _header(model, Resize(**record.resize), shares, {}, record.licence, "")
+    return header_of(model, resize=Resize(**record.resize), metrics=shares, licence=record.licence)
 
 
 def contents(model: str | Path, weights: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:

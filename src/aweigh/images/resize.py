@@ -6,7 +6,7 @@ Of `antialias=False` size and pixels equal those of torchvision's detection mode
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,14 @@ class Resize:
     becomes exactly `long`, which serves inputs of fixed size. `long=None`: no bound. antialias: smooth when shrinking;
     uint8 images then stay uint8, at most one grey level beside the float kernel, and four times as fast in training.
     scale: a factor on the sides that this gives, by which test-time augmentation looks closer or from further away.
+    within: height and width that are never exceeded, as of a graph for images of one size.
     """
 
     short: int | None = 800
     long: int | None = 1333
     antialias: bool = True
     scale: float = 1.0
+    within: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("short", "long"):
@@ -46,6 +48,11 @@ class Resize:
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not (number and 0 < self.scale <= LARGEST_SCALE):  # nor NaN
             raise UsageError(f"Resize: scale must be a number above 0, at most {LARGEST_SCALE}, got {self.scale!r}.")
+        if self.within is not None:
+            within = tuple(self.within) if isinstance(self.within, list | tuple) else ()
+            if len(within) != 2 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in within):
+                raise UsageError(f"Resize: within must be a height and a width in pixels or None, got {self.within!r}.")
+            object.__setattr__(self, "within", within)
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing an image of `height` x `width`."""
@@ -59,6 +66,9 @@ class Resize:
             ]  # exactly
         if self.scale != 1:
             sides = [max(1, round(side * self.scale)) for side in sides]
+        if self.within is not None:
+            fitting = min(1.0, *(most / side for most, side in zip(self.within, sides, strict=True)))
+            sides = [max(1, math.floor(side * fitting)) for side in sides]
         return sides[0], sides[1]
 
     def with_size(self, text: str) -> Resize:
@@ -94,14 +104,15 @@ class Resize:
         return unit_range(resample(pixels, size_hw, antialias=self.antialias, span_hw=span(before_hw, full_hw)))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; a scale of 1 is left out."""
-        return {name: value for name, value in asdict(self).items() if name != "scale" or value != 1}
+        """As JSON can hold it; a scale of 1, and no limit, are left out."""
+        plain = {"scale": 1, "within": None}
+        return {name: value for name, value in asdict(self).items() if name not in plain or value != plain[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Resize:
-        unknown = set(values) - {"short", "long", "antialias", "scale"}
-        if unknown:
-            raise UsageError(f"Resize: unknown argument {sorted(unknown)[0]!r}; known: short, long, antialias, scale.")
+        known = [entry.name for entry in fields(cls)]
+        if unknown := sorted(set(values) - {*known}):
+            raise UsageError(f"Resize: unknown argument {unknown[0]!r}; known: {', '.join(known)}.")
         return cls(**values)
 
 

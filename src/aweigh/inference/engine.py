@@ -38,6 +38,7 @@ class TorchEngine:
         self.averages_flips: bool = model.average_flipped is not None
         self.stride_divisor: int = model.stride_divisor
         self.pixel_mean: tuple[float, ...] = tuple(model.pixel_mean.flatten().tolist())
+        self.computed_by = f"torch {torch.__version__} on {how.device}, {str(how.precision).removeprefix('torch.')}"
         self.usual_batch = 1 if how.device.type == "cpu" else 8  # on a CPU one without padding is as fast as several
 
     @property

@@ -74,7 +74,8 @@ class Engine(Protocol):
 
     name: of the builder. stride_divisor: what the sides of a batch are multiples of. pixel_mean: `[3]`, the colour of
     padding. extras: what it says beside boxes, of "masks", "keypoints" and "cuboids". averages_flips: whether it can
-    average raw outputs of an image and of its mirror image. usual_batch: how many images at a time pay.
+    average raw outputs of an image and of its mirror image. usual_batch: how many images at a time pay. computed_by:
+    the runtime, the device and the number format, in words.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Engine(Protocol):
     stride_divisor: int
     pixel_mean: tuple[float, ...]
     usual_batch: int
+    computed_by: str
 
     @property
     def selection(self) -> Suppression: ...

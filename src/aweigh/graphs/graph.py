@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from aweigh.export.operators import TRANSLATIONS
+from aweigh.graphs.operators import TRANSLATIONS
 from aweigh.inference.engine import folded
 from aweigh.models.detector import Detector
 
