@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aweigh.errors import DataError, UsageError, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean
 from aweigh.header import METADATA_KEY
 from aweigh.runtime.graph import Opened
 from aweigh.runtime.onnx_file import metadata
@@ -46,7 +46,7 @@ def opened(path: Path, device: str | None = None, threads: int = 0) -> Opened:
     def compute(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
-    words = f"onnxruntime {onnxruntime.__version__} on {name}, {options.intra_op_num_threads} threads"
+    words = f"onnxruntime {onnxruntime.__version__} on {name}, {counted(options.intra_op_num_threads, 'thread')}"
     return Opened(header, compute, words)
 
 

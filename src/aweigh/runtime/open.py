@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,6 @@ from aweigh.errors import UsageError
 from aweigh.runtime.graph import GraphEngine, graph_header
 
 Runtime = Literal["onnxruntime", "openvino"]
-MODULES: dict[str, str] = {"onnxruntime": "aweigh.runtime.onnx", "openvino": "aweigh.runtime.openvino"}
 SUFFIXES: dict[str, Runtime] = {".onnx": "onnxruntime", ".xml": "openvino"}  # of files, and what computes them
 
 
@@ -26,6 +24,10 @@ def open_graph(
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
     name = check_value("runtime", runtime or SUFFIXES[path.suffix], Runtime)
-    opened = import_module(MODULES[name]).opened(path, device, threads)
-    header, graph = graph_header(opened.header, path)
-    return GraphEngine(header, graph, opened.compute, f"{opened.computed_by}, {graph.precision}"), header
+    if name == "openvino":
+        from aweigh.runtime.openvino import opened
+    else:
+        from aweigh.runtime.onnx import opened
+    found = opened(path, device, threads)
+    header, graph = graph_header(found.header, path)
+    return GraphEngine(header, graph, found.compute, f"{found.computed_by}, {graph.precision}"), header
