@@ -1,9 +1,10 @@
-"""Our own operators as ONNX has them, for torch's exporter."""
+"""Operators as ONNX has them, for torch's exporter: our own, and those it does not know or not in every use."""
 
 from collections.abc import Callable
 from typing import Any
 
-from onnxscript import opset20
+import torch
+from onnxscript import FLOAT, INT64, opset18, opset20, script
 
 from aweigh.ops import boxes as box_ops
 
@@ -31,4 +32,91 @@ def hard_nms(boxes: Any, scores: Any, groups: Any, iou_threshold: float, most: i
     return op.Where(op.Greater(best, nothing), rows, op.Constant(value_int=-1))
 
 
-TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {box_ops.hard_nms._opoverload: hard_nms}
+@script(default_opset=opset18)  # that of the exporter's own operators, which it converts to ours at the end
+def running_maximum(x: FLOAT, cells: INT64, axis: int) -> FLOAT:
+    """The largest value at each of `cells` `[n]`, 0 to n - 1, of an axis of `x` and before it, in about log2(n) steps:
+    each compares what reaches 1, 2, 4 ... cells back with the same at the cell before these."""
+    zero, reach = opset18.Constant(value_int=0), opset18.Constant(value_int=1)
+    last = opset18.ReduceMax(cells, keepdims=0)
+    more = reach <= last
+    while more:
+        x = opset18.Max(x, opset18.Gather(x, opset18.Max(cells - reach, zero), axis=axis))
+        reach = reach + reach
+        more = reach <= last
+    return x
+
+
+def cummax(x: Any, dim: int) -> tuple[Any, Any]:
+    """`torch.cummax`, which ONNX has not. Of its two results the values alone are read; both are the values here."""
+    side = op.Squeeze(op.Shape(x, start=dim, end=dim + 1))
+    cells = op.Range(op.Constant(value_int=0), side, op.Constant(value_int=1))
+    largest = running_maximum(x, cells, axis=dim)
+    return largest, largest
+
+
+def remainder(values: Any, divisor: Any) -> Any:
+    """`torch.remainder` by a number, which may be a side of a map: the exporter's takes constants alone."""
+    divisor = op.CastLike(divisor, values)
+    if values.dtype.is_integer():
+        return op.Mod(values, divisor)
+    return op.Sub(values, op.Mul(op.Floor(op.Div(values, divisor)), divisor))
+
+
+def roi_pool(x: Any, regions: Any, scale: float, height: int, width: int) -> tuple[Any, Any]:
+    """Torchvision's, of which the pooled values alone are read; they stand in the place of their indices too."""
+    pooled = op.MaxRoiPool(x, regions, pooled_shape=[height, width], spatial_scale=scale)
+    return pooled, pooled
+
+
+def deform_conv(
+    x: Any,
+    weight: Any,
+    offset: Any,
+    mask: Any,
+    bias: Any,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    *_: int,
+) -> Any:
+    """Torchvision's modulated deformable convolution as `aweigh.layers.DeformableConv2d` has it, without stride,
+    dilation and groups, so that the map `[B, C, H, W]` keeps its size.
+
+    Samples of the map, then a 1x1 convolution of them: OpenVINO does not read ONNX's own operator.
+    """
+    channels_out, channels, height, width = weight.shape
+    number = height * width  # N, places of the kernel
+
+    def ints(*values: int) -> Any:
+        return op.Constant(value_ints=list(values))
+
+    def along(axis: int, places: list[int]) -> Any:
+        """Where each place reads at each cell, along one axis of the map, from -1 at its edge to 1: `[B, N, H, W]`."""
+        side = op.Shape(x, start=axis, end=axis + 1)
+        cells = op.Range(op.Constant(value_int=0), op.Squeeze(side), op.Constant(value_int=1))
+        cells = op.Unsqueeze(cells, [1]) if axis == 2 else cells
+        begin = op.Reshape(op.Constant(value_floats=[place + 0.5 for place in places]), ints(1, -1, 1, 1))
+        shift = op.Squeeze(op.Slice(offsets, ints(axis - 2), ints(axis - 1), ints(2)), ints(2))
+        read = op.Add(op.Add(shift, begin), op.Cast(cells, to=1))
+        return op.Sub(op.Div(op.Add(read, read), op.Cast(side, to=1)), op.Constant(value_float=1.0))
+
+    batch, map_hw = op.Shape(x, end=1), op.Shape(x, start=2)
+    offsets = op.Reshape(offset, op.Concat(batch, ints(number, 2), map_hw, axis=0))  # [B, N, 2 (y, x), H, W]
+    rows = along(2, [place // width - pad_h for place in range(number)])
+    columns = along(3, [place % width - pad_w for place in range(number)])
+    grid = op.Concat(op.Unsqueeze(columns, [4]), op.Unsqueeze(rows, [4]), axis=4)  # [B, N, H, W, 2 (x, y)]
+    grid = op.Reshape(grid, op.Concat(batch, ints(-1), op.Shape(x, start=3), ints(2), axis=0))  # [B, N * H, W, 2]
+    sampled = op.GridSample(x, grid, mode="linear", padding_mode="zeros", align_corners=0)  # [B, C, N * H, W]
+    sampled = op.Reshape(sampled, op.Concat(batch, ints(channels, number), map_hw, axis=0))
+    sampled = op.Reshape(op.Mul(sampled, op.Unsqueeze(mask, [1])), op.Concat(batch, ints(-1), map_hw, axis=0))
+    return op.Conv(sampled, op.Reshape(weight, ints(channels_out, channels * number, 1, 1)), bias)
+
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    box_ops.hard_nms._opoverload: hard_nms,
+    torch.ops.aten.cummax.default: cummax,
+    torch.ops.aten.remainder.Scalar: remainder,
+    torch.ops.torchvision.deform_conv2d.default: deform_conv,
+    torch.ops.torchvision.roi_pool.default: roi_pool,
+}

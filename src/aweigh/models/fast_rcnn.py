@@ -57,9 +57,11 @@ class GivenProposals(nn.Module):
         scores `[B, P]`, 1 for each, since the order is all that is known; how many count `[B]`."""
         boxes = box_ops.clip(raw, sizes_hw)
         there = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(dim=-1)  # [B, P]
-        order = there.byte().argsort(dim=1, descending=True, stable=True)
-        boxes = boxes.gather(1, order[..., None].expand_as(boxes))
-        return boxes, there.gather(1, order).float(), there.sum(dim=1)
+        count = there.sum(dim=1, keepdim=True)  # [B, 1]
+        place = torch.where(there, there.cumsum(dim=1), count + (~there).cumsum(dim=1)) - 1  # [B, P], where each goes
+        boxes = torch.zeros_like(boxes).scatter(1, place[..., None].expand_as(boxes), boxes)
+        scores = torch.arange(there.shape[1], device=there.device) < count  # [B, P]
+        return boxes, scores.float(), count.squeeze(1)
 
     def loss(self, raw: Tensor, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """None: nothing of them is learned."""
