@@ -8,6 +8,7 @@ from onnxscript import FLOAT, INT64, opset18, opset20, script
 
 from aweigh.ops import boxes as box_ops
 
+op18: Any = opset18  # of the exporter's own operators, which it converts to ours at the end
 op: Any = opset20  # the functions build parts of a graph: what they are given and return are values in it, not arrays
 
 
@@ -32,17 +33,17 @@ def hard_nms(boxes: Any, scores: Any, groups: Any, iou_threshold: float, most: i
     return op.Where(op.Greater(best, nothing), rows, op.Constant(value_int=-1))
 
 
-@script(default_opset=opset18)  # that of the exporter's own operators, which it converts to ours at the end
+@script(default_opset=opset18)
 def running_maximum(x: FLOAT, cells: INT64, axis: int) -> FLOAT:
     """The largest value at each of `cells` `[n]`, 0 to n - 1, of an axis of `x` and before it, in about log2(n) steps:
     each compares what reaches 1, 2, 4 ... cells back with the same at the cell before these."""
-    zero, reach = opset18.Constant(value_int=0), opset18.Constant(value_int=1)
-    last = opset18.ReduceMax(cells, keepdims=0)
-    more = reach <= last
+    zero, reach = op18.Constant(value_int=0), op18.Constant(value_int=1)
+    last = op18.ReduceMax(cells, keepdims=0)
+    more = op18.LessOrEqual(reach, last)
     while more:
-        x = opset18.Max(x, opset18.Gather(x, opset18.Max(cells - reach, zero), axis=axis))
-        reach = reach + reach
-        more = reach <= last
+        x = op18.Max(x, op18.Gather(x, op18.Max(op18.Sub(cells, reach), zero), axis=axis))
+        reach = op18.Add(reach, reach)
+        more = op18.LessOrEqual(reach, last)
     return x
 
 

@@ -1,0 +1,87 @@
+"""Each operator that is translated for ONNX gives in onnxruntime and OpenVINO what it gives in torch, at any size."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torchvision.ops import roi_pool
+
+from aweigh.graphs.graph import OPSET
+from aweigh.graphs.operators import TRANSLATIONS
+from aweigh.layers import DeformableConv2d
+from aweigh.ops import pooling
+
+
+class Pooled(nn.Module):
+    """The four corner poolings."""
+
+    def forward(self, x: Tensor, regions: Tensor) -> tuple[Tensor, ...]:
+        every = (pooling.largest_below, pooling.largest_right, pooling.largest_above, pooling.largest_left)
+        return tuple(pool(x) for pool in every)
+
+
+class Regions(nn.Module):
+    def forward(self, x: Tensor, regions: Tensor) -> tuple[Tensor, ...]:
+        return (roi_pool(x, regions, (3, 3), spatial_scale=1 / 4),)
+
+
+class Remainders(nn.Module):
+    def forward(self, x: Tensor, regions: Tensor) -> tuple[Tensor, ...]:
+        cells = (100 * x).long()
+        return cells % x.shape[3], cells // x.shape[3], torch.remainder(x, 0.3)
+
+
+class Deformed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = DeformableConv2d(4, 6, 3, padding=1)
+        nn.init.normal_(self.convolution.offsets.weight)
+
+    def forward(self, x: Tensor, regions: Tensor) -> tuple[Tensor, ...]:
+        return (self.convolution(x),)
+
+
+def inputs(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """A map and 12 regions of it, of which some reach beyond its edge."""
+    generator = torch.Generator().manual_seed(0)
+    corners = 4 * torch.rand(12, 4, generator=generator) * torch.tensor([width, height] * 2)
+    image = torch.randint(batch, (12, 1), generator=generator)
+    return torch.randn(batch, 4, height, width, generator=generator), torch.cat([image, corners], dim=1)
+
+
+@pytest.mark.parametrize("kind", [Pooled, Regions, Remainders, Deformed])
+@torch.no_grad()
+def test_a_graph_gives_what_torch_gives(kind: type[nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, given = kind().eval(), inputs(2, 8, 9)
+    size = {0: Dim("batch"), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    table: Any = TRANSLATIONS
+    program = torch.onnx.export(
+        module,
+        given,
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes=(size, {}),
+        custom_translation_table=table,
+        verbose=False,
+    )
+    assert program is not None
+    file = tmp_path / "graph.onnx"
+    program.save(str(file))
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    compiled = openvino.Core().compile_model(file, config={"INFERENCE_PRECISION_HINT": "f32"})
+    for shape in ((1, 5, 7), (3, 16, 1), (2, 17, 40)):
+        expected = module(*inputs(*shape))
+        feed = {
+            name: value.numpy() for name, value in zip(("x", "regions"), inputs(*shape), strict=True) if name in names
+        }
+        for got in (session.run(None, feed), list(compiled(feed).values())):
+            for want, values in zip(expected, got, strict=True):
+                np.testing.assert_allclose(values, want, atol=2e-5)
