@@ -3,6 +3,7 @@
 A graph takes `images` `[B, 3, H, W]` float32, RGB in `[0, 1]`, `sizes_hw` `[B, 2]` int64, height and width of each
 inside the padding, and where it needs them `proposals` `[B, P, 4]` float32. It gives `boxes` `[B, K, 4]` float32,
 `scores` `[B, K]`, `labels` `[B, K]` int64, `count` `[B]` int64, how many of the K rows count, and each of its extras.
+One with `whole_images` takes `image` instead, `[height, width, 3]` uint8 RGB of any size, and gives pixels of it.
 In its metadata stands, under the key `aweigh`, the header of the checkpoint that it was made from, and in that, under
 `graph`, the fields of `Graph`.
 """
@@ -42,8 +43,9 @@ class Opened(NamedTuple):
 class Graph:
     """What a graph says beside its header.
 
-    size_hw: height and width that its images have, batch: how many; None: any. nms: whether it suppresses itself, or
-    gives every candidate. precision: what it computes in. The rest as of an `Engine`; masks_rounded as of `Detections`.
+    size_hw: height and width that its images have, batch: how many; None: any. whole_images: whether it resizes and
+    pads itself. nms: whether it suppresses itself, or gives every candidate. precision: what it computes in. The rest
+    as of an `Engine`; masks_rounded as of `Detections`.
     """
 
     extras: tuple[Literal["masks", "keypoints", "cuboids"], ...] | None = None
@@ -54,6 +56,7 @@ class Graph:
     keypoint_set: Mapping[str, Any] | None = None
     size_hw: tuple[Count, Count] | None = None
     batch: Count | None = None
+    whole_images: bool = False
     nms: Literal["graph", "none"] = "graph"
     precision: Precision = "float32"
 
@@ -108,7 +111,7 @@ class GraphEngine:
         return other
 
     def run(self, batch: Batch, *, flipped_classes: np.ndarray | None = None) -> list[Detections]:
-        step = self.graph.batch or len(batch.pixels)
+        step = 1 if self.graph.whole_images else self.graph.batch or len(batch.pixels)
         starts = range(0, len(batch.pixels), step)
         found = [one for start in starts for one in self._run(batch, slice(start, start + step))]
         return found if self.graph.nms == "graph" else [self._suppressed(one) for one in found]
@@ -116,13 +119,7 @@ class GraphEngine:
     def _run(self, batch: Batch, part: slice) -> list[Detections]:
         """What the graph gives of a part of the images, which it computes at once."""
         sizes_hw = batch.sizes_hw[part]
-        inputs = {"images": self._fitted(batch.pixels[part]), "sizes_hw": np.array(sizes_hw, np.int64)}
-        if batch.proposals is not None:
-            inputs["proposals"] = batch.proposals[part]
-        if self.graph.batch is not None:  # the last part may be smaller: its first image fills it up
-            rows = np.arange(self.graph.batch) % len(sizes_hw)
-            inputs = {name: values[rows] for name, values in inputs.items()}
-        padded = self.compute(inputs)
+        padded = self.compute(self._inputs(batch, part))
         return Detections.unpadded(
             [padded[name][: len(sizes_hw)] for name in ("boxes", "scores", "labels", "count")],
             classes=self.classes,
@@ -131,6 +128,20 @@ class GraphEngine:
             masks_rounded=self.graph.masks_rounded,
             keypoint_set=self.keypoint_set,
         )
+
+    def _inputs(self, batch: Batch, part: slice) -> dict[str, np.ndarray]:
+        sizes_hw = batch.sizes_hw[part]
+        if self.graph.whole_images:
+            ((height, width),) = sizes_hw
+            pixels = batch.pixels[part][0, :, :height, :width]
+            return {"image": (pixels.transpose(1, 2, 0) * 255).round().astype(np.uint8)}
+        inputs = {"images": self._fitted(batch.pixels[part]), "sizes_hw": np.array(sizes_hw, np.int64)}
+        if batch.proposals is not None:
+            inputs["proposals"] = batch.proposals[part]
+        if self.graph.batch is not None:  # the last part may be smaller: its images fill it up
+            rows = np.arange(self.graph.batch) % len(sizes_hw)
+            inputs = {name: values[rows] for name, values in inputs.items()}
+        return inputs
 
     def _fitted(self, pixels: np.ndarray) -> np.ndarray:
         """Images `[b, 3, h, w]` in the size of the graph, where it has one: padded with the mean colour."""
