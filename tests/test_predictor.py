@@ -1,5 +1,6 @@
 """An image in any form becomes detections in its own pixels; many images stream through in bounded memory."""
 
+import threading
 from collections.abc import Iterator
 from inspect import signature
 from io import BytesIO
@@ -290,6 +291,33 @@ def test_stream_is_a_generator_that_reads_no_further_than_a_batch(detector: Pred
     assert taken == 4
 
 
+@pytest.mark.parametrize(("batch", "tta"), [(1, aweigh.TTA()), (3, aweigh.TTA(flip=True, scales=(1.0, 0.5)))])
+def test_what_is_read_and_computed_ahead_is_the_same(
+    fcos: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, tta: aweigh.TTA
+) -> None:
+    sizes = [(40, 60), (64, 48), (30, 30), (64, 48), (20, 70), (48, 64), (50, 50)]
+    for number, size in enumerate(sizes):
+        Image.fromarray(picture(*size, number)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"broken")
+    predictor = Predictor(fcos, Resize(short=64, long=96), tta=tta, device="cpu")  # type: ignore[arg-type]
+    one_by_one = list(predictor.stream(iter(sorted(tmp_path.iterdir())), batch, score=0))
+    threads_before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # as many cores, each of which computes a batch
+    side_by_side, at_once = predictor.engine.side_by_side()
+    assert at_once == 3 and side_by_side is not predictor.engine
+    streams = [predictor.stream(tmp_path, batch, score=0) for _ in range(2)]
+    both = list(zip(*streams, strict=True))  # two at a time
+    monkeypatch.undo()
+    torch.set_num_threads(threads_before)
+    for alone, *others in zip(one_by_one, *zip(*both, strict=True), strict=True):
+        assert all(other.path == alone.path and same(other, alone) for other in others)
+    assert [result.error is None for result in one_by_one] == [number != 3 for number in range(len(sizes))]
+    stream = predictor.stream(tmp_path, batch)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("aweigh-ahead")]
+
+
 def test_pictures_of_one_size_are_the_same_in_any_batch(detector: Predictor) -> None:
     pictures = [picture(64, 48, seed) for seed in range(5)]
     one_by_one = list(detector.stream(pictures, batch=1, score=0))
@@ -366,7 +394,7 @@ def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
         choose_device("gpu")
     with pytest.raises(
         UsageError,
-        match=r"engine SimpleNamespace lacks name, classes, .*, computed_by, selection, with_nms;",
+        match=r"engine SimpleNamespace lacks name, classes, .*, computed_by, selection, with_nms, side_by_side;",
     ):
         Predictor(SimpleNamespace(run=print), Resize())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="needs a detector"):

@@ -15,8 +15,10 @@ image after its EXIF rotation, whatever size the network saw.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 import numpy as np
 from PIL import Image
 
+from aweigh.ahead import computed_ahead
 from aweigh.annotations.proposals import Proposals
 from aweigh.arguments import NMS, Share, check_value
 from aweigh.catalogue import find_model
@@ -36,6 +39,7 @@ from aweigh.images.resize import Resize
 from aweigh.images.sources import image_paths, stands_for_several
 from aweigh.runtime.engine import Batch, Engine, check_engine, is_out_of_memory
 from aweigh.runtime.open import SUFFIXES, Runtime, open_graph
+from aweigh.runtime.threads import usable_cores
 from aweigh.runtime.tta import PLAIN, TTA, find
 
 if TYPE_CHECKING:
@@ -76,6 +80,8 @@ def load(
 
 
 MOST_INPUT_PIXELS = 1 << 26  # ours: 0.8 GB as the network's input, and some ten times that inside it
+
+MOST_READERS = 8  # ours: threads that read images ahead of the network
 
 SCORE = 0.5  # ours: the lowest of a detection that is shown
 
@@ -159,11 +165,13 @@ class Predictor:
         if len(told) != len(images):
             raise UsageError(f"{counted(len(images), 'image')}, but proposals of {len(told)}; give one array for each.")
         asked = _Asked.of(self.engine, score, classes, nms, exif, value_range)
+        batch = self.engine.usual_batch
         results = []
-        for _, result in self._each(zip(images, told, strict=True), self.engine.usual_batch, asked):
-            if isinstance(result, Exception):
-                raise result
-            results.append(result)
+        with closing(self._each(zip(images, told), batch, asked, ahead=_pays_ahead(images, batch))) as found:
+            for _, result in found:
+                if isinstance(result, Exception):
+                    raise result
+                results.append(result)
         return results if several else results[0]
 
     def stream(
@@ -180,9 +188,13 @@ class Predictor:
     ) -> Iterator[Detections]:
         """The objects in each image of a file, folder, pattern or sequence, in its order, while it is read.
 
-        Always a generator; it holds `batch` images at a time. Where anything is wrong with one image (it cannot be
-        read, it is no image, the memory is too small for it), its result is empty, `error` says why, and the run goes
-        on. A file or folder that is not there is an error at once.
+        Always a generator. Where anything is wrong with one image (it cannot be read, it is no image, the memory is too
+        small for it), its result is empty, `error` says why, and the run goes on. A file or folder that is not there is
+        an error at once.
+
+        Of a folder, a pattern, or a list of files, `bytes` and arrays, threads read the next images while the network
+        runs, a few batches ahead, and on a CPU with several cores several batches are computed at a time. Anything
+        else, such as a generator, is asked for a batch when the one before it is taken: a camera is never behind.
 
         The images of a batch are padded at the right and bottom, with the mean colour, to the size of the largest.
         The network sees that margin: scores of objects next to it, and a little of everything where group
@@ -198,34 +210,51 @@ class Predictor:
         images = sources(source)  # here, not at the first image: a wrong name is an error at once
 
         def results() -> Iterator[Detections]:
-            for image, result in self._each(((image, proposals) for image in images), batch, asked):
-                if isinstance(result, Exception):
-                    result = Detections.empty(self.classes, error=_reason(result, image), path=_path(image))
-                yield result
+            told = ((image, proposals) for image in images)
+            with closing(self._each(told, batch, asked, ahead=_pays_ahead(images, batch))) as found:
+                for image, result in found:
+                    if isinstance(result, Exception):
+                        result = Detections.empty(self.classes, error=_reason(result, image), path=_path(image))
+                    yield result
 
         return results()
 
     def _each(
-        self, images: Iterator[tuple[ImageSource, np.ndarray | Proposals | None]], batch: int, asked: _Asked
-    ) -> Iterator[tuple[ImageSource, Detections | Exception]]:
-        """Each image with what is kept of its detections, or why there are none; images come with their proposals."""
-        while chunk := list(islice(images, batch)):
-            read = [self._read_or_say_why(image, proposals, asked) for image, proposals in chunk]
-            found = iter(self._detect_or_say_why([one for one in read if not isinstance(one, Exception)], asked))
-            outcomes = [one if isinstance(one, Exception) else next(found) for one in read]
-            del read
-            for (image, _), result in zip(chunk, outcomes, strict=True):
-                if isinstance(result, Detections):
-                    result = replace(asked.kept(result), path=_path(image))
-                yield image, result
+        self, images: Iterable[_Given], batch: int, asked: _Asked, *, ahead: bool
+    ) -> Generator[tuple[ImageSource, Detections | Exception]]:
+        """Each image with what is kept of its detections, or why there are none.
 
-    def _read_or_say_why(
-        self, image: ImageSource, proposals: np.ndarray | Proposals | None, asked: _Asked
-    ) -> _Read | Exception:
+        ahead: whether threads read further images meanwhile, and batches are computed side by side where that pays.
+        """
+        engine, calls = asked.engine.side_by_side() if ahead else (asked.engine, 1)
+        readers = min(usable_cores(), MOST_READERS)
+        read_one = partial(self._read_or_say_why, asked)
+        look = partial(self._found, replace(asked, engine=engine))
+        with closing(computed_ahead(read_one, images, ahead=(batch + readers) * ahead, threads=readers)) as read:
+            chunks = iter(lambda: [*islice(read, batch)], [])
+            with closing(computed_ahead(look, chunks, ahead=calls if calls > 1 else 0, threads=calls)) as found:
+                for results in found:
+                    yield from results
+
+    def _read_or_say_why(self, asked: _Asked, given: _Given) -> tuple[ImageSource, _Read | Exception]:
+        image, proposals = given
         try:
-            return self._read(image, proposals, asked)
+            return image, self._read(image, proposals, asked)
         except (AweighError, MemoryError) as error:
-            return error
+            return image, error
+
+    def _found(
+        self, asked: _Asked, chunk: list[tuple[ImageSource, _Read | Exception]]
+    ) -> list[tuple[ImageSource, Detections | Exception]]:
+        """What is kept of the detections of each image that was read."""
+        found = iter(self._detect_or_say_why([read for _, read in chunk if isinstance(read, _Read)], asked))
+        results: list[tuple[ImageSource, Detections | Exception]] = []
+        for image, read in chunk:
+            result = next(found) if isinstance(read, _Read) else read
+            if isinstance(result, Detections):
+                result = replace(asked.kept(result), path=_path(image))
+            results.append((image, result))
+        return results
 
     def _detect_or_say_why(self, images: list[_Read], asked: _Asked) -> list[Detections | Exception]:
         """`_detect`; where the memory is too small for all of them, one at a time, and why for those it is too small
@@ -243,12 +272,12 @@ class Predictor:
         """images: as they were read, run as one padded batch for each size."""
         if not images:
             return []
-        batches = [self._batch(images, number, resize) for number, resize in enumerate(self.tta.resizes(self.resize))]
+        batches = [self._batch(images, number) for number in range(len(self.tta.scales))]
         return find(asked.engine, batches, [image.full_hw for image in images], self.tta)
 
-    def _batch(self, images: list[_Read], number: int, resize: Resize) -> Batch:
+    def _batch(self, images: list[_Read], number: int) -> Batch:
         """The images in the size of this number, with their proposals."""
-        resized = [resize(image.pixels[number], full_hw=image.full_hw) for image in images]
+        resized = [image.resized[number] for image in images]
         batch = Batch.stack(resized, divisor=self.engine.stride_divisor, fill=self.engine.pixel_mean)
         boxes = [
             Frame.resize(image.full_hw, size_hw).boxes(image.proposals)
@@ -276,14 +305,18 @@ class Predictor:
                 raise UsageError(f"Proposals are found by the names of files, and a {type(image).__name__} has none.")
             proposals = proposals.of_picture(Path(image), full_hw)
         boxes = None if proposals is None else proposals.astype(np.float32)
-        return _Read([pixels for pixels, _ in read], full_hw, boxes)
+        resized = [each(pixels, full_hw=full_hw) for each, (pixels, _) in zip(resizes, read, strict=True)]
+        return _Read(resized, full_hw, boxes)
+
+
+_Given = tuple[ImageSource, "np.ndarray | Proposals | None"]  # an image, with its proposals
 
 
 class _Read(NamedTuple):
-    """pixels: the image for each size it is looked at in, uint8 `(h, w, 3)`, perhaps decoded at a reduced one.
-    full_hw: the size of the whole. proposals: `[P, 4]` float32 xyxy in its pixels."""
+    """resized: the image in each size it is looked at in, float32 `[3, h, w]` in `[0, 1]`. full_hw: the size of the
+    whole. proposals: `[P, 4]` float32 xyxy in its pixels."""
 
-    pixels: list[np.ndarray]
+    resized: list[np.ndarray]
     full_hw: tuple[int, int]
     proposals: np.ndarray | None
 
@@ -323,22 +356,34 @@ class _Asked:
         return found[keep if self.labels is None else keep & np.isin(found.labels, self.labels)]
 
 
-def sources(source: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
-    """The images a source stands for, in a fixed order.
+def sources(source: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """The images a source stands for, in a fixed order: a list, but of what gives them one by one.
 
     A folder stands for the image files directly in it, a pattern (`photos/**/*.jpg`) for the image files it matches,
     any other path for itself, a sequence for what is in it. `DataError` at once when there is nothing of that name.
     """
     if isinstance(source, str | Path):
-        return iter(image_paths(source))
+        return [*image_paths(source)]
     if isinstance(source, np.ndarray) or is_tensor(source):
         images: Any = source
-        return iter(images if _is_batch(images) else [images])
+        return [*images] if _is_batch(images) else [images]
     if isinstance(source, Image.Image | bytes | bytearray | memoryview) or is_file(source):
         one: Any = source
-        return iter([one])
-    several: Any = source
-    return iter(several)
+        return [one]
+    several: Iterable[Any] = source
+    return several if isinstance(several, list | tuple) else iter(several)
+
+
+def _pays_ahead(images: Iterable[ImageSource], batch: int) -> bool:
+    """Whether further images can be read while a batch is computed: they are there already, and threads may read them.
+
+    Images of Pillow and open files belong to the thread of the caller.
+    """
+    return (
+        isinstance(images, list | tuple)
+        and len(images) > batch
+        and all(isinstance(image, str | Path | bytes | np.ndarray) for image in images)
+    )
 
 
 def _is_batch(source: object) -> bool:

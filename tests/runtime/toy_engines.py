@@ -55,6 +55,9 @@ class Spots:
     def with_nms(self, nms: NMS) -> Spots:
         return replace(self, selection=replace(self.selection, nms=nms))
 
+    def side_by_side(self) -> tuple[Spots, int]:
+        return self, 1
+
     def _found(self, maps: np.ndarray, size_hw: tuple[int, int]) -> Detections:
         rows = []
         for label, bright in enumerate(maps > 0.5):

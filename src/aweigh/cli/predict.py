@@ -96,7 +96,8 @@ def command(
     drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
     tally = Tally()
     found = map(add_camera, stream(paths, batch or predictor.engine.usual_batch, **reading))
-    results, ids = draw_each(found, drawn, reading, tally.lose), None
+    results: Iterator[Detections] = draw_each(found, drawn, reading, tally.lose)
+    ids = None
     if of_data is not None:
         stored: Reading = {**reading, "exif": "ignore"}
         results = of_data.framed(results, predictor.classes, lambda path: add_camera(next(stream([path], 1, **stored))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from typing import Any, cast
@@ -21,15 +23,19 @@ from aweigh.models.detector import Detector, Selection, network_inputs
 from aweigh.runtime.engine import Batch, Engine
 from aweigh.structures import Images
 
+MOST_CALLS = 4  # ours: at a time; each holds the feature maps of a batch
+
 
 class TorchEngine:
     """A detector of `aweigh.models`, as it is; `prepared` makes one that is faster.
 
-    model: in evaluation mode while it is run. how: device, number format and memory order.
+    model: in evaluation mode while it is run. how: device, number format and memory order. calls: of `run` at a time,
+    among which the threads of the CPU are divided.
     """
 
-    def __init__(self, model: Detector, how: How = ON_CPU) -> None:
-        self.model, self.how = model, how
+    def __init__(self, model: Detector, how: How = ON_CPU, *, calls: int = 1) -> None:
+        self.model, self.how, self.calls = model, how, calls
+        self.threads = torch.get_num_threads()  # of the thread that makes the engine, which may differ from others'
         self.name: str = model.builder
         self.classes: Classes = model.classes
         self.extras: tuple[str, ...] = model.extras
@@ -61,11 +67,29 @@ class TorchEngine:
         model.selection = replace(model.selection, nms=nms)
         return TorchEngine(model, self.how)
 
+    def side_by_side(self) -> tuple[TorchEngine, int]:
+        """On a CPU: the threads of one small network spend much of their time waiting for each other."""
+        calls = min(torch.get_num_threads(), MOST_CALLS) if self.how.device.type == "cpu" else 1
+        return TorchEngine(self.model, self.how, calls=calls), calls
+
     @torch.inference_mode()
     def run(self, batch: Batch, *, flipped_classes: np.ndarray | None = None) -> list[Detections]:
         proposals = None if batch.proposals is None else torch.from_numpy(batch.proposals)
         images = Images(torch.from_numpy(batch.pixels), batch.sizes_hw, proposals)
-        return self.model.decode(self.outputs(images, flipped_classes), images.sizes_hw)
+        with self._share_of_threads():
+            return self.model.decode(self.outputs(images, flipped_classes), images.sizes_hw)
+
+    @contextmanager
+    def _share_of_threads(self) -> Iterator[None]:
+        """Within it the calling thread computes with its share. torch keeps a number for each thread, and the last one
+        that was set anywhere for threads that begin later, so that it is set to what it was."""
+        if self.calls > 1:
+            torch.set_num_threads(max(1, self.threads // self.calls))
+        try:
+            yield
+        finally:
+            if self.calls > 1:
+                torch.set_num_threads(self.threads)
 
     def outputs(self, images: Images, flipped_classes: np.ndarray | None = None) -> Any:
         """Raw outputs of the network; averaged with those of the mirror images where `flipped_classes` are given."""

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from aweigh.ahead import computed_ahead
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.files import atomic_file, fitting_name
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import read_reduced
 from aweigh.layouts.kitti import camera_beside, read_camera
+from aweigh.runtime.threads import usable_cores
 
 MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger image is drawn smaller
 LONGEST_JPEG = 65_500  # pixels of a side that libjpeg writes
+MOST_DRAWING = 4  # threads, ours; each holds an image in full
 
 
 class Reading(TypedDict):
@@ -48,19 +52,29 @@ def draw_each(
     drawn: Mapping[Path, Path],
     reading: Reading,
     lost: Callable[[Path, Exception], object],
-) -> Iterator[Detections]:
+) -> Generator[Detections]:
     """Write each image with its boxes to the place `drawn` has for it, and pass the result on.
+
+    Threads draw and write while the next results are found; a result comes when its drawing is there.
 
     lost: called with the image and the reason where a drawing fails; its detections and the others are not lost.
     """
-    for result in results:
+
+    def drawing(result: Detections) -> tuple[Detections, Exception | None]:
         source = Path(result.path or "")
         if source in drawn and result.error is None:
             try:
                 _draw(source, result, drawn[source], reading)
             except (AweighError, OSError, ValueError, RuntimeError, MemoryError) as error:
-                lost(source, error)
-        yield result
+                return result, error
+        return result, None
+
+    threads = min(usable_cores(), MOST_DRAWING)
+    with closing(computed_ahead(drawing, results, ahead=2 * threads if drawn else 0, threads=threads)) as done:
+        for result, error in done:
+            if error is not None:
+                lost(Path(result.path or ""), error)
+            yield result
 
 
 def _draw(source: Path, result: Detections, target: Path, reading: Reading) -> None:

@@ -102,10 +102,14 @@ class Engine(Protocol):
     def with_nms(self, nms: NMS) -> Engine:
         """The same with this in its `selection`; itself stays as it is."""
 
+    def side_by_side(self) -> tuple[Engine, int]:
+        """The same for calls of `run` from several threads at a time, each of which takes its share of the cores, and
+        from how many that pays; itself and 1 where one call keeps everything busy."""
+
 
 def check_engine(engine: object) -> None:
     """`UsageError` that names what an object with a `run` lacks to be an `Engine`; nothing for what has none."""
-    parts = (*Engine.__annotations__, "selection", "run", "with_nms")
+    parts = (*Engine.__annotations__, "selection", "run", "with_nms", "side_by_side")
     if missing := [name for name in parts if hasattr(engine, "run") and not hasattr(engine, name)]:
         raise UsageError(f"The engine {type(engine).__name__} lacks {', '.join(missing)}; see aweigh.runtime.engine.")
 

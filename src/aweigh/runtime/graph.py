@@ -110,6 +110,9 @@ class GraphEngine:
         other.selection = replace(self.selection, nms=nms)
         return other
 
+    def side_by_side(self) -> tuple[GraphEngine, int]:
+        return self, 1  # the runtime's threads do not wait busily: those that read and draw find the cores free
+
     def run(self, batch: Batch, *, flipped_classes: np.ndarray | None = None) -> list[Detections]:
         step = 1 if self.graph.whole_images else self.graph.batch or len(batch.pixels)
         starts = range(0, len(batch.pixels), step)
