@@ -1,7 +1,8 @@
 """Which builders make the same detector on another body or in another width, and what makes two detectors the same."""
 
+import re
 from dataclasses import is_dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -70,7 +71,9 @@ SISTERS = {form: sisters for form, sisters in _ROWS.items() if sisters}
 FORMS = [name for name in DETECTORS if form_of(name) == name]
 
 
+@cache
 def without_weights(name: str) -> nn.Module:
+    """Shared by all who look at it."""
     with torch.device("meta"):
         return create(name)
 
@@ -93,6 +96,24 @@ def settings(model: nn.Module) -> dict[str, Any]:
                 words = {word: said for word, said in value.keywords.items() if word not in LEFT_OUT}
                 told[f"{name}.{key}"] = f"{value.func.__name__} {words}"
     return told
+
+
+@cache
+def with_a_part_of_their_own() -> list[str]:
+    """The forms with a class of module, or a word among their settings, that none before them has.
+
+    Another form runs the lines of those before it, with other numbers.
+    """
+    known: set[object] = set()
+    found = []
+    for name in FORMS:
+        model = without_weights(name)
+        words = {(key, value) for key, value in settings(model).items() if not re.match(r"[\d(\[-]", str(value))}
+        parts = {*words, *map(type, model.modules())}
+        if not parts <= known:
+            found.append(name)
+        known |= parts
+    return found
 
 
 LEFT_OUT = (

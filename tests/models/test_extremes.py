@@ -1,4 +1,4 @@
-"""Ten thousand boxes, none, images of 32 and of 4,000 px and as narrow as 20:1: finite, and in bounded memory."""
+"""Ten thousand boxes, none, images of 32 and of 4,000 px and as narrow as 60:1: finite, and in bounded memory."""
 
 from collections.abc import Callable
 
@@ -48,7 +48,7 @@ def boxes_in(count: int, height: int, width: int) -> Targets:
     return Targets(torch.cat([corner, corner + sides], dim=1), torch.randint(0, 3, (count,), generator=generator))
 
 
-@pytest.mark.parametrize(("size", "count"), [((32, 32), 0), ((32, 32), 20), ((32, 640), 0), ((200, 4000), 20)])
+@pytest.mark.parametrize(("size", "count"), [((32, 32), 0), ((32, 32), 20), ((32, 640), 0), ((64, 4000), 20)])
 def test_small_large_and_narrow_pictures(model: nn.Module, size: tuple[int, int], count: int) -> None:
     images = Images.stack([torch.rand(3, *size)], divisor=model.stride_divisor)
     losses = model(images, [boxes_in(count, *size)])
@@ -66,8 +66,9 @@ def test_ten_thousand_boxes_are_learned_in_bounded_memory(model: nn.Module) -> N
     images = Images.stack([torch.rand(3, 128, 128)], divisor=model.stride_divisor)
     raw = model.network(images.pixels)
     few, many = boxes_in(10, 128, 128), boxes_in(10_000, 128, 128)
-    assert peak_memory(lambda: model.loss(raw, [many])) < peak_memory(lambda: model.loss(raw, [few])) + 256 * 2**20
-    losses = model.loss(raw, [many])
+    losses: dict[str, torch.Tensor] = {}
+    least = peak_memory(lambda: model.loss(raw, [few]))
+    assert peak_memory(lambda: losses.update(model.loss(raw, [many]))) < least + 256 * 2**20
     sum(losses.values()).backward()
     assert all(value.isfinite() and value > 0 for value in losses.values())
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)

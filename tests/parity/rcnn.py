@@ -19,7 +19,7 @@ from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 
 NUM_CLASSES = 7  # of ours; torchvision counts "nothing" too
 PROPOSED, SAMPLED = 150, 128  # regions of an image to find and to train on; some heads cost a billion operations each
-SIZES = [[(192, 256), (192, 256)], [(221, 340)]]
+SIZES = [[(128, 192), (128, 192)], [(147, 226)]]
 DETECTION = torchvision.models.detection
 LOSSES = {
     "loss_objectness": "objectness",
