@@ -10,6 +10,8 @@ The names below are imported when they are first used, so that `import aweigh` t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from aweigh.errors import said_if_missing
+
 if TYPE_CHECKING:
     from aweigh.classes import Classes
     from aweigh.commands import evaluate, train
@@ -65,7 +67,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'aweigh' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    with said_if_missing(f"aweigh.{name}"):
+        value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

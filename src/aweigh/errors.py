@@ -6,7 +6,8 @@ running, 2 wrong usage or configuration, 3 problems in the data, 4 a gate (parit
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 # Control characters, bytes that are no text, and what ends a line or turns the direction of writing in Unicode.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
@@ -52,6 +53,32 @@ def counted(number: int, noun: str, verb: str = "") -> str:
     else:
         noun = f"{noun[:-1]}ies" if re.search(r"[^aeiou]y$", noun) else f"{noun}s"
     return f"{number:,} {noun} {PLURAL_VERBS.get(verb, verb.removesuffix('s'))}".rstrip()
+
+
+# What may not be installed, and the extra of this package that brings it.
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "safetensors", "matplotlib"), "train"),
+    **dict.fromkeys(("onnx", "onnxscript"), "export"),
+    "openvino": "openvino",
+}
+
+
+@contextmanager
+def said_if_missing(what: str, otherwise: str = "") -> Iterator[None]:
+    """`UsageError` with what to install, in place of the error of an import of what an extra brings.
+
+    what: needs it, as the beginning of a sentence. otherwise: what can be done instead.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        raise UsageError(
+            f'{what} needs {package}, which is not installed: pip install "aweigh[{EXTRAS[package]}]"'
+            f"{otherwise and f', or {otherwise}'}."
+        ) from error
 
 
 def lost_worker(error: BaseException) -> bool:

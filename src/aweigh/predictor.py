@@ -31,7 +31,7 @@ from aweigh.annotations.proposals import Proposals
 from aweigh.arguments import NMS, Share, check_value
 from aweigh.catalogue import find_model
 from aweigh.detections import Detections
-from aweigh.errors import AweighError, DataError, UsageError, check_reach, counted
+from aweigh.errors import AweighError, DataError, UsageError, check_reach, counted, said_if_missing
 from aweigh.geometry.frames import Frame
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import ImageSource, check_reading, is_file, is_tensor, read_reduced
@@ -73,7 +73,8 @@ def load(
         return Predictor(engine, resize or Resize.from_dict(header["resize"]), tta=tta)
     if runtime is not None:
         raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")
-    from aweigh.checkpoints.checkpoint import load_model
+    with said_if_missing(f"{model}", f"where torch is `aweigh export {model} -o NAME.onnx`, and name that file"):
+        from aweigh.checkpoints.checkpoint import load_model
 
     detector, header = load_model(model, weights)
     return Predictor(detector, resize or Resize.from_dict(header["resize"]), tta=tta, device=device)

@@ -26,7 +26,7 @@ def test_the_pattern_itself() -> None:
 
 
 def needed(root: str) -> set[str]:
-    """Every installed distribution that `root` needs, directly or through others, without extras."""
+    """Every installed distribution that `root` and its extras need, directly or through others without extras."""
     seen, waiting = set(), [root]
     while waiting:
         name = waiting.pop()
@@ -40,7 +40,7 @@ def needed(root: str) -> set[str]:
         waiting += [
             re.split(r"[\s;\[<>=!~(]", line)[0].lower().replace("_", "-")
             for line in requirements
-            if "extra ==" not in line
+            if name == root or "extra ==" not in line
         ]
     return seen - {root}
 

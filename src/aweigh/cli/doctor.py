@@ -1,4 +1,7 @@
-"""`aweigh doctor`: which versions are here, whether they go together, and whether every device computes."""
+"""`aweigh doctor`: which versions are here, whether they go together, and whether every device computes.
+
+Where nothing of the torch half is installed, what finds objects without it is looked at alone.
+"""
 
 import os
 import platform
@@ -10,7 +13,8 @@ from importlib import metadata
 from aweigh.cli.terminal import one_line
 from aweigh.errors import counted
 
-LIBRARIES = ("torch", "torchvision", "timm", "hotcoco", "safetensors", "pillow", "numpy", "matplotlib")
+LIGHT = ("hotcoco", "numpy", "onnxruntime", "pillow")
+TRAIN = ("torch", "torchvision", "timm", "safetensors", "matplotlib")
 ADVICE = "Install a pair that belongs together: pip install --upgrade torch torchvision"
 
 
@@ -18,14 +22,19 @@ def command() -> int:
     """Check that torch, torchvision and every device of this machine work.
 
     Runs one convolution and one suppression of overlapping boxes on each device and compares with the known answer.
-    Ends with 1, and says why, when something does not.
+    Ends with 1, and says why, when something does not. Where torch is not installed, which only training and what else
+    makes networks needs, the rest is looked at.
     """
     print(f"aweigh {metadata.version('aweigh')}, Python {platform.python_version()}, {platform.platform()}")
-    versions = {name: _version(name) for name in LIBRARIES}
-    print(", ".join(f"{name} {version or 'MISSING'}" for name, version in versions.items()))
-    missing = [name for name, version in versions.items() if version is None]
-    if missing:
-        return _conclude([f"{', '.join(missing)} is not installed; install aweigh again: pip install --upgrade aweigh"])
+    versions = {name: _version(name) for name in (*LIGHT, *TRAIN)}
+    light = not any(versions[name] for name in TRAIN)
+    print(", ".join(f"{name} {version or ('-' if light else 'MISSING')}" for name, version in versions.items()))
+    if missing := [name for name, version in versions.items() if version is None and not (light and name in TRAIN)]:
+        again = 'pip install --upgrade "aweigh[train]"' if {*missing} & {*TRAIN} else "pip install --upgrade aweigh"
+        return _conclude([f"{', '.join(missing)} is not installed; install aweigh again: {again}"])
+    if light:
+        print(f'{", ".join(TRAIN)}: not installed; training and checkpoints need them: pip install "aweigh[train]"')
+        return _conclude([])
 
     try:
         import torch

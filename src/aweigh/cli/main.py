@@ -19,7 +19,7 @@ from aweigh import __version__
 from aweigh.cli.ending import Ended, ended_by_signals, shown_output
 from aweigh.cli.help import HELP_ALL, HELP_FLAGS, all_wanted, epilogue
 from aweigh.cli.terminal import one_line
-from aweigh.errors import LARGEST_NUMBER, AweighError, UsageError, lost_worker
+from aweigh.errors import LARGEST_NUMBER, AweighError, UsageError, lost_worker, said_if_missing
 
 USE = Group("Find objects", sort_key=1)
 TRAIN = Group("Train", sort_key=2)
@@ -27,8 +27,6 @@ MEASURE = Group("Measure", sort_key=3)
 DATA = Group("Data sets", sort_key=4)
 ABOUT = Group("About", sort_key=5)
 OTHER = Group("Options", sort_key=6)
-# What the light half does without; whatever needs one of them says so when it runs.
-TORCH_HALF = ("torch", "torchvision", "timm", "safetensors", "matplotlib")
 
 
 def _within_reach(_: object, value: object) -> None:
@@ -91,7 +89,8 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     all_wanted.set(HELP_ALL in arguments)
     try:
-        code = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+        with said_if_missing("This"):
+            code = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return int(code or 0)
     except CycloptsError as error:
@@ -104,11 +103,6 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ModuleNotFoundError as error:
-        if error.name not in TORCH_HALF:
-            raise
-        missing = f"This needs {error.name}, which is not installed: pip install {' '.join(TORCH_HALF)}."
-        return _explain(UsageError(missing), cause=error)
     except RuntimeError as error:
         if not lost_worker(error):
             raise

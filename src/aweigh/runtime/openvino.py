@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.errors import DataError, UsageError, counted, did_you_mean
+from aweigh.errors import DataError, UsageError, counted, did_you_mean, said_if_missing
 from aweigh.header import METADATA_KEY
 from aweigh.runtime.graph import Opened
 from aweigh.runtime.onnx_file import metadata
@@ -17,10 +17,8 @@ from aweigh.runtime.threads import usable_cores
 
 def opened(path: Path, device: str | None = None, threads: int = 0) -> Opened:
     """The graph of a file. `UsageError` for a device that OpenVINO has not, and where OpenVINO is not installed."""
-    try:
+    with said_if_missing(f"Computing {path} with OpenVINO"):
         import openvino
-    except ImportError as error:
-        raise UsageError('This needs OpenVINO: pip install "aweigh[openvino]".') from error
     core = openvino.Core()
     name, there = (device or "cpu").upper(), core.available_devices
     if name not in there:

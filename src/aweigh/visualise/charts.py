@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aweigh.errors import UsageError, counted, escaped
+from aweigh.errors import UsageError, counted, escaped, said_if_missing
 from aweigh.visualise.colours import PALETTE
 
 if TYPE_CHECKING:
@@ -310,8 +310,9 @@ def _tint(colour: str, number: int) -> tuple[float, ...]:
 
 def _figure(panels: int, size: tuple[float, float], *, shares: Sequence[float] | None = None) -> tuple[Any, list[Any]]:
     """Panels side by side, of this size in inches each; shares: of the width, equal where not given."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with said_if_missing("A chart"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(size[0] * panels, size[1]), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)

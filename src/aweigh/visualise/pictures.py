@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from aweigh.classes import PERSON_JOINTS, Classes
 from aweigh.detections import Detections
-from aweigh.errors import UsageError, counted, escaped
+from aweigh.errors import UsageError, counted, escaped, said_if_missing
 from aweigh.geometry.masks import Window
 from aweigh.images.reader import is_tensor
 from aweigh.visualise.colours import IGNORED, PALETTE, Colour
@@ -123,7 +123,8 @@ def draw_heat_map(image: Drawable, heat: np.ndarray, *, opacity: float = 0.75, c
     heat: `[h, w]` float in `[0, 1]`, of any resolution; it is stretched over the whole image.
     colours: the name of a matplotlib colour map.
     """
-    from matplotlib import colormaps  # only drawing heat maps and curves needs matplotlib
+    with said_if_missing("draw_heat_map"):
+        from matplotlib import colormaps
 
     if heat.ndim != 2:
         raise UsageError(f"A heat map must be [h, w], got {heat.shape}; take the maximum over its channels.")
