@@ -122,8 +122,13 @@ def test_in_a_crowd_only_the_best_have_labels_and_most_of_the_picture_is_seen(si
 
 def test_of_a_crowd_only_the_first_labels_are_weighed_against_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-    overlap = labels._overlap
-    monkeypatch.setattr(labels, "_overlap", lambda box, others: compared.append(len(others)) or overlap(box, others))
+    overlaps = labels._overlaps
+
+    def counted(places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        compared.append(len(places) * len(others))
+        return overlaps(places, others)
+
+    monkeypatch.setattr(labels, "_overlaps", counted)
     corners = [(100, 200, 160, 260)] * 5000
     places = label_places(["cat"] * len(corners), corners, ImageFont.load_default(12), 2, (640, 480))
     assert len(places) == 5000 and sum(compared) < 2 * 12 * labels.MOST_PLACED**2  # of 25 million pairs

@@ -36,19 +36,21 @@ def label_places(
     boxes = np.asarray(corners[:MOST_PLACED], dtype=float).reshape(-1, 4) + np.array((0, 0, 1, 1))
     areas, free = (boxes[:, 2:] - boxes[:, :2]).prod(1), SHARE * size_wh[0] * size_wh[1]
     for index, caption in enumerate(captions[:MOST_PLACED]):
-        wide, high = math.ceil(font.getlength(caption)) + round(0.7 * font.size), round(1.35 * font.size)
+        size = wide, high = math.ceil(font.getlength(caption)) + round(0.7 * font.size), round(1.35 * font.size)
+        if len(taken) and free < wide * high:
+            continue
         small = boxes[areas < 8 * wide * high]  # a label over a larger object hides little of it
-        best, cost = None, math.inf
-        for x, y in _wanted(boxes[index].tolist(), wide, high, width):
-            left, top = max(0, min(x, size_wh[0] - wide)), max(0, min(y, size_wh[1] - high))
-            place = (left, top, left + wide, top + high)
-            pushed = wide * high * (abs(top - y) > 1 or abs(left - x) > font.size)
-            hidden = _overlap(place, small) + pushed
-            if hidden < cost and not _overlap(place, taken):
-                best, cost = place, hidden
-        if best is not None and (free >= wide * high or not len(taken)):
-            places[index], free = best, free - wide * high
-            taken = np.append(taken, [best], axis=0)
+        wanted = np.array(_wanted(boxes[index].tolist(), wide, high, width))  # [P, 2]
+        inside = np.maximum(np.minimum(wanted, np.subtract(size_wh, size)), 0)
+        tried = np.concatenate([inside, inside + size], axis=1)  # [P, 4]
+        pushed = (np.abs(inside - wanted) > (font.size, 1)).any(1)
+        hidden = _overlaps(tried, small) + pushed * wide * high
+        hidden[_overlaps(tried, taken) > 0] = math.inf
+        best = int(hidden.argmin())  # the first of those that hide the least
+        if hidden[best] < math.inf:
+            left, top, right, bottom = tried[best].tolist()
+            places[index], free = (left, top, right, bottom), free - wide * high
+            taken = np.append(taken, tried[best : best + 1], axis=0)
     return places
 
 
@@ -59,10 +61,11 @@ def _wanted(box: Box, wide: int, high: int, width: int) -> list[tuple[float, flo
     return along + [(x, y) for y in (y0, y1 - high) for x in (x1, x0 - wide)]
 
 
-def _overlap(box: Box, others: np.ndarray) -> float:
-    """The area of `box` that `others` `[N, 4]` cover, counted once for each."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    return float(sides.clip(0).prod(1).sum())
+def _overlaps(places: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`[P]`: the area of each of `places` `[P, 4]` that `others` `[N, 4]` cover, counted once for each."""
+    sides = np.minimum(places[:, None, 2:], others[:, 2:]) - np.maximum(places[:, None, :2], others[:, :2])
+    areas: np.ndarray = sides.clip(0).prod(2).sum(1)  # of [P, N, 2]
+    return areas
 
 
 def write_label(draw: ImageDraw.ImageDraw, caption: str, place: Box, colour: Colour, font: Any) -> None:
