@@ -23,7 +23,11 @@ if sys.dont_write_bytecode:
 # is first imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ("tests.annotated", "tests.runs")  # fixtures: they import torch, which is too early at the top
+pytest_plugins = (
+    "tests.annotated",
+    "tests.exported",
+    "tests.runs",
+)  # fixtures: they import torch, which is too early at the top
 
 # The server of "forkserver" loads torch and aweigh once; a process forked from it starts in tenths of a second, not in
 # ten.
