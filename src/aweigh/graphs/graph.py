@@ -51,8 +51,10 @@ def onnx_graph(
         "images": torch.zeros(number, 3, height, width),
         "sizes_hw": torch.tensor([[height, width]] * number),
     }
+    # That sides are multiples makes those of all maps plain to the exporter, which else takes minutes over them.
+    sides = {2: model.stride_divisor * Dim("rows"), 3: model.stride_divisor * Dim("columns")}
     shapes: dict[str, dict[int, Any]] = {
-        "images": {**of_batch, **(dict.fromkeys((2, 3), Dim.DYNAMIC) if any_size else {})},
+        "images": {**of_batch, **(sides if any_size else {})},
         "sizes_hw": of_batch,
     }
     if model.needs_proposals:
