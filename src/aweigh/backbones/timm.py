@@ -355,3 +355,28 @@ def pack_residual_blocks(model: nn.Module) -> nn.Module:
         if PackedResidual.applies(module):
             model.set_submodule(name, PackedResidual(module))
     return model
+
+
+def fix_same_padding(model: nn.Module) -> nn.Module:
+    """Exchange every convolution of `model` with TensorFlow's "SAME" padding for one whose padding is written down.
+
+    In place. It is that of maps whose sides are multiples of the stride, as they are in images padded to the detector's
+    `stride_divisor`; a graph then has no arithmetic on sizes before it.
+    """
+    from timm.layers import Conv2dSame
+
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, Conv2dSame):
+            continue
+        kinds = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+        down, across = (dilation * (kernel - 1) + 1 - stride for kernel, stride, dilation in kinds)
+        plain = nn.Conv2d(
+            *(module.in_channels, module.out_channels, module.kernel_size, module.stride),
+            dilation=module.dilation,
+            groups=module.groups,
+            bias=module.bias is not None,
+        )
+        plain.weight, plain.bias = module.weight, module.bias
+        edge = nn.ZeroPad2d((across // 2, across - across // 2, down // 2, down - down // 2))
+        model.set_submodule(name, nn.Sequential(edge, plain))
+    return model

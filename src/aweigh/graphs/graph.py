@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from aweigh.backbones.timm import fix_same_padding
 from aweigh.graphs.operators import TRANSLATIONS
 from aweigh.inference.engine import folded
 from aweigh.models.detector import Detector
@@ -60,7 +61,7 @@ def onnx_graph(
     if model.needs_proposals:
         inputs["proposals"] = torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(number, 5, 4).contiguous()
         shapes["proposals"] = {**of_batch, 1: Dim.DYNAMIC}
-    exported = Exported(cast(Detector, folded(model)))
+    exported = Exported(cast(Detector, fix_same_padding(folded(model))))
     with _quiet():
         program = torch.onnx.export(
             exported,
