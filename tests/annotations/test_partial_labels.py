@@ -178,7 +178,7 @@ def test_mixed_pictures_are_labelled_for_what_all_were_labelled_for() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_carry_both(coco: Make, workers: int) -> None:
     transform = Transform(Resize(30, 40), Augmentation(flip=1.0, class_pairs=((0, 1),)))
-    how = {"workers": workers, "start_method": "spawn" if workers else None}
+    how = {"workers": workers, "start_method": "forkserver" if workers else None}
     batch = next(iter(make_loader(DetectionDataset(partial(coco), transform), batch=2, **how)))
     assert [targets.known.tolist() for targets in batch.targets] == [[True, True], [True, False]]
     assert batch.targets[0].uncertain.tolist() == [False, True] and batch.targets[1].uncertain.shape == (0,)

@@ -42,7 +42,7 @@ def test_a_folder_of_strange_files(tmp_path: Path) -> None:
     strange.make(tmp_path / "in")
     expected = sorted(entry.name for entry in (tmp_path / "in").iterdir())
     assert len(expected) >= 300 and all(Path(name).suffix.lower() in SUFFIXES for name in expected)
-    command = [sys.executable, "-m", "aweigh", "predict", "in", "-o", "out", "--device", "cpu", "--resize", "128"]
+    command = [sys.executable, "-m", "aweigh", "predict", "in", "-o", "out", "--device", "cpu", "--resize", "64"]
     measured = [sys.executable, "-c", MEASURED, *command]
     finished = subprocess.run(measured, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert finished.returncode == 1, finished.stderr.splitlines()[-20:]

@@ -246,7 +246,7 @@ def test_an_automatic_batch_is_found_said_and_kept(configure, quiet):
 
 
 def test_compilation_serves_all_image_sizes_at_once(configure, tmp_path, monkeypatch):
-    """One graph without a break for six shapes; the losses are those without compilation.
+    """One graph without a break for four shapes; the losses are those without compilation.
 
     The shapes are those of real inputs: where the coarsest map is a single cell, torch makes a graph of its own.
     """
@@ -260,7 +260,7 @@ def test_compilation_serves_all_image_sizes_at_once(configure, tmp_path, monkeyp
     monkeypatch.setattr(torch, "compile", lambda network, **options: compiled(network, backend=count, **options))
     run = prepare(configure(compile=True, batch=2, backbone_norm="frozen_bn"), tmp_path)
     losses, targets = TrainingLosses(run), next(iter(run.loader)).targets
-    for height, width in ((160, 192), (192, 160), (256, 192), (160, 320), (224, 288), (416, 416)):
+    for height, width in ((160, 192), (192, 160), (160, 320), (224, 288)):
         pixels = torch.rand(2, 3, height, width).contiguous(memory_format=torch.channels_last)
         found, expected = losses(pixels, targets), run.model.loss(run.model.network(pixels), targets)
         assert all(torch.allclose(found[name], expected[name], rtol=1e-4) for name in expected)
