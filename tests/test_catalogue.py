@@ -34,6 +34,8 @@ def test_a_name_is_a_file_a_run_the_box_or_a_detector_with_published_weights(run
     best = run_folder / "best.safetensors"
     assert find_model(best) == find_model(str(best)) == find_model(run_folder) == find_model(str(run_folder)) == best
     assert find_model("box") == find_model(DEFAULT_MODEL) == find_model(DEFAULT_MODEL, "box") == BOX_FILE
+    assert find_model("box", graph=True) == find_model(DEFAULT_MODEL, graph=True) == BOX_FILE.with_suffix(".onnx")
+    assert find_model(best, graph=True) == best and find_model("mine.onnx") == Path("mine.onnx")
     assert find_model("missing.safetensors") == Path("missing.safetensors")  # who reads it says so
     assert find_model("centernet_dla34") == Published("centernet_dla34", "2x")  # the first that the table has
     assert find_model("centernet_dla34", "1x") == Published("centernet_dla34", "1x")

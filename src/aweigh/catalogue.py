@@ -43,12 +43,13 @@ class Published:
     weights: str
 
 
-def find_model(model: str | Path, weights: str = "") -> Path | Published:
-    """The checkpoint that is meant, or the published weights of a detector.
+def find_model(model: str | Path, weights: str = "", *, graph: bool = False) -> Path | Published:
+    """The checkpoint or graph that is meant, or the published weights of a detector.
 
-    model: a checkpoint; the folder of a run, whose best weights are meant; `box`, the detector that comes with the
-    package; or any name that `aweigh models` lists, with the first of its published weights, or those of `weights`, a
-    name or a file. What is called like a detector and lies in this folder is `./NAME`. `UsageError` where no model is
+    model: a checkpoint or graph; the folder of a run, whose best weights are meant; `box`, the detector that comes with
+    the package; or any name that `aweigh models` lists, with the first of its published weights, or those of `weights`,
+    a name or a file. What is called like a detector and lies in this folder is `./NAME`. graph: whether the detector of
+    the package is meant as a graph, which needs no torch, and not as a checkpoint. `UsageError` where no model is
     called so, or nobody has published weights of it.
     """
     name = DEFAULT_MODEL if model == BOX else str(model)
@@ -63,7 +64,9 @@ def find_model(model: str | Path, weights: str = "") -> Path | Published:
                 f"{name} has no published weights; name a checkpoint, which `aweigh train DATA --model {name}` writes."
             )
         weights = weights or next(iter(files))
-        return PACKAGED / files[BOX] if weights == BOX and BOX in files else Published(name, weights)
+        if weights != BOX or BOX not in files:
+            return Published(name, weights)
+        return (PACKAGED / files[BOX]).with_suffix(".onnx" if graph else ".safetensors")
     nearest = did_you_mean(name, [BOX, *rows])
     if weights:
         raise UsageError(f"Weights ({weights}) go with the name of a detector, and {name!r} is none.{nearest}")

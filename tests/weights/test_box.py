@@ -1,19 +1,22 @@
 """The weights that come with the package: small, whole, described, and as good as their card says."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import aweigh
 from aweigh.catalogue import PACKAGED
 from aweigh.checkpoints.checkpoint import PATHS
-from aweigh.header import read_header
+from aweigh.header import METADATA_KEY, read_header, selection_of
 from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
 from aweigh.models import PUBLISHED, create
+from aweigh.runtime.onnx_file import metadata
 from aweigh.weights.coco import COCO_CLASSES
 
 RECORDS = [records["box"] for records in PUBLISHED.values() if "box" in records]
@@ -31,6 +34,7 @@ def test_every_file_is_the_one_that_is_recorded() -> None:
     for record in RECORDS:
         content = (PACKAGED / record.file).read_bytes()
         assert len(content) <= 4e6
+        assert (PACKAGED / record.file).with_suffix(".onnx").stat().st_size <= 5e6
         assert len(record.sha256) == 64 and hashlib.sha256(content).hexdigest() == record.sha256
 
 
@@ -51,6 +55,35 @@ def test_the_name_gives_the_model_of_the_file(file: Path) -> None:
         torch.testing.assert_close(
             named.eval().network(pixels).logits, loaded.network(pixels).logits, atol=2e-3, rtol=1e-3
         )
+
+
+def test_its_graph_says_and_finds_what_the_file_does(file: Path) -> None:
+    """The graph is written by `aweigh export`; boxes to 0.0005 px, over noise, stripes and a photograph's sizes."""
+    header, said = read_header(file), json.loads(metadata(file.with_suffix(".onnx"))[METADATA_KEY])
+    graph = said.pop("graph")
+    for name in ("builder", "arguments", "classes", "resize", "metrics", "licence", "data_hash"):
+        assert said[name] == header[name], name
+    assert selection_of(header).items() <= selection_of(said).items()  # newer: with what the detector's class adds
+    assert (graph["nms"], graph["size_hw"], graph["batch"]) == ("none", None, None)
+    ours, theirs = aweigh.load(file, device="cpu"), aweigh.load(file.with_suffix(".onnx"))
+    random = np.random.default_rng(0)
+    for height, width in ((96, 130), (300, 200), (416, 416)):
+        image = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        one, other = ours(image, score=0), theirs(image, score=0)
+        assert len(one) == len(other) > 10
+        np.testing.assert_allclose(other.boxes, one.boxes, atol=5e-4)
+        np.testing.assert_allclose(other.scores, one.scores, atol=1e-5)
+        assert other.labels.tolist() == one.labels.tolist()
+
+
+@pytest.mark.thorough
+def test_its_graph_is_written_again_to_the_byte(file: Path, tmp_path: Path) -> None:
+    path = file.with_suffix(".onnx")
+    made_with = json.loads(metadata(path)[METADATA_KEY])["torch"]
+    if made_with != torch.__version__:
+        pytest.skip(f"the graph was written by torch {made_with}, here is {torch.__version__}")
+    again = aweigh.export("box", tmp_path / path.name, nms="none")
+    assert again.read_bytes() == path.read_bytes()
 
 
 def test_the_card_states_licences_data_and_every_file() -> None:

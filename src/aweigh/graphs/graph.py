@@ -79,7 +79,10 @@ def onnx_graph(
 
 
 def save_graph(program: torch.onnx.ONNXProgram, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the graph with these texts in its metadata."""
+    """Write the graph with these texts in its metadata, and without the exporter's notes on each node: which line of
+    which file of this machine it comes from."""
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
     program.model.metadata_props.update(metadata)
     program.save(str(path))
 
