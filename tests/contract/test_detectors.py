@@ -205,8 +205,8 @@ def detections(model: nn.Module) -> list[Detections]:
 @pytest.fixture(scope="module")
 @torch.no_grad()
 def losses(model: nn.Module) -> dict[str, torch.Tensor]:
-    """In evaluation mode."""
-    return model(images(), targets(model))
+    """In evaluation mode; of a copy, so that what a loss would leave behind is seen where it is looked for."""
+    return copy.deepcopy(model)(images(), targets(model))
 
 
 def rows(found: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
