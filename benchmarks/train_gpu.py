@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a data set to train on, as `aweigh train` takes it")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bf16"))
     parser.add_argument("--compile", action="store_true", help="also measure ours under torch.compile")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     options = parser.parse_args()

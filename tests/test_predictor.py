@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from inspect import signature
 from io import BytesIO
 from itertools import islice
@@ -293,7 +294,7 @@ def test_stream_is_a_generator_that_reads_no_further_than_a_batch(detector: Pred
 
 @pytest.mark.parametrize(("batch", "tta"), [(1, aweigh.TTA()), (3, aweigh.TTA(flip=True, scales=(1.0, 0.5)))])
 def test_what_is_read_and_computed_ahead_is_the_same(
-    fcos: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, tta: aweigh.TTA
+    fcos: nn.Module, tmp_path: Path, batch: int, tta: aweigh.TTA
 ) -> None:
     sizes = [(40, 60), (64, 48), (30, 30), (64, 48), (20, 70), (48, 64), (50, 50)]
     for number, size in enumerate(sizes):
@@ -301,14 +302,11 @@ def test_what_is_read_and_computed_ahead_is_the_same(
     (tmp_path / "3.png").write_bytes(b"broken")
     predictor = Predictor(fcos, Resize(short=64, long=96), tta=tta, device="cpu")  # type: ignore[arg-type]
     one_by_one = list(predictor.stream(iter(sorted(tmp_path.iterdir())), batch, score=0))
-    threads_before = torch.get_num_threads()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # as many cores, each of which computes a batch
+    predictor.engine.how = replace(predictor.engine.how, threads=3)  # type: ignore[attr-defined]
     side_by_side, at_once = predictor.engine.side_by_side()
     assert at_once == 3 and side_by_side is not predictor.engine
     streams = [predictor.stream(tmp_path, batch, score=0) for _ in range(2)]
     both = list(zip(*streams, strict=True))  # two at a time
-    monkeypatch.undo()
-    torch.set_num_threads(threads_before)
     for alone, *others in zip(one_by_one, *zip(*both, strict=True), strict=True):
         assert all(other.path == alone.path and same(other, alone) for other in others)
     assert [result.error is None for result in one_by_one] == [number != 3 for number in range(len(sizes))]

@@ -7,6 +7,7 @@
 The names below are imported when they are first used, so that `import aweigh` takes no time and needs no torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from aweigh.training.logs.callback import Callback
 
 __version__ = "0.1.0"
+
+# Threads of torch that wait for each other sleep; else, where another program has one of the cores, each of the hundred
+# steps of a network spins away its share of the other. OpenMP reads this once, when torch is imported.
+if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 _HOME = {
     **dict.fromkeys(("AweighError", "DataError", "GateError", "UsageError"), "aweigh.errors"),

@@ -80,6 +80,7 @@ Divisor = Annotated[int, Within(1, 2048)]  # of the sides of a batch
 Colour = tuple[float, float, float]
 Deviation = tuple[Positive, Positive, Positive]
 NMS = Literal["class", "agnostic", "soft", "none"]
+Precision = Literal["auto", "float32", "bf16", "float16"]  # of what a network computes
 """What suppresses what: a better box those of its class that it overlaps, or any; their scores alone; or nothing."""
 
 

@@ -73,7 +73,7 @@ def evaluate(
         part if proposals is None else part.with_proposals(proposals),
         metrics,
         batch=batch or engine.usual_batch,
-        device=engine.how.device,
+        how=engine.how,
         workers=workers,
         tta=predictor.tta,
         max_bad=max_bad,

@@ -124,6 +124,7 @@ REACH: dict[str, tuple[float, float]] = {
     "accumulate": (1, 65_536),
     "workers": (-1, 1024),
     "processes": (1, 1024),
+    "threads": (1, 1024),
     "seed": (0, LARGEST_NUMBER),
     "short": (0, 1 << 15),
     "long": (0, 1 << 15),

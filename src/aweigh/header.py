@@ -21,6 +21,7 @@ METADATA_KEY = "aweigh"
 LARGEST = 10_000  # classes, keypoints, pixels of a side: more nobody has
 LARGEST_ID = 2**63 - 1  # of a category
 DEEPEST = 16  # lists and objects inside each other; ours are four
+MOST_LOST_AP = 0.002  # ours: less AP than this is no reason to compute in float32
 TEXTS = ("licence", "data_hash", "aweigh", "torch")
 # What format 1 had beside each other at the top, where `selection` is now.
 FORMAT_1_SETTINGS = (
@@ -98,9 +99,13 @@ def check_header(header: Mapping[str, Any], path: str | Path) -> None:
         raise DataError(f"{path}: its Aweigh header cannot be used ({error}).") from error
     if max(resize.short or 0, resize.long or 0) > LARGEST or type(resize.antialias) is not bool:
         refuse("usable resize", header["resize"])
-    for name in ("selection", "metrics", "training"):
+    for name in ("selection", "metrics", "training", "precisions"):
         if not isinstance(header.get(name, {}), dict):
             refuse(f"{name} by name", header[name])
+    for name, compared in header.get("precisions", {}).items():
+        number = compared.get("lost_AP") if isinstance(compared, dict) else None
+        if type(number) not in (int, float):
+            refuse(f"comparison of {name} with its lost_AP", compared)
     if not isinstance(header.get("training", {}).get("config", {}), dict):
         refuse("configuration of the training by name", header["training"]["config"])
     for name in ("epoch", "step"):
@@ -118,6 +123,12 @@ def check_header(header: Mapping[str, Any], path: str | Path) -> None:
 def selection_of(header: Mapping[str, Any]) -> dict[str, Any]:
     """The thresholds and counts that a header of any format holds, by the names of `aweigh.arguments.settings_of`."""
     return {**{name: header[name] for name in FORMAT_1_SETTINGS if name in header}, **header.get("selection", {})}
+
+
+def costs_little(header: Mapping[str, Any], precision: str) -> bool:
+    """Whether a comparison on real images stands in the header by which this number format costs little AP."""
+    lost = header.get("precisions", {}).get(precision, {}).get("lost_AP")
+    return lost is not None and bool(lost < MOST_LOST_AP)
 
 
 def portable(value: Any) -> Any:

@@ -300,7 +300,7 @@ class PackedConv2d(nn.Module):
             and type(module) is nn.Conv2d
             and module.groups == 1
             and module.weight.device.type == "cpu"
-            and module.weight.dtype == torch.float32
+            and module.weight.dtype in (torch.float32, torch.bfloat16)
             and module.padding_mode == "zeros"
             and not isinstance(module.padding, str)
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -317,7 +317,11 @@ class PackedConv2d(nn.Module):
         return type(activation) in (nn.Identity, nn.ReLU, nn.LeakyReLU)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """x: `[B, C, H, W]`. added: of the shape of the result, added before the activation, then ReLU or none."""
+        """x: `[B, C, H, W]`. added: of the shape of the result, added before the activation, then ReLU or none.
+
+        The result has the number format of the weight, to which both are brought.
+        """
+        x, added = x.to(self.weight.dtype), None if added is None else added.to(self.weight.dtype)
         if added is None:
             result: Tensor = torch.ops.mkldnn._convolution_pointwise(
                 x, self.weight, self.bias, *self.geometry, self.activation, self.values, ""

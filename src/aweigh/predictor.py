@@ -28,11 +28,12 @@ from PIL import Image
 
 from aweigh.ahead import computed_ahead
 from aweigh.annotations.proposals import Proposals
-from aweigh.arguments import NMS, Share, check_value
+from aweigh.arguments import NMS, Precision, Share, check_value
 from aweigh.catalogue import find_model
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError, check_reach, counted, said_if_missing
 from aweigh.geometry.frames import Frame
+from aweigh.header import costs_little
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import ImageSource, check_reading, is_file, is_tensor, read_reduced
 from aweigh.images.resize import Resize
@@ -56,6 +57,8 @@ def load(
     tta: TTA = PLAIN,
     device: torch.device | str | None = None,
     runtime: Runtime | None = None,
+    precision: Precision = "auto",
+    threads: int = 0,
 ) -> Predictor:
     """A detector, ready to be called; loading a file runs no code from it.
 
@@ -65,19 +68,32 @@ def load(
     file.
     resize: instead of the step the detector was trained with. tta: test-time augmentation. device: of a checkpoint a
     GPU that CUDA can use when there is one, else the CPU; of a graph the CPU, when not given. runtime: what computes a
-    graph, when not given onnxruntime for `.onnx` and OpenVINO for `.xml`.
+    graph, when not given onnxruntime for `.onnx` and OpenVINO for `.xml`. precision: of the numbers that the network of
+    a checkpoint computes with, `"float32"`, `"bf16"` or `"float16"`; `"auto"` is bf16 on a CPU that has it where the
+    header says that it costs less than 0.2 AP, else float32; a graph has its own. threads: of the CPU, 0 for as many as
+    there are cores to use. `.engine.computed_by` says what was chosen.
     """
     found = find_model(model, weights)
+    check_value("precision", precision, Precision)
     if isinstance(found, Path) and found.suffix in SUFFIXES:
-        engine, header = open_graph(found, runtime, None if device is None else str(device))
-        return Predictor(engine, resize or Resize.from_dict(header["resize"]), tta=tta)
+        if precision != "auto":
+            raise UsageError(f"precision = {precision!r}: {model} is a graph, which has its own; leave it out.")
+        graph, header = open_graph(found, runtime, None if device is None else str(device), threads)
+        return Predictor(graph, resize or Resize.from_dict(header["resize"]), tta=tta)
     if runtime is not None:
         raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")
     with said_if_missing(f"{model}", f"where torch is `aweigh export {model} -o NAME.onnx`, and name that file"):
         from aweigh.checkpoints.checkpoint import load_model
+    from aweigh.inference.device import choose_device, has_bf16
+    from aweigh.inference.engine import TorchEngine
 
     detector, header = load_model(model, weights)
-    return Predictor(detector, resize or Resize.from_dict(header["resize"]), tta=tta, device=device)
+    chosen = choose_device(device)
+    if precision == "auto":
+        cheap = chosen.type == "cpu" and has_bf16(chosen) and costs_little(header, "bf16")
+        precision = "bf16" if cheap else "float32"
+    engine = TorchEngine.prepared(detector, chosen, precision=precision, threads=threads)
+    return Predictor(engine, resize or Resize.from_dict(header["resize"]), tta=tta)
 
 
 MOST_INPUT_PIXELS = 1 << 26  # ours: 0.8 GB as the network's input, and some ten times that inside it

@@ -85,7 +85,7 @@ def test_what_is_finite_on_the_cpu(run: Run, batch: Batch, capsys: pytest.Captur
     run.model.head.box_tower[0].weight.data[:] *= 1e7
     text, _ = told(run, batch, capsys)
     assert "on the CPU in float32: all is finite: " in text and "first bad module" not in text
-    assert "more than float16 can hold" in text and 'precision = "bf16" or "fp32"' in text
+    assert "more than float16 can hold" in text and 'precision = "bf16" or "float32"' in text
     assert "failing:" not in text
 
 
@@ -105,7 +105,7 @@ def test_what_fails_in_the_precision_of_the_run_alone(
     assert "on the CPU in bfloat16, as in the run: fails: classification nan" in text
     assert "first bad operation: sqrt at models/fcos.py:" in text
     assert "failing: image " in text
-    assert 'fails in bfloat16 alone: precision = "fp32"' in text
+    assert 'fails in bfloat16 alone: precision = "float32"' in text
 
 
 def test_a_truncated_folder(run: Run, batch: Batch) -> None:

@@ -11,7 +11,7 @@ from aweigh.errors import UsageError
 from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.recipes import MEASURED, other_recipes, packaged_recipes
-from aweigh.training.settings import help_texts, load_recipe, to_dict, to_toml
+from aweigh.training.settings import help_texts, load_recipe, load_run, to_dict, to_toml
 
 
 def recipe(tmp_path, text):
@@ -192,3 +192,9 @@ def test_a_run_goes_on_in_the_unit_it_was_started_with(tmp_path, run, given, wor
     with pytest.raises(UsageError) as caught:
         resolve(None, {"resume": str(tmp_path), **given})
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("former", "now"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "bf16")])
+def test_former_words_of_a_precision_are_read(tmp_path, former, now):
+    (tmp_path / "config.toml").write_text(f'precision = "{former}"\n')
+    assert load_run(TrainConfig, tmp_path) == {"precision": now}

@@ -161,13 +161,14 @@ def advice(bundle: "Bundle", exact: "Examination", again: "Examination", blamed:
     elif exact.failed and not exact.bad_weights and not exact.error and exact.largest_weight[1] <= GROWN:
         yield f"{lr[0].upper()}{lr[1:]} or {clipping}; if it fails in the first steps, a longer warmup."
     if not exact.failed and again.failed:
-        yield 'It fails in bfloat16 alone: precision = "fp32", or a lower lr so that the numbers stay smaller.'
+        yield 'It fails in bfloat16 alone: precision = "float32", or a lower lr so that the numbers stay smaller.'
     elif not exact.failed:
         largest = exact.largest_output[1]
         if precision == "float16" and largest > LARGEST_FLOAT16:
-            yield f'An output of {largest:.3g} is more than float16 can hold (65,504): precision = "bf16" or "fp32".'
+            yield f'An output of {largest:.3g} is more than float16 can hold (65,504): precision = "bf16" or "float32".'
         elif precision != "float32":
-            yield f'It fails on {bundle.record["device"]} in {precision} alone, likely by overflow: precision = "fp32".'
+            device = bundle.record["device"]
+            yield f'It fails on {device} in {precision} alone, likely by overflow: precision = "float32".'
         elif not math.isfinite(bundle.record["gradient_norm"]) or bundle.record["losses"]:
             yield "It fails on that device alone, or with the gradients of the other processes: train a step with"
             yield "--device cpu; if it is fine there, report the device, its driver and the versions in crash.json."

@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views()) -> "Predictor":
     """The detector of that name as `aweigh.load` has it, changed as flags say.
 
-    chosen: --weights, what --set changes, the device. views: the size and the test-time augmentation.
+    chosen: --weights, what --set changes, the device, the number format, the threads. views: the size and the
+    test-time augmentation.
     """
     from aweigh.arguments import change_settings
     from aweigh.inference.engine import torch_engine
     from aweigh.predictor import load
 
     tta = views.augmentation()
-    predictor = load(model, chosen.weights, tta=tta, device=chosen.device)
+    predictor = load(
+        model,
+        chosen.weights,
+        tta=tta,
+        device=chosen.device,
+        precision=chosen.precision,
+        threads=chosen.threads,
+    )
     if changes := chosen.changes():
         change_settings(torch_engine(predictor.engine).model, changes)
     if views.resize:

@@ -179,12 +179,13 @@ def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed
     if not predictor.tta.plain:
         yield from predictor.tta.describe(engine)
     times = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
-    yield f"ms per image: {times} ({engine.how.device})"
+    yield f"ms per image: {times} ({engine.computed_by})"
 
 
 def settings(predictor: "Predictor", loading: Loading) -> dict[str, Any]:
     """What the numbers depend on, for a file of them."""
     from aweigh.arguments import settings_of
+    from aweigh.inference.device import WORDS
     from aweigh.inference.engine import torch_engine
 
     engine = torch_engine(predictor.engine)
@@ -199,6 +200,8 @@ def settings(predictor: "Predictor", loading: Loading) -> dict[str, Any]:
         "selection": settings_of(model),
         "batch": loading.batch or predictor.engine.usual_batch,
         "device": str(engine.how.device),
+        "precision": WORDS[engine.how.precision],
+        "threads": engine.how.threads,
     }
 
 

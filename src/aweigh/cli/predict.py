@@ -106,7 +106,7 @@ def command(
     with bar("predicting", len(paths)) as show, DetectionWriter(target, format, image_ids=ids) as writer:
         for result in tally.watch(results, show):
             writer.write(result)
-    tally.tell(folder, written.file, drawn=bool(drawn))
+    tally.tell(folder, written.file, predictor.engine.computed_by, drawn=bool(drawn))
     tell_lost(writer, format, predictor, tally)
     return 1 if tally.failed or tally.lost else 0
 
@@ -205,12 +205,13 @@ class Tally:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         log().print(f"not drawn: {one_line(f'{picture}: {reason}')}")
 
-    def tell(self, folder: Path | None, file: str, *, drawn: bool) -> None:
+    def tell(self, folder: Path | None, file: str, computed_by: str, *, drawn: bool) -> None:
         screen = log()
         read = self.pictures - self.failed
         names = ", ".join(f"{printable(name)} {count}" for name, count in self.objects.most_common(8))
         more = f" and {counted(len(self.objects) - 8, 'more class')}" if len(self.objects) > 8 else ""
-        speed = f"; {(time.perf_counter() - self.started) / read:.2f} s per image" if read else ""
+        seconds = time.perf_counter() - self.started
+        speed = f"; {seconds / read:.2f} s per image ({computed_by})" if read else ""
         screen.print(
             f"{counted(read, 'image')}, {counted(self.objects.total(), 'object')}"
             f"{f' ({names}{more})' if names else ''}{speed}",

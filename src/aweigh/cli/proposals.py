@@ -113,7 +113,7 @@ def collect(
                 number=number,
                 made=made,
                 batch=loading.batch or engine.usual_batch,
-                device=engine.how.device,
+                how=engine.how,
                 workers=loading.workers,
                 progress=lambda done, total: show(done),
                 max_bad=loading.max_bad,

@@ -80,7 +80,7 @@ def detect(
     ]
     parts: list[_Part] = []
     watch, done = Stopwatch(), 0
-    with _evaluating(model):
+    with _evaluating(model), how.with_threads():
         for number, sizes in enumerate(zip(*loaders, strict=True)):
             part = sizes[0]
             watch.lap("read")

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from aweigh.annotations.split import Split
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.evaluation.measurement import Measurement
 from aweigh.evaluation.metrics import METRICS, Measured, Results, When, check_measurable, measurable, metric_of
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import detect
-from aweigh.inference.device import How
+from aweigh.inference.device import ON_CPU, How
 from aweigh.models.detector import Detector
 from aweigh.runtime.tta import PLAIN, TTA
 
@@ -22,7 +20,7 @@ def measure(
     names: Sequence[str] = (),
     *,
     batch: int = 8,
-    device: torch.device | str = "cpu",
+    how: How = ON_CPU,
     workers: int = 0,
     tta: TTA = PLAIN,
     max_bad: float = 1.0,
@@ -40,7 +38,7 @@ def measure(
         resize,
         split,
         batch=batch,
-        how=How(torch.device(device)),
+        how=how,
         workers=workers,
         tta=tta,
         max_bad=max_bad,

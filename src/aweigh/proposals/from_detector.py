@@ -19,7 +19,7 @@ from aweigh.errors import UsageError
 from aweigh.evaluation.recall import ProposalRecall, average_recall
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import in_order
-from aweigh.inference.device import How
+from aweigh.inference.device import ON_CPU, How
 from aweigh.models.detector import Detector
 
 NMS_THRESHOLD = 0.7  # of a detector without a proposal network: that of one (Ren et al. 2015, section 3.3)
@@ -34,7 +34,7 @@ def propose(
     number: int,
     made: Mapping[str, Any] | None = None,
     batch: int = 8,
-    device: torch.device | str = "cpu",
+    how: How = ON_CPU,
     workers: int = 0,
     progress: Callable[[int, int], object] = lambda done, total: None,
     max_bad: float = 1.0,
@@ -46,14 +46,14 @@ def propose(
     """
     if number < 1:
         raise UsageError(f"number = {number}: expected a number of proposals above 0.")
-    how = How(torch.device(device))
     threshold = prepare_to_propose(model, number)
     loader = in_order(model, resize, split, batch=batch, device=how.device, workers=workers, max_bad=max_bad)
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for part in loader:
         if part.blank:
             continue
-        proposed = proposals_of(model, how.outputs(model, part.images), part.images.sizes_hw)
+        with how.with_threads():
+            proposed = proposals_of(model, how.outputs(model, part.images), part.images.sizes_hw)
         for row, own, (h, w), (height, width) in zip(
             part.indices, proposed, part.images.sizes_hw, part.original_sizes_hw, strict=True
         ):

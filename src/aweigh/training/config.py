@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from aweigh.arguments import NotNegative, Positive, Share
+from aweigh.arguments import NotNegative, Positive, Precision, Share
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.evaluation.metrics import METRICS, NUMBERS, NUMBERS_OF_CLASS, VALIDATED
@@ -68,8 +68,9 @@ class TrainConfig:
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
     seed: int = 0
     """Seed of weights, order and augmentation; the same seed on the same CPU gives the same losses."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the network's forward pass; auto is bf16 on a GPU that has it, else fp32."""
+    precision: Precision = "auto"
+    """Number format of the network's forward pass: float32, bf16, float16; auto is bf16 on a GPU that has it, else
+    float32."""
     channels_last: bool = True
     """Keep images as [B, H, W, 3] in memory, which is faster for convolutions."""
     compile: bool = False

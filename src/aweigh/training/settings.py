@@ -31,6 +31,8 @@ class Settings(Protocol):
 C = TypeVar("C", bound=Settings)
 Whole = Annotated[int, Within(0)]
 WholeAbove0 = Annotated[int, Within(0, above=True)]
+# What values of runs and recipes were once called.
+FORMER_WORDS = {("precision", "fp32"): "float32", ("precision", "fp16"): "float16"}
 
 
 def load_recipe(kind: type[Settings], path: str | Path) -> dict[str, Any]:
@@ -123,6 +125,7 @@ def _checked(kind: type[Settings], name: str, value: Any, *, where: str) -> Any:
     if name not in types:
         raise UsageError(f"Unknown setting {name!r} {where}.{did_you_mean(name, types)}")
     expected = types[name]
+    value = FORMER_WORDS.get((name, value), value) if isinstance(value, str) else value
     if get_origin(expected) is tuple and isinstance(value, list | tuple):
         parts = [_as_type(part, get_args(expected)[0]) for part in value]
         if None not in parts:

@@ -40,8 +40,8 @@ class ClassifyConfig:
     """Processes that read images; 0 reads in the training process, -1 chooses by device and cores."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the forward pass; auto is bf16 on a GPU that has it, else fp32."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Number format of the forward pass; auto is bf16 on a GPU that has it, else float32."""
     seed: Whole = 0
     """Seed of weights, order and augmentation."""
 

@@ -44,7 +44,6 @@ def start_report(run: Run) -> list[str]:
     augmentations = run.transform.augmentation.describe(
         train.classes, train.keypoint_names, mixing_until_epoch=run.train_set.mixing_until_epoch
     )
-    precision = str(run.how.precision).removeprefix("torch.")
     return [
         *lines,
         run.data.note
@@ -55,8 +54,7 @@ def start_report(run: Run) -> list[str]:
         run.start_note,
         f"every image: {run.resize}",
         "while training: " + "; ".join([*augmentations, *run.sampling.describe(train)]),
-        f"device: {run.device}, {precision}, {counted(run.workers, 'process', 'reads')} images; run folder: "
-        f"{run.folder}",
+        f"device: {run.how}, {counted(run.workers, 'process', 'reads')} images; run folder: {run.folder}",
     ]
 
 
