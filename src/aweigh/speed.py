@@ -90,9 +90,9 @@ class Noise:
     def __str__(self) -> str:
         verdict = "too noisy: measure again with nothing else running" if self.too_much else "quiet"
         return (
-            f"The machine was {verdict} (a fixed computation waited {self.waited:.0%} of its time, {MOST_WAITED:.0%} at "
-            f"most is quiet; the 90th percentile of its times was {self.spread:.2f} of the fastest, {MOST_SPREAD} at "
-            "most is quiet)."
+            f"The machine was {verdict} (a fixed computation waited {self.waited:.0%} of its time, at most "
+            f"{MOST_WAITED:.0%} is quiet; the 90th percentile of its times was {self.spread:.2f} of the fastest, at "
+            f"most {MOST_SPREAD} is quiet)."
         )
 
 

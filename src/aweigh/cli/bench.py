@@ -5,15 +5,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from aweigh.arguments import Share, check_value
-from aweigh.cli.flags import SEVERAL, JsonFile
+from aweigh.arguments import Precision, Share, check_value
+from aweigh.cli.flags import SEVERAL, JsonFile, Weights
 from aweigh.cli.terminal import bar, output, write_numbers
 from aweigh.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from aweigh.images.resize import Resize
     from aweigh.runtime.engine import Engine
-    from aweigh.speed import Speed
+    from aweigh.speed import Opener, Speed
+
+    Openers = dict[str, Opener]
 
 DRAWN = 12  # images, where none are given
 
@@ -25,7 +27,9 @@ def command(
     batch: int = 1,
     score: float = 0.5,
     resize: str = "",
+    precision: Annotated[tuple[Precision, ...], SEVERAL] = ("auto",),
     device: str = "auto",
+    threads: int = 0,
     json_file: JsonFile = None,
 ) -> None:
     """Time detectors: decoding, resizing, network, selection and drawing, in turn in one process.
@@ -42,7 +46,9 @@ def command(
         batch: Images that go through the network together.
         score: The lowest of a detection that is drawn.
         resize: Another size than in training: original, the long side as 512, or short side and limit as 800,1333.
+        precision: Number formats that checkpoints are timed in, as float32 bf16; a graph has its own.
         device: auto, cpu, cuda, cuda:1 or mps.
+        threads: Of the CPU; as many as there are cores to use when not given.
     """
     if not models:
         raise UsageError("Name the detectors to time: checkpoints, graphs, or box.")
@@ -53,7 +59,7 @@ def command(
     given = [Path(str(path)) for name in images for path in sources(name)]
     with bar("measuring", repeats + 1) as show:
         speed = measure_speed(
-            {model: partial(_opened, model, resize, device) for model in models},
+            _openers(models, precision, device, threads, resize),
             given or drawn_images(DRAWN),
             repeats=repeats, batch=batch, score=score, progress=show,
         )  # fmt: skip
@@ -62,11 +68,26 @@ def command(
         write_numbers(json_file, {**speed.to_dict(), "drawn": not given, "score": score, "resize": resize or None})
 
 
-def _opened(model: str, resize: str, device: str) -> "tuple[Engine, Resize]":
-    from aweigh.cli.detectors import find_detector
-    from aweigh.cli.flags import Views, Weights
+def _openers(
+    models: Sequence[str], precisions: Sequence[Precision], device: str, threads: int, resize: str
+) -> "Openers":
+    """What opens each, by the name of its row: a checkpoint in each number format, a graph in its own."""
+    from aweigh.runtime.open import SUFFIXES
 
-    predictor = find_detector(model, Weights(device=device), Views(resize=resize))
+    found: Openers = {}
+    for model in models:
+        own: tuple[Precision, ...] = ("auto",)
+        for precision in own if Path(model).suffix in SUFFIXES else precisions:
+            name = model if precision == "auto" else f"{model}, {precision}"
+            found[name] = partial(_opened, model, Weights(device=device, precision=precision, threads=threads), resize)
+    return found
+
+
+def _opened(model: str, weights: Weights, resize: str) -> "tuple[Engine, Resize]":
+    from aweigh.cli.detectors import find_detector
+    from aweigh.cli.flags import Views
+
+    predictor = find_detector(model, weights, Views(resize=resize))
     return predictor.engine, predictor.resize
 
 
