@@ -122,7 +122,7 @@ class GraphEngine:
     def _run(self, batch: Batch, part: slice) -> list[Detections]:
         """What the graph gives of a part of the images, which it computes at once."""
         sizes_hw = batch.sizes_hw[part]
-        padded = self.compute(self._inputs(batch, part))
+        padded = self.compute(self.inputs(batch, part))
         return Detections.unpadded(
             [padded[name][: len(sizes_hw)] for name in ("boxes", "scores", "labels", "count")],
             classes=self.classes,
@@ -132,7 +132,8 @@ class GraphEngine:
             keypoint_set=self.keypoint_set,
         )
 
-    def _inputs(self, batch: Batch, part: slice) -> dict[str, np.ndarray]:
+    def inputs(self, batch: Batch, part: slice = slice(None)) -> dict[str, np.ndarray]:
+        """What the graph is given of these images of a batch, by the names of its inputs."""
         sizes_hw = batch.sizes_hw[part]
         if self.graph.whole_images:
             ((height, width),) = sizes_hw
