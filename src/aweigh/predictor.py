@@ -78,7 +78,7 @@ def load(
     if isinstance(found, Path) and found.suffix in SUFFIXES:
         if precision != "auto":
             raise UsageError(f"precision = {precision!r}: {model} is a graph, which has its own; leave it out.")
-        graph, header = open_graph(found, runtime, None if device is None else str(device), threads)
+        graph, header = open_graph(found, runtime, None if device in (None, "auto") else str(device), threads)
         return Predictor(graph, resize or Resize.from_dict(header["resize"]), tta=tta)
     if runtime is not None:
         raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")

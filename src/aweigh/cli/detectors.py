@@ -19,7 +19,6 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
     test-time augmentation.
     """
     from aweigh.arguments import change_settings
-    from aweigh.inference.engine import torch_engine
     from aweigh.predictor import load
 
     tta = views.augmentation()
@@ -32,6 +31,8 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
         threads=chosen.threads,
     )
     if changes := chosen.changes():
+        from aweigh.inference.engine import torch_engine
+
         change_settings(torch_engine(predictor.engine).model, changes)
     if views.resize:
         predictor.resize = predictor.resize.with_size(views.resize)

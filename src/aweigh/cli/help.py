@@ -28,6 +28,7 @@ EXAMPLES = {
     "config show": "aweigh config show my-data --epochs 50",
     "models": "aweigh models fcos",
     "info": "aweigh info runs/my-data-fcos/best.safetensors",
+    "bench": "aweigh bench box run/ model.onnx --images photos/",
     "profile cost": "aweigh profile cost fcos_resnet50_fpn",
     "profile reuse": "aweigh profile reuse shufflenet_v2_x1_0",
     "average": "aweigh average runs/a/best.safetensors runs/b/best.safetensors -o mean.safetensors",
