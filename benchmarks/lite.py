@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 import torchvision
@@ -38,7 +39,6 @@ import aweigh
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector
 from aweigh.cli.flags import Weights
-from aweigh.cli.predict import sample_photograph
 from aweigh.images.reader import read_reduced
 from aweigh.models.fcos_lite import FCOSLiteOutput
 from aweigh.predictor import Predictor
@@ -64,7 +64,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    files = sorted(options.pictures.glob("*.jp*g"))[:64] if options.pictures else [sample_photograph()]
+    portrait = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    files = sorted(options.pictures.glob("*.jp*g"))[:64] if options.pictures else [portrait]
     if options.memory_of:
         predict = system(options.memory_of, options.size, options.threads)
         for _ in range(3):

@@ -12,10 +12,10 @@ from PIL import Image
 import aweigh
 from aweigh.classes import Classes
 from aweigh.cli.main import run
-from aweigh.cli.predict import sample_photograph
 from aweigh.detections import Detections
 from aweigh.images.reader import read_reduced
 from aweigh.prediction.drawing import Reading, _draw, drawn_hw, with_camera
+from aweigh.scenes import STREET
 from aweigh.visualise.pictures import draw_detections
 
 HOSTILE = "evil\x1b]0;x\x07\nerror: forged"
@@ -101,7 +101,7 @@ def test_nms_is_asked_for_as_in_python(tmp_path: Path) -> None:
         words = ["--sample", "--no-draw", "--score", "0.3", "--nms", nms, "-o", str(tmp_path / nms)]
         assert run(["predict", *words]) == 0
         kept[nms] = lines(tmp_path / nms)[0]["detections"]
-        asked = aweigh.load(device="cpu")(sample_photograph(), score=0.3, nms=nms)
+        asked = aweigh.load(device="cpu")(STREET, score=0.3, nms=nms)
         assert len(kept[nms]) == len(asked) and [row["class"] for row in kept[nms]] == asked.names
     assert len(kept["none"]) > len(kept["class"]) > 0
     assert run(["predict", "--sample", "--nms", "sometimes"]) == 2

@@ -17,11 +17,11 @@ from cyclopts import MissingArgumentError
 from PIL import Image
 from tests.architecture.shown import BLOCKS, COMMANDS, Shown
 from tests.end_to_end.conftest import typed
+from tests.photographs import portrait
 
 import aweigh.commands
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import app
-from aweigh.cli.predict import sample_photograph
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
 
@@ -73,7 +73,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos" / "more").mkdir(parents=True)
     for place in ("photo.jpg", "photos/a.jpg", "photos/more/b.jpg"):
         Image.fromarray(np.full((48, 64, 3), 90, dtype=np.uint8)).save(folder / place)
-    Image.open(sample_photograph()).reduce(2).save(folder / "photo.jpg")  # with somebody in it
+    Image.open(portrait()).reduce(2).save(folder / "photo.jpg")  # with somebody in it
     train = load_split(folder / "DATA", "train")
     detectors = {
         ("fcos_shufflenet_v2_x0_5_lite",): DENSE,

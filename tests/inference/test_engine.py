@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.photographs import portrait
 from torch import nn
 
 import aweigh
@@ -53,9 +54,7 @@ def test_boxes_in_bf16_are_near_those_in_float32():
 def sample():
     from PIL import Image
 
-    from aweigh.cli.predict import sample_photograph
-
-    return Image.open(sample_photograph()).convert("RGB")
+    return Image.open(portrait()).convert("RGB")
 
 
 def test_a_precision_there_is_not_is_named():

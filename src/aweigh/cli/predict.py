@@ -16,6 +16,7 @@ from aweigh.cli.detectors import find_detector, given_proposals
 from aweigh.cli.flags import Batch, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
+from aweigh.scenes import STREET
 
 if TYPE_CHECKING:
     from aweigh.detections import Detections
@@ -70,9 +71,9 @@ def command(
         draw: Draw what was found on the images.
         exif: Whether the rotation in a photograph's EXIF data is applied.
         value_range: For images of more than 8 bits: which values are black and white, as 0 4095.
-        sample: A photograph to try things on, which matplotlib brings along.
+        sample: An image to try things on, which comes along: a drawn street.
     """
-    pictures = (*pictures, str(sample_photograph())) if sample else pictures
+    pictures = (*pictures, str(STREET)) if sample else pictures
     check_pictures(pictures, data, split, exif)
     folder = output_folder(output)
     check_value("score", score, Share)
@@ -119,8 +120,8 @@ def check_pictures(pictures: Sequence[str], data: Path | None, split: str, exif:
         raise UsageError(f"--split {split} goes with --data DATA.")
     if not pictures and data is None:
         raise UsageError(
-            "Name the images: files, folders or patterns such as 'photos/**/*.jpg'; or try --sample, a photograph "
-            "that is on this machine already."
+            "Name the images: files, folders or patterns such as 'photos/**/*.jpg'; or try --sample, an image "
+            "that comes with aweigh."
         )
 
 
@@ -133,16 +134,6 @@ def output_folder(output: str) -> Path | None:
     if Path(output).exists() and not Path(output).is_dir():
         raise UsageError(f"-o {output} is a file; name a folder, or - for the output stream.")
     return Path(output)
-
-
-def sample_photograph() -> Path:
-    """A photograph of a person that comes with matplotlib, one of our dependencies."""
-    import matplotlib
-
-    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    if not path.is_file():
-        raise UsageError(f"This matplotlib came without its sample data ({path}); name an image of your own.")
-    return path
 
 
 def camera_of(predictor: "Predictor", camera: Path | None) -> "Callable[[Detections], Detections]":
