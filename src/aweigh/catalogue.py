@@ -66,7 +66,8 @@ def find_model(model: str | Path, weights: str = "", *, graph: bool = False) -> 
         weights = weights or next(iter(files))
         if weights != BOX or BOX not in files:
             return Published(name, weights)
-        return (PACKAGED / files[BOX]).with_suffix(".onnx" if graph else ".safetensors")
+        file: str = files[BOX]
+        return (PACKAGED / file).with_suffix(".onnx" if graph else ".safetensors")
     nearest = did_you_mean(name, [BOX, *rows])
     if weights:
         raise UsageError(f"Weights ({weights}) go with the name of a detector, and {name!r} is none.{nearest}")

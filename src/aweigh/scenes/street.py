@@ -73,14 +73,13 @@ class Pen:
     def shape(self, corners: Sequence[Point], colour: Colour) -> None:
         self._draw.polygon([(x * FINE, y * FINE) for x, y in corners], fill=colour)
 
-    def line(self, start: Point, end: Point, colour: Colour, width: float) -> None:
-        self._draw.line([(x * FINE, y * FINE) for x, y in (start, end)], fill=colour, width=round(width * FINE))
+    def line(self, ends: Sequence[Point], colour: Colour, width: float) -> None:
+        self._draw.line([(x * FINE, y * FINE) for x, y in ends], fill=colour, width=round(width * FINE))
 
     def text(self, centre: Point, words: str, height: float, colour: Colour, bold: float = 0) -> None:
         font = ImageFont.load_default(size=height * FINE)
         x, y = centre
-        stroke = {"stroke_width": bold * FINE, "stroke_fill": colour}
-        self._draw.text((x * FINE, y * FINE), words, colour, font, "mm", **stroke)
+        self._draw.text((x * FINE, y * FINE), words, colour, font, anchor="mm", stroke_width=bold * FINE)
 
 
 def _around(centre: Point, radius: float, turn: float) -> Point:
@@ -149,8 +148,8 @@ def _car(pen: Pen, corner: Point, width: float) -> None:
     pen.shape(points((0.5, 0.41), (0.5, 0.07), (0.66, 0.1), (0.78, 0.41)), (38, 48, 58))
     pen.shape(points((0.3, 0.3), (0.36, 0.1), (0.41, 0.1), (0.35, 0.3)), (82, 95, 107))
     pen.shaded(x, y + height * 0.4, x + width, y + height * 0.9, paint, below, radius=height * 0.16)
-    pen.line(*points((0.03, 0.52), (0.97, 0.52)), (96, 137, 200), height * 0.025)
-    pen.line(*points((0.49, 0.42), (0.49, 0.85)), (10, 20, 40), height * 0.015)
+    pen.line(points((0.03, 0.52), (0.97, 0.52)), (96, 137, 200), height * 0.025)
+    pen.line(points((0.49, 0.42), (0.49, 0.85)), (10, 20, 40), height * 0.015)
     for along in (0.4, 0.68):
         pen.box(x + width * along, y + height * 0.55, x + width * (along + 0.06), y + height * 0.58, (15, 25, 45))
     pen.shape(points((0.93, 0.5), (0.99, 0.55), (0.99, 0.64), (0.94, 0.62)), (255, 248, 215))
@@ -194,13 +193,12 @@ def _clock(pen: Pen, centre: Point, radius: float) -> None:
         pen.disc(centre, radius * share, colour)
     for minute in range(60):
         long = minute % 5 == 0
-        start = _around(centre, radius * (0.83 if long else 0.86), minute / 60)
-        pen.line(start, _around(centre, radius * 0.9, minute / 60), DARK, radius * (0.03 if long else 0.015))
+        ends = [_around(centre, radius * share, minute / 60) for share in (0.83 if long else 0.86, 0.9)]
+        pen.line(ends, DARK, radius * (0.03 if long else 0.015))
     for hour in range(1, 13):
         pen.text(_around(centre, radius * 0.7, hour / 12), str(hour), radius * 0.26, DARK)
     for turn, reach, width in (((10 + 9 / 60) / 12, 0.45, 0.06), (9 / 60, 0.68, 0.045)):
-        start, end = (_around(centre, radius * share, turn) for share in (-0.1, reach))
-        pen.line(start, end, DARK, radius * width)
+        pen.line([_around(centre, radius * share, turn) for share in (-0.1, reach)], DARK, radius * width)
     pen.disc(centre, radius * 0.05, DARK)
 
 
