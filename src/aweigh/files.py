@@ -16,7 +16,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from xml.etree import ElementTree
+from xml.parsers import expat
 
 from aweigh.errors import DataError, UsageError
 
@@ -57,6 +59,36 @@ def read_json(file: Path) -> Any:
         return json.loads(read_bytes(file))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())}). Export it again.") from error
+
+
+class _ForbiddenXML(Exception):
+    pass
+
+
+def read_xml(file: Path, root: str) -> ElementTree.Element:
+    """The first element of an XML file, whose name has to be `root`; `DataError` says why there is none, without its
+    file.
+
+    A file that declares a document type is refused, by which a small one can expand without end.
+    """
+    builder = ElementTree.TreeBuilder()
+    parser = expat.ParserCreate()
+
+    def forbid(*_: object) -> NoReturn:
+        raise _ForbiddenXML("it declares a document type, by which a small file can expand without end")
+
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = forbid
+    try:
+        parser.Parse(read_bytes(file), True)
+        element = builder.close()
+        if element.tag.lower() != root:
+            raise ValueError(f"it begins with <{element.tag[:40]}>, expected <{root}>")
+    except (expat.ExpatError, _ForbiddenXML, AssertionError, ValueError, LookupError) as error:
+        raise DataError(str(error)) from error
+    return element
 
 
 def safetensors_metadata(path: str | Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from aweigh.images.resize import Resize
 
 FORMAT = 2  # raised when a reader of the version before could not understand the header
 METADATA_KEY = "aweigh"
+GRAPHS = (".onnx", ".xml")  # suffixes of what `aweigh export` writes; a checkpoint has another
 LARGEST = 10_000  # classes, keypoints, pixels of a side: more nobody has
 LARGEST_ID = 2**63 - 1  # of a category
 DEEPEST = 16  # lists and objects inside each other; ours are four
@@ -31,7 +32,12 @@ FORMAT_1_SETTINGS = (
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The JSON header of a model file. `UsageError` for a missing file or a newer format, `DataError` for another."""
+    """The JSON header of a checkpoint. `UsageError` for a missing file, a newer format and a graph, `DataError` for
+    another file."""
+    if Path(path).suffix in GRAPHS:
+        raise UsageError(
+            f"{path} is a graph, whose weights are fixed; this needs the checkpoint that it was made from."
+        )
     text = safetensors_metadata(path).get(METADATA_KEY)
     if text is None:
         raise DataError(f"{path} has no Aweigh header; expected a checkpoint that `aweigh train` wrote.")

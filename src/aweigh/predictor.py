@@ -373,6 +373,11 @@ class _Asked:
         return found[keep if self.labels is None else keep & np.isin(found.labels, self.labels)]
 
 
+def computes_with_torch(engine: Engine) -> bool:
+    """Whether this is an engine of torch, which is not imported for it."""
+    return any(kind.__module__ == "aweigh.inference.engine" for kind in type(engine).__mro__)
+
+
 def sources(source: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
     """The images a source stands for, in a fixed order: a list, but of what gives them one by one.
 

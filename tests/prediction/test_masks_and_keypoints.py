@@ -18,12 +18,13 @@ from aweigh.classes import UNIFORM_SIGMA, Classes, GivenKeypoints, KeypointSet
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
+from aweigh.evaluation.measurement import measure_results
 from aweigh.feeding.dataset import targets_of
 from aweigh.geometry.masks import encode_counts
 from aweigh.header import read_header
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import detect
-from aweigh.inference.measure import choose_select, measure, measure_results
+from aweigh.inference.measure import choose_select, measure
 from aweigh.inference.supervision import keypoint_lines
 from aweigh.layouts.load import load_split
 from aweigh.models import DETECTORS, create

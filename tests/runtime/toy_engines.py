@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ HANDS = Classes.from_names(["left hand", "right hand", "ball"])
 
 @dataclass(frozen=True)
 class Merging:
+    score_threshold: float = 0.5
     nms: NMS = "class"
     nms_threshold: float = 0.5
     max_detections: int = 3
@@ -51,6 +53,10 @@ class Spots:
         if flipped_classes is not None:  # the maps of the mirror image, mirrored back: those of the other hand
             maps = (maps + maps[:, flipped_classes]) / 2
         return [self._found(own, size_hw) for own, size_hw in zip(maps, batch.sizes_hw, strict=True)]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.selection)
 
     def with_nms(self, nms: NMS) -> Spots:
         return replace(self, selection=replace(self.selection, nms=nms))

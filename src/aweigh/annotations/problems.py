@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aweigh.errors import counted, printable
+from aweigh.errors import DataError, counted, printable
 
 KEPT, DROPPED, CLIPPED, SKIPPED, CHANGED = "kept", "dropped", "clipped", "image skipped", "changed"
 UNLEARNED = "not trained on"  # it has a size, so COCO's protocol still counts it as an object to be found
@@ -47,6 +47,16 @@ class Problem:
 
     def __str__(self) -> str:
         return printable(f"{self.place}: {self.kind}, {self.detail}; {self.action}")
+
+
+def refuse_too_many(skipped: Sequence[Problem], total: int, max_bad: float) -> None:
+    """`DataError` where more than one of so many images and more than this share was skipped; any where it is 0."""
+    if len(skipped) > (max(1, max_bad * total) if max_bad else 0):
+        shown = "; ".join(f"{problem.where}: {problem.detail}" for problem in skipped[:3])
+        raise DataError(
+            f"{len(skipped)} of {counted(total, 'image')} cannot be read, more than the {max_bad:.0%} that is let "
+            f"pass: {shown}{'; ...' if len(skipped) > 3 else ''}. Mend or remove them."
+        )
 
 
 def report_lines(problems: Sequence[Problem], title: str = "", *, examples: int = 3) -> str:

@@ -143,9 +143,9 @@ def complete(
         split: Splits to complete and write.
         score: A box of this score or more becomes an object.
         uncertain: A box of this score or more, and less than --score, may be an object or not.
-        categories: What the category ids mean: a COCO file with categories, or the detector: a checkpoint, the folder
-            of a run, box, or one with published weights. When not given, what the list beside the results says, else
-            COCO's own 80 ids.
+        categories: What the category ids mean: a COCO file with categories, or the detector: a checkpoint, a graph, the
+            folder of a run, box, or one with published weights. When not given, what the list beside the results says,
+            else COCO's own 80 ids.
     """
     from aweigh.edit import complete as completing
     from aweigh.weights.coco import COCO_CLASSES
@@ -161,8 +161,8 @@ def complete(
 
 def _detector_classes(categories: str) -> "Classes | None":
     from aweigh.classes import Classes
-    from aweigh.header import read_header
     from aweigh.layouts.coco import read_categories
+    from aweigh.runtime.open import SUFFIXES, model_header
 
     if not categories:
         return None
@@ -171,9 +171,9 @@ def _detector_classes(categories: str) -> "Classes | None":
         from aweigh.checkpoints.checkpoint import load_model
 
         return load_model(categories)[0].classes
-    if found.suffix != ".safetensors":
+    if found.suffix not in (".safetensors", *SUFFIXES):
         return read_categories(found)
-    classes = read_header(found)["classes"]
+    classes = model_header(found)["classes"]
     return Classes(tuple(classes["names"]), tuple(classes["ids"]))
 
 

@@ -1,5 +1,6 @@
 """A detector by file or name, with what flags say of it, and the proposals that it needs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,9 @@ if TYPE_CHECKING:
 def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views()) -> "Predictor":
     """The detector of that name as `aweigh.load` has it, changed as flags say.
 
-    chosen: --weights, what --set changes, the device, the number format, the threads. views: the size and the
-    test-time augmentation.
+    chosen: --weights, what --set changes, the device, the runtime, the number format, the threads. views: the size and
+    the test-time augmentation.
     """
-    from aweigh.arguments import change_settings
     from aweigh.predictor import load
 
     tta = views.augmentation()
@@ -27,17 +27,29 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
         chosen.weights,
         tta=tta,
         device=chosen.device,
+        runtime=chosen.runtime,
         precision=chosen.precision,
         threads=chosen.threads,
     )
     if changes := chosen.changes():
-        from aweigh.inference.engine import torch_engine
-
-        change_settings(torch_engine(predictor.engine).model, changes)
+        predictor.engine = changed(predictor.engine, changes)
     if views.resize:
         predictor.resize = predictor.resize.with_size(views.resize)
     tta.class_order(predictor.classes)  # where a flip pair is no class
     return predictor
+
+
+def changed(engine: "Engine", changes: Mapping[str, str]) -> "Engine":
+    """The engine with these of its thresholds and counts."""
+    from aweigh.runtime.graph import GraphEngine
+
+    if isinstance(engine, GraphEngine):
+        return engine.with_settings(changes)
+    from aweigh.arguments import change_settings
+    from aweigh.inference.engine import torch_engine
+
+    change_settings(torch_engine(engine).model, changes)
+    return engine
 
 
 def given_proposals(engine: "Engine", file: Path | None) -> "Proposals | None":

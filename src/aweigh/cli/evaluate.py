@@ -44,9 +44,10 @@ def command(
     Masks, keypoints and, by KITTI's rules, 3D boxes are measured as well, where detector and data have them.
 
     Args:
-        detector: A checkpoint, the folder of a run (its best weights), box (the detector that comes with aweigh), or
-            the name of one with published weights. Or a file of detections in COCO's results format (.json), which
-            needs no torch: its images are joined with the data by their names.
+        detector: A checkpoint, a graph that `aweigh export` wrote (.onnx, .xml), the folder of a run (its best
+            weights), box (the detector that comes with aweigh), or the name of one with published weights. Or a file of
+            detections in COCO's results format (.json): its images are joined with the data by their names. Neither a
+            graph nor a file needs torch.
         split: Which part of the data: train, val, test, or as it is called there. When not given val; and where the
             data have none, the images that the run held out of training.
         metric: coco: COCO's numbers of boxes, and of what else detector and data have. Or one of these, or several as
@@ -128,13 +129,13 @@ def tell_proposals(
     detector: str, part: "Split", json_file: Path | None, data: str, weights: Weights, loading: Loading
 ) -> None:
     """The recall of what a detector proposes."""
-    from aweigh.cli.proposals import collect, tell_recall
-    from aweigh.evaluation.recall import LIMITS
-    from aweigh.proposals.from_detector import recall_of
+    from aweigh.cli.proposals import collect, detector_of, tell_recall
+    from aweigh.evaluation.recall import LIMITS, recall_of
 
     log().print(part.summary())
     part = part.measurable()
-    regions, unread = collect(detector, part, max(LIMITS), data=data, weights=weights, loading=loading)
+    predictor = detector_of(detector, weights)
+    regions, unread = collect(detector, predictor, part, max(LIMITS), data=data, loading=loading)
     tell_recall(recall_of(regions, part, unread), regions.made, part.without(unread), json_file)
 
 
@@ -164,15 +165,13 @@ def measure(
 
 def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed: Mapping[str, float]) -> Iterator[str]:
     """What the numbers depend on, and the time, as lines."""
-    from aweigh.inference.engine import torch_engine
-
-    engine = torch_engine(predictor.engine)
+    engine = predictor.engine
     selection = engine.selection
     resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
     yield (
         f"score above {selection.score_threshold:g}, NMS at IoU {selection.nms_threshold:g}, at most "
         f"{counted(selection.max_detections, 'detection')} per image; resize: {resize}; "
-        f"batch {loading.batch or predictor.engine.usual_batch}"
+        f"batch {loading.batch or engine.usual_batch}"
     )
     if changes := weights.changes():
         yield f"set: {', '.join(f'{name} {value}' for name, value in changes.items())}"
@@ -184,24 +183,18 @@ def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed
 
 def settings(predictor: "Predictor", loading: Loading) -> dict[str, Any]:
     """What the numbers depend on, for a file of them."""
-    from aweigh.arguments import settings_of
-    from aweigh.inference.device import WORDS
-    from aweigh.inference.engine import torch_engine
-
-    engine = torch_engine(predictor.engine)
-    model = engine.model
+    engine = predictor.engine
+    selection = engine.selection
     return {
-        "builder": model.builder,
+        "builder": engine.name,
         "resize": predictor.resize.to_dict(),
         "tta": None if predictor.tta.plain else predictor.tta.to_dict(engine),
-        "score_threshold": model.selection.score_threshold,
-        "nms_threshold": model.selection.nms_threshold,
-        "max_detections": model.selection.max_detections,
-        "selection": settings_of(model),
-        "batch": loading.batch or predictor.engine.usual_batch,
-        "device": str(engine.how.device),
-        "precision": WORDS[engine.how.precision],
-        "threads": engine.how.threads,
+        "score_threshold": selection.score_threshold,
+        "nms_threshold": selection.nms_threshold,
+        "max_detections": selection.max_detections,
+        "selection": engine.settings,
+        "batch": loading.batch or engine.usual_batch,
+        "computed_by": engine.computed_by,
     }
 
 
@@ -217,7 +210,7 @@ def draw_mistakes(found: "Measurement", plots: Path | None) -> None:
 
 def draw(predictor: "Predictor", found: "Measurement", picture: Path) -> None:
     """The file of --picture."""
-    from aweigh.training.logs.report import save_predictions
+    from aweigh.prediction.sheet import save_predictions
 
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_predictions(predictor.engine, predictor.resize, found.split, picture, tta=predictor.tta)

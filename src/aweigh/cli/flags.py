@@ -105,7 +105,18 @@ class Weights:
             negative="",
         ),
     ] = ()
-    device: Annotated[str, _loading("auto, cpu, cuda, cuda:1 or mps.", show_default=True)] = "auto"
+    device: Annotated[
+        str,
+        _loading(
+            "auto, cpu, cuda, cuda:1 or mps; of a graph cpu, cuda, coreml or directml by onnxruntime, cpu or gpu by "
+            "OpenVINO.",
+            show_default=True,
+        ),
+    ] = "auto"
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"] | None,
+        _loading("What computes a graph; when not given onnxruntime for .onnx, OpenVINO for .xml."),
+    ] = None
     precision: Annotated[
         Precision,
         _loading(

@@ -12,16 +12,17 @@ from aweigh.errors import counted
 
 
 def command(model: str, /, *, as_json: AsJson = False) -> None:
-    """Show what a checkpoint says about itself, or what is known of a detector with published weights.
+    """Show what a checkpoint or a graph says about itself, or what is known of a detector with published weights.
 
     Args:
-        model: A checkpoint, the folder of a run, box, or a detector that `aweigh models` lists.
+        model: A checkpoint, a graph that `aweigh export` wrote, the folder of a run, box, or a detector that `aweigh
+            models` lists.
         as_json: Print all that is known as JSON.
     """
-    from aweigh.header import read_header
+    from aweigh.runtime.open import model_header
 
     found = find_model(model)
-    known = read_header(found) if isinstance(found, Path) else detector_named(found.detector)
+    known = model_header(found) if isinstance(found, Path) else detector_named(found.detector)
     if as_json:
         print(json.dumps(known, ensure_ascii=False, indent=2))
         return
@@ -43,12 +44,14 @@ def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     training = header.get("training", {})
     config, epochs = training.get("config", {}), training.get("epoch")
+    graph = header.get("graph", {})
     trained = "" if epochs is None else f"{counted(epochs, 'epoch')}, {counted(training.get('step', 0), 'step')}"
     rows = [
         ("detector", header["builder"] + (f" ({arguments})" if arguments else "")),
         ("classes", f"{len(names)}: " + ", ".join(f"{name} (id {ids[label]})" for label, name in enumerate(names))),
         ("resize", ", ".join(f"{name} {value}" for name, value in header["resize"].items())),
         ("selection", ", ".join(f"{name} {value}" for name, value in selection_of(header).items())),
+        ("graph", ", ".join(f"{name} {value}" for name, value in graph.items() if value not in (None, False))),
         ("measured on", numbers.get("split")),
         ("metrics", ", ".join(metrics)),
         ("trained", trained),

@@ -55,8 +55,9 @@ def command(
             boxes in the pixels its own boxes are in. What --format coco then writes fits its annotations.
         split: Which part of the data: train, val, test, or as it is called there; all when not given.
         output: Folder for images with boxes and the file of detections; - writes the latter to the output stream.
-        model: A checkpoint, the folder of a run (its best weights), or the name of a detector with published weights.
-            The default, box, comes with aweigh and finds COCO's 80 classes.
+        model: A checkpoint, a graph that `aweigh export` wrote (.onnx, .xml), the folder of a run (its best weights),
+            or the name of a detector with published weights. The default, box, comes with aweigh and finds COCO's 80
+            classes.
         score: Leave out detections below this score.
         classes: Look for these classes only.
         nms: What suppresses what, in place of the detector's own setting: boxes of one class (class) or of any

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
-from aweigh.evaluation.metrics import METRICS, Measured, Results, check_measurable, measurable
+from aweigh.classes import KeypointSet
+from aweigh.evaluation.metrics import METRICS, Measured, Results, When, check_measurable, measurable
 from aweigh.evaluation.records import joined, read_ground_truth
 from aweigh.results.coco import ResultsFile
 
@@ -36,6 +37,28 @@ class Measurement:
         (_, first), *others = self.metrics.items()
         more = {name: measured.to_dict() for name, measured in others}
         return {**first.to_dict(), **more, **({"ms_per_image": self.speed} if self.speed else {})}
+
+
+class Finder(Protocol):
+    """What finds objects, a detector or an engine. extras: what it says beside boxes. keypoint_set: its keypoints."""
+
+    @property
+    def extras(self) -> tuple[str, ...]: ...
+    @property
+    def keypoint_set(self) -> KeypointSet | None: ...
+
+
+def measure_results(
+    finder: Finder, split: Split, results: Results, names: Sequence[str] = (), *, when: When = "validation"
+) -> tuple[dict[str, Measured], list[str]]:
+    """The metrics of these names of COCO results; when none is given, of all that is found and that the split has.
+
+    Returns beside them a line for each thing that cannot be measured, and why.
+    """
+    notes: list[str] = []
+    if not names:
+        names, notes = measurable(split, finder.extras, finder.keypoint_set, when=when)
+    return {name: METRICS[name].measure(split, results, finder.keypoint_set) for name in names}, notes
 
 
 def measure_file(file: ResultsFile, split: Split, names: Sequence[str] = (), *, own_ids: bool = False) -> Measurement:

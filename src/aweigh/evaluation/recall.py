@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from aweigh.annotations.proposals import Proposals
 from aweigh.annotations.split import Split
 from aweigh.classes import KeypointSet
 from aweigh.errors import DataError, UsageError, counted
@@ -74,6 +75,13 @@ def recall(split: Split, results: Sequence[Mapping[str, Any]], keypoints: Keypoi
     """That of detections, classes left aside."""
     rows = [(result["image_id"], *result["bbox"], result["score"]) for result in results]
     return average_recall(split.to_coco(masks=False), np.array(rows, dtype=np.float64).reshape(-1, 6))
+
+
+def recall_of(proposals: Proposals, split: Split, unread: Sequence[int] = ()) -> ProposalRecall:
+    """How many objects the proposals of a split reach. unread: rows of images that could not be read, left out."""
+    rows = np.setdiff1d(np.arange(len(split)), np.array(unread, dtype=np.int64))
+    split = split.without(unread)
+    return average_recall(split.to_coco(masks=False), proposals.take(rows).results(split.image_ids))
 
 
 def average_recall(

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from aweigh.annotations.problems import SKIPPED, Problem
-from aweigh.errors import DataError, UsageError, counted
+from aweigh.annotations.problems import SKIPPED, Problem, refuse_too_many
+from aweigh.errors import UsageError, counted
 from aweigh.feeding.batches import AHEAD, Batch, Packed, Rooms, pack, unpack
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.sampling import epoch_rows, times_drawn
@@ -125,13 +125,7 @@ class Loader(DataLoader[Batch]):
 
     def _refuse_too_many(self) -> None:
         bad = [problem for problem in self._met.values() if problem.action == SKIPPED]
-        total = len(self.dataset)  # type: ignore[arg-type]
-        if len(bad) > (max(1, self._max_bad * total) if self._max_bad else 0):
-            shown = "; ".join(f"{problem.where}: {problem.detail}" for problem in bad[:3])
-            raise DataError(
-                f"{len(bad)} of {counted(total, 'image')} cannot be read, more than the {self._max_bad:.0%} that is "
-                f"let pass: {shown}{'; ...' if len(bad) > 3 else ''}. Mend or remove them."
-            )
+        refuse_too_many(bad, len(self.dataset), self._max_bad)  # type: ignore[arg-type]
 
 
 def said_if_lost(batches: Iterator[Value], *, workers: int) -> Iterator[Value]:

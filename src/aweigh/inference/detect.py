@@ -1,23 +1,15 @@
-"""Run a detector over a split: detections in original pixels with original category ids, and the time they take.
-
-Masks are kept as run lengths, so that what a whole split holds in memory grows with its detections alone.
-"""
+"""Run a detector over a split in several processes, with its losses, and the time that each part takes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
 import torch
 
 from aweigh import distributed
-from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
-from aweigh.classes import Classes
-from aweigh.detections import Detections
-from aweigh.errors import UsageError, some_of
+from aweigh.errors import UsageError
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import MAX_BAD, Loader, make_loader
 from aweigh.feeding.transforms import Transform
@@ -27,25 +19,8 @@ from aweigh.inference.engine import TorchEngine
 from aweigh.inference.meters import Means, Stopwatch
 from aweigh.inference.supervision import supervision
 from aweigh.models.detector import Detector
+from aweigh.prediction.of_split import SplitDetections, entries, matching_category_ids
 from aweigh.runtime.tta import PLAIN, TTA, in_whole, merge, views
-
-
-@dataclass(frozen=True)
-class SplitDetections:
-    """What `detect` found: COCO results entries, mean losses by name (where asked for), milliseconds per image.
-
-    problems: images that were skipped or mended while reading. unread: rows of the skipped ones.
-    """
-
-    results: list[dict[str, Any]]
-    losses: dict[str, float]
-    speed: dict[str, float]
-    problems: list[Problem] = field(default_factory=list)
-    unread: list[int] = field(default_factory=list)
-
-    def measured(self, split: Split) -> Split:
-        """The images of the split that the detections can be measured on."""
-        return split.without(self.unread)
 
 
 @torch.no_grad()
@@ -95,7 +70,7 @@ def detect(
                 seen.append(in_whole(model.decode(raw, images.sizes_hw), part.original_sizes_hw, view, pairs))
                 watch.lap("decode")
             merged = zip(merge(engine, seen, tta), part.image_ids, strict=True)
-            results = [entry for found, image_id in merged for entry in _entries(found, image_id, category_ids)]
+            results = [entry for found, image_id in merged for entry in entries(found, image_id, category_ids)]
             watch.lap("decode")
             values = model.loss(raw, [targets.to(how.device) for targets in part.targets]) if losses else {}
             parts.append((number * world + rank, len(part), results, {name: float(v) for name, v in values.items()}))
@@ -161,24 +136,6 @@ def _together(parts: list[_Part], speed: dict[str, float], loader: Loader) -> Sp
     return SplitDetections(results, means.result(), speed, problems, unread)
 
 
-def matching_category_ids(classes: Classes, data: Classes) -> dict[int, int]:
-    """For each label of the model whose name the data has, the data's category id."""
-    ids = {label: data.ids[data.label(name)] for label, name in enumerate(classes.names) if name in data.names}
-    if not ids:
-        raise UsageError(
-            f"The model knows none of the data's classes. Model: {some_of(classes.names)}. Data: {some_of(data.names)}."
-        )
-    return ids
-
-
 def mean_colour(model: Detector) -> tuple[float, ...]:
     """The colour that padding has: the model's own mean, which is zero after its normalisation."""
     return tuple(model.pixel_mean.tolist())
-
-
-def _entries(detections: Detections, image_id: Any, category_ids: dict[int, int]) -> list[dict[str, Any]]:
-    detections = detections[np.isin(detections.labels, list(category_ids))]
-    return [
-        {**entry, "category_id": category_ids[label]}
-        for entry, label in zip(detections.to_coco(int(image_id)), detections.labels.tolist(), strict=True)
-    ]

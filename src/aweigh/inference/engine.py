@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from aweigh.arguments import NMS, Precision
+from aweigh.arguments import NMS, Precision, settings_of
 from aweigh.backbones.timm import pack_residual_blocks
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
@@ -47,6 +47,10 @@ class TorchEngine:
     @property
     def selection(self) -> Selection:
         return self.model.selection
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self.model)
 
     @classmethod
     def prepared(

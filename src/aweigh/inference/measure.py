@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from aweigh.annotations.split import Split
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.evaluation.measurement import Measurement
-from aweigh.evaluation.metrics import METRICS, Measured, Results, When, check_measurable, measurable, metric_of
+from aweigh.evaluation.measurement import Measurement, measure_results
+from aweigh.evaluation.metrics import METRICS, check_measurable, measurable, metric_of
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import detect
 from aweigh.inference.device import ON_CPU, How
@@ -47,19 +47,6 @@ def measure(
     part = found.measured(split)
     metrics, notes = measure_results(model, part, found.results, names, when="eval")
     return Measurement(metrics, notes, part, found.results, found.speed, found.problems)
-
-
-def measure_results(
-    model: Detector, split: Split, results: Results, names: Sequence[str] = (), *, when: When = "validation"
-) -> tuple[dict[str, Measured], list[str]]:
-    """The metrics of these names of COCO results; when none is given, of all that the model finds and the split has.
-
-    Returns beside them a line for each thing that cannot be measured, and why.
-    """
-    notes: list[str] = []
-    if not names:
-        names, notes = measurable(split, model.extras, model.keypoint_set, when=when)
-    return {name: METRICS[name].measure(split, results, model.keypoint_set) for name in names}, notes
 
 
 def choose_select(select: str, model: Detector, val: Split | None) -> str:

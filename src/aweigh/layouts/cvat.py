@@ -21,6 +21,7 @@ import numpy as np
 from aweigh.annotations.problems import CHANGED, DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import as_number, as_side
 from aweigh.errors import DataError, printable, some_of
+from aweigh.files import read_xml
 from aweigh.layouts.drawn import (
     Drawn,
     Shape,
@@ -32,8 +33,8 @@ from aweigh.layouts.drawn import (
     turned,
     unreadable,
 )
+from aweigh.layouts.finding import root_of
 from aweigh.layouts.layout import SplitFiles
-from aweigh.layouts.xml_files import read_xml, root_of
 
 _NOT_READ = {
     "polyline": "a polyline encloses nothing",

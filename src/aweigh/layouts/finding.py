@@ -18,6 +18,7 @@ SPLIT_IN_NAME = re.compile(
     r"(?:[_\-]?\d{4})?(?=$|[_\-. ])",
     re.IGNORECASE,
 )
+_ELEMENT = re.compile(rb"<([A-Za-z_][\w.-]*)")
 
 
 def split_name(text: str) -> str | None:
@@ -115,3 +116,9 @@ def head_of(file: Path) -> bytes:
             return stream.read(4096).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
     except OSError:
         return b""
+
+
+def root_of(file: Path) -> str:
+    """The name of the first element of an XML file, in small letters; empty where there is none."""
+    found = _ELEMENT.search(head_of(file))
+    return found[1].decode("ascii", "replace").lower() if found else ""

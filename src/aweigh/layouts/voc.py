@@ -24,7 +24,7 @@ from aweigh.annotations.problems import CHANGED, DROPPED, KEPT, SKIPPED, Problem
 from aweigh.annotations.records import UNKNOWN, as_number, as_side, build_split, choose_classes
 from aweigh.annotations.split import LABELS_LOST, NEVER_LABELLED, REVIEWED, Split
 from aweigh.errors import DataError, printable, some_of
-from aweigh.files import read_text
+from aweigh.files import read_text, read_xml
 from aweigh.layouts.finding import (
     PICTURES,
     annotation_folders,
@@ -32,6 +32,7 @@ from aweigh.layouts.finding import (
     listed_names,
     listed_splits,
     picture_folders,
+    root_of,
 )
 from aweigh.layouts.layout import Layout, MaskChoice, SplitFiles, Writing
 from aweigh.layouts.rows import Row, pictures_by_stem, records_of, settled, written
@@ -45,7 +46,6 @@ from aweigh.layouts.writing import (
     united_names,
     write_text,
 )
-from aweigh.layouts.xml_files import read_xml, root_of
 
 _FOLDERS = ("Annotations", "annotations", "annots", "xmls", "xml", "labels", "annotations/xmls", "Annotations/xmls")
 _SIDES = ("height", "width")

@@ -66,26 +66,27 @@ class AnnotatedImages:
         """Results of these images in the frame of the data, and with its category ids; see `in_frame`."""
         classes = self.classes(detector)
         for result in results:
-            yield replace(self.in_frame(result, unrotated), classes=classes)
+            wanted = result.size_hw if result.error is not None else self.sizes_hw[Path(result.path or "")]
+            yield replace(in_frame(result, wanted, unrotated), classes=classes)
 
-    def in_frame(self, result: Detections, unrotated: Callable[[Path], Detections]) -> Detections:
-        """The detections of an image in the pixels that the boxes of the data are in.
 
-        unrotated: detections of the image as it is stored, for one that was annotated before its EXIF rotation. A
-        image that is of another shape than the data say has an error instead.
-        """
-        path = Path(result.path or "")
-        if result.error is not None or result.size_hw == self.sizes_hw[path]:
-            return result
-        wanted = self.sizes_hw[path]
-        stored = unrotated(path) if result.size_hw[::-1] == wanted else result
-        if stored.size_hw == wanted:
-            return replace(stored, path=result.path)
-        (height, width), ratio = result.size_hw, np.divide(*result.size_hw) / np.divide(*wanted)
-        if abs(ratio - 1) <= SAME_SHAPE:
-            return result.resized(wanted)
-        error = (
-            f"{path}: annotations say {wanted[1]} x {wanted[0]}, the image is {width} x {height}, another shape. "
-            "Correct the annotations."
-        )
-        return replace(Detections.empty(result.classes, error=error), path=result.path)
+def in_frame(result: Detections, wanted: tuple[int, int], unrotated: Callable[[Path], Detections]) -> Detections:
+    """The detections of an image in the pixels that the boxes of the data are in, whose size is `wanted`.
+
+    unrotated: detections of the image as it is stored, for one that was annotated before its EXIF rotation. A
+    image that is of another shape than the data say has an error instead.
+    """
+    if result.error is not None or result.size_hw == wanted:
+        return result
+    path = Path(result.path or "")
+    stored = unrotated(path) if result.size_hw[::-1] == wanted else result
+    if stored.size_hw == wanted:
+        return replace(stored, path=result.path)
+    (height, width), ratio = result.size_hw, np.divide(*result.size_hw) / np.divide(*wanted)
+    if abs(ratio - 1) <= SAME_SHAPE:
+        return result.resized(wanted)
+    error = (
+        f"{path}: annotations say {wanted[1]} x {wanted[0]}, the image is {width} x {height}, another shape. "
+        "Correct the annotations."
+    )
+    return replace(Detections.empty(result.classes, error=error), path=result.path)

@@ -5,7 +5,7 @@ A detector with a proposal network gives what its second stage would look at. An
 aside: without a threshold on the score, suppressed among all classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,11 @@ from aweigh.annotations.proposals import Proposals
 from aweigh.annotations.split import Split
 from aweigh.arguments import change_settings, settings_of
 from aweigh.errors import UsageError
-from aweigh.evaluation.recall import ProposalRecall, average_recall
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import in_order
 from aweigh.inference.device import ON_CPU, How
 from aweigh.models.detector import Detector
-
-NMS_THRESHOLD = 0.7  # of a detector without a proposal network: that of one (Ren et al. 2015, section 3.3)
+from aweigh.prediction.of_split import PROPOSALS_NMS
 
 
 @torch.no_grad()
@@ -66,13 +64,6 @@ def propose(
     return split.proposed(ordered, number=number, made=said), loader.problems, loader.unread
 
 
-def recall_of(proposals: Proposals, split: Split, unread: Sequence[int] = ()) -> ProposalRecall:
-    """How many objects the proposals of a split reach. unread: rows of images that could not be read, left out."""
-    rows = np.setdiff1d(np.arange(len(split)), np.array(unread, dtype=np.int64))
-    split = split.without(unread)
-    return average_recall(split.to_coco(masks=False), proposals.take(rows).results(split.image_ids))
-
-
 def prepare_to_propose(model: Detector, number: int) -> float:
     """Set how many a detector proposes, of each level and of all; returns the overlap it suppresses from."""
     if model.needs_proposals:
@@ -81,11 +72,11 @@ def prepare_to_propose(model: Detector, number: int) -> float:
     if model.propose is not None:
         change_settings(model, {"proposer.test_proposals": (number, number)})
         return float(known["proposer.nms_threshold"])
-    wanted = {"score_threshold": 0.0, "nms": "agnostic", "nms_threshold": NMS_THRESHOLD, "max_detections": number}
+    wanted = {"score_threshold": 0.0, "nms": "agnostic", "nms_threshold": PROPOSALS_NMS, "max_detections": number}
     for name in ("candidates_per_level", "candidates_per_image"):
         wanted[name] = max(number, known.get(name, 0))
     change_settings(model, {name: value for name, value in wanted.items() if name in known})
-    return NMS_THRESHOLD
+    return PROPOSALS_NMS
 
 
 def proposals_of(model: Detector, raw: Any, sizes_hw: list[tuple[int, int]]) -> list[tuple[np.ndarray, np.ndarray]]:

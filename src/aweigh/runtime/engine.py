@@ -7,9 +7,9 @@ knows it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -68,6 +68,13 @@ class Batch:
         return replace(self, pixels=pixels, proposals=proposals)
 
 
+class Thresholds(Suppression, Protocol):
+    """What every `selection` of a detector says."""
+
+    @property
+    def score_threshold(self) -> float: ...
+
+
 @runtime_checkable
 class Engine(Protocol):
     """A detector that can be run.
@@ -75,7 +82,8 @@ class Engine(Protocol):
     name: of the builder. stride_divisor: what the sides of a batch are multiples of. pixel_mean: `[3]`, the colour of
     padding. extras: what it says beside boxes, of "masks", "keypoints" and "cuboids". averages_flips: whether it can
     average raw outputs of an image and of its mirror image. usual_batch: how many images at a time pay. computed_by:
-    the runtime, the device and the number format, in words.
+    the runtime, the device and the number format, in words. settings: all thresholds and counts by name, those of its
+    `selection` among them.
     """
 
     name: str
@@ -90,7 +98,9 @@ class Engine(Protocol):
     computed_by: str
 
     @property
-    def selection(self) -> Suppression: ...
+    def selection(self) -> Thresholds: ...
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
 
     def run(self, batch: Batch, *, flipped_classes: np.ndarray | None = None) -> list[Detections]:
         """The detections of each image, best first, in the pixels of the batch.
@@ -109,14 +119,18 @@ class Engine(Protocol):
 
 def check_engine(engine: object) -> None:
     """`UsageError` that names what an object with a `run` lacks to be an `Engine`; nothing for what has none."""
-    parts = (*Engine.__annotations__, "selection", "run", "with_nms", "side_by_side")
+    parts = (*Engine.__annotations__, "selection", "settings", "run", "with_nms", "side_by_side")
     if missing := [name for name in parts if hasattr(engine, "run") and not hasattr(engine, name)]:
         raise UsageError(f"The engine {type(engine).__name__} lacks {', '.join(missing)}; see aweigh.runtime.engine.")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory was asked for and not there, on a GPU or in main memory."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
+    words = (
+        *("can't allocate memory", "not enough memory", "out of memory"),  # torch, CUDA
+        *("failed to allocate memory", "bad_alloc", "bad allocation"),  # onnxruntime, the C++ library
+        *("cl_out_of_", "cl_mem_object_allocation_failure", "memory allocation failed"),  # OpenVINO on a GPU, oneDNN
+    )
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )

@@ -24,7 +24,8 @@ from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.geometry.boxes import suppress
 from aweigh.header import checked_header, selection_of
-from aweigh.runtime.engine import Batch
+from aweigh.runtime.engine import Batch, is_out_of_memory
+from aweigh.runtime.ports import Ports, check_found
 
 Precision = Literal["float32", "float16", "bf16", "int8"]
 Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -32,11 +33,12 @@ Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 class Opened(NamedTuple):
-    """A graph that a runtime has read. header: the text in its metadata. computed_by: the runtime, in words."""
+    """A graph that a runtime has read. computed_by: the runtime, in words. inputs, outputs: by name."""
 
-    header: str | None
     compute: Compute
     computed_by: str
+    inputs: Ports
+    outputs: Ports
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ class Selected:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @classmethod
+    def of(cls, header: Mapping[str, Any]) -> Selected:
+        """`UsageError` where the header lacks one of them."""
+        own = selection_of(header)
+        if missing := cls.__annotations__.keys() - own.keys():
+            raise UsageError(f"its selection lacks {', '.join(sorted(missing))}")
+        return cls(**{name: own[name] for name in cls.__annotations__})
+
 
 class GraphEngine:
     """An `Engine` of a graph. header: of the checkpoint. compute: runs the graph. computed_by: what does, in words."""
@@ -95,19 +105,25 @@ class GraphEngine:
         self.keypoint_set = None if graph.keypoint_set is None else KeypointSet.of(graph.keypoint_set)
         self.needs_proposals, self.stride_divisor = graph.needs_proposals, graph.stride_divisor
         self.pixel_mean: tuple[float, ...] = graph.pixel_mean
-        own = selection_of(header)
-        self.selection = Selected(**{name: own[name] for name in Selected.__annotations__})
+        self.settings = selection_of(header)
+        self.selection = Selected.of(header)
 
     def with_nms(self, nms: NMS) -> GraphEngine:
-        if nms == self.selection.nms:
-            return self
-        if self.graph.nms == "graph":
+        return self if nms == self.selection.nms else self.with_settings({"nms": nms})
+
+    def with_settings(self, changes: Mapping[str, Any]) -> GraphEngine:
+        """The same with these in its `selection`: of a graph that gives every candidate nms, nms_threshold and
+        max_detections. `UsageError` for what is inside the graph."""
+        free = () if self.graph.nms == "graph" else ("nms", "nms_threshold", "max_detections")
+        if inside := [name for name in changes if name not in free]:
+            way = "--nms none leaves nms, nms_threshold and max_detections open" if not free else "--set changes it"
             raise UsageError(
-                f"nms = {nms!r}: this graph of {self.name} suppresses by itself, as {self.selection.nms!r} says. One "
-                "that was exported with --nms none leaves the choice."
+                f"{inside[0]} = {changes[inside[0]]}: this is inside the graph of {self.name}, whose header says "
+                f"{getattr(self.selection, inside[0], 'nothing of it')}. Export it again: {way}."
             )
         other = copy(self)
-        other.selection = replace(self.selection, nms=nms)
+        other.selection = replace(self.selection, **changes)
+        other.settings = {**self.settings, **asdict(other.selection)}
         return other
 
     def side_by_side(self) -> tuple[GraphEngine, int]:
@@ -123,6 +139,9 @@ class GraphEngine:
         """What the graph gives of a part of the images, which it computes at once."""
         sizes_hw = batch.sizes_hw[part]
         padded = self.compute(self.inputs(batch, part))
+        keypoints = 0 if self.keypoint_set is None else len(self.keypoint_set)
+        images = self.graph.batch or len(sizes_hw)
+        check_found(padded, images, name=self.name, classes=len(self.classes), keypoints=keypoints)
         return Detections.unpadded(
             [padded[name][: len(sizes_hw)] for name in ("boxes", "scores", "labels", "count")],
             classes=self.classes,
@@ -175,15 +194,28 @@ class GraphEngine:
         return replace(found[index], scores=scores)
 
 
-def graph_header(text: str | None, path: Path) -> tuple[dict[str, Any], Graph]:
-    """The header of a graph, from the text in its metadata, checked; `DataError` for a graph of another program."""
-    if text is None:
-        raise DataError(f"{path} is no detector that `aweigh export` wrote: its metadata say nothing of one.")
+def graph_of(text: str, path: Path) -> tuple[dict[str, Any], Graph]:
+    """The header of a graph, from the text in its metadata, checked; `DataError` for one of another kind of file."""
     header = checked_header(text, path)
     own = header.get("graph")
     if not isinstance(own, dict) or not {*own} <= {entry.name for entry in fields(Graph)}:
         raise DataError(f"{path}: its Aweigh header has no description of a graph that this version knows.")
     try:
+        Selected.of(header)
         return header, Graph(**own)
     except AweighError as error:
         raise DataError(f"{path}: its Aweigh header describes no graph ({error}).") from error
+
+
+def failure(error: Exception, where: str) -> Exception:
+    """What a runtime that could not compute a graph has to say: `MemoryError` where that is what it lacked."""
+    if is_out_of_memory(RuntimeError(str(error))):
+        return MemoryError(f"{where}: {first_line(error)}")
+    return DataError(f"{where} cannot compute this graph ({first_line(error)}).")
+
+
+def first_line(error: Exception) -> str:
+    """What a runtime says, without where in its source; OpenVINO says that first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (said or lines or [type(error).__name__])[0]

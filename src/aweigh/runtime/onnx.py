@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
-from aweigh.header import METADATA_KEY
-from aweigh.runtime.graph import Opened
-from aweigh.runtime.onnx_file import metadata
+from aweigh.runtime.graph import Graph, Opened, failure, first_line
+from aweigh.runtime.ports import Port
 from aweigh.runtime.threads import usable_cores
 
 PROVIDERS = {  # devices, and what onnxruntime calls what computes on them
@@ -19,13 +19,15 @@ PROVIDERS = {  # devices, and what onnxruntime calls what computes on them
     "coreml": "CoreMLExecutionProvider",
     "directml": "DmlExecutionProvider",
 }
+KINDS = {"float": "float32", "double": "float64"}  # of numbers; the others are called as NumPy calls them
 
 
-def opened(path: Path, device: str | None = None, threads: int = 0) -> Opened:
+def opened(path: Path, graph: Graph, device: str | None = None, threads: int = 0) -> Opened:
     """The graph of an ONNX file. `UsageError` for a device that this onnxruntime has not."""
     import onnxruntime
 
-    header = metadata(path).get(METADATA_KEY)  # before anything else of the file is looked at
+    if path.suffix != ".onnx":
+        raise UsageError(f"{path}: onnxruntime computes .onnx; a graph of OpenVINO's own needs --runtime openvino.")
     name = (device or "cpu").lower()
     there = [each for each, provider in PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
     if name not in there:
@@ -40,15 +42,23 @@ def opened(path: Path, device: str | None = None, threads: int = 0) -> Opened:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[name]])
     except Exception as error:  # onnxruntime's own have no common class
-        raise DataError(f"{path}: onnxruntime cannot read this graph ({_first_line(error)}).") from error
-    names = [output.name for output in session.get_outputs()]
+        raise DataError(f"{path}: onnxruntime cannot read this graph ({first_line(error)}).") from error
+    inputs, outputs = (_ports(each) for each in (session.get_inputs(), session.get_outputs()))
 
-    def compute(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    def compute(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        try:
+            return dict(zip(outputs, session.run([*outputs], dict(given)), strict=True))
+        except Exception as error:
+            raise failure(error, f"{path}: onnxruntime") from error
 
     words = f"onnxruntime {onnxruntime.__version__} on {name}, {counted(options.intra_op_num_threads, 'thread')}"
-    return Opened(header, compute, words)
+    return Opened(compute, words, inputs, outputs)
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _ports(described: Any) -> dict[str, Port]:
+    """Inputs or outputs by name, of what a session says of them."""
+    ports = {}
+    for each in described:
+        kind = each.type.removeprefix("tensor(").removesuffix(")")
+        ports[each.name] = Port(KINDS.get(kind, kind), len(each.shape) or None)  # of an unknown shape nothing is said
+    return ports

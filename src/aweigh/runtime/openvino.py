@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from aweigh.errors import DataError, UsageError, counted, did_you_mean, said_if_missing
-from aweigh.header import METADATA_KEY
-from aweigh.runtime.graph import Opened, graph_header
-from aweigh.runtime.onnx_file import metadata
+from aweigh.runtime.graph import Graph, Opened, failure, first_line
+from aweigh.runtime.ports import Port
 from aweigh.runtime.threads import usable_cores
 
 
-def opened(path: Path, device: str | None = None, threads: int = 0) -> Opened:
+def opened(path: Path, graph: Graph, device: str | None = None, threads: int = 0) -> Opened:
     """The graph of a file. `UsageError` for a device that OpenVINO has not, or one without the file's bf16, and where
     OpenVINO is not installed."""
     with said_if_missing(f"Computing {path} with OpenVINO"):
@@ -27,35 +26,40 @@ def opened(path: Path, device: str | None = None, threads: int = 0) -> Opened:
         raise UsageError(
             f"Device {device!r} cannot be used by OpenVINO here, which has {known}.{did_you_mean(name, there)}"
         )
+    wanted = "bf16" if graph.precision == "bf16" else "f32"  # it is bf16 by itself at times
+    count = threads or usable_cores()
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": wanted}
+    if name == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = str(count)
     try:
-        model = core.read_model(path)
-        header = _header(model, path)
-        wanted = "bf16" if graph_header(header, path)[1].precision == "bf16" else "f32"  # it is bf16 by itself at times
-        count = threads or usable_cores()
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": wanted}
-        if name == "CPU":
-            settings["INFERENCE_NUM_THREADS"] = str(count)
-        compiled = core.compile_model(model, name, settings)
+        compiled = core.compile_model(core.read_model(path), name, settings)
     except RuntimeError as error:
-        raise DataError(f"{path}: OpenVINO cannot read this graph ({str(error).strip().splitlines()[-1]}).") from error
+        raise DataError(f"{path}: OpenVINO cannot read this graph ({first_line(error)}).") from error
     if wanted == "bf16" and compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
         raise UsageError(
             f"{path} is to be computed in bf16, which OpenVINO has not on this {name}. Export it with --precision "
             "float32."
         )
-    names = [output.get_any_name() for output in compiled.outputs]
+    inputs, outputs = _ports(compiled.inputs), _ports(compiled.outputs)
 
-    def compute(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        results = compiled(dict(inputs))
-        return {each: results[each] for each in names}
+    def compute(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        try:
+            results = compiled(dict(given))
+            return {each: results[each] for each in outputs}
+        except RuntimeError as error:
+            raise failure(error, f"{path}: OpenVINO") from error
 
     threads_said = f", {counted(count, 'thread')}" if name == "CPU" else ""
-    return Opened(header, compute, f"OpenVINO {openvino.__version__.split('-')[0]} on {name.lower()}{threads_said}")
+    words = f"OpenVINO {openvino.__version__.split('-')[0]} on {name.lower()}{threads_said}"
+    return Opened(compute, words, inputs, outputs)
 
 
-def _header(model: Any, path: Path) -> str | None:
-    """The text in the metadata of an ONNX file, or in those of OpenVINO's own."""
-    if path.suffix == ".onnx":
-        return metadata(path).get(METADATA_KEY)
-    info = model.get_rt_info()
-    return info[METADATA_KEY].astype(str) if METADATA_KEY in info else None
+def _ports(described: Any) -> dict[str, Port]:
+    """Inputs or outputs by name, of what a compiled model says of them."""
+    ports = {}
+    for number, each in enumerate(described):
+        rank = each.get_partial_shape().rank
+        name = each.get_any_name() if each.get_names() else f"number {number}"
+        kind = str(np.dtype(each.get_element_type().to_dtype()))
+        ports[name] = Port(kind, rank.get_length() if rank.is_static else None)
+    return ports

@@ -12,10 +12,10 @@ from aweigh import distributed
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.errors import counted
 from aweigh.evaluation.coco import UNDEFINED
+from aweigh.evaluation.measurement import measure_results
 from aweigh.evaluation.metrics import METRICS, NUMBERS, VALIDATED, metric_of, numbers_of
 from aweigh.files import atomic_file, write_text
 from aweigh.inference.detect import detect
-from aweigh.inference.measure import measure_results
 from aweigh.inference.meters import Means, Stopwatch
 from aweigh.training import state
 from aweigh.training.logs.json_lines import read_log

@@ -25,11 +25,12 @@ from aweigh.evaluation.coco import UNDEFINED
 from aweigh.files import remove_leftovers, write_text
 from aweigh.inference.device import determinism
 from aweigh.inference.engine import TorchEngine
+from aweigh.prediction.sheet import save_predictions
 from aweigh.training import state
 from aweigh.training.config import TrainConfig, resolve
 from aweigh.training.logs.callback import Beginning, Callback
 from aweigh.training.logs.log import RunLog
-from aweigh.training.logs.report import save_inputs, save_predictions, start_report
+from aweigh.training.logs.report import save_inputs, start_report
 from aweigh.training.logs.tensorboard import require_tensorboard
 from aweigh.training.loop import RESULTS, save_checkpoint, train_and_validate
 from aweigh.training.prepare import Run, prepare, run_folder

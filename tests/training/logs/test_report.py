@@ -13,6 +13,7 @@ from tests.runtime.toy_engines import Spots
 
 import aweigh.training.logs.report as report
 from aweigh.layouts.load import load_split
+from aweigh.prediction import sheet
 from aweigh.training.logs.report import LEGIBLE, save_inputs
 from aweigh.training.prepare import prepare
 from aweigh.visualise import mistakes
@@ -120,7 +121,7 @@ def test_a_split_without_objects_has_no_curves(toys, tmp_path):
 def test_what_is_drawn_is_titled_by_the_data_set_and_large_enough_to_see(configure, toys, tmp_path, monkeypatch):
     titles = []
     grid = report.grid
-    for module in (report, mistakes):
+    for module in (report, sheet, mistakes):
         monkeypatch.setattr(
             module, "grid", lambda *args, **options: titles.append(options.get("title")) or grid(*args, **options)
         )
@@ -128,7 +129,7 @@ def test_what_is_drawn_is_titled_by_the_data_set_and_large_enough_to_see(configu
         monkeypatch.setattr(mistakes.charts, chart, lambda *_, title, **__: titles.append(title))
     run, val = prepare(configure(), tmp_path), load_split(toys / "annotations" / "..", "val")
     save_inputs(run, tmp_path / "inputs_val.png", split="val")
-    report.save_predictions(Spots(), run.resize, val, tmp_path / "val_predictions.png")
+    sheet.save_predictions(Spots(), run.resize, val, tmp_path / "val_predictions.png")
     monkeypatch.setattr(mistakes, "atomic_file", lambda path: nullcontext(path))
     save_evaluation(tmp_path, val, [])
     of = f"{toys.name}, val"
@@ -136,7 +137,7 @@ def test_what_is_drawn_is_titled_by_the_data_set_and_large_enough_to_see(configu
     assert whole[:2] == [f"{of}: what the network sees, only resized", f"{of}: detections with a score from 0.50"]
     assert whole[2:4] == [of, of] and whole[4].startswith(f"worst of {of}: left the truth")
     with Image.open(tmp_path / "val_predictions.png") as picture:  # four of 64 x 96
-        assert picture.height > 2 * report.LARGE_CELL and picture.width > 2 * 600
+        assert picture.height > 2 * sheet.LARGE_CELL and picture.width > 2 * 600
     with Image.open(tmp_path / "worst.jpg") as picture:
         assert picture.format == "JPEG" and picture.width > 4 * 400
 

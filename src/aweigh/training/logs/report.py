@@ -8,26 +8,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from aweigh.annotations.split import Split
 from aweigh.errors import counted
 from aweigh.feeding.dataset import DetectionDataset, Sample
 from aweigh.feeding.transforms import Transform
 from aweigh.files import atomic_file
-from aweigh.geometry.frames import Frame
-from aweigh.images.resize import Resize
 from aweigh.inference.supervision import keypoint_lines, supervision
 from aweigh.inspect.doctor import quick
-from aweigh.runtime.engine import Batch, Engine
-from aweigh.runtime.tta import PLAIN, TTA, find
+from aweigh.prediction.sheet import evenly
 from aweigh.training.prepare import Run
-from aweigh.visualise.pictures import as_picture, draw_detections, draw_objects
-from aweigh.visualise.sheet import enlarged, grid
+from aweigh.visualise.pictures import draw_objects
+from aweigh.visualise.sheet import grid
 
-AS_IT_IS = Transform(Resize(short=None, long=None))
 LEGIBLE = 450  # pixels of the long side from which labels leave room for the image
-LARGE_CELL = 900  # pixels: the long side of an image in the sheet of predictions
 
 
 def start_report(run: Run) -> list[str]:
@@ -70,7 +62,7 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
     else:
         assert run.data.val is not None
         samples = DetectionDataset(run.data.val, Transform(run.resize), **supervision(run.model))
-        drawn = _evenly(len(samples), count)
+        drawn = evenly(len(samples), count)
     pictures, captions = [], []
     for sample in _readable(samples, drawn):
         height, width = sample.image.shape[1:]
@@ -87,42 +79,6 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
             grid(pictures, captions=captions, title=title).save(aside)
 
 
-def _evenly(length: int, count: int) -> list[int]:
-    """Up to `count` rows, spread evenly over all."""
-    return np.linspace(0, length - 1, min(count, length)).astype(int).tolist() if length else []
-
-
 def _readable(samples: DetectionDataset, rows: Iterable[Any]) -> Iterator[Sample]:
     """The samples of these rows, without those that cannot be read."""
     return (sample for sample in map(samples.__getitem__, rows) if isinstance(sample, Sample))
-
-
-def save_predictions(
-    engine: Engine,
-    resize: Resize,
-    split: Split,
-    path: Path,
-    *,
-    tta: TTA = PLAIN,
-    count: int = 6,
-    min_score: float = 0.5,
-) -> None:
-    """Images of the split, evenly chosen, with the detections of an engine, large enough to see both."""
-    pictures, captions = [], []
-    for sample in _readable(DetectionDataset(split, AS_IT_IS), _evenly(len(split), count)):
-        image, proposals = sample.image.permute(1, 2, 0).numpy(), sample.targets.proposals
-        size_hw = (image.shape[0], image.shape[1])
-        batches = []
-        for size in tta.resizes(resize):
-            batch = Batch.stack([size(image)], divisor=engine.stride_divisor, fill=engine.pixel_mean)
-            if proposals is not None:
-                batch = batch.with_proposals([Frame.resize(size_hw, batch.sizes_hw[0]).boxes(proposals.numpy())])
-            batches.append(batch)
-        (found,) = find(engine, batches, [size_hw], tta)
-        picture = enlarged(as_picture(image), LARGE_CELL)
-        pictures.append(draw_detections(picture, found.resized((picture.height, picture.width)), min_score=min_score))
-        captions.append(Path(split.paths[sample.index]).name)
-    if pictures:
-        title = f"{split.title}: detections with a score from {min_score:.2f}"
-        with atomic_file(path) as aside:
-            grid(pictures, columns=2, captions=captions, title=title).save(aside)
