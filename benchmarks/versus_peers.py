@@ -5,8 +5,8 @@
 The peers: torchvision's detectors on ResNet-50, and effdet's EfficientDet-D0. Prediction is the whole of it: a uint8
 image in, boxes in its pixels out, suppression included, and masks as pixels of the image where there are any. A
 training step is losses and gradients for one batch. Both models run in turn in one process, after a warm-up; the table
-gives medians, and the median of the ratios of neighbouring runs. Peak memory is what torch's CPU allocator holds during
-a step, above what it held before.
+gives medians, and the median of the ratios of neighbouring runs; ours in bf16 too, where the processor has it. Peak
+memory is what torch's CPU allocator holds during a step, above what it held before.
 """
 
 import argparse
@@ -30,6 +30,8 @@ import aweigh
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.images.resize import Resize
+from aweigh.inference.device import CPU, has_bf16
+from aweigh.inference.engine import TorchEngine
 from aweigh.models import create
 from aweigh.predictor import Predictor
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD, Images, Targets
@@ -87,6 +89,10 @@ def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str,
             "peer": lambda: pair.predict(pair.peer, image),
             "ours": lambda: with_pixels(predictor(image, score=0)),
         }
+        if has_bf16(CPU):
+            in_bf16 = TorchEngine.prepared(pair.ours, CPU, precision="bf16", threads=torch.get_num_threads())
+            fast = Predictor(in_bf16, predictor.resize)
+            runs["bf16"] = lambda: with_pixels(fast(image, score=0))
         frozen = with_frozen_norms(pair.peer)
         if frozen is not None:
             runs["frozen"] = lambda: pair.predict(frozen, image)
@@ -97,6 +103,8 @@ def measured(pair: Pair, size: int, batch: int, repeats: int) -> list[tuple[str,
         taken = in_turn(runs, repeats)
     what = f"prediction, {size} x {size}: {len(theirs)} and {len(mine)} boxes, at most {apart:.4f} px apart"
     rows = [(what, taken["peer"], taken["ours"], "ms")]
+    if "bf16" in taken:
+        rows.append(("the same, ours in bf16", taken["peer"], taken["bf16"], "ms"))
     if frozen is not None:
         frozen_norms = "the same, the peer with frozen norms, as it is built for published weights"
         rows.append((frozen_norms, taken["frozen"], taken["ours"], "ms"))

@@ -160,6 +160,16 @@ def shrink(
     _save(Path(target), state, json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
+def keep_cost(path: Path, precision: str, cost: Mapping[str, Any]) -> None:
+    """Write into the header of a checkpoint what a number format costs, which `aweigh.header.costs_little` reads.
+
+    cost: the AP that is lost as `lost_AP`, in shares, and what it was measured on.
+    """
+    header, state = read_header(path), _tensors(path)
+    header["precisions"] = {**header.get("precisions", {}), precision: dict(cost)}
+    _save(path, state, json.dumps(header, ensure_ascii=False, allow_nan=False))
+
+
 def average(sources: Sequence[str | Path], target: str | Path) -> None:
     """Write the mean of the weights of several models of one detector, see `load_model`, each trained on from another.
 

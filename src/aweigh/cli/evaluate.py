@@ -1,6 +1,7 @@
 """`aweigh eval`: the numbers of a detector, or of a results file, on one split of a data set."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,7 @@ def command(
     picture: Path | None = None,
     plots: Path | None = None,
     own_ids: OwnIds = False,
+    keep_cost: Annotated[bool, Parameter(negative="")] = False,
     files: Files = Files(),
     weights: Weights = Weights(),
     loading: Loading = Loading(),
@@ -58,6 +60,8 @@ def command(
         picture: Draw six images of the split with what was found, into this file.
         plots: Write into this folder: precision over recall, the confusion matrix, the images with the most mistakes,
             and the same in numbers with the best score threshold of each class.
+        keep_cost: Measure in float32 too, and write into the checkpoint how much AP --precision costs: --precision auto
+            goes by it.
     """
     from aweigh.edit.held_out import split_to_measure
 
@@ -83,6 +87,10 @@ def command(
         part = split_to_measure(detector, data, split, strict=loading.strict, **files.to_dict())
         tell_proposals(detector, part, json_file, data, weights, loading)
         return
+    if keep_cost and (weights.precision in ("auto", "float32") or weights.weights or views != Views() or names):
+        raise UsageError(
+            "--keep-cost goes with --precision bf16 or float16, and no other size, views, weights or metric."
+        )
     predictor = find_detector(detector, weights, views)
     keypoints = "keypoints" in predictor.engine.extras
     part = split_to_measure(detector, data, split, keypoints=keypoints, strict=loading.strict, **files.to_dict())
@@ -93,9 +101,36 @@ def command(
     if json_file is not None:
         origin = {"split": part.name, "data_hash": part.content_hash, "detector": detector, "data": data}
         write_numbers(json_file, {**found.to_dict(), "settings": {**origin, **settings(predictor, loading)}})
+    if keep_cost:
+        keep_cost_of(detector, found, part, proposals_file, weights, loading)
     draw_mistakes(found, plots)
     if picture is not None:
         draw(predictor, found, picture)
+
+
+def keep_cost_of(
+    detector: str,
+    found: "Measurement",
+    part: "Split",
+    proposals_file: Path | None,
+    weights: Weights,
+    loading: Loading,
+) -> None:
+    """Measure in float32 as well, and write into the checkpoint what the precision of `found` costs."""
+    from aweigh.catalogue import find_model
+    from aweigh.checkpoints.checkpoint import keep_cost
+
+    path = find_model(detector)
+    if not isinstance(path, Path):
+        raise UsageError(f"--keep-cost: {detector} is no file that could be written into; name a checkpoint.")
+    exact = measure(find_detector(detector, replace(weights, precision="float32")), part, [], proposals_file, loading)
+    compared: dict[str, Measurement] = {weights.precision: found, "float32": exact}
+    both = {word: each.to_dict()["AP"] for word, each in compared.items()}
+    lost = both["float32"] - both[weights.precision]
+    measured_on = {"split": part.name, "images": len(part), "data_hash": part.content_hash}
+    keep_cost(path, weights.precision, {"lost_AP": lost, **both, **measured_on})
+    values = ", ".join(f"{word} {100 * value:.2f}" for word, value in both.items())
+    print(f"AP of {counted(len(part), 'image')}: {values}; {100 * lost:.2f} lost, written into {path}")
 
 
 def measure_results(
