@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from tests.scenes_on_disk import entry, scene, write_coco
 
 from aweigh.cli.main import run
 from aweigh.errors import DataError, UsageError
-from aweigh.predictor import load
+from aweigh.images.resize import Resize
+from aweigh.predictor import Predictor, load
+from aweigh.runtime.graph import Graph, GraphEngine, failure
 from aweigh.runtime.open import open_graph
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
@@ -257,6 +259,33 @@ def test_openvino_s_own(own: Path, tmp_path: Path) -> None:
     assert "expected <net>" in refused(path)
     with pytest.raises(UsageError, match="onnxruntime computes"):
         open_graph(own, "onnxruntime")
+
+
+# --- a runtime that fails while it computes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 879609302",
+        "Exception from src/inference/src/cpp/infer_request.cpp:116:\nstd::bad_alloc",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "Exception from src/plugins/intel_gpu\n[GPU] CL_OUT_OF_RESOURCES exception",
+    ],
+)
+def test_where_memory_is_short_images_go_one_by_one(words: str) -> None:
+    sizes = []
+
+    def compute(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        sizes.append(len(given["images"]))
+        if sizes[-1] > 1:
+            raise failure(RuntimeError(words), "toy.onnx: the runtime")
+        return {name: np.asarray(value)[None] for name, value in OUTPUTS.items()}
+
+    engine = GraphEngine(header(), Graph(), compute, "a toy")
+    found = [*Predictor(engine, Resize(None, None)).stream([IMAGE] * 3, batch=3)]
+    assert sizes == [3, 1, 1, 1] and [len(one) for one in found] == [2, 2, 2]
+    assert isinstance(failure(RuntimeError("no such kernel"), "toy.onnx: the runtime"), DataError)
 
 
 # --- every command ----------------------------------------------------------------------------------------------------
