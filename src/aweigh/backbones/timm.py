@@ -363,11 +363,10 @@ def fix_same_padding(model: nn.Module) -> nn.Module:
     In place. It is that of maps whose sides are multiples of the stride, as they are in images padded to the detector's
     `stride_divisor`; a graph then has no arithmetic on sizes before it.
     """
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, Conv2dSame):
-            continue
+    same: dict[str, Any] = {name: each for name, each in model.named_modules() if isinstance(each, Conv2dSame)}
+    for name, module in same.items():
         kinds = zip(module.kernel_size, module.stride, module.dilation, strict=True)
         down, across = (dilation * (kernel - 1) + 1 - stride for kernel, stride, dilation in kinds)
         plain = nn.Conv2d(
