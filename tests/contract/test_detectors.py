@@ -5,7 +5,6 @@
 
 import copy
 import json
-import math
 from dataclasses import is_dataclass, replace
 from functools import cache
 
@@ -13,143 +12,25 @@ import numpy as np
 import pytest
 import torch
 from tests.contract.forms import FORMS, with_a_part_of_their_own, without_weights
+from tests.contract.lively import CLASSES, SIZES, images, lively, tiny
 from tests.detections import assert_same_detections
 from torch import nn
 
-from aweigh.arguments import parameters
-from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.geometry.frames import Frame
-from aweigh.heads.heatmap import HEATMAP_BIAS
 from aweigh.inference.engine import TorchEngine
-from aweigh.models import DETECTORS, create
+from aweigh.models import create
 from aweigh.models.detector import UNSAID, Detector, network_inputs
 from aweigh.runtime.engine import Batch
 from aweigh.runtime.tta import TTA, find
-from aweigh.structures import Images, Targets, padded_proposals
-
-CLASSES = Classes(("cat", "dog", "horse"), (17, 18, 40))
-SIZES = [(64, 96), (90, 40)]
-# What makes a wide head narrow, by the beginning of its builders' names or a parameter that they have. A pyramid has
-# 256 channels, as the heads on it; the last stage of a ResNet-50 sees each of 100 regions; the head of keypoints is
-# eight convolutions of 512, nearly 4 billion multiply-adds for each; the head of VGG-16 has 120 million weights, an
-# hourglass network 200 million; the heads of centres are 256 channels wide at stride 4. Parity tests run them as they
-# are published.
-FEW = {"names": ["nose", "paw", "tail"]}
-SMALL_HOURGLASS = {"channels": [8, 8, 12], "blocks": [1, 1, 2], "stem_channels": 8}
-NARROW: dict[str, dict[str, object]] = {
-    **{key: {"channels": 64} for key in ("head_convs", "per_octave", "levels_read", "align")},
-    "faster_rcnn_resnet50_c4": {"box_size": 7},
-    "mask_rcnn_resnet50_c4": {"box_size": 7},
-    "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
-    "faster_rcnn_vgg16": {"head_width": 128},
-    "fast_rcnn_vgg16": {"head_width": 128},
-    "centernet_dla34": {"head_channels": 16},
-    "centernet_dla34_pose": {"keypoints": FEW},
-    "stem_channels": SMALL_HOURGLASS,
-    "centernet_hourglass104_pose": SMALL_HOURGLASS,
-    # Of fewer channels, untrained scores of these hardly differ by place, and spreading them would make rounding large.
-    "faster_rcnn_resnet50_fpn_v2": {"channels": 256},
-    "mask_rcnn_resnet50_fpn_v2": {"channels": 256},
-    "faster_rcnn_mobilenet_v3": {"channels": 256},
-}
+from aweigh.structures import Images, Targets
 
 
 @pytest.fixture(scope="module", params=FORMS)  # so that all tests of one builder follow each other
 def model(request: pytest.FixtureRequest) -> nn.Module:
-    """In evaluation mode, built once and shared: tests that train it or change its weights take a copy."""
-    name = request.param
-    torch.manual_seed(0)
-    which = [key for key in NARROW if key in parameters(DETECTORS[name]) or name.startswith(key)]
-    narrow = {key: value for part in which for key, value in NARROW[part].items()}
-    model = _tiny(create(name, classes=CLASSES, **narrow))
-    # A prior of 0.01 or 0.1 finds little, and untrained scores are almost alike, so that rounding decides between them:
-    # raise and spread what comes before the sigmoid, so that there are detections to look at.
-    priors = torch.tensor([-math.log(99), HEATMAP_BIAS])
-    spread: dict[nn.Module, float] = {}
-
-    def starts_at_a_prior(bias: torch.Tensor) -> bool:
-        return any(torch.allclose(bias, prior) for prior in priors)
-
-    flat: set[nn.Module] = set()  # what varies over places by less than a hundredth of its own size
-
-    def remember(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        spread.setdefault(module, float(output.std()))
-        if output.flatten(2).std(dim=2).mean() < 0.01 * output.abs().mean():
-            flat.add(module)
-
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.bias is not None and starts_at_a_prior(module.bias):
-            nn.init.constant_(module.bias, 0.0)
-            module.register_forward_hook(remember)
-
-    means: dict[nn.Module, torch.Tensor] = {}
-
-    def remember_rows(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        """How much places differ from each other, which is less than anchors or classes do, and these differences."""
-        of_each = output.transpose(0, 1).flatten(1)
-        spread.setdefault(module, float(of_each.std(dim=1).mean()))
-        means.setdefault(module, of_each.mean(dim=1) - module.bias)
-
-    for name in ("proposer.objectness", "box_predictor.logits"):  # of two stages
-        if name in dict(model.named_modules()):
-            model.get_submodule(name).register_forward_hook(remember_rows)
-    with torch.no_grad():
-        model.eval()(images())
-        if flat:
-            _normalised_to(model, images())
-            spread.clear()
-            means.clear()
-            model(images())
-        for module, deviation in spread.items():
-            module.weight.div_(deviation)
-            if module in means:  # so that every anchor, class and nothing come first somewhere
-                module.bias.copy_(-means[module] / deviation)
-            module._forward_hooks.clear()
-    return model
-
-
-def _normalised_to(model: nn.Module, batch: Images) -> None:
-    """Give its batch normalisation the statistics of the batch, as training does, so that features differ by place.
-
-    With those that it starts with, an untrained network's last maps are its biases to four digits.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1.0
-    model(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.eval().momentum = momentum
-
-
-def _tiny(model: nn.Module, *, sampled: int = 16) -> nn.Module:
-    """With a shallow body, and as few regions as the images have pixels: a second stage costs as much as it has."""
-    for stage in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
-        blocks = [repr(block) for block in stage]
-        for index in range(1, len(stage)):
-            trained = all(value.requires_grad for value in stage[index].parameters())  # what is frozen is known by name
-            if blocks[index] == blocks[index - 1] and len([*stage[index].children()]) > 1 and trained:
-                stage[index] = nn.Identity()  # in the place of one that is the same once more
-    if hasattr(model, "proposer"):
-        model.sampled = sampled
-        model.proposer.train_proposals = (20, 20)
-        # Of so few that scores hardly differ, spreading them would make rounding large.
-        model.proposer.test_proposals = (100, 100)
-    # A head of masks costs a billion multiply-adds for each detection; a graph of soft suppression has a step for each.
-    if (hasattr(model, "proposer") and model.extras) or model.nms == "soft":
-        model.max_detections = 10
-    return model
-
-
-def images(sizes: list[tuple[int, int]] = SIZES) -> Images:
-    """With the same proposals in each shape of image, for the detectors that need them."""
-    generator = torch.Generator().manual_seed(0)
-    stacked = Images.stack([torch.rand(3, *size, generator=generator) for size in sizes])
-    corners = torch.rand(2, 50, 2, generator=torch.Generator().manual_seed(0))
-    boxes = torch.cat([corners.amin(dim=0), corners.amax(dim=0) + 0.05], dim=1).clamp(max=1)  # [50, 4], of the sides
-    return replace(stacked, proposals=padded_proposals([boxes * torch.tensor([w, h, w, h]) for h, w in sizes]))
+    """Built once and shared: tests that train it or change its weights take a copy."""
+    return lively(request.param)
 
 
 def targets(model: nn.Module) -> list[Targets]:
@@ -288,7 +169,7 @@ LOSSES = [
 def test_twenty_steps_on_nothing_but_empty_images(name: str, arguments: dict[str, object]) -> None:
     torch.manual_seed(0)
     model = create(name, classes=CLASSES, **arguments).train()
-    _tiny(model, sampled=2)  # both of nothing
+    tiny(model, sampled=2)  # both of nothing
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
     for _ in range(20):
         optimizer.zero_grad()
@@ -358,7 +239,7 @@ def test_select_is_decode_with_padding(model: nn.Module) -> None:
 
 
 def test_the_state_survives_a_round_trip(model: nn.Module, detections: list[Detections]) -> None:
-    rebuilt = _tiny(create(model.builder, classes=model.classes, **json.loads(json.dumps(model.arguments))))
+    rebuilt = tiny(create(model.builder, classes=model.classes, **json.loads(json.dumps(model.arguments))))
     rebuilt.load_state_dict(model.state_dict())
     for expected, got in zip(detections, rebuilt.eval()(images()), strict=True):
         np.testing.assert_array_equal(got.boxes, expected.boxes)

@@ -2,7 +2,8 @@
 
 import pytest
 from tests.contract.forms import FORMS, without_weights
-from tests.contract.test_detectors import CLASSES, images, targets
+from tests.contract.lively import CLASSES, images
+from tests.contract.test_detectors import targets
 
 from aweigh.arguments import parameters
 from aweigh.models import DETECTORS, create

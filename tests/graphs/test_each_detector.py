@@ -1,0 +1,115 @@
+"""A detector of each kind as a graph: of any batch and size, it finds what the detector finds.
+
+All detectors that there are, `pytest -m thorough`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from _pytest.mark import ParameterSet
+from tests.contract.lively import images, lively
+from torch import nn
+
+from aweigh.arguments import change_settings
+from aweigh.graphs.graph import Exported, onnx_graph, save_graph
+from aweigh.models import DETECTORS
+from aweigh.models.detector import network_inputs
+
+Found = list[np.ndarray]  # boxes, scores, labels, count and the extras
+Run = Callable[[dict[str, np.ndarray]], Found]
+
+# One of each way from maps to detections, which are run every time; the rest take a minute each.
+KINDS = ["fcos_shufflenet_v2_x0_5_lite", "mask_rcnn_resnet18_fpn", "centernet_shufflenet_v2_x0_5_lite_pose"]
+
+
+def marked(names: Iterable[str], usual: Sequence[str]) -> list[ParameterSet]:
+    return [pytest.param(name, marks=pytest.mark.long if name in usual else pytest.mark.thorough) for name in names]
+
+
+def in_onnxruntime(file: Path) -> Run:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda feed: session.run(None, feed)
+
+
+def in_openvino(file: Path) -> Run:
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda feed: list(compiled(feed).values())
+
+
+def of_kind(name: str) -> nn.Module:
+    """Boxes of one size, as weights by chance give, overlap by simple fractions such as 0.6; no threshold is one here,
+    where rounding would decide."""
+    model = lively(name)
+    change_settings(model, {"nms_threshold": 0.587})
+    return model
+
+
+def exported(model: nn.Module, folder: Path) -> Path:
+    file = folder / "graph.onnx"
+    save_graph(onnx_graph(model), file, {})
+    return file
+
+
+def inputs(model: nn.Module, batch: int, *sides: int) -> dict[str, torch.Tensor]:
+    """By name. sides: height and width in strides; the last image ends before its last rows."""
+    step = max(model.stride_divisor, 64)
+    height, width = (step * side for side in sides)
+    given = network_inputs(model, images([(height, width)] * batch))
+    sizes = torch.tensor([[height, width]] * (batch - 1) + [[height - 7, width]])
+    return dict(zip(("images", "proposals"), given, strict=False)) | {"sizes_hw": sizes}
+
+
+@torch.no_grad()
+def detected(model: nn.Module, given: dict[str, torch.Tensor]) -> Found:
+    return [values.numpy() for values in Exported(model)(**given)]
+
+
+def assert_same(got: Found, want: Found) -> None:
+    """The same rows, in the same order but for those of equal scores; nothing in the padding."""
+    assert [values.shape for values in got] == [values.shape for values in want]
+    assert got[3].tolist() == want[3].tolist()
+    for image, count in enumerate(want[3]):
+        assert (got[1][image, count:] == 0).all()
+        far = np.abs(got[0][image, None, :count] - want[0][image, :count, None]).max(axis=-1)  # [expected, found]
+        far += 1e3 * np.abs(got[1][image, None, :count] - want[1][image, :count, None])
+        far += 1e6 * (got[2][image, None, :count] != want[2][image, :count, None])
+        rows = far.argmin(axis=1) if count else np.zeros(0, int)
+        assert len({*rows.tolist()}) == count
+        np.testing.assert_allclose(got[0][image, rows], want[0][image, :count], atol=0.01)
+        np.testing.assert_allclose(got[1][image, rows], want[1][image, :count], atol=1e-4)
+        np.testing.assert_array_equal(got[2][image, rows], want[2][image, :count])
+        for ours, theirs in zip(want[4:], got[4:], strict=True):
+            np.testing.assert_allclose(theirs[image, rows], ours[image, :count], atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", marked(DETECTORS, KINDS))
+def test_a_graph_finds_what_its_detector_finds(name: str, tmp_path: Path) -> None:
+    model = of_kind(name)
+    file = exported(model, tmp_path)
+    for run in (in_onnxruntime(file), *([in_openvino(file)] if name in KINDS else [])):
+        for batch, *sides in ((1, 1, 1), (3, 2, 1)):
+            given = inputs(model, batch, *sides)
+            want = detected(model, given)
+            assert want[3].sum() > 2
+            assert_same(run({key: values.numpy() for key, values in given.items()}), want)
+
+
+@pytest.mark.parametrize("name", marked(KINDS, KINDS[:1]))
+def test_one_found_and_nothing_found(name: str, tmp_path: Path) -> None:
+    """In the two images of a batch, by a threshold that halving finds."""
+    model = of_kind(name)
+    given, low, high = inputs(model, 2, 1, 2), 0.0, 1.0
+    for _ in range(30):
+        change_settings(model, {"score_threshold": (low + high) / 2})
+        want = detected(model, given)
+        if want[3].sum() == 1:
+            break
+        low, high = ((low + high) / 2, high) if want[3].sum() else (low, (low + high) / 2)
+    assert sorted(want[3].tolist()) == [0, 1]
+    got = in_onnxruntime(exported(model, tmp_path))({key: values.numpy() for key, values in given.items()})
+    assert_same(got, want)
