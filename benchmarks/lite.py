@@ -176,7 +176,7 @@ class Parts:
 
     @classmethod
     def of(cls, name: str, size: int, threads: int) -> "Parts":
-        predictor = find_detector(DEFAULT_MODEL, Weights(device="cpu"))
+        predictor = find_detector(DEFAULT_MODEL, Weights(device="cpu", runtime="torch"))
         predictor = Predictor(predictor.engine.model, type(predictor.resize)(short=None, long=size), device="cpu")
         if name == OURS:
             return cls(predictor, predictor.engine.model.network)
@@ -203,7 +203,7 @@ def exported(size: int, threads: int) -> Callable[[Tensor], FCOSLiteOutput]:
     """Our network in onnxruntime, for any batch and shape."""
     import onnxruntime
 
-    model = find_detector(DEFAULT_MODEL, Weights(device="cpu")).engine.model
+    model = find_detector(DEFAULT_MODEL, Weights(device="cpu", runtime="torch")).engine.model
 
     class Network(nn.Module):
         def __init__(self) -> None:

@@ -95,7 +95,8 @@ def test_published_weights_are_loaded_as_their_checkpoint_is(monkeypatch: pytest
 
 def test_python_and_the_parts_of_a_command_take_each_name(run_folder: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    found = [aweigh.load(name, device="cpu")(pixels, score=0).scores for name in ("box", run_folder, DEFAULT_MODEL)]
+    names: list[Any] = ["box", run_folder, DEFAULT_MODEL]
+    found = [aweigh.load(name, runtime="torch", device="cpu")(pixels, score=0).scores for name in names]
     assert len(found[0]) > 0 and all(np.array_equal(found[0], one) for one in found)
     shrink("box", tmp_path / "small.safetensors")
     average(["box", str(run_folder)], tmp_path / "mean.safetensors")

@@ -11,7 +11,7 @@ from aweigh.annotations.problems import Problem
 from aweigh.annotations.proposals import Proposals
 from aweigh.annotations.split import Split
 from aweigh.edit.held_out import split_to_measure
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, said_if_missing
 from aweigh.evaluation.measurement import Measurement, measure_results
 from aweigh.evaluation.metrics import check_measurable
 from aweigh.prediction.of_split import collect
@@ -45,8 +45,9 @@ def train(
     `schedule` as in `aweigh resume`. callbacks: are told how the run goes. console: where its progress is shown; the
     error stream when not given.
     """
-    from aweigh.training.config import configuration
-    from aweigh.training.train import train as run
+    with said_if_missing("aweigh.train"):
+        from aweigh.training.config import configuration
+        from aweigh.training.train import train as run
 
     asked = {"data": None if data is None else str(data), **settings}
     return run(*configuration(recipe, asked), extend=schedule, console=console, callbacks=callbacks)

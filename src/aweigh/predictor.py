@@ -56,7 +56,7 @@ def load(
     resize: Resize | None = None,
     tta: TTA = PLAIN,
     device: torch.device | str | None = None,
-    runtime: Runtime | None = None,
+    runtime: Runtime | Literal["torch"] | None = None,
     precision: Precision = "auto",
     threads: int = 0,
 ) -> Predictor:
@@ -65,22 +65,27 @@ def load(
     model: a checkpoint; a graph that `aweigh export` wrote (`.onnx`, `.xml`), which needs no torch; the folder of a
     run, whose best weights are meant; `"box"`, the detector that comes with the package, for the 80 classes of COCO;
     or any name that `aweigh models` lists, with the first of its published weights, or those of `weights`, a name or a
-    file.
+    file. `"box"` is a graph, and a checkpoint where torch is asked for: by `runtime`, by a device that is not the CPU,
+    or by a precision.
     resize: instead of the step the detector was trained with. tta: test-time augmentation. device: of a checkpoint a
-    GPU that CUDA can use when there is one, else the CPU; of a graph the CPU, when not given. runtime: what computes a
-    graph, when not given onnxruntime for `.onnx` and OpenVINO for `.xml`. precision: of the numbers that the network of
-    a checkpoint computes with, `"float32"`, `"bf16"` or `"float16"`; `"auto"` is bf16 on a CPU that has it where the
-    header says that it costs less than 0.2 AP, else float32; a graph has its own. threads: of the CPU, 0 for as many as
-    there are cores to use. `.engine.computed_by` says what was chosen.
+    GPU that CUDA can use when there is one, else the CPU; of a graph the CPU, when not given. runtime: what computes,
+    of a checkpoint `"torch"`, of a graph, when not given, onnxruntime (`.onnx`) or OpenVINO (`.xml`). precision: of the
+    numbers that the network of a checkpoint computes with, `"float32"`, `"bf16"` or `"float16"`; `"auto"` is bf16 on a
+    CPU that has it where the header says that it costs less than 0.2 AP, else float32; a graph has its own. threads: of
+    the CPU, 0 for as many as there are cores to use. `.engine.computed_by` says what was chosen.
     """
-    found = find_model(model, weights)
     check_value("precision", precision, Precision)
+    on_cpu = str(device or "auto") in ("auto", "cpu")
+    of_torch = runtime == "torch" or (runtime is None and (precision != "auto" or not on_cpu))
+    found = find_model(model, weights, graph=not of_torch)
     if isinstance(found, Path) and found.suffix in SUFFIXES:
         if precision != "auto":
             raise UsageError(f"precision = {precision!r}: {model} is a graph, which has its own; leave it out.")
+        if runtime == "torch":
+            raise UsageError(f"runtime = 'torch': {model} is a graph, which torch does not compute; leave it out.")
         graph, header = open_graph(found, runtime, None if device in (None, "auto") else str(device), threads)
         return Predictor(graph, resize or Resize.from_dict(header["resize"]), tta=tta)
-    if runtime is not None:
+    if runtime not in (None, "torch"):
         raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")
     with said_if_missing(f"{model}", f"where torch is `aweigh export {model} -o NAME.onnx`, and name that file"):
         from aweigh.checkpoints.checkpoint import load_model

@@ -50,7 +50,10 @@ class Shown:
         words = shlex.split(self.text.removeprefix("$ "), comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words = words[1:]
-        return [word for word in words[2 * (words[:2] == ["uv", "run"]) :] if word != "..."]
+        before = ["uv", "run", "--no-dev"]
+        while before and words[: len(before)] != before:
+            before.pop()
+        return [word for word in words[len(before) :] if word != "..."]
 
 
 def lines_of(document: Path) -> list[str]:

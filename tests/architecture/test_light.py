@@ -99,6 +99,8 @@ def test_the_light_half_needs_no_torch(data: Path, tmp_path: Path) -> None:
         ["eval", "--help"],
         ["eval", str(results), str(data)],
         ["config", "show"],
+        ["predict", "--sample", "-o", str(tmp_path / "out")],
+        ["predict", "--sample", "--nms", "soft", "--set", "max_detections=3", "-o", str(tmp_path / "soft")],
     ]
     photo = str(next(data.rglob("*.jpg")))
     cat = {"names": ["left hand", "cat", "dog"], "ids": [3, 1, 2]}
@@ -120,6 +122,8 @@ def test_the_light_half_needs_no_torch(data: Path, tmp_path: Path) -> None:
         ["eval", checkpoint, str(data)],
         ["predict", photo, "--model", checkpoint, "-o", str(tmp_path / "out")],
         ["predict", photo, "--model", "fcos_resnet50_fpn", "-o", str(tmp_path / "out")],
+        ["predict", "--sample", "--runtime", "torch", "-o", str(tmp_path / "out")],
+        ["predict", "--sample", "--set", "score_threshold=0.3", "-o", str(tmp_path / "out")],
         ["proposals", checkpoint, str(data), "-o", str(tmp_path / "proposals.safetensors")],
         ["train", str(data), "--output", str(tmp_path / "run")],
         ["train-backbone", str(data)],

@@ -41,6 +41,8 @@ def test_a_shufflenet_needs_no_timm() -> None:
     code = """
 import sys, numpy as np, aweigh
 aweigh.load()(np.zeros((64, 96, 3), dtype=np.uint8))
+assert "torch" not in sys.modules
+aweigh.load(runtime="torch")(np.zeros((64, 96, 3), dtype=np.uint8))
 aweigh.create("fcos_shufflenet_v2_x0_5_fpn", num_classes=2)
 assert "timm" not in sys.modules
 aweigh.create("fcos_resnet18_fpn", num_classes=2)

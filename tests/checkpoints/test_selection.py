@@ -168,7 +168,7 @@ def test_settings_of_a_file_that_cannot_be_are_refused(tmp_path: Path, where: st
 
 
 def test_the_box_that_comes_with_the_package_keeps_its_settings() -> None:
-    engine = aweigh.load("box").engine
+    engine = aweigh.load("box", runtime="torch").engine
     assert settings_of(engine.model) == {
         "score_threshold": 0.02,
         "nms": "class",

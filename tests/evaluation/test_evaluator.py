@@ -23,7 +23,7 @@ BOXES, LABELS = [[10, 10, 50, 40], [20, 30, 90, 95.5]], [1, 2]
 def test_the_numbers_of_aweigh_eval(shared: Path) -> None:
     split = load_split(shared / "data" / "coco_tiny", "val")
     split = split.take(range(10))
-    detector = aweigh.load(device="cpu")
+    detector = aweigh.load(runtime="torch", device="cpu")
     assert split.classes.names == detector.classes.names
     evaluator = CocoEvaluator()
     for index, found in enumerate(detector.stream(list(split.paths), batch=1, score=0)):

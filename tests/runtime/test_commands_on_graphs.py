@@ -10,6 +10,7 @@ from tests.runtime.toy_graphs import BOXES, CLASSES, header, toy_graph
 from tests.scenes_on_disk import entry, scene, write_coco
 
 import aweigh
+from aweigh.catalogue import find_model
 from aweigh.cli.main import run
 from aweigh.errors import DataError, UsageError
 from aweigh.images.resize import Resize
@@ -121,7 +122,7 @@ def test_flags_that_do_not_go_with_a_graph(data, graph, capsys):
     }.items():
         assert run(["eval", str(graph), str(data), *flags]) == 2
         assert words in capsys.readouterr().err
-    assert run(["eval", "box", str(data), "--runtime", "onnxruntime"]) == 2
+    assert run(["eval", str(find_model("box")), str(data), "--runtime", "onnxruntime"]) == 2
     assert "goes with a graph" in capsys.readouterr().err
 
 

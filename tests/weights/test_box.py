@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import aweigh
-from aweigh.catalogue import PACKAGED
+from aweigh.catalogue import PACKAGED, find_model
 from aweigh.checkpoints.checkpoint import PATHS
+from aweigh.errors import UsageError
 from aweigh.header import METADATA_KEY, read_header, selection_of
 from aweigh.inference.measure import measure
 from aweigh.layouts.load import load_split
@@ -100,3 +101,13 @@ def test_it_is_as_good_as_it_says(file: Path, shared: Path) -> None:
     predictor = aweigh.load(file, device="cpu")
     metrics = measure(predictor.engine.model, predictor.resize, split, ["boxes"], batch=1).metrics["boxes"]
     assert metrics.to_dict()["AP"] == pytest.approx(read_header(file)["metrics"]["AP"], abs=0.002)
+
+
+def test_it_is_computed_by_onnxruntime_where_torch_is_not_asked_for() -> None:
+    """The same wherever torch is installed or not."""
+    for asked in ({}, {"device": "cpu"}, {"device": "auto"}, {"runtime": "onnxruntime"}):
+        assert aweigh.load(**asked).engine.computed_by.startswith("onnxruntime")  # type: ignore[arg-type]
+    for asked in ({"runtime": "torch", "device": "cpu"}, {"precision": "float32", "device": "cpu"}):
+        assert aweigh.load(**asked).engine.computed_by.startswith("torch")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="is a graph, which torch does not compute"):
+        aweigh.load(find_model("box", graph=True), runtime="torch")

@@ -20,18 +20,21 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
     the test-time augmentation.
     """
     from aweigh.predictor import load
+    from aweigh.runtime.graph import OF_SUPPRESSION
+    from aweigh.runtime.open import SUFFIXES
 
-    tta = views.augmentation()
+    tta, changes = views.augmentation(), chosen.changes()
+    of_torch = not changes.keys() <= {*OF_SUPPRESSION} and Path(model).suffix not in SUFFIXES
     predictor = load(
         model,
         chosen.weights,
         tta=tta,
         device=chosen.device,
-        runtime=chosen.runtime,
+        runtime=chosen.runtime or ("torch" if of_torch else None),
         precision=chosen.precision,
         threads=chosen.threads,
     )
-    if changes := chosen.changes():
+    if changes:
         predictor.engine = changed(predictor.engine, changes)
     if views.resize:
         predictor.resize = predictor.resize.with_size(views.resize)

@@ -114,8 +114,12 @@ class Weights:
         ),
     ] = "auto"
     runtime: Annotated[
-        Literal["onnxruntime", "openvino"] | None,
-        _loading("What computes a graph; when not given onnxruntime for .onnx, OpenVINO for .xml."),
+        Literal["torch", "onnxruntime", "openvino"] | None,
+        _loading(
+            "What computes: torch a checkpoint; a graph, when not given, onnxruntime (.onnx) or OpenVINO (.xml). The "
+            "detector that comes with aweigh is a graph, and a checkpoint where torch is asked for: here, by --device, "
+            "--precision, or a setting that a graph has inside."
+        ),
     ] = None
     precision: Annotated[
         Precision,

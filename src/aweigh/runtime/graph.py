@@ -32,6 +32,9 @@ Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """Inputs by name to outputs by name."""
 
 
+OF_SUPPRESSION = ("nms", "nms_threshold", "max_detections")  # settings that a graph of every candidate leaves open
+
+
 class Opened(NamedTuple):
     """A graph that a runtime has read. computed_by: the runtime, in words. inputs, outputs: by name."""
 
@@ -114,7 +117,7 @@ class GraphEngine:
     def with_settings(self, changes: Mapping[str, Any]) -> GraphEngine:
         """The same with these in its `selection`: of a graph that gives every candidate nms, nms_threshold and
         max_detections. `UsageError` for what is inside the graph."""
-        free = () if self.graph.nms == "graph" else ("nms", "nms_threshold", "max_detections")
+        free = () if self.graph.nms == "graph" else OF_SUPPRESSION
         if inside := [name for name in changes if name not in free]:
             way = "--nms none leaves nms, nms_threshold and max_detections open" if not free else "--set changes it"
             raise UsageError(
