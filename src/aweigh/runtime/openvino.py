@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,13 @@ def opened(path: Path, graph: Graph, device: str | None = None, threads: int = 0
         )
     inputs, outputs = _ports(compiled.inputs), _ports(compiled.outputs)
 
+    in_turn = Lock()  # a compiled model holds the inputs and outputs of one call
+
     def compute(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         try:
-            results = compiled(dict(given))
-            return {each: results[each] for each in outputs}
+            with in_turn:
+                results = compiled(dict(given))
+                return {each: results[each] for each in outputs}
         except RuntimeError as error:
             raise failure(error, f"{path}: OpenVINO") from error
 
