@@ -47,6 +47,24 @@ ProposalsFile = Annotated[
         "R-CNN)."
     ),
 ]
+WeightsName = Annotated[
+    str, _detector("Published weights by name (box, which come with aweigh, or torchvision), or a file of them.")
+]
+Settings = Annotated[
+    tuple[str, ...],
+    _detector(
+        "A threshold or count of the detector, as score_threshold=0.1 or nms=soft; may be given several times.",
+        name="--set",
+        negative="",
+    ),
+]
+Size = Annotated[
+    str,
+    _views(
+        "Another size than in training: original (as it is), the long side as 512, or short side and the long one's "
+        "limit as 800,1333. Images are padded to multiples of the detector's stride."
+    ),
+]
 JsonFile = Annotated[Path | None, _flag("Write the numbers, with all they depend on, to this file.", name="--json")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]  # what is printed, each says itself
 OwnIds = Annotated[
@@ -94,17 +112,8 @@ class Files:
 class Weights:
     """What a detector computes with: weights, thresholds and counts, device, number format, threads."""
 
-    weights: Annotated[
-        str, _detector("Published weights by name (box, which come with aweigh, or torchvision), or a file of them.")
-    ] = ""
-    settings: Annotated[
-        tuple[str, ...],
-        _detector(
-            "A threshold or count of the detector, as score_threshold=0.1 or nms=soft; may be given several times.",
-            name="--set",
-            negative="",
-        ),
-    ] = ()
+    weights: WeightsName = ""
+    settings: Settings = ()
     device: Annotated[
         str,
         _loading(
@@ -135,14 +144,8 @@ class Weights:
     ] = 0
 
     def changes(self) -> dict[str, str]:
-        """What --set changes, by name; whether a detector has it, and the value fits, is seen where it is changed."""
-        changes = {}
-        for entry in self.settings:
-            name, equals, value = (part.strip() for part in entry.partition("="))
-            if not (name and equals and value):
-                raise UsageError(f"--set {entry}: expected NAME=VALUE, such as score_threshold=0.1.")
-            changes[name] = value
-        return changes
+        """What --set changes, see `changed`."""
+        return changed(self.settings)
 
 
 @Parameter(name="*")
@@ -178,13 +181,7 @@ class Loading:
 class Views:
     """The size of images, and test-time augmentation."""
 
-    resize: Annotated[
-        str,
-        _views(
-            "Another size than in training: original (as it is), the long side as 512, or short side and the long "
-            "one's limit as 800,1333. Images are padded to multiples of the detector's stride."
-        ),
-    ] = ""
+    resize: Size = ""
     tta: Annotated[str, _views("Test-time augmentation: flip, multiscale, or both as flip,multiscale.")] = ""
     scales: Annotated[str, _views("Factors on the size, for multiscale; 0.5,0.75,1,1.25,1.5 when not given.")] = ""
     merge: Annotated[
@@ -226,3 +223,14 @@ class Views:
                 raise UsageError(f"--scales {self.scales}: expected numbers above 0, as 0.5,1,1.5.") from None
         pairs = tuple(self.flip_pairs.split(",")) if self.flip_pairs else ()
         return TTA(flip="flip" in words, scales=scales, merge=self.merge, flip_pairs=pairs)
+
+
+def changed(settings: tuple[str, ...]) -> dict[str, str]:
+    """What --set changes, by name; whether a detector has it, and the value fits, is seen where it is changed."""
+    changes = {}
+    for entry in settings:
+        name, equals, value = (part.strip() for part in entry.partition("="))
+        if not (name and equals and value):
+            raise UsageError(f"--set {entry}: expected NAME=VALUE, such as score_threshold=0.1.")
+        changes[name] = value
+    return changes

@@ -50,6 +50,7 @@ app = App(
 COMMANDS = [
     ("predict", USE, "Find objects in images: draw the boxes and write them to a file."),
     ("demo", USE, "Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing."),
+    ("export", USE, "Write a detector as a file that runs without torch, and compare what the two find."),
     ("train", TRAIN, "Train a detector on a folder of labelled images (COCO, VOC, YOLO, KITTI and more)."),
     ("resume", TRAIN, "Go on with a training run that was stopped, killed or finished."),
     ("train-backbone", TRAIN, "Train a ShuffleNet V2 on images sorted into folders by class."),

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.utils._pytree import tree_map
 
 from aweigh.backbones.timm import fix_same_padding
 from aweigh.graphs.operators import TRANSLATIONS
@@ -26,20 +27,25 @@ class Exported(nn.Module):
     """Images `[B, 3, H, W]`, RGB in `[0, 1]`, their sizes `[B, 2]` in the padding, and the proposals `[B, P, 4]` of a
     detector that needs them, to what its `select` gives: a fixed number of rows for each image."""
 
-    def __init__(self, model: Detector) -> None:
+    def __init__(self, model: Detector, *, half: bool = False) -> None:
         super().__init__()
-        self.model = cast(Any, model)
+        self.model, self.half_network = cast(Any, model), half
 
     def forward(self, images: Tensor, sizes_hw: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
         inputs = (images,) if proposals is None else (images, proposals)
-        found: tuple[Tensor, ...] = self.model.select(self.model.network(*inputs), sizes_hw)
+        if self.half_network:
+            raw = tree_map(_in_single, self.model.network(*(each.half() for each in inputs)))
+        else:
+            raw = self.model.network(*inputs)
+        found: tuple[Tensor, ...] = self.model.select(raw, sizes_hw)
         return found
 
 
 def onnx_graph(
-    model: Detector, *, size_hw: tuple[int, int] | None = None, batch: int | None = None
+    model: Detector, *, size_hw: tuple[int, int] | None = None, batch: int | None = None, half: bool = False
 ) -> torch.onnx.ONNXProgram:
-    """The graph of a detector in evaluation mode. size_hw, batch: of its inputs; None: any.
+    """The graph of a detector in evaluation mode. size_hw, batch: of its inputs; None: any. half: whether its network
+    computes in float16, between inputs, decoding and outputs in float32.
 
     Its inputs are those of `Exported` by their names, its outputs `boxes`, `scores`, `labels`, `count` and the
     detector's extras.
@@ -61,7 +67,10 @@ def onnx_graph(
     if model.needs_proposals:
         inputs["proposals"] = torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(number, 5, 4).contiguous()
         shapes["proposals"] = {**of_batch, 1: Dim.DYNAMIC}
-    exported = Exported(cast(Detector, fix_same_padding(folded(model))))
+    network = cast(Detector, fix_same_padding(folded(model)))
+    if half:
+        halve(network)
+    exported = Exported(network, half=half)
     with _quiet():
         program = torch.onnx.export(
             exported,
@@ -85,6 +94,24 @@ def save_graph(program: torch.onnx.ONNXProgram, path: Path, metadata: Mapping[st
         node.metadata_props.clear()
     program.model.metadata_props.update(metadata)
     program.save(str(path))
+
+
+@torch.no_grad()
+def halve(model: Detector) -> None:
+    """Weights and constants of all modules that the network calls in float16; a second stage stays as it is."""
+    called: list[nn.Module] = []
+    hooks = [module.register_forward_pre_hook(lambda module, _: called.append(module)) for module in model.modules()]
+    model.network(torch.zeros(1, 3, model.stride_divisor, model.stride_divisor))
+    for hook in hooks:
+        hook.remove()
+    for module in called:
+        for value in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if value.is_floating_point():
+                value.data = value.data.half()
+
+
+def _in_single(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 @contextmanager

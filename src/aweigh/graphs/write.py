@@ -1,74 +1,213 @@
-"""`aweigh export`: a detector as a file that runs without torch."""
+"""`aweigh export`: a detector as a file that runs without torch, written and compared with the detector."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
+from aweigh.annotations.split import Split
 from aweigh.arguments import change_settings, check_value, settings_of
+from aweigh.catalogue import find_model
 from aweigh.checkpoints.checkpoint import header_of, load_model
-from aweigh.errors import UsageError
-from aweigh.files import atomic_file
+from aweigh.commands import evaluate
+from aweigh.edit.held_out import split_to_measure
+from aweigh.errors import GateError, UsageError, said_if_missing
+from aweigh.files import write_text
+from aweigh.graphs.card import card_of
+from aweigh.graphs.gate import TOLERANCES, Differences, Image, differences, found_by, images_to_compare
 from aweigh.graphs.graph import onnx_graph, save_graph
 from aweigh.header import METADATA_KEY
 from aweigh.images.resize import Resize
 from aweigh.inference.engine import TorchEngine
 from aweigh.models.detector import Detector
+from aweigh.predictor import Predictor, load
 from aweigh.runtime.engine import Batch
-from aweigh.runtime.graph import Graph
+from aweigh.runtime.graph import Graph, Precision
+
+Form = Literal["onnx", "openvino"]
+Nms = Literal["graph", "none"]
+SUFFIXES: dict[Form, str] = {"onnx": ".onnx", "openvino": ".xml"}
+LARGEST = 2**31 - 2**24  # bytes of weights: a file of protobuf ends at 2 GB
 
 
 def export(
     model: str | Path,
-    output: str | Path,
+    output: str | Path | None = None,
     *,
+    to: Form = "onnx",
     weights: str = "",
     settings: Mapping[str, Any] | None = None,
+    resize: Resize | str | None = None,
     size_hw: tuple[int, int] | None = None,
     batch: int | None = None,
-    nms: Literal["graph", "none"] = "graph",
+    nms: Nms = "graph",
+    precision: Precision = "float32",
+    images: Sequence[str | Path] = (),
+    data: str | Path | Split | None = None,
+    split: str = "",
+    max_drop: float = 0.5,
 ) -> Path:
-    """Write the detector as an ONNX file, which `aweigh.load` takes where there is no torch.
+    """Write the detector as a file that `aweigh.load` takes where there is no torch, and compare what the two find.
 
-    model, weights: as `aweigh.load` takes them. settings: thresholds and counts by name. size_hw, batch: height and
-    width, and the number, of the images that it will take; None: any. nms: `"graph"` suppresses in the graph, `"none"`
-    leaves it to who reads the file, and so the choice of what suppresses what.
+    Beside the file lies its card, `NAME.json`: what was compared, and what a program that uses the file has to know.
+    Where the two differ by more than the tolerance of the precision, the file is kept as `NAME.unverified.onnx`, and
+    there is a `GateError`.
+
+    model, weights: as `aweigh.load` takes them. output: `NAME.onnx`, or `NAME.xml` for OpenVINO, which lies beside a
+    `NAME.bin`; when not given called as the model, in this folder. settings: thresholds and counts by name. resize:
+    instead of the detector's own, or its size as `Resize.with_size` takes it. size_hw, batch: height and width,
+    multiples of the detector's stride, and the number, of the images that it takes; None: any. nms: `"none"` gives
+    every candidate, which the reader of the file suppresses. precision: what the network computes in; float16 stays
+    float32 in a second stage, and bf16 is OpenVINO's. images: files, folders and patterns to compare on; drawn when
+    none is given. data, split: a labelled split as `aweigh.evaluate` takes it, on which COCO's AP of the file may be
+    `max_drop` points below the model's.
     """
-    path = Path(output)
-    if path.suffix != ".onnx":
-        raise UsageError(f"-o {output}: a graph is called NAME.onnx.")
+    started = time.perf_counter()
+    asked = _Asked(check_value("to", to, Form), size_hw, batch, check_value("nms", nms, Nms), precision)
+    path = _path(model, output, asked.to)
     detector, header = load_model(model, weights)
     change_settings(detector, settings or {})
-    resize = replace(Resize.from_dict(header["resize"]), within=size_hw)
-    graph = described(detector, size_hw=size_hw, batch=batch, nms=check_value("nms", nms, Literal["graph", "none"]))
-    kept = {name: header[name] for name in ("metrics", "licence", "data_hash") if name in header}
-    said = {**header_of(detector, resize=resize, **kept), "graph": graph.to_dict()}
-    if nms == "none":
-        change_settings(detector, {"nms": "none", "max_detections": candidates(detector)})
-    program = onnx_graph(detector, size_hw=size_hw, batch=batch)
+    asked.check(detector)
+    resized = Resize.from_dict(header["resize"])
+    resized = resized.with_size(resize) if isinstance(resize, str) else resize or resized
+    resize = replace(resized, within=size_hw)
+    shown = images_to_compare(images, resize)
+    measured = None if data is None else _split(model, data, split, detector)
+    own = Predictor(TorchEngine.prepared(detector, "cpu"), resize)
+    found = found_by(own.engine, shown, size_hw)
+    kept: dict[str, Any] = {name: header[name] for name in ("metrics", "licence", "data_hash") if name in header}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as aside:
-        save_graph(program, aside, {METADATA_KEY: json.dumps(said, ensure_ascii=False, allow_nan=False)})
+    unverified = path.with_name(f"{path.stem}.unverified{path.suffix}")
+    said = asked.write(detector, unverified, resize, kept)
+
+    unseen = not any(map(len, found))  # as of random weights: then a second file without a threshold is compared
+    exported = load(unverified)
+    seen = _without_threshold(asked, detector, shown, resize) if unseen else _compared(asked, own, exported, shown)
+    wrong = seen.beyond(TOLERANCES[asked.precision])
+    precisions = {}
+    if measured is not None:
+        precisions = {name: evaluate(each, measured) for name, each in (("model", own), ("file", exported))}
+        wrong += _fallen(precisions, max_drop)
+    card = card_of(
+        unverified,
+        said,
+        named=path if not wrong else unverified,
+        differences=seen,
+        images=shown,
+        threshold="0, since nothing was found above the detector's own" if unseen else "the detector's own",
+        measured=precisions,
+        max_drop=max_drop,
+        wrong=wrong,
+        computed_by=(own.engine.computed_by, exported.engine.computed_by),
+        seconds=time.perf_counter() - started,
+    )
+    final = unverified if wrong else path
+    if not wrong:
+        for suffix in (".bin", ".xml") if asked.to == "openvino" else (".onnx",):
+            os.replace(unverified.with_suffix(suffix), path.with_suffix(suffix))
+        unverified.with_suffix(".json").unlink(missing_ok=True)  # of a try before
+    write_text(final.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    if wrong:
+        raise GateError(
+            f"{final} does not find what {model} finds: {'; '.join(wrong)}. Its card {final.with_suffix('.json').name} "
+            "says on which images."
+        )
     return path
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a graph is to be, as `export` says."""
+
+    to: Form
+    size_hw: tuple[int, int] | None
+    batch: int | None
+    nms: Nms
+    precision: Precision
+
+    def check(self, model: Detector) -> None:
+        """`UsageError` for what this detector cannot be, before anything is traced."""
+        precision = check_value("precision", self.precision, Precision)
+        if precision == "bf16" and self.to == "onnx":
+            raise UsageError("--precision bf16: no runtime computes ONNX in bf16 on a CPU; --to openvino does.")
+        if precision == "float16" and model.needs_proposals:
+            raise UsageError(
+                f"--precision float16: {model.builder} is told boxes in pixels, which float16 rounds; float32 works."
+            )
+        side = model.stride_divisor
+        if self.size_hw is not None and any(each < side or each % side for each in self.size_hw):
+            height, width = (max(side, round(each / side) * side) for each in self.size_hw)
+            raise UsageError(
+                f"--size {self.size_hw[0]}x{self.size_hw[1]}: {model.builder} takes multiples of {side}, "
+                f"such as {height}x{width}."
+            )
+        if self.batch is not None and not 1 <= self.batch <= 4096:
+            raise UsageError(f"--batch {self.batch}: expected a number of images from 1 to 4,096, or dynamic.")
+        if self.nms == "none":
+            candidates(model)
+        if (size := sum(value.nbytes for value in model.state_dict().values())) > LARGEST:
+            raise UsageError(f"{model.builder} has {size / 2**30:.1f} GB of weights; one file of a graph holds 2 GB.")
+        with said_if_missing("aweigh export"):
+            import onnx  # noqa: F401
+            import onnxscript  # noqa: F401
+        if self.to == "openvino":
+            with said_if_missing("--to openvino"):
+                import openvino  # noqa: F401
+
+    def write(self, model: Detector, path: Path, resize: Resize, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the file; returns the header that is in it."""
+        graph = described(model, size_hw=self.size_hw, batch=self.batch, nms=self.nms, precision=self.precision)
+        said = {**header_of(model, resize=resize, **kept), "graph": graph.to_dict()}
+        own = settings_of(model)
+        if self.nms == "none":
+            change_settings(model, {"nms": "none", "max_detections": candidates(model)})
+        program = onnx_graph(model, size_hw=self.size_hw, batch=self.batch, half=self.precision == "float16")
+        change_settings(model, own)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            traced = Path(folder) / "graph.onnx"
+            save_graph(program, traced, {METADATA_KEY: json.dumps(said, ensure_ascii=False, allow_nan=False)})
+            if self.to == "openvino":
+                from aweigh.graphs.openvino import write_openvino
+
+                write_openvino(traced, path)
+            else:
+                os.replace(traced, path)
+        return said
+
+
 def candidates(model: Detector) -> int:
-    """How many boxes of an image a detector looks at before it suppresses any."""
+    """How many boxes of an image a detector has before it suppresses any; `UsageError` where that is no number of its
+    own, or where there is more to say of each than a box."""
     own = settings_of(model)
+    number = 0
     if "candidates_per_image" in own:
-        return int(own["candidates_per_image"])
-    if "candidates_per_level" in own and model.strides is not None:
-        return int(own["candidates_per_level"]) * len(model.strides)
-    raise UsageError(f"nms = 'none': {model.builder} has no fixed number of candidates; let the graph suppress.")
+        number = int(own["candidates_per_image"])
+    elif "candidates_per_level" in own and model.strides is not None:
+        number = int(own["candidates_per_level"]) * len(model.strides)
+    if not number or model.extras:
+        more = f" and would make {' and '.join(model.extras)} of each" if model.extras else ""
+        raise UsageError(
+            f"--nms none: {model.builder} has no fixed number of candidates{more}; with --nms graph it exports. One "
+            "stage on a pyramid (FCOS, RetinaNet, EfficientDet, FoveaBox) does without."
+        )
+    return number
 
 
 def described(
-    model: Detector, *, size_hw: tuple[int, int] | None, batch: int | None, nms: Literal["graph", "none"]
+    model: Detector,
+    *,
+    size_hw: tuple[int, int] | None = None,
+    batch: int | None = None,
+    nms: Nms = "graph",
+    precision: Precision = "float32",
 ) -> Graph:
     """What the graph of a detector says of itself."""
     side = model.stride_divisor
@@ -84,4 +223,54 @@ def described(
         size_hw=size_hw,
         batch=batch,
         nms=nms,
+        precision=precision,
     )
+
+
+def _path(model: str | Path, output: str | Path | None, to: Form) -> Path:
+    """Where the file is written."""
+    suffix = SUFFIXES[to]
+    if output is None:
+        found = find_model(model)
+        named = isinstance(model, str) and not (isinstance(found, Path) and Path(model).exists())
+        name = str(model) if named else Path(model).stem if Path(model).is_file() else Path(model).resolve().name
+        return Path(name + suffix)
+    path = Path(output)
+    if path.suffix != suffix or path.is_dir():
+        raise UsageError(f"-o {output}: --to {to} writes a file NAME{suffix}.")
+    return path
+
+
+def _compared(asked: _Asked, own: Predictor, file: Predictor, shown: Sequence[Image]) -> Differences:
+    """Of what the detector finds, and the file as a user loads it."""
+    found = [found_by(each.engine, shown, asked.size_hw) for each in (own, file)]
+    most = own.engine.selection.max_detections
+    return differences(*found, most=most, tolerance=TOLERANCES[asked.precision])
+
+
+def _without_threshold(asked: _Asked, model: Detector, shown: Sequence[Image], resize: Resize) -> Differences:
+    """Of a second file of the same network, and of the detector, that keep the best however low they score."""
+    before = settings_of(model)
+    change_settings(model, {"score_threshold": 0.0})
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"all{SUFFIXES[asked.to]}"
+        asked.write(model, file, resize, {})
+        seen = _compared(asked, Predictor(TorchEngine.prepared(model, "cpu"), resize), load(file), shown)
+    change_settings(model, before)
+    return seen
+
+
+def _split(model: str | Path, data: str | Path | Split, split: str, detector: Detector) -> Split:
+    if isinstance(data, Split):
+        return data
+    return split_to_measure(str(model), data, split, keypoints="keypoints" in detector.extras)
+
+
+def _fallen(measured: Mapping[str, Any], max_drop: float) -> list[str]:
+    """What COCO's AP of the file has lost beyond `max_drop` points, in words."""
+    lost = []
+    for name, own in measured["model"].metrics.items():
+        before, after = (100 * number.to_dict().get("AP", 0.0) for number in (own, measured["file"].metrics[name]))
+        if before - after > max_drop:
+            lost.append(f"AP of {name} falls from {before:.1f} to {after:.1f} (at most {max_drop:g} points)")
+    return lost

@@ -1,0 +1,28 @@
+"""A graph as OpenVINO's own files: `NAME.xml`, what is computed, and `NAME.bin`, with which weights."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from aweigh.errors import said_if_missing
+from aweigh.header import METADATA_KEY
+from aweigh.runtime.onnx_file import metadata
+
+
+def write_openvino(graph: Path, path: Path) -> None:
+    """Convert an ONNX file that `aweigh export` wrote. Precisions stay: nothing is made float16 on the way."""
+    with said_if_missing("--to openvino"):
+        import openvino
+    model = openvino.convert_model(graph)
+    for port, value in zip(model.inputs, onnx.load(graph, load_external_data=False).graph.input, strict=True):
+        port.get_tensor().set_names({value.name})
+    model.set_rt_info(metadata(graph)[METADATA_KEY], METADATA_KEY)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        openvino.save_model(model, written, compress_to_fp16=False)
+        for suffix in (".bin", ".xml"):  # the one that names the other last
+            os.replace(written.with_suffix(suffix), path.with_suffix(suffix))
