@@ -113,8 +113,9 @@ def check_run(data: str | None, recipe: str, flags: Any) -> None:
 
 
 def check_detector(model: str, weights: str) -> None:
-    """A checkpoint, or a detector with weights of that name or file."""
-    if model in ("NAME", "FILE", "DETECTOR", "CHECKPOINT", "none") or Path(model).suffix == ".safetensors":
+    """A checkpoint, a graph, a run, or a detector with weights of that name or file."""
+    file = Path(model).suffix in (".safetensors", ".onnx", ".xml") or Path(model).parent == Path("runs")
+    if model in ("NAME", "FILE", "DETECTOR", "CHECKPOINT", "none", "box") or file:
         assert not weights
         return
     assert model in DETECTORS, model

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from aweigh.detections import Detections
+from aweigh.errors import counted
 from aweigh.geometry.boxes import pairwise_iou
 from aweigh.images.reader import read_image
 from aweigh.images.resize import Resize
@@ -70,9 +71,9 @@ def images_to_compare(named: Sequence[str | Path], resize: Resize) -> list[Image
     if named:
         return [Image.of(str(path), read_image(path), resize) for each in named for path in image_paths(each)]
     drawn = [render(number, size_hw=size_hw).image for number, size_hw in enumerate(DRAWN_HW)]
-    pictures = {f"drawn scene {number}": pixels for number, pixels in enumerate(drawn)}
-    pictures["grey, nothing on it"] = np.full((240, 320, 3), 114, np.uint8)
-    return [Image.of(name, pixels, resize) for name, pixels in pictures.items()]
+    scenes = {f"drawn scene {number}": pixels for number, pixels in enumerate(drawn)}
+    scenes["grey, nothing on it"] = np.full((240, 320, 3), 114, np.uint8)
+    return [Image.of(name, pixels, resize) for name, pixels in scenes.items()]
 
 
 def batches(images: Sequence[Image], engine: Engine, size_hw: tuple[int, int] | None) -> Iterator[Batch]:
@@ -121,9 +122,9 @@ class Differences:
             if not value <= most  # nor NaN
         ]
         if self.unmatched > tolerance.unmatched * max(self.detections, 1):
-            wrong.append(f"{self.unmatched} of {self.detections} detections are found by one of the two alone")
+            wrong.append(f"{self.unmatched} of {counted(self.detections, 'detection')} found by one of the two alone")
         if 2 * self.matched < self.detections:
-            wrong.append(f"only {self.matched} of {self.detections} detections can be compared")
+            wrong.append(f"only {self.matched} of {counted(self.detections, 'detection')} to be compared")
         return wrong
 
     def to_dict(self) -> dict[str, Any]:
