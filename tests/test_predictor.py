@@ -392,7 +392,7 @@ def test_wrong_use(detector: Predictor, tmp_path: Path) -> None:
         choose_device("gpu")
     with pytest.raises(
         UsageError,
-        match=r"engine SimpleNamespace lacks name, classes, .*, computed_by, selection, with_nms, side_by_side;",
+        match=r"engine SimpleNamespace lacks name, classes, .*, selection, settings, with_nms, side_by_side;",
     ):
         Predictor(SimpleNamespace(run=print), Resize())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="needs a detector"):
