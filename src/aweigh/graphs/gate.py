@@ -23,7 +23,7 @@ from aweigh.scenes.shapes import render
 
 SAME = 0.5  # IoU from which on boxes of one class may be the same detection; closer ones are joined first
 DRAWN_HW = ((384, 512), (512, 384), (320, 320), (180, 640))  # ours: both directions, a square, and a panorama
-PROPOSED = 50  # boxes of each image, for a detector that is told where to look
+PROPOSED = 50  # boxes of each image, for a detector that needs proposals
 
 
 @dataclass(frozen=True)
