@@ -196,6 +196,20 @@ def test_half_precision_is_that_of_the_network_alone(small_detector):
     assert 0 < (half[1] - whole[1]).abs().max() < 0.01
 
 
+class Reached:
+    """What a detector, or its file, reaches on a split: AP of boxes."""
+
+    def __init__(self, ap):
+        self.metrics = {"boxes": self}
+        self.to_dict = lambda: {"AP": ap}
+
+
+@pytest.mark.parametrize(("of_file", "falls"), [(0.26, False), (0.2501, False), (0.2449, True)])
+def test_average_precision_may_fall_by_half_a_point(of_file, falls):
+    lost = write._fallen({"model": Reached(0.25), "file": Reached(of_file)}, 0.5)
+    assert lost == (["AP of boxes falls from 25.0 to 24.5 (at most 0.5 points)"] if falls else [])
+
+
 # What is compared
 
 

@@ -102,7 +102,7 @@ def _outputs(graph: Mapping[str, Any]) -> dict[str, Any]:
         "labels": {"shape": [batch, "rows"], "type": "int64", "is": "row of classes, from 0"},
         "count": {"shape": [batch], "type": "int64", "is": "how many of the rows are detections"},
     }
-    further = {
+    further: dict[str, tuple[list[str | int], str]] = {
         "masks": (["S", "S"], "probabilities in the frame of the box"),
         "keypoints": (["keypoints", 3], "x, y in pixels of images, score"),
         "cuboids": ([7], "see docs/python.md"),
