@@ -20,6 +20,7 @@ from tests.end_to_end.conftest import typed
 from tests.photographs import portrait
 
 import aweigh.commands
+from aweigh.catalogue import DEFAULT_MODEL, PACKAGED
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import app
 from aweigh.images.resize import Resize
@@ -104,6 +105,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     boxes = [np.array([[1.0, 1.0, 30.0, 30.0]])] * len(train)
     given = {"ids": train.image_ids, "boxes": boxes, "objectness_logits": [np.array([0.5])] * len(train)}
     (folder / "proposals.pkl").write_bytes(pickle.dumps(given))
+    (folder / "box.onnx").symlink_to(PACKAGED / f"{DEFAULT_MODEL}.onnx")  # what `aweigh export box` writes
     for made_of in ("persons_completed", "person", "voc"):
         (folder / made_of).symlink_to("A")
     return folder
