@@ -70,6 +70,30 @@ _ROWS: dict[str, list[str]] = {
 SISTERS = {form: sisters for form, sisters in _ROWS.items() if sisters}
 FORMS = [name for name in DETECTORS if form_of(name) == name]
 
+# Forms of parts that others have too, as `test_forms.py` makes sure: they run the lines of these with other numbers.
+# All that is asked of a detector is asked of them by `pytest -m thorough`.
+REPEATS = [
+    "retinanet_resnet50_fpn_v2_torchvision",
+    "retinanet_resnet50_fpn_detectron2",
+    "faster_rcnn_vgg16",
+    "faster_rcnn_resnet50_fpn_torchvision",
+    "faster_rcnn_resnet50_c4_detectron2",
+    "mask_rcnn_resnet50_c4",
+    "mask_rcnn_resnet50_fpn_torchvision",
+    "mask_rcnn_resnet50_fpn_v2_torchvision",
+    "mask_rcnn_resnet50_fpn_detectron2",
+    "mask_rcnn_resnet50_c4_detectron2",
+    "keypoint_rcnn_resnet50_fpn_torchvision",
+    "keypoint_rcnn_resnet50_fpn_detectron2",
+    "light_head_rcnn_resnet101",
+    "centernet_dla34_3d",
+    "centernet_dla34_pose",
+    "centernet_hourglass104_pose",
+    "cornernet_hourglass104",
+    "centernet_triplets_hourglass104",
+    "fast_rcnn_resnet50_fpn_detectron2",
+]
+
 
 @cache
 def without_weights(name: str) -> nn.Module:
@@ -99,21 +123,11 @@ def settings(model: nn.Module) -> dict[str, Any]:
 
 
 @cache
-def with_a_part_of_their_own() -> list[str]:
-    """The forms with a class of module, or a word among their settings, that none before them has.
-
-    Another form runs the lines of those before it, with other numbers.
-    """
-    known: set[object] = set()
-    found = []
-    for name in FORMS:
-        model = without_weights(name)
-        words = {(key, value) for key, value in settings(model).items() if not re.match(r"[\d(\[-]", str(value))}
-        parts = {*words, *map(type, model.modules())}
-        if not parts <= known:
-            found.append(name)
-        known |= parts
-    return found
+def parts(name: str) -> set[object]:
+    """The classes of a form's modules and the words among its settings: what decides which lines it runs."""
+    model = without_weights(name)
+    words = {(key, value) for key, value in settings(model).items() if not re.match(r"[\d(\[-]", str(value))}
+    return {*words, *map(type, model.modules())}
 
 
 LEFT_OUT = (

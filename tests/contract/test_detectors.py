@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from tests.contract.forms import FORMS, with_a_part_of_their_own, without_weights
+from tests.contract.forms import FORMS, REPEATS, without_weights
 from tests.contract.lively import CLASSES, SIZES, images, lively, tiny
 from tests.detections import assert_same_detections
 from torch import nn
@@ -26,8 +26,10 @@ from aweigh.runtime.engine import Batch
 from aweigh.runtime.tta import TTA, find
 from aweigh.structures import Images, Targets
 
+RUN = [pytest.param(name, marks=[pytest.mark.thorough] if name in REPEATS else []) for name in FORMS]
 
-@pytest.fixture(scope="module", params=FORMS)  # so that all tests of one builder follow each other
+
+@pytest.fixture(scope="module", params=RUN)  # so that all tests of one builder follow each other
 def model(request: pytest.FixtureRequest) -> nn.Module:
     """Built once and shared: tests that train it or change its weights take a copy."""
     return lively(request.param)
@@ -274,9 +276,6 @@ def test_an_ignored_region_gives_no_classification_gradient_inside(model: nn.Mod
 
 
 def test_network_and_select_are_one_graph_without_a_branch_on_the_data(model: nn.Module) -> None:
-    if model.builder not in with_a_part_of_their_own():
-        pytest.skip("its lines are those of forms before it, with other numbers")
-
     class Exported(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from tests.contract.forms import FORMS, SISTERS, form_of, settings, without_weights
+from tests.contract.forms import FORMS, REPEATS, SISTERS, form_of, parts, settings, without_weights
 from torch import nn
 
 from aweigh.models import DETECTORS
@@ -15,6 +15,12 @@ def test_every_builder_is_run_in_full_or_compared_with_one_that_is() -> None:
     assert {form_of(name) for name in DETECTORS} == set(FORMS)
     compared = [name for sisters in SISTERS.values() for name in sisters]
     assert sorted([*FORMS, *compared]) == sorted(DETECTORS)
+
+
+def test_a_repeat_has_no_part_of_its_own() -> None:
+    run = set().union(*(parts(name) for name in FORMS if name not in REPEATS))
+    for name in REPEATS:
+        assert not parts(name) - run, f"{name} is no repeat of the other forms: take it out of REPEATS"
 
 
 @pytest.mark.parametrize("form", SISTERS)
