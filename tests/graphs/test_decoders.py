@@ -15,6 +15,7 @@ from aweigh.images.resize import Resize
 from aweigh.runtime.engine import Batch
 from aweigh.runtime.graph import Graph, GraphEngine
 
+PLACES = {"graph": "in the graph", "none": "by the reader"}
 WHOLE_HW, RESIZED_HW, CANDIDATES = (300, 451), (133, 200), 80
 
 
@@ -26,6 +27,17 @@ def header(nms: str = "class", inside: bool = False, **resize: Any) -> dict[str,
         "resize": Resize(**{"short": None, "long": 200, **resize}).to_dict(),
         "selection": {"score_threshold": 0.05, "nms": nms, "nms_threshold": 0.4, "max_detections": 25},
         "graph": graph.to_dict(),
+    }
+
+
+def card_of(header: dict[str, Any]) -> dict[str, Any]:
+    """What `decode.py` reads of the card of a graph."""
+    graph = header["graph"]
+    pad = {"size_hw": graph["size_hw"], "multiple_of": graph["stride_divisor"], "colour": graph["pixel_mean"]}
+    return {
+        "classes": header["classes"],
+        "preprocess": {"resize": header["resize"], "pad": pad},
+        "selection": {**header["selection"], "suppressed": PLACES[graph["nms"]]},
     }
 
 
@@ -53,7 +65,7 @@ def expected(card: dict[str, Any], given: dict[str, np.ndarray]) -> Any:
 @pytest.mark.parametrize("nms", ["class", "agnostic", "soft", "none", "inside"])
 def test_numpy_gives_what_the_engine_gives(nms: str, count: int) -> None:
     card = header("class" if nms == "inside" else nms, inside=nms == "inside")
-    found = decode.decode(card, outputs(count=count), RESIZED_HW, WHOLE_HW, score=0.3)
+    found = decode.decode(card_of(card), outputs(count=count), RESIZED_HW, WHOLE_HW, score=0.3)
     engine = expected(card, outputs(count=count))
     engine = engine[engine.scores >= 0.3]
     assert len(found) == len(engine) and (len(found) > 3 or count < 2)
@@ -72,7 +84,7 @@ def test_numpy_gives_what_the_engine_gives(nms: str, count: int) -> None:
     ids=["long", "both", "short", "original", "within"],
 )
 def test_the_size_and_the_inputs_are_those_of_prediction(resize: dict[str, Any]) -> None:
-    card, step = header(**resize), Resize(**{"short": None, "long": 200, **resize})
+    card, step = card_of(header(**resize)), Resize(**{"short": None, "long": 200, **resize})
     for size_hw in [(300, 451), (451, 300), (1, 500), (7, 7), (96, 128), (333, 333)]:
         assert decode.size_for(card, *size_hw) == step.size_for(*size_hw)
     resized = np.random.default_rng(0).integers(0, 256, (45, 70, 3)).astype(np.uint8)

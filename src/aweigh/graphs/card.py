@@ -52,7 +52,8 @@ def card_of(
             "divide_by": 255,
             "pad": {
                 "at": "right and bottom",
-                "to": graph["size_hw"] or f"multiples of {graph['stride_divisor']}",
+                "size_hw": graph["size_hw"],
+                "multiple_of": graph["stride_divisor"],
                 "colour": graph["pixel_mean"],
             },
             "normalise": "inside the graph",

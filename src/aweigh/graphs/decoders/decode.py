@@ -1,8 +1,8 @@
 """Images to the inputs of an exported detector, and its outputs to boxes, with NumPy alone; free to copy and change.
 
-    card = json.load(open("NAME.json"))["header"]
+    card = json.load(open("NAME.json"))
     height, width = size_for(card, *image.shape[:2])  # image: uint8 (height, width, 3), RGB
-    resized = ...  # with any library, to this size; smoothed when it shrinks, if card["resize"]["antialias"]
+    resized = ...  # with any library, to this size; smoothed when it shrinks, if card["preprocess"]["resize"] says so
     found = decode(card, run(inputs(card, resized)), (height, width), image.shape[:2])
 
 `run` is the runtime, as `lambda given: dict(zip(names, session.run(names, given)))` of onnxruntime.
@@ -21,7 +21,7 @@ Arrays = dict[str, np.ndarray]
 
 def size_for(card: Card, height: int, width: int) -> tuple[int, int]:
     """Height and width that an image is resized to."""
-    short, long, within = (card["resize"].get(name) for name in ("short", "long", "within"))
+    short, long, within = (card["preprocess"]["resize"].get(name) for name in ("short", "long", "within"))
     shortest, longest = min(height, width), max(height, width)
     scale = min([limit / side for limit, side in ((short, shortest), (long, longest)) if limit], default=1.0)
     sides = [max(1, math.floor(side * scale)) for side in (height, width)]
@@ -35,11 +35,11 @@ def size_for(card: Card, height: int, width: int) -> tuple[int, int]:
 
 def inputs(card: Card, resized: np.ndarray) -> Arrays:
     """A resized image, uint8 `(height, width, 3)` RGB, as the graph takes it: padded at the right and bottom."""
-    graph, (height, width) = card["graph"], resized.shape[:2]
-    divisor = graph["stride_divisor"]
-    room_hw = graph["size_hw"] or [-(-side // divisor) * divisor for side in (height, width)]
+    pad, (height, width) = card["preprocess"]["pad"], resized.shape[:2]
+    step = pad["multiple_of"]
+    room_hw = pad["size_hw"] or [-(-side // step) * step for side in (height, width)]
     room = np.empty((1, 3, *room_hw), np.float32)
-    room[:] = np.array(graph["pixel_mean"], np.float32).reshape(3, 1, 1)
+    room[:] = np.array(pad["colour"], np.float32).reshape(3, 1, 1)
     room[0, :, :height, :width] = resized.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     return {"images": room, "sizes_hw": np.array([[height, width]], np.int64)}
 
@@ -61,7 +61,7 @@ def decode(
     """
     rows = slice(0, int(outputs["count"][image]))
     found = {name: values[image][rows] for name, values in outputs.items() if name != "count"}
-    if card["graph"]["nms"] == "none":
+    if card["selection"]["suppressed"] == "by the reader":
         index, scores = suppress(card["selection"], found["boxes"], found["scores"], found["labels"])
         found = {**{name: values[index] for name, values in found.items()}, "scores": scores}
     scale = np.array([whole_hw[1] / resized_hw[1], whole_hw[0] / resized_hw[0]], np.float32)  # x, y
