@@ -35,7 +35,10 @@ def test_every_file_is_the_one_that_is_recorded() -> None:
     for record in RECORDS:
         content = (PACKAGED / record.file).read_bytes()
         assert len(content) <= 4e6
-        assert (PACKAGED / record.file).with_suffix(".onnx").stat().st_size <= 5e6
+        graph = (PACKAGED / record.file).with_suffix(".onnx")
+        card = json.loads(graph.with_suffix(".json").read_text(encoding="utf-8"))
+        assert graph.stat().st_size <= 5e6
+        assert card["sha256"] == {graph.name: hashlib.sha256(graph.read_bytes()).hexdigest()}
         assert len(record.sha256) == 64 and hashlib.sha256(content).hexdigest() == record.sha256
 
 

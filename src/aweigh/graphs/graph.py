@@ -20,6 +20,7 @@ from aweigh.inference.engine import folded
 from aweigh.models.detector import Detector
 
 OPSET = 20
+SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the modules that a node is of
 TRACED_HW = (512, 640)  # what is traced where any size will do: no side of a map may be 1 then, nor two sides equal
 
 
@@ -88,10 +89,14 @@ def onnx_graph(
 
 
 def save_graph(program: torch.onnx.ONNXProgram, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the graph with these texts in its metadata, and without the exporter's notes on each node: which line of
-    which file of this machine it comes from."""
+    """Write the graph with these texts in its metadata. Of the exporter's notes the modules of each node stay, not
+    which line of which file of this machine it comes from, nor what is in another order each time."""
+    program.model.graph.metadata_props.clear()
     for node in program.model.graph.all_nodes():
+        scopes = node.metadata_props.get(SCOPES)
         node.metadata_props.clear()
+        if scopes is not None:
+            node.metadata_props[SCOPES] = scopes
     program.model.metadata_props.update(metadata)
     program.save(str(path))
 
