@@ -1,5 +1,6 @@
 """Graphs in int8: which layers, by which ranges, what is left in float32, and what is refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization.calibrate import TensorData
 from PIL import Image
+from tests.graphs.test_export import Traced
 
 from aweigh.errors import DataError, GateError, UsageError
-from aweigh.graphs import int8
+from aweigh.graphs import int8, write
+from aweigh.graphs.gate import Tolerance
 from aweigh.graphs.int8 import Quantizer, calibration_inputs, search
 from aweigh.predictor import load
 
@@ -99,7 +102,7 @@ def test_a_layer_that_harms_goes_back_to_float(quantizer: Quantizer, tmp_path: P
     found = search(quantizer, path, drop, max_drop=1.0)
     assert found.kept == ("neck.lateral.1.0",) and found.drop == 0.5
     assert list(found.harms) == sorted(found.harms, key=lambda name: -found.harms[name])
-    assert found.table()[0][::2] == ("neck.lateral.1.0", "float32") and found.table()[1][2] == "int8"
+    assert found.to_dict()["float32"] == ["neck.lateral.1.0"] and [*found.to_dict()["harm"]] == [*found.harms]
     with pytest.raises(GateError, match=r"falls by 9\.0 points, at most 1 were asked for"):
         search(quantizer, path, lambda path: 9.0, max_drop=1.0)
 
@@ -118,6 +121,24 @@ def test_a_graph_with_nothing_to_quantise_is_refused(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "relu.onnx")
     with pytest.raises(DataError, match="no layer in this graph"):
         Quantizer(tmp_path / "relu.onnx", [tmp_path] * int8.FEWEST)
+
+
+def test_export_calibrates_and_says_so(
+    small_detector: Path, small_graph: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "onnx_graph", lambda model, **how: Traced(small_graph))
+    monkeypatch.setitem(write.TOLERANCES, "int8", Tolerance(1e9, 1.0, unmatched=1.0))
+    path = write.export(small_detector, tmp_path / "a.onnx", precision="int8", calibrate=[images[0].parent])
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["precision"] == "int8" and card["int8"] == {"calibrate": [str(images[0].parent)], "search": None}
+
+
+def test_what_does_not_go_together_is_refused(small_detector: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--precision int8 and --calibrate IMAGES"):
+        write.export(small_detector, tmp_path / "a.onnx", precision="int8")
+    with pytest.raises(UsageError, match="--search goes with --precision int8 and --data"):
+        write.export(small_detector, tmp_path / "a.onnx", search=True)
 
 
 def test_a_layer_that_there_is_not_is_named(quantizer: Quantizer, tmp_path: Path) -> None:

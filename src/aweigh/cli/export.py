@@ -24,7 +24,9 @@ def command(
     size: Annotated[str, Parameter(group=GRAPH)] = "dynamic",
     batch: Annotated[str, Parameter(group=GRAPH)] = "dynamic",
     nms: Annotated[Literal["graph", "none"], Parameter(group=GRAPH)] = "graph",
-    precision: Annotated[Literal["float32", "float16", "bf16"], Parameter(group=GRAPH)] = "float32",
+    precision: Annotated[Literal["float32", "float16", "bf16", "int8"], Parameter(group=GRAPH)] = "float32",
+    calibrate: Annotated[tuple[str, ...], Parameter(group=GRAPH, consume_multiple=True, negative="")] = (),
+    search: Annotated[bool, Parameter(group=GRAPH, negative="")] = False,
     images: Annotated[tuple[str, ...], Parameter(group=GATE, consume_multiple=True, negative="")] = (),
     data: Annotated[Path | None, DATA_SET, Parameter(group=GATE)] = None,
     split: Annotated[str, Parameter(group=GATE, show_default=False)] = "",
@@ -48,7 +50,10 @@ def command(
         batch: How many images it takes at a time; dynamic: any number.
         nms: none: it gives every candidate, and whoever reads it suppresses; `aweigh predict --nms` is then free.
         precision: What the network computes in; inputs, decoding and outputs are float32. float16: half the size, made
-            for GPUs; onnxruntime computes it slowly on a CPU. bf16: of OpenVINO, on processors that have it.
+            for GPUs; onnxruntime computes it slowly on a CPU. bf16: of OpenVINO, on processors that have it. int8: the
+            layers between the first and the heads' last; needs --calibrate, and --data to know what it costs.
+        calibrate: Files, folders or patterns of images like those it is to look at: they show the ranges of int8.
+        search: With int8 and --data: the layers that harm most go back to float32 until AP falls by --max-drop at most.
         images: Files, folders or patterns to compare on; when not given, four drawn scenes and an image with nothing
             on it.
         data: Measure both on this data set too.
@@ -70,6 +75,8 @@ def command(
         batch=number_of(batch),
         nms=nms,
         precision=precision,
+        calibrate=calibrate,
+        search=search,
         images=images,
         data=data,
         split=split,
@@ -107,7 +114,9 @@ def tell(path: Path, card: Mapping[str, Any]) -> None:
     for name, found in card.get("average_precision", {}).items():
         if isinstance(found, dict):
             model, file = (100 * found[who] for who in ("model", "file"))
-            print(f"AP of {name}: {model:.1f}, of the file {file:.1f}")
+            print(f"AP of {name}: {model:.1f}, of the file {file:.1f}{lost_most(found['per_class'])}")
+    if searched := card.get("int8", {}).get("search"):
+        print_table(output(), ("layer", "harm", "computes in"), [*searched_rows(searched)])
     differences, images = gate["differences"], gate["images"]
     log().print(
         f"{counted(differences['detections'], 'detection')} on {counted(len(images), 'image')}, alone and in pairs; "
@@ -116,6 +125,18 @@ def tell(path: Path, card: Mapping[str, Any]) -> None:
     size = sum(card["bytes"].values()) / 1e6
     log().print(f"{path}: {size:.1f} MB, {card['precision']}, computed by {gate['computed_by']}")
     log().print(f"Card: {path.with_suffix('.json')}")
+
+
+def lost_most(per_class: Mapping[str, Mapping[str, float]]) -> str:
+    """The classes whose AP falls most, in words."""
+    lost = sorted((100 * (each["file"] - each["model"]), name) for name, each in per_class.items())
+    return "".join(f"; {name} {points:+.1f}" for points, name in lost[:5] if points <= -0.05)
+
+
+def searched_rows(searched: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """A row of the table for each layer that was measured."""
+    for layer, harm in searched["harm"].items():
+        yield layer, f"{harm:.1%}", "float32" if layer in searched["float32"] else "int8"
 
 
 def rows(gate: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

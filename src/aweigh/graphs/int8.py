@@ -171,9 +171,9 @@ class Searched:
     kept: tuple[str, ...]
     drop: float
 
-    def table(self) -> list[tuple[str, float, str]]:
-        """Each layer, its harm, and what it computes in."""
-        return [(name, harm, "float32" if name in self.kept else "int8") for name, harm in self.harms.items()]
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"float32": list(self.kept), "harm": {name: round(harm, 5) for name, harm in self.harms.items()}}
 
 
 def search(

@@ -6,10 +6,10 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -20,17 +20,22 @@ from aweigh.checkpoints.checkpoint import header_of, load_model
 from aweigh.commands import evaluate
 from aweigh.edit.held_out import split_to_measure
 from aweigh.errors import GateError, UsageError, said_if_missing
+from aweigh.evaluation.measurement import Measurement
 from aweigh.files import write_text
 from aweigh.graphs.card import card_of
 from aweigh.graphs.gate import TOLERANCES, Differences, Image, differences, found_by, images_to_compare
 from aweigh.graphs.graph import onnx_graph, save_graph
 from aweigh.header import METADATA_KEY
 from aweigh.images.resize import Resize
+from aweigh.images.sources import image_paths
 from aweigh.inference.engine import TorchEngine
 from aweigh.models.detector import Detector
 from aweigh.predictor import Predictor, load
 from aweigh.runtime.engine import Batch
 from aweigh.runtime.graph import Graph, Precision
+
+if TYPE_CHECKING:
+    from aweigh.graphs.int8 import Searched
 
 Form = Literal["onnx", "openvino"]
 Nms = Literal["graph", "none"]
@@ -50,6 +55,8 @@ def export(
     batch: int | None = None,
     nms: Nms = "graph",
     precision: Precision = "float32",
+    calibrate: Sequence[str | Path] = (),
+    search: bool = False,
     images: Sequence[str | Path] = (),
     data: str | Path | Split | None = None,
     split: str = "",
@@ -66,16 +73,21 @@ def export(
     instead of the detector's own, or its size as `Resize.with_size` takes it. size_hw, batch: height and width,
     multiples of the detector's stride, and the number, of the images that it takes; None: any. nms: `"none"` gives
     every candidate, which the reader of the file suppresses. precision: what the network computes in; float16 stays
-    float32 in a second stage, and bf16 is OpenVINO's. images: files, folders and patterns to compare on; drawn when
+    float32 in a second stage, and bf16 is OpenVINO's. calibrate: files, folders and patterns of images, which show the
+    ranges of int8. search: layers that harm most go back to float32 until int8 loses no more than `max_drop` on `data`,
+    see docs/export.md. images: files, folders and patterns to compare on; drawn when
     none is given. data, split: a labelled split as `aweigh.evaluate` takes it, on which COCO's AP of the file may be
     `max_drop` points below the model's.
     """
     started = time.perf_counter()
     asked = _Asked(check_value("to", to, Form), size_hw, batch, check_value("nms", nms, Nms), precision)
+    asked = replace(asked, calibrate=[path for each in calibrate for path in image_paths(each)])
     path = _path(model, output, asked.to)
     detector, header = load_model(model, weights)
     change_settings(detector, settings or {})
     asked.check(detector)
+    if search and (precision != "int8" or data is None):
+        raise UsageError("--search goes with --precision int8 and --data DATA, on which it measures.")
     resized = Resize.from_dict(header["resize"])
     resized = resized.with_size(resize) if isinstance(resize, str) else resize or resized
     resize = replace(resized, within=size_hw)
@@ -84,6 +96,11 @@ def export(
     own = Predictor(TorchEngine.prepared(detector, "cpu"), resize)
     found = found_by(own.engine, shown, size_hw)
     kept: dict[str, Any] = {name: header[name] for name in ("metrics", "licence", "data_hash") if name in header}
+    before = None if measured is None else evaluate(own, measured)
+    searched = None
+    if search and before is not None:
+        searched = _searched(asked, detector, resize, before, max_drop)
+        asked = replace(asked, keep_float=searched.kept)
     path.parent.mkdir(parents=True, exist_ok=True)
     unverified = path.with_name(f"{path.stem}.unverified{path.suffix}")
     said = asked.write(detector, unverified, resize, kept)
@@ -93,8 +110,8 @@ def export(
     seen = _without_threshold(asked, detector, shown, resize) if unseen else _compared(asked, own, exported, shown)
     wrong = seen.beyond(TOLERANCES[asked.precision])
     precisions = {}
-    if measured is not None:
-        precisions = {name: evaluate(each, measured) for name, each in (("model", own), ("file", exported))}
+    if before is not None:
+        precisions = {"model": before, "file": evaluate(exported, before.split)}
         wrong += _fallen(precisions, max_drop)
     card = card_of(
         unverified,
@@ -109,6 +126,8 @@ def export(
         computed_by=(own.engine.computed_by, exported.engine.computed_by),
         seconds=time.perf_counter() - started,
     )
+    if asked.calibrate:
+        card["int8"] = {"calibrate": [*map(str, calibrate)], "search": searched and searched.to_dict()}
     final = unverified if wrong else path
     if not wrong:
         for suffix in (".bin", ".xml") if asked.to == "openvino" else (".onnx",):
@@ -132,12 +151,20 @@ class _Asked:
     batch: int | None
     nms: Nms
     precision: Precision
+    calibrate: Sequence[Path] = ()
+    keep_float: Sequence[str] = ()
 
     def check(self, model: Detector) -> None:
         """`UsageError` for what this detector cannot be, before anything is traced."""
         precision = check_value("precision", self.precision, Precision)
         if precision == "bf16" and self.to == "onnx":
             raise UsageError("--precision bf16: no runtime computes ONNX in bf16 on a CPU; --to openvino does.")
+        if (precision == "int8") != bool(self.calibrate):
+            raise UsageError("--precision int8 and --calibrate IMAGES, which show its ranges, go with each other.")
+        if precision == "int8" and model.needs_proposals:
+            raise UsageError(
+                f"--precision int8: {model.builder} is told its proposals, which images to calibrate on have not."
+            )
         if precision == "float16" and model.needs_proposals:
             raise UsageError(
                 f"--precision float16: {model.builder} is told boxes in pixels, which float16 rounds; float32 works."
@@ -174,6 +201,10 @@ class _Asked:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             traced = Path(folder) / "graph.onnx"
             save_graph(program, traced, {METADATA_KEY: json.dumps(said, ensure_ascii=False, allow_nan=False)})
+            if self.precision == "int8":
+                from aweigh.graphs.int8 import Quantizer
+
+                Quantizer(traced, self.calibrate).write(traced, self.keep_float)
             if self.to == "openvino":
                 from aweigh.graphs.openvino import write_openvino
 
@@ -260,17 +291,40 @@ def _without_threshold(asked: _Asked, model: Detector, shown: Sequence[Image], r
     return seen
 
 
+def _searched(asked: _Asked, model: Detector, resize: Resize, before: Measurement, max_drop: float) -> Searched:
+    """Which layers of the graph of a detector stay in float32. before: what the detector reaches."""
+    from aweigh.graphs.int8 import Quantizer, search
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, tried = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        replace(asked, to="onnx", precision="float32").write(model, plain, resize, {})
+        quantizer = Quantizer(plain, asked.calibrate)
+
+        def drop(file: Path) -> float:
+            after = evaluate(load(file), before.split)
+            return max(own - its for _, own, its in _points(before, after))
+
+        return search(quantizer, tried, drop, max_drop)
+
+
 def _split(model: str | Path, data: str | Path | Split, split: str, detector: Detector) -> Split:
     if isinstance(data, Split):
         return data
     return split_to_measure(str(model), data, split, keypoints="keypoints" in detector.extras)
 
 
-def _fallen(measured: Mapping[str, Any], max_drop: float) -> list[str]:
+def _points(model: Measurement, file: Measurement) -> Iterator[tuple[str, float, float]]:
+    """Each metric that has one with its AP, of the model and of the file."""
+    for name, own in model.metrics.items():
+        numbers = own.to_dict()
+        if "AP" in numbers:
+            yield name, 100 * numbers["AP"], 100 * file.metrics[name].to_dict()["AP"]
+
+
+def _fallen(measured: Mapping[str, Measurement], max_drop: float) -> list[str]:
     """What COCO's AP of the file has lost beyond `max_drop` points, in words."""
-    lost = []
-    for name, own in measured["model"].metrics.items():
-        before, after = (100 * number.to_dict().get("AP", 0.0) for number in (own, measured["file"].metrics[name]))
-        if before - after > max_drop:
-            lost.append(f"AP of {name} falls from {before:.1f} to {after:.1f} (at most {max_drop:g} points)")
-    return lost
+    return [
+        f"AP of {name} falls from {before:.1f} to {after:.1f} (at most {max_drop:g} points)"
+        for name, before, after in _points(measured["model"], measured["file"])
+        if before - after > max_drop
+    ]
