@@ -212,7 +212,17 @@ WHOLE_RUNS = {
 }
 
 
-@pytest.mark.parametrize(("name", "code"), WHOLE_RUNS.items(), ids=WHOLE_RUNS)
+TRAINED = ["coco: annotations.0.bbox infinity", "coco: file_name terminal"]  # every time; the others take seconds each
+USUAL = [name for name, code in WHOLE_RUNS.items() if code or name in TRAINED]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param(*run, marks=[] if run[0] in USUAL else pytest.mark.thorough, id=run[0])
+        for run in WHOLE_RUNS.items()
+    ],
+)
 def test_whole_runs(
     name: str, code: int, mutated: Callable[[Mutation], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -157,8 +157,8 @@ def test_candidates_are_the_best_pairs_over_all_points_and_classes(small) -> Non
 
 
 def test_every_option_builds_and_trains() -> None:
-    images = Images.stack([torch.rand(3, 96, 96)] * 2)
-    target = Targets(torch.tensor([[10.0, 10, 80, 80]]), torch.tensor([1]))
+    images = Images.stack([torch.rand(3, 64, 64)] * 2)
+    target = Targets(torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([1]))
     for options in (
         {"deformable": True},
         {"quality": "iou"},

@@ -20,6 +20,8 @@ from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision
 NUM_CLASSES = 7  # of ours; torchvision counts "nothing" too
 PROPOSED, SAMPLED = 150, 128  # regions of an image to find and to train on; some heads cost a billion operations each
 SIZES = [[(128, 192), (128, 192)], [(147, 226)]]
+# For what is said of regions beside boxes: the features under them are compared for both.
+FOR_REGIONS = [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.thorough)]
 DETECTION = torchvision.models.detection
 LOSSES = {
     "loss_objectness": "objectness",

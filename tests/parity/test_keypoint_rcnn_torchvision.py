@@ -16,6 +16,7 @@ from aweigh.structures import Images, Targets
 
 from .rcnn import (
     DETECTION,
+    FOR_REGIONS,
     LOSSES,
     SIZES,
     losses_of_the_same_samples,
@@ -36,7 +37,7 @@ def pair() -> tuple[nn.Module, FasterRCNN]:
     return reference, ours
 
 
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("sizes", FOR_REGIONS)
 @torch.inference_mode()
 def test_keypoints_of_detections_are_equal(pair, sizes) -> None:
     reference, ours = pair

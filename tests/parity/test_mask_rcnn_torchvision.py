@@ -16,6 +16,7 @@ from aweigh.weights.coco import COCO_CLASSES
 
 from .rcnn import (
     DETECTION,
+    FOR_REGIONS,
     LOSSES,
     SIZES,
     losses_of_the_same_samples,
@@ -39,7 +40,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, FasterRCNN]:
     return reference, ours
 
 
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("sizes", FOR_REGIONS)
 @torch.inference_mode()
 def test_masks_of_detections_are_equal(pair, sizes) -> None:
     reference, ours = pair

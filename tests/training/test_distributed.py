@@ -10,8 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 from tests.runs import TINY, outcome, write_coco
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from aweigh.checkpoints.checkpoint import load_model
+from aweigh.cli.processes import run_in_processes
 from aweigh.feeding.loader import EpochSampler
 from aweigh.layers import SyncBatchNorm2d
 from aweigh.training.config import resolve
@@ -156,8 +158,20 @@ def test_the_command_starts_the_processes_itself(data, tmp_path, start):
     settings = flags({**alike, "iterations": 1, "output": tmp_path / "run"})
     (code,), (output,) = outcome([start("train", data, "--processes", 2, *settings)])
     assert code == 0 and "0.01 x 8/16" in output, output
-    (code,), (output,) = outcome([start("train", data / "nothing", "--processes=2")])
-    assert code == 3 and "there is no such folder" in output, output
+
+
+@pytest.mark.parametrize(("exitcode", "ours"), [(3, 3), (-9, 1)])
+def test_the_exit_code_is_that_of_the_process_that_failed_first(exitcode, ours, monkeypatch):
+    """One that was killed has none of its own."""
+    failed = ProcessFailure(local_rank=1, pid=1, exitcode=exitcode, error_file="")
+
+    def torchrun(words):
+        assert words[-3:] == ["-m", "aweigh", "train"]
+        raise ChildFailedError("aweigh", {1: failed})
+
+    monkeypatch.setattr("torch.distributed.run.main", torchrun)
+    monkeypatch.setattr("sys.argv", ["aweigh", "train", "--processes=2"])
+    assert run_in_processes(2) == ours
 
 
 def test_early_stopping_stops_all_processes_at_once(data, tmp_path, start_together):

@@ -31,7 +31,7 @@ def again(folder, **changes):
     return resolve(None, {"resume": str(folder), **changes})[0]
 
 
-@pytest.mark.parametrize(("kills", "workers"), [(15, 0), (6, 1), pytest.param(100, 0, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(("kills", "workers"), [(6, 0), (3, 1), pytest.param(100, 0, marks=pytest.mark.thorough)])
 @pytest.mark.long
 def test_a_run_killed_many_times_ends_with_the_same_bits(tmp_path, start, kills, workers):
     """Weights, state, log and files are those of a run that was left alone; no file is half written."""

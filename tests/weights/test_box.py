@@ -98,6 +98,7 @@ def test_the_card_states_licences_data_and_every_file() -> None:
         assert word in CARD, word
 
 
+@pytest.mark.thorough
 def test_it_is_as_good_as_it_says(file: Path, shared: Path) -> None:
     """AP on the 188 validation images, which it has not seen, within 0.2 of the number in the header."""
     split = load_split(shared / "data" / "coco_tiny", "val")
