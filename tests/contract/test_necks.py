@@ -2,7 +2,7 @@
 
 import pytest
 from tests.contract.forms import FORMS, without_weights
-from tests.contract.lively import CLASSES, images
+from tests.contract.lively import CLASSES, images, tiny
 from tests.contract.test_detectors import targets
 
 from aweigh.arguments import parameters
@@ -21,7 +21,7 @@ def test_a_pyramid_detector_stands_on_any_neck(name: str, neck: str) -> None:
     known = parameters(DETECTORS[name])
     narrow = {key: 16 for key in ("channels", "head_width", "keypoint_width") if key in known}
     narrow |= {"keypoint_convs": 1} if "keypoint_convs" in known else {}
-    model = create(name, classes=CLASSES, neck=neck, **narrow)
+    model = tiny(create(name, classes=CLASSES, neck=neck, **narrow))
     own = without_weights(name)
     assert model.neck.strides == own.neck.strides, "its levels are its own whatever the neck"
     assert (type(model.neck) is type(own.neck)) == (neck == known["neck"].default)

@@ -87,7 +87,7 @@ def assert_same(got: Found, want: Found) -> None:
             np.testing.assert_allclose(theirs[image, rows], ours[image, :count], atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", marked(DETECTORS, KINDS))
+@pytest.mark.parametrize("name", marked(DETECTORS, KINDS[1:]))  # of the first, `test_equality.py` has a smaller one
 def test_a_graph_finds_what_its_detector_finds(name: str, tmp_path: Path) -> None:
     model = of_kind(name)
     file = exported(model, tmp_path)
