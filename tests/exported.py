@@ -32,7 +32,7 @@ def small_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_graph(small_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It as an ONNX file, of any size and number of images, without a look at whether the two are the same."""
-    from aweigh.graphs.write import export
+    from aweigh.graphs.export import export
 
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own  # by the processes of one run

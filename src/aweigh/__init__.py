@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aweigh.detections import Detections
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.evaluation.evaluator import CocoEvaluator
-    from aweigh.graphs.write import export
+    from aweigh.graphs.export import export
     from aweigh.models import DETECTORS, create
     from aweigh.predictor import Predictor, load
     from aweigh.runtime.tta import TTA
@@ -43,7 +43,7 @@ _HOME = {
     "Classes": "aweigh.classes",
     "CocoEvaluator": "aweigh.evaluation.evaluator",
     "Detections": "aweigh.detections",
-    "export": "aweigh.graphs.write",
+    "export": "aweigh.graphs.export",
     "TTA": "aweigh.runtime.tta",
 }
 

@@ -84,6 +84,10 @@ def load(
         if runtime == "torch":
             raise UsageError(f"runtime = 'torch': {model} is a graph, which torch does not compute; leave it out.")
         graph, header = open_graph(found, runtime, None if device in (None, "auto") else str(device), threads)
+        if graph.graph.whole_images and tta.scales != PLAIN.scales:
+            raise UsageError(
+                f"scales: {model} resizes images itself; a graph without that takes them in several sizes."
+            )
         return Predictor(graph, resize or Resize.from_dict(header["resize"]), tta=tta)
     if runtime not in (None, "torch"):
         raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.graphs.test_export import Traced
 
 from aweigh.errors import DataError, GateError, UsageError
-from aweigh.graphs import int8, write
+from aweigh.graphs import export, form, int8
 from aweigh.graphs.gate import Tolerance
 from aweigh.graphs.int8 import Quantizer, calibration_inputs, search
 from aweigh.predictor import load
@@ -126,9 +126,9 @@ def test_a_graph_with_nothing_to_quantise_is_refused(tmp_path: Path) -> None:
 def test_export_calibrates_and_says_so(
     small_detector: Path, small_graph: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write, "onnx_graph", lambda model, **how: Traced(small_graph))
-    monkeypatch.setitem(write.TOLERANCES, "int8", Tolerance(1e9, 1.0, unmatched=1.0))
-    path = write.export(small_detector, tmp_path / "a.onnx", precision="int8", calibrate=[images[0].parent])
+    monkeypatch.setattr(form, "onnx_graph", lambda model, **how: Traced(small_graph))
+    monkeypatch.setitem(export.TOLERANCES, "int8", Tolerance(1e9, 1.0, unmatched=1.0))
+    path = export.export(small_detector, tmp_path / "a.onnx", precision="int8", calibrate=[images[0].parent])
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
     card = json.loads(path.with_suffix(".json").read_text())
     assert card["precision"] == "int8" and card["int8"] == {"calibrate": [str(images[0].parent)], "search": None}
@@ -136,9 +136,9 @@ def test_export_calibrates_and_says_so(
 
 def test_what_does_not_go_together_is_refused(small_detector: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--precision int8 and --calibrate IMAGES"):
-        write.export(small_detector, tmp_path / "a.onnx", precision="int8")
+        export.export(small_detector, tmp_path / "a.onnx", precision="int8")
     with pytest.raises(UsageError, match="--search goes with --precision int8 and --data"):
-        write.export(small_detector, tmp_path / "a.onnx", search=True)
+        export.export(small_detector, tmp_path / "a.onnx", search=True)
 
 
 def test_a_layer_that_there_is_not_is_named(quantizer: Quantizer, tmp_path: Path) -> None:

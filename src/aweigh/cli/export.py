@@ -27,6 +27,7 @@ def command(
     precision: Annotated[Literal["float32", "float16", "bf16", "int8"], Parameter(group=GRAPH)] = "float32",
     calibrate: Annotated[tuple[str, ...], Parameter(group=GRAPH, consume_multiple=True, negative="")] = (),
     search: Annotated[bool, Parameter(group=GRAPH, negative="")] = False,
+    with_preprocess: Annotated[bool, Parameter(group=GRAPH, negative="")] = False,
     images: Annotated[tuple[str, ...], Parameter(group=GATE, consume_multiple=True, negative="")] = (),
     data: Annotated[Path | None, DATA_SET, Parameter(group=GATE)] = None,
     split: Annotated[str, Parameter(group=GATE, show_default=False)] = "",
@@ -54,13 +55,14 @@ def command(
             layers between the first and the heads' last; needs --calibrate, and --data to know what it costs.
         calibrate: Files, folders or patterns of images like those it is to look at: they show the ranges of int8.
         search: With int8 and --data: the layers that harm most go back to float32 until AP falls by --max-drop at most.
+        with_preprocess: It takes an image as it was decoded, uint8 of any size, and resizes and pads it itself.
         images: Files, folders or patterns to compare on; when not given, four drawn scenes and an image with nothing
             on it.
         data: Measure both on this data set too.
         split: Which part of the data: train, val, test, or as it is called there; val when not given.
         max_drop: Points of COCO's AP on the data that the file may lose.
     """
-    from aweigh.graphs.write import export
+    from aweigh.graphs.export import export
 
     if split and data is None:
         raise UsageError(f"--split {split} goes with --data DATA.")
@@ -77,6 +79,7 @@ def command(
         precision=precision,
         calibrate=calibrate,
         search=search,
+        with_preprocess=with_preprocess,
         images=images,
         data=data,
         split=split,
@@ -119,12 +122,13 @@ def tell(path: Path, card: Mapping[str, Any]) -> None:
         print_table(output(), ("layer", "harm", "computes in"), [*searched_rows(searched)])
     differences, images = gate["differences"], gate["images"]
     log().print(
-        f"{counted(differences['detections'], 'detection')} on {counted(len(images), 'image')}, alone and in pairs; "
+        f"{counted(differences['detections'], 'detection')} on {counted(len(images), 'image')}; "
         f"score threshold: {gate['score_threshold']}"
     )
     size = sum(card["bytes"].values()) / 1e6
     log().print(f"{path}: {size:.1f} MB, {card['precision']}, computed by {gate['computed_by']}")
-    log().print(f"Card: {path.with_suffix('.json')}")
+    beside = ", ".join(f"{path.stem}{name}" for name in (".json", "_decode.py", "_decode.hpp"))
+    log().print(f"Beside it its card, and what reads its outputs in NumPy and C++: {beside}")
 
 
 def lost_most(per_class: Mapping[str, Mapping[str, float]]) -> str:

@@ -10,10 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aweigh.graphs.gate import TOLERANCES, Differences, Image
+from aweigh.graphs.gate import Differences, Image, Tolerance
 
 if TYPE_CHECKING:
     from aweigh.evaluation.measurement import Measurement
+    from aweigh.images.resize import Resize
+
+ALONE_AND_IN_PAIRS = "each image alone, and each with the next in one batch; pixels are those the network sees"
+WHOLE = "each image as it was decoded; pixels are its own"
 
 
 def card_of(
@@ -29,14 +33,16 @@ def card_of(
     wrong: Sequence[str],
     computed_by: tuple[str, str],
     seconds: float,
+    inside: Resize | None,
+    tolerance: Tolerance,
 ) -> dict[str, Any]:
     """As JSON holds it.
 
     file: as it is written now, with this header; named: as it is called in the end. measured: what the model and the
     file reach on a labelled split, or nothing. wrong: what is beyond the tolerance. computed_by: what computed the
-    model, and the file; in words.
+    model, and the file; in words. inside: the resize step that the graph takes itself. tolerance: of the comparison.
     """
-    graph, resize = header["graph"], header["resize"]
+    graph, resize = header["graph"], header["resize"] if inside is None else inside.to_dict()
     parts = [file] if file.suffix == ".onnx" else [file, file.with_suffix(".bin")]
     card: dict[str, Any] = {
         "file": named.name,
@@ -47,6 +53,7 @@ def card_of(
         "classes": header["classes"],
         "precision": graph["precision"],
         "preprocess": {
+            "done": "before the graph" if inside is None else "inside the graph, but for the order of channels",
             "channels": "RGB",
             "resize": resize,
             "divide_by": 255,
@@ -68,11 +75,11 @@ def card_of(
             "passed": not wrong,
             "wrong": list(wrong),
             "differences": differences.to_dict(),
-            "tolerance": asdict(TOLERANCES[graph["precision"]]),
+            "tolerance": asdict(tolerance),
             "score_threshold": threshold,
             "model_computed_by": computed_by[0],
             "computed_by": computed_by[1],
-            "looked_at": "each image alone, and each with the next in one batch; pixels are those the network sees",
+            "looked_at": WHOLE if graph["whole_images"] else ALONE_AND_IN_PAIRS,
             "images": [image.to_dict() for image in images],
         },
         "versions": {name: version(name) for name in ("aweigh", "torch", "onnx", "onnxruntime")},
@@ -85,6 +92,8 @@ def card_of(
 
 
 def _inputs(graph: Mapping[str, Any]) -> dict[str, Any]:
+    if graph["whole_images"]:
+        return {"image": {"shape": ["height", "width", 3], "type": "uint8", "is": "RGB, as it was decoded"}}
     batch, (height, width) = graph["batch"] or "batch", graph["size_hw"] or ("height", "width")
     inputs = {
         "images": {"shape": [batch, 3, height, width], "type": "float32", "range": [0, 1]},
@@ -96,16 +105,16 @@ def _inputs(graph: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outputs(graph: Mapping[str, Any]) -> dict[str, Any]:
-    batch = graph["batch"] or "batch"
+    batch, image = graph["batch"] or "batch", "the image" if graph["whole_images"] else "images"
     outputs = {
-        "boxes": {"shape": [batch, "rows", 4], "type": "float32", "is": "x0, y0, x1, y1 in pixels of images"},
+        "boxes": {"shape": [batch, "rows", 4], "type": "float32", "is": f"x0, y0, x1, y1 in pixels of {image}"},
         "scores": {"shape": [batch, "rows"], "type": "float32", "is": "from 0 to 1, the best first"},
         "labels": {"shape": [batch, "rows"], "type": "int64", "is": "row of classes, from 0"},
         "count": {"shape": [batch], "type": "int64", "is": "how many of the rows are detections"},
     }
     further: dict[str, tuple[list[str | int], str]] = {
         "masks": (["S", "S"], "probabilities in the frame of the box"),
-        "keypoints": (["keypoints", 3], "x, y in pixels of images, score"),
+        "keypoints": (["keypoints", 3], f"x, y in pixels of {image}, score"),
         "cuboids": ([7], "see docs/python.md"),
     }
     for name in graph["extras"] or ():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -22,14 +23,13 @@ types: Any = onnxscript
 IN_PIXELS = {"boxes": 4, "keypoints": 3, "cuboids": 7}  # outputs whose rows begin with pixels, and a row's length
 
 
-def take_whole_images(
-    detector: onnx.ModelProto, *, resize: Resize, divisor: int, mean: Sequence[float]
-) -> onnx.ModelProto:
-    """The graph of a detector for one image, changed into one for `image` `[height, width, 3]` uint8 RGB of any size.
+def take_whole_images(file: Path, *, resize: Resize, divisor: int, mean: Sequence[float]) -> None:
+    """Change the graph of a detector for one image, in a file, into one for `image` `[height, width, 3]` uint8 RGB.
 
-    `images` and `sizes_hw` are made of it inside; what comes out is in its pixels. resize: the detector's step.
-    divisor, mean: what its padded sides are multiples of, and the colour of the padding.
+    The image has any size. `images` and `sizes_hw` are made of it inside; what comes out is in its pixels. resize: the
+    detector's step. divisor, mean: what its padded sides are multiples of, and the colour of the padding.
     """
+    detector = onnx.load(file)
     before = _before(resize, divisor, mean).to_model_proto(
         input_types=[types.UINT8[None, None, 3]],
         output_types=[
@@ -53,8 +53,8 @@ def take_whole_images(
         given = [f"detector/{output.name}", *([f"{output.name}_factor"] if output.name in scaled else [])]
         whole.graph.node.append(helper.make_node("Mul" if len(given) == 2 else "Identity", given, [output.name]))
         whole.graph.output.append(output)
-    onnx.checker.check_model(whole)
-    return whole
+    whole.metadata_props.extend(detector.metadata_props)
+    onnx.save(whole, file)
 
 
 def _before(resize: Resize, divisor: int, mean: Sequence[float]) -> Any:

@@ -7,47 +7,50 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from aweigh.annotations.split import Split
 from aweigh.arguments import change_settings, check_value, settings_of
 from aweigh.catalogue import find_model
-from aweigh.checkpoints.checkpoint import header_of, load_model
+from aweigh.checkpoints.checkpoint import load_model
 from aweigh.commands import evaluate
 from aweigh.edit.held_out import split_to_measure
-from aweigh.errors import GateError, UsageError, said_if_missing
+from aweigh.errors import GateError, UsageError
 from aweigh.evaluation.measurement import Measurement
 from aweigh.files import write_text
 from aweigh.graphs.card import card_of
-from aweigh.graphs.gate import TOLERANCES, Differences, Image, differences, found_by, images_to_compare
-from aweigh.graphs.graph import onnx_graph, save_graph
-from aweigh.header import METADATA_KEY
+from aweigh.graphs.decoders.write import write_decoders
+from aweigh.graphs.form import Form, Nms, To
+from aweigh.graphs.gate import (
+    TOLERANCES,
+    WHOLE_IMAGES,
+    Differences,
+    Image,
+    Tolerance,
+    differences,
+    found_by,
+    images_to_compare,
+)
 from aweigh.images.resize import Resize
 from aweigh.images.sources import image_paths
 from aweigh.inference.engine import TorchEngine
 from aweigh.models.detector import Detector
 from aweigh.predictor import Predictor, load
-from aweigh.runtime.engine import Batch
-from aweigh.runtime.graph import Graph, Precision
+from aweigh.runtime.graph import Precision
 
 if TYPE_CHECKING:
     from aweigh.graphs.int8 import Searched
 
-Form = Literal["onnx", "openvino"]
-Nms = Literal["graph", "none"]
-SUFFIXES: dict[Form, str] = {"onnx": ".onnx", "openvino": ".xml"}
-LARGEST = 2**31 - 2**24  # bytes of weights: a file of protobuf ends at 2 GB
+SUFFIXES: dict[To, str] = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 def export(
     model: str | Path,
     output: str | Path | None = None,
     *,
-    to: Form = "onnx",
+    to: To = "onnx",
     weights: str = "",
     settings: Mapping[str, Any] | None = None,
     resize: Resize | str | None = None,
@@ -57,6 +60,7 @@ def export(
     precision: Precision = "float32",
     calibrate: Sequence[str | Path] = (),
     search: bool = False,
+    with_preprocess: bool = False,
     images: Sequence[str | Path] = (),
     data: str | Path | Split | None = None,
     split: str = "",
@@ -75,13 +79,15 @@ def export(
     every candidate, which the reader of the file suppresses. precision: what the network computes in; float16 stays
     float32 in a second stage, and bf16 is OpenVINO's. calibrate: files, folders and patterns of images, which show the
     ranges of int8. search: layers that harm most go back to float32 until int8 loses no more than `max_drop` on `data`,
-    see docs/export.md. images: files, folders and patterns to compare on; drawn when
-    none is given. data, split: a labelled split as `aweigh.evaluate` takes it, on which COCO's AP of the file may be
-    `max_drop` points below the model's.
+    see docs/export.md. with_preprocess: the file takes an image as it was decoded, `[height, width, 3]` uint8, and
+    resizes and pads it itself. images: files, folders and patterns to compare on; drawn when none is given. data,
+    split: a labelled split as `aweigh.evaluate` takes it, on which COCO's AP of the file may be `max_drop` points below
+    the model's.
     """
     started = time.perf_counter()
-    asked = _Asked(check_value("to", to, Form), size_hw, batch, check_value("nms", nms, Nms), precision)
-    asked = replace(asked, calibrate=[path for each in calibrate for path in image_paths(each)])
+    asked = Form(check_value("to", to, To), size_hw, batch, check_value("nms", nms, Nms), precision)
+    shows_ranges = [path for each in calibrate for path in image_paths(each)]
+    asked = replace(asked, calibrate=shows_ranges, whole_images=with_preprocess)
     path = _path(model, output, asked.to)
     detector, header = load_model(model, weights)
     change_settings(detector, settings or {})
@@ -108,7 +114,7 @@ def export(
     unseen = not any(map(len, found))  # as of random weights: then a second file without a threshold is compared
     exported = load(unverified)
     seen = _without_threshold(asked, detector, shown, resize) if unseen else _compared(asked, own, exported, shown)
-    wrong = seen.beyond(TOLERANCES[asked.precision])
+    wrong = seen.beyond(tolerance_of(asked))
     precisions = {}
     if before is not None:
         precisions = {"model": before, "file": evaluate(exported, before.split)}
@@ -125,6 +131,8 @@ def export(
         wrong=wrong,
         computed_by=(own.engine.computed_by, exported.engine.computed_by),
         seconds=time.perf_counter() - started,
+        inside=resize if with_preprocess else None,
+        tolerance=tolerance_of(asked),
     )
     if asked.calibrate:
         card["int8"] = {"calibrate": [*map(str, calibrate)], "search": searched and searched.to_dict()}
@@ -133,6 +141,7 @@ def export(
         for suffix in (".bin", ".xml") if asked.to == "openvino" else (".onnx",):
             os.replace(unverified.with_suffix(suffix), path.with_suffix(suffix))
         unverified.with_suffix(".json").unlink(missing_ok=True)  # of a try before
+        write_decoders(path, said)
     write_text(final.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     if wrong:
         raise GateError(
@@ -142,123 +151,7 @@ def export(
     return path
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What a graph is to be, as `export` says."""
-
-    to: Form
-    size_hw: tuple[int, int] | None
-    batch: int | None
-    nms: Nms
-    precision: Precision
-    calibrate: Sequence[Path] = ()
-    keep_float: Sequence[str] = ()
-
-    def check(self, model: Detector) -> None:
-        """`UsageError` for what this detector cannot be, before anything is traced."""
-        precision = check_value("precision", self.precision, Precision)
-        if precision == "bf16" and self.to == "onnx":
-            raise UsageError("--precision bf16: no runtime computes ONNX in bf16 on a CPU; --to openvino does.")
-        if (precision == "int8") != bool(self.calibrate):
-            raise UsageError("--precision int8 and --calibrate IMAGES, which show its ranges, go with each other.")
-        if precision == "int8" and model.needs_proposals:
-            raise UsageError(
-                f"--precision int8: {model.builder} is told its proposals, which images to calibrate on have not."
-            )
-        if precision == "float16" and model.needs_proposals:
-            raise UsageError(
-                f"--precision float16: {model.builder} is told boxes in pixels, which float16 rounds; float32 works."
-            )
-        side = model.stride_divisor
-        if self.size_hw is not None and any(each < side or each % side for each in self.size_hw):
-            height, width = (max(side, round(each / side) * side) for each in self.size_hw)
-            raise UsageError(
-                f"--size {self.size_hw[0]}x{self.size_hw[1]}: {model.builder} takes multiples of {side}, "
-                f"such as {height}x{width}."
-            )
-        if self.batch is not None and not 1 <= self.batch <= 4096:
-            raise UsageError(f"--batch {self.batch}: expected a number of images from 1 to 4,096, or dynamic.")
-        if self.nms == "none":
-            candidates(model)
-        if (size := sum(value.nbytes for value in model.state_dict().values())) > LARGEST:
-            raise UsageError(f"{model.builder} has {size / 2**30:.1f} GB of weights; one file of a graph holds 2 GB.")
-        with said_if_missing("aweigh export"):
-            import onnx  # noqa: F401
-            import onnxscript  # noqa: F401
-        if self.to == "openvino":
-            with said_if_missing("--to openvino"):
-                import openvino  # noqa: F401
-
-    def write(self, model: Detector, path: Path, resize: Resize, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the file; returns the header that is in it."""
-        graph = described(model, size_hw=self.size_hw, batch=self.batch, nms=self.nms, precision=self.precision)
-        said = {**header_of(model, resize=resize, **kept), "graph": graph.to_dict()}
-        own = settings_of(model)
-        if self.nms == "none":
-            change_settings(model, {"nms": "none", "max_detections": candidates(model)})
-        program = onnx_graph(model, size_hw=self.size_hw, batch=self.batch, half=self.precision == "float16")
-        change_settings(model, own)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            traced = Path(folder) / "graph.onnx"
-            save_graph(program, traced, {METADATA_KEY: json.dumps(said, ensure_ascii=False, allow_nan=False)})
-            if self.precision == "int8":
-                from aweigh.graphs.int8 import Quantizer
-
-                Quantizer(traced, self.calibrate).write(traced, self.keep_float)
-            if self.to == "openvino":
-                from aweigh.graphs.openvino import write_openvino
-
-                write_openvino(traced, path)
-            else:
-                os.replace(traced, path)
-        return said
-
-
-def candidates(model: Detector) -> int:
-    """How many boxes of an image a detector has before it suppresses any; `UsageError` where that is no number of its
-    own, or where there is more to say of each than a box."""
-    own = settings_of(model)
-    number = 0
-    if "candidates_per_image" in own:
-        number = int(own["candidates_per_image"])
-    elif "candidates_per_level" in own and model.strides is not None:
-        number = int(own["candidates_per_level"]) * len(model.strides)
-    if not number or model.extras:
-        more = f" and would make {' and '.join(model.extras)} of each" if model.extras else ""
-        raise UsageError(
-            f"--nms none: {model.builder} has no fixed number of candidates{more}; with --nms graph it exports. One "
-            "stage on a pyramid (FCOS, RetinaNet, EfficientDet, FoveaBox) does without."
-        )
-    return number
-
-
-def described(
-    model: Detector,
-    *,
-    size_hw: tuple[int, int] | None = None,
-    batch: int | None = None,
-    nms: Nms = "graph",
-    precision: Precision = "float32",
-) -> Graph:
-    """What the graph of a detector says of itself."""
-    side = model.stride_divisor
-    example = Batch(np.zeros((1, 3, side, side), np.float32), [(side, side)], np.zeros((1, 1, 4), np.float32))
-    (found,) = TorchEngine(model).run(example)
-    return Graph(
-        extras=cast(Any, model.extras or None),
-        needs_proposals=model.needs_proposals,
-        stride_divisor=side,
-        pixel_mean=tuple(model.pixel_mean.flatten().tolist()),
-        masks_rounded=found.masks_rounded,
-        keypoint_set=None if model.keypoint_set is None else model.keypoint_set.to_dict(),
-        size_hw=size_hw,
-        batch=batch,
-        nms=nms,
-        precision=precision,
-    )
-
-
-def _path(model: str | Path, output: str | Path | None, to: Form) -> Path:
+def _path(model: str | Path, output: str | Path | None, to: To) -> Path:
     """Where the file is written."""
     suffix = SUFFIXES[to]
     if output is None:
@@ -272,14 +165,17 @@ def _path(model: str | Path, output: str | Path | None, to: Form) -> Path:
     return path
 
 
-def _compared(asked: _Asked, own: Predictor, file: Predictor, shown: Sequence[Image]) -> Differences:
+def _compared(asked: Form, own: Predictor, file: Predictor, shown: Sequence[Image]) -> Differences:
     """Of what the detector finds, and the file as a user loads it."""
-    found = [found_by(each.engine, shown, asked.size_hw) for each in (own, file)]
+    if asked.whole_images:
+        found = [[each(image.pixels, score=0) for image in shown] for each in (own, file)]
+    else:
+        found = [found_by(each.engine, shown, asked.size_hw) for each in (own, file)]
     most = own.engine.selection.max_detections
-    return differences(*found, most=most, tolerance=TOLERANCES[asked.precision])
+    return differences(*found, most=most, tolerance=tolerance_of(asked))
 
 
-def _without_threshold(asked: _Asked, model: Detector, shown: Sequence[Image], resize: Resize) -> Differences:
+def _without_threshold(asked: Form, model: Detector, shown: Sequence[Image], resize: Resize) -> Differences:
     """Of a second file of the same network, and of the detector, that keep the best however low they score."""
     before = settings_of(model)
     change_settings(model, {"score_threshold": 0.0})
@@ -291,7 +187,7 @@ def _without_threshold(asked: _Asked, model: Detector, shown: Sequence[Image], r
     return seen
 
 
-def _searched(asked: _Asked, model: Detector, resize: Resize, before: Measurement, max_drop: float) -> Searched:
+def _searched(asked: Form, model: Detector, resize: Resize, before: Measurement, max_drop: float) -> Searched:
     """Which layers of the graph of a detector stay in float32. before: what the detector reaches."""
     from aweigh.graphs.int8 import Quantizer, search
 
@@ -328,3 +224,9 @@ def _fallen(measured: Mapping[str, Measurement], max_drop: float) -> list[str]:
         for name, before, after in _points(measured["model"], measured["file"])
         if before - after > max_drop
     ]
+
+
+def tolerance_of(form: Form) -> Tolerance:
+    """How far a file may be from its detector."""
+    plain = TOLERANCES[form.precision]
+    return WHOLE_IMAGES if form.whole_images and form.precision == "float32" else plain
