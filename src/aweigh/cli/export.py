@@ -25,10 +25,14 @@ def command(
     batch: Annotated[str, Parameter(group=GRAPH)] = "dynamic",
     nms: Annotated[Literal["graph", "none"], Parameter(group=GRAPH)] = "graph",
     precision: Annotated[Literal["float32", "float16", "bf16", "int8"], Parameter(group=GRAPH)] = "float32",
-    calibrate: Annotated[tuple[str, ...], Parameter(group=GRAPH, consume_multiple=True, negative="")] = (),
-    search: Annotated[bool, Parameter(group=GRAPH, negative="")] = False,
-    with_preprocess: Annotated[bool, Parameter(group=GRAPH, negative="")] = False,
-    images: Annotated[tuple[str, ...], Parameter(group=GATE, consume_multiple=True, negative="")] = (),
+    calibrate: Annotated[
+        tuple[str, ...], Parameter(group=GRAPH, consume_multiple=True, negative="", show_default=False)
+    ] = (),
+    search: Annotated[bool, Parameter(group=GRAPH, negative="", show_default=False)] = False,
+    with_preprocess: Annotated[bool, Parameter(group=GRAPH, negative="", show_default=False)] = False,
+    images: Annotated[
+        tuple[str, ...], Parameter(group=GATE, consume_multiple=True, negative="", show_default=False)
+    ] = (),
     data: Annotated[Path | None, DATA_SET, Parameter(group=GATE)] = None,
     split: Annotated[str, Parameter(group=GATE, show_default=False)] = "",
     max_drop: Annotated[float, Parameter(group=GATE)] = 0.5,
