@@ -273,21 +273,3 @@ def test_an_ignored_region_gives_no_classification_gradient_inside(model: nn.Mod
     for name, value in model.named_parameters():
         if value.grad is not None:
             assert value.grad.abs().max() == 0, name
-
-
-def test_network_and_select_are_one_graph_without_a_branch_on_the_data(model: nn.Module) -> None:
-    class Exported(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, sizes_hw: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return self.model.select(self.model.network(*inputs), sizes_hw)
-
-    first = replace(images([(64, 96)]), sizes_hw=[(64, 90)])
-    second = replace(first, pixels=first.pixels.flip(2), proposals=first.proposals.flip(1) / 2)
-    sizes = torch.tensor(first.sizes_hw)
-    program = torch.export.export(Exported(), (sizes, *network_inputs(model, first)), strict=False).module()
-    another = network_inputs(model, second)
-    for expected, got in zip(Exported()(sizes, *another), program(sizes, *another), strict=True):
-        torch.testing.assert_close(got, expected)

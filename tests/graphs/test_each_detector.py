@@ -1,10 +1,12 @@
-"""A detector of each kind as a graph: of any batch and size, it finds what the detector finds.
+"""Each form of detector as a graph finds what the detector finds: one of each file of `models`, some of them in images
+of any size and number, which takes three times as long to export; of the other forms, that they are one program.
 
-All detectors that there are, `pytest -m thorough`.
+All detectors that there are of any size, `pytest -m thorough`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,6 +14,7 @@ import openvino
 import pytest
 import torch
 from _pytest.mark import ParameterSet
+from tests.contract.forms import FORMS, REPEATS
 from tests.contract.lively import images, lively
 from torch import nn
 
@@ -23,12 +26,26 @@ from aweigh.models.detector import network_inputs
 Found = list[np.ndarray]  # boxes, scores, labels, count and the extras
 Run = Callable[[dict[str, np.ndarray]], Found]
 
-# One of each way from maps to detections, which are run every time; the rest take a minute each.
-KINDS = ["fcos_shufflenet_v2_x0_5_lite", "mask_rcnn_resnet18_fpn", "centernet_shufflenet_v2_x0_5_lite_pose"]
+# One of each way from maps to detections, exported for any size; others take up to a minute each.
+KINDS = ["fcos_shufflenet_v2_x0_5_lite", "mask_rcnn_resnet18_fpn", "centernet_shufflenet_v2_x0_5_lite"]
+OF_ONE_SIZE = [  # of each of the other ways, what is quickest
+    "fcos_resnet50_fpn_atss",
+    "fcos_resnet50_fpn_torchvision",
+    "retinanet_shufflenet_v2_x1_0_fpn",
+    "efficientdet_lite0",
+    "faster_rcnn_resnet18_fpn",
+    "light_head_rcnn_shufflenet_v2",
+    "centernet_shufflenet_v2_x0_5_lite_3d",
+    "cornernet_shufflenet_v2_x0_5_lite",
+    "foveabox_resnet18_fpn",
+    "centernet_shufflenet_v2_x0_5_lite_pose",
+    "fast_rcnn_vgg16",
+    "faster_rcnn_resnet18_fcos_rpn",
+]
 
 
-def marked(names: Iterable[str], usual: Sequence[str]) -> list[ParameterSet]:
-    return [pytest.param(name, marks=pytest.mark.long if name in usual else pytest.mark.thorough) for name in names]
+def marked(names: Iterable[str], usual: Collection[str], *marks: pytest.MarkDecorator) -> list[ParameterSet]:
+    return [pytest.param(name, marks=marks if name in usual else pytest.mark.thorough) for name in names]
 
 
 def in_onnxruntime(file: Path) -> Run:
@@ -49,19 +66,24 @@ def of_kind(name: str) -> nn.Module:
     return model
 
 
-def exported(model: nn.Module, folder: Path) -> Path:
+def exported(model: nn.Module, folder: Path, **fixed: Any) -> Path:
     file = folder / "graph.onnx"
-    save_graph(onnx_graph(model), file, {})
+    save_graph(onnx_graph(model, **fixed), file, {})
     return file
 
 
 def inputs(model: nn.Module, batch: int, *sides: int) -> dict[str, torch.Tensor]:
-    """By name. sides: height and width in strides; the last image ends before its last rows."""
-    step = max(model.stride_divisor, 64)
-    height, width = (step * side for side in sides)
+    """By name. sides: height and width in strides, so that 1 gives a map of one cell; the last image has padding."""
+    height, width = (model.stride_divisor * side for side in sides)
     given = network_inputs(model, images([(height, width)] * batch))
     sizes = torch.tensor([[height, width]] * (batch - 1) + [[height - 7, width]])
     return dict(zip(("images", "proposals"), given, strict=False)) | {"sizes_hw": sizes}
+
+
+def of_size(given: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What a graph is told that takes no other size and number of images than these."""
+    batch, _, height, width = given["images"].shape
+    return {"size_hw": (height, width), "batch": batch}
 
 
 @torch.no_grad()
@@ -87,16 +109,39 @@ def assert_same(got: Found, want: Found) -> None:
             np.testing.assert_allclose(theirs[image, rows], ours[image, :count], atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", marked(DETECTORS, KINDS[1:]))  # of the first, `test_equality.py` has a smaller one
-def test_a_graph_finds_what_its_detector_finds(name: str, tmp_path: Path) -> None:
+def assert_finds(run: Run, model: nn.Module, given: dict[str, torch.Tensor]) -> None:
+    want = detected(model, given)
+    assert want[3].sum() > 2
+    assert_same(run({key: values.numpy() for key, values in given.items()}), want)
+
+
+@pytest.mark.parametrize("name", marked(FORMS, OF_ONE_SIZE))
+def test_a_graph_of_one_size(name: str, tmp_path: Path) -> None:
+    """Black images are traced, so that nothing may depend on what is in them."""
+    model = of_kind(name)
+    given = inputs(model, 2, 1, 2)
+    assert_finds(in_onnxruntime(exported(model, tmp_path, **of_size(given))), model, given)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in {*REPEATS, *KINDS, *OF_ONE_SIZE}])
+def test_network_and_select_are_one_program_without_a_branch_on_the_data(name: str) -> None:
+    """The first step of an export, for what is not exported every time."""
+    model = of_kind(name)
+    given = inputs(model, 1, 1, 2)
+    black = given | {"images": torch.zeros_like(given["images"])}
+    program = torch.export.export(Exported(model), (), black, strict=False).module()
+    for expected, got in zip(Exported(model)(**given), program(**given), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+# Of the first, `test_equality.py` has a smaller one.
+@pytest.mark.parametrize("name", marked(DETECTORS, KINDS[1:], pytest.mark.long))
+def test_a_graph_of_any_size(name: str, tmp_path: Path) -> None:
     model = of_kind(name)
     file = exported(model, tmp_path)
     for run in (in_onnxruntime(file), *([in_openvino(file)] if name in KINDS else [])):
-        for batch, *sides in ((1, 1, 1), (3, 2, 1)):
-            given = inputs(model, batch, *sides)
-            want = detected(model, given)
-            assert want[3].sum() > 2
-            assert_same(run({key: values.numpy() for key, values in given.items()}), want)
+        for batch, *sides in ((1, 1, 1), (2, 1, 2), (3, 3, 2)):
+            assert_finds(run, model, inputs(model, batch, *sides))
 
 
 @pytest.mark.parametrize("name", marked(KINDS, KINDS[:1]))
@@ -111,5 +156,5 @@ def test_one_found_and_nothing_found(name: str, tmp_path: Path) -> None:
             break
         low, high = ((low + high) / 2, high) if want[3].sum() else (low, (low + high) / 2)
     assert sorted(want[3].tolist()) == [0, 1]
-    got = in_onnxruntime(exported(model, tmp_path))({key: values.numpy() for key, values in given.items()})
-    assert_same(got, want)
+    run = in_onnxruntime(exported(model, tmp_path, **of_size(given)))
+    assert_same(run({key: values.numpy() for key, values in given.items()}), want)

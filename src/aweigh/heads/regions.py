@@ -5,7 +5,7 @@ Legend: B images, C classes, R regions, P proposals of an image, N boxes of one 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -113,6 +113,17 @@ def region_losses(
     return classification, torch.zeros_like(classification).index_copy(0, positive, of_objects.sum(dim=1))
 
 
+def without_padding(boxes: Tensor, count: Tensor) -> Tensor:
+    """Of boxes `[B, N, 4]` as many as the image with the most has, at least one; count `[B]`: how many each has.
+
+    A graph finds out how many that is whenever it runs.
+    """
+    most = cast(int, count.max().clamp(min=1).item())
+    torch._check(most >= 1)
+    torch._check(most <= boxes.shape[1])
+    return boxes[:, :most]
+
+
 def region_candidates(
     logits: Tensor, deltas: Tensor, proposals: Tensor, count: Tensor, sizes_hw: Tensor, *, score_threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,10 +152,7 @@ def said_of_detections(
     read: regions `[R, 5]` and their size to their features `[R, channels, size, size]`.
     """
     regions, there = numbered_batch(boxes), (scores > 0).flatten()  # [B * K, 5], [B * K]
-    if torch.compiler.is_compiling():  # a graph has one shape for all data
-        rows = torch.arange(regions.shape[0], device=regions.device)
-    else:
-        rows = there.nonzero().squeeze(1)
+    rows = there.nonzero().squeeze(1)
     said = branch(read(regions[rows], branch.size))
     decoded = branch.decode(said, regions[rows, 1:], labels.flatten()[rows])  # [R, ...]
     every = decoded.new_zeros(regions.shape[0], *decoded.shape[1:]).index_copy(0, rows, decoded)

@@ -60,6 +60,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aweigh.arguments import Count, Few, Layers, NotNegative, Number, Share, Width, passes_on
 from aweigh.backbones import Backbone, mobilenet_v3_ends, timm_backbone
@@ -67,7 +68,14 @@ from aweigh.backbones.timm import TimmBackbone, WithLayers, take_last_stage
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
-from aweigh.heads.regions import Branch, region_candidates, region_losses, said_of_detections, sample_regions
+from aweigh.heads.regions import (
+    Branch,
+    region_candidates,
+    region_losses,
+    said_of_detections,
+    sample_regions,
+    without_padding,
+)
 from aweigh.heads.rpn import RPN, MakeProposer, Proposer
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder, on_each
@@ -269,11 +277,14 @@ class FasterRCNN(nn.Module):
     def select(self, raw: FasterRCNNOutput, sizes_hw: Tensor) -> tuple[Tensor, ...]:
         """Raw outputs to detections: proposals, their second stage, suppression, then the branches."""
         proposals, _, count = self.propose(raw, sizes_hw)
-        if not torch.compiler.is_compiling():
-            proposals = proposals[:, : max(1, int(count.max()))]
-        logits, deltas = self.second_stage(raw.features, numbered_batch(proposals))
+        there = without_padding(proposals, count)
+        logits, deltas = self.second_stage(raw.features, numbered_batch(there))
         threshold = self.selection.score_threshold
-        every = region_candidates(logits, deltas, proposals, count, sizes_hw, score_threshold=threshold)
+        every = region_candidates(logits, deltas, there, count, sizes_hw, score_threshold=threshold)
+        if torch.compiler.is_compiling():  # a graph has one shape for all data from here on
+            more = (proposals.shape[1] - there.shape[1]) * deltas.shape[1]
+            boxes, scores, labels = every
+            every = F.pad(boxes, (0, 0, 0, more)), F.pad(scores, (0, more)), F.pad(labels, (0, more))
         found = box_ops.select_levels([every], sizes_hw, self.selection)
         read = partial(self.regions_of, raw.features)
         return *found, *(said_of_detections(branch, read, *found[:3]) for _, branch in self._branches())

@@ -43,10 +43,7 @@ def pool_regions(
     """
     features = features[: len(strides)]
     level = pyramid_level(regions[:, 1:], len(features), finest=strides[0].bit_length() - 1)
-    if torch.compiler.is_compiling():  # a graph has one shape for all data: read every region from every level
-        every = [_align(feature, stride, regions, size, samples, aligned) for feature, stride in zip(features, strides)]
-        return torch.stack(every).gather(0, level[None, :, None, None, None].expand(1, *every[0].shape))[0]
-    if samples and features[0].device.type == "cpu":
+    if samples and features[0].device.type == "cpu" and not torch.compiler.is_compiling():
         return _align_rows(features, strides, regions, level, size, samples, aligned)
     pooled = features[0].new_zeros(regions.shape[0], features[0].shape[1], size, size)
     for number, (feature, stride) in enumerate(zip(features, strides, strict=True)):
