@@ -163,6 +163,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def put_in_place(written: str | Path, path: str | Path) -> None:
+    """Rename a file that is complete, on the disk of its place; one of that name is gone."""
+    os.replace(written, path)
+
+
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A folder to write into that becomes `path` at the end of the block, and after an error is gone.

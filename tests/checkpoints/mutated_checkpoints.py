@@ -25,6 +25,7 @@ from aweigh.errors import UNPRINTABLE, AweighError
 from aweigh.header import read_header
 from aweigh.inference.memory import high_water
 from aweigh.predictor import load
+from aweigh.runtime.threads import CGROUPS
 
 Header = dict[str, Any]
 State = dict[str, torch.Tensor]
@@ -187,7 +188,7 @@ class Watch:
             of_python = path.suffix in (".py", ".pyc", ".so") and any(
                 str(path).startswith(place) for place in self.code
             )
-            if path != self.allowed and not of_python:
+            if path != self.allowed and not of_python and not path.is_relative_to(CGROUPS):
                 self.seen.append(f"open {path}")
         elif event.split(".")[0] in ("socket", "urllib", "subprocess", "ftplib", "http") or event in (
             "os.system",

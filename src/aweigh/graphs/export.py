@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from aweigh.commands import evaluate
 from aweigh.edit.held_out import split_to_measure
 from aweigh.errors import GateError, UsageError
 from aweigh.evaluation.measurement import Measurement
-from aweigh.files import write_text
+from aweigh.files import put_in_place, write_text
 from aweigh.graphs.card import card_of
 from aweigh.graphs.decoders.write import write_decoders
 from aweigh.graphs.form import Form, Nms, To
@@ -139,7 +138,7 @@ def export(
     final = unverified if wrong else path
     if not wrong:
         for suffix in (".bin", ".xml") if asked.to == "openvino" else (".onnx",):
-            os.replace(unverified.with_suffix(suffix), path.with_suffix(suffix))
+            put_in_place(unverified.with_suffix(suffix), path.with_suffix(suffix))
         unverified.with_suffix(".json").unlink(missing_ok=True)  # of a try before
         write_decoders(path, said)
     write_text(final.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=2, allow_nan=False) + "\n")

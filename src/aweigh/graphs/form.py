@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from aweigh.arguments import change_settings, check_value, settings_of
 from aweigh.checkpoints.checkpoint import header_of
 from aweigh.errors import UsageError, said_if_missing
+from aweigh.files import put_in_place
 from aweigh.graphs.graph import onnx_graph, save_graph
 from aweigh.header import METADATA_KEY
 from aweigh.images.resize import Resize
@@ -116,7 +116,7 @@ class Form:
 
                 write_openvino(traced, path)
             else:
-                os.replace(traced, path)
+                put_in_place(traced, path)
         return said
 
     def described(self, model: Detector) -> Graph:

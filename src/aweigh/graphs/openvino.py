@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 import onnx
 
 from aweigh.errors import said_if_missing
+from aweigh.files import put_in_place
 from aweigh.header import METADATA_KEY
 from aweigh.runtime.onnx_file import metadata
 
@@ -25,4 +25,4 @@ def write_openvino(graph: Path, path: Path) -> None:
         written = Path(folder) / path.name
         openvino.save_model(model, written, compress_to_fp16=False)
         for suffix in (".bin", ".xml"):  # the one that names the other last
-            os.replace(written.with_suffix(suffix), path.with_suffix(suffix))
+            put_in_place(written.with_suffix(suffix), path.with_suffix(suffix))
