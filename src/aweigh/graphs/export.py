@@ -57,10 +57,10 @@ def export(
     batch: int | None = None,
     nms: Nms = "graph",
     precision: Precision = "float32",
-    calibrate: Sequence[str | Path] = (),
+    calibrate: str | Path | Sequence[str | Path] = (),
     search: bool = False,
     with_preprocess: bool = False,
-    images: Sequence[str | Path] = (),
+    images: str | Path | Sequence[str | Path] = (),
     data: str | Path | Split | None = None,
     split: str = "",
     max_drop: float = 0.5,
@@ -85,6 +85,7 @@ def export(
     """
     started = time.perf_counter()
     asked = Form(check_value("to", to, To), size_hw, batch, check_value("nms", nms, Nms), precision)
+    calibrate, images = _several(calibrate), _several(images)
     shows_ranges = [path for each in calibrate for path in image_paths(each)]
     asked = replace(asked, calibrate=shows_ranges, whole_images=with_preprocess)
     path = _path(model, output, asked.to)
@@ -148,6 +149,10 @@ def export(
             "says on which images."
         )
     return path
+
+
+def _several(named: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [named] if isinstance(named, str | Path) else named
 
 
 def _path(model: str | Path, output: str | Path | None, to: To) -> Path:
