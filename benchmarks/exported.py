@@ -60,7 +60,7 @@ ROWS = {
     "onnxruntime, float32": Row({}, {"runtime": "onnxruntime"}),
     "onnxruntime, int8": Row({"precision": "int8"}, {"runtime": "onnxruntime"}),
     "OpenVINO, float32": Row({}, {"runtime": "openvino"}),
-    "OpenVINO, bf16": Row({"precision": "bf16"}, {"runtime": "openvino"}),
+    "OpenVINO, bf16": Row({"precision": "bf16", "to": "openvino"}, {"runtime": "openvino"}),
     "OpenVINO, int8": Row({"precision": "int8"}, {"runtime": "openvino"}),
 }
 
@@ -141,7 +141,8 @@ def ours(model: str | Path, row: Row, image: np.ndarray, options: argparse.Names
             asked["calibrate"] = options.calibrate
         if missing := asked.keys() - inspect.signature(aweigh.export).parameters.keys():
             raise AweighError(f"aweigh.export has no {', '.join(sorted(missing))} yet")
-        file = folder / f"{'-'.join(map(str, row.exported.values())) or 'float32'}.onnx"
+        name = "-".join(map(str, row.exported.values())) or "float32"
+        file = folder / f"{name}{'.xml' if 'to' in asked else '.onnx'}"
         if not file.exists():
             with torch.inference_mode(False):
                 aweigh.export(model, file, **asked)
