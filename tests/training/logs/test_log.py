@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import os
-import signal
 import sys
 import time
 import types
@@ -14,6 +13,7 @@ from typing import ClassVar
 
 import pytest
 from rich.console import Console
+from tests.runs import FORKS
 
 from aweigh.errors import UsageError
 from aweigh.inference.meters import Means, Stopwatch
@@ -124,7 +124,7 @@ def test_the_best_epoch_is_that_of_the_checkpoint():
 def write_epochs(folder, ready):
     """What a run does to its log, for ever; three steps in an epoch."""
     finished = max((row["epoch"] for row in read_log(folder / "log.jsonl") if row["kind"] == "epoch"), default=0)
-    os.write(ready, b"!")
+    ready.send_bytes(b"!")
     with log_in(folder, step=finished * 3, epoch=finished) as log:
         for epoch in itertools.count(finished + 1):
             for step in range(3 * epoch - 2, 3 * epoch + 1):
@@ -132,23 +132,18 @@ def write_epochs(folder, ready):
             log.epoch(step=epoch * 3, epoch=epoch, loss=1 / epoch, **ENDED)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts its processes with fork")
 def test_killed_at_any_moment_each_epoch_is_there_once(tmp_path):
     path, count = tmp_path / "log.jsonl", 0
     for number in range(30):
-        heard, ready = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                write_epochs(tmp_path, ready)
-            finally:
-                os._exit(1)
-        os.read(heard, 1)
+        heard, ready = FORKS.Pipe(duplex=False)
+        child = FORKS.Process(target=write_epochs, args=(tmp_path, ready))
+        child.start()
+        heard.recv_bytes()
         time.sleep(0.0023 * (number * 11 % 30))  # 0 to 67 ms: while it is read, too
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(heard)
-        os.close(ready)
+        child.kill()
+        child.join()
+        heard.close()
+        ready.close()
         rows = read_log(path)
         epochs = [row["epoch"] for row in rows if row["kind"] == "epoch"]
         assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) >= count
