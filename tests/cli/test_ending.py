@@ -98,12 +98,16 @@ def test_what_nohup_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 CODE = """
-import os, signal
+import os, signal, sys, time
+from pathlib import Path
 from aweigh.images import reader as images
 from aweigh.cli.main import main
 read = images.read_reduced
 def slow(path, *arguments, **options):
-    if path.name == "b.png":
+    if path.name == "b.png":  # which is read ahead: not before the first is drawn
+        drawn, until = Path(sys.argv[-1]) / "a größe 猫.jpg", time.monotonic() + 60
+        while not drawn.exists() and time.monotonic() < until:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
     return read(path, *arguments, **options)
 import aweigh.predictor
@@ -125,9 +129,7 @@ def test_predict_is_ended_as_a_process_and_names_are_shown_in_ascii(tmp_path: Pa
     (code,), (said,) = outcome([start(*words, "-o", tmp_path / "ended", code=CODE)])
     assert code == 128 + signal.SIGTERM, said
     assert "Traceback" not in said and said.endswith("stopped\n")
-    for path in (tmp_path / "ended").iterdir():  # images are read ahead, and drawn beside: the first may be there
-        assert path.name == "a größe 猫.jpg"
-        Image.open(path).load()  # and then it is whole
+    assert [path.name for path in (tmp_path / "ended").iterdir()] == ["a größe 猫.jpg"]
     command = [sys.executable, "-m", "aweigh", *words, "-o", "-", "--format", "csv", "--no-draw", "--score", "0.01"]
     plain = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     whole = subprocess.run(command, capture_output=True, text=True, env=plain)
