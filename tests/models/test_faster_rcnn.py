@@ -18,7 +18,7 @@ from aweigh.errors import UsageError
 from aweigh.heads.rpn import RPN
 from aweigh.models import create
 from aweigh.models.builders import Builder
-from aweigh.models.faster_rcnn import C4, on_c4
+from aweigh.models.faster_rcnn_forms import C4, on_c4
 from aweigh.necks import NECKS
 from aweigh.ops.boxes import areas, pairwise_iou
 from aweigh.structures import Images, Targets

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from aweigh.heads.rpn import SMALLEST_SIDE
 from aweigh.models.builders import Builder
-from aweigh.models.faster_rcnn import C2_TO_C5, DETECTRON2, VGG16, on_pyramid, on_vgg16
+from aweigh.models.faster_rcnn_forms import C2_TO_C5, DETECTRON2, VGG16, on_pyramid, on_vgg16
 from aweigh.ops import boxes as box_ops
 from aweigh.structures import Targets
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2

@@ -5,35 +5,7 @@ Girshick, "Fast R-CNN", ICCV 2015 (the second stage); Lin et al., "Feature Pyram
 pyramid); He et al., "Mask R-CNN", ICCV 2017 (RoIAlign).
 
 The detector is made of parts: what proposes regions, how their features are read, what is said of them. Fast, Mask,
-Keypoint and Light-Head R-CNN are other parts in the same place. Forms on a pyramid, each a set of plain values:
-
-==================  ===================  ======================  ====================  ======================
-value               default              torchvision v1          torchvision v2        detectron2
-==================  ===================  ======================  ====================  ======================
-pyramid             no normalisation     no normalisation        batch norm.           no normalisation
-proposal network    one 3x3 convolution  one 3x3 convolution     two                   one 3x3 convolution
-its loss, over      anchors sampled      the same                the same              256 an image
-box loss            smooth L1            the same                the same              L1
-box head            two fully connected  two fully connected     4 conv, 1 fully con.  two fully connected
-anchors             exact                whole pixels            whole pixels          exact
-step of a cell      its stride           padded // grid          padded // grid        its stride
-RoIAlign            by half a pixel,     not shifted,            not shifted,          by half a pixel,
-                    2 x 2 points         2 x 2 points            2 x 2 points          one for each pixel
-proposals learned   2,000                2,000                   2,000                 1,000
-backbone            ImageNet             ImageNet                ImageNet              stride in the 1x1, BGR
-==================  ===================  ======================  ====================  ======================
-
-Forms on one map, at stride 16:
-
-==================  ==========================================  =====================================================
-value               C4 (ResNet)                                 VGG-16 (the first papers)
-==================  ==========================================  =====================================================
-anchors             32, 64, 128, 256, 512 px in three ratios    128, 256, 512 px in three ratios
-regions             RoIAlign, 14 x 14                           RoIPool, 7 x 7
-suppression         IoU above 0.5                               IoU above 0.3
-second stage        the backbone's last stage, then the mean    the backbone's two fully connected layers
-proposals           12,000 and 2,000; tested: 6,000 and 1,000   12,000 and 2,000; tested: 6,000 and 300
-==================  ==========================================  =====================================================
+Keypoint and Light-Head R-CNN are other parts in the same place; `faster_rcnn_forms.py` puts these parts together.
 
 How ours differs:
 - Losses are a function of outputs and targets: the anchors and regions that learn are drawn evenly spread instead of at
@@ -56,18 +28,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Count, Few, Layers, NotNegative, Number, Share, Width, passes_on
-from aweigh.backbones import Backbone, mobilenet_v3_ends, timm_backbone
-from aweigh.backbones.timm import TimmBackbone, WithLayers, take_last_stage
+from aweigh.arguments import Count, Few, NotNegative, Share
+from aweigh.backbones import Backbone
+from aweigh.backbones.timm import TimmBackbone, WithLayers
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
-from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
+from aweigh.heads.box import BoxPredictor
 from aweigh.heads.regions import (
     Branch,
     region_candidates,
@@ -76,26 +48,15 @@ from aweigh.heads.regions import (
     sample_regions,
     without_padding,
 )
-from aweigh.heads.rpn import RPN, MakeProposer, Proposer
-from aweigh.layers import Norm
-from aweigh.models.builders import Builder, on_each
+from aweigh.heads.rpn import Proposer
 from aweigh.models.detector import Detector, Selection, check_classes, detector, network_inputs
-from aweigh.necks import NECKS, Neck, NeckName
+from aweigh.necks import Neck
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, world_mean
 from aweigh.ops.matching import hardest
-from aweigh.ops.roi import max_pool_regions, numbered, numbered_batch, pool_regions
-from aweigh.structures import IMAGENET_STD, Images, Targets
-from aweigh.weights.coco import COCO_CLASSES
-from aweigh.weights.convert.detectron2 import (
-    DETECTRON2_MEAN,
-    DETECTRON2_STD,
-    detectron2_record,
-    faster_rcnn_from_detectron2,
-)
-from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision, torchvision_record
+from aweigh.ops.roi import numbered, numbered_batch
+from aweigh.structures import Images, Targets
 from aweigh.weights.load import Body
-from aweigh.weights.record import PublishedWeights, by_builder
 
 
 class FasterRCNNOutput(NamedTuple):
@@ -288,201 +249,3 @@ class FasterRCNN(nn.Module):
         found = box_ops.select_levels([every], sizes_hw, self.selection)
         read = partial(self.regions_of, raw.features)
         return *found, *(said_of_detections(branch, read, *found[:3]) for _, branch in self._branches())
-
-
-# Builders: each architecture with its numbers, and the weights others have published for it
-
-MakeBranches = Callable[[int, Classes], Mapping[str, nn.Module]]  # of the channels of regions and the classes
-
-
-@passes_on(FasterRCNN)
-def on_pyramid(
-    backbone: Backbone,
-    classes: Classes,
-    coarser: int = 1,
-    *,
-    proposer: MakeProposer,
-    branches: MakeBranches | None = None,
-    channels: Width = 256,
-    neck: NeckName = "fpn",
-    neck_norm: Norm | None = None,
-    levels_read: Few | None = None,
-    box_head: Literal["2fc", "4conv1fc"] = "2fc",
-    head_norm: Norm | None = "gn",
-    box_size: Few = 7,
-    samples: Layers = 2,
-    aligned: bool = True,
-    unused_rows: Number = 0,
-    **settings: Any,
-) -> FasterRCNN:
-    """On any backbone with several levels, such as four at strides 4 to 32. Settings: those of `FasterRCNN`.
-
-    coarser: levels above the backbone's maps, which are proposed on alone. channels: of every level. levels_read: from
-    how many of the others regions are read; None: from all. box_head: two fully connected layers, or four convolutions
-    with `head_norm` and one. samples, aligned: of RoIAlign. unused_rows: of the `BoxPredictor`.
-    """
-    said = branches(channels, classes) if branches else None
-    maps, levels = (backbone.channels, backbone.strides), len(backbone.strides) + coarser
-    pyramid = NECKS[neck](*maps, channels=channels, levels=levels, top="pool", norm=neck_norm)
-    proposes = proposer(channels, pyramid.strides)
-    pool = partial(
-        pool_regions, strides=pyramid.strides[: len(backbone.strides)][:levels_read], samples=samples, aligned=aligned
-    )
-    head = TwoFCHead(channels, box_size) if box_head == "2fc" else ConvFCHead(channels, box_size, norm=head_norm)
-    predictor = BoxPredictor(head.width, len(classes), unused_rows=unused_rows)
-    parts = (backbone, pyramid, proposes, pool, head, predictor)
-    return FasterRCNN(*parts, classes=classes, box_size=box_size, branches=said, **settings)
-
-
-@passes_on(FasterRCNN, without=("region_body", "classification_layers"))
-def on_c4(
-    backbone: TimmBackbone,
-    classes: Classes,
-    *,
-    proposer: MakeProposer,
-    branches: MakeBranches | None = None,
-    box_size: Few = 14,
-    samples: Layers = 2,
-    aligned: bool = True,
-    **settings: Any,
-) -> FasterRCNN:
-    """On the map at stride 16 of a ResNet with levels 4 and 5, whose last stage reads the regions (He et al. 2016,
-    appendix A). Settings: those of `FasterRCNN`; the others as in `on_pyramid`."""
-    channels, width = backbone.channels
-    stage = take_last_stage(backbone)
-    proposes = proposer(channels, backbone.strides)
-    pool = partial(pool_regions, strides=backbone.strides, samples=samples, aligned=aligned)
-    parts = (backbone, None, proposes, pool, AverageHead(width), BoxPredictor(width, len(classes)))
-    return FasterRCNN(
-        *parts,
-        classes=classes,
-        box_size=box_size,
-        region_body=stage,
-        classification_layers={"layer4": "region_body"},
-        branches=branches(width, classes) if branches else None,
-        **settings,
-    )
-
-
-@passes_on(FasterRCNN, without=("box_size", "region_body", "classification_layers", "branches"))
-def on_vgg16(
-    backbone: TimmBackbone,
-    classes: Classes,
-    *,
-    proposer: MakeProposer,
-    pool: Literal["pool", "align"] = "pool",
-    head_width: Width = 4096,
-    nms_threshold: Share = 0.3,  # R-CNN's, as Girshick 2015 has it (section 3); TEST.NMS in both papers' code
-    **settings: Any,
-) -> FasterRCNN:
-    """On the last map of VGG-16 before its last pooling, with its two fully connected layers, which ImageNet's weights
-    fill where `head_width` is theirs.
-
-    pool: RoIPool (Girshick 2015, section 2.1), or RoIAlign with 2 x 2 points. Settings: those of `FasterRCNN`.
-    """
-    (channels,) = backbone.channels
-    proposes = proposer(channels, backbone.strides)
-    by_maximum = partial(max_pool_regions, stride=16)
-    read = by_maximum if pool == "pool" else partial(pool_regions, strides=backbone.strides, aligned=True)
-    head, predictor = TwoFCHead(channels, 7, width=head_width), BoxPredictor(head_width, len(classes))
-    return FasterRCNN(
-        *(backbone, None, proposes, read, head, predictor),
-        classes=classes,
-        classification_layers=VGG16_LAYERS if head_width == 4096 else {},
-        nms_threshold=nms_threshold,
-        **settings,
-    )
-
-
-_BODIES = ("resnet18", "resnet50", "resnet101", "resnext101_32x8d")
-C2_TO_C5 = {name: partial(timm_backbone, name, (2, 3, 4, 5)) for name in _BODIES}
-C4_AND_C5 = {name: partial(timm_backbone, name, (4, 5)) for name in ("resnet50", "resnet101")}
-VGG16 = partial(timm_backbone, "vgg16", (4,))  # behind the ReLU of conv5_3
-VGG16_LAYERS = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"}
-
-_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of anchors, pixels
-C4 = {"anchor_sizes": _SIZES, "train_proposals": (12000, 2000), "test_proposals": (6000, 1000)}
-_VGG16 = {
-    "anchor_sizes": (128.0, 256.0, 512.0),  # Ren et al. 2015, section 3.1.1
-    "train_proposals": (12000, 2000),
-    "test_proposals": (6000, 300),  # section 3.3
-    "sampled": 128,
-    "beta": 1.0,
-    "rpn_beta": 1 / 9,  # sigma 3 in the authors' code
-}
-TORCHVISION = {"rounded_anchors": True, "fitted_steps": True, "aligned": False}
-TORCHVISION_V2 = TORCHVISION | {"neck_norm": "bn", "rpn_convs": 2, "box_head": "4conv1fc", "head_norm": "bn"}
-# Both maps of the backbone lie at stride 32, and each cell of every level has 15 anchors. Torchvision chooses the level
-# of a region between the strides of the maps, which are equal: all regions are read from the first map.
-_MOBILENET = TORCHVISION | {"anchor_sizes": _SIZES, "levels_read": 1, "proposal_threshold": 0.05}
-_MOBILENET_320 = _MOBILENET | {"test_proposals": (150, 150)}  # for images of 320 px
-# On MSRA's backbone, whose batch normalisation and first two stages stay as they are.
-DETECTRON2 = {
-    "stride_in_1x1": True,
-    "backbone_norm": "frozen_bn",
-    "frozen_stages": 2,
-    "pixel_mean": DETECTRON2_MEAN,
-    "pixel_std": DETECTRON2_STD,
-    "samples": 0,
-    "beta": 0.0,
-}
-DETECTRON2_C4 = {**C4, **DETECTRON2, "rpn_normaliser": "allowed"}
-# Detectron2 learns from, and tests, 1,000 proposals on a pyramid.
-DETECTRON2_FPN = {**DETECTRON2, "rpn_normaliser": "allowed", "train_proposals": (2000, 1000)}
-# The strides of ResNeXt lie in the 3x3 convolutions.
-DETECTRON2_RESNEXT = {**DETECTRON2_FPN, "stride_in_1x1": False, "pixel_std": IMAGENET_STD}
-
-_PARTS = {"proposer": RPN}
-_on_pyramid, _on_c4 = partial(Builder, on_pyramid, parts=_PARTS), partial(Builder, on_c4, parts=_PARTS)
-BUILDERS = {
-    **on_each("faster_rcnn_{}_fpn", on_pyramid, C2_TO_C5, parts=_PARTS),
-    "faster_rcnn_resnet50_c4": _on_c4(C4_AND_C5["resnet50"], C4),
-    "faster_rcnn_vgg16": Builder(on_vgg16, VGG16, _VGG16, _PARTS),
-    "faster_rcnn_resnet50_fpn_torchvision": _on_pyramid(C2_TO_C5["resnet50"], TORCHVISION),
-    "faster_rcnn_resnet50_fpn_v2_torchvision": _on_pyramid(C2_TO_C5["resnet50"], TORCHVISION_V2),
-    "faster_rcnn_mobilenet_v3_large_fpn": _on_pyramid(mobilenet_v3_ends, _MOBILENET),
-    "faster_rcnn_mobilenet_v3_large_320_fpn": _on_pyramid(mobilenet_v3_ends, _MOBILENET_320),
-    "faster_rcnn_resnet50_fpn_detectron2": _on_pyramid(C2_TO_C5["resnet50"], DETECTRON2_FPN),
-    "faster_rcnn_resnet101_fpn_detectron2": _on_pyramid(C2_TO_C5["resnet101"], DETECTRON2_FPN),
-    "faster_rcnn_resnext101_32x8d_fpn_detectron2": _on_pyramid(C2_TO_C5["resnext101_32x8d"], DETECTRON2_RESNEXT),
-    "faster_rcnn_resnet50_c4_detectron2": _on_c4(C4_AND_C5["resnet50"], DETECTRON2_C4),
-    "faster_rcnn_resnet101_c4_detectron2": _on_c4(C4_AND_C5["resnet101"], DETECTRON2_C4),
-}
-
-# The softmax of torchvision's heads has a row for each id of COCO up to 90, ten of which are no class.
-UNUSED_ROWS = max(COCO_CLASSES.ids) - len(COCO_CLASSES)
-# Torchvision reads its first COCO weights with an epsilon of 0, as they were trained.
-FROZEN_AT_0 = {"backbone_norm": "frozen_bn", "backbone_norm_eps": 0.0}
-
-
-def _torchvision(name: str, form: str, digest: str, average_precision: float, **rest: Any) -> PublishedWeights:
-    """digest: the end of the file's name. rest: the size of images, and arguments of the builder."""
-    file, builder = f"fasterrcnn_{form.removesuffix('_torchvision')}{digest}.pth", f"faster_rcnn_{form}"
-    metrics, convert = {"AP": average_precision}, faster_rcnn_from_torchvision
-    return torchvision_record(name, builder, file, metrics, convert, unused_rows=UNUSED_ROWS, **rest)
-
-
-def _detectron2(name: str, form: str, run: str, average_precision: float) -> PublishedWeights:
-    run, builder = f"COCO-Detection/faster_rcnn_{run}", f"faster_rcnn_{form}_detectron2"
-    return detectron2_record(name, run, builder, {"AP": average_precision}, faster_rcnn_from_detectron2)
-
-
-_FROZEN = {"backbone_norm": "frozen_bn"}
-_FIRST = _torchvision("torchvision", "resnet50_fpn_torchvision", "_coco-258fb6c6", 37.0, **FROZEN_AT_0)
-_SECOND = _torchvision("torchvision_v2", "resnet50_fpn_v2_torchvision", "_coco-dd69338a", 46.7)
-PUBLISHED = {
-    **by_builder(
-        _FIRST,
-        _SECOND,
-        _torchvision("torchvision", "mobilenet_v3_large_fpn", "-fb6a3cc7", 32.8, **_FROZEN),
-        _torchvision("torchvision", "mobilenet_v3_large_320_fpn", "-907ea3f9", 22.8, short=320, long=640, **_FROZEN),
-        _detectron2("3x", "resnet50_fpn", "R_50_FPN_3x/137849458/model_final_280758.pkl", 40.2),
-        _detectron2("1x", "resnet50_fpn", "R_50_FPN_1x/137257794/model_final_b275ba.pkl", 37.9),
-        _detectron2("3x", "resnet101_fpn", "R_101_FPN_3x/137851257/model_final_f6e8b1.pkl", 42.0),
-        _detectron2("3x", "resnext101_32x8d_fpn", "X_101_32x8d_FPN_3x/139173657/model_final_68b088.pkl", 43.0),
-        _detectron2("3x", "resnet50_c4", "R_50_C4_3x/137849393/model_final_f97cb7.pkl", 38.4),
-        _detectron2("1x", "resnet50_c4", "R_50_C4_1x/137257644/model_final_721ade.pkl", 35.7),
-        _detectron2("3x", "resnet101_c4", "R_101_C4_3x/138204752/model_final_298dad.pkl", 41.1),
-    ),
-    "faster_rcnn_resnet50_fpn": {"torchvision_v2": _SECOND, "torchvision": _FIRST},
-}

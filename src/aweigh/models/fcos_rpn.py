@@ -41,7 +41,7 @@ from aweigh.classes import Classes
 from aweigh.heads.rpn import ProposerSelection, best_of_levels
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
-from aweigh.models.faster_rcnn import C2_TO_C5, on_pyramid
+from aweigh.models.faster_rcnn_forms import C2_TO_C5, on_pyramid
 from aweigh.models.fcos import FCOS, FCOSHead, FCOSOutput
 from aweigh.models.fcos_forms import base_form, base_head
 from aweigh.structures import Targets

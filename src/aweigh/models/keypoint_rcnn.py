@@ -30,7 +30,14 @@ from aweigh.heads.keypoint import KeypointHead
 from aweigh.heads.regions import Learned
 from aweigh.heads.rpn import RPN
 from aweigh.models.builders import Builder
-from aweigh.models.faster_rcnn import C2_TO_C5, DETECTRON2_FPN, DETECTRON2_RESNEXT, FROZEN_AT_0, TORCHVISION, on_pyramid
+from aweigh.models.faster_rcnn_forms import (
+    C2_TO_C5,
+    DETECTRON2_FPN,
+    DETECTRON2_RESNEXT,
+    FROZEN_AT_0,
+    TORCHVISION,
+    on_pyramid,
+)
 from aweigh.ops.keypoints import NOWHERE, cells_of_points, checked_keypoints, highest_pixels
 from aweigh.ops.losses import world_mean
 from aweigh.weights.coco import PERSON

@@ -38,7 +38,7 @@ from aweigh.heads.regions import Learned
 from aweigh.heads.rpn import RPN
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
-from aweigh.models.faster_rcnn import (
+from aweigh.models.faster_rcnn_forms import (
     C2_TO_C5,
     C4,
     C4_AND_C5,
