@@ -3,7 +3,7 @@
     python benchmarks/folder.py PHOTOGRAPHS --beside CHECKOUT [--small 2000] [--large 200] [--repeats 3] [--model box]
                                 [--out FILE]
 
-PHOTOGRAPHS is searched with the folders in it; of its JPEG files as many are linked into a folder as are asked for, the
+PHOTOGRAPHS is searched with the folders in it; of its images as many are linked into a folder as are asked for, the
 same ones again where there are fewer. The large ones are scaled to 12 megapixels. Each run is a process of its own.
 "Bound by" is from `aweigh.speed`: the share of each step in the time of one image, one after the other. The detections
 of both checkouts are compared byte by byte; another engine gives others, so name a checkpoint to see them equal.
@@ -25,6 +25,7 @@ from PIL import Image
 from start import ROOT, commit
 
 import aweigh
+from aweigh.images.reader import SUFFIXES
 from aweigh.speed import measure_speed
 
 LARGE_WH = (4000, 3000)
@@ -45,7 +46,9 @@ def main() -> None:
         "| images | before | now | times the rate | processor before | processor now | bound by | the same bytes |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    found = sorted(arguments.photographs.rglob("*.jpg"))
+    found = sorted(path for path in arguments.photographs.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        parser.error(f"{arguments.photographs} holds no image.")
     with tempfile.TemporaryDirectory() as room:
         for title, count, large in (("small", arguments.small, False), ("of 12 megapixels", arguments.large, True)):
             if not count:
@@ -89,7 +92,7 @@ def collected(found: list[Path], folder: Path, count: int, *, large: bool) -> li
     folder.mkdir()
     files = []
     for number, path in enumerate(islice(cycle(found), count)):
-        file = folder / f"{number:05d}.jpg"
+        file = folder / f"{number:05d}{'.jpg' if large else path.suffix}"
         if not large:
             file.symlink_to(path.resolve())
         elif number < len(found):

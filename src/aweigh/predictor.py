@@ -15,7 +15,7 @@ image after its EXIF rotation, whatever size the network saw.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,7 +53,7 @@ def load(
     model: str | Path = "box",
     weights: str = "",
     *,
-    resize: Resize | None = None,
+    resize: Resize | str | None = None,
     tta: TTA = PLAIN,
     device: torch.device | str | None = None,
     runtime: Runtime | Literal["torch"] | None = None,
@@ -67,8 +67,9 @@ def load(
     or any name that `aweigh models` lists, with the first of its published weights, or those of `weights`, a name or a
     file. `"box"` is a graph, and a checkpoint where torch is asked for: by `runtime`, by a device that is not the CPU,
     or by a precision.
-    resize: instead of the step the detector was trained with. tta: test-time augmentation. device: of a checkpoint a
-    GPU that CUDA can use when there is one, else the CPU; of a graph the CPU, when not given. runtime: what computes,
+    resize: instead of the step the detector was trained with, or a size for that step, as `Resize.with_size` takes it.
+    tta: test-time augmentation. device: of a checkpoint a GPU that CUDA can use when there is one, else the CPU; of a
+    graph the CPU, when not given. runtime: what computes,
     of a checkpoint `"torch"`, of a graph, when not given, onnxruntime (`.onnx`) or OpenVINO (`.xml`). precision: of the
     numbers that the network of a checkpoint computes with, `"float32"`, `"bf16"` or `"float16"`; `"auto"` is bf16 on a
     CPU that has it where the header says that it costs less than 0.2 AP, else float32; a graph has its own. threads: of
@@ -84,11 +85,10 @@ def load(
         if runtime == "torch":
             raise UsageError(f"runtime = 'torch': {model} is a graph, which torch does not compute; leave it out.")
         graph, header = open_graph(found, runtime, None if device in (None, "auto") else str(device), threads)
-        if graph.graph.whole_images and tta.scales != PLAIN.scales:
-            raise UsageError(
-                f"scales: {model} resizes images itself; a graph without that takes them in several sizes."
-            )
-        return Predictor(graph, resize or Resize.from_dict(header["resize"]), tta=tta)
+        if graph.graph.whole_images and (resize is not None or tta.scales != PLAIN.scales):
+            what = "scales" if resize is None else "resize"
+            raise UsageError(f"{what}: {model} resizes images itself; a graph without that takes them in any size.")
+        return Predictor(graph, _resize_of(header, resize), tta=tta)
     if runtime not in (None, "torch"):
         raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")
     with said_if_missing(f"{model}", f"where torch is `aweigh export {model} -o NAME.onnx`, and name that file"):
@@ -102,7 +102,12 @@ def load(
         cheap = chosen.type == "cpu" and has_bf16(chosen) and costs_little(header, "bf16")
         precision = "bf16" if cheap else "float32"
     engine = TorchEngine.prepared(detector, chosen, precision=precision, threads=threads)
-    return Predictor(engine, resize or Resize.from_dict(header["resize"]), tta=tta)
+    return Predictor(engine, _resize_of(header, resize), tta=tta)
+
+
+def _resize_of(header: Mapping[str, Any], asked: Resize | str | None) -> Resize:
+    own = Resize.from_dict(header["resize"])
+    return own.with_size(asked) if isinstance(asked, str) else asked or own
 
 
 MOST_INPUT_PIXELS = 1 << 26  # ours: 0.8 GB as the network's input, and some ten times that inside it

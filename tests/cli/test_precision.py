@@ -47,5 +47,6 @@ def test_the_cost_is_measured_and_kept(checkpoint, tmp_path, capsys):
 
 
 def test_there_has_to_be_a_format_that_may_cost_something(checkpoint, tmp_path, capsys):
-    assert run(["eval", str(checkpoint), str(tmp_path), "--keep-cost"]) == 2
-    assert "--keep-cost goes with --precision bf16 or float16" in capsys.readouterr().err
+    for words in ([], ["--precision", "bf16", "--set", "nms=soft"], ["--precision", "bf16", "--resize", "64"]):
+        assert run(["eval", str(checkpoint), str(tmp_path), "--keep-cost", *words]) == 2
+        assert "--keep-cost goes with --precision bf16 or float16" in capsys.readouterr().err

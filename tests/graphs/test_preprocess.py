@@ -93,8 +93,9 @@ def test_it_finds_what_the_graph_behind_it_finds(small_graph: Path, tmp_path: Pa
     ours, theirs = ([*each.stream(images, batch=2, score=0)] for each in (plain, whole))
     seen = differences(ours, theirs, most=plain.engine.selection.max_detections, tolerance=WHOLE_IMAGES)
     assert seen.detections > 60 and not seen.beyond(replace(WHOLE_IMAGES, boxes_px=10.0, share=0.9, unmatched=0.1))
-    with pytest.raises(UsageError, match="resizes images itself"):
-        aweigh.load(file, tta=aweigh.TTA(scales=(0.5, 1)))
+    for asked in ({"tta": aweigh.TTA(scales=(0.5, 1))}, {"resize": "64"}, {"resize": Resize(long=64)}):
+        with pytest.raises(UsageError, match="resizes images itself"):
+            aweigh.load(file, **asked)
 
 
 @pytest.mark.parametrize(

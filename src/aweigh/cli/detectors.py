@@ -28,6 +28,7 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
     predictor = load(
         model,
         chosen.weights,
+        resize=views.resize or None,
         tta=tta,
         device=chosen.device,
         runtime=chosen.runtime or ("torch" if of_torch else None),
@@ -36,8 +37,6 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
     )
     if changes:
         predictor.engine = changed(predictor.engine, changes)
-    if views.resize:
-        predictor.resize = predictor.resize.with_size(views.resize)
     tta.class_order(predictor.classes)  # where a flip pair is no class
     return predictor
 

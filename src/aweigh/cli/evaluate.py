@@ -87,9 +87,10 @@ def command(
         part = split_to_measure(detector, data, split, strict=loading.strict, **files.to_dict())
         tell_proposals(detector, part, json_file, data, weights, loading)
         return
-    if keep_cost and (weights.precision in ("auto", "float32") or weights.weights or views != Views() or names):
+    other = weights.weights or weights.settings or views != Views() or names
+    if keep_cost and (other or weights.precision in ("auto", "float32")):
         raise UsageError(
-            "--keep-cost goes with --precision bf16 or float16, and no other size, views, weights or metric."
+            "--keep-cost goes with --precision bf16 or float16, and no other size, views, weights, metric or --set."
         )
     predictor = find_detector(detector, weights, views)
     keypoints = "keypoints" in predictor.engine.extras

@@ -138,12 +138,12 @@ def test_killed_at_any_moment_each_epoch_is_there_once(tmp_path):
         heard, ready = FORKS.Pipe(duplex=False)
         child = FORKS.Process(target=write_epochs, args=(tmp_path, ready))
         child.start()
+        ready.close()  # here; a child that ends without a word is an EOFError then
         heard.recv_bytes()
         time.sleep(0.0023 * (number * 11 % 30))  # 0 to 67 ms: while it is read, too
         child.kill()
         child.join()
         heard.close()
-        ready.close()
         rows = read_log(path)
         epochs = [row["epoch"] for row in rows if row["kind"] == "epoch"]
         assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) >= count
