@@ -99,6 +99,8 @@ def test_the_light_half_needs_no_torch(data: Path, tmp_path: Path) -> None:
         ["eval", "--help"],
         ["eval", str(results), str(data)],
         ["config", "show"],
+        ["study", "list"],
+        ["study", "list", "--json"],
         ["predict", "--sample", "-o", str(tmp_path / "out")],
         ["predict", "--sample", "--nms", "soft", "--set", "max_detections=3", "-o", str(tmp_path / "soft")],
     ]

@@ -32,6 +32,7 @@ EXAMPLES = {
     "bench": "aweigh bench box run/ model.onnx --images photos/",
     "profile cost": "aweigh profile cost fcos_resnet50_fpn",
     "profile reuse": "aweigh profile reuse shufflenet_v2_x1_0",
+    "study list": "aweigh study list",
     "average": "aweigh average runs/a/best.safetensors runs/b/best.safetensors -o mean.safetensors",
     "shrink": "aweigh shrink runs/my-data-fcos/best.safetensors -o small.safetensors",
     "doctor": "aweigh doctor",

@@ -62,13 +62,20 @@ COMMANDS = [
     ("proposals", MEASURE, "Write proposals for each image, for Fast R-CNN, and measure how many objects they reach."),
     ("bench", MEASURE, "Time detectors step by step, of any engines, in turn in one process."),
     ("profile", MEASURE, "Count what a network costs, and see how it uses its features."),
+    ("study", MEASURE, "Run a table of a paper, or your own, on your data: every row with equal budget."),
     ("data", DATA, "Check, convert, merge and complete data sets; draw one to try."),
     ("models", ABOUT, "List the detectors that can be built, and what is known of each."),
     ("info", ABOUT, "Show what a checkpoint says about itself."),
     ("doctor", ABOUT, "Check that torch, torchvision and every device of this machine work."),
 ]
 # Where a command is defined that is not NAME:command.
-PLACES = {"eval": "evaluate:command", "data": "data:app", "config": "train:config_app", "profile": "profile:app"}
+PLACES = {
+    "eval": "evaluate:command",
+    "data": "data:app",
+    "config": "train:config_app",
+    "profile": "profile:app",
+    "study": "study:app",
+}
 
 for _sort, (_name, _group, _help) in enumerate(COMMANDS):
     _place = "aweigh.cli." + PLACES.get(_name, f"{_name.replace('-', '_')}:command")

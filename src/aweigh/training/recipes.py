@@ -15,13 +15,16 @@ from aweigh.errors import UsageError, did_you_mean
 MEASURED = {"fcos_shufflenet_v2_x1_0_lite": "lite"}
 
 
-def packaged_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name: in an installed one inside it, in a clone at its top."""
+def recipes_folder() -> Path:
+    """Where the recipes lie that come with the package: in an installed one inside it, in a clone at its top."""
     package = Path(__file__).resolve().parents[1]
-    for folder in (package / "recipes", package.parents[1] / "recipes"):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    return {}
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parents[1] / "recipes"
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(recipes_folder().glob("*.toml"))}
 
 
 def find_recipe(name: str) -> Path:
