@@ -107,9 +107,61 @@ def test_groups_divide_the_channels_and_hold_at_least_four(channels: int, groups
     norm(torch.rand(1, channels, 1, 1))
 
 
-def test_an_unknown_normalisation_is_named() -> None:
-    with pytest.raises(UsageError, match=r"'layer'.*known: bn"):
-        make_norm("layer", 4)  # type: ignore[arg-type]
+def slow_group_norm(x: torch.Tensor, channels_of_each: list[list[int]], norm: nn.Module) -> torch.Tensor:
+    """Equations 1 to 7 of Wu and He (2018), image by image and group by group, in float64."""
+    result = torch.empty_like(x, dtype=torch.float64)
+    for image, pixels in enumerate(x.double()):
+        for channels in channels_of_each:
+            values = [float(value) for channel in channels for value in pixels[channel].flatten()]
+            mean = sum(values) / len(values)
+            deviation = (sum((value - mean) ** 2 for value in values) / len(values) + 1e-5) ** 0.5
+            for channel in channels:
+                scale, shift = norm.weight[channel].item(), norm.bias[channel].item()
+                result[image, channel] = (pixels[channel] - mean) / deviation * scale + shift
+    return result
+
+
+GROUPS = {
+    "ln": [[0, 1, 2, 3, 4, 5]],
+    "in": [[0], [1], [2], [3], [4], [5]],
+    "gn_1": [[0, 1, 2, 3, 4, 5]],
+    "gn_3": [[0, 1], [2, 3], [4, 5]],
+    "gn_of_3": [[0, 1, 2], [3, 4, 5]],
+    "gn_of_1": [[0], [1], [2], [3], [4], [5]],
+    "gn": [[0, 1, 2, 3, 4, 5]],  # four channels a group at least
+}
+
+
+@pytest.mark.parametrize("size", [(2, 6, 3, 2), (1, 6, 1, 1), (0, 6, 2, 2)])
+@pytest.mark.parametrize("name", GROUPS)
+def test_layer_instance_and_group_normalisation_are_those_of_the_paper(name: str, size: tuple[int, ...]) -> None:
+    norm = make_norm(name, 6).train()
+    torch.manual_seed(0)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = 3 * torch.randn(size) + 1
+    expected = slow_group_norm(x, GROUPS[name], norm)
+    torch.testing.assert_close(norm(x).double(), expected, atol=2e-4, rtol=0)  # a value alone is multiplied by 316
+
+
+def test_layer_and_instance_normalisation_are_torchs() -> None:
+    x = torch.randn(2, 6, 4, 5)
+    torch.testing.assert_close(make_norm("ln", 6)(x), nn.functional.layer_norm(x, (6, 4, 5)))
+    torch.testing.assert_close(make_norm("in", 6)(x), nn.functional.instance_norm(x))
+
+
+@pytest.mark.parametrize(("name", "groups"), [("gn_32", "32 groups"), ("gn_of_16", "groups of 16 channels")])
+def test_groups_that_the_channels_cannot_form_are_refused_with_those_they_can(name: str, groups: str) -> None:
+    with pytest.raises(UsageError, match=rf"{name}.*116 channels.*{groups}; possible here: 1, 2, 4, 29, 58, 116\."):
+        make_norm(name, 116)
+    with pytest.raises(UsageError, match=name):
+        TimmBackbone("efficientnet_b0", norm=name)
+
+
+@pytest.mark.parametrize("name", ["layer", "gn_0", "gn_-1", "gn_of_", "gn_4.0", "gn_٤", "GN", ""])
+def test_an_unknown_normalisation_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"'{name}'.*known: bn.*ln, in, gn_16 \(16 groups\)"):
+        make_norm(name, 4)
 
 
 def test_a_deformable_convolution_starts_as_half_a_plain_one() -> None:

@@ -10,6 +10,7 @@ A builder that passes `**settings` on says to what (`passes_on`), so that all na
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, partial, wraps
@@ -59,6 +60,14 @@ class Within:
 
 
 @dataclass(frozen=True)
+class Spelled:
+    """A text that `pattern` fits as a whole. what: how it is spelled, for who misspells it."""
+
+    pattern: str
+    what: str
+
+
+@dataclass(frozen=True)
 class Made:
     """A value of which `by` makes something; it fits where that does not fail. what: its description."""
 
@@ -80,8 +89,15 @@ Divisor = Annotated[int, Within(1, 2048)]  # of the sides of a batch
 Colour = tuple[float, float, float]
 Deviation = tuple[Positive, Positive, Positive]
 NMS = Literal["class", "agnostic", "soft", "none"]
-Precision = Literal["auto", "float32", "bf16", "float16"]  # of what a network computes
 """What suppresses what: a better box those of its class that it overlaps, or any; their scores alone; or nothing."""
+Precision = Literal["auto", "float32", "bf16", "float16"]  # of what a network computes
+
+
+Norm = (
+    Literal["bn", "sync_bn", "frozen_bn", "gn", "ln", "in"]
+    | Annotated[str, Spelled(r"gn_(of_)?[1-9]\d{0,4}", "gn_16 (16 groups), gn_of_16 (16 channels a group)")]
+)
+"""A normalisation, see `aweigh.layers`; of groups there may be any number."""
 
 
 @dataclass(frozen=True)
@@ -242,8 +258,11 @@ def _fitted_annotated(value: Any, hint: Any, marks: Sequence[Any]) -> Any:
                 raise _UnfitError from error
             return value
     fitting = _fitted(value, hint)
-    if any(isinstance(mark, Within) and not mark.holds(fitting) for mark in marks):
-        raise _UnfitError
+    for mark in marks:
+        if isinstance(mark, Within) and not mark.holds(fitting):
+            raise _UnfitError
+        if isinstance(mark, Spelled) and not re.fullmatch(mark.pattern, fitting, re.ASCII):
+            raise _UnfitError
     return fitting
 
 
@@ -336,6 +355,8 @@ def _words(hint: Any) -> Iterator[str]:
     elif get_origin(hint) in (Union, UnionType, Annotated):
         for part in get_args(hint):
             yield from _words(part)
+    elif isinstance(hint, Spelled):
+        yield hint.what
 
 
 def _described(hint: Any) -> str:

@@ -1,7 +1,8 @@
 """The few modules that backbones, necks, heads and models all use: normalisation by name and its removal, towers.
 
 Names of normalisations, the same everywhere: `"bn"` (batch), `"sync_bn"` (batch, over all processes),
-`"frozen_bn"` (batch, with fixed statistics and affine values), `"gn"` (group).
+`"frozen_bn"` (batch, with fixed statistics and affine values), `"gn"` (group), `"gn_16"` (of 16 groups, or any number),
+`"gn_of_16"` (of 16 channels in a group, or any number), `"ln"` (layer), `"in"` (instance).
 """
 
 import copy
@@ -15,10 +16,10 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh import distributed
-from aweigh.errors import UsageError
+from aweigh import arguments, distributed
+from aweigh.errors import UsageError, counted
 
-Norm = Literal["bn", "sync_bn", "frozen_bn", "gn"]
+Norm = arguments.Norm
 Activation = Literal["relu", "leaky_relu", "silu", "relu6"]
 
 
@@ -82,14 +83,23 @@ class SyncBatchNorm2d(BatchNorm2d):
         return out.to(x.dtype)
 
 
+class InstanceNorm2d(nn.GroupNorm):
+    """Group normalisation with one channel a group, also of a map of one cell.
+
+    One value has no variance and is normalised to nothing, so that its shift remains; torch's own refuses it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def make_norm(norm: Norm, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> nn.Module:
-    """A normalisation layer over `channels`; `UsageError` for an unknown name.
+    """A normalisation layer over `channels`; `UsageError` for an unknown name, and for groups that these cannot form.
 
     eps: added to the variance. momentum: share of the newest batch in the running statistics of a batch normalisation.
 
-    Group normalisation has 32 groups (Wu and He 2018, section 4), or the next smaller number that divides the channels
-    and leaves at least four of them in a group (ours: with one channel a group, the 1 x 1 map of a small image would
-    be normalised to nothing).
+    Layer and instance normalisation are those of one group, and of one channel a group, with a scale and a shift of
+    each channel (Wu and He 2018, section 3.1); see `groups_of`.
     """
     if norm == "bn":
         return BatchNorm2d(channels, eps=eps, momentum=momentum)
@@ -97,10 +107,31 @@ def make_norm(norm: Norm, channels: int, *, eps: float = 1e-5, momentum: float =
         return SyncBatchNorm2d(channels, eps=eps, momentum=momentum)
     if norm == "frozen_bn":
         return FrozenBatchNorm2d(channels, eps=eps)
+    groups = groups_of(norm, channels)
+    return (InstanceNorm2d if groups == channels else nn.GroupNorm)(groups, channels, eps=eps)
+
+
+def groups_of(norm: Norm, channels: int) -> int:
+    """Into how many groups a normalisation that is none of the batch divides its channels.
+
+    `"gn"`: 32 (Wu and He 2018, section 4), or the next smaller number that divides the channels and leaves at least
+    four of them in a group (ours: with one channel a group, the 1 x 1 map of a small image would be normalised to
+    nothing). `UsageError` where a number that was asked for does not divide them.
+    """
+    arguments.check_value("normalisation", norm, Norm)
+    if norm in ("ln", "in"):
+        return 1 if norm == "ln" else channels
     if norm == "gn":
-        groups = max(g for g in range(1, max(1, min(32, channels // 4)) + 1) if channels % g == 0)
-        return nn.GroupNorm(groups, channels, eps=eps)
-    raise UsageError(f"Unknown normalisation {norm!r}; known: bn, sync_bn, frozen_bn, gn.")
+        return max(g for g in range(1, max(1, min(32, channels // 4)) + 1) if channels % g == 0)
+    number = int(norm.rpartition("_")[2])
+    if channels % number:
+        what = f"groups of {counted(number, 'channel')}" if norm.startswith("gn_of_") else counted(number, "group")
+        possible = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
+        raise UsageError(
+            f"{norm}: a layer of {counted(channels, 'channel')} cannot be divided into {what}; possible here: "
+            f"{possible}. gn takes what is nearest to 32 groups in each layer."
+        )
+    return channels // number if norm.startswith("gn_of_") else number
 
 
 def make_activation(name: Activation) -> nn.Module:

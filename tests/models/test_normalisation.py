@@ -30,7 +30,7 @@ BUILDERS_OF_OTHERS = [
 def kind(module: nn.Module) -> str | None:
     """The name of a normalisation in Aweigh's words, None for another module."""
     if isinstance(module, nn.GroupNorm):
-        return "gn"
+        return {1: "ln", module.num_channels: "in"}.get(module.num_groups, "gn")
     if not isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
         return None
     name = type(module).__name__  # timm's bodies have classes of their own, with the activation in them
@@ -46,8 +46,12 @@ def kinds(model: nn.Module) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-@pytest.mark.parametrize("norm", ["bn", "sync_bn", "frozen_bn", "gn"])
+# Instance normalisation is the hardest: the coarsest maps have one cell here.
+LEARNED = [(name, norm) for norm in ("bn", "sync_bn", "frozen_bn", "gn") for name in DETECTORS]
+LEARNED += [(name, "in") for name in ("fcos_shufflenet_v2_x0_5_lite", "efficientdet_d0", "faster_rcnn_resnet18_fpn")]
+
+
+@pytest.mark.parametrize(("name", "norm"), LEARNED)
 def test_each_stands_where_it_is_asked_for_and_learns(name: str, norm: str) -> None:
     torch.manual_seed(0)
     norms = {"backbone_norm": norm, "neck_norm": norm, "head_norm": norm}
@@ -60,6 +64,19 @@ def test_each_stands_where_it_is_asked_for_and_learns(name: str, norm: str) -> N
     learned = {key.partition(".")[0] for key, value in model.named_parameters() if value.grad is not None}
     assert {"backbone", "neck"} < learned
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
+
+
+@pytest.mark.parametrize("norm", ["ln", "in", "gn_2"])
+@pytest.mark.parametrize("name", DETECTORS)
+def test_layer_instance_and_any_number_of_groups_stand_where_they_are_asked_for(name: str, norm: str) -> None:
+    with torch.device("meta"):
+        model = create(
+            name, num_classes=2, **DETECTORS[name], **dict.fromkeys(("backbone_norm", "neck_norm", "head_norm"), norm)
+        )
+    kind_of = norm.removesuffix("_2")
+    assert kinds(model) == {"backbone": {kind_of}, "neck": {kind_of}, "head": {kind_of}}
+    if norm == "gn_2":
+        assert {each.num_groups for each in model.modules() if isinstance(each, nn.GroupNorm)} == {2}
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from aweigh.arguments import Colour, Deviation, Frozen, NotNegative, checked_class
 from aweigh.errors import UsageError, did_you_mean
-from aweigh.layers import FrozenBatchNorm2d, Norm, PackedConv2d, SyncBatchNorm2d, make_norm
+from aweigh.layers import FrozenBatchNorm2d, InstanceNorm2d, Norm, PackedConv2d, SyncBatchNorm2d, make_norm
 from aweigh.structures import IMAGENET_MEAN, IMAGENET_STD
 from aweigh.weights.load import load_backbone
 
@@ -183,17 +183,19 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
 
     timm's `BatchNormAct2d` ends with an activation, which is kept.
     """
-    from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
+    from timm.layers.norm_act import BatchNormAct2d
 
     new: Any = _BatchNorm2d(old.num_features) if norm == "bn" else make_norm(norm, old.num_features)
+    grouped = isinstance(new, nn.GroupNorm)
     if isinstance(old, BatchNormAct2d):
-        if norm == "gn":
-            new = GroupNormAct(old.num_features, new.num_groups)
+        if grouped:
+            kind = _InstanceNormAct if isinstance(new, InstanceNorm2d) else _GroupNormAct
+            new = kind(new.num_groups, old.num_features)
         else:
             kinds = {"bn": _BatchNormAct2d, "sync_bn": _SyncBatchNormAct2d, "frozen_bn": _FrozenBatchNormAct2d}
             new = kinds[norm](old.num_features)
         new.drop, new.act = old.drop, old.act
-    if norm == "gn":
+    if grouped:
         new.load_state_dict({key: value for key, value in old.state_dict().items() if key in ("weight", "bias")})
     else:
         new.eps, new.momentum = old.eps, old.momentum
@@ -202,8 +204,8 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
     return replaced
 
 
-class _WithActivation(nn.BatchNorm2d):
-    """With what follows a batch normalisation in timm's `BatchNormAct2d`."""
+class _WithActivation(nn.Module):
+    """Before a normalisation among the bases: with what follows a batch normalisation in timm's `BatchNormAct2d`."""
 
     drop: nn.Module
     act: nn.Module
@@ -231,6 +233,14 @@ class _SyncBatchNormAct2d(_WithActivation, SyncBatchNorm2d):
 
 
 class _FrozenBatchNormAct2d(_WithActivation, FrozenBatchNorm2d):
+    pass
+
+
+class _GroupNormAct(_WithActivation, nn.GroupNorm):
+    pass
+
+
+class _InstanceNormAct(_WithActivation, InstanceNorm2d):
     pass
 
 

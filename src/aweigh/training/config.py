@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from aweigh.arguments import NotNegative, Positive, Precision, Share
+from aweigh.arguments import Norm, NotNegative, Positive, Precision, Share, check_value
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.evaluation.metrics import METRICS, NUMBERS, NUMBERS_OF_CLASS, VALIDATED
@@ -45,8 +45,9 @@ class TrainConfig:
     """Start of the backbone: a weight file, imagenet (downloads the published file) or none."""
     frozen_stages: int = -1
     """Stages of the backbone that stay as loaded; -1 leaves it to the detector."""
-    backbone_norm: Literal["", "bn", "sync_bn", "frozen_bn", "gn"] = ""
-    """Normalisation of the backbone; the detector's own when not given."""
+    backbone_norm: str = ""
+    """Normalisation of the backbone: bn, sync_bn, frozen_bn, gn, gn_16, gn_of_16, ln or in; the detector's own when not
+    given."""
     output: str = ""
     """Run folder; runs/DATA-MODEL, numbered, when not given."""
     resume: str = ""
@@ -192,6 +193,8 @@ class TrainConfig:
             raise UsageError(
                 f"keypoint_sigmas = {list(self.keypoint_sigmas)}: expected numbers above 0, one a keypoint."
             )
+        if self.backbone_norm:
+            check_value("backbone_norm", self.backbone_norm, Norm)
         self._check_select()
 
     def _check_select(self) -> None:
