@@ -219,6 +219,22 @@ def check_value(name: str, value: Any, hint: Any, *, of: str = "") -> Any:
         raise UsageError(message) from None
 
 
+def given_by_name(entries: Sequence[str], *, of: str, example: str) -> dict[str, str]:
+    """The texts of entries such as `"channels=128"` by name; `UsageError` for what is none, and for a name given twice.
+
+    of: what the entries are given as, for the message.
+    """
+    given: dict[str, str] = {}
+    for entry in entries:
+        name, equals, text = (part.strip() for part in entry.partition("="))
+        if not (name and equals and text):
+            raise UsageError(f"{of}: {entry!r} is not name=value, as {example}.")
+        if name in given:
+            raise UsageError(f"{of}: {name} is given twice.")
+        given[name] = text
+    return given
+
+
 # Values
 
 

@@ -5,6 +5,7 @@ running, 2 wrong usage or configuration, 3 problems in the data, 4 a gate (parit
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,14 @@ def counted(number: int, noun: str, verb: str = "") -> str:
     else:
         noun = f"{noun[:-1]}ies" if re.search(r"[^aeiou]y$", noun) else f"{noun}s"
     return f"{number:,} {noun} {PLURAL_VERBS.get(verb, verb.removesuffix('s'))}".rstrip()
+
+
+def shortened(number: float) -> str:
+    """`145.8 M`: three or four digits and a prefix."""
+    for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= factor:
+            return f"{number / factor:.{max(0, 3 - len(str(math.floor(number / factor))))}f}{prefix}"
+    return f"{number:.0f}"
 
 
 # What may not be installed, and the extra of this package that brings it.

@@ -11,8 +11,9 @@ import aweigh
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import run
+from aweigh.errors import shortened
 from aweigh.images.resize import Resize
-from aweigh.profiling.cost import count, shortened
+from aweigh.profiling.cost import count
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -24,6 +25,16 @@ def test_cost_of_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "256 x 256" in out
     assert list(rows(out)) == ["backbone", "neck", "head", "total"]
+
+
+def test_cost_of_a_detector_with_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    totals = []
+    for given in ([], ["--arguments", "channels=32", "head_convs=1"]):
+        assert run(["profile", "cost", "fcos_shufflenet_v2_x0_5_fpn", "--size", "64", *given]) == 0
+        totals.append(rows(capsys.readouterr().out)["total"])
+    detector = aweigh.create("fcos_shufflenet_v2_x0_5_fpn", channels=32, head_convs=1)
+    expected = count(detector, (64, 64), run=lambda model, x: model.network(x)).total
+    assert totals[0] != totals[1] and " ".join(totals[1][:2]) == shortened(expected.parameters)
 
 
 def test_cost_of_a_checkpoint_is_that_of_its_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +64,8 @@ def test_cost_of_a_timm_backbone_layer_by_layer(capsys: pytest.CaptureFixture[st
     [
         (["cost", "shufflenet_v2_x1_00"], "Did you mean 'shufflenet_v2_x1_0'?"),
         (["cost", "resnet18", "--size", "0"], "expected a number above 0"),
+        (["cost", "resnet18", "--arguments", "channels=3"], "arguments (channels) go with a detector"),
+        (["cost", "fcos_resnet50_fpn", "--arguments", "channels"], "--arguments: 'channels' is not name=value"),
         (["cost", "missing.safetensors"], "missing.safetensors"),
         (["reuse", "resnet18"], "neither a file nor a ShuffleNet V2"),
         (["reuse", "missing.safetensors"], "no file of weights"),

@@ -8,8 +8,9 @@ from torchvision.ops import DeformConv2d
 
 from aweigh.backbones.classifier import classifier
 from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2
+from aweigh.errors import shortened
 from aweigh.models import create
-from aweigh.profiling.cost import count, shortened
+from aweigh.profiling.cost import count
 
 
 def test_a_convolution_by_hand():

@@ -32,7 +32,7 @@ selection = { nms_threshold = 0.5 }
 
 
 @pytest.fixture
-def written(tmp_path: Path):
+def file(tmp_path: Path):
     def write(text: str) -> Path:
         path = tmp_path / "mine.toml"
         path.write_text(text, encoding="utf-8")
@@ -41,8 +41,8 @@ def written(tmp_path: Path):
     return write
 
 
-def test_a_row_is_laid_over_what_all_have(written) -> None:
-    study = load_study(written(PLAIN))
+def test_a_row_is_laid_over_what_all_have(file) -> None:
+    study = load_study(file(PLAIN))
     none, branch = study.rows
     assert (study.name, study.kind, study.metric, study.recipe) == ("mine", "detector", "AP", "")
     assert study.whole(none).arguments == {"head_norm": "gn", "centerness": False}
@@ -54,10 +54,10 @@ def test_a_row_is_laid_over_what_all_have(written) -> None:
     )
 
 
-def test_studies_are_found_by_name_and_by_path(written) -> None:
+def test_studies_are_found_by_name_and_by_path(file) -> None:
     assert find_study("fcos/4").name == "fcos/4"
     assert find_study(str(packaged_studies()["fcos/4"])).rows == find_study("fcos/4").rows
-    assert find_study(str(written(PLAIN))).title == "Centre-ness"
+    assert find_study(str(file(PLAIN))).title == "Centre-ness"
     with pytest.raises(UsageError, match=r"no study 'fcos/44'.*Did you mean 'fcos/4'\?.*`aweigh study list`"):
         find_study("fcos/44")
 
@@ -92,11 +92,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_told_with_the_file_and_the_row(mistake: str, written) -> None:
+def test_mistakes_are_told_with_the_file_and_the_row(mistake: str, file) -> None:
     before, after, said = MISTAKES[mistake]
     assert before in PLAIN
     with pytest.raises(UsageError, match=said) as told:
-        load_study(written(PLAIN.replace(before, after)))
+        load_study(file(PLAIN.replace(before, after)))
     assert "\n" not in str(told.value)
 
 

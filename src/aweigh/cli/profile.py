@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from aweigh.cli.help import epilogue, several
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import output
-from aweigh.errors import UsageError, check_reach, counted
+from aweigh.errors import UsageError, check_reach, counted, shortened
 
 app = several("profile", "Count what a network costs, and see how it uses its features.", "profile cost")
 
@@ -18,6 +18,7 @@ def cost(
     model: str,
     /,
     *,
+    arguments: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     size: int = 416,
     layers: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
@@ -29,23 +30,24 @@ def cost(
     Args:
         model: A detector of aweigh models, a checkpoint, the folder of a run, box, a network of the ShuffleNet V2 paper
             (as shufflenet_v2_x1_0, with its classifier), or a timm backbone.
+        arguments: Options of the detector's builder, each as name=value, for example channels=128.
         size: Side of the image in pixels.
         layers: List every layer.
     """
-    from aweigh.profiling.cost import shortened
+    from aweigh.arguments import given_by_name
     from aweigh.profiling.networks import cost_of
 
     check_reach("size", size)
     if size < 1:
         raise UsageError(f"size = {size}: expected a number above 0.")
-    found = cost_of(model, size)
+    found = cost_of(model, size, given_by_name(arguments, of="--arguments", example="channels=128"))
     titles = ("layer" if layers else "part", "parameters", "multiply-adds", "memory access")
     rows = [
         (row.name, *map(shortened, (row.parameters, row.multiply_adds, row.memory_access)))
         for row in (*(found.layers if layers else found.parts), found.total)
     ]
     screen = output()
-    screen.print(f"{model}, one image of {size} x {size}", soft_wrap=True)
+    screen.print(f"{' '.join((model, *arguments))}, one image of {size} x {size}", soft_wrap=True)
     print_table(screen, titles, rows, bold=(len(rows) - 1,))
 
 

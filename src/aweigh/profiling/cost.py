@@ -10,7 +10,6 @@ calls a function instead of a layer (`F.conv2d`, matrix products of attention) i
 """
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,14 +104,6 @@ def count(module: nn.Module, size_hw: tuple[int, int], *, run: Callable[[Any, Te
             )
         )
     return Cost(layers, tuple(parts))
-
-
-def shortened(number: float) -> str:
-    """`145.8 M`: three or four digits and a prefix."""
-    for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= factor:
-            return f"{number / factor:.{max(0, 3 - len(str(math.floor(number / factor))))}f}{prefix}"
-    return f"{number:.0f}"
 
 
 def _multiply_adds(layer: nn.Module, input: Tensor, output: Tensor) -> int:

@@ -1,7 +1,8 @@
 """Networks by their names or files, as `aweigh profile` takes them."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,17 @@ from aweigh.structures import Images
 from aweigh.weights.load import load_backbone, read_state
 
 
-def cost_of(model: str, size: int) -> Cost:
+def cost_of(model: str, size: int, arguments: Mapping[str, Any] | None = None) -> Cost:
     """The cost for one square image of this size of a model (see `find_model`), a ShuffleNet V2 with its classifier, or
-    a backbone of timm."""
+    a backbone of timm. arguments: of the builder of a detector that is named."""
     import timm
 
     size_hw = (size, size)
+    if arguments and model not in DETECTORS:
+        raise UsageError(f"arguments ({', '.join(arguments)}) go with a detector of `aweigh models`; {model} is none.")
     with torch.device("meta"):
         if model in DETECTORS:
-            return count(cast(nn.Module, create(model)), size_hw, run=run_network)
+            return count(cast(nn.Module, create(model, **(arguments or {}))), size_hw, run=run_network)
         if model in BUILDERS:
             return count(classifier(BUILDERS[model]()), size_hw)
     if timm.is_model(model):

@@ -74,10 +74,11 @@ class Row:
 
 @dataclass(frozen=True)
 class CostOf:
-    """What the table counts. size: of the image, height and width. part: of the detector, as neck; all of it when not
-    given. relative_to: the row that ratios are taken to, the first when not given."""
+    """What the table counts. size: of the image, height and width; 800 x 1344 when not given, 224 x 224 of backbones.
+    part: of the detector, as neck; all of it when not given. relative_to: the row that ratios are taken to, the first
+    when not given."""
 
-    size: tuple[int, int] = (800, 1344)
+    size: tuple[int, int] | None = None
     part: str = ""
     relative_to: str = ""
 
@@ -104,6 +105,16 @@ class Study:
     def whole(self, row: Row) -> Part:
         """All that a row is built, trained and measured with."""
         return row.own.over(self.equal)
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Of the image that is counted for."""
+        return self.cost.size or ((224, 224) if self.kind == "backbone" else (800, 1344))
+
+    def chosen(self, names: Collection[str]) -> tuple[Row, ...]:
+        """The rows of these names in the order of the table, all where there are none; `UsageError` for another."""
+        _known(names, [row.name for row in self.rows], str(self.path), what="row")
+        return tuple(row for row in self.rows if not names or row.name in names)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: what it varies and needs, and each row with what it changes and the paper's numbers."""

@@ -12,7 +12,7 @@ from aweigh import distributed
 from aweigh.annotations.flip_pairs import flip_pairs
 from aweigh.annotations.problems import Problem
 from aweigh.annotations.split import Split
-from aweigh.arguments import check_arguments
+from aweigh.arguments import check_arguments, given_by_name
 from aweigh.checkpoints.checkpoint import start_from
 from aweigh.errors import DataError, UsageError, did_you_mean
 from aweigh.feeding.dataset import DetectionDataset
@@ -230,14 +230,7 @@ def builder_arguments(config: TrainConfig) -> dict[str, Any]:
     """The builder's keyword arguments out of `arguments`, `frozen_stages` and `backbone_norm`, checked."""
     if config.model not in DETECTORS:
         raise UsageError(f"There is no model {config.model!r}.{did_you_mean(config.model, DETECTORS)}")
-    arguments: dict[str, Any] = {}
-    for entry in config.arguments:
-        name, equals, text = entry.partition("=")
-        if not equals or not name:
-            raise UsageError(f"arguments: {entry!r} is not name=value, as channels=128.")
-        if name.strip() in arguments:
-            raise UsageError(f"arguments: {name.strip()} is given twice.")
-        arguments[name.strip()] = text.strip()
+    arguments: dict[str, Any] = {**given_by_name(config.arguments, of="arguments", example="channels=128")}
     own: dict[str, Any] = {"frozen_stages": config.frozen_stages} if config.frozen_stages >= 0 else {}
     own |= {"backbone_norm": config.backbone_norm} if config.backbone_norm else {}
     for name in own.keys() & arguments.keys():
