@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aweigh.errors import UsageError
-from aweigh.images.resample import resample
+from aweigh.images.resample import _blocks, resample
 from aweigh.images.resize import Resize
 
 DIGEST = """
@@ -33,6 +33,18 @@ def test_one_colour_stays_and_halves_are_means(antialias: bool) -> None:
         np.testing.assert_allclose(scaled, np.broadcast_to([[[7]], [[128]], [[250]]], scaled.shape), rtol=1e-6)
     halves = resample(np.array([[[0.0], [1], [1], [0]]]), (1, 2), antialias=False)  # between the two of each half
     assert halves.tolist() == [[[0.5, 0.5]]]
+
+
+@pytest.mark.parametrize("after", [1920, 900, 600, 479, 416, 241, 200, 100])
+def test_sums_of_grey_levels_are_exact(after: int) -> None:
+    """In the numbers that they are computed in, whatever the pixels and the number of bits that weights take."""
+    dice = np.random.default_rng(0)
+    pixels = np.array([[255] * 960, dice.integers(0, 256, 960), 255 * dice.integers(0, 2, 960)], np.float32)
+    for _, _, first, last, weights in _blocks(960, after, 960, antialias=True, whole=True):
+        wanted = pixels[:, first:last].astype(np.float64) @ weights.T.astype(np.float64)
+        sums = pixels[:, first:last] @ weights.T
+        assert (sums == wanted).all() and (np.floor(sums + np.float32(0.5)) == np.floor(wanted + 0.5)).all()
+        assert weights.dtype == (np.float32 if after > 240 else np.float64)  # which a share below 1/4 takes
 
 
 def test_a_part_of_an_image_becomes_the_whole() -> None:

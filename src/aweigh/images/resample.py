@@ -100,7 +100,7 @@ def _blocks(before: int, after: int, span: float, antialias: bool, whole: bool) 
     number: type[np.floating] = np.float32
     if whole:
         weights, bits = _in_15_bits(weights)
-        number = np.float32 if bits + 8 < 24 else np.float64
+        number = np.float32 if bits + 8 <= 24 else np.float64  # grey levels have 8 bits
     blocks = []
     for start in range(0, after, BLOCK):
         stop = min(start + BLOCK, after)
