@@ -37,6 +37,7 @@ _ROWS: dict[str, list[str]] = {
         "retinanet_resnext101_32x8d_fpn",
         "retinanet_timm_fpn",
     ],
+    "retinanet_resnet50_fpn_base": ["retinanet_resnet101_fpn_base"],
     "retinanet_resnet50_fpn_detectron2": ["retinanet_resnet101_fpn_detectron2"],
     "efficientdet_d0": [f"efficientdet_d{size}" for size in (*range(1, 8), "7x")],
     "efficientdet_lite0": [f"efficientdet_lite{size}" for size in ("1", "2", "3", "3x", "4")],
@@ -65,7 +66,7 @@ _ROWS: dict[str, list[str]] = {
         "light_head_rcnn_xception",
     ],
     "centernet_resnet18_dcn": ["centernet_resnet101_dcn"],
-    "foveabox_resnet18_fpn": ["foveabox_resnet50_fpn"],
+    "foveabox_resnet18_fpn": ["foveabox_resnet50_fpn", "foveabox_resnet101_fpn"],
 }
 SISTERS = {form: sisters for form, sisters in _ROWS.items() if sisters}
 FORMS = [name for name in DETECTORS if form_of(name) == name]

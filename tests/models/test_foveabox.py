@@ -235,9 +235,11 @@ ALIGNED = (
 
 @pytest.mark.parametrize(("form", "head"), [({}, PLAIN), ({"align": True, "head_norm": "gn"}, ALIGNED)])
 def test_parameters_are_as_many_as_the_paper_says(form: dict[str, Any], head: int) -> None:
-    with torch.device("meta"):
-        model = create("foveabox_resnet50_fpn", **form)
-    assert sum(value.numel() for value in model.parameters()) == BODY_AND_NECK + head
+    deeper = 44_549_160 - 25_557_032  # ResNet-101 over ResNet-50
+    for name, more in (("foveabox_resnet50_fpn", 0), ("foveabox_resnet101_fpn", deeper)):
+        with torch.device("meta"):
+            model = create(name, **form)
+        assert sum(value.numel() for value in model.parameters()) == BODY_AND_NECK + more + head
 
 
 @pytest.mark.parametrize("align", [False, True])

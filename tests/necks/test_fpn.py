@@ -111,6 +111,21 @@ def test_wrong_inputs_are_named(arguments, said):
         FPN(WIDTHS, STRIDES, levels=2)
 
 
+def test_p7_is_behind_a_relu_or_not():
+    """By hand: of weights of one, P6 is the sum of C5's cells, and P7 of P6's or of what of it is above 0."""
+    found = {}
+    for top in ("c5", "c5_linear"):
+        fpn = FPN((1,), (32,), channels=2, top=top).eval()
+        for extra in (fpn.p6, fpn.p7):
+            nn.init.ones_(extra.weight)
+            nn.init.zeros_(extra.bias)
+        fpn.p6.weight.data[1] = -1
+        _, p6, p7 = fpn([torch.full((1, 1, 2, 2), 3.0)])
+        assert p6.flatten().tolist() == [12, -12]
+        found[top] = p7.flatten().tolist()
+    assert found == {"c5": [12, 12], "c5_linear": [0, 0]}
+
+
 @pytest.mark.parametrize("top", ["p5", "c5", "pool"])
 @pytest.mark.parametrize("name", NECKS)
 def test_every_neck_of_the_table_gives_as_many_levels_as_it_is_told(name, top):

@@ -63,6 +63,7 @@ PUBLISHED: dict[str, dict[str, PublishedWeights]] = {
     **centernet.PUBLISHED,
     **centernet_3d.PUBLISHED,
     **cornernet.PUBLISHED,
+    **foveabox.PUBLISHED,
     **centernet_triplets.PUBLISHED,
     **centernet_pose.PUBLISHED,
     **fast_rcnn.PUBLISHED,

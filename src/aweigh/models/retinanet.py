@@ -5,21 +5,23 @@ three sizes an octave apart by thirds and three ratios. An anchor that overlaps 
 class it is and how the box differs from it; below 0.4 it is background. The focal loss (equation 5) turns down what is
 easy, so that the hundred thousand background anchors need no sampling.
 
-Four forms, each a set of plain values (docs/papers/retinanet.md has those of the paper's ablations):
+Five forms, each a set of plain values (docs/papers/retinanet.md has those of the paper's ablations):
 
-===============  =================  =================  ==================  ===========================
-value            default            torchvision v1     torchvision v2      detectron2
-===============  =================  =================  ==================  ===========================
-P6 from          C5                 P5                 C5                  C5
-towers           group norm.        no normalisation   group norm.         no normalisation
-box loss         GIoU               L1 of deltas       GIoU                L1 of deltas
-divided by       objects' anchors   the same           the same            a moving mean over batches
-                 of each image
-anchors          exact              whole pixels       whole pixels        exact
-step of a cell   its stride         padded // grid     padded // grid      its stride
-backbone         ImageNet           ImageNet           ImageNet            stride in the 1x1, BGR 0-255
-detections       100                300                300                 100
-===============  =================  =================  ==================  ===========================
+==============  ================  =================  ================  ================  ====================
+value           default           base (the paper)   torchvision v1    torchvision v2    detectron2
+==============  ================  =================  ================  ================  ====================
+P6 from         C5                C5                 P5                C5                C5
+towers          group norm.       no normalisation   no normalisation  group norm.       no normalisation
+box loss        GIoU              smooth L1 of       L1 of deltas      GIoU              L1 of deltas
+                                  deltas
+divided by      objects' anchors  the same           the same          the same          a moving mean over
+                of each image                                                            batches
+anchors         exact             exact              whole pixels      whole pixels      exact
+step of a cell  its stride        its stride         padded // grid    padded // grid    its stride
+backbone        ImageNet          stride in the      ImageNet          ImageNet          stride in the 1x1,
+                                  1x1, frozen norm.                                      BGR 0-255
+detections      100               100                300               300               100
+==============  ================  =================  ================  ================  ====================
 
 How ours differs:
 - A box that no anchor touches (outside the image) teaches none; torchvision then takes every anchor that overlaps
@@ -366,6 +368,8 @@ _BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d
 _RESNET50, _RESNET101 = partial(timm_backbone, "resnet50"), partial(timm_backbone, "resnet101")
 # With the same assignment as `fcos_resnet50_fpn_atss` the two come out alike (Zhang et al. 2020, sections 3.2 and 4).
 _ATSS = {"scale": 8.0, "per_octave": 1, "ratios": (1.0,), "assignment": "adaptive"}
+# The paper's own form, on MSRA's ResNets, whose batch normalisation stays as it is.
+_BASE = {"head_norm": None, "box_loss": "smooth_l1", "backbone_norm": "frozen_bn", "stride_in_1x1": True}
 _DETECTRON2 = {
     **{"stride_in_1x1": True, "pixel_mean": DETECTRON2_MEAN, "pixel_std": DETECTRON2_STD},
     **{"head_norm": None, "box_loss": "l1", "normaliser": "moving"},
@@ -378,6 +382,8 @@ BUILDERS = {
     "retinanet_shufflenet_v2_x1_0_fpn": Builder(retinanet, partial(shufflenet_v2_backbone, 1.0), {"channels": 128}),
     "retinanet_timm_fpn": Builder(retinanet, any_timm_backbone),
     "retinanet_resnet50_fpn_atss": Builder(retinanet, _RESNET50, _ATSS),
+    "retinanet_resnet50_fpn_base": Builder(retinanet, _RESNET50, _BASE),
+    "retinanet_resnet101_fpn_base": Builder(retinanet, _RESNET101, _BASE),
     "retinanet_resnet50_fpn_torchvision": Builder(retinanet_torchvision, _RESNET50, _V1),
     "retinanet_resnet50_fpn_v2_torchvision": Builder(retinanet_torchvision, _RESNET50, {"max_detections": 300}),
     # On MSRA's ResNets.

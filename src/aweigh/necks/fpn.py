@@ -18,7 +18,7 @@ from aweigh.arguments import Few, Width, checked_class
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, make_norm
 
-Top = Literal["p5", "c5", "pool"]
+Top = Literal["p5", "c5", "c5_linear", "pool"]
 
 
 @checked_class()
@@ -28,8 +28,9 @@ class FPN(nn.Module):
     in_channels, in_strides: the backbone's `.channels` and `.strides`; each stride doubles the one before, or equals
     it, as in torchvision's pyramid on MobileNet V3.
     levels: of the pyramid, as many as maps come in or more; None: two more.
-    top: what P6, the first of these, is computed from by a strided convolution, `"p5"` (FCOS) or `"c5"` (RetinaNet);
-    `"pool"`: each is every second cell of the one before (Faster R-CNN).
+    top: what P6, the first of these, is computed from by a strided convolution: `"p5"` (FCOS) or `"c5"` (RetinaNet),
+    each of the next from the one before behind a ReLU; `"c5_linear"`: without (FoveaBox's authors); `"pool"`: each is
+    every second cell of the one before (Faster R-CNN).
     norm: normalisation after each lateral and output convolution, which then have no bias; None as in the paper.
     """
 
@@ -52,7 +53,7 @@ class FPN(nn.Module):
         self.output = nn.ModuleList(_convolution(channels, channels, 3, norm) for _ in in_channels)
         self.top = top
         self.more = [f"p{6 + level}" for level in range(more)]
-        width = in_channels[-1] if top == "c5" else channels
+        width = channels if top == "p5" else in_channels[-1]
         for name in self.more if top != "pool" else ():
             self.add_module(name, nn.Conv2d(width, channels, 3, stride=2, padding=1))
             width = channels
@@ -76,12 +77,13 @@ class FPN(nn.Module):
             # To the lateral's exact size, since an odd height or width is not twice the coarser one.
             merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
             pyramid.insert(0, self.output[level](merged))
-        coarsest = features[-1] if self.top == "c5" else pyramid[-1]
+        coarsest = pyramid[-1] if self.top in ("p5", "pool") else features[-1]
         for name in self.more:
             if self.top == "pool":
                 coarsest = coarsest[:, :, ::2, ::2]
             else:
-                coarsest = self.get_submodule(name)(coarsest if name == "p6" else F.relu(coarsest))
+                behind_relu = name != "p6" and self.top != "c5_linear"
+                coarsest = self.get_submodule(name)(F.relu(coarsest) if behind_relu else coarsest)
             pyramid.append(coarsest)
         return pyramid
 
