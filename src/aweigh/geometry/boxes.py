@@ -107,7 +107,7 @@ def _best_of_each_place(
         first, second = np.nonzero(np.triu(groups[better, None] == groups[rows], 1 - len(kept)))
         covers = np.zeros((len(better), len(rows)), dtype=bool)
         covers[first, second] = _iou(boxes[better[first]], boxes[rows[second]]) > iou_threshold
-        free = ~covers[: len(kept)].any(axis=0)
+        free = ~np.logical_or.reduce(covers[: len(kept)], axis=0)
         for row in np.flatnonzero(covers[len(kept) :].any(axis=1)):
             if free[row]:
                 free &= ~covers[len(kept) + row]
