@@ -12,6 +12,7 @@ from aweigh.backbones import Backbone, mobilenet_v3_ends
 from aweigh.backbones.classifier import classifier
 from aweigh.backbones.dla import DLA34, TWO_LEVELS
 from aweigh.backbones.hourglass import Hourglass
+from aweigh.backbones.hrnet import HRNet
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
@@ -21,6 +22,7 @@ from aweigh.errors import UsageError
 BACKBONES: dict[str, Callable[..., Any]] = {
     "resnet18": partial(TimmBackbone, "resnet18"),
     "dla34": DLA34,
+    "hrnet": partial(HRNet, "hrnet_w18_small", levels=(2, 3, 4, 5)),
     "mobilenet_v3_ends": mobilenet_v3_ends,
     "shufflenet_v1": partial(shufflenet_v1, 0.5),
     "shufflenet_v2": partial(ShuffleNetV2, 0.5),
@@ -31,6 +33,7 @@ BACKBONES: dict[str, Callable[..., Any]] = {
 TWO_STAGES = {
     "resnet18": ("body.conv1.", "body.bn1.", "body.layer1."),
     "dla34": ("body.base_layer.", "body.level0.", "body.level1."),
+    "hrnet": ("body.conv1.", "body.bn1.", "body.conv2.", "body.bn2.", "body.layer1."),
     "mobilenet_v3_ends": ("body.conv_stem.", "body.bn1.", "body.blocks.0.", "body.blocks.1."),
     **dict.fromkeys(("shufflenet_v1", "shufflenet_v2", "xception"), ("conv1.", "stage2.")),
 }

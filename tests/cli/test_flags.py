@@ -24,6 +24,7 @@ COMMANDS = [
 ]
 SHARED = {
     *("annotations", "images", "workers", "device", "resize", "tta", "scales", "merge", "flip_pairs", "settings"),
+    *("nms", "nms_threshold"),
     *("batch", "proposals_file", "link", "recipe", "processes"),
 }
 
@@ -54,6 +55,13 @@ def test_a_setting_has_a_name_and_a_value(entry: str) -> None:
         Weights(settings=(entry,)).changes()
 
 
+def test_suppression_is_asked_for_by_flags_of_its_own() -> None:
+    assert Weights(nms="soft", nms_threshold=0.4).changes() == {"nms": "soft", "nms_threshold": "0.4"}
+    assert Weights(settings=("max_detections=3",), nms="none").changes() == {"max_detections": "3", "nms": "none"}
+    with pytest.raises(UsageError, match=r"--set nms_threshold=0\.5 and a flag say the same"):
+        Weights(settings=("nms_threshold=0.5",), nms_threshold=0.4).changes()
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and m.safetensors, a detector that knows nothing and is never sure."""
@@ -76,6 +84,11 @@ def test_eval_measures_with_the_settings_that_are_set(work: Path, capsys: pytest
     assert "\nset: score_threshold 0, max_detections 7\n" in told
     after = json.loads((work / "n.json").read_text())
     assert after["protocol"]["detections"] == 14
+    assert run([*words, "--nms", "soft", "--nms-threshold", "0.4"]) == 0
+    assert "score above 0.05, soft NMS, at most" in capsys.readouterr().out
+    assert run([*words, "--nms-threshold", "0.4"]) == 0
+    told = capsys.readouterr().out
+    assert "NMS at IoU 0.4, " in told and "\nset: nms_threshold 0.4\n" in told
     assert after["settings"]["selection"] == before["settings"]["selection"] | {
         "score_threshold": 0, "max_detections": 7,
     }  # fmt: skip

@@ -19,15 +19,18 @@ def form_of(name: str) -> str:
 # Builders that differ from the first in their body and their widths alone; `test_forms.py` compares them, on the meta
 # device. A builder that stands nowhere here is a form, and is run in full.
 _ROWS: dict[str, list[str]] = {
-    "fcos_shufflenet_v2_x0_5_fpn": [
-        "fcos_shufflenet_v2_x1_0_fpn",
-        "fcos_resnet18_fpn",
-        "fcos_resnet50_fpn",
-        "fcos_resnet101_fpn",
-        "fcos_resnext101_32x8d_fpn",
-        "fcos_resnext101_64x4d_fpn",
-        "fcos_timm_fpn",
-    ],
+    **{
+        f"fcos_shufflenet_v2_x0_5_fpn{form}": [
+            f"fcos_shufflenet_v2_x1_0_fpn{form}",
+            f"fcos_resnet18_fpn{form}",
+            f"fcos_resnet50_fpn{form}",
+            f"fcos_resnet101_fpn{form}",
+            f"fcos_resnext101_32x8d_fpn{form}",
+            f"fcos_resnext101_64x4d_fpn{form}",
+            f"fcos_timm_fpn{form}",
+        ]
+        for form in ("", "_base")
+    },
     "fcos_shufflenet_v2_x0_5_lite": ["fcos_shufflenet_v2_x1_0_lite", "fcos_shufflenet_v2_x1_5_lite"],
     "retinanet_shufflenet_v2_x1_0_fpn": [
         "retinanet_resnet18_fpn",

@@ -40,6 +40,7 @@ def test_it_counts_what_training_would_assign(tmp_path: Path) -> None:
     expected = measure_coverage([((120, 160), objects["boxes"], objects["labels"]) for objects in every], rule)
     assert measured.here.best_possible_recall == expected.best_possible_recall < 1
     assert measured.here.ambiguous == expected.ambiguous_share
+    assert measured.here.ambiguous_classes == expected.ambiguous_classes_share < measured.here.ambiguous
     assert measured.unowned_count == expected.boxes - expected.found == len(measured.unowned)
     assert sum(map(sum, measured.owners)) == expected.boxes == sum(measured.sizes)
     assert sum(row[-1] for row in measured.owners) == measured.unowned_count

@@ -14,6 +14,7 @@ from aweigh.ops import boxes as box_ops
 from aweigh.structures import Images, Targets
 
 STRIDES = (8, 16, 32, 64, 128)
+LEVEL_RANGES = [(0, 64), (64, 128), (128, 256), (256, 512), (512, math.inf)]  # section 3.2
 
 
 def pyramid_points(height: int = 128, width: int = 192) -> list[torch.Tensor]:
@@ -34,7 +35,7 @@ def random_targets(count: int, seed: int, height: int = 128, width: int = 192) -
 
 def slow_assign(points, targets, center_radius, inclusive) -> list[int]:
     result = []
-    for level, (low, high) in enumerate(fcos.LEVEL_RANGES):
+    for level, (low, high) in enumerate(LEVEL_RANGES):
         for x, y in points[level].tolist():
             best, best_area, covered = -1, math.inf, False
             for index, (x0, y0, x1, y1) in enumerate(targets.boxes.tolist()):
@@ -64,7 +65,7 @@ def assign(points: list[torch.Tensor], targets: Targets, **rule: object) -> torc
 @pytest.mark.parametrize(("radius", "inclusive"), [(1.5, True), (None, True), (1.5, False)])
 def test_assignment_equals_the_written_out_rule(seed: int, radius: float | None, inclusive: bool) -> None:
     points, targets = pyramid_points(), random_targets(12, seed)
-    options = {"strides": STRIDES, "level_ranges": fcos.LEVEL_RANGES, "center_radius": radius}
+    options = {"strides": STRIDES, "level_ranges": LEVEL_RANGES, "center_radius": radius}
     matched = assign(points, targets, inclusive_ranges=inclusive, **options)
     assert matched.tolist() == slow_assign(points, targets, radius, inclusive)
     portions = assign(points, targets, inclusive_ranges=inclusive, byte_budget=5000, **options)
@@ -76,7 +77,7 @@ def test_a_distance_of_exactly_64_belongs_to_both_levels_or_to_none(inclusive: b
     points = pyramid_points()[0]
     x, y = points[30].tolist()
     box = torch.tensor([[x - 4, y - 4, x + 64, y + 4]])
-    for level_range in fcos.LEVEL_RANGES[:2]:
+    for level_range in LEVEL_RANGES[:2]:
         portions = box_ops.candidates(
             [points], box, strides=[8], level_ranges=[level_range], inclusive_ranges=inclusive, center_radius=None
         )
@@ -85,7 +86,7 @@ def test_a_distance_of_exactly_64_belongs_to_both_levels_or_to_none(inclusive: b
 
 def test_five_thousand_boxes_are_assigned_within_bounded_memory() -> None:
     points, targets = pyramid_points(800, 1344), random_targets(5000, 0, 800, 1344)
-    options = {"strides": STRIDES, "level_ranges": fcos.LEVEL_RANGES}
+    options = {"strides": STRIDES, "level_ranges": LEVEL_RANGES}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         matched = assign(points, targets, **options)
     live = peak = 0
@@ -100,7 +101,7 @@ def test_five_thousand_boxes_are_assigned_within_bounded_memory() -> None:
 def test_centerness_is_one_in_the_middle_and_the_formula_elsewhere() -> None:
     distances = torch.tensor([[5.0, 5, 5, 5], [1, 2, 4, 8], [0, 3, 3, 3]])
     expected = [1.0, math.sqrt((1 / 4) * (2 / 8)), 0.0]
-    assert fcos.centerness_targets(distances).tolist() == pytest.approx(expected)
+    assert fcos.centerness_of(distances).tolist() == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_perfect_outputs_decode_to_the_targets_and_cost_nothing(small) -> None:
         score = torch.full((len(points), 5), -20.0)
         score[own >= 0, targets.labels[own[own >= 0]]] = 20.0
         sides = box_ops.encode_distances(points, targets.boxes[own.clamp(min=0)])
-        central = fcos.centerness_targets(sides).nan_to_num().clamp(1e-4, 1 - 1e-4)
+        central = fcos.centerness_of(sides).nan_to_num().clamp(1e-4, 1 - 1e-4)
         logits.append(score.T.reshape(1, 5, *shape))
         distances.append((sides / STRIDES[level]).clamp(min=0).T.reshape(1, 4, *shape))
         quality.append(central.logit().reshape(1, 1, *shape))
@@ -306,7 +307,7 @@ def test_a_guess_is_nobodys_target_and_gives_its_class_no_negative_loss(detector
 def test_assignment_is_that_without_the_guesses(seed: int) -> None:
     points, targets = pyramid_points(), random_targets(12, seed)
     uncertain = torch.rand(12, generator=torch.Generator().manual_seed(seed)) < 0.4
-    options = {"strides": STRIDES, "level_ranges": fcos.LEVEL_RANGES}
+    options = {"strides": STRIDES, "level_ranges": LEVEL_RANGES}
     alone = assign(points, targets[~uncertain], **options)
     matched = assign(points, replace(targets, uncertain=uncertain), **options)
     back = torch.where(alone >= 0, (~uncertain).nonzero().squeeze(1)[alone.clamp(min=0)], alone)

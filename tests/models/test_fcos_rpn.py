@@ -9,7 +9,8 @@ from torch import nn
 
 from aweigh.errors import UsageError
 from aweigh.models import create
-from aweigh.models.fcos_rpn import FCOSProposer, level_ranges
+from aweigh.models.fcos import level_ranges_of
+from aweigh.models.fcos_rpn import FCOSProposer
 from aweigh.structures import Images, Targets
 
 SMALL = {"num_classes": 3, "channels": 16, "box_size": 3, "backbone_norm": "frozen_bn", "rpn_convs": 1}
@@ -50,7 +51,7 @@ def test_it_has_the_samples_of_table_6() -> None:
 
 
 def test_levels_learn_sizes_in_proportion_to_their_stride() -> None:
-    assert level_ranges((4, 8, 16, 32, 64)) == [(0, 32), (32, 64), (64, 128), (128, 256), (256, math.inf)]
+    assert level_ranges_of((4, 8, 16, 32, 64)) == [(0, 32), (32, 64), (64, 128), (128, 256), (256, math.inf)]
 
 
 def test_the_losses_are_those_of_fcos_of_one_class(model, images) -> None:
@@ -61,7 +62,7 @@ def test_the_losses_are_those_of_fcos_of_one_class(model, images) -> None:
     sums = {"objectness": 0.0, "proposals": 0.0, "centerness": 0.0}
     positives, weights = 0, 0.0
     for image, target in enumerate(targets):
-        for level, (low, high) in enumerate(level_ranges((4, 8, 16, 32, 64))):
+        for level, (low, high) in enumerate(level_ranges_of((4, 8, 16, 32, 64))):
             part = raw.proposed
             logits, distances, quality = (values[level][image].flatten(1).T.double().tolist() for values in part[:3])
             for (x, y), (logit,), (left, top, right, bottom), (central,) in zip(

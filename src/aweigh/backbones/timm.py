@@ -60,6 +60,8 @@ class TimmBackbone(nn.Module):
 
     stride_divisor = 32
     activation = None
+    options: Mapping[str, Any] = {}  # of timm's feature extractor, beside those here
+    stage_ends: Sequence[str] = ()  # the last module of each stage, where timm does not name it
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.name = name
         self.normalise = Normalise(**pixels)
-        self.body = _features(name, levels, output_stride)
+        self.body = _features(name, levels, output_stride, self.options)
         self.channels = tuple(_info(self.body).channels())
         self.strides = tuple(_info(self.body).reduction())
         if pretrained:
@@ -89,7 +91,8 @@ class TimmBackbone(nn.Module):
                     module.eps = norm_eps
         if stride_in_1x1:
             _move_strides(self.body, name)
-        self._frozen_modules = _modules_of_stages(self.body, frozen_stages, name)
+        ends = self.stage_ends or [entry["module"] for entry in _info(self.body).info]
+        self._frozen_modules = _modules_of_stages(self.body, ends, frozen_stages, name)
         for module_name in self._frozen_modules:
             self.body.get_submodule(module_name).requires_grad_(False)
         self.train()
@@ -106,7 +109,7 @@ class TimmBackbone(nn.Module):
         return self
 
 
-def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module:
+def _features(name: str, levels: Sequence[int], output_stride: int, options: Mapping[str, Any]) -> nn.Module:
     """timm's feature extractor for the levels, without the layers behind the coarsest of them."""
     import timm
 
@@ -121,9 +124,9 @@ def _features(name: str, levels: Sequence[int], output_stride: int) -> nn.Module
             f"{name}: no map at level {missing[0]} (stride {2 ** missing[0]}); it has strides {sorted(index_of)}."
         )
     indices = [index_of[2**level] for level in levels]
-    dilated: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    further = dict(options) if output_stride == 32 else {**options, "output_stride": output_stride}
     try:
-        body = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **dilated)
+        body = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **further)
     except (AssertionError, TypeError) as error:
         raise UsageError(f"timm's {name!r} has no form of output_stride {output_stride}; leave it at 32.") from error
     # Most backbones end at their last map; EfficientNet's would run its remaining blocks for nothing.
@@ -244,9 +247,8 @@ class _InstanceNormAct(_WithActivation, InstanceNorm2d):
     pass
 
 
-def _modules_of_stages(body: nn.Module, stages: int, name: str) -> list[str]:
+def _modules_of_stages(body: nn.Module, ends: Sequence[str], stages: int, name: str) -> list[str]:
     """The names of all modules with parameters or mode of their own, from the image to the end of that many stages."""
-    ends = [entry["module"] for entry in _info(body).info]
     if not 0 <= stages <= len(ends):
         raise UsageError(f"{name}: frozen_stages must lie in 0..{len(ends)}, got {stages}.")
     if stages == 0:

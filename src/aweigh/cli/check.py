@@ -167,16 +167,13 @@ def _print_fit(console: "Console", fit: "Fit") -> None:
     if fit.levels:
         parts = ", ".join(f"{level.stride}: {100 * level.share:.0f} %" for level in fit.levels)
         lines.append(f"levels by stride, and their share of the boxes: {parts}")
-    if fit.here.best_possible_recall is not None and fit.here.ambiguous is not None:
-        of = (
-            f" (on {fit.images_measured:,} of {counted(fit.images, 'image')})"
-            if fit.images_measured < fit.images
-            else ""
-        )
-        lines.append(
-            f"best possible recall {100 * fit.here.best_possible_recall:.1f} %, ambiguous points "
-            f"{100 * fit.here.ambiguous:.1f} %{of}"
-        )
+    here, of = fit.here, ""
+    if fit.images_measured < fit.images:
+        of = f" (on {fit.images_measured:,} of {counted(fit.images, 'image')})"
+    shares = (here.best_possible_recall, here.ambiguous, here.ambiguous_classes)
+    if None not in shares:
+        recall, ambiguous, classes = (f"{100 * (share or 0):.1f} %" for share in shares)
+        lines.append(f"best possible recall {recall}, ambiguous points {ambiguous}, of different classes {classes}{of}")
     for line in [*lines, *fit.advice]:
         _print_indented(console, line, 2)
 

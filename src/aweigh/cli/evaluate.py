@@ -204,8 +204,14 @@ def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed
     engine = predictor.engine
     selection = engine.selection
     resize = ", ".join(f"{name} {value}" for name, value in predictor.resize.to_dict().items())
+    suppressed = {
+        "class": f"NMS at IoU {selection.nms_threshold:g}",
+        "agnostic": f"NMS of all classes together at IoU {selection.nms_threshold:g}",
+        "soft": "soft NMS",
+        "none": "no NMS",
+    }
     yield (
-        f"score above {selection.score_threshold:g}, NMS at IoU {selection.nms_threshold:g}, at most "
+        f"score above {selection.score_threshold:g}, {suppressed[selection.nms]}, at most "
         f"{counted(selection.max_detections, 'detection')} per image; resize: {resize}; "
         f"batch {loading.batch or engine.usual_batch}"
     )
@@ -226,6 +232,7 @@ def settings(predictor: "Predictor", loading: Loading) -> dict[str, Any]:
         "resize": predictor.resize.to_dict(),
         "tta": None if predictor.tta.plain else predictor.tta.to_dict(engine),
         "score_threshold": selection.score_threshold,
+        "nms": selection.nms,
         "nms_threshold": selection.nms_threshold,
         "max_detections": selection.max_detections,
         "selection": engine.settings,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from aweigh.arguments import Precision
+from aweigh.arguments import NMS, Precision
 from aweigh.errors import UsageError, check_reach, did_you_mean
 
 if TYPE_CHECKING:
@@ -114,6 +114,16 @@ class Weights:
 
     weights: WeightsName = ""
     settings: Settings = ()
+    nms: Annotated[
+        NMS | None,
+        _detector(
+            "What suppresses what, in place of the detector's own setting: boxes of one class (class) or of any "
+            "(agnostic) that overlap a better one, their scores alone (soft), or nothing (none)."
+        ),
+    ] = None
+    nms_threshold: Annotated[
+        float | None, _detector("From which overlap (IoU) on, in place of the detector's own setting, as 0.6.")
+    ] = None
     device: Annotated[
         str,
         _loading(
@@ -144,8 +154,13 @@ class Weights:
     ] = 0
 
     def changes(self) -> dict[str, str]:
-        """What --set changes, see `changed`."""
-        return changed(self.settings)
+        """What --set, see `changed`, --nms and --nms-threshold change."""
+        changes = changed(self.settings)
+        for name, value in (("nms", self.nms), ("nms_threshold", self.nms_threshold)):
+            if value is not None and name in changes:
+                raise UsageError(f"--set {name}={changes[name]} and a flag say the same; leave one out.")
+            changes |= {} if value is None else {name: str(value)}
+        return changes
 
 
 @Parameter(name="*")

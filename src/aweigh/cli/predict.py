@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from aweigh.arguments import NMS, Share, check_value
+from aweigh.arguments import Share, check_value
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector, given_proposals
 from aweigh.cli.flags import Batch, ProposalsFile, Views, Weights
@@ -33,7 +33,6 @@ def command(
     proposals_file: ProposalsFile = None,
     score: float = 0.5,
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
-    nms: NMS | None = None,
     format: str = "jsonl",
     camera: Path | None = None,
     draw: bool = True,
@@ -60,8 +59,6 @@ def command(
             classes.
         score: Leave out detections below this score.
         classes: Look for these classes only.
-        nms: What suppresses what, in place of the detector's own setting: boxes of one class (class) or of any
-            (agnostic) that overlap a better one, their scores alone (soft), or nothing (none).
         format: jsonl: a line of JSON per image. coco: COCO's results. csv: a line per box. labelstudio and cvat:
             annotations to begin with, which Label Studio and CVAT import and people correct. yolo, voc, kitti and
             labelme: a file per image. Masks are in jsonl, coco and cvat, keypoints in jsonl, coco, csv and
@@ -93,7 +90,7 @@ def command(
         log().print("\n".join(predictor.tta.describe(predictor.engine)))
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
     proposals = given_proposals(predictor.engine, proposals_file)
-    stream = partial(predictor.stream, score=score, classes=classes, nms=nms, proposals=proposals)
+    stream = partial(predictor.stream, score=score, classes=classes, proposals=proposals)
     add_camera = camera_of(predictor, camera)
     drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
     tally = Tally()

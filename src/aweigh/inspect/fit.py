@@ -59,16 +59,22 @@ class Unowned:
 
 @dataclass(frozen=True)
 class Trial:
-    """One input size. The last two are None where the detector assigns no points to boxes."""
+    """One input size. The last three are None where the detector assigns no points to boxes."""
 
     short: int
     long: int
     small: float  # share of the boxes under `SMALL` pixels
     best_possible_recall: float | None = None
     ambiguous: float | None = None
+    ambiguous_classes: float | None = None
 
     def covered(self, coverage: Coverage) -> Trial:
-        return replace(self, best_possible_recall=coverage.best_possible_recall, ambiguous=coverage.ambiguous_share)
+        return replace(
+            self,
+            best_possible_recall=coverage.best_possible_recall,
+            ambiguous=coverage.ambiguous_share,
+            ambiguous_classes=coverage.ambiguous_classes_share,
+        )
 
     @property
     def flags(self) -> str:

@@ -7,7 +7,7 @@ A point that lies in the middle of an object regresses the distances to its four
 class it is, and how central it is (equation 3). Five feature levels share one head; an object belongs to the level
 whose range holds the largest distance, and a point in several objects takes the smallest.
 
-Three forms, each a set of plain values (the base form and torchvision's are built in `fcos_forms.py`):
+Three forms, each a set of plain values that are given one by one (`fcos_forms.py` builds the base and torchvision's):
 
 ==================  =====================  ======================  =================================
 value               base                   improved (default)      torchvision
@@ -29,10 +29,12 @@ How ours differs:
 - exp(s_i x) is cut off at 16,384 px so that it cannot overflow.
 - Regions marked `ignore` (crowd, difficult) give no classification loss inside; the authors drop such annotations.
   What is uncertain, and classes an image was not labelled for, give no negative loss.
+- FCOS_PLUS, whose several points of a cell are here, divides the classification loss by positive points + images.
 - Equal areas go to the first box; torchvision compares 1e8 - area in float32, which cannot tell areas apart that
   differ by less than about 8 square pixels.
 
-Legend: B images, A points over all levels, C classes, H x W cells of a level, N boxes of one image, P positive points.
+Legend: B images, A points over all levels, C classes, H x W cells of a level, N boxes of one image, P positive points,
+K points of a cell (1, unless told otherwise).
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Layers, Limit, NotNegative, Positive, Share, Width, checked_class, passes_on
+from aweigh.arguments import NMS, Few, Layers, Limit, NotNegative, Positive, Share, Width, checked_class, passes_on
 from aweigh.backbones import Backbone, any_timm_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
@@ -62,18 +64,21 @@ from aweigh.ops.matching import BACKGROUND, IGNORED, among_all, by_adaptive_samp
 from aweigh.structures import Images, Targets
 
 Assignment = Literal["ranges", "adaptive", "aligned"]
+Quality = Literal["centerness", "iou", "computed"]
+DensePoints = Literal[1, 4, 5]
 
-# Section 3.2: the range of max(l, t, r, b) that each of the levels P3 to P7 is responsible for, in pixels.
-LEVEL_RANGES = ((0.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, math.inf))
+# Where the points of a cell lie, (x, y) from its middle in quarters of the stride (FCOS_PLUS).
+FIVE_POINTS = ((-1, -1), (1, -1), (0, 0), (-1, 1), (1, 1))
+DENSE_POINTS = {1: FIVE_POINTS[2:3], 4: FIVE_POINTS[:2] + FIVE_POINTS[3:], 5: FIVE_POINTS}
 
 
 class FCOSOutput(NamedTuple):
-    """What the network says, level by level, before any decision."""
+    """What the network says, level by level, before any decision; the points of a cell stand side by side."""
 
-    logits: list[Tensor]  # [B, C, H, W]
-    distances: list[Tensor]  # [B, 4, H, W] left, top, right, bottom, >= 0, in pixels or strides of the level
-    quality: list[Tensor]  # [B, 1, H, W] logit of the centre-ness (or of the IoU); no levels without that branch
-    points: list[Tensor]  # [H*W, 2] x, y of each cell in the padded image, pixels
+    logits: list[Tensor]  # [B, C, H, W*K]
+    distances: list[Tensor]  # [B, 4, H, W*K] left, top, right, bottom, >= 0, in pixels or strides of the level
+    quality: list[Tensor]  # [B, 1, H, W*K] logit of the centre-ness (or of the IoU); no levels without that branch
+    points: list[Tensor]  # [H*W*K, 2] x, y in the padded image, pixels
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ class FCOS(nn.Module):
 
     Args:
         backbone, neck, head, classes: as of every detector on a pyramid (see `aweigh.models.detector.Detector`).
-        level_ranges: pixels of max(l, t, r, b) that belong to each level; `inclusive_ranges`: both ends count.
+        level_ranges: pixels of max(l, t, r, b) that belong to each level, or `level_ranges_of` its strides;
+            `inclusive_ranges`: both ends count.
         center_radius: positive points lie within this many strides of the box centre; None: anywhere in the box.
         normalise_distances: the head's distances are in strides of their level, not in pixels.
         corner_points: torchvision's points: a cell's corner, at stride padded // grid.
@@ -98,8 +104,9 @@ class FCOS(nn.Module):
         assignment: which point learns which box: `"ranges"` (the paper), `"adaptive"` (ATSS) or `"aligned"` (the points
             of TOOD, by what the network says now).
         quality: what the quality branch learns: the centre-ness, or the IoU of the predicted box (AdelaiDet's option);
-            None for a head without one ("none" in table 4).
+            of a head without one the centre-ness "computed" of the predicted distances, or None (table 4).
         score_threshold: lowest class probability p or, when `threshold_product`, lowest score sqrt(p * quality).
+        nms, nms_threshold: what suppresses what, and from which overlap on.
     """
 
     stride_divisor = 32
@@ -111,7 +118,7 @@ class FCOS(nn.Module):
         head: FCOSHead,
         *,
         classes: Classes,
-        level_ranges: Sequence[tuple[Limit, Limit]] = LEVEL_RANGES,
+        level_ranges: Sequence[tuple[Limit, Limit]] | None = None,
         inclusive_ranges: bool = True,
         center_radius: Positive | None = 1.5,
         normalise_distances: bool = True,
@@ -119,18 +126,21 @@ class FCOS(nn.Module):
         assignment: Assignment = "ranges",
         box_loss: BoxLoss = "giou",
         weigh_boxes: bool = True,
-        quality: Literal["centerness", "iou"] | None = "centerness",
+        quality: Quality | None = "centerness",
         score_threshold: Share = 0.05,
         threshold_product: bool = False,
+        nms: NMS = "class",
+        nms_threshold: Share = 0.6,
     ) -> None:
         super().__init__()
+        level_ranges = level_ranges_of(neck.strides) if level_ranges is None else level_ranges
         if len(level_ranges) != len(neck.strides):
             raise UsageError(
                 f"FCOS: {counted(len(neck.strides), 'feature level')}, but {counted(len(level_ranges), 'level range')}."
             )
-        if (head.centerness is None) != (quality is None):
+        if (head.centerness is None) != (quality in (None, "computed")):
             raise UsageError(f"FCOS: quality is {quality!r}, which does not go with the head's quality branch.")
-        check_classes("FCOS", head.logits.out_channels, classes)
+        check_classes("FCOS", head.num_classes, classes)
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
@@ -151,7 +161,7 @@ class FCOS(nn.Module):
         self.normalise_distances, self.corner_points = normalise_distances, corner_points
         self.box_loss, self.weigh_boxes, self.quality = box_loss, weigh_boxes, quality
 
-        self.selection = FCOSSelection(score_threshold=score_threshold, threshold_product=threshold_product)
+        self.selection = FCOSSelection(score_threshold, nms, nms_threshold, threshold_product=threshold_product)
 
     def forward(self, images: Images, targets: Sequence[Targets] | None = None) -> dict[str, Tensor] | list[Detections]:
         """The losses if `targets` are given, else the detections of each image."""
@@ -169,12 +179,13 @@ class FCOS(nn.Module):
         return FCOSOutput(logits, distances, quality, points)
 
     def _points(self, level: int, feature: Tensor, pixels: Tensor) -> Tensor:
-        height, width = feature.shape[-2:]
+        (height, width), (stride, half) = feature.shape[-2:], (self.strides[level], self.strides[level] // 2)
+        steps, offset = (stride, stride), (half, half)
         if self.corner_points:
-            steps = (pixels.shape[-2] // height, pixels.shape[-1] // width)
-            return box_ops.grid_points(height, width, steps, (0, 0), like=feature)
-        stride, half = self.strides[level], self.strides[level] // 2
-        return box_ops.grid_points(height, width, (stride, stride), (half, half), like=feature)
+            steps, offset = (pixels.shape[-2] // height, pixels.shape[-1] // width), (0, 0)
+        middles = box_ops.grid_points(height, width, steps, offset, like=feature)  # [H*W, 2]
+        around = middles.new_tensor(DENSE_POINTS[self.head.dense_points]) * (stride // 4)  # [K, 2]
+        return (middles[:, None] + around).flatten(0, 1)  # [H*W*K, 2]
 
     # Training
 
@@ -186,7 +197,7 @@ class FCOS(nn.Module):
         of positives and the sum of centre-ness are averaged over all processes and never less than one, so a batch
         without objects is finite.
         """
-        classes = self.head.logits.out_channels
+        classes = self.head.num_classes
         check_labels(targets, images=len(raw.logits[0]), classes=classes, what="FCOS.loss")
         logits = _flatten(raw.logits)  # [B, A, C]
         distances = _flatten(raw.distances) * self._units(raw.points)  # [B, A, 4] pixels
@@ -197,7 +208,7 @@ class FCOS(nn.Module):
         unknown = unknown_in_batch(points, targets, classes)  # [B * A, C] bool, or None
         points = points[positive.nonzero()[:, 1]]  # [P, 2]
         boxes = box_ops.decode_distances(points, distances[positive])  # [P, 4]
-        centerness = centerness_targets(box_ops.encode_distances(points, target_boxes))  # [P]
+        centerness = centerness_of(box_ops.encode_distances(points, target_boxes))  # [P]
         positives = world_mean(positive.sum().float()).clamp(min=1)
 
         # +1 in intersection and union of the base form's -log IoU, as in the authors' code (distances in pixels).
@@ -208,7 +219,7 @@ class FCOS(nn.Module):
             box = per_box.sum() / positives
         classification = sigmoid_focal_loss_sum(logits.flatten(0, 1), labels.flatten(), no_loss=unknown)
         losses = {"classification": classification / positives, "box": box}
-        if self.quality is not None:
+        if self.quality is not None and raw.quality:
             quality = _flatten(raw.quality).squeeze(-1)  # [B, A]
             goal = centerness if self.quality == "centerness" else box_ops.aligned_iou(boxes.detach(), target_boxes)
             quality_loss = F.binary_cross_entropy_with_logits(quality[positive], goal, reduction="sum")
@@ -263,10 +274,13 @@ class FCOS(nn.Module):
         """
         logits, distances, *branch = (
             part[level].float().flatten(2).transpose(1, 2) for part in (raw.logits, raw.distances, raw.quality) if part
-        )  # [B, H*W, C | 4 | 1]
+        )  # [B, H*W*K, C | 4 | 1]
         num_points, num_classes = logits.shape[1:]
-        quality = branch[0].sigmoid() if branch else torch.ones_like(logits[..., :1])  # [B, H*W, 1]
-        best = logits.amax(dim=-1).sigmoid() * quality.squeeze(-1)  # [B, H*W]
+        if self.quality == "computed":
+            quality = centerness_of(distances).unsqueeze(-1)  # [B, H*W*K, 1]
+        else:
+            quality = branch[0].sigmoid() if branch else torch.ones_like(logits[..., :1])
+        best = logits.amax(dim=-1).sigmoid() * quality.squeeze(-1)  # [B, H*W*K]
         if not self.selection.threshold_product:
             best = torch.where(logits.amax(dim=-1).sigmoid() > self.selection.score_threshold, best, 0)
         top = best.topk(min(number, num_points), dim=1).indices.unsqueeze(-1)  # [B, k', 1]
@@ -293,9 +307,10 @@ class FCOSHead(nn.Module):
         convs: 3x3 convolutions per tower. norm: after each of them. deformable: the last one of each tower is a
             modulated deformable convolution.
         exponential: distances are exp(s_i x) (base form), else relu(s_i x). scales: learn s_i (torchvision does not).
-        initial_distance: what every distance starts at, before exp or relu.
+        initial_distance: what every distance starts at, before exp or relu; None: 0 before exp, 4 before relu.
         centerness_on_boxes: the quality branch reads the box tower (improved form), else the classification tower.
         centerness: with the quality branch.
+        dense_points: of a cell, each with predictions of its own: its middle; four round it; or all five (FCOS_PLUS).
     """
 
     def __init__(
@@ -309,20 +324,24 @@ class FCOSHead(nn.Module):
         deformable: bool = False,
         exponential: bool = False,
         scales: bool = True,
-        initial_distance: NotNegative = 4.0,
+        initial_distance: NotNegative | None = None,
         centerness_on_boxes: bool = True,
         centerness: bool = True,
+        dense_points: DensePoints = 1,
     ) -> None:
         super().__init__()
         self.classification_tower = conv_tower(channels, convs, norm, deformable=deformable)
         self.box_tower = conv_tower(channels, convs, norm, deformable=deformable)
-        self.logits = nn.Conv2d(channels, num_classes, 3, padding=1)
-        self.distances = nn.Conv2d(channels, 4, 3, padding=1)
-        self.centerness = nn.Conv2d(channels, 1, 3, padding=1) if centerness else None
+        self.logits = nn.Conv2d(channels, dense_points * num_classes, 3, padding=1)
+        self.distances = nn.Conv2d(channels, dense_points * 4, 3, padding=1)
+        self.centerness = nn.Conv2d(channels, dense_points, 3, padding=1) if centerness else None
         self.scales = nn.Parameter(torch.ones(num_levels)) if scales else None
         self.exponential, self.centerness_on_boxes = exponential, centerness_on_boxes
+        self.num_classes, self.dense_points = num_classes, dense_points
         start_near_zero(self.logits, self.distances, self.centerness)
         start_at_prior(self.logits)
+        if initial_distance is None:
+            initial_distance = 0.0 if exponential else 4.0
         nn.init.constant_(cast(Tensor, self.distances.bias), initial_distance)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -331,24 +350,36 @@ class FCOSHead(nn.Module):
         for level, feature in enumerate(features):
             classification = self.classification_tower(feature)
             box = self.box_tower(feature)
-            logits.append(self.logits(classification))
+            logits.append(self._side_by_side(self.logits(classification)))
             if self.centerness is not None:
-                quality.append(self.centerness(box if self.centerness_on_boxes else classification))
-            distance = self.distances(box).float()
+                central = self.centerness(box if self.centerness_on_boxes else classification)
+                quality.append(self._side_by_side(central))
+            distance = self._side_by_side(self.distances(box)).float()
             if self.scales is not None:
                 distance = distance * self.scales[level]
             distances.append(distance.clamp(max=math.log(16384)).exp() if self.exponential else distance.relu())
         return logits, distances, quality
 
+    def _side_by_side(self, values: Tensor) -> Tensor:
+        """`[B, K * X, H, W]`, X numbers of one point of each cell after the other, to `[B, X, H, W * K]`."""
+        of_points = values.chunk(self.dense_points, dim=1)
+        return values if len(of_points) == 1 else torch.stack(of_points, dim=-1).flatten(3)
 
-def centerness_targets(distances: Tensor) -> Tensor:
-    """Centre-ness of points at `distances` `[P, 4]` from the sides of their boxes (equation 3): `[P]` in `[0, 1]`."""
-    horizontal, vertical = distances[:, [0, 2]], distances[:, [1, 3]]
-    ratio = (horizontal.amin(1) / horizontal.amax(1)) * (vertical.amin(1) / vertical.amax(1))
-    return ratio.clamp(min=0).sqrt()
+
+def centerness_of(distances: Tensor) -> Tensor:
+    """Centre-ness of points at `distances` `[..., 4]` from the sides of their boxes (equation 3): `[...]` in [0, 1]."""
+    horizontal, vertical = distances[..., [0, 2]], distances[..., [1, 3]]
+    longest = horizontal.amax(-1) * vertical.amax(-1)
+    return (horizontal.amin(-1) * vertical.amin(-1) / longest.clamp(min=1e-9)).clamp(min=0).sqrt()
 
 
 # Assignment: which point learns which box (section 3.1 and 3.2)
+
+
+def level_ranges_of(strides: Sequence[int]) -> list[tuple[float, float]]:
+    """The pixels of max(l, t, r, b) of each level: 0, 64, 128, 256, 512, infinity for P3 to P7 (section 3.2)."""
+    ends = [8.0 * stride for stride in strides[:-1]]
+    return list(zip([0.0, *ends], [*ends, math.inf], strict=True))
 
 
 @torch.no_grad()
@@ -402,31 +433,58 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.float().flatten(2).transpose(1, 2) for level in levels], dim=1)
 
 
-# Builders: each architecture with its numbers; `fcos_forms.py` has the two other forms
+# Builders: each architecture with its numbers; `fcos_forms.py` has the other forms
 
 
 @passes_on(FCOS)
+def on_pyramid(
+    backbone: Backbone,
+    pyramid: Neck,
+    classes: Classes,
+    *,
+    head_convs: Layers = 4,
+    head_norm: Norm | None = "gn",
+    deformable: bool = False,
+    exponential: bool = False,
+    scales: bool = True,
+    centerness_on_boxes: bool = True,
+    dense_points: DensePoints = 1,
+    quality: Quality | None = "centerness",
+    **settings: Any,
+) -> FCOS:
+    """Settings: those of `FCOS`."""
+    head = FCOSHead(
+        pyramid.channels[0],
+        len(classes),
+        len(pyramid.strides),
+        convs=head_convs,
+        norm=head_norm,
+        deformable=deformable,
+        exponential=exponential,
+        scales=scales,
+        centerness_on_boxes=centerness_on_boxes,
+        centerness=quality in ("centerness", "iou"),
+        dense_points=dense_points,
+    )
+    return FCOS(backbone, pyramid, head, classes=classes, quality=quality, **settings)
+
+
+@passes_on(on_pyramid)
 def fcos(
     backbone: Backbone,
     classes: Classes,
     *,
     channels: Width = 256,
-    head_convs: Layers = 4,
-    head_norm: Norm | None = "gn",
+    levels: Few = 5,
     neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
     top: Literal["p5", "c5"] = "p5",
-    deformable: bool = False,
-    quality: Literal["centerness", "iou"] | None = "centerness",
     **settings: Any,
 ) -> FCOS:
-    """The improved form on any backbone with three levels at strides 8, 16, 32. Settings: those of `FCOS`."""
-    build, centerness = NECKS[neck], quality is not None
-    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=5, top=top, norm=neck_norm)
-    head = FCOSHead(
-        channels, len(classes), 5, convs=head_convs, norm=head_norm, deformable=deformable, centerness=centerness
-    )
-    return FCOS(backbone, pyramid, head, classes=classes, quality=quality, **settings)
+    """The improved form on any backbone, whose maps are the first of the `levels`. Settings: those of `on_pyramid`."""
+    build = NECKS[neck]
+    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=levels, top=top, norm=neck_norm)
+    return on_pyramid(backbone, pyramid, classes, **settings)
 
 
 _BACKBONES = ("resnet18", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")

@@ -1,67 +1,62 @@
-"""Further forms of FCOS: the base form of the ICCV paper, and torchvision's, with its published weights; and ATSS.
+"""Further forms of FCOS: the base form of the ICCV paper, with a pyramid and without; ATSS; and torchvision's, with its
+published weights.
 
 The table at the top of `fcos.py` says what the forms differ in.
 """
 
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from aweigh.arguments import passes_on
+from aweigh.arguments import Few, Layers, Width, passes_on
 from aweigh.backbones import Backbone, timm_backbone
+from aweigh.backbones.hrnet import HRNet
 from aweigh.classes import Classes
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
-from aweigh.models.fcos import FCOS, FCOSHead, fcos
-from aweigh.necks import NECKS, NeckName
+from aweigh.models.fcos import BUILDERS as IMPROVED
+from aweigh.models.fcos import FCOS, FCOSHead, fcos, on_pyramid
 from aweigh.necks.fpn import FPN
+from aweigh.necks.hrfpn import HRFPN
 from aweigh.weights.convert.torchvision import fcos_from_torchvision, torchvision_record
 
-
-@passes_on(FCOSHead, without=("exponential", "initial_distance", "centerness_on_boxes"))
-def base_head(channels: int, num_classes: int, num_levels: int, **settings: Any) -> FCOSHead:
-    """The head of the base form. Settings: those of `FCOSHead`."""
-    return FCOSHead(
-        channels,
-        num_classes,
-        num_levels,
-        exponential=True,
-        initial_distance=0.0,
-        centerness_on_boxes=False,
-        **settings,
-    )
+# The base form as arguments of `FCOSHead` and of `FCOS`; the improvements of the TPAMI paper change them one by one.
+BASE_HEAD: dict[str, Any] = {"exponential": True, "centerness_on_boxes": False}
+BASE_RULES: dict[str, Any] = {"normalise_distances": False, "center_radius": None, "box_loss": "iou"}
+_BASE = {**BASE_HEAD, **BASE_RULES}
 
 
-def base_form(centerness: bool = True) -> dict[str, Any]:
-    """The base form as arguments of `FCOS`; without the centre-ness branch boxes are not weighted by it either."""
-    return {
-        "center_radius": None,
-        "normalise_distances": False,
-        "box_loss": "iou",
-        "quality": "centerness" if centerness else None,
-        "weigh_boxes": centerness,
-    }
-
-
-@passes_on(base_head, without=("norm",))
+@passes_on(fcos)
 def fcos_base(
+    backbone: Backbone, classes: Classes, *, convs: Layers | None = None, centerness: bool = True, **settings: Any
+) -> FCOS:
+    """`fcos`, whose values are those of the base form unless given.
+
+    convs, centerness: `head_convs`, and whether there is a `quality`, by their first names.
+    """
+    if convs is not None:
+        settings["head_convs"] = convs
+    if not centerness:
+        settings["quality"] = None
+    return fcos(backbone, classes, **settings)
+
+
+@passes_on(on_pyramid)
+def fcos_hrnet(
     backbone: Backbone,
     classes: Classes,
     *,
-    neck: NeckName = "fpn",
+    channels: Width = 256,
+    levels: Few = 5,
     neck_norm: Norm | None = None,
-    head_norm: Norm | None = "gn",
-    top: Literal["p5", "c5"] = "p5",
-    centerness: bool = True,
     **settings: Any,
 ) -> FCOS:
-    """The base form of the ICCV paper. Settings: those of `base_head`."""
-    build = NECKS[neck]
-    pyramid = build(backbone.channels, backbone.strides, channels=256, levels=5, top=top, norm=neck_norm)
-    head = base_head(256, len(classes), len(pyramid.strides), norm=head_norm, centerness=centerness, **settings)
-    return FCOS(backbone, pyramid, head, classes=classes, **base_form(centerness))
+    """On the branches of HRNet, whose pyramid begins at stride 8 here. Settings: those of `on_pyramid`."""
+    neck = HRFPN(backbone.channels, backbone.strides, channels=channels, levels=levels, stride=2, norm=neck_norm)
+    return on_pyramid(backbone, neck, classes, **settings)
 
 
-@passes_on(FCOSHead, without=("norm", "scales", "initial_distance", "centerness"))
+@passes_on(FCOSHead, without=("norm", "scales", "initial_distance", "centerness", "dense_points"))
 def fcos_torchvision(
     backbone: Backbone,
     classes: Classes,
@@ -87,10 +82,18 @@ def fcos_torchvision(
 
 
 _RESNET50 = partial(timm_backbone, "resnet50")
+# Level P4 alone, which is C4 behind two convolutions (tables 1 and 2 of the ICCV paper).
+_P4 = {**_BASE, "levels": 1}
 
 BUILDERS = {
-    # AP 37.1, 36.5 with `head_norm=None`, 33.5 with `centerness=False` as well (the ICCV paper).
-    "fcos_resnet50_fpn_base": Builder(fcos_base, _RESNET50),
+    # On ResNet-50 AP 37.1, 36.5 with `head_norm=None`, 33.5 with `quality=None` (the ICCV paper).
+    **{
+        f"{name}_base": replace(each, form=fcos_base, values={**_BASE, **each.values})
+        for name, each in IMPROVED.items()
+    },
+    "fcos_resnet50_p4_base": Builder(fcos_base, partial(timm_backbone, "resnet50", (4,)), _P4),
+    # AP 42.0 of COCO's test-dev in table 5 of the ICCV paper, 41.9 of val in that of HRNet's authors.
+    "fcos_hrnet_w32_hrfpn_base": Builder(fcos_hrnet, partial(timm_backbone, "hrnet_w32", (2, 3, 4, 5), HRNet), _BASE),
     # ATSS in the place of ranges and centre sampling: AP 39.2 in table 3 of its paper, where FCOS has 37.8.
     "fcos_resnet50_fpn_atss": Builder(fcos, _RESNET50, {"assignment": "adaptive"}),
     "fcos_resnet50_fpn_torchvision": Builder(fcos_torchvision, _RESNET50),

@@ -19,7 +19,7 @@ box loss            -log IoU                           GIoU
 ==================  =================================  ==============================
 
 How ours differs:
-- The paper does not say which sizes each of these levels learns: 8 strides at most, as on P3 there.
+- The paper does not say which sizes each of these levels learns: 8 strides at most, as on P3 to P6 there.
 - The score of a proposal is the root of probability times centre-ness, as of a detection; their order is the same.
 - Without the centre-ness branch the score is the root of the probability, and boxes are not weighted by centre-ness.
 
@@ -28,7 +28,6 @@ Legend: B images, P proposals of an image, L levels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -43,11 +42,10 @@ from aweigh.layers import Norm
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn_forms import C2_TO_C5, on_pyramid
 from aweigh.models.fcos import FCOS, FCOSHead, FCOSOutput
-from aweigh.models.fcos_forms import base_form, base_head
+from aweigh.models.fcos_forms import BASE_HEAD, BASE_RULES
 from aweigh.structures import Targets
 
 OBJECT = Classes.from_names(["object"])
-STRIDES_OF_A_LEVEL = 8  # the largest distance on each level; section 3.2: 64 px on P3
 
 
 @with_selection(ProposerSelection)
@@ -75,11 +73,11 @@ class FCOSProposer(nn.Module):
         rpn_form: Literal["base", "improved"] = "base",
     ) -> None:
         super().__init__()
-        make, rules = (base_head, base_form(centerness)) if rpn_form == "base" else (FCOSHead, {})
-        rules |= {"quality": "centerness" if centerness else None, "level_ranges": level_ranges(strides)}
+        of_head, rules = (BASE_HEAD, BASE_RULES) if rpn_form == "base" else ({}, {})
+        quality: Literal["centerness"] | None = "centerness" if centerness else None
         maps: Any = _MapsFromOutside(strides)
-        head = make(channels, 1, len(strides), convs=rpn_convs, norm=rpn_norm, centerness=centerness)
-        self.fcos = FCOS(maps, maps, head, classes=OBJECT, score_threshold=0.0, **rules)
+        head = FCOSHead(channels, 1, len(strides), convs=rpn_convs, norm=rpn_norm, centerness=centerness, **of_head)
+        self.fcos = FCOS(maps, maps, head, classes=OBJECT, score_threshold=0.0, quality=quality, **rules)
         self.selection = ProposerSelection(train_proposals, test_proposals)
 
     def forward(self, features: Sequence[Tensor], pixels: Tensor) -> FCOSOutput:
@@ -106,12 +104,6 @@ class _MapsFromOutside(nn.Module):
     def __init__(self, strides: Sequence[int]) -> None:
         super().__init__()
         self.strides = tuple(strides)
-
-
-def level_ranges(strides: Sequence[int]) -> list[tuple[float, float]]:
-    """The largest distance that each level is responsible for, in pixels."""
-    ends = [float(STRIDES_OF_A_LEVEL * stride) for stride in strides[:-1]]
-    return list(zip([0.0, *ends], [*ends, math.inf], strict=True))
 
 
 def _of_one_class(targets: Targets) -> Targets:

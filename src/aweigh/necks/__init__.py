@@ -8,6 +8,7 @@ from torch import Tensor
 from aweigh.layers import Norm
 from aweigh.necks.bifpn import BiFPN
 from aweigh.necks.fpn import FPN, Top
+from aweigh.necks.hrfpn import HRFPN
 from aweigh.necks.pan import PAN
 
 
@@ -28,6 +29,13 @@ def bifpn(
     return BiFPN(in_channels, in_strides, channels=channels, levels=levels, norm=norm or "bn")
 
 
+def hrfpn(
+    in_channels: Sequence[int], in_strides: Sequence[int], *, channels: int, levels: int, top: Top, norm: Norm | None
+) -> HRFPN:
+    """Whatever `top` says, all its levels are pooled from the joined maps."""
+    return HRFPN(in_channels, in_strides, channels=channels, levels=levels, norm=norm)
+
+
 # What every pyramid detector can stand on, by `neck="..."`. Each is called with a backbone's `.channels` and `.strides`
 # and, by name, `channels` (of every map), `levels` (how many maps it gives, no fewer than come in), `top` (what the
 # coarser ones are computed from, as in `FPN`) and `norm` (None: as in its paper).
@@ -35,6 +43,7 @@ NECKS: dict[str, Callable[..., Neck]] = {
     "fpn": FPN,
     "bifpn": bifpn,
     "pan": PAN,
+    "hrfpn": hrfpn,
 }
 if TYPE_CHECKING:
     NeckName = str
