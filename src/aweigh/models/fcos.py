@@ -49,7 +49,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import NMS, Few, Layers, Limit, NotNegative, Positive, Share, Width, checked_class, passes_on
+from aweigh.arguments import (
+    NMS,
+    Few,
+    Layers,
+    Limit,
+    NotNegative,
+    Positive,
+    Share,
+    Width,
+    checked_class,
+    parameters,
+    passes_on,
+)
 from aweigh.backbones import Backbone, any_timm_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
@@ -436,7 +448,7 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
 # Builders: each architecture with its numbers; `fcos_forms.py` has the other forms
 
 
-@passes_on(FCOS)
+@passes_on(FCOSHead, FCOS, without=("convs", "norm", "centerness", "initial_distance"))
 def on_pyramid(
     backbone: Backbone,
     pyramid: Neck,
@@ -444,28 +456,13 @@ def on_pyramid(
     *,
     head_convs: Layers = 4,
     head_norm: Norm | None = "gn",
-    deformable: bool = False,
-    exponential: bool = False,
-    scales: bool = True,
-    centerness_on_boxes: bool = True,
-    dense_points: DensePoints = 1,
     quality: Quality | None = "centerness",
     **settings: Any,
 ) -> FCOS:
-    """Settings: those of `FCOS`."""
-    head = FCOSHead(
-        pyramid.channels[0],
-        len(classes),
-        len(pyramid.strides),
-        convs=head_convs,
-        norm=head_norm,
-        deformable=deformable,
-        exponential=exponential,
-        scales=scales,
-        centerness_on_boxes=centerness_on_boxes,
-        centerness=quality in ("centerness", "iou"),
-        dense_points=dense_points,
-    )
+    """Settings: those of `FCOSHead` and of `FCOS`."""
+    of_head = {name: settings.pop(name) for name in parameters(FCOSHead) if name in settings}
+    of_head |= {"convs": head_convs, "norm": head_norm, "centerness": quality in ("centerness", "iou")}
+    head = FCOSHead(pyramid.channels[0], len(classes), len(pyramid.strides), **of_head)
     return FCOS(backbone, pyramid, head, classes=classes, quality=quality, **settings)
 
 
