@@ -68,6 +68,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = ("--train", 4, "--val", 3, "--test", 2, "--size", 64, "--seed", seed)
         assert typed("data", "synth", folder / name, *words) == 0
         rename(folder / name, CLASSES.get(name, {}))
+    listed = json.loads((folder / "DATA/annotations/instances_test.json").read_text())
+    del listed["annotations"]  # as COCO's test-dev comes
+    (folder / "DATA/annotations/image_info_test-dev2017.json").write_text(json.dumps(listed))
     for name in DATA_SETS:
         if name != "DATA":
             (folder / name).symlink_to("DATA")

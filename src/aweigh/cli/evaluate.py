@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aweigh.annotations.split import Split
     from aweigh.evaluation.measurement import Measurement
     from aweigh.predictor import Predictor
+    from aweigh.results.submission import Submission
 
 USUAL = "coco"
 
@@ -32,6 +33,7 @@ def command(
     json_file: JsonFile = None,
     picture: Path | None = None,
     plots: Path | None = None,
+    submission: Annotated[str, Parameter(show_default=False)] = "",
     own_ids: OwnIds = False,
     keep_cost: Annotated[bool, Parameter(negative="")] = False,
     files: Files = Files(),
@@ -60,6 +62,9 @@ def command(
         picture: Draw six images of the split with what was found, into this file.
         plots: Write into this folder: precision over recall, the confusion matrix, the images with the most mistakes,
             and the same in numbers with the best score threshold of each class.
+        submission: The name of an algorithm, behind a folder or alone: write there the zip of detections that COCO's
+            server takes. DATA is the list of images then, as annotations/image_info_test-dev2017.json, with their
+            folder beside it; without annotations nothing is measured here.
         keep_cost: Measure in float32 too, and write into the checkpoint how much AP --precision costs: --precision auto
             goes by it.
     """
@@ -67,11 +72,13 @@ def command(
 
     loading.check()
     names = [] if metric == USUAL else [name.strip() for name in metric.split(",")]
+    into, split = submission_of(submission, data, split, files)
     if detector.endswith(".json") and Path(detector).is_file():
         if proposals or proposals_file is not None or picture is not None or (weights, views) != (Weights(), Views()):
             raise UsageError(f"{detector} holds detections that are made: leave out the flags of a detector.")
         found = measure_results(Path(detector), data, split, names, own_ids=own_ids, strict=loading.strict, files=files)
         tell_numbers(found)
+        tell_submission(found, into)
         if json_file is not None:
             origin = {"split": found.split.name, "data_hash": found.split.content_hash}
             write_numbers(json_file, {**found.to_dict(), "settings": {**origin, "results": detector, "data": data}})
@@ -80,8 +87,10 @@ def command(
     if own_ids:
         raise UsageError("--own-ids goes with a file of detections (.json).")
     if proposals:
-        if plots is not None or picture is not None or proposals_file is not None or metric != USUAL:
-            raise UsageError("--proposals measures regions alone: leave out --plots, --picture and --metric.")
+        if plots is not None or picture is not None or proposals_file is not None or metric != USUAL or submission:
+            raise UsageError(
+                "--proposals measures regions alone: leave out --plots, --picture, --submission and --metric."
+            )
         if views != Views():
             raise UsageError("--proposals measures what is proposed in training's size: leave out --resize and --tta.")
         part = split_to_measure(detector, data, split, strict=loading.strict, **files.to_dict())
@@ -98,6 +107,7 @@ def command(
     tell_split(part)
     found = measure(predictor, part, names, proposals_file, loading)
     tell_numbers(found)
+    tell_submission(found, into)
     print(*conditions(predictor, loading, weights, found.speed), sep="\n")
     if json_file is not None:
         origin = {"split": part.name, "data_hash": part.content_hash, "detector": detector, "data": data}
@@ -149,8 +159,35 @@ def measure_results(
     return measure_file(file, part.measurable(), names, own_ids=own_ids)
 
 
+def submission_of(name: str, data: str, split: str, files: Files) -> tuple["Submission | None", str]:
+    """Where --submission writes, and the split whose images the server knows; as it was where there is none."""
+    from aweigh.layouts.finding import ALIASES
+    from aweigh.layouts.load import find_splits
+    from aweigh.results.submission import Submission
+
+    if not name:
+        return None, split
+    found = find_splits(data, **files.to_dict())
+    wanted = ALIASES.get(split, split) or ("val" if "val" in found else next(iter(found)))
+    listed = found.get(wanted) or next(iter(found.values()))  # a file alone is the split that is asked for
+    return Submission.named(name, listed.annotations), wanted
+
+
+def tell_submission(found: "Measurement", into: "Submission | None") -> None:
+    """Write the files of --submission."""
+    if into is not None:
+        for path in into.write(found.results):
+            log().print(f"For COCO's server: {path}")
+
+
 def tell_numbers(found: "Measurement") -> None:
-    """The table of each metric, and what is not measured."""
+    """The table of each metric, and what is not measured; nothing of images that nobody annotated."""
+    if not len(found.split.boxes) and not found.split.evaluation_only:
+        print(
+            f"{counted(len(found.split), 'image')}, {counted(len(found.results), 'detection')}; nothing to measure: "
+            "the data have no annotations.\n"
+        )
+        return
     print("\n\n".join([*(measured.table() for measured in found.metrics.values()), *found.notes]), end="\n\n")
 
 

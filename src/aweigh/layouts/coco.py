@@ -101,7 +101,8 @@ def _best(name: str, files: Sequence[Path], root: Path) -> SplitFiles:
 
 def _files(name: str, file: Path, root: Path) -> SplitFiles:
     stem = file.stem.rsplit("_", 1)[-1]  # "train2017"
-    folders = [stem, f"images/{stem}", name, f"images/{name}"]
+    whole = re.sub(r"^test-(dev|challenge)", "test", stem)  # of which COCO's test-dev2017 is a part
+    folders = [stem, f"images/{stem}", whole, f"images/{whole}", name, f"images/{name}"]
     folders += [alias for alias, plain in ALIASES.items() if plain == name]
     folders += ["images", "data", "JPEGImages", "."]
     images = [root / folder for folder in folders]
