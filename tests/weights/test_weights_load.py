@@ -375,6 +375,10 @@ class TestImagenetRecords:
         assert found.url.endswith(f"/dla34-{found.sha256}.pth") and found.file == f"dla34-{found.sha256}.pth"
         assert "BSD-3-Clause" in found.licence
 
+    def test_hrnet_is_its_authors(self):
+        found = imagenet_record("hrnet_w32")
+        assert found.file == f"hrnetv2_w32-{found.sha256}.pth" and len(found.sha256) == 8 and "MIT" in found.licence
+
     def test_other_timm_models(self):
         found = imagenet_record("efficientnet_b0")
         assert found.sha256 in found.file and found.url.endswith(found.file) and found.licence

@@ -1,8 +1,8 @@
 """Published ImageNet weights of backbones.
 
 `imagenet_record` gives torchvision's file for the backbones of the papers, whose names, addresses and accuracies are
-written down here, that of DLA-34's authors, and for any other timm model the file timm names, if its name carries a
-checksum.
+written down here, those of the authors of DLA-34 and HRNet-W32, and for any other timm model the file timm names, if
+its name carries a checksum.
 """
 
 import re
@@ -28,8 +28,10 @@ TORCHVISION = {
 }
 TORCHVISION_FOLDER = "https://download.pytorch.org/models/"
 
-# That of its authors, which CenterNet starts from; timm names no file with a checksum.
+# Of these timm names no file with a checksum: that of DLA's authors, which CenterNet starts from, and that of HRNet's,
+# as timm gave it out first.
 DLA34 = "http://dl.yf.io/dla/models/imagenet/dla34-ba72cf86.pth"
+HRNET_W32 = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-hrnet/hrnetv2_w32-90d8c5fb.pth"
 _IMAGES = "trained on ImageNet, whose images are for non-commercial research"
 
 # Files are published with the first digits of their SHA-256 at the end of the name.
@@ -45,6 +47,8 @@ def imagenet_record(name: str) -> PublishedWeights:
     if name == "dla34":
         licence = f"BSD-3-Clause (ucbdrive/dla); {_IMAGES}"
         return _record(name, DLA34, licence, "the authors of DLA, trained on ImageNet-1k")
+    if name == "hrnet_w32":
+        return _record(name, HRNET_W32, f"MIT (HRNet); {_IMAGES}", "the authors of HRNet, trained on ImageNet-1k")
     import timm
 
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
