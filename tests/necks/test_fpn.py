@@ -1,6 +1,7 @@
 """The feature pyramid: sizes, top levels, equality with torchvision's."""
 
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from aweigh.errors import UsageError
-from aweigh.necks import NECKS
+from aweigh.necks import NECKS, make_neck
 from aweigh.necks.fpn import FPN
 
 WIDTHS, STRIDES = (24, 40, 72), (8, 16, 32)
@@ -131,7 +132,8 @@ def test_p7_is_behind_a_relu_or_not():
 def test_every_neck_of_the_table_gives_as_many_levels_as_it_is_told(name, top):
     maps = features(250, 333)
     for levels in (4, 6):
-        neck = NECKS[name](WIDTHS, STRIDES, channels=16, levels=levels, top=top, norm=None).eval()
+        backbone = SimpleNamespace(channels=WIDTHS, strides=STRIDES)
+        neck = make_neck(name, backbone, channels=16, levels=levels, top=top, norm=None).eval()
         assert neck.strides == (8, 16, 32, 64, 128, 256)[:levels] and neck.channels == (16,) * levels
         sizes = [(-(-250 // stride), -(-333 // stride)) for stride in neck.strides]
         assert [tuple(level.shape) for level in neck(maps)] == [(2, 16, *size) for size in sizes]

@@ -27,7 +27,7 @@ image, P positive anchors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import NMS, Count, Divisor, Positive, Share, passes_on
+from aweigh.arguments import NMS, Count, Divisor, Layers, Positive, Share, passes_on
 from aweigh.backbones import Backbone, timm_backbone
 from aweigh.backbones.timm import TimmBackbone
 from aweigh.classes import Classes
@@ -45,8 +45,8 @@ from aweigh.errors import UsageError, counted
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm, start_at_prior
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Selection, detector
-from aweigh.necks import NECKS, Neck, NeckName
-from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, BiFPN, Fusion
+from aweigh.necks import Neck, NeckFusion, NeckName, make_neck
+from aweigh.necks.bifpn import NORM_EPS, NORM_MOMENTUM, Fusion
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_rows, place_anchors
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
@@ -320,6 +320,8 @@ def efficientdet(
     form: Literal["tensorflow", "torch"] = "tensorflow",
     neck: NeckName = "bifpn",
     neck_norm: Norm = "bn",
+    neck_repeats: Layers | None = None,
+    neck_fusion: NeckFusion | None = None,
     head_norm: Norm = "bn",
     aspects: Sequence[tuple[Positive, Positive]] = ASPECTS,
     **settings: Any,
@@ -327,22 +329,30 @@ def efficientdet(
     """One row of the table.
 
     form: the authors' (padding as TensorFlow's "SAME", biases in front of normalisations), or effdet's own, without
-    either. neck: another one than the paper's BiFPN has as many channels and levels. Settings: those of `EfficientDet`.
+    either. neck: another one than the paper's BiFPN has as many channels and levels, and, where it has cells, separable
+    convolutions. neck_repeats, neck_fusion: None: those of the row, or of another neck those of its paper.
+    Settings: those of `EfficientDet`.
     """
     activation: Activation = "relu6" if scaling.lite else "silu"
     as_tensorflow = form == "tensorflow"
-    build: Callable[..., Neck] = partial(NECKS[neck], top="c5")
     if neck == "bifpn":
-        build = partial(
-            BiFPN,
-            repeats=scaling.repeats,
-            fusion=scaling.fusion,
-            activation=activation,
-            same_padding=as_tensorflow,
-            redundant_bias=as_tensorflow,
-        )
+        neck_repeats = scaling.repeats if neck_repeats is None else neck_repeats
+        neck_fusion = neck_fusion or scaling.fusion
     channels, levels = scaling.channels, scaling.levels
-    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=levels, norm=neck_norm)
+    pyramid = make_neck(
+        neck,
+        backbone,
+        channels,
+        levels,
+        top="c5",
+        norm=neck_norm,
+        repeats=neck_repeats,
+        fusion=neck_fusion,
+        activation=activation,
+        separable=True,
+        same_padding=as_tensorflow,
+        redundant_bias=as_tensorflow,
+    )
     net = partial(
         PredictionNet,
         channels,

@@ -48,7 +48,7 @@ from aweigh.heads.rpn import RPN, MakeProposer
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder, on_each
 from aweigh.models.faster_rcnn import FasterRCNN
-from aweigh.necks import NECKS, NeckName
+from aweigh.necks import NeckFusion, NeckName, make_neck
 from aweigh.ops.roi import max_pool_regions, pool_regions
 from aweigh.structures import IMAGENET_STD
 from aweigh.weights.coco import COCO_CLASSES
@@ -75,6 +75,8 @@ def on_pyramid(
     channels: Width = 256,
     neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
+    neck_repeats: Layers | None = None,
+    neck_fusion: NeckFusion | None = None,
     levels_read: Few | None = None,
     box_head: Literal["2fc", "4conv1fc"] = "2fc",
     head_norm: Norm | None = "gn",
@@ -91,8 +93,10 @@ def on_pyramid(
     with `head_norm` and one. samples, aligned: of RoIAlign. unused_rows: of the `BoxPredictor`.
     """
     said = branches(channels, classes) if branches else None
-    maps, levels = (backbone.channels, backbone.strides), len(backbone.strides) + coarser
-    pyramid = NECKS[neck](*maps, channels=channels, levels=levels, top="pool", norm=neck_norm)
+    levels = len(backbone.strides) + coarser
+    pyramid = make_neck(
+        neck, backbone, channels, levels, top="pool", norm=neck_norm, repeats=neck_repeats, fusion=neck_fusion
+    )
     proposes = proposer(channels, pyramid.strides)
     pool = partial(
         pool_regions, strides=pyramid.strides[: len(backbone.strides)][:levels_read], samples=samples, aligned=aligned

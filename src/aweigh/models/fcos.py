@@ -69,7 +69,7 @@ from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Assign, Candidates, LevelSelection, check_classes, detector
-from aweigh.necks import NECKS, Neck, NeckName
+from aweigh.necks import Neck, NeckFusion, NeckName, make_neck
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, IGNORED, among_all, by_adaptive_samples, task_aligned
@@ -475,13 +475,16 @@ def fcos(
     levels: Few = 5,
     neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
+    neck_repeats: Layers | None = None,
+    neck_fusion: NeckFusion | None = None,
     top: Literal["p5", "c5"] = "p5",
     **settings: Any,
 ) -> FCOS:
     """The improved form on any backbone, whose maps are the first of the `levels`. Settings: those of `on_pyramid`."""
-    build = NECKS[neck]
-    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=levels, top=top, norm=neck_norm)
-    return on_pyramid(backbone, pyramid, classes, **settings)
+    maps = make_neck(
+        neck, backbone, channels, levels, top=top, norm=neck_norm, repeats=neck_repeats, fusion=neck_fusion
+    )
+    return on_pyramid(backbone, maps, classes, **settings)
 
 
 _BACKBONES = ("resnet18", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")

@@ -39,7 +39,7 @@ from aweigh.errors import UsageError
 from aweigh.layers import Norm, conv_tower, make_norm, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Assign, Candidates, LevelSelection, check_classes, detector
-from aweigh.necks import NECKS, Neck, NeckName
+from aweigh.necks import Neck, NeckFusion, NeckName, make_neck
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
 from aweigh.ops.matching import BACKGROUND, among_all
@@ -316,14 +316,15 @@ def foveabox(
     convs: Layers = 4,
     neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
+    neck_repeats: Layers | None = None,
+    neck_fusion: NeckFusion | None = None,
     head_norm: Norm | None = None,
     align: bool = False,
     top: Literal["c5", "c5_linear"] = "c5",
     **settings: Any,
 ) -> FoveaBox:
     """On any backbone with three levels at strides 8, 16, 32. Settings: those of `FoveaBox`."""
-    build = NECKS[neck]
-    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=5, top=top, norm=neck_norm)
+    pyramid = make_neck(neck, backbone, channels, 5, top=top, norm=neck_norm, repeats=neck_repeats, fusion=neck_fusion)
     head = FoveaHead(channels, len(classes), convs=convs, norm=head_norm, align=align)
     return FoveaBox(backbone, pyramid, head, classes=classes, **settings)
 

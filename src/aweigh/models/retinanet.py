@@ -55,7 +55,7 @@ from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.detector import LevelSelection, check_classes, detector
-from aweigh.necks import NECKS, Neck, NeckName
+from aweigh.necks import Neck, NeckFusion, NeckName, make_neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_rows, anchor_shapes, level_anchors
@@ -331,6 +331,8 @@ def retinanet(
     convs: Layers = 4,
     neck: NeckName = "fpn",
     neck_norm: Norm | None = None,
+    neck_repeats: Layers | None = None,
+    neck_fusion: NeckFusion | None = None,
     head_norm: Norm | None = "gn",
     top: Literal["p5", "c5"] = "c5",
     scale: Positive = 4.0,
@@ -339,8 +341,7 @@ def retinanet(
     **settings: Any,
 ) -> RetinaNet:
     """On any backbone with three levels at strides 8, 16, 32. Settings: those of `RetinaNet`."""
-    build = NECKS[neck]
-    pyramid = build(backbone.channels, backbone.strides, channels=channels, levels=5, top=top, norm=neck_norm)
+    pyramid = make_neck(neck, backbone, channels, 5, top=top, norm=neck_norm, repeats=neck_repeats, fusion=neck_fusion)
     shapes = octave_anchors(pyramid.strides, scale=scale, per_octave=per_octave, ratios=ratios)
     head = RetinaNetHead(channels, len(classes), len(shapes[0]), convs=convs, norm=head_norm)
     return RetinaNet(backbone, pyramid, head, classes=classes, shapes=shapes, **settings)

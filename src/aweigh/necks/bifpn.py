@@ -60,7 +60,7 @@ class BiFPN(nn.Module):
         if levels < len(in_channels):
             raise UsageError(f"BiFPN has a level for each map, here {len(in_channels)} or more; got {levels}.")
         self.same_padding = same_padding
-        self.top = _to_width(in_channels[-1], channels, norm, redundant_bias)
+        self.top = to_width(in_channels[-1], channels, norm, redundant_bias)
         self.adds = levels - len(in_channels)
         widths = [*in_channels, *(channels for _ in range(self.adds))]
         widths[-1] = channels
@@ -75,18 +75,14 @@ class BiFPN(nn.Module):
         self.strides = tuple(in_strides[0] * 2**level for level in range(levels))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                _glorot_uniform(module)
+                glorot_uniform(module)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """features: `[B, in_channels[i], H_i, W_i]`, fine to coarse. Returns `[B, channels, H_i, W_i]`, fine to coarse.
 
         Each additional map has ceil(H / 2) rows of the one before; columns likewise.
         """
-        coarsest = self.top(features[-1])
-        maps = [*features] if self.adds else [*features[:-1], coarsest]
-        for _ in range(self.adds):
-            coarsest = halve(coarsest, same_padding=self.same_padding)
-            maps.append(coarsest)
+        maps = with_coarser(features, self.top(features[-1]), self.adds, same_padding=self.same_padding)
         for cell in self.cells:
             maps = cell(maps)
         return maps
@@ -141,7 +137,7 @@ class Node(nn.Module):
     ) -> None:
         super().__init__()
         self.fusion = fusion
-        self.lateral = _to_width(in_channels, channels, norm, redundant_bias)
+        self.lateral = to_width(in_channels, channels, norm, redundant_bias)
         self.weights = None if fusion == "sum" else nn.Parameter(torch.ones(inputs))
         self.activation = make_activation(activation)
         self.convolution = SeparableConv2d(channels, channels, 3, norm=None, activation=None, bias=redundant_bias)
@@ -162,6 +158,19 @@ class Node(nn.Module):
         return fused
 
 
+def with_coarser(features: list[Tensor], top: Tensor, adds: int, *, same_padding: bool) -> list[Tensor]:
+    """The maps of a first cell: those of the backbone, and `adds` coarser ones, each half of the one before.
+
+    top: the coarsest of `features` at the width of the pyramid, of which the first is halved; with none to add, it
+    stands in its place.
+    """
+    maps = [*features] if adds else [*features[:-1], top]
+    for _ in range(adds):
+        top = halve(top, same_padding=same_padding)
+        maps.append(top)
+    return maps
+
+
 def halve(x: Tensor, *, same_padding: bool) -> Tensor:
     """The largest of each 3x3 window, two cells apart: `[B, C, H, W]` -> `[B, C, ceil(H / 2), ceil(W / 2)]`.
 
@@ -173,7 +182,7 @@ def halve(x: Tensor, *, same_padding: bool) -> Tensor:
     return F.max_pool2d(x, 3, stride=2, padding=1)
 
 
-def _to_width(in_channels: int, channels: int, norm: Norm, bias: bool) -> nn.Module:
+def to_width(in_channels: int, channels: int, norm: Norm, bias: bool) -> nn.Module:
     """A 1x1 convolution with normalisation, or nothing where the width is right already."""
     if in_channels == channels:
         return nn.Identity()
@@ -181,7 +190,7 @@ def _to_width(in_channels: int, channels: int, norm: Norm, bias: bool) -> nn.Mod
     return nn.Sequential(convolution, make_norm(norm, channels, eps=NORM_EPS, momentum=NORM_MOMENTUM))
 
 
-def _glorot_uniform(convolution: nn.Conv2d) -> None:
+def glorot_uniform(convolution: nn.Conv2d) -> None:
     """Keras' start, of which the authors change nothing here; a depthwise convolution has a fan of its kernel."""
     kernel = math.prod(convolution.kernel_size)
     fans = kernel * (convolution.in_channels + convolution.out_channels) / convolution.groups
