@@ -13,17 +13,15 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 import aweigh
-from aweigh.annotations.split import Split
-from aweigh.geometry.frames import Frame
 from aweigh.images.resize import Resize
-from aweigh.inspect.coverage import LevelRanges, measure_coverage
+from aweigh.inspect.coverage import LevelRanges, boxes_at_input, measure_coverage
 from aweigh.layouts.load import find_splits, load_split
 
 RANGES = ((0, 64), (64, 128), (128, 256), (256, 512), (512, math.inf))
@@ -55,7 +53,8 @@ def main() -> None:
     for folder in arguments.data:
         splits = [load_split(folder, name) for name in find_splits(folder) if name in ("train", "val")]
         for form, rule in FORMS.items():
-            coverage = measure_coverage(resized(splits, resize), rule)
+            images = chain.from_iterable(boxes_at_input(split, resize) for split in splits)
+            coverage = measure_coverage(images, rule)
             rows.append(
                 (
                     f"{folder.name} ({' + '.join(split.name for split in splits)})",
@@ -73,16 +72,6 @@ def main() -> None:
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(report(text, resize, seconds), encoding="utf-8")
-
-
-def resized(splits: list[Split], resize: Resize) -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
-    for split in splits:
-        for index, (height, width) in enumerate(split.sizes_hw.tolist()):
-            new_height, new_width = resize.size_for(height, width)
-            objects = split.objects(index)
-            learned = ~(objects["ignore"] | objects["uncertain"])
-            frame = Frame.resize((height, width), (new_height, new_width))
-            yield (new_height, new_width), frame.boxes(objects["boxes"][learned]), objects["labels"][learned]
 
 
 def percent(value: float) -> str:

@@ -33,6 +33,8 @@ EXAMPLES = {
     "profile cost": "aweigh profile cost fcos_resnet50_fpn",
     "profile reuse": "aweigh profile reuse shufflenet_v2_x1_0",
     "study list": "aweigh study list",
+    "study run": "aweigh study run fcos/4 my-data --steps 600 --seeds 3 --size 320",
+    "study show": "aweigh study show runs/study-fcos-4-my-data",
     "study cost": "aweigh study cost fcos/4",
     "average": "aweigh average runs/a/best.safetensors runs/b/best.safetensors -o mean.safetensors",
     "shrink": "aweigh shrink runs/my-data-fcos/best.safetensors -o small.safetensors",

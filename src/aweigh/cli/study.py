@@ -1,15 +1,23 @@
 """`aweigh study ...`: tables of papers, and of users, as commands."""
 
 import json
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from aweigh.cli.flags import SEVERAL, AsJson
+from aweigh.cli.flags import SEVERAL, AsJson, Recipe
 from aweigh.cli.help import epilogue, several
 from aweigh.cli.tables import print_table
-from aweigh.cli.terminal import output
+from aweigh.cli.terminal import log, output
+from aweigh.errors import counted
 
+if TYPE_CHECKING:
+    from aweigh.studies.results import Results
+
+Number = Annotated[int, Parameter(show_default=False)]
 Rows = Annotated[tuple[str, ...], SEVERAL, Parameter(help="Only these rows, by name.", show_default=False)]
 
 app = several("study", "Run a table of a paper, or your own, on your data: every row with equal budget.", "study list")
@@ -60,4 +68,142 @@ def cost(study: str, /, *, rows: Rows = (), as_json: AsJson = False) -> None:
     screen.print(f"{what}one image of {width} x {height}", soft_wrap=True)
     figures = ("parameters", "parameters_ratio", "flops", "flops_ratio")
     values = {name: {figure: [value] for figure, value in own.items()} for name, own in found.items()}
-    print_table(screen, *comparison(chosen, values, figures))
+    print_table(screen, *comparison({row.name: row.paper for row in chosen}, values, figures))
+
+
+@app.command(name="run", help_epilogue=epilogue("study run"))
+def run_(
+    study: str,
+    data: Annotated[str, Parameter(help="Folder of the data set; of a study of backbones, of class folders.")],
+    /,
+    *,
+    steps: Number = 0,
+    epochs: Number = 0,
+    seeds: int = 3,
+    size: Number = 0,
+    batch: Number = 0,
+    rows: Rows = (),
+    output: Annotated[Path | None, Parameter(alias="-o", show_default=False)] = None,
+    model: str = "",
+    arguments: Annotated[tuple[str, ...], SEVERAL, Parameter(show_default=False)] = (),
+    recipe: Recipe = "",
+    settings: Annotated[tuple[str, ...], SEVERAL, Parameter(show_default=False)] = (),
+    split: str = "",
+    proposals_file: Annotated[str, Parameter(show_default=False)] = "",
+    val_proposals_file: Annotated[str, Parameter(show_default=False)] = "",
+    device: str = "auto",
+    workers: int = -1,
+    processes: int = 1,
+) -> None:
+    """Run a table on your data: every row trained with equal budget and the same order of images, and measured.
+
+    Prints the table, with the numbers of the paper beside it, and whether the rows come in its order. The last weights
+    of each training are measured. What was stopped or killed goes on where it was when the same command is given again,
+    and rows and seeds can be added.
+
+    Args:
+        study: One of aweigh study list, or the file of your own.
+        steps: Optimiser steps of each training; when neither is given, those of the study.
+        epochs: Passes over the training images instead of steps.
+        seeds: How often each row is trained, with seeds 0, 1, 2 and so on.
+        size: Long side of the images in pixels; of backbones the side of the input.
+        batch: Images per step.
+        output: The folder to write; runs/study-NAME-DATA when not given.
+        model: Another detector for all rows, where these do not vary it.
+        arguments: Further options of its builder for all rows, each as name=value.
+        recipe: Other training settings for all rows: the path of a TOML file, or the name of a recipe that comes with
+            aweigh.
+        settings: Further settings of training for all rows, each as name=value, for example backbone_weights=none.
+        split: The part of the data to measure on; val when not given, or the images that were held out.
+        proposals_file: Proposals for the training images, for rows whose detector proposes none itself.
+        val_proposals_file: The same for the images that are measured; proposals_file when not given.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        workers: Processes that read images; -1 chooses.
+        processes: Trainings at a time, each in a process of its own.
+    """
+    from aweigh.arguments import given_by_name
+    from aweigh.errors import check_reach
+    from aweigh.studies.plan import changed_equally, make_plan
+    from aweigh.studies.run import run_study
+    from aweigh.studies.study import find_study
+
+    check_reach("processes", processes)
+    further = given_by_name(arguments, of="--arguments", example="channels=128")
+    table = changed_equally(find_study(study), model=model, arguments=further, recipe=recipe)
+    texts = given_by_name(settings, of="--settings", example="lr=0.02")
+    plan = make_plan(
+        table,
+        data,
+        output or Path("runs") / f"study-{table.name.replace('/', '-')}-{Path(data).resolve().name}",
+        rows=rows,
+        steps=steps,
+        epochs=epochs,
+        size=size,
+        batch=batch,
+        settings={name: from_text(text) for name, text in texts.items()},
+        seeds=seeds,
+        split=split,
+        proposals=(proposals_file, val_proposals_file),
+        device=device,
+        workers=workers,
+    )
+    try:
+        with whole_bar(table.name, len(plan.trainings())) as tell:
+            results = run_study(plan, processes=processes, progress=tell)
+    except KeyboardInterrupt:
+        log().print("Stopped. To go on, give the same command again.")
+        raise
+    tell_results(results)
+    log().print(f"Table, chart and numbers: {plan.output}")
+
+
+@app.command(help_epilogue=epilogue("study show"))
+def show(run: Path, /, *, every: Annotated[bool, Parameter(negative="")] = False, as_json: AsJson = False) -> None:
+    """Show what a run of a study has found so far, beside the paper.
+
+    Args:
+        run: The folder that aweigh study run wrote.
+        every: Also the figures that the paper does not print.
+        as_json: Print all numbers as JSON, each seed's too.
+    """
+    from aweigh.studies.results import read_results
+
+    results = read_results(run)
+    if as_json:
+        print(json.dumps(results.to_dict(), ensure_ascii=False, indent=2))
+        return
+    tell_results(results, every=every)
+
+
+def tell_results(results: "Results", *, every: bool = False) -> None:
+    """The table, whether its order is the paper's, and what else has to be known of it."""
+    screen, study, run = output(), results.study, results.run
+    settings = ", ".join(f"{name} {value}" for name, value in run["settings"].items())
+    screen.print(f"{study['title']} ({study['paper']}, table {study['table']})", soft_wrap=True)
+    where = f"{run['data']}; {counted(run['seeds'], 'seed')}; {settings or 'settings of the study'}"
+    screen.print(f"here: {where}", soft_wrap=True)
+    print_table(screen, *results.table(every=every))
+    screen.print(f"\n{results.agreement()}", soft_wrap=True)
+    for note in study["notes"]:
+        screen.print(f"Note: {note}", soft_wrap=True)
+    if results.missing:
+        screen.print(f"Not measured yet: {counted(len(results.missing), 'row')} of a seed.", soft_wrap=True)
+
+
+def from_text(text: str) -> Any:
+    """A setting as TOML would have it: a number, true or false, a list; else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@contextmanager
+def whole_bar(name: str, total: int) -> Iterator[Callable[[float, str], None]]:
+    """One bar for all trainings on the error stream, where that is a terminal; what is under way stands before it."""
+    from rich.progress import Progress
+
+    console = log()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda done, what: progress.update(task, completed=done, description=f"{name}: {what}")

@@ -8,7 +8,7 @@ import torch
 from aweigh.classes import Classes
 from aweigh.inspect.coverage import Assignment, grid_sizes
 from aweigh.models import create
-from aweigh.models.detector import Assign, Candidates
+from aweigh.models.detector import Assign, Candidates, Detector
 from aweigh.ops.boxes import grid_points
 from aweigh.structures import Targets
 
@@ -36,7 +36,11 @@ class DetectorRule:
 def rule_of(name: str) -> DetectorRule | None:
     """Of the detector of this name, built without memory for weights; None where it does not assign points to boxes."""
     with torch.device("meta"):
-        detector = create(name, classes=Classes.numbered(1))
+        return rule_of_detector(create(name, classes=Classes.numbered(1)))
+
+
+def rule_of_detector(detector: Detector) -> DetectorRule | None:
+    """The rule of a detector; None where it does not assign points to boxes."""
     if detector.strides is None or detector.assign is None or detector.candidates is None:
         return None
     return DetectorRule(detector.strides, detector.assign, detector.candidates)

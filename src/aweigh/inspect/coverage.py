@@ -18,11 +18,15 @@ could learn.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from aweigh.annotations.split import Split
+from aweigh.geometry.frames import Frame
+from aweigh.images.resize import Resize
 
 PAIRS_AT_ONCE = 2**26  # of a box and a point of one level that are compared together, one byte each
 
@@ -166,6 +170,16 @@ def measure_coverage(images: Iterable[tuple[tuple[int, int], np.ndarray, np.ndar
         if len(boxes):
             coverage += Coverage.of(rule.assign(size_hw, boxes), labels)
     return coverage
+
+
+def boxes_at_input(split: Split, resize: Resize) -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
+    """The images of a split as `measure_coverage` takes them, as large as `resize` makes them."""
+    for row, size_hw in enumerate(split.sizes_hw.tolist()):
+        resized_hw = resize.size_for(*size_hw)
+        objects = split.objects(row)
+        learned = ~(objects["ignore"] | objects["uncertain"])
+        frame = Frame.resize(size_hw, resized_hw)
+        yield resized_hw, frame.boxes(objects["boxes"][learned]), objects["labels"][learned]
 
 
 def _share(part: int, whole: int) -> float:

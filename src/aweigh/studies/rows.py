@@ -19,7 +19,7 @@ from aweigh.training.backbone import config as of_backbone
 from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.config import TrainConfig
 from aweigh.training.prepare import builder_arguments
-from aweigh.training.recipes import find_recipe
+from aweigh.training.recipes import find_recipe, from_this_start
 from aweigh.training.settings import load_recipe
 
 
@@ -29,16 +29,18 @@ def config_of(study: Study, row: Row, changes: Mapping[str, Any] | None = None) 
     recipe = load_recipe(TrainConfig, find_recipe(study.recipe)) if study.recipe else {}
     arguments = dict(entry.split("=", 1) for entry in recipe.get("arguments", ()))
     arguments |= {name: as_text(value) for name, value in part.arguments.items()}
-    given: dict[str, Any] = {**part.settings, "arguments": tuple(f"{name}={text}" for name, text in arguments.items())}
+    given = _settings(part.settings, changes or {})
+    given["arguments"] = tuple(f"{name}={text}" for name, text in arguments.items())
     if part.model:
         given["model"] = part.model
-    return of_detector.resolve(recipe, {**given, **(changes or {})}, recipe_name=f"study {study.name}")[0]
+    recipe = from_this_start(recipe, {"init": "none", **recipe, **given})
+    return of_detector.resolve(recipe, given, recipe_name=f"study {study.name}")[0]
 
 
 def backbone_config_of(study: Study, row: Row, changes: Mapping[str, Any] | None = None) -> ClassifyConfig:
     """The same of a study of backbones."""
     recipe = load_recipe(ClassifyConfig, find_recipe(study.recipe)) if study.recipe else None
-    given = {**study.whole(row).settings, **(changes or {})}
+    given = _settings(study.whole(row).settings, changes or {})
     return of_backbone.resolve(recipe, given, recipe_name=f"study {study.name}")
 
 
@@ -56,6 +58,13 @@ def build(study: Study, row: Row, classes: Classes | None = None) -> nn.Module:
     except UsageError as error:
         raise UsageError(f"{study.path}, row {row.name!r}: {error}") from error
     return cast(nn.Module, model)
+
+
+def _settings(own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run over those of the study, of which none is kept that belongs to another length."""
+    if changes.keys() & {"iterations", "epochs"}:
+        own = {name: value for name, value in own.items() if name not in ("iterations", "epochs", "schedule_steps")}
+    return {**own, **changes}
 
 
 def as_text(value: Any) -> str:

@@ -9,7 +9,6 @@ from statistics import fmean, stdev
 
 from aweigh.errors import shortened
 from aweigh.studies.figures import FIGURES
-from aweigh.studies.study import Row
 
 Values = Mapping[str, Sequence[float]]  # of one row: for each figure one value a seed
 COUNTS = ("parameters", "flops")
@@ -29,23 +28,25 @@ class Found:
 
 
 def comparison(
-    rows: Sequence[Row], found: Mapping[str, Values], figures: Sequence[str] = ()
+    paper: Mapping[str, Mapping[str, float]], found: Mapping[str, Values], figures: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
     """Titles and texts: a line for each row; for each figure a column of what was found, and one of the paper's.
 
-    found: by row. figures: those to show, in this order; all that were found or are printed when not given.
+    paper, found: by row, all of them in `paper`. figures: those to show, in this order; all that were found or are
+    printed when not given.
     """
-    there = {name for values in found.values() for name in values} | {name for row in rows for name in row.paper}
+    there = {name for values in (*found.values(), *paper.values()) for name in values}
     shown = [name for name in figures or FIGURES if name in there]
-    titles, columns = ["row"], [[row.name for row in rows]]
+    titles, columns = ["row"], [list(paper)]
     for figure in shown:
         title = TITLES.get(figure, figure)
-        if any(found.get(row.name, {}).get(figure) for row in rows):
+        own = [found.get(row, {}).get(figure, ()) for row in paper]
+        if any(own):
             titles.append(f"{title} here")
-            columns.append([cell(figure, found.get(row.name, {}).get(figure, ())) for row in rows])
-        if any(figure in row.paper for row in rows):
+            columns.append([cell(figure, values) for values in own])
+        if any(figure in printed for printed in paper.values()):
             titles.append(f"{title} paper")
-            columns.append([number(figure, row.paper[figure]) if figure in row.paper else "" for row in rows])
+            columns.append([number(figure, row[figure]) if figure in row else "" for row in paper.values()])
     return titles, [list(line) for line in zip(*columns, strict=True)]
 
 

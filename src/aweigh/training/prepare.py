@@ -236,7 +236,7 @@ def builder_arguments(config: TrainConfig) -> dict[str, Any]:
     for name in own.keys() & arguments.keys():
         raise UsageError(f"{name} is given twice: as a setting of the run and in arguments; leave one of them out.")
     arguments |= own
-    return check_arguments(DETECTORS[config.model], arguments, plain=True)
+    return check_arguments(DETECTORS[config.model], arguments, plain=True, of=config.model)
 
 
 def augmentation(config: TrainConfig, train: Split) -> Augmentation:

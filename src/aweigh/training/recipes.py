@@ -58,11 +58,11 @@ def other_recipes(model: str, origin: Mapping[str, str]) -> str:
 def from_this_start(own: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """A detector's measured settings as they suit the start that was chosen for it.
 
-    own: the settings. chosen: the values that go before them. From random weights there are no statistics that a
-    normalisation could keep, so its kind is the detector's own.
+    own: the settings. chosen: the values that go before them. Random weights have no statistics that a normalisation
+    could keep, and nothing that a stage could stay as: both are the detector's own then.
     """
     random = chosen.get("init") == "none" and chosen.get("backbone_weights", "none") in ("", "none")
-    return {name: value for name, value in own.items() if not (random and name == "backbone_norm")}
+    return {name: value for name, value in own.items() if not (random and name in ("backbone_norm", "frozen_stages"))}
 
 
 def check_length(

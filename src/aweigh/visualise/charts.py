@@ -240,6 +240,38 @@ def feature_reuse(
     return _save(figure, path)
 
 
+def rows_beside_the_paper(
+    metric: str,
+    found: Mapping[str, Mapping[str, Sequence[float]]],
+    paper: Mapping[str, Mapping[str, float]],
+    path: str | Path,
+) -> Path:
+    """Write an image of a study: the rows on the left as they were found, on the right as the paper prints them.
+
+    metric: what is drawn. found: by row and metric one value a seed; each is a point, their mean a bar. paper: by row
+    and metric, all rows in it. Each panel has a scale of its own: the two are no numbers of one data set.
+    """
+    rows = list(paper)
+    panels = [("Here", [found.get(row, {}).get(metric, ()) for row in rows], BLUE)]
+    panels.append(("In the paper", [[paper[row][metric]] if metric in paper[row] else () for row in rows], ORANGE))
+    panels = [(title, values, colour) for title, values, colour in panels if any(values)]
+    if not panels:
+        raise UsageError(f"rows_beside_the_paper: no row has {metric}, here or in the paper.")
+    figure, places = _figure(len(panels), (5.6, 1.4 + 0.36 * len(rows)))
+    for axes, (title, values, colour) in zip(places, panels):
+        for place, own in enumerate(values):
+            if len(own):
+                axes.barh(place, np.mean(own), height=0.6, color=colour, alpha=0.45)
+                axes.plot(own, [place] * len(own), "o", color=colour, markersize=4)
+        axes.set_yticks(range(len(rows)), [_plain(row) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        drawn = [value for own in values for value in own]
+        room = 0.25 * (max(drawn) - min(drawn)) or 1.0
+        axes.set_xlim(max(0.0, min(drawn) - room), max(drawn) + room)
+        _finish(axes, title, _plain(metric))
+    return _save(figure, path)
+
+
 # --- rows to lines ------------------------------------------------------------------------------------------------
 
 
