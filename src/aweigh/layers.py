@@ -219,18 +219,26 @@ def start_at_prior(logits: nn.Conv2d, probability: float = 0.01) -> None:
 
 
 def conv_tower(
-    channels: int, convs: int, norm: Norm | None, *, deformable: bool = False, bias: bool = True
+    channels: int,
+    convs: int,
+    norm: Norm | None,
+    *,
+    in_channels: int | None = None,
+    deformable: bool = False,
+    bias: bool = True,
 ) -> nn.Sequential:
     """3x3 convolutions of equal width, each with a normalisation (or none) and ReLU: three modules a convolution.
 
-    deformable: the last one is a modulated deformable convolution. Weights start near zero.
+    in_channels: what the first one reads, None for `channels`. deformable: the last one is a modulated deformable
+    convolution. Weights start near zero.
     """
     layers: list[nn.Module] = []
     for index in range(convs):
         if deformable and index == convs - 1:
             layers.append(DeformableConv2d(channels, channels, 3, padding=1))
         else:
-            layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=bias))
+            read = channels if index or in_channels is None else in_channels
+            layers.append(nn.Conv2d(read, channels, 3, padding=1, bias=bias))
             start_near_zero(layers[-1])
         layers += [make_norm(norm, channels) if norm else nn.Identity(), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)

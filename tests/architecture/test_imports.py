@@ -32,6 +32,7 @@ EXTENSIONS: set[tuple[str, str]] = {
     ("fast_rcnn", "faster_rcnn_forms"),
     ("mask_rcnn", "faster_rcnn_forms"),
     ("keypoint_rcnn", "faster_rcnn_forms"),
+    ("keypoint_rcnn", "mask_rcnn"),
     ("centernet_pose", "centernet"),
     ("centernet_3d", "centernet"),
     ("light_head_rcnn", "faster_rcnn"),

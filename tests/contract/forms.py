@@ -59,8 +59,11 @@ _ROWS: dict[str, list[str]] = {
             if f"{kind}_rcnn_{body}_{neck}_detectron2" in DETECTORS
         ]
         for kind in ("faster", "mask", "keypoint")
-        for neck in ("fpn", "c4")
+        for neck in ("fpn", "c4", "dc5")
     },
+    "faster_rcnn_resnet50_c4": ["faster_rcnn_resnet101_c4"],
+    "mask_rcnn_resnet50_c4": ["mask_rcnn_resnet101_c4"],
+    "mask_keypoint_rcnn_resnet18_fpn": ["mask_keypoint_rcnn_resnet50_fpn"],
     "faster_rcnn_resnet18_fcos_rpn": ["faster_rcnn_resnet50_fcos_rpn"],
     "faster_rcnn_mobilenet_v3_large_320_fpn": ["faster_rcnn_mobilenet_v3_large_fpn"],
     "light_head_rcnn_shufflenet_v2": [
@@ -96,6 +99,12 @@ REPEATS = [
     "cornernet_hourglass104",
     "centernet_triplets_hourglass104",
     "fast_rcnn_resnet50_fpn_detectron2",
+    "fast_rcnn_resnet50_c4",
+    "fast_rcnn_resnet50_c5",
+    "faster_rcnn_resnet50_c5",
+    "faster_rcnn_resnet50_dc5_detectron2",
+    "mask_rcnn_resnet50_c5",
+    "mask_rcnn_resnet50_dc5_detectron2",
 ]
 
 

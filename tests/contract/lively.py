@@ -26,6 +26,7 @@ NARROW: dict[str, dict[str, object]] = {
     "faster_rcnn_resnet50_c4": {"box_size": 7},
     "mask_rcnn_resnet50_c4": {"box_size": 7},
     "keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
+    "mask_keypoint_rcnn": {"keypoints": FEW, "keypoint_convs": 2, "keypoint_width": 32},
     "faster_rcnn_vgg16": {"head_width": 128},
     "fast_rcnn_vgg16": {"head_width": 128},
     "centernet_dla34": {"head_channels": 16},

@@ -158,7 +158,7 @@ LOSSES = [
     ("efficientdet_lite0", {}),
     ("faster_rcnn_mobilenet_v3_large_320_fpn", {}),
     ("faster_rcnn_resnet18_fcos_rpn", {"channels": 32}),
-    *((f"{kind}_rcnn_resnet18_fpn", {"channels": 32}) for kind in ("fast", "mask", "keypoint")),
+    *((f"{kind}_rcnn_resnet18_fpn", {"channels": 32}) for kind in ("fast", "mask", "keypoint", "mask_keypoint")),
     ("light_head_rcnn_shufflenet_v2", {}),
     *((f"centernet_shufflenet_v2_x0_5_lite{kind}", {}) for kind in ("", "_pose", "_3d")),
     ("cornernet_shufflenet_v2_x0_5_lite", {}),

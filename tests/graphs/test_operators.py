@@ -16,6 +16,7 @@ from aweigh.graphs.graph import OPSET
 from aweigh.graphs.operators import TRANSLATIONS
 from aweigh.layers import DeformableConv2d
 from aweigh.ops import pooling
+from aweigh.ops.roi import region_pooling
 
 
 class Pooled(nn.Module):
@@ -29,6 +30,13 @@ class Pooled(nn.Module):
 class Regions(nn.Module):
     def forward(self, x: Tensor, regions: Tensor) -> tuple[Tensor, ...]:
         return (roi_pool(x, regions, (3, 3), spatial_scale=1 / 4),)
+
+
+class Points(nn.Module):
+    """Regions whose points are as many as their size asks for, the same number in each, and a mean of them."""
+
+    def forward(self, x: Tensor, regions: Tensor) -> tuple[Tensor, ...]:
+        return tuple(region_pooling(pool, [4])([x], regions, size=3) for pool in ("warp_max", "align_max", "warp"))
 
 
 class Remainders(nn.Module):
@@ -55,7 +63,7 @@ def inputs(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, 4, height, width, generator=generator), torch.cat([image, corners], dim=1)
 
 
-@pytest.mark.parametrize("kind", [Pooled, Regions, Remainders, Deformed])
+@pytest.mark.parametrize("kind", [Pooled, Regions, Points, Remainders, Deformed])
 @torch.no_grad()
 def test_a_graph_gives_what_torch_gives(kind: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -161,11 +161,13 @@ def test_position_sensitive_is_one_graph() -> None:
 
 def test_roipool_takes_the_largest_of_whole_cells() -> None:
     """Against loops: the region is rounded to cells, both ends included; parts overlap where they share a cell."""
-    feature, regions = maps()[1], numbered([boxes(12, 0), boxes(9, 1)])  # stride 8, 32 x 40 cells
+    edges = [[-50.0, -40, 60, 50], [300, 230, 500, 400], [400, 20, 450, 60], [40, 30, 40, 70], [70, 60, 30, 20]]
+    feature, regions = maps()[1], numbered([boxes(12, 0), torch.cat([boxes(9, 1), torch.tensor(edges)])])
+    assert feature.shape[2:] == (32, 40)  # at stride 8; some regions lie beyond it, some are empty
     size = 5
     expected = torch.zeros(len(regions), 3, size, size)
     for number, (image, *box) in enumerate(regions.tolist()):
-        x0, y0, x1, y1 = (math.floor(side / 8 + 0.5) for side in box)
+        x0, y0, x1, y1 = (int(math.copysign(math.floor(abs(side) / 8 + 0.5), side)) for side in box)
         height, width = max(y1 - y0 + 1, 1) / size, max(x1 - x0 + 1, 1) / size
         for row in range(size):
             for column in range(size):
@@ -174,14 +176,14 @@ def test_roipool_takes_the_largest_of_whole_cells() -> None:
                 cells = feature[int(image), :, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
                 if cells[0].numel():
                     expected[number, :, row, column] = cells.amax(dim=(1, 2))
-    got = max_pool_regions([feature], regions, size=size, stride=8)
+    got = max_pool_regions([feature], regions, size=size, strides=[8])
     torch.testing.assert_close(got, expected, atol=0, rtol=0)
 
 
 def test_roipool_is_exported_and_takes_no_region() -> None:
     class Pool(torch.nn.Module):
         def forward(self, feature: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-            return max_pool_regions([feature], regions, size=4, stride=8)
+            return max_pool_regions([feature], regions, size=4, strides=[8])
 
     feature, regions = maps()[1], numbered([boxes(6, 0), boxes(2, 1)])
     program = torch.export.export(Pool(), (feature, regions), strict=False).module()

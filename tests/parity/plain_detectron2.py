@@ -57,9 +57,9 @@ class RandomState:
                 into = out
 
 
-def convolved(state: State, x: Tensor, name: str, stride: int = 1) -> Tensor:
+def convolved(state: State, x: Tensor, name: str, stride: int = 1, dilation: int = 1) -> Tensor:
     weight = state[f"{name}.weight"]
-    x = F.conv2d(x, weight, state.get(f"{name}.bias"), stride, weight.shape[-1] // 2)
+    x = F.conv2d(x, weight, state.get(f"{name}.bias"), stride, dilation * (weight.shape[-1] // 2), dilation)
     if f"{name}.norm.weight" not in state:
         return x
     mean, variance, gain, shift = (
@@ -73,12 +73,13 @@ def stem(state: State, rgb: Tensor, body: str) -> Tensor:
     return F.max_pool2d(convolved(state, x, f"{body}.stem.conv1", 2).relu(), 3, 2, 1)
 
 
-def stage(state: State, x: Tensor, body: str, number: int) -> Tensor:
+def stage(state: State, x: Tensor, body: str, number: int, dilation: int = 1) -> Tensor:
+    """One that is dilated has no stride."""
     for block in range(BLOCKS[number - 2]):
-        name, stride = f"{body}.res{number}.{block}", 2 if block == 0 and number > 2 else 1
+        name, stride = f"{body}.res{number}.{block}", 2 if block == 0 and number > 2 and dilation == 1 else 1
         kept = convolved(state, x, f"{name}.shortcut", stride) if block == 0 else x
         x = convolved(state, x, f"{name}.conv1", stride).relu()
-        x = convolved(state, x, f"{name}.conv2").relu()
+        x = convolved(state, x, f"{name}.conv2", dilation=dilation).relu()
         x = (convolved(state, x, f"{name}.conv3") + kept).relu()
     return x
 

@@ -13,16 +13,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aweigh.arguments import parameters
+from aweigh.backbones import dilated_c5
 from aweigh.classes import Classes
 from aweigh.errors import AweighError, UsageError
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.faster_rcnn import FasterRCNN
+from aweigh.models.faster_rcnn_forms import DETECTRON2
 from aweigh.ops.matching import balanced_sample
 from aweigh.structures import Images, Targets, padded_proposals
 from aweigh.weights.convert.detectron2 import faster_rcnn_from_detectron2
 
 CLASSES = 5
 FORMS = ["faster_rcnn_resnet50_fpn_detectron2", "faster_rcnn_resnet50_c4_detectron2"]
+DC5 = "faster_rcnn_resnet50_dc5_detectron2"
 FEW = {"train_proposals": (300, 24), "test_proposals": (300, 24)}  # its last stage is dear on each
 SIZES = [(128, 192), (120, 150)]
 
@@ -31,16 +34,21 @@ class Plain:
     """The network and both stages, on the names of its files."""
 
     def __init__(self, form: str) -> None:
-        self.is_c4 = "c4" in form
-        self.sizes = [[32, 64, 128, 256, 512]] if self.is_c4 else [[8 * 2**level] for level in range(2, 7)]
-        self.strides = [16] if self.is_c4 else [4, 8, 16, 32, 64]
-        self.before, self.after = FEW["test_proposals"] if self.is_c4 else (1000, 1000)
+        self.is_c4, self.is_dc5 = "c4" in form, "dc5" in form
+        one_map = self.is_c4 or self.is_dc5
+        self.sizes = [[32, 64, 128, 256, 512]] if one_map else [[8 * 2**level] for level in range(2, 7)]
+        self.strides = [16] if one_map else [4, 8, 16, 32, 64]
+        self.before, self.after = FEW["test_proposals"] if one_map else (1000, 1000)
         random = RandomState()
         random.made["proposal_generator.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
-        channels, anchors = (1024, 15) if self.is_c4 else (256, 3)
+        channels, anchors = (1024, 15) if self.is_c4 else (2048, 15) if self.is_dc5 else (256, 3)
         if self.is_c4:
             random.resnet50("backbone", (2, 3, 4))
             random.resnet50("roi_heads", (5,))
+        elif self.is_dc5:
+            random.resnet50("backbone")
+            random.linear("roi_heads.box_head.fc1", 1024, 2048 * 49)
+            random.linear("roi_heads.box_head.fc2", 1024, 1024)
         else:
             random.resnet50("backbone.bottom_up")
             for level in (2, 3, 4, 5):
@@ -57,12 +65,12 @@ class Plain:
         self.state = random.made
 
     def features(self, rgb: Tensor) -> list[Tensor]:
-        body = "backbone" if self.is_c4 else "backbone.bottom_up"
+        body = "backbone" if self.is_c4 or self.is_dc5 else "backbone.bottom_up"
         x, maps = plain.stem(self.state, rgb, body), {}
         for stage in (2, 3, 4) if self.is_c4 else (2, 3, 4, 5):
-            x = maps[stage] = plain.stage(self.state, x, body, stage)
-        if self.is_c4:
-            return [maps[4]]
+            x = maps[stage] = plain.stage(self.state, x, body, stage, 2 if self.is_dc5 and stage == 5 else 1)
+        if self.is_c4 or self.is_dc5:
+            return [x]
         levels = plain.pyramid(self.state, maps)
         return [*(levels[level] for level in (2, 3, 4, 5)), F.max_pool2d(levels[5], 1, 2)]
 
@@ -102,7 +110,8 @@ class Plain:
             for roi in rois:
                 area = float((roi[3] - roi[1]) * (roi[4] - roi[2]))
                 level = min(max(math.floor(4 + math.log2(math.sqrt(area) / 224 + 1e-8)), 2), 5)
-                each.append(torchvision.ops.roi_align(features[level - 2], roi[None], 7, 1 / 2**level, 0, True))
+                level, feature = (4, features[0]) if self.is_dc5 else (level, features[level - 2])
+                each.append(torchvision.ops.roi_align(feature, roi[None], 7, 1 / 2**level, 0, True))
             x = self.linear(torch.cat(each).flatten(1), "box_head.fc1").relu()
             x = self.linear(x, "box_head.fc2").relu()
         logits, deltas = self.linear(x, "box_predictor.cls_score"), self.linear(x, "box_predictor.bbox_pred")
@@ -149,10 +158,10 @@ def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=[*FORMS, pytest.param(DC5, marks=pytest.mark.thorough)])  # 165 million weights
 def pair(request: pytest.FixtureRequest) -> tuple[Plain, FasterRCNN]:
     reference = Plain(request.param)
-    few = FEW if reference.is_c4 else {}
+    few = FEW if len(reference.strides) == 1 else {}
     ours = create(request.param, classes=Classes.numbered(CLASSES), **few)
     counters = {key: value for key, value in ours.state_dict().items() if "num_batches" in key}
     ours.load_state_dict({**counters, **faster_rcnn_from_detectron2(reference.state)})
@@ -193,8 +202,8 @@ def test_proposals_and_detections_are_those_of_the_plain_one(pair, images: Image
 @torch.no_grad()
 def test_fast_rcnn_is_the_same_second_stage_on_given_proposals(pair, images: Images) -> None:
     reference, _ = pair
-    if reference.is_c4:
-        pytest.skip("detectron2 has none on C4")
+    if len(reference.strides) == 1:
+        pytest.skip("detectron2 has none on one map")
     state = {key: value for key, value in reference.state.items() if not key.startswith("proposal_generator.rpn_head")}
     ours = create("fast_rcnn_resnet50_fpn_detectron2", classes=Classes.numbered(CLASSES)).eval()
     counters = {key: value for key, value in ours.state_dict().items() if "num_batches" in key}
@@ -256,6 +265,23 @@ def test_losses_of_the_same_samples_are_those_of_the_plain_one(pair, images: Ima
         assert positive.sum() > 0
     torch.testing.assert_close(losses["classification"], classification / number, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses["box"], box / number, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_dilated_map_is_that_of_the_plain_one(images: Images) -> None:
+    random = RandomState()
+    random.resnet50("backbone")
+    given = {name: each for name, each in DETECTRON2.items() if name in parameters(dilated_c5)}
+    backbone = dilated_c5("resnet50", **given)
+    counters = {key: value for key, value in backbone.state_dict().items() if "num_batches" in key}
+    state = {key.removeprefix("backbone."): value for key, value in faster_rcnn_from_detectron2(random.made).items()}
+    backbone.load_state_dict({**counters, **state})
+    x = plain.stem(random.made, images.pixels, "backbone")
+    for stage in (2, 3, 4, 5):
+        x = plain.stage(random.made, x, "backbone", stage, 2 if stage == 5 else 1)
+    (found,) = backbone.eval()(images.pixels)
+    assert found.shape == (2, 2048, 8, 12) and found.std() > 0.1
+    torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
 
 
 def test_its_constants() -> None:

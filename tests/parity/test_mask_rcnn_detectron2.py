@@ -18,7 +18,11 @@ from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.structures import Images, Targets
 from aweigh.weights.convert.detectron2 import faster_rcnn_from_detectron2
 
-FORMS = ["mask_rcnn_resnet50_fpn_detectron2", "mask_rcnn_resnet50_c4_detectron2"]
+FORMS = [
+    "mask_rcnn_resnet50_fpn_detectron2",
+    "mask_rcnn_resnet50_c4_detectron2",
+    pytest.param("mask_rcnn_resnet50_dc5_detectron2", marks=pytest.mark.thorough),  # 170 million weights
+]
 HEAD = "roi_heads.mask_head"
 
 
@@ -28,7 +32,8 @@ class PlainMasks(Plain):
         generator = torch.Generator().manual_seed(7)
         channels = 2048 if self.is_c4 else 256
         for number in () if self.is_c4 else (1, 2, 3, 4):
-            weight = torch.randn(256, 256, 3, 3, generator=generator) * (2 / (256 * 9)) ** 0.5
+            read = 2048 if self.is_dc5 and number == 1 else 256
+            weight = torch.randn(256, read, 3, 3, generator=generator) * (2 / (read * 9)) ** 0.5
             self.state[f"{HEAD}.mask_fcn{number}.weight"] = weight
             self.state[f"{HEAD}.mask_fcn{number}.bias"] = torch.randn(256, generator=generator) * 0.1
         weight = torch.randn(channels, 256, 2, 2, generator=generator) * (2 / channels) ** 0.5
@@ -41,9 +46,9 @@ class PlainMasks(Plain):
         """Logits `[R, C, S, S]` of boxes `[R, 4]`."""
         pooled = []
         for x0, y0, x1, y1 in regions.tolist():
-            level = 4 if self.is_c4 else math.floor(4 + math.log2(math.sqrt((x1 - x0) * (y1 - y0)) / 224 + 1e-8))
+            level = math.floor(4 + math.log2(math.sqrt((x1 - x0) * (y1 - y0)) / 224 + 1e-8))
             level = min(max(level, 2), 5)
-            feature = features[0 if self.is_c4 else level - 2]
+            level, feature = (4, features[0]) if len(features) == 1 else (level, features[level - 2])
             roi = torch.tensor([[image, x0, y0, x1, y1]])
             pooled.append(torchvision.ops.roi_align(feature, roi, 14, 1 / 2**level, 0, True))
         x = torch.cat(pooled)

@@ -76,6 +76,16 @@ def any_mobilenet_v2(levels: Sequence[int] = LEVELS, *, width: Positive = 1.0, *
 
 
 @passes_on(timm_backbone)
+def dilated_c5(name: str, **settings: Any) -> TimmBackbone:
+    """The last map of a ResNet at stride 16: all 3x3 convolutions of its last stage read every second place, the first
+    of them too, as in detectron2 (timm's own reads neighbours)."""
+    backbone = timm_backbone(name, (5,), output_stride=16, **settings)
+    first, second = (block.conv2 for block in backbone.body.get_submodule("layer4")[:2])
+    first.dilation, first.padding = second.dilation, second.padding
+    return backbone
+
+
+@passes_on(timm_backbone)
 def mobilenet_v3_ends(**settings: Any) -> TimmBackbone:
     """MobileNet V3 large with the two maps that torchvision's detectors read, both at stride 32."""
     backbone = timm_backbone("mobilenetv3_large_100", (5,), **settings)

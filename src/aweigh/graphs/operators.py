@@ -7,6 +7,7 @@ import torch
 from onnxscript import FLOAT, INT64, opset18, opset20, script
 
 from aweigh.ops import boxes as box_ops
+from aweigh.ops import region_points
 
 op18: Any = opset18  # of the exporter's own operators, which it converts to ours at the end
 op: Any = opset20  # the functions build parts of a graph: what they are given and return are values in it, not arrays
@@ -53,6 +54,61 @@ def cummax(x: Any, dim: int) -> tuple[Any, Any]:
     cells = op.Range(op.Constant(value_int=0), side, op.Constant(value_int=1))
     largest = running_maximum(x, cells, axis=dim)
     return largest, largest
+
+
+@script(default_opset=opset18)
+def pooled_points(
+    table: FLOAT, rows: INT64, row_weights: FLOAT, columns: INT64, column_weights: FLOAT, largest: FLOAT
+) -> FLOAT:
+    """`aweigh.ops.region_points.pool_points`, point by point of all cells at once. largest: 1 for that, 0 for a sum."""
+    zero, one = op18.Constant(value_int=0), op18.Constant(value_int=1)
+    two, three = op18.Constant(value_int=2), op18.Constant(value_int=3)
+    down, across = op18.Constant(value_ints=[2, 4]), op18.Constant(value_ints=[1, 3])
+    to_pixels, last_axis = op18.Constant(value_ints=[0, 0, 0, 4]), op18.Constant(value_ints=[-1])
+    nothing, lowest = op18.Constant(value_float=0.0), op18.Constant(value_float=-3.0e38)
+    points_across = op18.Squeeze(op18.Shape(columns, start=2, end=3))
+    number = op18.Mul(op18.Squeeze(op18.Shape(rows, start=2, end=3)), points_across)
+    cells, cell_row = op18.Shape(rows, start=0, end=2), op18.Shape(rows, start=1, end=2)
+    pooled = op18.Expand(op18.Mul(lowest, largest), op18.Concat(cells, cell_row, op18.Shape(table, start=1), axis=0))
+    point = op18.Constant(value_int=0)
+    more = op18.Less(point, number)
+    while more:
+        t, u = op18.Div(point, points_across), op18.Mod(point, points_across)
+        row, column = op18.Gather(rows, t, axis=2), op18.Gather(columns, u, axis=2)  # [R, S, 2]
+        index = op18.Add(op18.Unsqueeze(row, down), op18.Unsqueeze(column, across))  # [R, S, S, 2, 2]
+        index = op18.Reshape(index, to_pixels)
+        row_weight, column_weight = op18.Gather(row_weights, t, axis=2), op18.Gather(column_weights, u, axis=2)
+        weights = op18.Mul(op18.Unsqueeze(row_weight, down), op18.Unsqueeze(column_weight, across))
+        weights = op18.Unsqueeze(op18.Reshape(weights, to_pixels), last_axis)  # [R, S, S, 4, 1]
+        first = op18.Gather(table, op18.Gather(index, zero, axis=3), axis=0)  # [R, S, S, C]
+        second = op18.Gather(table, op18.Gather(index, one, axis=3), axis=0)
+        third = op18.Gather(table, op18.Gather(index, two, axis=3), axis=0)
+        fourth = op18.Gather(table, op18.Gather(index, three, axis=3), axis=0)
+        value = op18.Add(
+            op18.Add(
+                op18.Mul(first, op18.Gather(weights, zero, axis=3)),
+                op18.Mul(second, op18.Gather(weights, one, axis=3)),
+            ),
+            op18.Add(
+                op18.Mul(third, op18.Gather(weights, two, axis=3)),
+                op18.Mul(fourth, op18.Gather(weights, three, axis=3)),
+            ),
+        )
+        counts = op18.Greater(op18.ReduceSum(weights, op18.Constant(value_ints=[3]), keepdims=0), nothing)
+        greatest = op18.Max(pooled, op18.Where(counts, value, lowest))
+        pooled = op18.Where(op18.Greater(largest, nothing), greatest, op18.Add(pooled, value))
+        point = op18.Add(point, one)
+        more = op18.Less(point, number)
+    return op18.Where(op18.Greater(pooled, lowest), pooled, nothing)
+
+
+def pool_points(
+    table: Any, rows: Any, row_weights: Any, columns: Any, column_weights: Any, largest: bool
+) -> tuple[Any, Any]:
+    """Of the two results the pooled values alone are read; in the other's place stands that none is known."""
+    how = op.Constant(value_float=float(largest))
+    pooled = pooled_points(table, rows, row_weights, columns, column_weights, how)
+    return pooled, op.Constant(value_ints=[-1])
 
 
 def remainder(values: Any, divisor: Any) -> Any:
@@ -116,6 +172,7 @@ def deform_conv(
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     box_ops.hard_nms._opoverload: hard_nms,
+    region_points.pool_points._opoverload: pool_points,
     torch.ops.aten.cummax.default: cummax,
     torch.ops.aten.remainder.Scalar: remainder,
     torch.ops.torchvision.deform_conv2d.default: deform_conv,

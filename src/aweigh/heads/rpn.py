@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from aweigh.arguments import (
     Count,
+    Few,
     Layers,
     NotNegative,
     Positive,
@@ -93,15 +94,17 @@ class RPN(nn.Module):
     """3x3 convolutions, then whether and where: of each anchor a logit and four deltas.
 
     channels: of every level. strides: of the levels, the finest first, which may be fewer than there are features.
-    anchor_sizes: on every level, pixels; None: one of eight strides (Lin et al. 2017, FPN, section 4.1).
+    levels_proposed: how many levels it looks at, the finest first; None for all.
+    anchor_sizes: on every level, pixels; None: one of eight strides (Lin et al. 2017, FPN, section 4.1). anchor_ratios:
+    height over width.
     rounded_anchors: to whole pixels.
     fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
     rpn_convs, width: 3x3 convolutions with ReLU, and their channels (those of the levels when None). rpn_norm: after
     each.
     rpn_beta: below which the loss of a delta is quadratic; None for `beta`, which is that of the detector's second
     stage.
-    rpn_normaliser: what the losses are divided by: the number of anchors that learned, or as many as may of each image,
-    as in detectron2.
+    rpn_box_weight: of the loss of deltas. rpn_normaliser: what the losses are divided by: the number of anchors that
+    learned, or as many as may of each image, as in detectron2.
     train_proposals, test_proposals: how many, of each level before suppression and of all levels after it.
     proposal_threshold: the probability that a proposal must have.
     """
@@ -114,20 +117,25 @@ class RPN(nn.Module):
         strides: Sequence[int],
         width: int | None = None,
         *,
+        levels_proposed: Few | None = None,
         anchor_sizes: Sequence[Positive] | None = None,
+        anchor_ratios: Sequence[Positive] = RATIOS,
         rounded_anchors: bool = False,
         fitted_steps: bool = False,
         rpn_convs: Layers = 1,
         rpn_norm: Norm | None = None,
         beta: NotNegative = 1 / 9,
         rpn_beta: NotNegative | None = None,
+        rpn_box_weight: NotNegative = 1.0,
         rpn_normaliser: Literal["sampled", "allowed"] = "sampled",
         train_proposals: tuple[Count, Count] = (2000, 2000),
         test_proposals: tuple[Count, Count] = (1000, 1000),
         proposal_threshold: Share = 0.0,
     ) -> None:
         super().__init__()
-        shapes = [anchor_shapes(anchor_sizes or [8.0 * stride], RATIOS, rounded=rounded_anchors) for stride in strides]
+        strides = strides[:levels_proposed]
+        sizes = [anchor_sizes or [8.0 * stride] for stride in strides]
+        shapes = [anchor_shapes(of_level, anchor_ratios, rounded=rounded_anchors) for of_level in sizes]
         anchors, width = len(shapes[0]), channels if width is None else width
         self.tower = nn.Sequential()
         for number in range(rpn_convs):
@@ -139,6 +147,7 @@ class RPN(nn.Module):
         self.deltas = nn.Conv2d(width, 4 * anchors, 1)
         self.strides, self.shapes, self.fitted_steps = tuple(strides), shapes, fitted_steps
         self.beta, self.normaliser = beta if rpn_beta is None else rpn_beta, rpn_normaliser
+        self.box_weight = rpn_box_weight
         start_near_zero(*self.modules())
         self.selection = RPNSelection(train_proposals, test_proposals, score_threshold=proposal_threshold)
 
@@ -178,7 +187,7 @@ class RPN(nn.Module):
         of_anchors, of_deltas, sampled = (torch.stack(parts).sum() for parts in zip(*proposed, strict=True))
         count = torch.full_like(sampled, SAMPLED * len(targets)) if self.normaliser == "allowed" else sampled
         count = world_mean(count.float()).clamp(min=1)
-        return {"objectness": of_anchors / count, "proposals": of_deltas / count}
+        return {"objectness": of_anchors / count, "proposals": self.box_weight * of_deltas / count}
 
 
 def best_of_levels(

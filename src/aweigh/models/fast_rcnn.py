@@ -35,7 +35,17 @@ from torch import Tensor, nn
 
 from aweigh.heads.rpn import SMALLEST_SIDE
 from aweigh.models.builders import Builder
-from aweigh.models.faster_rcnn_forms import C2_TO_C5, DETECTRON2, VGG16, on_pyramid, on_vgg16
+from aweigh.models.faster_rcnn_forms import (
+    C2_TO_C5,
+    C4_AND_C5,
+    C5,
+    DETECTRON2,
+    VGG16,
+    on_c4,
+    on_c5,
+    on_pyramid,
+    on_vgg16,
+)
 from aweigh.ops import boxes as box_ops
 from aweigh.structures import Targets
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
@@ -84,6 +94,8 @@ _on_pyramid = partial(on_pyramid, coarser=0)  # nothing is proposed
 BUILDERS = {
     "fast_rcnn_resnet18_fpn": Builder(_on_pyramid, C2_TO_C5["resnet18"], parts=_GIVEN),
     "fast_rcnn_resnet50_fpn": Builder(_on_pyramid, C2_TO_C5["resnet50"], parts=_GIVEN),
+    "fast_rcnn_resnet50_c4": Builder(on_c4, C4_AND_C5["resnet50"], parts=_GIVEN),
+    "fast_rcnn_resnet50_c5": Builder(on_c5, C5, parts=_GIVEN),
     "fast_rcnn_vgg16": Builder(on_vgg16, VGG16, PAPER, _GIVEN),
     # `fast_rcnn_R_50_FPN_1x` on MSRA's ResNet-50; its AP is that with the proposals of its proposal network.
     "fast_rcnn_resnet50_fpn_detectron2": Builder(_on_pyramid, C2_TO_C5["resnet50"], DETECTRON2, _GIVEN),

@@ -18,17 +18,19 @@ proposals learned   2,000                2,000                   2,000          
 backbone            ImageNet             ImageNet                ImageNet              stride in the 1x1, BGR
 ==================  ===================  ======================  ====================  ======================
 
-Forms on one map, at stride 16:
+Forms on one map:
 
-==================  ==========================================  =====================================================
-value               C4 (ResNet)                                 VGG-16 (the first papers)
-==================  ==========================================  =====================================================
-anchors             32, 64, 128, 256, 512 px in three ratios    128, 256, 512 px in three ratios
-regions             RoIAlign, 14 x 14                           RoIPool, 7 x 7
-suppression         IoU above 0.5                               IoU above 0.3
-second stage        the backbone's last stage, then the mean    the backbone's two fully connected layers
-proposals           12,000 and 2,000; tested: 6,000 and 1,000   12,000 and 2,000; tested: 6,000 and 300
-==================  ==========================================  =====================================================
+=============  ==========================  =======================  =================================
+value          C4 (ResNet)                 C5 (ResNet)              VGG-16 (the first papers)
+=============  ==========================  =======================  =================================
+stride         16                          32; dilated (DC5): 16    16
+anchors        32, 64 ... 512 px, 3 ratios  as C4                    128, 256, 512 px, 3 ratios
+regions        RoIAlign, 14 x 14           RoIAlign, 7 x 7          RoIPool, 7 x 7
+suppression    IoU above 0.5               as C4                    IoU above 0.3
+second stage   the last stage, its mean    two fully connected      the backbone's two fully connected
+proposals      12,000 and 2,000            as C4                    12,000 and 2,000
+when tested    6,000 and 1,000             as C4                    6,000 and 300
+=============  ==========================  =======================  =================================
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from typing import Any, Literal
 from torch import nn
 
 from aweigh.arguments import Few, Layers, Number, Share, Width, passes_on
-from aweigh.backbones import Backbone, mobilenet_v3_ends, timm_backbone
+from aweigh.backbones import Backbone, dilated_c5, mobilenet_v3_ends, timm_backbone
 from aweigh.backbones.timm import TimmBackbone, take_last_stage
 from aweigh.classes import Classes
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
@@ -49,7 +51,7 @@ from aweigh.layers import Norm
 from aweigh.models.builders import Builder, on_each
 from aweigh.models.faster_rcnn import FasterRCNN
 from aweigh.necks import NeckFusion, NeckName, make_neck
-from aweigh.ops.roi import max_pool_regions, pool_regions
+from aweigh.ops.roi import Pool, region_pooling
 from aweigh.structures import IMAGENET_STD
 from aweigh.weights.coco import COCO_CLASSES
 from aweigh.weights.convert.detectron2 import (
@@ -78,6 +80,7 @@ def on_pyramid(
     neck_repeats: Layers | None = None,
     neck_fusion: NeckFusion | None = None,
     levels_read: Few | None = None,
+    pool: Pool = "align",
     box_head: Literal["2fc", "4conv1fc"] = "2fc",
     head_norm: Norm | None = "gn",
     box_size: Few = 7,
@@ -89,8 +92,9 @@ def on_pyramid(
     """On any backbone with several levels, such as four at strides 4 to 32. Settings: those of `FasterRCNN`.
 
     coarser: levels above the backbone's maps, which are proposed on alone. channels: of every level. levels_read: from
-    how many of the others regions are read; None: from all. box_head: two fully connected layers, or four convolutions
-    with `head_norm` and one. samples, aligned: of RoIAlign. unused_rows: of the `BoxPredictor`.
+    how many of the others regions are read; None: from all. pool: how, see `region_pooling`; samples, aligned: of
+    RoIAlign. box_head: two fully connected layers, or four convolutions with `head_norm` and one. unused_rows: of the
+    `BoxPredictor`.
     """
     said = branches(channels, classes) if branches else None
     levels = len(backbone.strides) + coarser
@@ -98,12 +102,12 @@ def on_pyramid(
         neck, backbone, channels, levels, top="pool", norm=neck_norm, repeats=neck_repeats, fusion=neck_fusion
     )
     proposes = proposer(channels, pyramid.strides)
-    pool = partial(
-        pool_regions, strides=pyramid.strides[: len(backbone.strides)][:levels_read], samples=samples, aligned=aligned
+    read = region_pooling(
+        pool, pyramid.strides[: len(backbone.strides)][:levels_read], samples=samples, aligned=aligned
     )
     head = TwoFCHead(channels, box_size) if box_head == "2fc" else ConvFCHead(channels, box_size, norm=head_norm)
     predictor = BoxPredictor(head.width, len(classes), unused_rows=unused_rows)
-    parts = (backbone, pyramid, proposes, pool, head, predictor)
+    parts = (backbone, pyramid, proposes, read, head, predictor)
     return FasterRCNN(*parts, classes=classes, box_size=box_size, branches=said, **settings)
 
 
@@ -115,6 +119,7 @@ def on_c4(
     proposer: MakeProposer,
     branches: MakeBranches | None = None,
     box_size: Few = 14,
+    pool: Pool = "align",
     samples: Layers = 2,
     aligned: bool = True,
     **settings: Any,
@@ -124,8 +129,8 @@ def on_c4(
     channels, width = backbone.channels
     stage = take_last_stage(backbone)
     proposes = proposer(channels, backbone.strides)
-    pool = partial(pool_regions, strides=backbone.strides, samples=samples, aligned=aligned)
-    parts = (backbone, None, proposes, pool, AverageHead(width), BoxPredictor(width, len(classes)))
+    read = region_pooling(pool, backbone.strides, samples=samples, aligned=aligned)
+    parts = (backbone, None, proposes, read, AverageHead(width), BoxPredictor(width, len(classes)))
     return FasterRCNN(
         *parts,
         classes=classes,
@@ -137,13 +142,41 @@ def on_c4(
     )
 
 
+@passes_on(FasterRCNN, without=("region_body", "classification_layers"))
+def on_c5(
+    backbone: TimmBackbone,
+    classes: Classes,
+    *,
+    proposer: MakeProposer,
+    branches: MakeBranches | None = None,
+    pool: Pool = "align",
+    box_size: Few = 7,
+    samples: Layers = 2,
+    aligned: bool = True,
+    **settings: Any,
+) -> FasterRCNN:
+    """On the last map of a ResNet, at stride 32 or, dilated, at 16. Its last stage is no head then: the heads are those
+    of `on_pyramid` (He et al. 2017, Mask R-CNN, table 2d). Settings: those of `FasterRCNN`; the others as there."""
+    (channels,) = backbone.channels
+    head = TwoFCHead(channels, box_size)
+    return FasterRCNN(
+        *(backbone, None, proposer(channels, backbone.strides)),
+        *(region_pooling(pool, backbone.strides, samples=samples, aligned=aligned), head),
+        BoxPredictor(head.width, len(classes)),
+        classes=classes,
+        box_size=box_size,
+        branches=branches(channels, classes) if branches else None,
+        **settings,
+    )
+
+
 @passes_on(FasterRCNN, without=("box_size", "region_body", "classification_layers", "branches"))
 def on_vgg16(
     backbone: TimmBackbone,
     classes: Classes,
     *,
     proposer: MakeProposer,
-    pool: Literal["pool", "align"] = "pool",
+    pool: Pool = "pool",
     head_width: Width = 4096,
     nms_threshold: Share = 0.3,  # R-CNN's, as Girshick 2015 has it (section 3); TEST.NMS in both papers' code
     **settings: Any,
@@ -151,12 +184,11 @@ def on_vgg16(
     """On the last map of VGG-16 before its last pooling, with its two fully connected layers, which ImageNet's weights
     fill where `head_width` is theirs.
 
-    pool: RoIPool (Girshick 2015, section 2.1), or RoIAlign with 2 x 2 points. Settings: those of `FasterRCNN`.
+    pool: RoIPool (Girshick 2015, section 2.1), or another, see `region_pooling`. Settings: those of `FasterRCNN`.
     """
     (channels,) = backbone.channels
     proposes = proposer(channels, backbone.strides)
-    by_maximum = partial(max_pool_regions, stride=16)
-    read = by_maximum if pool == "pool" else partial(pool_regions, strides=backbone.strides, aligned=True)
+    read = region_pooling(pool, backbone.strides)
     head, predictor = TwoFCHead(channels, 7, width=head_width), BoxPredictor(head_width, len(classes))
     return FasterRCNN(
         *(backbone, None, proposes, read, head, predictor),
@@ -170,6 +202,8 @@ def on_vgg16(
 _BODIES = ("resnet18", "resnet50", "resnet101", "resnext101_32x8d")
 C2_TO_C5 = {name: partial(timm_backbone, name, (2, 3, 4, 5)) for name in _BODIES}
 C4_AND_C5 = {name: partial(timm_backbone, name, (4, 5)) for name in ("resnet50", "resnet101")}
+C5 = partial(timm_backbone, "resnet50", (5,))
+DILATED_C5 = {name: partial(dilated_c5, name) for name in ("resnet50", "resnet101")}
 VGG16 = partial(timm_backbone, "vgg16", (4,))  # behind the ReLU of conv5_3
 VGG16_LAYERS = {"classifier_0": "box_head.fc6", "classifier_3": "box_head.fc7"}
 
@@ -206,10 +240,11 @@ DETECTRON2_FPN = {**DETECTRON2, "rpn_normaliser": "allowed", "train_proposals": 
 DETECTRON2_RESNEXT = {**DETECTRON2_FPN, "stride_in_1x1": False, "pixel_std": IMAGENET_STD}
 
 _PARTS = {"proposer": RPN}
-_on_pyramid, _on_c4 = partial(Builder, on_pyramid, parts=_PARTS), partial(Builder, on_c4, parts=_PARTS)
+_on_pyramid, _on_c4, _on_c5 = (partial(Builder, form, parts=_PARTS) for form in (on_pyramid, on_c4, on_c5))
 BUILDERS = {
     **on_each("faster_rcnn_{}_fpn", on_pyramid, C2_TO_C5, parts=_PARTS),
-    "faster_rcnn_resnet50_c4": _on_c4(C4_AND_C5["resnet50"], C4),
+    **on_each("faster_rcnn_{}_c4", on_c4, C4_AND_C5, C4, parts=_PARTS),
+    "faster_rcnn_resnet50_c5": _on_c5(C5, C4),
     "faster_rcnn_vgg16": Builder(on_vgg16, VGG16, _VGG16, _PARTS),
     "faster_rcnn_resnet50_fpn_torchvision": _on_pyramid(C2_TO_C5["resnet50"], TORCHVISION),
     "faster_rcnn_resnet50_fpn_v2_torchvision": _on_pyramid(C2_TO_C5["resnet50"], TORCHVISION_V2),
@@ -220,6 +255,7 @@ BUILDERS = {
     "faster_rcnn_resnext101_32x8d_fpn_detectron2": _on_pyramid(C2_TO_C5["resnext101_32x8d"], DETECTRON2_RESNEXT),
     "faster_rcnn_resnet50_c4_detectron2": _on_c4(C4_AND_C5["resnet50"], DETECTRON2_C4),
     "faster_rcnn_resnet101_c4_detectron2": _on_c4(C4_AND_C5["resnet101"], DETECTRON2_C4),
+    **on_each("faster_rcnn_{}_dc5_detectron2", on_c5, DILATED_C5, DETECTRON2_C4, parts=_PARTS),
 }
 
 # The softmax of torchvision's heads has a row for each id of COCO up to 90, ten of which are no class.
@@ -256,6 +292,9 @@ PUBLISHED = {
         _detectron2("3x", "resnet50_c4", "R_50_C4_3x/137849393/model_final_f97cb7.pkl", 38.4),
         _detectron2("1x", "resnet50_c4", "R_50_C4_1x/137257644/model_final_721ade.pkl", 35.7),
         _detectron2("3x", "resnet101_c4", "R_101_C4_3x/138204752/model_final_298dad.pkl", 41.1),
+        _detectron2("3x", "resnet50_dc5", "R_50_DC5_3x/137849425/model_final_68d202.pkl", 39.0),
+        _detectron2("1x", "resnet50_dc5", "R_50_DC5_1x/137847829/model_final_51d356.pkl", 37.3),
+        _detectron2("3x", "resnet101_dc5", "R_101_DC5_3x/138204841/model_final_3e0943.pkl", 40.6),
     ),
     "faster_rcnn_resnet50_fpn": {"torchvision_v2": _SECOND, "torchvision": _FIRST},
 }

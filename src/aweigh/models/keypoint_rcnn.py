@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Layers, Width, checked_class
+from aweigh.arguments import Layers, Width, checked_class, parameters, passes_on
 from aweigh.classes import Classes, GivenKeypoints, KeypointSet
 from aweigh.heads.keypoint import KeypointHead
 from aweigh.heads.regions import Learned
@@ -38,6 +38,7 @@ from aweigh.models.faster_rcnn_forms import (
     TORCHVISION,
     on_pyramid,
 )
+from aweigh.models.mask_rcnn import masks_of_pyramid
 from aweigh.ops.keypoints import NOWHERE, cells_of_points, checked_keypoints, highest_pixels
 from aweigh.ops.losses import world_mean
 from aweigh.weights.coco import PERSON
@@ -102,10 +103,21 @@ def keypoints_of_pyramid(
     return {"keypoints": KeypointBranch(channels, keypoint_set, convs=keypoint_convs, width=keypoint_width)}
 
 
+@passes_on(masks_of_pyramid, keypoints_of_pyramid)
+def masks_and_keypoints_of_pyramid(channels: int, classes: Classes, **settings: Any) -> dict[str, nn.Module]:
+    """Both branches, side by side on the same regions (section 5, table 4). Settings: those of either."""
+    said: dict[str, nn.Module] = {}
+    for make in (masks_of_pyramid, keypoints_of_pyramid):
+        said |= make(channels, classes, **{name: settings[name] for name in settings.keys() & parameters(make).keys()})
+    return said
+
+
 # Detectron2's learns from 1,500 proposals, and deltas of regions by smooth L1, for the sake of keypoints.
 _SMOOTH = {"train_proposals": (2000, 1500), "beta": 0.5, "rpn_beta": 0.0}
 
 _on_pyramid = partial(Builder, on_pyramid, parts={"proposer": RPN, "branches": keypoints_of_pyramid}, classes=PERSON)
+
+_BOTH = {"proposer": RPN, "branches": masks_and_keypoints_of_pyramid}
 
 BUILDERS = {
     "keypoint_rcnn_resnet18_fpn": _on_pyramid(C2_TO_C5["resnet18"]),
@@ -117,6 +129,8 @@ BUILDERS = {
     "keypoint_rcnn_resnext101_32x8d_fpn_detectron2": _on_pyramid(
         C2_TO_C5["resnext101_32x8d"], DETECTRON2_RESNEXT | _SMOOTH
     ),
+    "mask_keypoint_rcnn_resnet18_fpn": Builder(on_pyramid, C2_TO_C5["resnet18"], parts=_BOTH, classes=PERSON),
+    "mask_keypoint_rcnn_resnet50_fpn": Builder(on_pyramid, C2_TO_C5["resnet50"], parts=_BOTH, classes=PERSON),
 }
 
 

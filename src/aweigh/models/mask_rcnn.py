@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from aweigh.arguments import Few, Layers, Width, checked_class
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
-from aweigh.heads.mask import MaskHead
+from aweigh.heads.mask import FullyConnectedMaskHead, MaskHead
 from aweigh.heads.regions import Learned
 from aweigh.heads.rpn import RPN
 from aweigh.layers import Norm
@@ -42,14 +42,17 @@ from aweigh.models.faster_rcnn_forms import (
     C2_TO_C5,
     C4,
     C4_AND_C5,
+    C5,
     DETECTRON2_C4,
     DETECTRON2_FPN,
     DETECTRON2_RESNEXT,
+    DILATED_C5,
     FROZEN_AT_0,
     TORCHVISION,
     TORCHVISION_V2,
     UNUSED_ROWS,
     on_c4,
+    on_c5,
     on_pyramid,
 )
 from aweigh.ops.losses import world_mean
@@ -59,6 +62,7 @@ from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision, tor
 from aweigh.weights.record import PublishedWeights, by_builder
 
 Form = Literal["sigmoid", "softmax", "agnostic"]
+Head = Literal["fcn", "2fc", "3fc"]
 
 
 @checked_class()
@@ -68,7 +72,10 @@ class MaskBranch(nn.Module):
     Args:
         channels: of the features of regions.
         masks: the form, see above.
-        convs, width, norm: of the `MaskHead`; 0 convolutions behind the last stage of a ResNet (figure 4, left).
+        head: `"fcn"`, the convolutions of `MaskHead`, or two or three fully connected layers before the last one
+            (table 2e).
+        convs, conv_width, width, norm: of the `MaskHead`; 0 convolutions behind the last stage of a ResNet (figure 4,
+            left).
         size: cells of a side of the regions it reads; masks have twice as many as the features it is given.
         soft_targets: cells learn which share of them is the object's, not whether at least half is.
         aligned: RoIAlign of masks is shifted by half a pixel, as that of features should be.
@@ -81,7 +88,9 @@ class MaskBranch(nn.Module):
         num_classes: int,
         *,
         masks: Form = "sigmoid",
+        head: Head = "fcn",
         convs: Layers = 4,
+        conv_width: Width | None = None,
         width: Width = 256,
         norm: Norm | None = None,
         size: Few = 14,
@@ -91,7 +100,11 @@ class MaskBranch(nn.Module):
     ) -> None:
         super().__init__()
         maps = {"sigmoid": num_classes, "softmax": num_classes + 1, "agnostic": 1}[masks]
-        self.head = MaskHead(channels, maps, convs=convs, width=width, norm=norm)
+        self.head = (
+            MaskHead(channels, maps, convs=convs, conv_width=conv_width, width=width, norm=norm)
+            if head == "fcn"
+            else FullyConnectedMaskHead(channels, maps, size, layers=int(head[0]))
+        )
         self.masks, self.size = masks, size
         self.soft_targets, self.aligned = soft_targets, aligned
         self.notes = {"masks_rounded": rounded}
@@ -150,20 +163,25 @@ def masks_of_pyramid(
     classes: Classes,
     *,
     masks: Form = "sigmoid",
+    mask_head: Head = "fcn",
+    mask_width: Width | None = None,
     soft_targets: bool = False,
     rounded_masks: bool = False,
     aligned: bool = True,
     mask_norm: Norm | Literal["head"] | None = "head",
     head_norm: Norm | None = None,
 ) -> dict[str, nn.Module]:
-    """The branch of a form on a pyramid; `aligned` is that of its features too.
+    """The branch of a form on a pyramid or on C5; `aligned` is that of its features too.
 
-    mask_norm: of the mask head; `"head"`: the `head_norm` that is given, none where none is.
+    mask_head: see `MaskBranch`. mask_width: channels of its 3x3 convolutions, None for as many as come in. mask_norm:
+    what normalises these; `"head"`: the `head_norm` that is given, none where none is.
     """
     branch = MaskBranch(
         channels,
         len(classes),
         masks=masks,
+        head=mask_head,
+        conv_width=mask_width,
         norm=head_norm if mask_norm == "head" else mask_norm,
         soft_targets=soft_targets,
         aligned=aligned,
@@ -179,11 +197,14 @@ def masks_of_c4(channels: int, classes: Classes, *, masks: Form = "sigmoid") -> 
 
 _on_pyramid = partial(Builder, on_pyramid, parts={"proposer": RPN, "branches": masks_of_pyramid})
 _on_c4 = partial(Builder, on_c4, parts={"proposer": RPN, "branches": masks_of_c4})
+_on_c5 = partial(Builder, on_c5, parts={"proposer": RPN, "branches": masks_of_pyramid})
+_OF_C5 = {"mask_width": 256}  # C5 has 2,048
 _OF_TORCHVISION = {"soft_targets": True, "rounded_masks": True}
 
 BUILDERS = {
     **{f"mask_rcnn_{name}_fpn": _on_pyramid(backbone) for name, backbone in C2_TO_C5.items()},
-    "mask_rcnn_resnet50_c4": _on_c4(C4_AND_C5["resnet50"], C4),
+    **{f"mask_rcnn_{name}_c4": _on_c4(backbone, C4) for name, backbone in C4_AND_C5.items()},
+    "mask_rcnn_resnet50_c5": _on_c5(C5, C4 | _OF_C5),
     "mask_rcnn_resnet50_fpn_torchvision": _on_pyramid(C2_TO_C5["resnet50"], TORCHVISION | _OF_TORCHVISION),
     "mask_rcnn_resnet50_fpn_v2_torchvision": _on_pyramid(C2_TO_C5["resnet50"], TORCHVISION_V2 | _OF_TORCHVISION),
     "mask_rcnn_resnet50_fpn_detectron2": _on_pyramid(C2_TO_C5["resnet50"], DETECTRON2_FPN),
@@ -191,6 +212,7 @@ BUILDERS = {
     "mask_rcnn_resnext101_32x8d_fpn_detectron2": _on_pyramid(C2_TO_C5["resnext101_32x8d"], DETECTRON2_RESNEXT),
     "mask_rcnn_resnet50_c4_detectron2": _on_c4(C4_AND_C5["resnet50"], DETECTRON2_C4),
     "mask_rcnn_resnet101_c4_detectron2": _on_c4(C4_AND_C5["resnet101"], DETECTRON2_C4),
+    **{f"mask_rcnn_{name}_dc5_detectron2": _on_c5(body, DETECTRON2_C4 | _OF_C5) for name, body in DILATED_C5.items()},
 }
 
 
@@ -220,6 +242,9 @@ PUBLISHED = {
         _detectron2("3x", "resnet50_c4", "R_50_C4_3x/137849525/model_final_4ce675.pkl", 39.8, 34.4),
         _detectron2("1x", "resnet50_c4", "R_50_C4_1x/137259246/model_final_9243eb.pkl", 36.8, 32.2),
         _detectron2("3x", "resnet101_c4", "R_101_C4_3x/138363239/model_final_a2914c.pkl", 42.6, 36.7),
+        _detectron2("3x", "resnet50_dc5", "R_50_DC5_3x/137849551/model_final_84107b.pkl", 40.0, 35.9),
+        _detectron2("1x", "resnet50_dc5", "R_50_DC5_1x/137260150/model_final_4f86c3.pkl", 38.3, 34.2),
+        _detectron2("3x", "resnet101_dc5", "R_101_DC5_3x/138363294/model_final_0464b7.pkl", 41.9, 37.3),
     ),
     "mask_rcnn_resnet50_fpn": {"torchvision_v2": _SECOND, "torchvision": _FIRST},
 }

@@ -1,9 +1,10 @@
-"""Features of regions: the level a region is read from, RoIAlign on it, the position-sensitive one, and RoIPool.
+"""Features of regions: the level a region is read from; RoIAlign on it, RoIWarp, RoIPool, the position-sensitive one.
 
 Legend: L levels, R regions, C channels, S cells of a side, s samples of a cell in each direction, B images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,6 +13,26 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
 from aweigh.ops import boxes as box_ops
+from aweigh.ops.region_points import Along, points_of_align, points_of_warp, pool_points
+
+Pooling = Literal["max", "mean"]
+Pool = Literal["align", "align_max", "warp", "warp_max", "pool"]
+
+
+def region_pooling(
+    pool: Pool, strides: Sequence[int], *, samples: int = 2, aligned: bool = True
+) -> Callable[..., Tensor]:
+    """`read(features, regions, size=S)` to `[R, C, S, S]`, by its name in He et al. 2017, Mask R-CNN, table 2c.
+
+    `"align"`, `"warp"`: RoIAlign and RoIWarp with the mean of the points of a cell, `"..._max"` with the largest;
+    `"pool"`: RoIPool. samples, aligned: of RoIAlign.
+    """
+    if pool == "pool":
+        return partial(max_pool_regions, strides=strides)
+    pooling: Pooling = "max" if pool.endswith("_max") else "mean"
+    if pool.startswith("warp"):
+        return partial(warp_regions, strides=strides, pooling=pooling)
+    return partial(pool_regions, strides=strides, samples=samples, aligned=aligned, pooling=pooling)
 
 
 def pyramid_level(
@@ -34,28 +55,97 @@ def pool_regions(
     strides: Sequence[int],
     samples: int = 2,
     aligned: bool = False,
+    pooling: Pooling = "mean",
 ) -> Tensor:
     """RoIAlign (He et al. 2017, Mask R-CNN, section 3), each region from its level: `[R, C, size, size]`.
 
     features: per level `[B, C, H, W]`, fine to coarse, at `strides`; further ones are not read. regions: `[R, 5]`, the
     number of the image and the box in pixels. samples: points in each cell and direction, 0 for as many as there are
-    pixels. aligned: detectron2's half-pixel shift.
+    pixels. aligned: detectron2's half-pixel shift. pooling: what counts of the points of a cell.
     """
     features = features[: len(strides)]
-    level = pyramid_level(regions[:, 1:], len(features), finest=strides[0].bit_length() - 1)
+    if pooling == "max":
+        read = partial(_align_largest, size=size, samples=samples, aligned=aligned)
+        return _of_levels(features, regions, strides, size, read)
     if samples and features[0].device.type == "cpu" and not torch.compiler.is_compiling():
+        level = pyramid_level(regions[:, 1:], len(features), finest=strides[0].bit_length() - 1)
         return _align_rows(features, strides, regions, level, size, samples, aligned)
+    read = partial(_align, size=size, samples=samples, aligned=aligned)
+    return _of_levels(features, regions, strides, size, read)
+
+
+def _of_levels(
+    features: Sequence[Tensor],
+    regions: Tensor,
+    strides: Sequence[int],
+    size: int,
+    read: Callable[[Tensor, int, Tensor], Tensor],
+) -> Tensor:
+    """`[R, C, size, size]`. read: feature `[B, C, H, W]`, its stride, those regions of it to `[r, C, size, size]`."""
+    if len(features) == 1:
+        return read(features[0], strides[0], regions)
+    level = pyramid_level(regions[:, 1:], len(features), finest=strides[0].bit_length() - 1)
     pooled = features[0].new_zeros(regions.shape[0], features[0].shape[1], size, size)
     for number, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         rows = (level == number).nonzero().squeeze(1)
-        pooled[rows] = _align(feature, stride, regions[rows], size, samples, aligned)
+        pooled[rows] = read(feature, stride, regions[rows])
     return pooled
 
 
-def _align(feature: Tensor, stride: int, regions: Tensor, size: int, samples: int, aligned: bool) -> Tensor:
+def _align(feature: Tensor, stride: int, regions: Tensor, *, size: int, samples: int, aligned: bool) -> Tensor:
     boxes, side = regions.to(feature.dtype), (size, size)
     pooled: Tensor = roi_align(feature, boxes, side, spatial_scale=1 / stride, sampling_ratio=samples, aligned=aligned)
     return pooled
+
+
+def _align_largest(feature: Tensor, stride: int, regions: Tensor, *, size: int, samples: int, aligned: bool) -> Tensor:
+    boxes, pixels = regions[:, 1:] / stride - (0.5 if aligned else 0.0), _pixels(feature, regions)
+    shortest = -torch.inf if aligned else 1.0
+    rows = points_of_align(boxes[:, 1], boxes[:, 3], pixels[0], size, samples, shortest)
+    columns = points_of_align(boxes[:, 0], boxes[:, 2], pixels[1], size, samples, shortest)
+    return _read_points(feature, regions, rows, columns, largest=True)
+
+
+def warp_regions(
+    features: Sequence[Tensor], regions: Tensor, *, size: int, strides: Sequence[int], pooling: Pooling
+) -> Tensor:
+    """RoIWarp (Dai et al. 2016, Multi-task Network Cascades, section 3.2), each region from its level.
+
+    Bilinear as RoIAlign, yet of a region that is rounded to whole pixels of its map, as RoIPool's is; see
+    `points_of_warp`. Arguments and result as of `pool_regions`.
+    """
+    read = partial(_warp, size=size, pooling=pooling)
+    return _of_levels(features[: len(strides)], regions, strides, size, read)
+
+
+def _warp(feature: Tensor, stride: int, regions: Tensor, *, size: int, pooling: Pooling) -> Tensor:
+    boxes, pixels = regions[:, 1:] / stride, _pixels(feature, regions)
+    rows = points_of_warp(boxes[:, 1], boxes[:, 3], pixels[0], size)
+    columns = points_of_warp(boxes[:, 0], boxes[:, 2], pixels[1], size)
+    if pooling == "mean":
+        rows, columns = _with_shares(rows), _with_shares(columns)
+    return _read_points(feature, regions, rows, columns, largest=pooling == "max")
+
+
+def _with_shares(points: Along) -> Along:
+    """With weights that are 1 together in each cell, so that their sum is the mean of the points that count."""
+    index, weights = points
+    return index, weights / weights.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+
+
+def _pixels(feature: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """How many pixels the map has down and across, for each region `[R]`."""
+    every = torch.ones_like(regions[:, 0], dtype=torch.int64)
+    return feature.shape[2] * every, feature.shape[3] * every
+
+
+def _read_points(feature: Tensor, regions: Tensor, rows: Along, columns: Along, *, largest: bool) -> Tensor:
+    """`[R, C, S, S]` of the map `[B, C, H, W]`, see `pool_points`."""
+    height, width = feature.shape[2:]
+    table = feature.permute(0, 2, 3, 1).flatten(0, 2)  # [B * H * W, C]
+    first = (regions[:, 0].long() * height * width)[:, None, None, None]
+    pooled, _ = pool_points(table, first + rows[0] * width, rows[1], *columns, largest)  # [R, S, S, C]
+    return pooled.permute(0, 3, 1, 2)
 
 
 def _align_rows(
@@ -94,7 +184,7 @@ def pool_position_sensitive(
     size: int,
     stride: int,
     samples: int = 2,
-    pooling: Literal["max", "mean"] = "max",
+    pooling: Pooling = "max",
 ) -> Tensor:
     """RoIAlign of which each cell has maps of its own: `[R, C, size, size]`.
 
@@ -130,32 +220,21 @@ def pool_position_sensitive(
 def _sampled(
     start: Tensor, end: Tensor, pixels: Tensor, size: int, samples: int, shortest: float
 ) -> tuple[Tensor, Tensor]:
-    """Along one axis, which pixels each cell takes and how much of each: `[R, size, 2 * samples]`, int64 and float.
+    """`points_of_align` with weights that are 1 together in each cell: `[R, size, 2 * samples]`, int64 and float."""
+    index, weights = points_of_align(start, end, pixels, size, samples, shortest)
+    return index.flatten(2), weights.flatten(2) / samples
 
-    start, end: of each region, in pixels of its level; pixels: how many the level has `[R]`.
+
+def max_pool_regions(features: Sequence[Tensor], regions: Tensor, *, size: int, strides: Sequence[int]) -> Tensor:
+    """RoIPool (Girshick 2015, Fast R-CNN, section 2.1), each region from its level: `[R, C, size, size]`.
+
+    The region is rounded to whole cells of its map `[B, C, H, W]`, and of each of size x size parts of them the largest
+    value is taken. regions: `[R, 5]`, the number of the image and the box in pixels.
     """
-    cell = (end - start).clamp(min=shortest) / size  # [R]
-    points = (torch.arange(samples, device=start.device) + 0.5) * (cell[:, None] / samples)  # [R, samples]
-    points = (
-        start[:, None, None] + torch.arange(size, device=start.device)[:, None] * cell[:, None, None] + points[:, None]
-    )
-    last = (pixels - 1)[:, None, None]
-    inside = (points >= -1) & (points <= pixels[:, None, None])  # beyond, there is nothing
-    points = points.clamp(min=0).minimum(last)
-    low = points.floor().long()
-    share = points - low
-    index = torch.stack([low, (low + 1).minimum(last)], dim=-1)  # [R, size, samples, 2]
-    weight = torch.stack([1 - share, share], dim=-1) * inside[..., None] / samples
-    return index.flatten(2), weight.flatten(2)
+    return _of_levels(features[: len(strides)], regions, strides, size, partial(_max_pool, size=size))
 
 
-def max_pool_regions(features: Sequence[Tensor], regions: Tensor, *, size: int, stride: int) -> Tensor:
-    """RoIPool (Girshick 2015, Fast R-CNN, section 2.1) on the one map there is: `[R, C, size, size]`.
-
-    The region is rounded to whole cells of the map `[B, C, H, W]` at `stride`, and of each of size x size parts of them
-    the largest value is taken. regions: `[R, 5]`, the number of the image and the box in pixels.
-    """
-    (feature,) = features
+def _max_pool(feature: Tensor, stride: int, regions: Tensor, *, size: int) -> Tensor:
     pooled: Tensor = roi_pool(feature, regions.to(feature.dtype), (size, size), spatial_scale=1 / stride)
     return pooled
 
