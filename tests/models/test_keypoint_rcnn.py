@@ -27,6 +27,42 @@ def built(count: int, **options: object) -> nn.Module:
     return create("keypoint_rcnn_resnet18_fpn", keypoints=keypoints, backbone_norm="frozen_bn", **CHEAP, **options)
 
 
+@torch.no_grad()
+def test_masks_and_keypoints_in_one_are_those_of_the_two_detectors_with_its_weights() -> None:
+    """Each branch as it is alone, in what is found and in every loss."""
+    torch.manual_seed(0)
+    few = {"sampled": 16, "train_proposals": [50, 50], "test_proposals": [50, 50], "backbone_norm": "frozen_bn"}
+    keypoints = {"keypoints": keypoint_set(3).to_dict(), "num_classes": 2, **few, **CHEAP}
+    both = create("mask_keypoint_rcnn_resnet18_fpn", masks="agnostic", **keypoints).eval()
+    without = {name: value for name, value in keypoints.items() if not name.startswith("keypoint")}
+    of_masks = create("mask_rcnn_resnet18_fpn", masks="agnostic", **without).eval()
+    of_keypoints = create("keypoint_rcnn_resnet18_fpn", **keypoints).eval()
+    for alone, left_out in ((of_masks, "branches.keypoints."), (of_keypoints, "branches.masks.")):
+        alone.load_state_dict({key: x for key, x in both.state_dict().items() if not key.startswith(left_out)})
+    assert both.extras == ("masks", "keypoints") and both.keypoint_set == of_keypoints.keypoint_set
+    generator = torch.Generator().manual_seed(1)
+    images = Images.stack([torch.rand(3, 64, 96, generator=generator) for _ in range(2)])
+    boxes = torch.tensor([[4.0, 6, 40, 50], [30, 10, 90, 60]])
+    masks = torch.zeros(2, 64, 96, dtype=torch.bool)
+    masks[0, 10:40, 8:30], masks[1, 12:50, 40:80] = True, True
+    places = boxes[:, None, :2] + torch.rand(2, 3, 2, generator=generator) * (boxes[:, None, 2:] - boxes[:, None, :2])
+    points = torch.cat([places, torch.full((2, 3, 1), 2.0)], dim=2)
+    target = Targets(boxes, torch.tensor([0, 1]), masks=masks, keypoints=points)
+    losses = both(images, [target, Targets.empty()])
+    assert losses["masks"] > 0 and losses["keypoints"] > 0
+    expected = of_masks(images, [target, Targets.empty()]) | of_keypoints(images, [target, Targets.empty()])
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value)
+    for found, with_masks, with_keypoints in zip(
+        *(model(images) for model in (both, of_masks, of_keypoints)), strict=True
+    ):
+        assert len(found) > 0
+        np.testing.assert_array_equal(found.boxes, with_masks.boxes)
+        np.testing.assert_allclose(found.masks, with_masks.masks, atol=1e-6)
+        np.testing.assert_allclose(found.keypoints, with_keypoints.keypoints, atol=1e-4)
+
+
 def slow_loss(said: Tensor, regions: list[Tensor], index: list[Tensor], targets: list[Targets]) -> float:
     """Point by point, in double precision: minus the logarithm of the share of the cell it lies in."""
     number, terms = 0, []

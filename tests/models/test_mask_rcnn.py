@@ -172,6 +172,36 @@ def test_behind_the_last_stage_of_a_resnet_there_is_only_the_deconvolution() -> 
     assert float(loss) == pytest.approx(math.log(2), rel=0.02)  # no cell is sure of anything yet
 
 
+@pytest.mark.parametrize(("form", "maps"), FORMS.items())
+def test_a_fully_connected_head_says_all_cells_of_a_map_at_once(form: str, maps: int) -> None:
+    """Row after row of one class, then of the next; a layer of 1,024, or two of them, before the last (table 2e)."""
+    for head, layers in (("2fc", 2), ("3fc", 3)):
+        branch = MaskBranch(2, 3, masks=form, head=head, size=3)
+        linear = [module for module in branch.modules() if isinstance(module, nn.Linear)]
+        assert [module.out_features for module in linear] == [1024] * layers + [maps * 36]
+        regions = torch.rand(5, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+        nn.init.normal_(linear[-1].weight)
+        said, hidden = branch(regions), regions.reshape(5, 18)
+        for module in linear[:-1]:
+            hidden = (hidden @ module.weight.T + module.bias).clamp(min=0)
+        for label, row, column in ((0, 0, 0), (maps - 1, 2, 5), (maps - 1, 5, 1)):
+            unit = label * 36 + row * 6 + column
+            expected = hidden @ linear[-1].weight[unit] + linear[-1].bias[unit]
+            torch.testing.assert_close(said[:, label, row, column], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_c5_has_heads_of_its_own() -> None:
+    """Table 2d: the map at stride 32, whose last stage cannot be the head; in detectron2's form it is dilated."""
+    for name, stride in (("mask_rcnn_resnet50_c5", 32), ("mask_rcnn_resnet50_dc5_detectron2", 16)):
+        with torch.device("meta"):
+            model = create(name)
+        assert model.backbone.strides == model.proposer.strides == (stride,) and model.finest_stride == stride
+        assert len(model.proposer.shapes[0]) == 15 and isinstance(model.region_body, nn.Identity)
+        assert model.box_head.fc6.in_features == 2048 * 49
+        tower = [each for each in model.branches["masks"].head.tower if isinstance(each, nn.Conv2d)]
+        assert [each.in_channels for each in tower] == [2048, 256, 256, 256]
+
+
 def test_group_normalisation_everywhere() -> None:
     """The form of Wu and He, "Group Normalization" (2018), section 4.2."""
     norms = {"backbone_norm": "gn", "neck_norm": "gn", "head_norm": "gn"}

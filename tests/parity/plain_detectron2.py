@@ -62,9 +62,10 @@ def convolved(state: State, x: Tensor, name: str, stride: int = 1, dilation: int
     x = F.conv2d(x, weight, state.get(f"{name}.bias"), stride, dilation * (weight.shape[-1] // 2), dilation)
     if f"{name}.norm.weight" not in state:
         return x
-    mean, variance, gain, shift = (
-        state[f"{name}.norm.{what}"] for what in ("running_mean", "running_var", "weight", "bias")
-    )
+    gain, shift = (state[f"{name}.norm.{what}"] for what in ("weight", "bias"))
+    if f"{name}.norm.running_mean" not in state:
+        return F.group_norm(x, 32, gain, shift)
+    mean, variance = (state[f"{name}.norm.{what}"] for what in ("running_mean", "running_var"))
     return F.batch_norm(x, mean, variance, gain, shift)
 
 

@@ -8,13 +8,16 @@ import torch
 import torchvision
 from tests.parity import plain_detectron2 as plain
 from tests.parity.test_faster_rcnn_detectron2 import CLASSES, FEW, SIZES, Plain
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aweigh.arguments import check_arguments, parameters
+from aweigh.backbones import timm_backbone
 from aweigh.classes import Classes
 from aweigh.errors import AweighError
-from aweigh.models import PUBLISHED, create
+from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.faster_rcnn import FasterRCNN
+from aweigh.models.faster_rcnn_forms import DETECTRON2_GN
 from aweigh.structures import Images, Targets
 from aweigh.weights.convert.detectron2 import faster_rcnn_from_detectron2
 
@@ -104,10 +107,32 @@ def test_masks_and_their_loss_are_those_of_the_plain_one(pair) -> None:
     torch.testing.assert_close(ours.loss(raw, targets)["masks"], losses / number, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_its_group_normalisation_has_32_groups_whatever_the_width() -> None:
+    """A body with random weights under its names, in the arguments of the form; 64 channels are the narrowest."""
+    random = plain.RandomState()
+    random.resnet50("backbone.bottom_up", (2,))
+    state = {key: value for key, value in random.made.items() if "running" not in key}
+    values = {name: each for name, each in DETECTRON2_GN.items() if name in parameters(timm_backbone)}
+    body = timm_backbone("resnet50", (2,), **values)
+    body.load_state_dict({key.removeprefix("backbone."): x for key, x in faster_rcnn_from_detectron2(state).items()})
+    pixels = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    expected = plain.stage(state, plain.stem(state, pixels, "backbone.bottom_up"), "backbone.bottom_up", 2)
+    (found,) = body.eval()(pixels)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    with torch.device("meta"):
+        model = create("mask_rcnn_resnet50_fpn_gn_detectron2", num_classes=3)
+    norms = [module for module in model.modules() if isinstance(module, nn.GroupNorm)]
+    assert {norm.num_groups for norm in norms} == {32} and len(norms) == 53 + 8 + 4 + 4
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert model.backbone.body.layer2[0].conv1.stride == (1, 1)
+
+
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "mask_rcnn" in name and "detectron2" in name])
 def test_a_pickle_of_the_zoo_is_not_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aweigh.models._build", lambda *given: None)
     for weights, record in PUBLISHED[name].items():
-        assert record.builder == name and record.file.startswith("mask_rcnn_") and record.metrics["mask AP"] > 30
+        assert record.builder == name and "mask_rcnn_" in record.file and record.metrics["mask AP"] > 30
+        check_arguments(DETECTORS[name], record.arguments)
         with pytest.raises(AweighError, match=r"is a pickle, which can run code.*CC BY-SA 3\.0"):
             create(name, weights=weights)

@@ -58,9 +58,12 @@ def cummax(x: Any, dim: int) -> tuple[Any, Any]:
 
 @script(default_opset=opset18)
 def pooled_points(
-    table: FLOAT, rows: INT64, row_weights: FLOAT, columns: INT64, column_weights: FLOAT, largest: FLOAT
+    pooled: FLOAT, table: FLOAT, rows: INT64, row_weights: FLOAT, columns: INT64, column_weights: FLOAT
 ) -> FLOAT:
-    """`aweigh.ops.region_points.pool_points`, point by point of all cells at once. largest: 1 for that, 0 for a sum."""
+    """`aweigh.ops.region_points.pool_points`, point by point of all cells at once.
+
+    pooled: what stands in a cell before, 0 for a sum, for the largest a number below all.
+    """
     zero, one = op18.Constant(value_int=0), op18.Constant(value_int=1)
     two, three = op18.Constant(value_int=2), op18.Constant(value_int=3)
     down, across = op18.Constant(value_ints=[2, 4]), op18.Constant(value_ints=[1, 3])
@@ -69,7 +72,8 @@ def pooled_points(
     points_across = op18.Squeeze(op18.Shape(columns, start=2, end=3))
     number = op18.Mul(op18.Squeeze(op18.Shape(rows, start=2, end=3)), points_across)
     cells, cell_row = op18.Shape(rows, start=0, end=2), op18.Shape(rows, start=1, end=2)
-    pooled = op18.Expand(op18.Mul(lowest, largest), op18.Concat(cells, cell_row, op18.Shape(table, start=1), axis=0))
+    largest = op18.Less(pooled, nothing)
+    pooled = op18.Expand(pooled, op18.Concat(cells, cell_row, op18.Shape(table, start=1), axis=0))
     point = op18.Constant(value_int=0)
     more = op18.Less(point, number)
     while more:
@@ -96,18 +100,19 @@ def pooled_points(
         )
         counts = op18.Greater(op18.ReduceSum(weights, op18.Constant(value_ints=[3]), keepdims=0), nothing)
         greatest = op18.Max(pooled, op18.Where(counts, value, lowest))
-        pooled = op18.Where(op18.Greater(largest, nothing), greatest, op18.Add(pooled, value))
+        pooled = op18.Where(largest, greatest, op18.Add(pooled, value))
         point = op18.Add(point, one)
         more = op18.Less(point, number)
-    return op18.Where(op18.Greater(pooled, lowest), pooled, nothing)
+    pooled = op18.Where(op18.Greater(pooled, lowest), pooled, nothing)
+    return pooled
 
 
 def pool_points(
     table: Any, rows: Any, row_weights: Any, columns: Any, column_weights: Any, largest: bool
 ) -> tuple[Any, Any]:
     """Of the two results the pooled values alone are read; in the other's place stands that none is known."""
-    how = op.Constant(value_float=float(largest))
-    pooled = pooled_points(table, rows, row_weights, columns, column_weights, how)
+    before = op.Constant(value_float=-3.0e38 if largest else 0.0)
+    pooled = pooled_points(before, table, rows, row_weights, columns, column_weights)
     return pooled, op.Constant(value_ints=[-1])
 
 

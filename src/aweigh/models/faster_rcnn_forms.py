@@ -238,6 +238,15 @@ DETECTRON2_C4 = {**C4, **DETECTRON2, "rpn_normaliser": "allowed"}
 DETECTRON2_FPN = {**DETECTRON2, "rpn_normaliser": "allowed", "train_proposals": (2000, 1000)}
 # The strides of ResNeXt lie in the 3x3 convolutions.
 DETECTRON2_RESNEXT = {**DETECTRON2_FPN, "stride_in_1x1": False, "pixel_std": IMAGENET_STD}
+# Group normalisation of 32 groups in every part, on the authors' R-50-GN or from nothing.
+DETECTRON2_GN = {
+    **DETECTRON2_FPN,
+    "stride_in_1x1": False,
+    "backbone_norm": "gn_32",
+    "neck_norm": "gn_32",
+    "box_head": "4conv1fc",
+    "head_norm": "gn_32",
+}
 
 _PARTS = {"proposer": RPN}
 _on_pyramid, _on_c4, _on_c5 = (partial(Builder, form, parts=_PARTS) for form in (on_pyramid, on_c4, on_c5))

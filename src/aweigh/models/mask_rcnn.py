@@ -45,6 +45,7 @@ from aweigh.models.faster_rcnn_forms import (
     C5,
     DETECTRON2_C4,
     DETECTRON2_FPN,
+    DETECTRON2_GN,
     DETECTRON2_RESNEXT,
     DILATED_C5,
     FROZEN_AT_0,
@@ -57,6 +58,7 @@ from aweigh.models.faster_rcnn_forms import (
 )
 from aweigh.ops.losses import world_mean
 from aweigh.ops.masks import crop
+from aweigh.structures import IMAGENET_STD
 from aweigh.weights.convert.detectron2 import detectron2_record, faster_rcnn_from_detectron2
 from aweigh.weights.convert.torchvision import faster_rcnn_from_torchvision, torchvision_record
 from aweigh.weights.record import PublishedWeights, by_builder
@@ -212,6 +214,7 @@ BUILDERS = {
     "mask_rcnn_resnext101_32x8d_fpn_detectron2": _on_pyramid(C2_TO_C5["resnext101_32x8d"], DETECTRON2_RESNEXT),
     "mask_rcnn_resnet50_c4_detectron2": _on_c4(C4_AND_C5["resnet50"], DETECTRON2_C4),
     "mask_rcnn_resnet101_c4_detectron2": _on_c4(C4_AND_C5["resnet101"], DETECTRON2_C4),
+    "mask_rcnn_resnet50_fpn_gn_detectron2": _on_pyramid(C2_TO_C5["resnet50"], DETECTRON2_GN),
     **{f"mask_rcnn_{name}_dc5_detectron2": _on_c5(body, DETECTRON2_C4 | _OF_C5) for name, body in DILATED_C5.items()},
 }
 
@@ -222,9 +225,17 @@ def _torchvision(name: str, form: str, file: str, boxes: float, masks: float, **
     return torchvision_record(name, builder, file, metrics, convert, unused_rows=UNUSED_ROWS, **arguments)
 
 
-def _detectron2(name: str, form: str, run: str, boxes: float, masks: float) -> PublishedWeights:
-    run, builder = f"COCO-InstanceSegmentation/mask_rcnn_{run}", f"mask_rcnn_{form}_detectron2"
-    return detectron2_record(name, run, builder, {"AP": boxes, "mask AP": masks}, faster_rcnn_from_detectron2)
+def _detectron2(name: str, form: str, run: str, boxes: float, masks: float, **arguments: Any) -> PublishedWeights:
+    run = run if run.startswith("Misc/") else f"COCO-InstanceSegmentation/mask_rcnn_{run}"
+    builder, metrics = f"mask_rcnn_{form}_detectron2", {"AP": boxes, "mask AP": masks}
+    return detectron2_record(name, run, builder, metrics, faster_rcnn_from_detectron2, **arguments)
+
+
+def _group_normalised(
+    name: str, run: str, boxes: float, masks: float, *, frozen_stages: int, **arguments: Any
+) -> PublishedWeights:
+    arguments |= {"backbone_norm": "gn_32", "frozen_stages": frozen_stages}
+    return _detectron2(name, "resnet50_fpn_gn", f"Misc/{run}", boxes, masks, **arguments)
 
 
 _FIRST = _torchvision(
@@ -242,6 +253,24 @@ PUBLISHED = {
         _detectron2("3x", "resnet50_c4", "R_50_C4_3x/137849525/model_final_4ce675.pkl", 39.8, 34.4),
         _detectron2("1x", "resnet50_c4", "R_50_C4_1x/137259246/model_final_9243eb.pkl", 36.8, 32.2),
         _detectron2("3x", "resnet101_c4", "R_101_C4_3x/138363239/model_final_a2914c.pkl", 42.6, 36.7),
+        _group_normalised(
+            "3x", "mask_rcnn_R_50_FPN_3x_gn/138602888/model_final_dc5d9e.pkl", 42.6, 38.6, frozen_stages=2
+        ),
+        _group_normalised(
+            "scratch_3x",
+            "scratch_mask_rcnn_R_50_FPN_3x_gn/138602908/model_final_01ca85.pkl",
+            39.9,
+            36.6,
+            frozen_stages=0,
+        ),
+        _group_normalised(
+            "scratch_9x",
+            "scratch_mask_rcnn_R_50_FPN_9x_gn/183808979/model_final_da7b4c.pkl",
+            43.7,
+            39.6,
+            frozen_stages=0,
+            pixel_std=IMAGENET_STD,
+        ),
         _detectron2("3x", "resnet50_dc5", "R_50_DC5_3x/137849551/model_final_84107b.pkl", 40.0, 35.9),
         _detectron2("1x", "resnet50_dc5", "R_50_DC5_1x/137260150/model_final_4f86c3.pkl", 38.3, 34.2),
         _detectron2("3x", "resnet101_dc5", "R_101_DC5_3x/138363294/model_final_0464b7.pkl", 41.9, 37.3),

@@ -129,7 +129,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     ctx.save_for_backward(*points, output[1])
 
 
-def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, gradient: Tensor, of_which: Tensor) -> tuple[Tensor | None, ...]:
     *points, which = ctx.saved_tensors
     table = gradient.new_zeros(ctx.pixels, gradient.shape[-1])
     if ctx.largest:

@@ -144,7 +144,7 @@ def _read_points(feature: Tensor, regions: Tensor, rows: Along, columns: Along, 
     height, width = feature.shape[2:]
     table = feature.permute(0, 2, 3, 1).flatten(0, 2)  # [B * H * W, C]
     first = (regions[:, 0].long() * height * width)[:, None, None, None]
-    pooled, _ = pool_points(table, first + rows[0] * width, rows[1], *columns, largest)  # [R, S, S, C]
+    pooled: Tensor = pool_points(table, first + rows[0] * width, rows[1], *columns, largest)[0]  # [R, S, S, C]
     return pooled.permute(0, 3, 1, 2)
 
 
