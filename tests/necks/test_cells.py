@@ -1,5 +1,6 @@
 """Pyramids of repeated cells: their nodes, each against a slow form, sizes, fusion, and table 5 of EfficientDet."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -198,6 +199,7 @@ TABLE_5 = [
 ]
 
 
+@cache
 def cost_at_d3(neck: str, repeats: int, fusion: str | None) -> tuple[int, int]:
     backbone = SimpleNamespace(channels=(48, 136, 384), strides=STRIDES)
     given = {"channels": 160, "levels": 5, "repeats": repeats, "fusion": fusion, "separable": True}

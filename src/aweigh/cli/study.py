@@ -62,10 +62,11 @@ def cost(study: str, /, *, rows: Rows = (), as_json: AsJson = False) -> None:
         print(json.dumps(both, ensure_ascii=False, indent=2))
         return
     screen = output()
-    height, width = table.image_hw
+    sizes = {table.image_hw(row) for row in chosen}
+    size = " x ".join(map(str, reversed(sizes.pop()))) if len(sizes) == 1 else "the size of its row"
     what = f"the {table.cost.part} of " if table.cost.part else ""
     screen.print(f"{table.title} ({table.paper}, table {table.table})", soft_wrap=True)
-    screen.print(f"{what}one image of {width} x {height}", soft_wrap=True)
+    screen.print(f"{what}one image of {size}", soft_wrap=True)
     figures = ("parameters", "parameters_ratio", "flops", "flops_ratio")
     values = {name: {figure: [value] for figure, value in own.items()} for name, own in found.items()}
     print_table(screen, *comparison({row.name: row.paper for row in chosen}, values, figures))

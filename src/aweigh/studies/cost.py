@@ -40,7 +40,7 @@ def cost_of_row(study: Study, row: Row) -> PartCost:
     """Of the whole network, or of the part of it that the study counts; sides are rounded up to the detector's."""
     network: Any = build(study, row)
     divisor = getattr(network, "stride_divisor", 1)
-    height, width = (divisor * math.ceil(side / divisor) for side in study.image_hw)
+    height, width = (divisor * math.ceil(side / divisor) for side in study.image_hw(row))
     run = None if study.kind == "backbone" else run_network
     found = count(network, (height, width), run=run)
     if not study.cost.part:

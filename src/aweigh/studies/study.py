@@ -74,9 +74,9 @@ class Row:
 
 @dataclass(frozen=True)
 class CostOf:
-    """What the table counts. size: of the image, height and width; 800 x 1344 when not given, 224 x 224 of backbones.
-    part: of the detector, as neck; all of it when not given. relative_to: the row that ratios are taken to, the first
-    when not given."""
+    """What the table counts. size: of the image, height and width; when not given, `short` and `long` of the settings,
+    which may differ by row, else 800 x 1344, and 224 x 224 of backbones. part: of the detector, as neck; all of it when
+    not given. relative_to: the row that ratios are taken to, the first when not given."""
 
     size: tuple[int, int] | None = None
     part: str = ""
@@ -106,10 +106,14 @@ class Study:
         """All that a row is built, trained and measured with."""
         return row.own.over(self.equal)
 
-    @property
-    def image_hw(self) -> tuple[int, int]:
-        """Of the image that is counted for."""
-        return self.cost.size or ((224, 224) if self.kind == "backbone" else (800, 1344))
+    def image_hw(self, row: Row) -> tuple[int, int]:
+        """Of the image that a row is counted for."""
+        if self.cost.size:
+            return self.cost.size
+        if self.kind == "backbone":
+            return (224, 224)
+        sides = self.whole(row).settings
+        return (sides.get("short") or sides["long"], sides["long"]) if "long" in sides else (800, 1344)
 
     def chosen(self, names: Collection[str]) -> tuple[Row, ...]:
         """The rows of these names in the order of the table, all where there are none; `UsageError` for another."""
