@@ -34,7 +34,8 @@ class Whole(nn.Module):
     """A stand-in that finds one object: everything but a margin of a quarter, in the pixels it is given."""
 
     classes = Classes(("thing",), (7,))
-    builder, extras, keypoint_set, needs_proposals, average_flipped = "whole", (), None, False, None
+    builder, extras, keypoint_set, average_flipped = "whole", (), None, None
+    needs_proposals, needs_sizes = False, False
     stride_divisor = 32
 
     def __init__(self) -> None:

@@ -141,6 +141,7 @@ REACH: dict[str, tuple[float, float]] = {
     "multi_scale": (1, 1 << 15),
     "scale_jitter": (0, 100),
     "affine_crop": (0, 100),
+    "object_crop": (0, 1 << 15),
     "steps": (0, LARGEST_NUMBER),
 }
 

@@ -27,7 +27,7 @@ class Finds(torch.nn.Module):
     classes = Classes((HOSTILE, "plain"), (1, 2))
     stride_divisor = 32
     builder = "finds"
-    extras, keypoint_set, needs_proposals, average_flipped = (), None, False, None
+    extras, keypoint_set, needs_proposals, needs_sizes, average_flipped = (), None, False, False, None
     score_threshold, nms_threshold, max_detections = 0.05, 0.6, 100
 
     def __init__(self) -> None:

@@ -162,6 +162,7 @@ LOSSES = [
     ("light_head_rcnn_shufflenet_v2", {}),
     *((f"centernet_shufflenet_v2_x0_5_lite{kind}", {}) for kind in ("", "_pose", "_3d")),
     ("cornernet_shufflenet_v2_x0_5_lite", {}),
+    ("cornernet_saccade", {"channels": [8, 8, 8, 8], "point_channels": 8, "attention_channels": 8, "stacks": 1}),
     ("centernet_triplets_shufflenet_v2_x0_5_lite", {}),
     ("foveabox_resnet18_fpn", {"channels": 32}),
 ]

@@ -21,7 +21,6 @@ from torch import nn
 from aweigh.arguments import change_settings
 from aweigh.graphs.graph import Exported, onnx_graph, save_graph
 from aweigh.models import DETECTORS
-from aweigh.models.detector import network_inputs
 
 Found = list[np.ndarray]  # boxes, scores, labels, count and the extras
 Run = Callable[[dict[str, np.ndarray]], Found]
@@ -74,9 +73,10 @@ def inputs(model: nn.Module, batch: int, *sides: int) -> dict[str, torch.Tensor]
     """By name. sides: height and width in strides, so that 1 gives a map of one cell; the last image has padding."""
     step = max(model.stride_divisor, 32)  # in less, some find nothing
     height, width = (step * side for side in sides)
-    given = network_inputs(model, images([(height, width)] * batch))
+    given = images([(height, width)] * batch)
     sizes = torch.tensor([[height, width]] * (batch - 1) + [[height - 7, width]])
-    return dict(zip(("images", "proposals"), given, strict=False)) | {"sizes_hw": sizes}
+    told = {"proposals": given.proposals} if model.needs_proposals else {}
+    return {"images": given.pixels} | told | {"sizes_hw": sizes}
 
 
 def of_size(given: dict[str, torch.Tensor]) -> dict[str, Any]:

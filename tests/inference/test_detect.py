@@ -20,7 +20,7 @@ class Oracle(torch.nn.Module):
     """Finds exactly what is annotated: it is told the split, and knows each image by its order."""
 
     builder, stride_divisor = "oracle", 32
-    extras, needs_proposals, average_flipped, keypoint_set = (), False, None, None
+    extras, needs_proposals, needs_sizes, average_flipped, keypoint_set = (), False, False, None, None
 
     def __init__(self, split, resize, classes=None):
         super().__init__()

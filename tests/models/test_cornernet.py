@@ -10,9 +10,10 @@ from torch import Tensor
 
 from aweigh.classes import Classes
 from aweigh.errors import AweighError, UsageError
+from aweigh.heads.corners import CornerPool
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.models.centernet_triplets import CascadeCornerPool, CenterPool, central_regions, score_triplets
-from aweigh.models.cornernet import CornerNet, CornerPool
+from aweigh.models.cornernet import CornerNet
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
 from aweigh.structures import Images, Targets
 from aweigh.weights.load import locate
@@ -387,6 +388,11 @@ def body(unit: Any, channels: list[int], blocks: list[int], *, stacks: int = 2, 
     return stem + stacks * stack + (stacks - 1) * (2 * convolution(1, 256, 256) + residual(256, 256))
 
 
+def attention(*channels: int) -> int:
+    """CornerNet-Lite's section 3.1: of each step a 3x3 convolution to 256 and one to a map."""
+    return sum(9 * width * 256 + 256 + 256 + 1 for width in channels)
+
+
 def point(outputs: list[int], kernel: int = 3, *, cascade: bool = False) -> int:
     """Figure 7: two convolutions to 128, back to 256, round them, behind them, and the heads."""
     gather = (4 if cascade else 2) * convolution(3, 256, 128) + (2 * 9 * 128**2 if cascade else 0)
@@ -401,6 +407,10 @@ CORNER, CENTER = [80, 1, 2], [80, 2]
 PARAMETERS = {
     "cornernet_hourglass104": (body(residual, *HOURGLASS) + 4 * point(CORNER), 201_035_212),
     "cornernet_squeeze": (body(fire, *SQUEEZE, halvings=3) + 4 * point(CORNER, 1), 31_771_852),
+    "cornernet_saccade": (
+        body(residual, [256, 384, 384, 512], [1, 1, 1, 1], stacks=3) + 6 * point(CORNER) + 3 * attention(384, 384, 256),
+        116_969_339,
+    ),
     "centernet_triplets_hourglass104": (
         body(residual, *HOURGLASS) + 4 * point(CORNER, cascade=True) + 2 * point(CENTER),
         210_062_960,

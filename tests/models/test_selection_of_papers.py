@@ -7,6 +7,7 @@ import pytest
 
 from aweigh.models.centernet import CenterNetSelection
 from aweigh.models.cornernet import CornerNetSelection
+from aweigh.models.cornernet_saccade import SaccadeSelection
 from aweigh.models.detector import LevelSelection, Selection
 from aweigh.models.efficientdet import EfficientDetSelection
 from aweigh.models.faster_rcnn import FasterRCNNSelection
@@ -29,6 +30,12 @@ PAPERS: list[tuple[type[Selection], float, str, float, int, dict[str, Any]]] = [
     (
         *(CornerNetSelection, 0.0, "soft", 0.5, 100),  # section 4.2
         {"points_per_kind": 100, "max_pairs": 1000, "embedding_distance": 0.5},
+    ),
+    (
+        *(SaccadeSelection, 0.0, "soft", 0.5, 100),  # its code
+        {"points_per_kind": 12, "max_pairs": 12, "embedding_distance": 0.3, "max_crops": 30}
+        | {"first_look_threshold": 0.3, "attention_threshold": 0.3, "reference_threshold": 0.5}
+        | {"suppression_distance": 16.0},
     ),
 ]
 

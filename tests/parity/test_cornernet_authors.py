@@ -1,4 +1,4 @@
-"""CornerNet, CornerNet-Squeeze and CenterNet of triplets equal their authors' networks, written again from facts.
+"""CornerNet, CornerNet-Lite and CenterNet of triplets equal their authors' networks, written again from facts.
 
 Each layer has the name it has in their files. Corner pooling is a loop here.
 """
@@ -42,12 +42,14 @@ class Authors(CenterNetAuthors):
         stem: int,
         hidden: int,
         *,
-        squeeze: bool = False,
+        lite: str = "",
+        attended: int = 0,
     ) -> list[dict[str, Tensor]]:
-        """names: of the points; with a centre among them corner pooling is in a cascade."""
-        self.squeeze = squeeze
+        """names: of the points; with a centre among them corner pooling is in a cascade. lite: which of CornerNet-Lite.
+        attended: channels within its attention maps."""
+        self.squeeze = squeeze = lite == "squeeze"
         below, hourglasses, point, offset = (
-            ("hg.", "hg.hgs", "modules", "offs") if squeeze else ("", "kps", "cnvs", "regrs")
+            ("hg.", "hg.hgs", "modules", "offs") if lite else ("", "kps", "cnvs", "regrs")
         )
         width = channels[0]
         x = self.unit(self.named(x, f"{below}pre.0", stem, 7, stride=2), f"{below}pre.1", width, 2)
@@ -55,6 +57,7 @@ class Authors(CenterNetAuthors):
             x = self.unit(x, f"{below}pre.2", width, 2)
         found = []
         for stack in range(stacks):
+            self.ways_up: list[Tensor] = []
             hourglass = self.half(x, f"{hourglasses}.{stack}", channels, blocks)
             out = self.named(hourglass, f"{below}cnvs.{stack}", width, 3)
             said = {}
@@ -66,6 +69,11 @@ class Authors(CenterNetAuthors):
                     first = F.relu(self.conv(read, f"{place}.0.conv", width, kernel, bias=True))
                     ours = {"heats": "heatmap", "tags": "embedding"}.get(head, "offset")
                     said[f"{KINDS[name]}_{ours}"] = self.conv(first, f"{place}.1", count, 1, bias=True)
+            if lite == "saccade":
+                for index, (size, up) in enumerate(zip(("large", "medium", "small"), self.ways_up, strict=True)):
+                    place = f"att_modules.{stack}.{index}"
+                    first = F.relu(self.conv(up, f"{place}.0.conv", attended, 3, bias=True))
+                    said[f"{size}_attention"] = self.conv(first, f"{place}.1", 1, 1, bias=True)
             found.append(said)
             if stack < stacks - 1:
                 kept = self.norm(self.conv(x, f"{below}inters_.{stack}.0", width, 1), f"{below}inters_.{stack}.1")
@@ -91,7 +99,8 @@ class Authors(CenterNetAuthors):
 
     def half(self, x: Tensor, name: str, channels: Sequence[int], blocks: Sequence[int]) -> Tensor:
         if not self.squeeze:
-            return super().half(x, name, channels, blocks)
+            self.ways_up.append(super().half(x, name, channels, blocks))  # inner ones come first
+            return self.ways_up[-1]
         width, inner = channels[:2]
 
         def fires(x: Tensor, name: str, outs: Sequence[int], stride: int = 1) -> Tensor:
@@ -121,21 +130,24 @@ class Authors(CenterNetAuthors):
 
 
 CORNERS, POINTS = ("tl", "br"), ("tl", "br", "ct")
+SACCADE = (3, (256, 384, 384, 512), (1, 1, 1, 1), 128, 128)
 FULL = (2, (256, 256, 384, 384, 384, 512), (2, 2, 2, 2, 2, 4), 128, 128)
 NETWORKS = {
-    "cornernet_hourglass104": (CORNERS, FULL, False),
-    "cornernet_squeeze": (CORNERS, (2, (256, 256, 384, 384, 512), (2, 2, 2, 2, 4), 128, 128), True),
-    "centernet_triplets_hourglass104": (POINTS, FULL, False),
+    "cornernet_hourglass104": (CORNERS, FULL, ""),
+    "cornernet_squeeze": (CORNERS, (2, (256, 256, 384, 384, 512), (2, 2, 2, 2, 4), 128, 128), "squeeze"),
+    "cornernet_saccade": (CORNERS, SACCADE, "saccade"),
+    "centernet_triplets_hourglass104": (POINTS, FULL, ""),
 }
 SMALL = (2, (8, 8, 12), (2, 1, 2), 6, 4)
+SMALL_SACCADE = (2, (8, 10, 12, 14), (1, 1, 2, 1), 6, 4)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_tensor_of_their_files_has_its_place(name: str) -> None:
-    points, form, squeeze = NETWORKS[name]
+    points, form, lite = NETWORKS[name]
     with torch.device("meta"):
         authors, model = Authors(), create(name)
-        authors.detector(torch.empty(1, 3, 128, 128), points, *form, squeeze=squeeze)
+        authors.detector(torch.empty(1, 3, 128, 128), points, *form, lite=lite, attended=256)
     report = compare(model, cornernet_from_authors({f"module.{key}": value for key, value in authors.state.items()}))
     assert not report.missing and not report.unexpected and not report.mismatched
     assert report.loaded == report.total == len(authors.state)
@@ -143,15 +155,18 @@ def test_every_tensor_of_their_files_has_its_place(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_their_weights_give_their_outputs(name: str) -> None:
-    points, _, squeeze = NETWORKS[name]
-    stacks, channels, blocks, stem, hidden = SMALL
-    body = {"stacks": stacks, "channels": channels, "blocks": blocks, "stem_channels": stem, "point_channels": hidden}
+    points, _, lite = NETWORKS[name]
+    form = SMALL_SACCADE if lite == "saccade" else SMALL
+    body = dict(zip(("stacks", "channels", "blocks", "stem_channels", "point_channels"), form, strict=True))
+    rgb = torch.rand(1, 3, 64, 64 if lite == "saccade" else 96, generator=torch.Generator().manual_seed(1))
+    if lite == "saccade":  # which sees images of one size, and cuts them out of others
+        body |= {"attention_channels": 5, "input_size": 64, "small_size": 48}
     model, authors = create(name, **body), Authors()
-    rgb = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    expected = authors.detector((rgb.flip(1) - MEAN) / STD, points, *SMALL, squeeze=squeeze)
+    expected = authors.detector((rgb.flip(1) - MEAN) / STD, points, *form, lite=lite, attended=5)
     load_strict(model, cornernet_from_authors(authors.state), what=name)
     with torch.no_grad():
-        got = model.eval().network(rgb)
+        model.eval()
+        got = model.network(rgb, torch.tensor([[64, 64]])).maps if lite == "saccade" else model.network(rgb)
     assert len(got) == len(expected) == 2
     for ours, theirs in zip(got, expected, strict=True):
         assert ours.keys() == theirs.keys()
@@ -161,6 +176,6 @@ def test_their_weights_give_their_outputs(name: str) -> None:
 
 
 def test_a_tensor_of_another_model_is_named() -> None:
-    for key in ("hm.0.weight", "tl_cnvs.0.p3_conv1.weight"):
+    for key in ("hm.0.weight", "tl_cnvs.0.p3_conv1.weight", "att_modules.0.3.1.bias"):
         with pytest.raises(UsageError, match=rf"'{key}' is not one of CornerNet's"):
             cornernet_from_authors({key: torch.zeros(1)})

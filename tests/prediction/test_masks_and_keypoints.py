@@ -43,7 +43,8 @@ from aweigh.training.train import train
 class Figures(nn.Module):
     """Finds one object in the middle of every image."""
 
-    builder, stride_divisor, needs_proposals, average_flipped = "figures", 32, False, None
+    builder, stride_divisor, average_flipped = "figures", 32, None
+    needs_proposals, needs_sizes = False, False
     extras: tuple[str, ...] = ("masks", "keypoints")
     selection = CenterNetSelection(score_threshold=0.05)
 

@@ -94,12 +94,17 @@ def mobilenet_v3_ends(**settings: Any) -> TimmBackbone:
     return backbone
 
 
-@passes_on(Hourglass, without=("stem_halvings", "block", "norm"))
+@passes_on(Hourglass, without=("stem_halvings", "block", "step_maps", "norm"))
 def hourglass_backbone(
-    stem_halvings: int = 2, block: Block = "residual", *, backbone_norm: Norm = "bn", **settings: Any
+    stem_halvings: int = 2,
+    block: Block = "residual",
+    step_maps: int = 0,
+    *,
+    backbone_norm: Norm = "bn",
+    **settings: Any,
 ) -> Hourglass:
     """Hourglass-104, unless told otherwise; nobody has trained it on ImageNet."""
-    return Hourglass(stem_halvings=stem_halvings, block=block, norm=backbone_norm, **settings)
+    return Hourglass(stem_halvings=stem_halvings, block=block, step_maps=step_maps, norm=backbone_norm, **settings)
 
 
 @passes_on(

@@ -2,8 +2,9 @@
 
 Papers: Newell et al., "Stacked Hourglass Networks for Human Pose Estimation", ECCV 2016; Law and Deng, "CornerNet",
 ECCV 2018, section 3.5, whose form this is: strides instead of pooling, two stacks, supervision of each; Law et al.,
-"CornerNet-Lite", 2019, section 4, whose CornerNet-Squeeze has fire modules instead of residual blocks, one halving more
-before the hourglasses and one less in them, and transposed convolutions on the way up.
+"CornerNet-Lite", 2019: CornerNet-Squeeze (section 4) has fire modules instead of residual blocks, one halving more
+before the hourglasses and one less in them, and transposed convolutions on the way up; CornerNet-Saccade (section 3)
+has three shallow hourglasses, and looks at the maps on the way up too.
 
 How ours differs: a map that comes up is brought to the size of the map it is added to, so that sides need not be
 multiples of 128; where they are it is the same.
@@ -19,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aweigh.arguments import Colour, Deviation, Few, Width, checked_class
+from aweigh.arguments import Colour, Deviation, Few, Layers, Width, checked_class
 from aweigh.backbones.timm import Normalise
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, make_norm
 from aweigh.weights.coco import COCO_MEAN, COCO_STD
 
@@ -33,6 +34,9 @@ LARGEST = 8  # stacks, halvings, blocks of each: twice what the papers have
 @checked_class()
 class Hourglass(nn.Module):
     """Image in, one map for each stack out, of stride 4 or more, first to last; each is there to learn from.
+
+    With `step_maps` follow, of the first stack, then of the next, the maps on the way up of its last so many steps,
+    coarse to fine, before the convolution behind the hourglass.
 
     stacks: hourglasses one after the other. channels: of the full map and of each halving, `blocks`: blocks there.
     stem_channels: of the first convolution. stem_halvings: before the hourglasses, 2 or more: the maps' stride is 2 to
@@ -52,6 +56,7 @@ class Hourglass(nn.Module):
         stem_channels: Width = 128,
         stem_halvings: Few = 2,
         block: Block = "residual",
+        step_maps: Layers = 0,
         norm: Norm = "bn",
         pixel_mean: Colour = COCO_MEAN,
         pixel_std: Deviation = COCO_STD,
@@ -70,9 +75,14 @@ class Hourglass(nn.Module):
             )
         if block == "fire" and any(width % 2 for width in channels):
             raise UsageError(f"Hourglass: fire modules need even numbers of channels, got {list(channels)}.")
+        if step_maps >= len(channels):
+            raise UsageError(
+                f"Hourglass: {counted(len(channels), 'number')} of channels make {counted(len(channels) - 1, 'step')}, "
+                f"of which step_maps = {step_maps} asks for more."
+            )
         super().__init__()
         self.normalise = Normalise(pixel_mean=pixel_mean, pixel_std=pixel_std)
-        stride = 2**stem_halvings
+        self.stacks, self.step_maps, stride = stacks, step_maps, 2**stem_halvings
         self.stride_divisor = stride * 2 ** (len(channels) - 1)  # below which every halving is one
         width = channels[0]
         self.stem = nn.Sequential(
@@ -87,18 +97,23 @@ class Hourglass(nn.Module):
         self.from_input = nn.ModuleList(_convolution(width, width, 1, norm, activation=False) for _ in between)
         self.from_output = nn.ModuleList(_convolution(width, width, 1, norm, activation=False) for _ in between)
         self.joined = nn.ModuleList(Residual(width, width, norm) for _ in between)
-        self.channels, self.strides = (width,) * stacks, (stride,) * stacks
+        steps = range(step_maps)[::-1]  # coarse to fine
+        self.channels = (width,) * stacks + tuple(channels[step] for step in steps) * stacks
+        self.strides = (stride,) * stacks + tuple(stride * 2**step for step in steps) * stacks
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x: `[B, 3, H, W]` RGB. Returns `[B, channels[0], ceil(H / stride), ceil(W / stride)]` of each."""
+        """x: `[B, 3, H, W]` RGB. Returns `[B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])]` of each."""
         x = self.stem(self.normalise(x))
         maps: list[Tensor] = []
+        steps: list[Tensor] = []
         for stack, (hourglass, output) in enumerate(zip(self.hourglasses, self.outputs, strict=True)):
             if stack:
                 mixed = self.from_input[stack - 1](x) + self.from_output[stack - 1](maps[-1])
                 x = self.joined[stack - 1](F.relu(mixed))
-            maps.append(output(hourglass(x)))
-        return maps
+            ways_up = hourglass(x)
+            maps.append(output(ways_up[-1]))
+            steps += ways_up[len(ways_up) - self.step_maps :]
+        return maps + steps
 
 
 class Step(nn.Module):
@@ -116,13 +131,18 @@ class Step(nn.Module):
         self.up = _blocks(block, [inner_width] * depth + [width], norm)
         self.enlarge = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1) if block == "fire" else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The maps on the way up, coarse to fine; the last has the size and the channels of x."""
         beside: Tensor = self.beside(x)
-        low = self.up(self.inner(self.down(x)))
+        inner = self.inner(self.down(x))
+        coarser = inner if isinstance(self.inner, Step) else []
+        low = self.up(coarser[-1] if coarser else inner)
+        height, width = beside.shape[-2:]
         if self.enlarge is not None:
-            enlarged: Tensor = self.enlarge(low)
-            return beside + enlarged[..., : beside.shape[-2], : beside.shape[-1]]
-        return beside + F.interpolate(low, size=beside.shape[-2:], mode="nearest")
+            up: Tensor = self.enlarge(low)[..., :height, :width]
+        else:
+            up = F.interpolate(low, size=(height, width), mode="nearest")
+        return [*coarser, beside + up]
 
 
 class Residual(nn.Module):

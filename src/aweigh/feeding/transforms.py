@@ -23,7 +23,7 @@ from aweigh.errors import UsageError, counted
 from aweigh.feeding.colour import COLOR_REACH, jitter_color, shift_color, shuffle_color
 from aweigh.feeding.randomness import random_window, uniform
 from aweigh.feeding.resize import resize_pixels, to_float
-from aweigh.feeding.windows import CROP_SIDE, affine_crop, cut_window, random_crop, without_depth
+from aweigh.feeding.windows import CROP_SIDE, affine_crop, cut_window, object_crop, random_crop, without_depth
 from aweigh.geometry.frames import Frame
 from aweigh.images.resize import Resize, span
 from aweigh.structures import Targets
@@ -40,6 +40,8 @@ class Augmentation:
     standard one; the window there is a square of fixed size. crop: probability of cutting a random window out.
     affine_crop: shares of the longer side of an image, one of which is drawn: the side of a square round a random
     point, which is cut out and may reach beyond the image, see `affine_crop`; (0.6, 0.7, ..., 1.3) is CenterNet's.
+    object_crop: side in pixels of a square round one of the objects, cut out so that the object has a size in it that
+    CornerNet-Saccade sees, see `object_crop`; it takes the place of the resize; 0 is off, 255 theirs.
     color: 0 to 1, the strength of changes in brightness, contrast, saturation and hue. shuffled_color: largest change
     of the first three, made in random order; CenterNet's is 0.4. lighting: standard deviation of a shift along the
     principal components of colours (Krizhevsky et al. 2012, section 4.1), 0.1 there and in CenterNet. mosaic,
@@ -53,6 +55,7 @@ class Augmentation:
     scale_jitter: tuple[float, float] | None = None
     crop: float = 0.0
     affine_crop: tuple[float, ...] = ()
+    object_crop: int = 0
     color: float = 0.0
     shuffled_color: float = 0.0
     lighting: float = 0.0
@@ -74,6 +77,8 @@ class Augmentation:
             raise UsageError(f"Augmentation: scale_jitter must be (lo, hi) with 0 < lo <= hi, got {self.scale_jitter}.")
         if not all(0 < share < math.inf for share in self.affine_crop):
             raise UsageError(f"Augmentation: affine_crop must be shares above 0, got {self.affine_crop}.")
+        if self.object_crop < 0:
+            raise UsageError(f"Augmentation: object_crop must be a side in pixels, 0 for none, got {self.object_crop}.")
         if not 0 <= self.lighting < math.inf:
             raise UsageError(f"Augmentation: lighting must be 0 or more, got {self.lighting!r}.")
 
@@ -118,6 +123,9 @@ class Augmentation:
             shares = ", ".join(f"{share:g}" for share in self.affine_crop)
             what = "a square round a random point, grey beyond the image"
             yield f"affine crop: {what}, its side {shares} of the longer side; {self._ignored}"
+        if self.object_crop:
+            what = f"a square round one object, scaled to {self.object_crop} x {self.object_crop} pixels"
+            yield f"object crop: {what}, grey beyond the image; objects less than 50% visible are ignored"
         if self.short_sides:
             sides = f"one of {', '.join(map(str, self.short_sides))}"
             sides = " to ".join(map(str, self.short_sides)) if len(self.short_sides) == 2 else sides
@@ -153,8 +161,8 @@ class Augmentation:
 class Transform:
     """From an image as read to one as the model sees it: the resize, and in training what changes at random.
 
-    Crop, affine crop, resize (with its jitter), flip and colour, in this order. Without an `augmentation` it resizes
-    alone, as evaluation and prediction do, and draws nothing.
+    Crop, affine crop, resize (with its jitter) or object crop, flip and colour, in this order. Without an
+    `augmentation` it resizes alone, as evaluation and prediction do, and draws nothing.
     """
 
     resize: Resize
@@ -163,7 +171,7 @@ class Transform:
     def needed_size(self, height: int, width: int) -> tuple[int, int]:
         """In which size the image is needed at least, whatever is drawn."""
         change, resize = self.augmentation, self.largest_resize
-        if not resize.antialias:
+        if not resize.antialias or change.object_crop:  # which enlarges what it cuts out
             return height, width
         factor = max(1.0, change.scale_jitter[1]) if change.scale_jitter else 1.0
         if change.crop:
@@ -195,7 +203,10 @@ class Transform:
             shares, visible = change.affine_crop, change.min_visible
             image, targets = affine_crop(image, targets, shares, generator, full_hw=full_hw, min_visible=visible)
             full_hw, targets = None, without_depth(targets)
-        image, targets = self._resized(image, targets, generator, full_hw)
+        if change.object_crop:
+            image, targets = self._object_crop(image, targets, generator)
+        else:
+            image, targets = self._resized(image, targets, generator, full_hw)
         if change.flip and uniform(generator) < change.flip:
             image, targets = flip_horizontally(
                 image, targets, keypoint_pairs=change.keypoint_pairs, class_pairs=change.class_pairs
@@ -207,6 +218,13 @@ class Transform:
         if change.lighting:
             image = shift_color(to_float(image), change.lighting, generator)
         return image, targets
+
+    def _object_crop(self, image: Tensor, targets: Targets, generator: Generator) -> tuple[Tensor, Targets]:
+        side = self.augmentation.object_crop
+        image, targets = object_crop(image, targets, generator)
+        before_hw, size_hw = (image.shape[1], image.shape[2]), (side, side)
+        image = resize_pixels(image, size_hw, antialias=self.resize.antialias)
+        return image, without_depth(targets.resized(before_hw, size_hw))
 
     def _resized(
         self, image: Tensor, targets: Targets, generator: Generator, full_hw: tuple[int, int] | None

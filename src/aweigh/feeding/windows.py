@@ -21,6 +21,11 @@ from aweigh.structures import IMAGENET_MEAN, Targets
 
 CROP_TRIES = 10
 CROP_SIDE = (0.5, 1.0)  # the sides of a random crop, as a share of the image's
+OBJECT_CROP = 255  # the side of an object crop for which these lengths are
+# Of the longer side of an object in the image: above which length, and what it becomes in the crop, at random.
+OBJECT_LENGTHS = ((96, (96, 254)), (32, (32, 96)), (0, (16, 32)))
+OBJECT_REACH = 15  # pixels of the crop between its middle and that of the object, at most
+NO_OBJECT_SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # where there is none
 CROP_BORDER = 128  # pixels from the edge of an image to the middle of an affine crop (the authors' code of CenterNet)
 
 
@@ -131,6 +136,52 @@ def crop_border(length: int) -> int:
     while border and 2 * border >= length:
         border //= 2
     return border
+
+
+def object_crop(
+    image: Tensor, targets: Targets, generator: Generator, *, min_visible: float = 0.5
+) -> tuple[Tensor, Targets]:
+    """A square of an image `[3, H, W]` in which an object has one of the sizes that CornerNet-Saccade sees.
+
+    The rule is that of the authors' code of CornerNet-Saccade (Law et al. 2019). One object is drawn; a length is drawn
+    for its longer side, by how long that is in the image (`OBJECT_LENGTHS`), which it has where the square is scaled to
+    255 pixels. The square has its
+    middle near the object's middle, or lies anywhere round the object, as often as not; where the image is shorter than
+    the square, it lies in the middle, and grey beyond it. Corners are whole pixels here. Of an object of which less
+    than `min_visible` is in sight, see `cut_window`.
+    """
+    size_wh = (image.shape[2], image.shape[1])
+    boxes = _clipped(targets.boxes, (size_wh[1], size_wh[0]))[targets.learned]
+    boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)]
+    chosen: list[float] = []
+    if len(boxes):
+        chosen = boxes[int(torch.randint(len(boxes), (), generator=generator))].tolist()
+        longest = max(chosen[2] - chosen[0], chosen[3] - chosen[1])
+        low, high = next(lengths for above, lengths in OBJECT_LENGTHS if longest > above)
+        scale = int(torch.randint(low, high + 1, (), generator=generator)) / longest
+    else:
+        scale = NO_OBJECT_SCALES[int(torch.randint(len(NO_OBJECT_SCALES), (), generator=generator))]
+    window, reach = max(1, round(OBJECT_CROP / scale)), OBJECT_REACH / scale
+    centred = uniform(generator) < 0.5
+    x0, y0 = (
+        _start(length, window, chosen[axis::2], reach if centred else None, generator)
+        for axis, length in enumerate(size_wh)
+    )
+    return padded_window(image, targets, (x0, y0, x0 + window, y0 + window), min_visible=min_visible)
+
+
+def _start(length: int, window: int, ends: Sequence[float], reach: float | None, generator: Generator) -> int:
+    """Where a window begins on a side of `length` pixels, by an object from one of the `ends` to the other, if any:
+    with its middle no farther than `reach` from the object's, or anywhere where the object is in it."""
+    if length <= window:
+        return (length - window) // 2
+    if ends and reach is not None:
+        middle = sum(ends) / 2
+        nearest = max(0.0, middle - reach * uniform(generator))
+        farthest = min(length - 1.0, middle + reach * uniform(generator))
+        return round(uniform(generator, nearest, farthest) - window / 2)
+    first, last = (max(0.0, ends[1] - window), min(length - window, ends[0])) if ends else (0, length - window)
+    return int(torch.randint(int(first), int(max(first, last)) + 1, (), generator=generator))
 
 
 def padded_window(

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_map
 from aweigh.backbones.timm import fix_same_padding
 from aweigh.graphs.operators import TRANSLATIONS
 from aweigh.inference.engine import folded
-from aweigh.models.detector import Detector
+from aweigh.models.detector import Detector, network_inputs
+from aweigh.structures import Images
 
 OPSET = 20
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the modules that a node is of
@@ -33,9 +34,10 @@ class Exported(nn.Module):
         self.model, self.half_network = cast(Any, model), half
 
     def forward(self, images: Tensor, sizes_hw: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
-        inputs = (images,) if proposals is None else (images, proposals)
+        inputs = [images, *([] if proposals is None else [proposals]), *([sizes_hw] if self.model.needs_sizes else [])]
         if self.half_network:
-            raw = tree_map(_in_single, self.model.network(*(each.half() for each in inputs)))
+            halves = (each.half() if each.is_floating_point() else each for each in inputs)
+            raw = tree_map(_in_single, self.model.network(*halves))
         else:
             raw = self.model.network(*inputs)
         found: tuple[Tensor, ...] = self.model.select(raw, sizes_hw)
@@ -106,7 +108,8 @@ def halve(model: Detector) -> None:
     """Weights and constants of all modules that the network calls in float16; a second stage stays as it is."""
     called: list[nn.Module] = []
     hooks = [module.register_forward_pre_hook(lambda module, _: called.append(module)) for module in model.modules()]
-    model.network(torch.zeros(1, 3, model.stride_divisor, model.stride_divisor))
+    side = model.stride_divisor
+    model.network(*network_inputs(model, Images(torch.zeros(1, 3, side, side), [(side, side)])))
     for hook in hooks:
         hook.remove()
     for module in called:

@@ -53,7 +53,7 @@ class MapObjects(NamedTuple):
     boxes: Tensor  # [N, 4] xyxy, cells, inside the map
 
 
-def objects_on_map(targets: Sequence[Targets], size_hw: tuple[int, int], stride: int) -> MapObjects:
+def objects_on_map(targets: Sequence[Targets], size_hw: tuple[int, int], stride: float) -> MapObjects:
     """Of a box only what lies on the map of `size_hw` cells counts; a box that lies nowhere on it teaches nothing."""
     learned = [target.learned for target in targets]
     image = torch.repeat_interleave(torch.stack([kept.sum() for kept in learned]))
@@ -67,7 +67,7 @@ def objects_on_map(targets: Sequence[Targets], size_hw: tuple[int, int], stride:
 
 
 def unknown_cells(
-    targets: Sequence[Targets], size_hw: tuple[int, int], stride: int, num_classes: int, *, margin: int = 0
+    targets: Sequence[Targets], size_hw: tuple[int, int], stride: float, num_classes: int, *, margin: float = 0
 ) -> Tensor | None:
     """Which cells of heat maps nobody calls background, `[B, C, H, W]` bool, by their middles; None: there are none.
 

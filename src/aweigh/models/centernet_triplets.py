@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from aweigh.backbones import hourglass_backbone, shufflenet_v2_backbone
+from aweigh.heads.corners import convolution, corner_points, corner_pools, directions
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
-from aweigh.models.cornernet import convolution, corner_points, corner_pools, cornernet, directions
+from aweigh.models.cornernet import cornernet
 from aweigh.necks.upsample import LiteUpsample, NoUpsample
 from aweigh.ops import boxes as box_ops
 from aweigh.weights.convert.cornernet import cornernet_record

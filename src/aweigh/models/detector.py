@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from aweigh.arguments import NMS, Count, Share, check_fields, checked_class, with_selection
@@ -36,7 +37,8 @@ class Detector(Protocol):
     Called with images alone it gives the `Detections` of each, with targets too the losses, a scalar each, whether it
     is training or not. `decode(network(...))` is the one and `loss(network(...), targets)` the other. `network` has no
     Python branch on data: it is what is compiled and exported; its inputs are the pixels `[B, 3, H, W]`, RGB in
-    `[0, 1]`, and where `needs_proposals` is true, the proposals `[B, P, 4]`. `select` has no branch on data either: of
+    `[0, 1]`, where `needs_proposals` is true, the proposals `[B, P, 4]`, and where `needs_sizes` is, the sizes `[B, 2]`
+    (height, width) of the images in the padding. `select` has no branch on data either: of
     raw outputs and the sizes `[B, 2]` (height, width) of the images it gives boxes `[B, K, 4]` float32 inside each
     image, scores `[B, K]`, labels `[B, K]`, how many count `[B]` (the rest is padding with score 0), and a tensor for
     each of `extras`. `decode` cuts that to what counts: the `Detections` of each image, best first, in its pixels.
@@ -63,6 +65,7 @@ class Detector(Protocol):
     selection: Selection
     extras: tuple[str, ...]
     needs_proposals: bool
+    needs_sizes: bool
     keypoint_set: KeypointSet | None
     stride_divisor: int
     strides: tuple[int, ...] | None
@@ -141,6 +144,7 @@ def detector(selection: type[Selection]) -> Callable[[D], D]:
 UNSAID: dict[str, Any] = {
     "extras": (),
     "needs_proposals": False,
+    "needs_sizes": False,
     "keypoint_set": None,
     "strides": None,
     "assign": None,
@@ -163,12 +167,15 @@ def check_classes(what: str, predicted: int, classes: Classes) -> None:
 
 
 def network_inputs(model: Detector, images: Images) -> tuple[Tensor, ...]:
-    """What the `network` of a detector takes: the pixels and, where it needs them, the proposals."""
-    if not model.needs_proposals:
-        return (images.pixels,)
-    if images.proposals is None:
-        raise UsageError(
-            f"{model.builder or type(model).__name__} proposes no regions itself; give it proposals "
-            "(--proposals-file FILE, Images.proposals). `aweigh proposals` makes such a file."
-        )
-    return images.pixels, images.proposals
+    """What the `network` of a detector takes: the pixels and, where it needs them, the proposals and the sizes."""
+    inputs = [images.pixels]
+    if model.needs_proposals:
+        if images.proposals is None:
+            raise UsageError(
+                f"{model.builder or type(model).__name__} proposes no regions itself; give it proposals "
+                "(--proposals-file FILE, Images.proposals). `aweigh proposals` makes such a file."
+            )
+        inputs.append(images.proposals)
+    if model.needs_sizes:
+        inputs.append(torch.tensor(images.sizes_hw, device=images.pixels.device))
+    return tuple(inputs)

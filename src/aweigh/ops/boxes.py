@@ -25,6 +25,11 @@ def areas(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 
+def longer_sides(boxes: Tensor) -> Tensor:
+    """The longer of width and height of boxes `[..., 4]`: `[...]`."""
+    return (boxes[..., 2:] - boxes[..., :2]).amax(dim=-1)
+
+
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of each of `[N, 4]` with each of `[M, 4]` -> `[N, M]`; 0 where both are empty."""
     intersection, union = _intersection_and_union(boxes[:, None], others[None])
@@ -265,14 +270,27 @@ def select_levels(
 
 
 def select_detections(
-    boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, max_detections: int, method: NMS
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    iou_threshold: float,
+    max_detections: int,
+    method: NMS,
+    sigma: float = 0.5,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The rows that `non_maximum_suppression` keeps: boxes `[B, K, 4]`, scores `[B, K]`, labels `[B, K]`, count `[B]`.
 
     Rows from `count` on are padding with score 0.
     """
     index, kept, count = non_maximum_suppression(
-        boxes, scores, labels, iou_threshold=iou_threshold, max_detections=max_detections, method=method
+        boxes,
+        scores,
+        labels,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+        method=method,
+        sigma=sigma,
     )
     return boxes.gather(1, index[..., None].expand(-1, -1, 4)), kept, labels.gather(1, index), count
 

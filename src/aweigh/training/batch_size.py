@@ -95,12 +95,16 @@ def find_batch(
 
 def worst_of(split: Split, transform: Transform, divisor: int) -> Worst:
     """What the images of a split can become at worst. divisor: of the padding's sides."""
-    resize, augmentation = transform.largest_resize, transform.augmentation
+    augmentation = transform.augmentation
+    side = augmentation.object_crop
+    resize = Resize(None, side) if side else transform.largest_resize
     sizes = {(int(height), int(width)) for height, width in np.unique(split.sizes_hw, axis=0)}
     if augmentation.crop:  # windows have half to all of each side
         sizes |= {(max(1, h // a), max(1, w // b)) for h, w in sizes for a, b in ((1, 2), (2, 1))}
     if augmentation.affine_crop:
         sizes |= {(max(size), max(size)) for size in sizes}
+    if side:
+        sizes.add((side, side))
     resized = [resize.size_for(*size) for size in sizes]
     height, width = (math.ceil(max(sides) / divisor) * divisor for sides in zip(*resized, strict=True))
     counts = np.diff(split.first)

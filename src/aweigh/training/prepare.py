@@ -250,6 +250,7 @@ def augmentation(config: TrainConfig, train: Split) -> Augmentation:
         scale_jitter=(config.scale_jitter[0], config.scale_jitter[1]) if config.scale_jitter else None,
         crop=config.crop,
         affine_crop=config.affine_crop,
+        object_crop=config.object_crop,
         color=config.color,
         shuffled_color=config.shuffled_color,
         lighting=config.lighting,

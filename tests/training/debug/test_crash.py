@@ -190,6 +190,7 @@ class Other(torch.nn.Module):
     """A detector that is nothing like the others: no pyramid, no list, its output in a mapping."""
 
     needs_proposals = False
+    needs_sizes = False
 
     def __init__(self):
         super().__init__()

@@ -1,7 +1,8 @@
-"""The parameter names of CornerNet's and CornerNet-Squeeze's authors, and of those of CenterNet's triplets, and ours.
+"""The parameter names of CornerNet's and CornerNet-Lite's authors, and of those of CenterNet's triplets, and ours.
 
-All three write their hourglasses as CenterNet's authors do, whose code comes from theirs; CornerNet-Squeeze puts them
-below `hg`. Their images are BGR, so that the first convolution's input channels are turned round.
+All of them write their hourglasses as CenterNet's authors do, whose code comes from theirs; CornerNet-Squeeze and
+CornerNet-Saccade put them below `hg`. Their images are BGR, so that the first convolution's input channels are turned
+round.
 """
 
 import re
@@ -13,6 +14,7 @@ from aweigh.weights.record import PublishedWeights, State
 
 KINDS = {"tl": "top_left", "br": "bottom_right", "ct": "center"}
 HEADS = {"heats": "heatmap", "tags": "embedding", "regrs": "offset", "offs": "offset"}
+ATTENTION = ("large", "medium", "small")
 FIRST = "backbone.stem.0.0.weight"
 
 # Of what is before the heads of a point, theirs -> ours.
@@ -45,7 +47,7 @@ _FIRE = {
 
 
 def cornernet_from_authors(state: State) -> State:
-    """The weights of the authors' CornerNet, CornerNet-Squeeze or CenterNet of triplets under our names.
+    """The weights of the authors' CornerNet, CornerNet-Squeeze, -Saccade or CenterNet of triplets under our names.
 
     Raises `UsageError` for a tensor of another model.
     """
@@ -81,6 +83,9 @@ def _name(key: str, fires: set[str]) -> str:
     elif match := re.fullmatch(r"(tl|br|ct)_(heats|tags|regrs|offs)\.(\d+)\.(0\.conv|1)\.(weight|bias)", key):
         place = 0 if match[4].startswith("0") else 3
         return f"points.{match[3]}.{KINDS[match[1]]}.heads.{HEADS[match[2]]}.{place}.{match[5]}"
+    elif match := re.fullmatch(r"att_modules\.(\d+)\.([0-2])\.(0\.conv|1)\.(weight|bias)", key):
+        place = 0 if match[3].startswith("0") else 3
+        return f"attention.{match[1]}.{ATTENTION[int(match[2])]}.{place}.{match[4]}"
     elif re.match(r"(pre|kps|hgs|cnvs_?|inters_?)\.", key):
         ours = re.sub(r"^hgs\.", "kps.", key)
         block, _, rest = key.rpartition(".")
