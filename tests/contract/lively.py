@@ -33,7 +33,7 @@ NARROW: dict[str, dict[str, object]] = {
     "centernet_dla34_pose": {"keypoints": FEW},
     "stem_channels": SMALL_HOURGLASS,
     "cornernet_saccade": {"channels": [8, 8, 8, 12], "blocks": [1] * 4, "point_channels": 8, "attention_channels": 8}
-    | {"stacks": 2, "input_size": 64, "small_size": 48, "max_crops": 3},
+    | {"stacks": 1, "input_size": 64, "small_size": 48, "max_crops": 2},
     "centernet_hourglass104_pose": SMALL_HOURGLASS,
     # Of fewer channels, untrained scores of these hardly differ by place, and spreading them would make rounding large.
     "faster_rcnn_resnet50_fpn_v2": {"channels": 256},

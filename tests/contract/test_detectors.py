@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.contract.forms import FORMS, REPEATS, without_weights
-from tests.contract.lively import CLASSES, SIZES, images, lively, tiny
+from tests.contract.lively import CLASSES, NARROW, SIZES, images, lively, tiny
 from tests.detections import assert_same_detections
 from torch import nn
 
@@ -162,7 +162,7 @@ LOSSES = [
     ("light_head_rcnn_shufflenet_v2", {}),
     *((f"centernet_shufflenet_v2_x0_5_lite{kind}", {}) for kind in ("", "_pose", "_3d")),
     ("cornernet_shufflenet_v2_x0_5_lite", {}),
-    ("cornernet_saccade", {"channels": [8, 8, 8, 8], "point_channels": 8, "attention_channels": 8, "stacks": 1}),
+    ("cornernet_saccade", NARROW["cornernet_saccade"] | {"stem_channels": 8}),
     ("centernet_triplets_shufflenet_v2_x0_5_lite", {}),
     ("foveabox_resnet18_fpn", {"channels": 32}),
 ]

@@ -170,7 +170,7 @@ class CornerNetSaccade(nn.Module):
         return cut_patches(pixels, sizes_hw, patches, self.input_size, colour)
 
     def _said(self, maps: Sequence[Tensor], stack: int, *, attention: bool = True) -> dict[str, Tensor]:
-        """What one stack says, of all maps of the backbone. attention: whether it says where to look closer."""
+        """What one stack says, of all maps of the backbone. attention: with its attention maps."""
         points, heads = cast(Any, self.points[stack]), cast(Any, self.attention[stack])
         said = {f"{kind}_{head}": value for kind in CORNERS for head, value in points[kind](maps[stack]).items()}
         steps = maps[len(self.points) + stack * len(ATTENTION) :][: len(ATTENTION)]
@@ -351,7 +351,8 @@ def not_at(points: Points, edge: tuple[int, int], width: int) -> Points:
     """The points, but none in this column or in this row of maps of so many columns: what is cut off by the edge of a
     crop has no corner there (the authors' code)."""
     columns, rows = columns_rows(points.cells, width).unbind(dim=-1)
-    return points._replace(scores=torch.where((columns == edge[0]) | (rows == edge[1]), 0, points.scores))
+    cut_off = (columns == edge[0]) | (rows == edge[1])
+    return points._replace(scores=torch.where(cut_off, 0, points.scores))
 
 
 # Builders

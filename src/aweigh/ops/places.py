@@ -1,4 +1,4 @@
-"""Where to look closer at an image, by what a look at the whole of it says.
+"""Places of an image that are looked at closer, by what a look at the whole of it says.
 
 Paper: Law et al., "CornerNet-Lite", 2019, sections 3.1 and 3.2; numbers that it leaves out are those of the authors'
 code.
@@ -20,7 +20,7 @@ WIDEST, CLOSEST = 2.0, 4.0  # the scale of a view from which no look is closer, 
 
 
 class Places(NamedTuple):
-    """Where to look closer in each image."""
+    """The middles of closer looks at each image."""
 
     middles: Tensor  # [B, k, 2] x, y in pixels of the image
     scales: Tensor  # [B, k] pixels of the closer look for one of the image
