@@ -114,7 +114,8 @@ def tiny(model: nn.Module, *, sampled: int = 16) -> nn.Module:
         blocks = [repr(block) for block in stage]
         for index in range(1, len(stage)):
             trained = all(value.requires_grad for value in stage[index].parameters())  # what is frozen is known by name
-            if blocks[index] == blocks[index - 1] and len([*stage[index].children()]) > 1 and trained:
+            repeated = blocks[index] == blocks[index - 1] and not halves(stage[index])
+            if repeated and len([*stage[index].children()]) > 1 and trained:
                 stage[index] = nn.Identity()  # in the place of one that is the same once more
     if hasattr(model, "proposer"):
         model.sampled = sampled
@@ -125,6 +126,11 @@ def tiny(model: nn.Module, *, sampled: int = 16) -> nn.Module:
     if (hasattr(model, "proposer") and model.extras) or model.nms == "soft":
         model.max_detections = 10
     return model
+
+
+def halves(block: nn.Module) -> bool:
+    """Whether it makes maps smaller, as some equal layers of HRNet do one after the other."""
+    return any(isinstance(module, nn.Conv2d) and max(module.stride) > 1 for module in block.modules())
 
 
 def images(sizes: list[tuple[int, int]] = SIZES) -> Images:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
+
+import torch
 
 from aweigh.arguments import Number, check_arguments, check_value
 from aweigh.classes import Classes
@@ -30,8 +32,8 @@ from aweigh.models import (
     retinanet,
 )
 from aweigh.models.detector import Detector
-from aweigh.weights.load import load_backbone, load_strict, locate, read_state
-from aweigh.weights.record import PublishedWeights
+from aweigh.weights.load import compare, load_backbone, load_strict, locate, read_state
+from aweigh.weights.record import PublishedWeights, State
 
 # A new detector is one file and one line in each table.
 DETECTORS: dict[str, Callable[..., Any]] = {
@@ -143,13 +145,30 @@ def _create_published(name: str, weights: str, arguments: dict[str, Any]) -> Det
             f"There are no published weights {weights!r} for {name}; known: {known}, or a file of them."
             f"{did_you_mean(weights, records)}"
         )
-    record = records.get(weights) or next(iter(records.values()))
+    given = None if weights in records else read_state(Path(weights))
+    record = records[weights] if given is None else _record_of(Path(weights).name, records.values(), given)
     assert record.classes is not None
     model = _build(record.builder, record.classes, {**record.arguments, **arguments})
-    state = read_state(Path(weights) if weights not in records else locate(record))
+    state = read_state(locate(record)) if given is None else given
     load_strict(model, record.convert(state), what=f"{weights} into {record.builder}")
     model.record = record
     return model
+
+
+def _record_of(file: str, records: Iterable[PublishedWeights], state: State) -> PublishedWeights:
+    """What a file is: that of this name, or the first whose form of the detector has the names of its tensors."""
+    called_so_first = sorted(records, key=lambda record: record.file != file)
+    for record in called_so_first:
+        try:
+            converted = record.convert(state)
+        except UsageError:
+            continue
+        with torch.device("meta"):
+            model = _build(record.builder, record.classes, record.arguments)
+        report = compare(model, converted)
+        if not (report.missing or report.unexpected):
+            return record
+    return called_so_first[0]
 
 
 __all__ = ["DETECTORS", "PUBLISHED", "Detector", "create"]

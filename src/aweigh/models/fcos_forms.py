@@ -18,7 +18,10 @@ from aweigh.models.fcos import BUILDERS as IMPROVED
 from aweigh.models.fcos import FCOS, FCOSHead, fcos, on_pyramid
 from aweigh.necks.fpn import FPN
 from aweigh.necks.hrfpn import HRFPN
+from aweigh.weights.convert.fcos_authors import adelaidet_record, authors_record
+from aweigh.weights.convert.mmdetection import fcos_record
 from aweigh.weights.convert.torchvision import fcos_from_torchvision, torchvision_record
+from aweigh.weights.record import by_builder
 
 # The base form as arguments of `FCOSHead` and of `FCOS`; the improvements of the TPAMI paper change them one by one.
 BASE_HEAD: dict[str, Any] = {"exponential": True, "centerness_on_boxes": False}
@@ -107,7 +110,30 @@ _TORCHVISION = torchvision_record(
     fcos_from_torchvision,
     backbone_norm="frozen_bn",
 )
+_X32, _X64 = "fcos_resnext101_32x8d_fpn", "fcos_resnext101_64x4d_fpn"
+_SCALES, _IMPROVED = "gn-head_mstrain_640-800_2x_coco", "fcos_center-normbbox-centeronreg-giou_r50"
+_OTHERS = by_builder(
+    fcos_record("1x", "fcos_resnet50_fpn_base", "fcos_r50_caffe_fpn_gn-head_1x_coco", "821213aa", 36.6),
+    fcos_record("2x", "fcos_resnet50_fpn_base", f"fcos_r50_caffe_fpn_{_SCALES}", "d92ceeea", 38.5),
+    fcos_record("2x", "fcos_resnet101_fpn_base", f"fcos_r101_caffe_fpn_{_SCALES}", "511424d6", 40.8),
+    fcos_record("2x", f"{_X64}_base", f"fcos_x101_64x4d_fpn_{_SCALES}", "ede514a8", 42.6),
+    fcos_record("1x", "fcos_resnet50_fpn", f"{_IMPROVED}_caffe_fpn_gn-head_1x_coco", "0a0d75a8", 38.7),
+    authors_record("authors", "fcos_resnet50_fpn_base", "FCOS_R_50_FPN_1x", 37.1),
+    authors_record("authors", "fcos_resnet101_fpn_base", "FCOS_R_101_FPN_2x", 41.4),
+    authors_record("authors", f"{_X32}_base", "FCOS_X_101_32x8d_FPN_2x", 42.5),
+    authors_record("authors", f"{_X64}_base", "FCOS_X_101_64x4d_FPN_2x", 43.0),
+    authors_record("authors", "fcos_resnet50_fpn", "FCOS_imprv_R_50_FPN_1x", 38.7),
+    authors_record("authors", "fcos_resnet101_fpn", "FCOS_imprv_R_101_FPN_2x", 43.0),
+    authors_record("authors", _X32, "FCOS_imprv_X_101_32x8d_FPN_2x", 44.0),
+    authors_record("authors", _X64, "FCOS_imprv_X_101_64x4d_FPN_2x", 44.7),
+    adelaidet_record("adelaidet_1x", "fcos_resnet50_fpn", "FCOS_R_50_1x", 38.7),
+    adelaidet_record("adelaidet", "fcos_resnet50_fpn", "FCOS_MS_R_50_2x", 41.0),
+    adelaidet_record("adelaidet", "fcos_resnet101_fpn", "FCOS_MS_R_101_2x", 43.1),
+    adelaidet_record("adelaidet", _X32, "FCOS_MS_X_101_32x8d_2x", 43.9),
+    adelaidet_record("adelaidet", _X64, "FCOS_MS_X_101_64x4d_2x", 44.7),
+)
 PUBLISHED = {
-    "fcos_resnet50_fpn": {"torchvision": _TORCHVISION},
+    **_OTHERS,
+    "fcos_resnet50_fpn": {"torchvision": _TORCHVISION, **_OTHERS["fcos_resnet50_fpn"]},
     "fcos_resnet50_fpn_torchvision": {"torchvision": _TORCHVISION},
 }

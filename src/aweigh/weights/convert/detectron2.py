@@ -51,7 +51,7 @@ def retinanet_from_detectron2(state: State, *, sizes: int = 3, ratios: int = 3) 
     """
     converted: State = {"moving_positives": torch.tensor(100.0)}  # which detectron2 does not keep in its files
     for key, value in _kept(state).items():
-        ours = _of_body(key) or _of_pyramid(key, 3, normalised=False) or _of_retinanet(key)
+        ours = of_body_and_pyramid(key) or _of_retinanet(key)
         if ours is None:
             raise _stranger(key, "RetinaNet")
         if ours in ("head.logits.weight", "head.logits.bias", "head.deltas.weight", "head.deltas.bias"):
@@ -102,6 +102,11 @@ def detectron2_record(
         resize={"short": 800, "long": 1333},
         convert=convert,
     )
+
+
+def of_body_and_pyramid(key: str) -> str | None:
+    """Our name of a tensor of ResNet, or of the pyramid P3 to P7; None for another."""
+    return _of_body(key) or _of_pyramid(key, 3, normalised=False)
 
 
 def _kept(state: State) -> State:
