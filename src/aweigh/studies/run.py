@@ -8,6 +8,7 @@ import io
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import suppress
@@ -86,15 +87,15 @@ def _side_by_side(
     told: Any = context.Queue()
     shares = [0.0] * len(trainings)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_listen, initargs=(told,)) as pool:
-        pending = {
-            pool.submit(_in_a_process, plan, training, number): training for number, training in enumerate(trainings)
-        }
+        pending = {pool.submit(_in_a_process, plan, training, n): n for n, training in enumerate(trainings)}
         try:
             while pending:
                 done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 _hear(told, shares)
                 for future in done:
-                    yield pending.pop(future), future.result()
+                    number = pending.pop(future)
+                    shares[number] = 1.0
+                    yield trainings[number], future.result()
                 progress(sum(shares), f"{min(processes, len(pending))} at a time")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -145,18 +146,15 @@ def _measured(plan: Plan, training: Training, row: Row) -> Figures:
 
 
 class _Teller(Callback):
-    """Tells how far a training is, and ends it with the process that asked for it."""
+    """Tells how far a training is."""
 
     def __init__(self, tell: Callable[[float], object]) -> None:
         self._tell, self._total = tell, 1
-        self._parent = multiprocessing.parent_process()
 
     def start(self, beginning: Beginning) -> None:
         self._total = max(1, beginning.total_steps)
 
     def step(self, row: Mapping[str, Any]) -> None:
-        if self._parent is not None and not self._parent.is_alive():
-            raise KeyboardInterrupt
         self._tell(0.99 * row["step"] / self._total)  # the rest is its measuring
 
 
@@ -166,9 +164,19 @@ _told: Any = None
 
 
 def _listen(told: Any) -> None:
-    """At the beginning of such a process: where it tells how far it is."""
+    """At the beginning of such a process: where it tells how far it is. It ends with the one that began it."""
     global _told
     _told = told
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """Wait for the end of the process that began this one, which then has nobody to work for: its pool would wait for
+    ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _in_a_process(plan: Plan, training: Training, number: int) -> dict[str, Figures]:
@@ -180,4 +188,4 @@ def _hear(told: Any, shares: list[float]) -> None:
     with suppress(Empty):
         while True:
             number, share = told.get_nowait()
-            shares[number] = share
+            shares[number] = max(share, shares[number])  # it may be heard late
