@@ -15,6 +15,8 @@ from tests.scenes_on_disk import entry, scene, write_coco
 
 from aweigh.catalogue import detectors
 from aweigh.errors import EXTRAS
+from aweigh.studies.results import Results
+from aweigh.studies.study import find_study
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "aweigh"
@@ -85,6 +87,10 @@ def test_the_light_half_needs_no_torch(data: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     found = {"image_id": 1, "category_id": 1, "bbox": [10, 20, 40, 30], "score": 0.9, "file_name": "val0.jpg"}
     results.write_text(json.dumps([found]))
+    (tmp_path / "study").mkdir()
+    study = find_study("fcos/4")
+    paper = {row.name: row.paper for row in study.rows}
+    Results(study.to_dict(), {"data": "x", "settings": {}, "seeds": 1}, paper).write(tmp_path / "study")
     commands = [
         ["--help"],
         ["models"],
@@ -101,6 +107,7 @@ def test_the_light_half_needs_no_torch(data: Path, tmp_path: Path) -> None:
         ["config", "show"],
         ["study", "list"],
         ["study", "list", "--json"],
+        ["study", "show", str(tmp_path / "study")],
         ["predict", "--sample", "-o", str(tmp_path / "out")],
         ["predict", "--sample", "--nms", "soft", "--set", "max_detections=3", "-o", str(tmp_path / "soft")],
     ]

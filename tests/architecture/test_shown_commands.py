@@ -17,11 +17,12 @@ import torch
 from cyclopts import CycloptsError, MissingArgumentError
 from tests.architecture.shown import COMMANDS, TOP, Shown
 
-from aweigh.cli import train, train_backbone
+from aweigh.cli import study, train, train_backbone
 from aweigh.cli.help import HELP_FLAGS
 from aweigh.cli.main import app
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED, create
+from aweigh.studies.study import find_study
 from aweigh.training.config import configuration
 from aweigh.training.prepare import builder_arguments
 from aweigh.training.recipes import find_recipe
@@ -96,6 +97,8 @@ def check_ours(words: list[str], *, whole: bool) -> None:
     given = bound.arguments
     if command in (train.command, train.show):
         check_run(given.get("data"), given.get("recipe", ""), given.get("flags", train.NO_FLAGS))
+    elif command in (study.run_, study.cost):
+        check_study(given["study"], given.get("model", ""), given.get("rows", ()))
     elif "model" in given and isinstance(given["model"], str):
         check_detector(given["model"], getattr(given.get("weights"), "weights", ""))
     if recipe := given.get("recipe") if command is train_backbone.command else None:
@@ -110,6 +113,13 @@ def check_run(data: str | None, recipe: str, flags: Any) -> None:
     build(config.model, **builder_arguments(config))
     for weights in (config.init, config.backbone_weights):
         assert weights in ("", "none", "imagenet", "FILE") or Path(weights).suffix in (".safetensors", ".pth"), weights
+
+
+def check_study(name: str, model: str, rows: tuple[str, ...]) -> None:
+    """One that comes with the package, or a file of one's own."""
+    assert not model or model in DETECTORS, model
+    if Path(name).suffix != ".toml":
+        find_study(name).chosen(rows)
 
 
 def check_detector(model: str, weights: str) -> None:
@@ -153,6 +163,8 @@ def test_every_command_that_aweigh_has_is_shown() -> None:
         "aweigh eval RUN/best.safetensors",
         "aweigh predict photo.jpg --model fcos_resnet50_fpn --weights nobody",
         "aweigh profile cost",
+        "aweigh study run fcos/44 DATA",
+        "aweigh study cost fcos/4 --rows nobody",
         "torchrun --nproc-by-node 2 -m aweigh train DATA",
         "torchrun --nproc-per-node 2 -m aweigh train DATA --epoch 3",
         "python benchmarks/nothing.py",

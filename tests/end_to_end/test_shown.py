@@ -4,6 +4,7 @@ blocks of Python. What trains, downloads or needs files of others is only read, 
 
 import json
 import pickle
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 import torch
 from cyclopts import MissingArgumentError
 from PIL import Image
-from tests.architecture.shown import BLOCKS, COMMANDS, Shown
+from tests.architecture.shown import BLOCKS, COMMANDS, TOP, Shown
 from tests.end_to_end.conftest import typed
 from tests.photographs import portrait
 
@@ -25,10 +26,12 @@ from aweigh.checkpoints.checkpoint import save_model
 from aweigh.cli.main import app
 from aweigh.images.resize import Resize
 from aweigh.layouts.load import load_split
+from aweigh.studies.results import Results
+from aweigh.studies.study import find_study
 
 DONE = {
     *(("predict",), ("eval",), ("proposals",), ("info",), ("models",), ("average",), ("shrink",), ("config", "show")),
-    *(("profile", "cost"), ("profile", "reuse")),
+    *(("profile", "cost"), ("profile", "reuse"), ("study", "list"), ("study", "cost"), ("study", "show")),
     *(("data", "check"), ("data", "convert"), ("data", "merge"), ("data", "complete"), ("data", "synth")),
 }
 DATA_SETS = ("DATA", "SRC", "C", "D", "ROAD", "full", "persons", "coco_person", "voc5", "coco_tiny", "bccd", "coco")
@@ -108,10 +111,20 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     boxes = [np.array([[1.0, 1.0, 30.0, 30.0]])] * len(train)
     given = {"ids": train.image_ids, "boxes": boxes, "objectness_logits": [np.array([0.5])] * len(train)}
     (folder / "proposals.pkl").write_bytes(pickle.dumps(given))
+    own_study = next(text for text in blocks_of_toml(TOP / "docs" / "studies.md") if "varies" in text)
+    (folder / "widths.toml").write_text(own_study)
+    study, run = find_study("fcos/4"), folder / "runs" / "study-fcos-4-my-data"
+    run.mkdir()
+    paper = {row.name: row.paper for row in study.rows}
+    Results(study.to_dict(), {"data": "my-data", "settings": {}, "seeds": 3}, paper).write(run)
     (folder / "box.onnx").symlink_to(PACKAGED / f"{DEFAULT_MODEL}.onnx")  # what `aweigh export box` writes
     for made_of in ("persons_completed", "person", "voc"):
         (folder / made_of).symlink_to("A")
     return folder
+
+
+def blocks_of_toml(document: Path) -> list[str]:
+    return re.findall(r"^```toml\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def rename(root: Path, names: dict[str, str]) -> None:
