@@ -1,6 +1,7 @@
 """FoveaBox with weights under MMDetection's names: as a plain network with these names, and its decoding, give it."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,25 +152,31 @@ def test_raw_outputs_and_boxes(aligned: bool) -> None:
     assert found.boxes[0].tolist() == pytest.approx(box, abs=0.05)
 
 
-def test_a_file_that_a_user_brings(tmp_path) -> None:
-    """As MMDetection saves it, beside the state of its training; of as many classes as the detector has."""
+NAMES = {"backbone.body.": "backbone.", "head.logits.": "bbox_head.conv_cls.", "head.distances.": "bbox_head.conv_reg."}
+NAMES |= {"head.align.offsets.": "bbox_head.feature_adaption.conv_offset."}
+NAMES |= {"head.align.conv.": "bbox_head.feature_adaption.conv_adaption."}
+NAMES |= {f"neck.lateral.{level}.": f"neck.lateral_convs.{level}.conv." for level in range(3)}
+NAMES |= {f"neck.output.{level}.": f"neck.fpn_convs.{level}.conv." for level in range(3)}
+NAMES |= {f"neck.p{level}.": f"neck.fpn_convs.{level - 3}.conv." for level in (6, 7)}
+for _number in range(4):
+    for _place, _part in ((3 * _number, "conv"), (3 * _number + 1, "gn")):
+        NAMES[f"head.classification_tower.{_place}."] = f"bbox_head.cls_convs.{_number}.{_part}."
+        NAMES[f"head.box_tower.{_place}."] = f"bbox_head.reg_convs.{_number}.{_part}."
+
+
+@pytest.mark.parametrize("form", [{}, ALIGNED])
+def test_a_file_that_a_user_brings(form: dict[str, object], tmp_path: Path) -> None:
+    """As MMDetection saves it, beside the state of its training. Which form it is of, its names say."""
     with torch.device("meta"):
-        ours = create("foveabox_resnet50_fpn")
+        ours = create("foveabox_resnet50_fpn", **form)
     theirs = {}
     for key, value in ours.state_dict().items():
-        name = key.replace("backbone.body.", "backbone.")
-        for level in range(3):
-            name = name.replace(f"neck.lateral.{level}.", f"neck.lateral_convs.{level}.conv.")
-            name = name.replace(f"neck.output.{level}.", f"neck.fpn_convs.{level}.conv.")
-            name = name.replace(f"neck.p{level + 6}.", f"neck.fpn_convs.{level + 3}.conv.")
-        for place in (0, 3, 6, 9):
-            name = name.replace(f"head.classification_tower.{place}.", f"bbox_head.cls_convs.{place // 3}.conv.")
-            name = name.replace(f"head.box_tower.{place}.", f"bbox_head.reg_convs.{place // 3}.conv.")
-        name = name.replace("head.logits.", "bbox_head.conv_cls.").replace("head.distances.", "bbox_head.conv_reg.")
-        theirs[name] = torch.ones(value.shape, dtype=value.dtype)
+        start = next(start for start in NAMES if key.startswith(start))
+        theirs[NAMES[start] + key.removeprefix(start)] = torch.ones(value.shape, dtype=value.dtype)
     torch.save({"meta": {"epoch": 12, "CLASSES": ("person",)}, "state_dict": theirs}, tmp_path / "mine.pth")
     model = create("foveabox_resnet50_fpn", weights=tmp_path / "mine.pth")
     assert len(model.classes) == 80 and model.neck.top == "c5_linear" and bool((model.head.logits.weight == 1).all())
+    assert (model.head.align is None) == (not form)
 
 
 def test_a_tensor_of_another_model_is_named() -> None:
