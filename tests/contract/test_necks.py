@@ -9,6 +9,7 @@ from aweigh.arguments import parameters
 from aweigh.models import DETECTORS, create
 from aweigh.necks import NECKS
 from aweigh.necks.cells import CellPyramid
+from aweigh.necks.fpn import FPN
 
 # The first form of each detector that is told its neck by name: FCOS, RetinaNet and so on.
 PYRAMIDS = list(
@@ -16,13 +17,18 @@ PYRAMIDS = list(
 )
 
 
-# Necks of cells differ in a list of nodes: all of them under one detector are enough for every day.
-OF_CELLS = {neck for neck, build in NECKS.items() if getattr(build, "func", None) is CellPyramid}
+# Necks of cells differ in a list of nodes, halves of FPN in what they leave out: all of them under one detector are
+# enough for every day.
+OF_CELLS = {neck for neck, build in NECKS.items() if getattr(build, "func", None) in (CellPyramid, FPN)}
 PAIRS = [
     pytest.param(name, neck, marks=[pytest.mark.thorough] if neck in OF_CELLS and name != PYRAMIDS[0] else [])
     for name in PYRAMIDS
     for neck in NECKS
 ]
+
+
+def kind_of(neck: str) -> object:
+    return getattr(NECKS[neck], "func", NECKS[neck])
 
 
 @pytest.mark.parametrize(("name", "neck"), PAIRS)
@@ -34,7 +40,7 @@ def test_a_pyramid_detector_stands_on_any_neck(name: str, neck: str) -> None:
     model = tiny(create(name, classes=CLASSES, neck=neck, **narrow))
     own = without_weights(name)
     assert model.neck.strides == own.neck.strides, "its levels are its own whatever the neck"
-    assert (type(model.neck) is type(own.neck)) == (neck == known["neck"].default)
+    assert type(model.neck) is kind_of(neck) and type(own.neck) is kind_of(known["neck"].default)
     losses = model(images(), targets(model))
     assert all(value.isfinite() for value in losses.values())
     sum(losses.values()).backward()

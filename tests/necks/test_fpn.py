@@ -137,3 +137,30 @@ def test_every_neck_of_the_table_gives_as_many_levels_as_it_is_told(name, top):
         assert neck.strides == (8, 16, 32, 64, 128, 256)[:levels] and neck.channels == (16,) * levels
         sizes = [(-(-250 // stride), -(-333 // stride)) for stride in neck.strides]
         assert [tuple(level.shape) for level in neck(maps)] == [(2, 16, *size) for size in sizes]
+
+
+@pytest.mark.parametrize("norm", [None, "gn"])
+@pytest.mark.parametrize("size_hw", [(64, 96), (33, 97), (1, 1)])
+@torch.no_grad()
+def test_each_half_alone(norm, size_hw):
+    """Bottom up, a level is its own map through two convolutions; top down, the coarsest map made larger."""
+    maps = features(*size_hw)
+    for half, laterals in (("bottom_up", 3), ("top_down", 1)):
+        fpn = FPN(WIDTHS, STRIDES, channels=16, levels=4, top="pool", norm=norm, half=half)
+        assert len(fpn.lateral) == laterals
+        levels = fpn(maps)
+        assert len(levels) == 4 and torch.equal(levels[3], levels[2][:, :, ::2, ::2])
+        coarsest = fpn.lateral[-1](maps[-1])
+        for level, feature in enumerate(maps):
+            joined = fpn.lateral[level](feature) if half == "bottom_up" else grown(coarsest, maps, level)
+            torch.testing.assert_close(levels[level], fpn.output[level](joined))
+
+
+def grown(coarsest, maps, level):
+    """Pixel by pixel, a level after the other."""
+    for finer in range(len(maps) - 2, level - 1, -1):
+        height, width = maps[finer].shape[-2:]
+        rows = [y * coarsest.shape[2] // height for y in range(height)]
+        columns = [x * coarsest.shape[3] // width for x in range(width)]
+        coarsest = coarsest[:, :, rows][:, :, :, columns]
+    return coarsest
