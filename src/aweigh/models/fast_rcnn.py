@@ -94,6 +94,7 @@ _on_pyramid = partial(on_pyramid, coarser=0)  # nothing is proposed
 BUILDERS = {
     "fast_rcnn_resnet18_fpn": Builder(_on_pyramid, C2_TO_C5["resnet18"], parts=_GIVEN),
     "fast_rcnn_resnet50_fpn": Builder(_on_pyramid, C2_TO_C5["resnet50"], parts=_GIVEN),
+    "fast_rcnn_resnet101_fpn": Builder(_on_pyramid, C2_TO_C5["resnet101"], parts=_GIVEN),
     "fast_rcnn_resnet50_c4": Builder(on_c4, C4_AND_C5["resnet50"], parts=_GIVEN),
     "fast_rcnn_resnet50_c5": Builder(on_c5, C5, parts=_GIVEN),
     "fast_rcnn_vgg16": Builder(on_vgg16, VGG16, PAPER, _GIVEN),
