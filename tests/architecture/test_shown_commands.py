@@ -17,15 +17,20 @@ import torch
 from cyclopts import CycloptsError, MissingArgumentError
 from tests.architecture.shown import COMMANDS, TOP, Shown
 
+from aweigh.backbones.classifier import NETWORKS
 from aweigh.cli import study, train, train_backbone
 from aweigh.cli.help import HELP_FLAGS
 from aweigh.cli.main import app
 from aweigh.errors import UsageError
 from aweigh.models import DETECTORS, PUBLISHED, create
 from aweigh.studies.study import find_study
+from aweigh.training.backbone.classify import chosen_network
+from aweigh.training.backbone.config import ClassifyConfig, resolve
 from aweigh.training.config import configuration
 from aweigh.training.prepare import builder_arguments
 from aweigh.training.recipes import find_recipe
+from aweigh.training.settings import load_recipe
+from aweigh.weights.imagenet import imagenet_record
 
 TOOLS = {("pre-commit", "install")}  # of others, without paths of ours
 
@@ -101,8 +106,16 @@ def check_ours(words: list[str], *, whole: bool) -> None:
         check_study(given["study"], given.get("model", ""), given.get("rows", ()))
     elif "model" in given and isinstance(given["model"], str):
         check_detector(given["model"], getattr(given.get("weights"), "weights", ""))
-    if recipe := given.get("recipe") if command is train_backbone.command else None:
-        find_recipe(recipe)
+    if command is train_backbone.command:
+        check_backbone_run(given)
+
+
+def check_backbone_run(given: dict[str, Any]) -> None:
+    """The configuration is resolved, and its network built."""
+    recipe, flags = given.get("recipe"), asdict(given.get("flags", train_backbone.NO_FLAGS))
+    values = load_recipe(ClassifyConfig, find_recipe(recipe)) if recipe else None
+    with torch.device("meta"):
+        chosen_network(resolve(values, {"data": given.get("data"), **flags}))
 
 
 def check_run(data: str | None, recipe: str, flags: Any) -> None:
@@ -110,7 +123,9 @@ def check_run(data: str | None, recipe: str, flags: Any) -> None:
     if recipe == "NAME":
         recipe = ""
     config, _ = configuration(recipe, {"data": data, **asdict(flags)})
-    build(config.model, **builder_arguments(config))
+    backbone = build(config.model, **builder_arguments(config)).backbone
+    if config.backbone_weights == "imagenet":
+        assert imagenet_record(backbone.name).sha256
     for weights in (config.init, config.backbone_weights):
         assert weights in ("", "none", "imagenet", "FILE") or Path(weights).suffix in (".safetensors", ".pth"), weights
 
@@ -128,14 +143,20 @@ def check_detector(model: str, weights: str) -> None:
     if model in ("NAME", "FILE", "DETECTOR", "CHECKPOINT", "none", "box") or file:
         assert not weights
         return
-    assert model in DETECTORS, model
+    assert model in DETECTORS or (model in NETWORKS and not weights), model
     published = PUBLISHED.get(model, {})
     assert not weights or weights in {*published, *(record.file for record in published.values())}, weights
 
 
+BUILT: dict[str, Any] = {}  # by name and arguments, for all commands that say the same
+
+
 def build(name: str, **arguments: Any) -> Any:
-    with torch.device("meta"):
-        return create(name, **arguments)
+    key = f"{name} {sorted(arguments.items())}"
+    if key not in BUILT:
+        with torch.device("meta"):
+            BUILT[key] = create(name, **arguments)
+    return BUILT[key]
 
 
 def test_enough_commands_are_found() -> None:

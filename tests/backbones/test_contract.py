@@ -10,9 +10,11 @@ from torch import nn
 
 from aweigh.backbones import Backbone, mobilenet_v3_ends
 from aweigh.backbones.classifier import classifier
+from aweigh.backbones.densenet import DenseNet
 from aweigh.backbones.dla import DLA34, TWO_LEVELS
 from aweigh.backbones.hourglass import Hourglass
 from aweigh.backbones.hrnet import HRNet
+from aweigh.backbones.mobilenet_v2 import mobilenet_v2
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
@@ -21,8 +23,10 @@ from aweigh.errors import UsageError
 
 BACKBONES: dict[str, Callable[..., Any]] = {
     "resnet18": partial(TimmBackbone, "resnet18"),
+    "densenet": partial(DenseNet, 0.5),
     "dla34": DLA34,
     "hrnet": partial(HRNet, "hrnet_w18_small", levels=(2, 3, 4, 5)),
+    "mobilenet_v2": partial(mobilenet_v2, 0.15),
     "mobilenet_v3_ends": mobilenet_v3_ends,
     "shufflenet_v1": partial(shufflenet_v1, 0.5),
     "shufflenet_v2": partial(ShuffleNetV2, 0.5),
@@ -34,11 +38,13 @@ TWO_STAGES = {
     "resnet18": ("body.conv1.", "body.bn1.", "body.layer1."),
     "dla34": ("body.base_layer.", "body.level0.", "body.level1."),
     "hrnet": ("body.conv1.", "body.bn1.", "body.conv2.", "body.bn2.", "body.layer1."),
-    "mobilenet_v3_ends": ("body.conv_stem.", "body.bn1.", "body.blocks.0.", "body.blocks.1."),
-    **dict.fromkeys(("shufflenet_v1", "shufflenet_v2", "xception"), ("conv1.", "stage2.")),
+    **dict.fromkeys(
+        ("mobilenet_v2", "mobilenet_v3_ends"), ("body.conv_stem.", "body.bn1.", "body.blocks.0.", "body.blocks.1.")
+    ),
+    **dict.fromkeys(("densenet", "shufflenet_v1", "shufflenet_v2", "xception"), ("conv1.", "stage2.")),
 }
 UNREAD = tuple(f"{tree}.project." for tree in TWO_LEVELS)  # parts of DLA-34 that only hold weights
-BODIES_OF_CLASSIFIERS = ("shufflenet_v1", "shufflenet_v2", "xception")
+BODIES_OF_CLASSIFIERS = ("densenet", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2", "xception")
 
 
 # These take sides that are multiples of their divisor alone, which a batch has.
@@ -105,5 +111,5 @@ def test_a_classifier_is_the_body_and_what_stands_on_it(name: str) -> None:
     network = classifier(body, 7)
     assert network(torch.randn(2, 3, 64, 64)).shape == (2, 7)
     assert {id(each) for each in body.parameters()} < {id(each) for each in network.parameters()}
-    with pytest.raises(UsageError, match="needs all stages, this backbone ends at level 4"):
+    with pytest.raises(UsageError, match="needs all stages, this backbone ends at stride 16"):
         classifier(BACKBONES[name](levels=(3, 4)))

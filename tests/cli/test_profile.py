@@ -53,6 +53,13 @@ def test_cost_of_a_network_of_the_paper(capsys: pytest.CaptureFixture[str]) -> N
     assert found["total"][:4] == ["2.28", "M", "145", "M"]  # torchvision's form: 144.9M
 
 
+def test_cost_of_a_network_that_the_paper_compares(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", "cost", "mobilenet_v2_x0_4", "--size", "160"]) == 0
+    found = rows(capsys.readouterr().out)
+    assert list(found) == ["body", "conv_head", "fc", "total"]
+    assert found["total"][2:4] == ["41.8", "M"]
+
+
 def test_cost_of_a_timm_backbone_layer_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["profile", "cost", "resnet18", "--size", "224", "--layers"]) == 0
     found = rows(capsys.readouterr().out)

@@ -27,6 +27,8 @@ _ROWS: dict[str, list[str]] = {
             f"fcos_resnet101_fpn{form}",
             f"fcos_resnext101_32x8d_fpn{form}",
             f"fcos_resnext101_64x4d_fpn{form}",
+            f"fcos_shufflenet_v2_50_fpn{form}",
+            f"fcos_shufflenet_v2_164_se_fpn{form}",
             f"fcos_timm_fpn{form}",
         ]
         for form in ("", "_base")
@@ -47,7 +49,7 @@ _ROWS: dict[str, list[str]] = {
     **{
         f"{kind}_rcnn_resnet18_fpn": [
             f"{kind}_rcnn_{body}_fpn"
-            for body in ("resnet50", "resnet101", "resnext101_32x8d")
+            for body in ("resnet50", "resnet101", "resnext101_32x8d", "shufflenet_v2_50", "shufflenet_v2_164_se")
             if f"{kind}_rcnn_{body}_fpn" in DETECTORS
         ]
         for kind in ("fast", "faster", "mask", "keypoint")

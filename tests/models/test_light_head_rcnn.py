@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import ps_roi_align
 
-from aweigh.backbones import MOBILENET_V2
 from aweigh.backbones.classifier import classifier
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.errors import UsageError
@@ -174,29 +173,6 @@ def test_deltas_may_be_shared_between_classes(images) -> None:
     assert model.box_predictor.deltas.weight.grad.abs().sum() > 0
 
 
-# Width -> multiply-adds in millions of table 8 of ShuffleNet V2 (MobileNet V2: of its own authors' list); the other
-# bodies are in `tests/backbones/test_stages.py`.
-@pytest.mark.parametrize(
-    ("body", "columns"),
-    [
-        ("shufflenet_v2", {0.5: 41, 1.0: 146, 1.5: 299, 2.0: 591}),
-        ("mobilenet_v2", {0.35: 59, 0.5: 97, 0.75: 209, 1.0: 300, 1.4: 582}),
-    ],
-)
-def test_costs_of_the_bodies(body, columns) -> None:
-    import timm
-
-    for width, millions in columns.items():
-        with torch.device("meta"):
-            if body == "shufflenet_v2":
-                network = classifier(ShuffleNetV2(width))
-            else:
-                network = timm.create_model(f"mobilenetv2_{MOBILENET_V2[width]}")
-        found = count(network, (224, 224)).total.multiply_adds / 1e6
-        print(f"{body} {width}: {found:.1f}M")
-        assert abs(found / millions - 1) <= 0.02
-
-
 def test_the_extra_convolutions_of_v2_star_cost_little() -> None:
     for width in (0.5, 1.0, 1.5, 2.0):
         with torch.device("meta"):
@@ -217,7 +193,7 @@ def test_v2_star_is_an_argument() -> None:
         ("shufflenet_v2", {"width": 0.7}, "0.5, 1.0, 1.5, 2.0, got 0.7"),
         ("shufflenet_v1", {"groups": 6}, "1, 2, 3, 4, 8 groups, got 6"),
         ("xception", {"width": 3}, "0.5, 1.0, 1.5, 2.0, got 3"),
-        ("mobilenet_v2", {"width": 0.6}, "0.35, 0.5, 0.75, 1.0, 1.4, got 0.6"),
+        ("mobilenet_v2", {"width": 0.7}, "0.15, 0.35, 0.4, 0.5, 0.6, 0.75, 1.0, 1.4, got 0.7"),
         ("xception", {"poling": "max"}, "there is no option 'poling'"),
         ("xception", {"pooling": "median"}, "unknown pooling 'median'; known: max, mean"),
     ],

@@ -39,9 +39,11 @@ def test_a_part_of_the_detector(written) -> None:
 
 def test_the_cost_of_a_backbone(written) -> None:
     rows = '[[rows]]\nname = "a"\nsettings = { width = 0.5 }\n[[rows]]\nname = "b"\nsettings = { width = 1.0 }\n'
+    rows += '[[rows]]\nname = "c"\nsettings = { network = "mobilenet_v2_x0_4", size = 160 }\n'
     study = written('kind = "backbone"\n', rows)
     found = cost_of_rows(study, study.rows)
     assert study.image_hw(study.rows[0]) == (224, 224) and found["b"]["flops"] == pytest.approx(144.9e6, rel=1e-3)
+    assert found["c"]["flops"] == pytest.approx(41.8e6, rel=1e-3)  # at its own size
     assert found["a"].keys() == {"parameters", "flops"}
 
 

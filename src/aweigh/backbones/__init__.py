@@ -6,17 +6,17 @@ what may be given by place is no argument of theirs, a table of builders gives i
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from aweigh.arguments import Few, NotNegative, Positive, passes_on
 from aweigh.backbones.hourglass import Block, Hourglass
+from aweigh.backbones.mobilenet_v2 import MobileNetV2, name_of
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.backbones.stages import LEVELS, Stages
 from aweigh.backbones.timm import MobileNetV3Ends, Normalise, TimmBackbone
-from aweigh.errors import UsageError
 from aweigh.layers import Norm
 from aweigh.weights.load import Body
 
@@ -40,9 +40,6 @@ class Backbone(Body, Protocol):
     @property
     def stride_divisor(self) -> int: ...
     def __call__(self, x: Tensor) -> list[Tensor]: ...
-
-
-MOBILENET_V2 = {0.35: "035", 0.5: "050", 0.75: "075", 1.0: "100", 1.4: "140"}  # width -> timm's spelling
 
 
 @passes_on(TimmBackbone, without=("levels", "norm", "norm_eps", "output_stride", "pretrained"))
@@ -69,10 +66,8 @@ def any_timm_backbone(*, backbone: str = "efficientnet_b0", **settings: Any) -> 
 
 @passes_on(timm_backbone)
 def any_mobilenet_v2(levels: Sequence[int] = LEVELS, *, width: Positive = 1.0, **settings: Any) -> TimmBackbone:
-    """MobileNet V2 of one of the widths that timm has."""
-    if width not in MOBILENET_V2:
-        raise UsageError(f"timm's MobileNet V2 has the widths {', '.join(map(str, MOBILENET_V2))}, got {width}.")
-    return timm_backbone(f"mobilenetv2_{MOBILENET_V2[width]}", levels, **settings)
+    """MobileNet V2 of width 0.15, 0.35, 0.4, 0.5, 0.6, 0.75, 1.0 or 1.4."""
+    return timm_backbone(name_of(width), levels, MobileNetV2, **settings)
 
 
 @passes_on(timm_backbone)
@@ -124,10 +119,27 @@ def shufflenet_v2_backbone(
 
 @passes_on(shufflenet_v2_backbone)
 def any_shufflenet_v2(
-    levels: Sequence[int] = LEVELS, *, width: Positive = 1.0, extra_depthwise: bool = False, **settings: Any
+    levels: Sequence[int] = LEVELS,
+    *,
+    width: Positive = 1.0,
+    depth: Literal[50, 164] | None = None,
+    extra_depthwise: bool = False,
+    squeeze: bool = False,
+    residual: bool = False,
+    **settings: Any,
 ) -> ShuffleNetV2:
-    """ShuffleNet V2 of width 0.5, 1.0, 1.5 or 2.0, or V2* (`extra_depthwise`)."""
-    return shufflenet_v2_backbone(width, extra_depthwise, levels, **settings)
+    """ShuffleNet V2 of width 0.5, 1.0, 1.5 or 2.0, or of 50 or 164 layers (`depth`); V2* (`extra_depthwise`); with
+    squeeze and excitation, or the residual."""
+    return shufflenet_v2_backbone(
+        width, extra_depthwise, levels, depth=depth, squeeze=squeeze, residual=residual, **settings
+    )
+
+
+# The deep networks of the appendix, which have a map at level 2 too: from the levels to the backbone.
+DEEP_SHUFFLENETS = {
+    "shufflenet_v2_50": partial(shufflenet_v2_backbone, 1.0, depth=50),
+    "shufflenet_v2_164_se": partial(shufflenet_v2_backbone, 1.0, depth=164, squeeze=True, residual=True),
+}
 
 
 @passes_on(Stages, without=("levels", "norm", "activation", "black_border"))

@@ -6,7 +6,7 @@ The timm model lies under `body` with its own parameter names, so that a ResNet'
 timm is imported when one of its models is built, since that takes more than a second.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -79,7 +79,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.name = name
         self.normalise = Normalise(**pixels)
-        self.body = _features(name, levels, output_stride, self.options)
+        self.body = _features(self.create, name, levels, output_stride, self.options)
         self.channels = tuple(_info(self.body).channels())
         self.strides = tuple(_info(self.body).reduction())
         if pretrained:
@@ -97,6 +97,16 @@ class TimmBackbone(nn.Module):
             self.body.get_submodule(module_name).requires_grad_(False)
         self.train()
 
+    @staticmethod
+    def create(name: str, **options: Any) -> nn.Module:
+        """timm's model of this name with random weights; `UsageError` where there is none."""
+        import timm
+
+        if not timm.is_model(name):
+            raise UsageError(f"timm has no model {name!r}.{did_you_mean(name, timm.list_models())}")
+        model: nn.Module = timm.create_model(name, pretrained=False, **options)
+        return model
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """x: `[B, 3, H, W]` RGB. Returns `[B, channels[i], ceil(H / strides[i]), ...]`, fine to coarse."""
         maps: list[Tensor] = self.body(self.normalise(x))
@@ -109,15 +119,16 @@ class TimmBackbone(nn.Module):
         return self
 
 
-def _features(name: str, levels: Sequence[int], output_stride: int, options: Mapping[str, Any]) -> nn.Module:
-    """timm's feature extractor for the levels, without the layers behind the coarsest of them."""
-    import timm
+Create = Callable[..., nn.Module]
 
-    if not timm.is_model(name):
-        raise UsageError(f"timm has no model {name!r}.{did_you_mean(name, timm.list_models())}")
+
+def _features(
+    create: Create, name: str, levels: Sequence[int], output_stride: int, options: Mapping[str, Any]
+) -> nn.Module:
+    """timm's feature extractor for the levels, without the layers behind the coarsest of them."""
     if not levels or list(levels) != sorted(set(levels)):
         raise UsageError(f"{name}: levels must be distinct and go from fine to coarse, got {list(levels)}.")
-    index_of = _maps(name)
+    index_of = _maps(create, name)
     missing = [level for level in levels if 2**level not in index_of]
     if missing:
         raise UsageError(
@@ -126,7 +137,7 @@ def _features(name: str, levels: Sequence[int], output_stride: int, options: Map
     indices = [index_of[2**level] for level in levels]
     further = dict(options) if output_stride == 32 else {**options, "output_stride": output_stride}
     try:
-        body = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **further)
+        body = create(name, features_only=True, out_indices=indices, **further)
     except (AssertionError, TypeError) as error:
         raise UsageError(f"timm's {name!r} has no form of output_stride {output_stride}; leave it at 32.") from error
     # Most backbones end at their last map; EfficientNet's would run its remaining blocks for nothing.
@@ -138,13 +149,11 @@ def _features(name: str, levels: Sequence[int], output_stride: int, options: Map
 
 
 @cache
-def _maps(name: str) -> dict[int, int]:
+def _maps(create: Create, name: str) -> dict[int, int]:
     """Of each stride, which of a timm model's maps has it; the deepest where several do."""
-    import timm
-
     try:
         with torch.device("meta"):  # shapes and strides only: no memory, no random numbers drawn
-            described = timm.create_model(name, pretrained=False, features_only=True)
+            described = create(name, features_only=True)
     except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
         raise UsageError(f"timm's {name!r} gives no feature maps ({error}); choose another backbone.") from error
     config = getattr(described, "pretrained_cfg", None) or {}

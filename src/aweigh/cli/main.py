@@ -53,7 +53,7 @@ COMMANDS = [
     ("export", USE, "Write a detector as a file that runs without torch, and compare what the two find."),
     ("train", TRAIN, "Train a detector on a folder of labelled images (COCO, VOC, YOLO, KITTI and more)."),
     ("resume", TRAIN, "Go on with a training run that was stopped, killed or finished."),
-    ("train-backbone", TRAIN, "Train a ShuffleNet V2 on images sorted into folders by class."),
+    ("train-backbone", TRAIN, "Train a backbone on images sorted into folders by class."),
     ("config", TRAIN, "Show the configuration a training run would have."),
     ("debug", TRAIN, "Compute a training step that failed again, on the CPU, and say where and why."),
     ("average", TRAIN, "Write the mean of several checkpoints of one detector."),

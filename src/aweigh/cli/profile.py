@@ -29,7 +29,7 @@ def cost(
 
     Args:
         model: A detector of aweigh models, a checkpoint, the folder of a run, box, a network of the ShuffleNet V2 paper
-            (as shufflenet_v2_x1_0, with its classifier), or a timm backbone.
+            (as shufflenet_v2_x1_0 or densenet_small_x0_5, with its classifier), or a timm backbone.
         arguments: Options of the detector's builder, each as name=value, for example channels=128.
         size: Side of the image in pixels.
         layers: List every layer.

@@ -1,4 +1,4 @@
-"""`aweigh train-backbone`: train a ShuffleNet V2 on images sorted into folders by class.
+"""`aweigh train-backbone`: train a backbone on images sorted into folders by class.
 
 Its flags are the fields of `ClassifyConfig`, with its help texts.
 """
@@ -15,8 +15,8 @@ from aweigh.training.backbone.config import ClassifyConfig, resolve
 from aweigh.training.recipes import find_recipe
 from aweigh.training.settings import load_recipe
 
-GROUPS = {"width": "Network", "epochs": "Run", "lr": "Optimiser", "size": "Images"}
-FIRST = ("width", "init", "output", "epochs", "batch", "workers", "device", "precision", "lr", "size")
+GROUPS = {"network": "Network", "epochs": "Run", "lr": "Optimiser", "size": "Images"}
+FIRST = ("network", "width", "init", "output", "epochs", "batch", "workers", "device", "precision", "lr", "size")
 
 if TYPE_CHECKING:
     Flags = Any
@@ -33,7 +33,7 @@ def command(
     resume: Annotated[str, Parameter(show_default=False)] = "",
     flags: Flags = NO_FLAGS,
 ) -> None:
-    """Train a ShuffleNet V2 to tell classes apart, to start detectors from.
+    """Train a ShuffleNet V2, or a network it is compared with, to tell classes apart, to start detectors from.
 
     The classes are the folders. The result, weights.safetensors, is what aweigh train --backbone-weights takes.
     Images that cannot be read are named and skipped. Values come from the flags, else the recipe, else the paper.

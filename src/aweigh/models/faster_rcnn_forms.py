@@ -42,7 +42,7 @@ from typing import Any, Literal
 from torch import nn
 
 from aweigh.arguments import Few, Layers, Number, Share, Width, passes_on
-from aweigh.backbones import Backbone, dilated_c5, mobilenet_v3_ends, timm_backbone
+from aweigh.backbones import DEEP_SHUFFLENETS, Backbone, dilated_c5, mobilenet_v3_ends, timm_backbone
 from aweigh.backbones.timm import TimmBackbone, take_last_stage
 from aweigh.classes import Classes
 from aweigh.heads.box import AverageHead, BoxPredictor, ConvFCHead, TwoFCHead
@@ -200,7 +200,10 @@ def on_vgg16(
 
 
 _BODIES = ("resnet18", "resnet50", "resnet101", "resnext101_32x8d")
-C2_TO_C5 = {name: partial(timm_backbone, name, (2, 3, 4, 5)) for name in _BODIES}
+C2_TO_C5: dict[str, Callable[..., Backbone]] = {
+    **{name: partial(timm_backbone, name, (2, 3, 4, 5)) for name in _BODIES},
+    **{name: partial(build, levels=(2, 3, 4, 5)) for name, build in DEEP_SHUFFLENETS.items()},
+}
 C4_AND_C5 = {name: partial(timm_backbone, name, (4, 5)) for name in ("resnet50", "resnet101")}
 C5 = partial(timm_backbone, "resnet50", (5,))
 DILATED_C5 = {name: partial(dilated_c5, name) for name in ("resnet50", "resnet101")}

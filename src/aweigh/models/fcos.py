@@ -62,7 +62,7 @@ from aweigh.arguments import (
     parameters,
     passes_on,
 )
-from aweigh.backbones import Backbone, any_timm_backbone, shufflenet_v2_backbone, timm_backbone
+from aweigh.backbones import DEEP_SHUFFLENETS, Backbone, any_timm_backbone, shufflenet_v2_backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
@@ -495,5 +495,6 @@ BUILDERS = {
     # Neck and head with 128 and 96 channels are ours: with 256 they would cost more than ten times the backbone.
     "fcos_shufflenet_v2_x1_0_fpn": Builder(fcos, partial(shufflenet_v2_backbone, 1.0), {"channels": 128}),
     "fcos_shufflenet_v2_x0_5_fpn": Builder(fcos, partial(shufflenet_v2_backbone, 0.5), {"channels": 96}),
+    **{f"fcos_{name}_fpn": Builder(fcos, backbone) for name, backbone in DEEP_SHUFFLENETS.items()},
     "fcos_timm_fpn": Builder(fcos, any_timm_backbone),
 }

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from aweigh.backbones.classifier import classifier
+from aweigh.backbones.classifier import NETWORKS, classifier, network
 from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2
 from aweigh.backbones.timm import TimmBackbone
 from aweigh.catalogue import BOX, find_model
@@ -22,8 +22,8 @@ from aweigh.weights.load import load_backbone, read_state
 
 
 def cost_of(model: str, size: int, arguments: Mapping[str, Any] | None = None) -> Cost:
-    """The cost for one square image of this size of a model (see `find_model`), a ShuffleNet V2 with its classifier, or
-    a backbone of timm. arguments: of the builder of a detector that is named."""
+    """The cost for one square image of this size of a model (see `find_model`), one of `NETWORKS` with its classifier,
+    or a backbone of timm. arguments: of the builder of a detector that is named."""
     import timm
 
     size_hw = (size, size)
@@ -32,15 +32,15 @@ def cost_of(model: str, size: int, arguments: Mapping[str, Any] | None = None) -
     with torch.device("meta"):
         if model in DETECTORS:
             return count(cast(nn.Module, create(model, **(arguments or {}))), size_hw, run=run_network)
-        if model in BUILDERS:
-            return count(classifier(BUILDERS[model]()), size_hw)
+        if model in NETWORKS:
+            return count(classifier(network(model)), size_hw)
     if timm.is_model(model):
         return count(TimmBackbone(model).body, size_hw)
     if model == BOX or Path(model).suffix or Path(model).exists():
         return count(cast(nn.Module, load_model(model)[0]), size_hw, run=run_network)
     raise UsageError(
         f"{model!r} is neither a checkpoint, nor a detector, nor a backbone."
-        f"{did_you_mean(model, [*DETECTORS, *BUILDERS, *timm.list_models()])} `aweigh models` lists the detectors."
+        f"{did_you_mean(model, [*DETECTORS, *NETWORKS, *timm.list_models()])} `aweigh models` lists the detectors."
     )
 
 

@@ -9,13 +9,13 @@ from torch import nn
 
 from aweigh.arguments import change_settings
 from aweigh.backbones.classifier import classifier
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.classes import Classes
 from aweigh.errors import UsageError
 from aweigh.models import create
 from aweigh.studies.study import Row, Study
 from aweigh.training import config as of_detector
 from aweigh.training.backbone import config as of_backbone
+from aweigh.training.backbone.classify import chosen_network
 from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.config import TrainConfig
 from aweigh.training.prepare import builder_arguments
@@ -50,7 +50,7 @@ def build(study: Study, row: Row, classes: Classes | None = None) -> nn.Module:
         with torch.device("meta"):
             if study.kind == "backbone":
                 config = backbone_config_of(study, row)
-                body = ShuffleNetV2(config.width, activation=config.activation)
+                body = chosen_network(config)
                 return classifier(body, len(classes)) if classes else classifier(body)
             settings = config_of(study, row)
             model = create(settings.model, classes=classes, **builder_arguments(settings))

@@ -110,9 +110,9 @@ class Study:
         """Of the image that a row is counted for."""
         if self.cost.size:
             return self.cost.size
-        if self.kind == "backbone":
-            return (224, 224)
         sides = self.whole(row).settings
+        if self.kind == "backbone":
+            return (sides.get("size", 224),) * 2
         return (sides.get("short") or sides["long"], sides["long"]) if "long" in sides else (800, 1344)
 
     def chosen(self, names: Collection[str]) -> tuple[Row, ...]:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 import aweigh
+from aweigh.backbones.classifier import network
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.cli.main import run
 from aweigh.errors import AweighError, DataError, UsageError
@@ -76,14 +77,44 @@ def test_it_learns_and_a_detector_takes_its_weights(shapes: Path, tmp_path: Path
     with safe_open(weights, framework="pt") as file:
         said = file.metadata()
     assert json.loads(said["classes"]) == ["bar", "disc", "ring"]
-    assert (said["activation"], said["width"]) == ("relu", "0.5") and float(said["top1"]) == pytest.approx(
-        rows[-1]["top1"], abs=1e-4
-    )
+    assert (said["activation"], said["architecture"]) == ("relu", "shufflenet_v2_x0_5")
+    assert float(said["top1"]) == pytest.approx(rows[-1]["top1"], abs=1e-4)
     detector = aweigh.create("fcos_shufflenet_v2_x0_5_fpn", num_classes=2, backbone_weights=weights)
     assert detector.backbone_report.loaded == detector.backbone_report.total
     assert torch.equal(detector.backbone.conv1[0].weight, read_state(weights)["conv1.0.weight"])
     with pytest.raises(UsageError, match="leaky_relu"):
         load_backbone(ShuffleNetV2(0.5, activation="leaky_relu"), weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "detector"),
+    [
+        ("shufflenet_v2_x0_5_dw", ("shufflenet_v2", {"width": 0.5, "extra_depthwise": True})),
+        pytest.param("shufflenet_v1_g3_x0_5", ("shufflenet_v1", {"width": 0.5}), marks=pytest.mark.thorough),
+        ("mobilenet_v2_x0_15", ("mobilenet_v2", {"width": 0.15})),
+        pytest.param("xception_small_x0_5", ("xception", {"width": 0.5}), marks=pytest.mark.thorough),
+        ("densenet_small_x0_5", None),
+    ],
+)
+def test_other_networks_are_trained_by_name(
+    shapes: Path, tmp_path: Path, name: str, detector: tuple[str, dict[str, Any]] | None
+) -> None:
+    """One step, and a detector or the backbone alone is filled whole by what it gave."""
+    config = config_of(shapes, tmp_path / "run", width=1.0, network=name, iterations=1, batch=24, statistics=1)
+    weights = train_classifier(config, console=quiet()) / "weights.safetensors"
+    body = network(name)
+    report = load_backbone(body, weights)
+    with safe_open(weights, framework="pt") as file:
+        said = file.metadata()
+    assert said["architecture"] == body.name and ("activation" in said) == name.startswith("shufflenet_v2")
+    if detector:
+        form, arguments = detector
+        with torch.device("meta"):
+            model = aweigh.create(f"light_head_rcnn_{form}", num_classes=2, **arguments)
+        assert {key: value.shape for key, value in model.backbone.state_dict().items()} == {
+            key: value.shape for key, value in body.state_dict().items()
+        }
+    assert report.loaded == report.total > 60 and not report.mismatched
 
 
 def test_a_stopped_run_ends_with_the_same_weights(
@@ -184,6 +215,9 @@ def test_the_recipe_of_the_paper() -> None:
         ("size = 32", "size = 32: expected a number 64 or more"),
         ("flip = 2", "from 0 to 1"),
         ("width = 0.75", "widths 0.5, 1.0"),
+        ('network = "mobilenet_v2_x0_7"', "no network 'mobilenet_v2_x0_7'. Did you mean 'mobilenet_v2_x0_75'"),
+        ('network = "densenet_small_x0_5"\nwidth = 0.5', "has its width in its name"),
+        ('network = "densenet_small_x0_5"\nactivation = "leaky_relu"', "is of ShuffleNet V2 alone"),
     ],
 )
 def test_wrong_values_are_named(shapes: Path, tmp_path: Path, text: str, said: str) -> None:

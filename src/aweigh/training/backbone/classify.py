@@ -2,8 +2,8 @@
 
 `train_classifier` is the whole run; `train_epoch` one pass over the images; `evaluate` the accuracy. SGD with
 momentum, a rate that falls linearly to 0, smoothed labels; at the end batch statistics are measured anew as plain means
-over many batches (the authors' "bnps"). One process. The weights have torchvision's names, so that `aweigh train
---backbone-weights` takes them.
+over many batches (the authors' "bnps"). One process. The weights have the names of the backbone (of ShuffleNet V2:
+torchvision's), so that `aweigh train --backbone-weights` takes them.
 
 The state is saved at the end of each epoch. A run that was stopped goes on from there and ends, on a CPU, with the very
 weights of one that was not.
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from aweigh.backbones.classifier import classifier
-from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
+from aweigh.backbones.classifier import Network, classifier, network
+from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2
 from aweigh.checkpoints.checkpoint import below, load_state, plain, save_state
 from aweigh.checkpoints.lock import hold
 from aweigh.console import SafeConsole
@@ -56,9 +56,11 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass
 class ClassifierRun:
-    """Everything of one run. rows: of the log, one for each epoch. told: unreadable images that were named."""
+    """Everything of one run. body: the part of the model that is kept. rows: of the log, one for each epoch.
+    told: unreadable images that were named."""
 
     config: ClassifyConfig
+    body: Network
     folder: Path
     data: ClassFolders
     model: nn.Sequential
@@ -136,7 +138,7 @@ def prepare(config: ClassifyConfig, *, new: bool, console: Console) -> Classifie
     """All that is decided before the first step. new: the run folder must not hold a run."""
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
-    body = ShuffleNetV2(config.width, activation=config.activation)
+    body = chosen_network(config)
     data = read_class_folders(config.data, seed=config.seed)
     model = classifier(body, len(data.classes))
     started = f"Backbone from {config.init}: {load_backbone(body, config.init)}" if config.init else ""
@@ -144,6 +146,7 @@ def prepare(config: ClassifyConfig, *, new: bool, console: Console) -> Classifie
     groups = parameter_groups(model, weight_decay=config.weight_decay)
     run = ClassifierRun(
         config,
+        body,
         run_folder(config, body.name, new=new),
         data,
         model,
@@ -155,6 +158,17 @@ def prepare(config: ClassifyConfig, *, new: bool, console: Console) -> Classifie
     if started:
         run.say(started)
     return run
+
+
+def chosen_network(config: ClassifyConfig) -> Network:
+    """The backbone that is trained."""
+    if not config.network:
+        return ShuffleNetV2(config.width, activation=config.activation)
+    if config.network in BUILDERS:
+        return network(config.network, activation=config.activation)
+    if config.activation != "relu":
+        raise UsageError(f"activation = {config.activation!r} is of ShuffleNet V2 alone; leave it out.")
+    return network(config.network)
 
 
 def run_folder(config: ClassifyConfig, name: str, *, new: bool) -> Path:
@@ -298,12 +312,11 @@ def training_batches(run: ClassifierRun, *, limit: int, title: str) -> Iterator[
 
 
 def save_weights(run: ClassifierRun, metrics: Mapping[str, float]) -> None:
-    """The weights under torchvision's names, and what they are in the file's metadata (texts)."""
+    """The weights, and what they are in the file's metadata (texts)."""
     metadata = {
         "format": "pt",
-        "architecture": "shufflenet_v2",
-        "width": str(run.config.width),
-        "activation": run.config.activation,
+        "architecture": run.body.name,
+        **({"activation": run.body.activation} if run.body.activation else {}),
         "classes": json.dumps(list(run.data.classes), ensure_ascii=False),
         "top1": f"{metrics['top1']:.4f}",
         "size": str(run.config.size),

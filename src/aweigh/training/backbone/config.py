@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from aweigh.arguments import NotNegative, Share, Within
+from aweigh.errors import UsageError
 from aweigh.training.recipes import check_length
 from aweigh.training.settings import Whole, WholeAbove0, check_ranges, put_together
 
@@ -21,14 +22,17 @@ class ClassifyConfig:
 
     data: str = ""
     """Folder with train/CLASS/pictures and, if validation is not to be split off, val/CLASS/pictures."""
+    network: str = ""
+    """Network that ShuffleNet V2 is compared with, by name, as densenet_small_x0_5 (a wrong name lists all); ShuffleNet
+    V2 of `width` when not given."""
     width: NotNegative = 1.0
-    """Width of ShuffleNet V2: 0.5, 1.0, 1.5 or 2.0."""
+    """Width of ShuffleNet V2, where no network is named: 0.5, 1.0, 1.5 or 2.0."""
     activation: Literal["relu", "leaky_relu"] = "relu"
-    """Activation of the network."""
+    """Activation of ShuffleNet V2; the other networks have their own."""
     init: str = ""
     """File with weights of the backbone to start from; random when not given."""
     output: str = ""
-    """Run folder; runs/FOLDER-shufflenet_v2_xW, numbered, when not given."""
+    """Run folder; runs/FOLDER-NETWORK, numbered, when not given."""
 
     epochs: WholeAbove0 = 30
     """Passes over the training images."""
@@ -69,6 +73,11 @@ class ClassifyConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.network and self.width != 1.0:
+            raise UsageError(
+                f"network = {self.network!r} and width = {self.width}: a network has its width in its name; leave one "
+                "of the two out."
+            )
 
 
 def resolve(
