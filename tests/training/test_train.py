@@ -7,7 +7,6 @@ import os
 import re
 import signal
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -454,11 +453,3 @@ def test_builder_arguments_that_are_none(configure, arguments, said):
 def test_bf16_trains_on_the_cpu(configure, quiet, precision):
     folder = train(configure(precision=precision, epochs=1), console=quiet)
     assert all(math.isfinite(row["loss"]) for row in rows(folder, "step"))
-
-
-def test_every_recipe_can_be_read():
-    folder = Path(__file__).parents[2] / "recipes"
-    recipes = [path for path in sorted(folder.glob("*.toml")) if not path.stem.endswith("_imagenet")]  # classification
-    assert len(recipes) >= 5
-    for path in recipes:
-        resolve(load_recipe(TrainConfig, path))

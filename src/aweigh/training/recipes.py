@@ -3,6 +3,7 @@
 This file imports no torch.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,10 @@ def find_recipe(name: str) -> Path:
 
 
 def recipes_for(model: str) -> list[str]:
-    """The names of the recipes that come with the package and train this detector."""
-    line = f'model = "{model}"'
-    return [name for name, path in packaged_recipes().items() if line in path.read_text(encoding="utf-8").splitlines()]
+    """The names of the recipes that come with the package and train this detector, as they are or, as a command in
+    their header says, with `--model`."""
+    named = re.compile(rf'^model = "{re.escape(model)}"$|^#   aweigh train .* --model {re.escape(model)}( |$)', re.M)
+    return [name for name, path in packaged_recipes().items() if named.search(path.read_text(encoding="utf-8"))]
 
 
 def other_recipes(model: str, origin: Mapping[str, str]) -> str:
