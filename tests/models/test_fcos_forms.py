@@ -8,6 +8,7 @@ import torch
 from tests.contract.forms import settings
 from tests.models.test_fcos import random_targets, slow_assign
 
+from aweigh.graphs.graph import Exported
 from aweigh.models import DETECTORS, create, fcos, fcos_forms
 from aweigh.ops import boxes as box_ops
 from aweigh.structures import Images, Targets
@@ -213,3 +214,16 @@ def test_ranges_of_levels_follow_their_strides() -> None:
     assert fcos.level_ranges_of((8, 16, 32)) == [*paper[:2], (128, math.inf)]  # AdelaiDet's FCOS-RT
     assert fcos.level_ranges_of((16,)) == [(0, math.inf)]
     assert fcos_forms.BASE_RULES["center_radius"] is None
+
+
+def test_points_of_a_cell_and_computed_centerness_are_exported() -> None:
+    """Without a branch on the data: traced on a black image, asked about another."""
+    torch.manual_seed(0)
+    model = create(BASE, **SMALL, levels=3, dense_points=5, quality="computed", score_threshold=0).eval()
+    sizes = torch.tensor([[64, 64]])
+    with torch.no_grad():
+        program = torch.export.export(Exported(model), (torch.zeros(1, 3, 64, 64), sizes), strict=False).module()
+        pixels = torch.rand(1, 3, 64, 64)
+        for expected, got in zip(Exported(model)(pixels, sizes), program(pixels, sizes), strict=True):
+            torch.testing.assert_close(got, expected)
+        assert int(expected.sum()) > 1
