@@ -62,7 +62,7 @@ def test_any_convolutional_model_of_timm(name, channels):
         ({"name": "resnet18", "frozen_stages": 6}, r"0\.\.5"),
         ({"name": "resnet18", "levels": (3,), "frozen_stages": 4}, "freeze fewer"),
         ({"name": "convnext_atto", "norm": "gn"}, "no batch normalisation"),
-        ({"name": "resnet18", "norm": "ln"}, "unknown norm 'ln'; known: bn, sync_bn, frozen_bn, gn, or none"),
+        ({"name": "resnet18", "norm": "lrn"}, "unknown norm 'lrn'; known: bn, sync_bn, frozen_bn, gn"),
         ({"name": "resnet18", "output_stride": 12}, "no form of output_stride 12"),
         ({"name": "dla34", "output_stride": 16}, "no form of output_stride 16"),
     ],
