@@ -164,7 +164,7 @@ def show(run: Path, /, *, every: Annotated[bool, Parameter(negative="")] = False
 
     Args:
         run: The folder that aweigh study run wrote.
-        every: Also the figures that the paper does not print.
+        every: All figures, AP50 and the AP of small objects among them.
         as_json: Print all numbers as JSON, each seed's too.
     """
     from aweigh.studies.results import read_results

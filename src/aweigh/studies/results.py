@@ -13,11 +13,11 @@ from typing import Any
 from aweigh.errors import DataError, UsageError
 from aweigh.files import read_json, write_text
 from aweigh.studies.agreement import Agreement, agreement
-from aweigh.studies.figures import FIGURES
+from aweigh.studies.figures import FIGURES, OTHERS
 from aweigh.studies.table import Found, comparison
 
 FILE, TABLE, CHART = "results.json", "table.md", "chart.png"
-MEASURED = ("step_ms", "memory_gb", "parameters", "flops")  # shown behind what the study is about
+MAIN = ("AP", "mask_AP", "keypoint_AP")
 
 
 @dataclass
@@ -52,13 +52,14 @@ class Results:
         return agreement(self.metric, found, printed, exact=self.study["kind"] == "assignment")
 
     def table(self, *, every: bool = False) -> tuple[list[str], list[list[str]]]:
-        """Titles and texts: the metric, the other figures of the paper, and what a training takes.
+        """Titles and texts: the metric, what other AP the paper prints, and what is counted and timed.
 
-        every: all figures that were measured, too.
+        every: all figures that were measured or are printed.
         """
-        printed = [figure for figure in FIGURES if any(figure in row for row in self.paper.values())]
-        shown = list(dict.fromkeys([self.metric, *printed, *MEASURED, *(FIGURES if every else ())]))
-        return comparison(self.paper, self.values(), shown)
+        printed = [figure for figure in MAIN if any(figure in row for row in self.paper.values())]
+        return comparison(
+            self.paper, self.values(), dict.fromkeys([self.metric, *(FIGURES if every else printed), *OTHERS])
+        )
 
     def values(self) -> dict[str, dict[str, list[float]]]:
         """By row and figure, the values in the order of their seeds."""

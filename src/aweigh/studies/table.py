@@ -3,7 +3,7 @@
 This file imports no torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -28,7 +28,7 @@ class Found:
 
 
 def comparison(
-    paper: Mapping[str, Mapping[str, float]], found: Mapping[str, Values], figures: Sequence[str] = ()
+    paper: Mapping[str, Mapping[str, float]], found: Mapping[str, Values], figures: Iterable[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
     """Titles and texts: a line for each row; for each figure a column of what was found, and one of the paper's.
 
@@ -36,7 +36,7 @@ def comparison(
     printed when not given.
     """
     there = {name for values in (*found.values(), *paper.values()) for name in values}
-    shown = [name for name in figures or FIGURES if name in there]
+    shown = [name for name in tuple(figures) or FIGURES if name in there]
     titles, columns = ["row"], [list(paper)]
     for figure in shown:
         title = TITLES.get(figure, figure)

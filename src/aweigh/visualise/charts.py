@@ -248,8 +248,8 @@ def rows_beside_the_paper(
 ) -> Path:
     """Write an image of a study: the rows on the left as they were found, on the right as the paper prints them.
 
-    metric: what is drawn. found: by row and metric one value a seed; each is a point, their mean a bar. paper: by row
-    and metric, all rows in it. Each panel has a scale of its own: the two are no numbers of one data set.
+    metric: what is drawn. found: by row and metric one value a seed; each is a point, their mean a stroke. paper: by
+    row and metric, all rows in it. Each panel has a scale of its own: the two are no numbers of one data set.
     """
     rows = list(paper)
     panels = [("Here", [found.get(row, {}).get(metric, ()) for row in rows], BLUE)]
@@ -261,13 +261,13 @@ def rows_beside_the_paper(
     for axes, (title, values, colour) in zip(places, panels):
         for place, own in enumerate(values):
             if len(own):
-                axes.barh(place, np.mean(own), height=0.6, color=colour, alpha=0.45)
-                axes.plot(own, [place] * len(own), "o", color=colour, markersize=4)
+                axes.plot(own, [place] * len(own), "o", color=colour, markersize=6, alpha=0.45, markeredgewidth=0)
+                axes.plot([np.mean(own)] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.4)
         axes.set_yticks(range(len(rows)), [_plain(row) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         drawn = [value for own in values for value in own]
         room = 0.25 * (max(drawn) - min(drawn)) or 1.0
-        axes.set_xlim(max(0.0, min(drawn) - room), max(drawn) + room)
+        axes.set_xlim(min(drawn) - room, max(drawn) + room)
         _finish(axes, title, _plain(metric))
     return _save(figure, path)
 
