@@ -191,13 +191,13 @@ class FCOS(nn.Module):
         return FCOSOutput(logits, distances, quality, points)
 
     def _points(self, level: int, feature: Tensor, pixels: Tensor) -> Tensor:
-        (height, width), (stride, half) = feature.shape[-2:], (self.strides[level], self.strides[level] // 2)
-        steps, offset = (stride, stride), (half, half)
+        (height, width), stride = feature.shape[-2:], self.strides[level]
+        steps, middle, quarter = (stride, stride), stride // 2, stride // 4
         if self.corner_points:
-            steps, offset = (pixels.shape[-2] // height, pixels.shape[-1] // width), (0, 0)
-        middles = box_ops.grid_points(height, width, steps, offset, like=feature)  # [H*W, 2]
-        around = middles.new_tensor(DENSE_POINTS[self.head.dense_points]) * (stride // 4)  # [K, 2]
-        return (middles[:, None] + around).flatten(0, 1)  # [H*W*K, 2]
+            steps, middle = (pixels.shape[-2] // height, pixels.shape[-1] // width), 0
+        offsets = [(middle + y * quarter, middle + x * quarter) for x, y in DENSE_POINTS[self.head.dense_points]]
+        grids = [box_ops.grid_points(height, width, steps, offset, like=feature) for offset in offsets]  # [H*W, 2] each
+        return torch.stack(grids, dim=1).flatten(0, 1)  # [H*W*K, 2]
 
     # Training
 
