@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from aweigh.studies.study import Study, load_study
 
@@ -42,3 +44,14 @@ def written(tmp_path: Path) -> Written:
         return load_study(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images in a folder for each of two classes."""
+    root, dice = tmp_path_factory.mktemp("folders"), np.random.default_rng(0)
+    for place in (f"{split}/{name}" for split in ("train", "val") for name in ("light", "dark")):
+        (root / place).mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(dice.integers(0, 255, (72, 72, 3), np.uint8)).save(root / place / f"{number}.png")
+    return root

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 from tests.studies.test_rows import STUDIES
 
@@ -39,17 +38,6 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             images.append((file, (height, width), np.concatenate([boxes, whole]), np.ones(len(boxes) + 1)))
     Proposals.of(images, number=100, made={}).write(folder / "proposals.safetensors")
     return folder
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images in a folder for each of two classes."""
-    root, dice = tmp_path_factory.mktemp("folders"), np.random.default_rng(0)
-    for place in (f"{split}/{name}" for split in ("train", "val") for name in ("light", "dark")):
-        (root / place).mkdir(parents=True)
-        for number in range(2):
-            Image.fromarray(dice.integers(0, 255, (72, 72, 3), np.uint8)).save(root / place / f"{number}.png")
-    return root
 
 
 TRAINED = [

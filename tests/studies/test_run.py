@@ -197,6 +197,19 @@ def test_what_an_assignment_can_reach(written, toys: Path, tmp_path: Path) -> No
     assert results.missing == []
 
 
+def test_a_study_of_backbones(written, folders: Path, tmp_path: Path) -> None:
+    rows = '[[rows]]\nname = "plain"\npaper = { top1_error = 30.0 }\n[[rows]]\nname = "leaky"\n'
+    study = written('kind = "backbone"\n', rows + 'settings = { activation = "leaky_relu" }\n')
+    study = replace(study, equal=replace(study.equal, settings={"width": 0.5, "statistics": 1}))
+    told: list[float] = []
+    with charts_not_rendered():
+        plan = make_plan(study, str(folders), tmp_path / "out", seeds=1, epochs=2, batch=2, size=64, workers=0)
+        results = run_study(plan, progress=lambda done, what: told.append(done))
+    last = json.loads((tmp_path / "out/runs/02-leaky/seed0/log.jsonl").read_text().splitlines()[-1])
+    assert results.found["leaky"]["top1_error"] == {0: 100 * (1 - last["top1"])} and results.missing == []
+    assert results.found["plain"]["step_ms"][0] > 0 and told == sorted(told) and len(told) == 2 * (4 + 1)
+
+
 def test_the_commands_run_and_show(whole: Whole, study: Study, toys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Run once more there is nothing left to train."""
     words = ["study", "run", str(study.path), str(toys), "-o", str(whole.plan.output), *SMALL, "--seeds", "2"]

@@ -69,8 +69,9 @@ def _of_proposals(predictor: Predictor, split: Split) -> Figures:
 
 
 def training_figures(folder: Path) -> Figures:
-    """The median time of a step, of the rows of a run's log; reading images is not in it."""
-    seconds = [row["step_seconds"] for row in iterate_log(folder / "log.jsonl") if row["kind"] == "step"]
+    """The median time of a step, of the rows of a run's log, or of its epochs' means; reading images is not in it."""
+    rows = [row for row in iterate_log(folder / "log.jsonl") if "step_seconds" in row]
+    seconds = [row["step_seconds"] for row in rows if row["kind"] == "step"] or [row["step_seconds"] for row in rows]
     return {"step_ms": 1000 * median(seconds)} if seconds else {}
 
 

@@ -124,16 +124,17 @@ def _train(plan: Plan, training: Training, tell: Callable[[float], object]) -> F
     folder, console = training.folder, SafeConsole(file=io.StringIO())
     config = plan.config(training.rows[0], training.seed, folder)
     begun = (folder / "config.toml").exists()
-    if isinstance(config, ClassifyConfig):
-        train_classifier(config, resume=folder if begun else None, console=console)
-        return {}
-    if begun:
-        config, _ = resolve(None, {"resume": str(folder), "device": plan.device, "workers": plan.workers})
     anew = begin_high_water_anew()
     on_gpu = choose_device(config.device).type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    train(config, console=console, callbacks=[_Teller(tell)])
+    if isinstance(config, ClassifyConfig):
+        resume = folder if begun else None
+        train_classifier(config, resume=resume, console=console, progress=lambda done, total: tell(0.99 * done / total))
+    else:
+        if begun:
+            config, _ = resolve(None, {"resume": str(folder), "device": plan.device, "workers": plan.workers})
+        train(config, console=console, callbacks=[_Teller(tell)])
     most = torch.cuda.max_memory_allocated() if on_gpu else high_water() if anew else None
     return {**training_figures(folder), **({"memory_gb": most / 1e9} if most else {})}
 

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ WEIGHTS = "weights.safetensors"
 @dataclass
 class ClassifierRun:
     """Everything of one run. body: the part of the model that is kept. rows: of the log, one for each epoch.
-    told: unreadable images that were named."""
+    told: unreadable images that were named. progress: is told the steps that are done and all there are."""
 
     config: ClassifyConfig
     body: Network
@@ -72,6 +72,7 @@ class ClassifierRun:
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    progress: Callable[[int, int], object] = lambda done, total: None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -91,15 +92,21 @@ class ClassifierRun:
 
 
 def train_classifier(
-    config: ClassifyConfig, *, resume: str | Path | None = None, console: Console | None = None
+    config: ClassifyConfig,
+    *,
+    resume: str | Path | None = None,
+    console: Console | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Path:
     """Train and return the run folder: `config.toml`, `weights.safetensors`, `log.jsonl`, `curves.png`, `last/`.
 
-    resume: the folder of a run that goes on with the configuration it has; `config` is then not used.
+    resume: the folder of a run that goes on with the configuration it has; `config` is then not used. progress: called
+    after each step with the steps that are done and all there are.
     """
     if resume is not None:
         config = replace(ClassifyConfig(**load_run(ClassifyConfig, resume)), output=str(resume))
     run = prepare(config, new=resume is None, console=console or SafeConsole(stderr=True))
+    run.progress = progress
     with hold(run.folder) as remark:
         if remark:
             run.say(remark)
@@ -224,14 +231,17 @@ def train_and_evaluate(run: ClassifierRun) -> None:
 
 
 def train_epoch(run: ClassifierRun) -> dict[str, float]:
-    """One pass over the training images, or what is left of the run; the mean loss."""
+    """One pass over the training images, or what is left of the run; means of the loss and of the time of a step."""
     torch.manual_seed(run.config.seed + run.epoch)  # for dropout: the same after a stop
     run.model.train()
     means = Means()
     for batch in training_batches(run, limit=run.total_steps - run.step, title=f"epoch {run.epoch + 1}"):
         if len(batch.labels):
-            means.add({"loss": optimiser_step(run, batch)})
+            begin = time.perf_counter()
+            loss = optimiser_step(run, batch)
+            means.add({"loss": loss, "step_seconds": time.perf_counter() - begin})
         run.step += 1
+        run.progress(run.step, run.total_steps)
     if not means.result():
         raise DataError(f"None of the {counted(len(run.data.train), 'image')} of {run.config.data} could be read.")
     return means.result()
