@@ -10,7 +10,7 @@ from PIL import Image
 
 from aweigh.cli.main import run
 from aweigh.errors import UsageError
-from aweigh.results.submission import Submission, best, of_boxes, of_keypoints
+from aweigh.evaluation.submission import Submission, best, of_boxes, of_keypoints
 from aweigh.scenes import STREET
 from aweigh.weights.coco import COCO_CLASSES
 

@@ -13,13 +13,14 @@ from torch import nn
 from aweigh.backbones.densenet import DenseNet
 from aweigh.backbones.mobilenet_v2 import WIDTHS as MOBILENET_WIDTHS
 from aweigh.backbones.mobilenet_v2 import MobileNetV2, mobilenet_v2
+from aweigh.backbones.resnet import ResNet
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.shufflenet_v2 import BUILDERS, WIDTHS
 from aweigh.backbones.stages import Stages
 from aweigh.backbones.xception import xception
 from aweigh.errors import UsageError, did_you_mean
 
-Network = Stages | MobileNetV2
+Network = Stages | MobileNetV2 | ResNet
 Build = Callable[..., Network]
 
 
@@ -54,4 +55,6 @@ NETWORKS: dict[str, Build] = {
     **_of_widths("mobilenet_v2", mobilenet_v2, MOBILENET_WIDTHS),
     **_of_widths("xception_small", xception, WIDTHS),
     **_of_widths("densenet_small", DenseNet, WIDTHS),
+    # Of group normalisation (Wu and He, 2018).
+    **{name: partial(ResNet, name) for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
 }

@@ -15,8 +15,8 @@ from aweigh.errors import UsageError, counted
 if TYPE_CHECKING:
     from aweigh.annotations.split import Split
     from aweigh.evaluation.measurement import Measurement
+    from aweigh.evaluation.submission import Submission
     from aweigh.predictor import Predictor
-    from aweigh.results.submission import Submission
 
 USUAL = "coco"
 
@@ -161,9 +161,9 @@ def measure_results(
 
 def submission_of(name: str, data: str, split: str, files: Files) -> tuple["Submission | None", str]:
     """Where --submission writes, and the split whose images the server knows; as it was where there is none."""
+    from aweigh.evaluation.submission import Submission
     from aweigh.layouts.finding import ALIASES
     from aweigh.layouts.load import find_splits
-    from aweigh.results.submission import Submission
 
     if not name:
         return None, split

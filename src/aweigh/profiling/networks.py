@@ -32,7 +32,7 @@ def cost_of(model: str, size: int, arguments: Mapping[str, Any] | None = None) -
     with torch.device("meta"):
         if model in DETECTORS:
             return count(cast(nn.Module, create(model, **(arguments or {}))), size_hw, run=run_network)
-        if model in NETWORKS:
+        if model in NETWORKS and not timm.is_model(model):
             return count(classifier(network(model)), size_hw)
     if timm.is_model(model):
         return count(TimmBackbone(model).body, size_hw)

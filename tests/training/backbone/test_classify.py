@@ -117,6 +117,17 @@ def test_other_networks_are_trained_by_name(
     assert report.loaded == report.total > 60 and not report.mismatched
 
 
+def test_a_detector_on_the_same_normalisation_takes_the_weights_of_a_resnet(shapes: Path, tmp_path: Path) -> None:
+    """As the backbones of group normalisation's tables 4 and 5 start."""
+    options = {"network": "resnet18", "norm": "gn_of_16", "width": 1.0, "iterations": 1, "batch": 8}
+    weights = train_classifier(config_of(shapes, tmp_path / "run", **options), console=quiet()) / "weights.safetensors"
+    detector = aweigh.create("foveabox_resnet18_fpn", num_classes=2, backbone_norm="gn_of_16", backbone_weights=weights)
+    report = detector.backbone_report
+    assert report.loaded == report.total == len(detector.backbone.state_dict())
+    norms = [module for module in detector.backbone.modules() if isinstance(module, nn.GroupNorm)]
+    assert {module.num_channels // module.num_groups for module in norms} == {16} and len(norms) == 20
+
+
 def test_a_stopped_run_ends_with_the_same_weights(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +229,8 @@ def test_the_recipe_of_the_paper() -> None:
         ('network = "mobilenet_v2_x0_7"', "no network 'mobilenet_v2_x0_7'. Did you mean 'mobilenet_v2_x0_75'"),
         ('network = "densenet_small_x0_5"\nwidth = 0.5', "has its width in its name"),
         ('network = "densenet_small_x0_5"\nactivation = "leaky_relu"', "is of ShuffleNet V2 alone"),
+        ('norm = "gnn"', "unknown norm 'gnn'; known: bn.*Did you mean 'gn'"),
+        ('norm = "gn_16"', "gn_16: a layer of 24 channels cannot be divided into 16 groups; possible here: 1, 2, 3"),
     ],
 )
 def test_wrong_values_are_named(shapes: Path, tmp_path: Path, text: str, said: str) -> None:

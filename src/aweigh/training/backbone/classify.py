@@ -169,13 +169,14 @@ def prepare(config: ClassifyConfig, *, new: bool, console: Console) -> Classifie
 
 def chosen_network(config: ClassifyConfig) -> Network:
     """The backbone that is trained."""
+    options: dict[str, Any] = {"norm": config.norm} if config.norm else {}
     if not config.network:
-        return ShuffleNetV2(config.width, activation=config.activation)
+        return ShuffleNetV2(config.width, activation=config.activation, **options)
     if config.network in BUILDERS:
-        return network(config.network, activation=config.activation)
+        return network(config.network, activation=config.activation, **options)
     if config.activation != "relu":
         raise UsageError(f"activation = {config.activation!r} is of ShuffleNet V2 alone; leave it out.")
-    return network(config.network)
+    return network(config.network, **options)
 
 
 def run_folder(config: ClassifyConfig, name: str, *, new: bool) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from aweigh.arguments import NotNegative, Share, Within
+from aweigh.arguments import Norm, NotNegative, Share, Within, check_value
 from aweigh.errors import UsageError
 from aweigh.training.recipes import check_length
 from aweigh.training.settings import Whole, WholeAbove0, check_ranges, put_together
@@ -29,6 +29,8 @@ class ClassifyConfig:
     """Width of ShuffleNet V2, where no network is named: 0.5, 1.0, 1.5 or 2.0."""
     activation: Literal["relu", "leaky_relu"] = "relu"
     """Activation of ShuffleNet V2; the other networks have their own."""
+    norm: str = ""
+    """Normalisation: bn, gn, gn_16, gn_of_16, ln or in, as a detector's; the network's own when not given."""
     init: str = ""
     """File with weights of the backbone to start from; random when not given."""
     output: str = ""
@@ -73,6 +75,8 @@ class ClassifyConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.norm:
+            check_value("norm", self.norm, Norm)
         if self.network and self.width != 1.0:
             raise UsageError(
                 f"network = {self.network!r} and width = {self.width}: a network has its width in its name; leave one "
