@@ -15,7 +15,7 @@ from aweigh.errors import AweighError, UsageError
 from aweigh.models import PUBLISHED, create
 from aweigh.models.cornernet_saccade import CornerNetSaccade, SaccadeOutput, attention_goals
 from aweigh.ops.heatmaps import UNKNOWN, gaussian_radius
-from aweigh.ops.patches import whole_images
+from aweigh.ops.patches import Patches, into_patches, whole_images
 from aweigh.structures import Images, Targets
 from aweigh.weights.load import locate
 
@@ -399,6 +399,49 @@ def test_closer_looks_are_as_many_as_there_are_places(model: CornerNetSaccade, m
     # In both views of the second image, whose zooms give other scales, or lie far apart.
     seen = said(2, large_attention={(1, 0, 1, 1): 3.0}, small_attention={(1, 0, 8, 3): 2.0, (1, 0, 5, 10): 2.0})
     assert looks_of(model, monkeypatch, seen=seen) == [2, 6]
+
+
+def oracle(model: CornerNetSaccade, target: Targets, patches: Patches) -> dict[str, Tensor]:
+    """What a network that has learned all of it says of patches of an image with these objects."""
+    side, seen = model.input_size, []
+    for patch in patches.portions(1):
+        boxes = into_patches(target.boxes[None], patch, side)[0]
+        inside = boxes.clamp(0, side)
+        share = ((inside[:, 2:] - inside[:, :2]) / (boxes[:, 2:] - boxes[:, :2])).prod(dim=1)
+        kept = share > 0
+        seen.append(Targets(inside[kept], target.labels[kept], ignore=share[kept] < 0.5))
+    goals = model.goals(seen, (64, 64))
+    numbers = torch.cat([torch.arange(int((goals.image == patch).sum())) for patch in range(len(seen))])
+    stack = {}
+    for kind in KINDS:
+        known = torch.where(goals.heatmaps[kind] == UNKNOWN, torch.tensor(0.0), goals.heatmaps[kind])
+        stack[f"{kind}_heatmap"] = torch.logit(known * 0.9 + 0.01)
+        for head, values in (("offset", goals.offsets[kind]), ("embedding", 2.0 * numbers[:, None])):
+            maps = torch.zeros(len(seen), values.shape[1], 64 * 64)
+            maps[goals.image, :, goals.cells[kind]] = values
+            stack[f"{kind}_{head}"] = maps.view(len(seen), -1, 64, 64)
+    for size, (low, high, stride, _) in SIZES.items():
+        goal = attention_goals(seen, (256 // stride,) * 2, stride, (low, high), len(model.classes))
+        stack[f"{size}_attention"] = torch.logit(torch.where(goal == UNKNOWN, torch.tensor(0.0), goal) * 0.9 + 0.01)
+    return stack
+
+
+def test_what_is_learned_perfectly_is_found_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an image twice as large as a patch: the small objects are seen in closer looks alone."""
+    model = create("cornernet_saccade", num_classes=3, **NARROW)
+    boxes = [[60, 40, 260, 190], [300, 220, 380, 285], [420, 60, 440, 76], [330, 120, 341, 132], [20, 300, 50, 330.5]]
+    target, sizes_hw = Targets.of(boxes, [0, 1, 2, 0, 1]), torch.tensor([[400, 500]])
+    views = whole_images(sizes_hw, 255)
+    monkeypatch.setattr(model, "_look", lambda raw, sizes, patches, attention=False: oracle(model, target, patches))
+    raw = SaccadeOutput(torch.zeros(1, 3, 400, 500), sizes_hw, [oracle(model, target, views)])
+    (found,) = model.decode(raw, [(400, 500)])
+    found = found[found.scores > 0.8]
+    rows = match(found, [(0.9, int(label), box) for label, box in zip(target.labels, boxes, strict=True)])
+    np.testing.assert_allclose(found.boxes[rows], boxes, atol=1e-3)
+    assert len(found) == 5
+    model.max_crops = 1  # the largest object's
+    (first,) = model.decode(raw, [(400, 500)])
+    assert len(first[first.scores > 0.8]) < 5
 
 
 def test_one_look_at_the_whole_image_will_do() -> None:

@@ -28,7 +28,7 @@ class Patches(NamedTuple):
 def whole_images(sizes_hw: Tensor, longer_side: int) -> Patches:
     """The whole of images of `sizes_hw` `[B, 2]`, their longer side so many pixels long."""
     sizes = sizes_hw.float()
-    image = torch.arange(len(sizes_hw), device=sizes_hw.device)
+    image = torch.arange(sizes_hw.shape[0], device=sizes_hw.device)  # `len` would fix the number of images
     return Patches(image, sizes.flip(1) / 2, longer_side / sizes.amax(dim=1))
 
 

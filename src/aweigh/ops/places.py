@@ -37,7 +37,8 @@ def attended(
     """
     height, width = logits.shape[-2:]
     cells = columns_rows(torch.arange(height * width, device=logits.device), width)  # [k, 2]
-    middles = out_of_patches((cells * stride).to(logits.dtype).expand(len(logits), -1, -1), views, side)  # [B, k, 2]
+    at = (cells * stride).to(logits.dtype).expand(logits.shape[0], -1, -1)  # `len` would fix the number of images
+    middles = out_of_patches(at, views, side)  # [B, k, 2]
     scale = zoom * views.scales  # [B]
     inside = ((middles >= 0) & (middles < sizes_hw.flip(1)[:, None])).all(dim=-1)
     allowed = (views.scales <= WIDEST) & (scale <= CLOSEST)
