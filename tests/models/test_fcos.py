@@ -212,7 +212,7 @@ def test_names_and_arguments_are_checked() -> None:
         create("fcos_resnet18_fpn", num_classes=0)
     with pytest.raises(UsageError, match="unknown assignment 'nearest'; known: ranges, adaptive, aligned"):
         create("fcos_resnet18_fpn", assignment="nearest")
-    with pytest.raises(UsageError, match="unknown neck 'nas'; known: fpn, pan, hrfpn, bifpn, "):
+    with pytest.raises(UsageError, match="unknown neck 'nas'; known: fpn, bottom_up, top_down, pan, hrfpn"):
         create("fcos_resnet18_fpn", neck="nas")
     with pytest.raises(UsageError, match="timm has no model 'resnet'"):
         create("fcos_timm_fpn", backbone="resnet")
