@@ -42,12 +42,12 @@ NARROW: dict[str, dict[str, object]] = {
 }
 
 
-def lively(name: str) -> nn.Module:
+def lively(name: str, **arguments: object) -> nn.Module:
     """The detector in evaluation mode, small, with weights by chance and yet with something to find."""
     torch.manual_seed(0)
     which = [key for key in NARROW if key in parameters(DETECTORS[name]) or name.startswith(key)]
     narrow = {key: value for part in which for key, value in NARROW[part].items()}
-    model = tiny(create(name, classes=CLASSES, **narrow))
+    model = tiny(create(name, classes=CLASSES, **{**narrow, **arguments}))
     # A prior of 0.01 or 0.1 finds little, and untrained scores are almost alike, so that rounding decides between them:
     # raise and spread what comes before the sigmoid, so that there are detections to look at.
     priors = torch.tensor([-math.log(99), HEATMAP_BIAS])

@@ -55,10 +55,10 @@ def in_openvino(file: Path) -> Run:
     return lambda feed: list(compiled(feed).values())
 
 
-def of_kind(name: str) -> nn.Module:
+def of_kind(name: str, **arguments: object) -> nn.Module:
     """Boxes of one size, as weights by chance give, overlap by simple fractions such as 0.6; no threshold is one here,
     where rounding would decide."""
-    model = lively(name)
+    model = lively(name, **arguments)
     change_settings(model, {"nms_threshold": 0.587})
     return model
 
