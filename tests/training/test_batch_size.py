@@ -83,6 +83,15 @@ def test_a_square_is_worse_than_the_pictures(run):
     assert tuple(tried.images.pixels.shape) == (2, 3, 160, 160)
 
 
+def test_a_crop_round_an_object_is_as_large_as_it_says(run):
+    split, change = run.train_set.split, Augmentation(object_crop=96)
+    worst = worst_of(split, Transform(Resize(None, 640), change), 1)
+    assert worst.size_hw == (96, 96)
+    tried = worst_batch(worst, DetectionDataset(split, Transform(Resize(None, 640), change)), 2)
+    assert tuple(tried.images.pixels.shape) == (2, 3, 96, 96)
+    assert max(float(targets.boxes.max()) for targets in tried.targets) <= 96
+
+
 def test_the_fullest_images_come_first(run):
     split = run.train_set.split
     split.first[:] = [0, 1, 2, 3, 4, 12, 14, 15, 16]

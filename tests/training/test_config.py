@@ -63,6 +63,7 @@ def test_mistakes_in_a_recipe_are_named(tmp_path, text, words):
         ({"short": 0, "long": 0}, "short = 0 and long = 0"),
         ({"scale_jitter": (1.2, 0.8)}, "scale_jitter"),
         ({"affine_crop": (0.6, 0.0)}, "affine_crop = [0.6, 0.0]: expected shares above 0"),
+        ({"object_crop": -1}, "object_crop = -1: expected a number 0 or more"),
         ({"shuffled_color": 1.5}, "shuffled_color = 1.5: expected a number from 0 to 1"),
         ({"lighting": -0.1}, "lighting = -0.1: expected a number 0 or more"),
         ({"select": "map"}, "Did you mean 'AP'?"),

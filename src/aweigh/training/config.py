@@ -146,8 +146,7 @@ class TrainConfig:
     affine_crop: tuple[float, ...] = ()
     """Shares of the longer side, of which one is drawn: the side of a square that is cut out round a random point."""
     object_crop: Whole = 0
-    """Side in pixels of a square round one of the objects, scaled so that it has a size that CornerNet-Saccade sees, in
-    place of the resize of training (255 there); 0 is off."""
+    """Side in pixels of a square that is cut out round one object, in place of the resize (CornerNet-Saccade: 255)."""
     color: NotNegative = 0.0
     """Strength of random brightness, contrast and colour."""
     shuffled_color: Share = 0.0
