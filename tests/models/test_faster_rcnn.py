@@ -239,3 +239,26 @@ def test_wrong_forms_are_named() -> None:
         create("faster_rcnn_resnet50_c4", frozen_stages=5)
     with pytest.raises(UsageError, match="there is no option 'neck_norm'"):
         create("faster_rcnn_resnet50_c4", neck_norm="gn")
+
+
+def test_anchors_have_the_ratios_that_are_given_and_stand_on_the_levels_that_are_proposed_on() -> None:
+    """Ren et al. 2015, table 8; Lin et al. 2017, FPN, table 1f."""
+    given = {"anchor_sizes": [32, 64], "anchor_ratios": [0.25, 1], "levels_proposed": 1, "channels": 16}
+    model = create("faster_rcnn_resnet18_fpn", num_classes=3, **given)
+    (cell,) = model.proposer.shapes
+    sides = cell[:, 2:] - cell[:, :2]
+    expected = {(64, 16), (32, 32), (128, 32), (64, 64)}  # width, height
+    assert {tuple(pair) for pair in sides.round().int().tolist()} == expected
+    raw = model.network(torch.rand(1, 3, 64, 96)).proposed
+    assert [len(anchors) for anchors in raw.anchors] == [16 * 24 * 4] and len(raw.objectness) == len(raw.deltas) == 1
+
+
+@torch.no_grad()
+def test_the_loss_of_boxes_of_proposals_has_its_weight(model, images) -> None:
+    """Ren et al. 2015, equation 1 and table 9; the others stay as they are."""
+    other = copy.deepcopy(model)
+    other.proposer.box_weight = create("faster_rcnn_resnet18_fpn", channels=8, rpn_box_weight=2.5).proposer.box_weight
+    raw, targets = model.network(images.pixels), [Targets(BOXES, LABELS)]
+    plain, weighted = (each.loss(raw, targets) for each in (model, other))
+    torch.testing.assert_close(weighted.pop("proposals"), 2.5 * plain.pop("proposals"))
+    assert plain == weighted

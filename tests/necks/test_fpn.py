@@ -146,7 +146,7 @@ def test_each_half_alone(norm, size_hw):
     """Bottom up, a level is its own map through two convolutions; top down, the coarsest map made larger."""
     maps = features(*size_hw)
     for half, laterals in (("bottom_up", 3), ("top_down", 1)):
-        fpn = FPN(WIDTHS, STRIDES, channels=16, levels=4, top="pool", norm=norm, half=half)
+        fpn = FPN(WIDTHS, STRIDES, channels=16, levels=4, top="pool", norm=norm, only=half)
         assert len(fpn.lateral) == laterals
         levels = fpn(maps)
         assert len(levels) == 4 and torch.equal(levels[3], levels[2][:, :, ::2, ::2])

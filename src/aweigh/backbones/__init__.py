@@ -75,7 +75,7 @@ def dilated_c5(name: str, **settings: Any) -> TimmBackbone:
     """The last map of a ResNet at stride 16: all 3x3 convolutions of its last stage read every second place, the first
     of them too, as in detectron2 (timm's own reads neighbours)."""
     backbone = timm_backbone(name, (5,), output_stride=16, **settings)
-    first, second = (block.conv2 for block in backbone.body.get_submodule("layer4")[:2])
+    first, second = (backbone.body.get_submodule(f"layer4.{block}.conv2") for block in (0, 1))
     first.dilation, first.padding = second.dilation, second.padding
     return backbone
 

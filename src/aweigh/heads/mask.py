@@ -3,6 +3,7 @@
 Legend: R regions, S cells of a side.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,4 +63,5 @@ class FullyConnectedMaskHead(nn.Module):
         said = regions.flatten(1)
         for layer in self.layers:
             said = F.relu(layer(said))
-        return self.predictor(said).unflatten(1, self.shape)
+        maps: Tensor = self.predictor(said)
+        return torch.unflatten(maps, 1, self.shape)

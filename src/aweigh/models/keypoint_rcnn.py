@@ -16,6 +16,7 @@ Legend: R regions, K keypoints, S cells of a map's side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -117,7 +118,7 @@ _SMOOTH = {"train_proposals": (2000, 1500), "beta": 0.5, "rpn_beta": 0.0}
 
 _on_pyramid = partial(Builder, on_pyramid, parts={"proposer": RPN, "branches": keypoints_of_pyramid}, classes=PERSON)
 
-_BOTH = {"proposer": RPN, "branches": masks_and_keypoints_of_pyramid}
+_BOTH: dict[str, Callable[..., Any]] = {"proposer": RPN, "branches": masks_and_keypoints_of_pyramid}
 
 BUILDERS = {
     "keypoint_rcnn_resnet18_fpn": _on_pyramid(C2_TO_C5["resnet18"]),

@@ -36,8 +36,8 @@ class Neck(GivesMaps, Protocol):
 # a choice `top`, `norm`, `repeats` and `fusion`.
 NECKS: dict[str, Callable[..., Neck]] = {
     "fpn": FPN,
-    "bottom_up": partial(FPN, half="bottom_up"),
-    "top_down": partial(FPN, half="top_down"),
+    "bottom_up": partial(FPN, only="bottom_up"),
+    "top_down": partial(FPN, only="top_down"),
     "pan": PAN,
     "hrfpn": HRFPN,
     "bifpn": BiFPN,

@@ -32,7 +32,7 @@ class FPN(nn.Module):
     each of the next from the one before behind a ReLU; `"c5_linear"`: without (FoveaBox's authors); `"pool"`: each is
     every second cell of the one before (Faster R-CNN).
     norm: normalisation after each lateral and output convolution, which then have no bias; None as in the paper.
-    half: one of its halves alone (the paper's tables 1 to 3): `"bottom_up"`, nothing comes down from coarser maps, or
+    only: one of its halves (the paper's tables 1 to 3): `"bottom_up"`, nothing comes down from coarser maps, or
     `"top_down"`, each level is the coarsest map made larger, without lateral connections.
     """
 
@@ -45,17 +45,17 @@ class FPN(nn.Module):
         levels: Few | None = None,
         top: Top = "p5",
         norm: Norm | None = None,
-        half: Literal["bottom_up", "top_down"] | None = None,
+        only: Literal["bottom_up", "top_down"] | None = None,
     ) -> None:
         super().__init__()
         check_maps("FPN", in_channels, in_strides, may_stay=True)
         more = 2 if levels is None else levels - len(in_channels)
         if more < 0:
             raise UsageError(f"FPN gives a level for each of {counted(len(in_channels), 'map')} or more, not {levels}.")
-        joined = in_channels[-1:] if half == "top_down" else in_channels
+        joined = in_channels[-1:] if only == "top_down" else in_channels
         self.lateral = nn.ModuleList(_convolution(width, channels, 1, norm) for width in joined)
         self.output = nn.ModuleList(_convolution(channels, channels, 3, norm) for _ in in_channels)
-        self.top, self.half = top, half
+        self.top, self.only = top, only
         self.more = [f"p{6 + level}" for level in range(more)]
         width = channels if top == "p5" else in_channels[-1]
         for name in self.more if top != "pool" else ():
@@ -77,12 +77,12 @@ class FPN(nn.Module):
         merged = self.lateral[-1](features[-1])
         pyramid = [self.output[-1](merged)]
         for level in range(len(features) - 2, -1, -1):
-            if self.half == "bottom_up":
+            if self.only == "bottom_up":
                 merged = self.lateral[level](features[level])
             else:
                 # To the finer map's exact size, since an odd height or width is not twice the coarser one.
                 merged = F.interpolate(merged, size=features[level].shape[-2:], mode="nearest")
-                if self.half is None:
+                if self.only is None:
                     merged = self.lateral[level](features[level]) + merged
             pyramid.insert(0, self.output[level](merged))
         coarsest = pyramid[-1] if self.top in ("p5", "pool") else features[-1]
