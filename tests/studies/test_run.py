@@ -16,13 +16,14 @@ from aweigh.arguments import change_settings
 from aweigh.cli.main import run
 from aweigh.commands import evaluate
 from aweigh.errors import AweighError
-from aweigh.evaluation.metrics import BOXES
+from aweigh.evaluation.metrics import BOXES, numbers_of
 from aweigh.feeding.dataset import DetectionDataset
 from aweigh.images.resize import Resize
 from aweigh.inference.engine import torch_engine
 from aweigh.inspect.coverage import LevelRanges, boxes_at_input, measure_coverage
 from aweigh.layouts.load import load_split
 from aweigh.predictor import load
+from aweigh.runtime.tta import TTA
 from aweigh.studies.figures import in_percent
 from aweigh.studies.plan import Plan, make_plan
 from aweigh.studies.results import Results, read_results
@@ -40,11 +41,14 @@ selection = { score_threshold = 0.0 }
 
 [[rows]]
 name = "plain"
-paper = { AP = 30.0, AR1 = 20.0 }
+paper = { AP = 30.0, voc07_mAP = 60.0 }
 [[rows]]
 name = "strict"
 selection = { score_threshold = 0.9 }
 paper = { AP = 29.0 }
+[[rows]]
+name = "mirrored"
+views = { flip = true, resize = "128", merge = "soft" }
 [[rows]]
 name = "quick"
 settings = { lr = 0.1 }
@@ -106,8 +110,8 @@ def without_times(results: Results) -> dict[str, dict[str, dict[int, float]]]:
 def test_rows_are_trained_and_measured_as_the_commands_do(whole: Whole, toys: Path, tmp_path: Path) -> None:
     plan, results = whole.plan, whole.results
     assert results.missing == [] and read_results(plan.output).found == results.found
-    assert sorted(path.name for path in (plan.output / "runs").iterdir()) == ["01-plain", "03-quick"]
-    config = plan.config(plan.rows[2], seed=1, output=tmp_path / "alone")
+    assert sorted(path.name for path in (plan.output / "runs").iterdir()) == ["01-plain", "04-quick"]
+    config = plan.config(plan.rows[3], seed=1, output=tmp_path / "alone")
     assert isinstance(config, TrainConfig)
     predictor = load(train(config) / "last.safetensors", runtime="torch")
     change_settings(torch_engine(predictor.engine).model, {"score_threshold": 0.0})
@@ -117,10 +121,16 @@ def test_rows_are_trained_and_measured_as_the_commands_do(whole: Whole, toys: Pa
     assert quick["step_ms"].keys() == {0, 1} and results.found["plain"]["parameters"][0] > 1e5
 
 
-def test_rows_that_share_a_training_are_measured_each_in_its_way(whole: Whole) -> None:
+def test_rows_that_share_a_training_are_measured_each_in_its_way(whole: Whole, toys: Path) -> None:
     plain, strict = (whole.results.found[row] for row in ("plain", "strict"))
     assert min(plain["AR100"].values()) > 0 and set(strict["AR100"].values()) == {0.0}
     assert plain["step_ms"] == strict["step_ms"]
+    weights = whole.plan.output / "runs" / "01-plain" / "seed1" / "last.safetensors"
+    predictor = load(weights, runtime="torch", resize="128", tta=TTA(flip=True, merge="soft"))
+    change_settings(torch_engine(predictor.engine).model, {"score_threshold": 0.0})
+    expected = in_percent(numbers_of(evaluate(predictor, toys, metrics=["boxes", "voc07"]).metrics))
+    mirrored = {name: seeds[1] for name, seeds in whole.results.found["mirrored"].items() if name in expected}
+    assert mirrored == expected and mirrored != {name: plain[name][1] for name in expected}
 
 
 def test_every_row_sees_the_same_images_in_the_same_order(whole: Whole) -> None:
@@ -137,7 +147,7 @@ def test_a_study_that_was_killed_goes_on_where_it_was(
     study: Study, whole: Whole, toys: Path, tmp_path: Path, start: Any
 ) -> None:
     words = ["study", "run", study.path, toys, "-o", tmp_path, *SMALL, "--seeds", "1", "--settings", "save_every=1"]
-    under_way, done = (tmp_path / "runs" / name / "seed0" for name in ("03-quick", "01-plain"))
+    under_way, done = (tmp_path / "runs" / name / "seed0" for name in ("04-quick", "01-plain"))
     first = start(*words)
     until = time.monotonic() + 120
     while not any((under_way / "last").glob("*")) and first.is_alive() and time.monotonic() < until:
@@ -168,7 +178,7 @@ def test_a_row_that_is_added_finds_what_is_trained(whole: Whole, tmp_path: Path)
 
 
 def test_a_training_that_fails_is_named(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(AweighError, match=r"^plain and 1 more, seed 0: .*no_such_folder"):
+    with pytest.raises(AweighError, match=r"^plain and 2 more, seed 0: .*no_such_folder"):
         run_study(planned(study, Path("no_such_folder"), tmp_path / "out"))
 
 
@@ -219,6 +229,11 @@ def test_the_commands_run_and_show(whole: Whole, study: Study, toys: Path, capsy
     assert run(["study", "show", str(whole.plan.output)]) == 0
     assert capsys.readouterr().out == out
     assert run(["study", "show", str(whole.plan.output), "--json"]) == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["plain", "strict", "quick"]
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]] == [
+        "plain",
+        "strict",
+        "mirrored",
+        "quick",
+    ]
     assert run([*words, "--settings", "lr=0.5"]) == 2
     assert "Row 'quick' of mine varies lr" in capsys.readouterr().err
