@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn.functional import max_pool2d
 from torchvision.ops import roi_pool
 
 from aweigh.graphs.graph import OPSET
 from aweigh.graphs.operators import TRANSLATIONS
+from aweigh.graphs.winograd import convolutions, matrices
 from aweigh.layers import DeformableConv2d
 from aweigh.ops import pooling
 from aweigh.ops.roi import region_pooling
@@ -55,6 +57,25 @@ class Deformed(nn.Module):
         return (self.convolution(x),)
 
 
+class Convolved(nn.Module):
+    """Wide convolutions, one without a bias, and one that reads the map of the first; narrow and strided ones round
+    them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(4, 128, 3, padding=1)
+        self.wide = nn.ModuleList(nn.Conv2d(128, 128 + 2 * n, 3, padding=1, bias=n != 1) for n in range(3))
+        self.strided = nn.Conv2d(130, 4, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, regions: Tensor) -> tuple[Tensor, ...]:
+        x = self.narrow(x)
+        return (
+            self.wide[0](x.relu()).relu(),
+            self.strided(self.wide[1](x.relu())),
+            self.wide[2](max_pool2d(x, 1, stride=2)),
+        )
+
+
 def inputs(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """A map and 12 regions of it, of which some reach beyond its edge."""
     generator = torch.Generator().manual_seed(0)
@@ -63,13 +84,13 @@ def inputs(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, 4, height, width, generator=generator), torch.cat([image, corners], dim=1)
 
 
-@pytest.mark.parametrize("kind", [Pooled, Regions, Points, Remainders, Deformed])
+@pytest.mark.parametrize("kind", [Pooled, Regions, Points, Remainders, Deformed, Convolved])
 @torch.no_grad()
 def test_a_graph_gives_what_torch_gives(kind: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, given = kind().eval(), inputs(2, 8, 9)
     size = {0: Dim("batch"), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    table: Any = TRANSLATIONS
+    table: Any = {**TRANSLATIONS, torch.ops.aten.conv2d.default: convolutions()}
     program = torch.onnx.export(
         module,
         given,
@@ -93,3 +114,12 @@ def test_a_graph_gives_what_torch_gives(kind: type[nn.Module], tmp_path: Path) -
         for got in (session.run(None, feed), list(compiled(feed).values())):
             for want, values in zip(expected, got, strict=True):
                 np.testing.assert_allclose(values, want, atol=2e-5)
+
+
+def test_the_matrices_of_a_fast_convolution_give_what_a_loop_gives() -> None:
+    of_tile, of_kernel, of_products = matrices()
+    dice = np.random.default_rng(0)
+    tile, kernel = dice.standard_normal((6, 6)), dice.standard_normal((3, 3))
+    slow = [[(tile[row : row + 3, column : column + 3] * kernel).sum() for column in range(4)] for row in range(4)]
+    products = (of_kernel @ kernel @ of_kernel.T) * (of_tile @ tile @ of_tile.T)
+    np.testing.assert_allclose(of_products @ products @ of_products.T, slow, atol=1e-12)

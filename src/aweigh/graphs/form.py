@@ -99,7 +99,7 @@ class Form:
         own = settings_of(model)
         if self.nms == "none":
             change_settings(model, {"nms": "none", "max_detections": candidates(model)})
-        program = onnx_graph(model, size_hw=self.size_hw, batch=graph.batch, half=self.precision == "float16")
+        program = onnx_graph(model, size_hw=self.size_hw, batch=graph.batch, precision=self.precision)
         change_settings(model, own)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             traced = Path(folder) / "graph.onnx"

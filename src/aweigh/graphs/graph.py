@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -16,8 +16,10 @@ from torch.utils._pytree import tree_map
 
 from aweigh.backbones.timm import fix_same_padding
 from aweigh.graphs.operators import TRANSLATIONS
+from aweigh.graphs.winograd import convolutions
 from aweigh.inference.engine import folded
 from aweigh.models.detector import Detector, network_inputs
+from aweigh.runtime.graph import Precision
 from aweigh.structures import Images
 
 OPSET = 20
@@ -45,10 +47,16 @@ class Exported(nn.Module):
 
 
 def onnx_graph(
-    model: Detector, *, size_hw: tuple[int, int] | None = None, batch: int | None = None, half: bool = False
+    model: Detector,
+    *,
+    size_hw: tuple[int, int] | None = None,
+    batch: int | None = None,
+    precision: Precision = "float32",
 ) -> torch.onnx.ONNXProgram:
-    """The graph of a detector in evaluation mode. size_hw, batch: of its inputs; None: any. half: whether its network
-    computes in float16, between inputs, decoding and outputs in float32.
+    """The graph of a detector in evaluation mode. size_hw, batch: of its inputs; None: any.
+
+    precision: float32 writes wide convolutions as `winograd` has them, float16 computes the network in it, between
+    inputs, decoding and outputs in float32; the others are as plain as they come, for what makes them of it.
 
     Its inputs are those of `Exported` by their names, its outputs `boxes`, `scores`, `labels`, `count` and the
     detector's extras.
@@ -71,9 +79,12 @@ def onnx_graph(
         inputs["proposals"] = torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(number, 5, 4).contiguous()
         shapes["proposals"] = {**of_batch, 1: Dim.DYNAMIC}
     network = cast(Detector, fix_same_padding(folded(model)))
-    if half:
+    if precision == "float16":
         halve(network)
-    exported = Exported(network, half=half)
+    exported = Exported(network, half=precision == "float16")
+    translations: dict[Callable[..., Any], Callable[..., Any]] = {**TRANSLATIONS}
+    if precision == "float32":
+        translations[torch.ops.aten.conv2d.default] = convolutions()
     with _quiet():
         program = torch.onnx.export(
             exported,
@@ -83,7 +94,7 @@ def onnx_graph(
             input_names=list(inputs),
             output_names=["boxes", "scores", "labels", "count", *model.extras],
             dynamic_shapes=tuple(shapes.values()),
-            custom_translation_table=TRANSLATIONS,
+            custom_translation_table=translations,
             verbose=False,
         )
     assert program is not None  # what the exporter gives where it writes no file itself

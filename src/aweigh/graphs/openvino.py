@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import onnx
-
 from aweigh.errors import said_if_missing
 from aweigh.files import put_in_place
 from aweigh.header import METADATA_KEY
@@ -17,9 +15,7 @@ def write_openvino(graph: Path, path: Path) -> None:
     """Convert an ONNX file that `aweigh export` wrote. Precisions stay: nothing is made float16 on the way."""
     with said_if_missing("--to openvino"):
         import openvino
-    model = openvino.convert_model(graph)
-    for port, value in zip(model.inputs, onnx.load(graph, load_external_data=False).graph.input, strict=True):
-        port.get_tensor().set_names({value.name})
+    model = openvino.Core().read_model(graph)  # its converter would also write what is computed from weights alone
     model.set_rt_info(metadata(graph)[METADATA_KEY], METADATA_KEY)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         written = Path(folder) / path.name

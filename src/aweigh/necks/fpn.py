@@ -88,7 +88,8 @@ class FPN(nn.Module):
         coarsest = pyramid[-1] if self.top in ("p5", "pool") else features[-1]
         for name in self.more:
             if self.top == "pool":
-                coarsest = coarsest[:, :, ::2, ::2]
+                # A slice with steps is taken for the whole map by OpenVINO, where its shape is asked for.
+                coarsest = F.max_pool2d(coarsest, 1, stride=2)
             else:
                 behind_relu = name != "p6" and self.top != "c5_linear"
                 coarsest = self.get_submodule(name)(F.relu(coarsest) if behind_relu else coarsest)
