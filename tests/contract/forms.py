@@ -107,6 +107,7 @@ REPEATS = [
     "faster_rcnn_resnet50_dc5_detectron2",
     "mask_rcnn_resnet50_c5",
     "mask_rcnn_resnet50_dc5_detectron2",
+    "mask_rcnn_resnet50_fpn_gn_detectron2",
 ]
 
 
