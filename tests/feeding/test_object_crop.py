@@ -21,7 +21,7 @@ def numbered(height: int, width: int) -> Tensor:
     return torch.stack([rows % 256, columns % 256, rows // 256 * 16 + columns // 256]).byte()
 
 
-def crops(image: Tensor, targets: Targets, count: int = 60) -> list[tuple[Tensor, Targets]]:
+def crops(image: Tensor, targets: Targets, count: int = 30) -> list[tuple[Tensor, Targets]]:
     return [object_crop(image, targets, torch.Generator().manual_seed(seed)) for seed in range(count)]
 
 
@@ -48,13 +48,13 @@ def test_the_object_becomes_as_long_as_its_size_says(longest: int, low: int, hig
 
 
 def test_half_of_the_crops_have_the_object_in_their_middle() -> None:
-    image, target = numbered(900, 1200), one(560, 420, 640, 480)
+    image, target = numbered(700, 900), one(410, 320, 490, 380)
     far = []
-    for cut, moved in crops(image, target, 200):
+    for cut, moved in crops(image, target, 100):
         middle = (moved.boxes[0, :2] + moved.boxes[0, 2:]) / 2 * 255 / cut.shape[1] - 255 / 2
         far.append(float(middle.abs().max()))
     near = sum(value <= 17 for value in far)  # 15, and the rounding of corners to whole pixels
-    assert 100 <= near <= 150 and max(far) > 80  # of the others, about one in ten by chance
+    assert 40 <= near <= 75 and max(far) > 80  # of the others, about one in ten by chance
 
 
 def test_pixels_are_moved_with_the_box_and_it_is_grey_beyond_the_image() -> None:
@@ -67,7 +67,7 @@ def test_pixels_are_moved_with_the_box_and_it_is_grey_beyond_the_image() -> None
             inside = 0 <= row + y0 < 300 and 0 <= column + x0 < 400
             assert cut[:, row, column].tolist() == (image[:, row + y0, column + x0].tolist() if inside else GREY)
             outside += not inside
-    assert outside > 50
+    assert outside > 20
 
 
 def test_an_image_that_is_shorter_than_the_crop_lies_in_its_middle() -> None:
