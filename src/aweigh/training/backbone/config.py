@@ -23,8 +23,7 @@ class ClassifyConfig:
     data: str = ""
     """Folder with train/CLASS/pictures and, if validation is not to be split off, val/CLASS/pictures."""
     network: str = ""
-    """Network that ShuffleNet V2 is compared with, by name, as densenet_small_x0_5 (a wrong name lists all); ShuffleNet
-    V2 of `width` when not given."""
+    """Network by name, as densenet_small_x0_5 (a wrong name lists all); ShuffleNet V2 of `width` when not given."""
     width: NotNegative = 1.0
     """Width of ShuffleNet V2, where no network is named: 0.5, 1.0, 1.5 or 2.0."""
     activation: Literal["relu", "leaky_relu"] = "relu"
