@@ -117,5 +117,5 @@ def test_the_classifier_is_round_the_body(build):
 def test_a_wrong_argument_is_named(build, arguments, said):
     with pytest.raises(UsageError, match=said):
         build(**arguments)
-    with pytest.raises(UsageError, match="1, 2, 3, 4, 8 groups, got 5"):
+    with pytest.raises(UsageError, match="groups are one of 1, 2, 3, 4, 8; got 5"):
         shufflenet_v1(groups=5)

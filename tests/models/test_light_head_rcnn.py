@@ -191,7 +191,7 @@ def test_v2_star_is_an_argument() -> None:
     ("name", "arguments", "said"),
     [
         ("shufflenet_v2", {"width": 0.7}, "0.5, 1.0, 1.5, 2.0, got 0.7"),
-        ("shufflenet_v1", {"groups": 6}, "1, 2, 3, 4, 8 groups, got 6"),
+        ("shufflenet_v1", {"groups": 6}, "groups are one of 1, 2, 3, 4, 8; got 6"),
         ("xception", {"width": 3}, "0.5, 1.0, 1.5, 2.0, got 3"),
         ("mobilenet_v2", {"width": 0.7}, "0.15, 0.35, 0.4, 0.5, 0.6, 0.75, 1.0, 1.4, got 0.7"),
         ("xception", {"poling": "max"}, "there is no option 'poling'"),

@@ -40,7 +40,7 @@ def shufflenet_v1(width: float = 1.0, groups: int = 3, *, norm: Norm = "bn", **s
     if width not in STEM:
         raise UsageError(f"ShuffleNet V1 has the widths {', '.join(map(str, STEM))}, got {width}.")
     if groups not in CHANNELS:
-        raise UsageError(f"ShuffleNet V1 has {', '.join(map(str, CHANNELS))} groups, got {groups}.")
+        raise UsageError(f"ShuffleNet V1: groups are one of {', '.join(map(str, CHANNELS))}; got {groups}.")
     stem = math.ceil(STEM[width] / groups) * groups
     channels = math.ceil(width * CHANNELS[groups] / (4 * groups)) * 4 * groups
 
