@@ -142,7 +142,7 @@ def test_of_a_crowded_picture_a_part_is_assigned(tmp_path: Path, monkeypatch: py
 
 def test_a_detector_that_assigns_no_points(tmp_path: Path) -> None:
     split = split_of(tmp_path, [[5, 5, 40, 40]])
-    measured = measure_fit({"train": split}, "retinanet_resnet50_fpn", short=120, long=160)
+    measured = measure_fit({"train": split}, "retinanet_resnet50_fpn_atss", short=120, long=160)
     assert measured.here.best_possible_recall is None and measured.levels == () and measured.unowned == ()
     assert measured.here.small == 0 and sum(measured.sizes) == 1
     assert "assigns no points" in measured.advice[0]

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from aweigh.errors import UsageError
 from aweigh.models import create
-from aweigh.models.retinanet import RetinaNetOutput
+from aweigh.models.retinanet import RetinaNetOutput, candidates
 from aweigh.ops import boxes as box_ops
 from aweigh.structures import Images, Targets
 
@@ -110,3 +111,35 @@ def test_wrong_arguments_are_named() -> None:
         create("retinanet_resnet18_fpn", chanels=3)
     with pytest.raises(UsageError, match="unknown assignment 'ranges'; known: overlap, adaptive, aligned"):
         create("retinanet_shufflenet_v2_x1_0_fpn", assignment="ranges")
+
+
+@pytest.mark.parametrize("low_quality", [None, 0.4, 0.0])
+def test_the_assignment_of_anchors_is_that_of_training(low_quality: float | None) -> None:
+    """From the middles of cells, as `aweigh data check` has them; of a detector without memory too."""
+    options = {"num_classes": 3, "channels": 16, "convs": 1, "low_quality": low_quality}
+    model = create("retinanet_shufflenet_v2_x1_0_fpn", **options)
+    with torch.device("meta"):
+        described = create("retinanet_shufflenet_v2_x1_0_fpn", **options)
+    raw = model.network(torch.rand(1, 3, 128, 192))
+    boxes = torch.tensor([[10.0, 12, 60, 70], [64, 8, 96, 40], [3, 100, 15, 104], [0, 0, 192, 128]])
+    targets = Targets(boxes, torch.tensor([0, 1, 2, 0]), ignore=torch.tensor([False, False, False, True]))
+    sizes = [(-(-128 // stride), -(-192 // stride)) for stride in model.strides]
+    points = [
+        torch.tensor([[(x + 0.5) * stride, (y + 0.5) * stride] for y in range(rows) for x in range(columns)])
+        for stride, (rows, columns) in zip(model.strides, sizes, strict=True)
+    ]
+    trained = model._assign(raw, targets, raw.logits[0], raw.deltas[0])
+    assert torch.equal(described.assign(points, targets), trained)
+    assert (trained == 2).any() == (low_quality == 0.0)  # no anchor overlaps the flat one by much
+    anchors = torch.cat(raw.anchors)
+    could = torch.cat([mask for _, mask in described.candidates(points, boxes)])
+    assert torch.equal(could, torchvision.ops.box_iou(anchors, boxes) >= 0.5) and could.any(dim=0)[0]
+    portions = [mask for _, mask in candidates(points, boxes, byte_budget=9000, **described.candidates.keywords)]
+    assert len(portions) > 3 and torch.equal(torch.cat(portions), could)
+
+
+def test_what_is_not_assigned_by_overlap_of_the_strides_is_not_offered() -> None:
+    for name in ("retinanet_resnet50_fpn_atss", "retinanet_resnet50_fpn_torchvision"):
+        with torch.device("meta"):
+            model = create(name)
+        assert model.assign is None and model.candidates is None

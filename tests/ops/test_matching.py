@@ -144,6 +144,18 @@ def test_matching_by_overlap_is_torchvisions(seed: int, count: int) -> None:
     assert torch.equal(by_overlap(anchors, boxes, positive=0.5, negative=0.4, rescue="none"), without)
 
 
+@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([0.0, 0.2, 0.4]))
+@settings(max_examples=30, deadline=None)
+def test_a_box_is_rescued_where_its_best_overlap_is_enough(seed: int, count: int, least: float) -> None:
+    anchors, boxes = torch.cat(grid()), objects(seed, count)
+    overlap, best = pairwise_iou(anchors, boxes), pairwise_iou(anchors, boxes).amax(dim=0)
+    for anchor, index in enumerate(by_overlap(anchors, boxes, positive=0.5, negative=0.4, least=least).tolist()):
+        own = overlap[anchor]
+        rescued = any(own[box] == best[box] >= max(least, 1e-9) for box in range(count))
+        expected = int(own.argmax()) if rescued or own.max() >= 0.5 else -1 if own.max() < 0.4 else -2
+        assert index == expected
+
+
 @given(st.integers(0, 10**6), st.integers(1, 12))
 @settings(max_examples=30, deadline=None)
 def test_one_anchor_is_found_for_each_box(seed: int, count: int) -> None:

@@ -32,7 +32,8 @@ PAIRS_AT_ONCE = 2**26  # of a box and a point of one level that are compared tog
 
 
 class Assignment(NamedTuple):
-    """learned: `[A]` int64, the box each point learns, -1 for none. point, box: `[Q]` int64, what could learn what."""
+    """learned: `[A]` int64, the box each point learns, -1 for none. point, box: `[Q]` int64, what could learn what.
+    Each anchor counts as a point."""
 
     learned: np.ndarray
     point: np.ndarray

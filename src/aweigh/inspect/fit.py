@@ -256,7 +256,9 @@ def _assigned(
     for image in _resized(splits, chosen, resize):
         assignment = rule.assign(image.size_hw, image.boxes)
         coverage += Coverage.of(assignment, image.labels)
-        level = np.repeat(np.arange(levels), np.diff(first_points(image.size_hw, rule.strides)))  # [A]
+        first = first_points(image.size_hw, rule.strides)
+        anchors = len(assignment.learned) // first[-1]  # of a point
+        level = np.repeat(np.arange(levels), anchors * np.diff(first))  # [A]
         learns = assignment.learned >= 0
         points = np.zeros((len(image.boxes), levels), dtype=np.int64)
         np.add.at(points, (assignment.learned[learns], level[learns]), 1)

@@ -23,11 +23,11 @@ from aweigh.weights.record import PublishedWeights
 
 D = TypeVar("D", bound=type)
 Assign = Callable[[Sequence[Tensor], Targets], Tensor]
-"""Which box each point learns: points of each level `[H*W, 2]` and the targets of an image to an index `[A]`, -1 for
-background, -2 inside a region to ignore."""
+"""Which box each point learns, or each of its anchors: points of each level `[H*W, 2]` and the targets of an image to
+an index `[A]`, all anchors of the first point first, -1 for background, -2 inside a region to ignore."""
 Candidates = Callable[[Sequence[Tensor], Tensor], Iterator[tuple[Tensor, Tensor]]]
-"""Which boxes each point could learn: points of each level `[H*W, 2]` and boxes `[N, 4]` to portions of the points
-`[p, 2]`, in order, and which boxes each could: `[p, N]` bool."""
+"""Which boxes each point, or anchor, could learn: points of each level `[H*W, 2]` and boxes `[N, 4]` to portions of the
+points, or of the middles of anchors, `[p, 2]`, in order, and which boxes each could: `[p, N]` bool."""
 
 
 @runtime_checkable

@@ -39,7 +39,7 @@ of one image, P positive anchors.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -54,11 +54,11 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
 from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
-from aweigh.models.detector import LevelSelection, check_classes, detector
+from aweigh.models.detector import Assign, Candidates, LevelSelection, check_classes, detector
 from aweigh.necks import Neck, NeckFusion, NeckName, make_neck
 from aweigh.necks.fpn import FPN
 from aweigh.ops import boxes as box_ops
-from aweigh.ops.anchors import anchor_rows, anchor_shapes, level_anchors
+from aweigh.ops.anchors import anchor_rows, anchor_shapes, level_anchors, place_anchors
 from aweigh.ops.losses import box_loss, check_labels, sigmoid_focal_loss_sum, unknown_entries, world_mean
 from aweigh.ops.matching import IGNORED, among_all, by_adaptive_samples, by_overlap, hard_examples, task_aligned
 from aweigh.structures import Images, Targets
@@ -95,6 +95,8 @@ class RetinaNet(nn.Module):
         fitted_steps: torchvision's cells: as far apart as the padded size // grid, not as the stride.
         assignment: which anchor learns which box: `"overlap"` (the paper), `"adaptive"` (ATSS) or `"aligned"` (the
             points of TOOD, by what the network says now).
+        low_quality: a box that no anchor overlaps by half is learned by those that overlap it most, where that is this
+            IoU or more; None: by none. The paper's is 0.
         box_loss: L1 of the deltas, smooth L1 of them (the paper), quadratic below `beta`, or 1 - GIoU of the boxes.
         normaliser: what losses are divided by: the positive anchors of each image, or detectron2's moving mean.
         alpha, gamma: of the focal loss; gamma 0 is the balanced cross-entropy.
@@ -114,6 +116,7 @@ class RetinaNet(nn.Module):
         shapes: Sequence[Tensor],
         fitted_steps: bool = False,
         assignment: Assignment = "overlap",
+        low_quality: Share | None = 0.0,
         box_loss: Literal["l1", "smooth_l1", "giou"] = "giou",
         beta: NotNegative = 0.11,  # as in the authors' program, Detectron; the paper gives none
         normaliser: Literal["image", "moving"] = "image",
@@ -137,7 +140,11 @@ class RetinaNet(nn.Module):
         self.classes = classes
         self.strides: tuple[int, ...] = tuple(neck.strides)
         self.shapes, self.fitted_steps = [shape.clone() for shape in shapes], fitted_steps
-        self.assignment, self.box_loss, self.beta = assignment, box_loss, beta
+        self.assignment, self.low_quality, self.box_loss, self.beta = assignment, low_quality, box_loss, beta
+        if assignment == "overlap" and not fitted_steps:
+            placed = {"shapes": self.shapes, "strides": self.strides}
+            self.assign: Assign | None = partial(assign, low_quality=low_quality, **placed)
+            self.candidates: Candidates | None = partial(candidates, **placed)
         self.alpha, self.gamma = alpha, gamma
         self.hard_examples, self.hard_nms, self.hard_ratio = hard_examples, hard_nms, hard_ratio
         self.moving_positives: Tensor | None
@@ -207,7 +214,7 @@ class RetinaNet(nn.Module):
         anchors = torch.cat(raw.anchors)
         centers = (anchors[:, :2] + anchors[:, 2:]) / 2
         if self.assignment == "overlap":
-            index = by_overlap(anchors, boxes, positive=POSITIVE_IOU, negative=NEGATIVE_IOU)
+            index = match(anchors, boxes, self.low_quality)
         elif self.assignment == "adaptive":
             index = by_adaptive_samples(raw.anchors, boxes, per_level=9 * self.head.num_anchors)
         else:
@@ -303,6 +310,52 @@ class RetinaNetHead(nn.Module):
         logits = [anchor_rows(self.logits(self.classification_tower(level)), self.num_classes) for level in features]
         deltas = [anchor_rows(self.deltas(self.box_tower(level)), 4) for level in features]
         return logits, deltas
+
+
+# Assignment by overlap (section 4). Points are the middles of cells; anchors are round the corners
+
+
+def match(anchors: Tensor, boxes: Tensor, low_quality: float | None) -> Tensor:
+    """`by_overlap` with the paper's thresholds."""
+    rescue: Literal["ties", "none"] = "none" if low_quality is None else "ties"
+    return by_overlap(
+        anchors, boxes, positive=POSITIVE_IOU, negative=NEGATIVE_IOU, rescue=rescue, least=low_quality or 0.0
+    )
+
+
+def anchors_at(points: Sequence[Tensor], shapes: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """Per level points `[H*W, 2]` and shapes `[K, 4]` to the anchors of all levels `[A, 4]`."""
+    levels = zip(points, shapes, strides, strict=True)
+    return torch.cat([place_anchors(shape, level - stride / 2) for level, shape, stride in levels])
+
+
+@torch.no_grad()
+def assign(
+    points: Sequence[Tensor],
+    targets: Targets,
+    *,
+    shapes: Sequence[Tensor],
+    strides: Sequence[int],
+    low_quality: float | None,
+) -> Tensor:
+    """The box each anchor learns: index into `targets`, -1 for background, -2 for no loss: `[A]` int64."""
+    anchors = anchors_at(points, shapes, strides)
+    index = match(anchors, targets.boxes[targets.learned], low_quality)
+    return among_all(index, (anchors[:, :2] + anchors[:, 2:]) / 2, targets.boxes, targets.learned, targets.ignore)
+
+
+def candidates(
+    points: Sequence[Tensor],
+    boxes: Tensor,
+    *,
+    shapes: Sequence[Tensor],
+    strides: Sequence[int],
+    byte_budget: int = 64 * 2**20,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Portions of the anchors' middles `[p, 2]`, in order, and which boxes each overlaps by half: `[p, N]` bool."""
+    size = max(1, byte_budget // (40 * max(1, len(boxes))))
+    for portion in torch.split(anchors_at(points, shapes, strides), size):
+        yield (portion[:, :2] + portion[:, 2:]) / 2, box_ops.pairwise_iou(portion, boxes) >= POSITIVE_IOU
 
 
 # Builders: each architecture with its numbers, and the weights others have published for it

@@ -15,11 +15,12 @@ def anchor_shapes(sizes: Sequence[float], ratios: Sequence[float], *, rounded: b
     """Every size in every ratio, round the origin: `[K, 4]` xyxy in pixels, all sizes of the first ratio first.
 
     sizes: the root of an anchor's area, pixels. ratios: height over width (Lin et al. 2017, RetinaNet, section 4).
-    rounded: corners at whole pixels, as in torchvision.
+    rounded: corners at whole pixels, as in torchvision. They have values where a detector is built on the meta device.
     """
-    height = torch.tensor(ratios, dtype=torch.float32).sqrt()  # at size 1
+    height = torch.tensor(ratios, dtype=torch.float32, device="cpu").sqrt()  # at size 1
     sides = torch.stack([1 / height, height], dim=1)  # [R, 2]
-    half = (sides[:, None] * torch.tensor(sizes, dtype=torch.float32)[:, None]).flatten(0, 1) / 2  # [R * S, 2]
+    each = torch.tensor(sizes, dtype=torch.float32, device="cpu")
+    half = (sides[:, None] * each[:, None]).flatten(0, 1) / 2  # [R * S, 2]
     shapes = torch.cat([-half, half], dim=1)
     return shapes.round() if rounded else shapes
 

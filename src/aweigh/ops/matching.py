@@ -26,6 +26,7 @@ def by_overlap(
     positive: float,
     negative: float,
     rescue: Literal["ties", "one", "none"] = "ties",
+    least: float = 0.0,
     byte_budget: int = 64 * 2**20,
 ) -> Tensor:
     """The box each anchor learns: index into `boxes`, -1 for background, -2 for neither: `[A]` int64.
@@ -33,8 +34,9 @@ def by_overlap(
     anchors: `[A, 4]` and boxes: `[N, 4]`, xyxy. An anchor learns the box it overlaps most where the IoU is `positive`
     or more (Lin et al. 2017, RetinaNet, section 4), is background where it is below `negative`, and neither between.
     rescue: what happens for a box that is no anchor's. `"ties"`: the anchors that overlap it most learn, each the box
-    it overlaps most itself (torchvision and detectron2). `"one"`: the first anchor that overlaps it most learns it, and
-    of several such boxes the first (TensorFlow, EfficientDet). A box that no anchor touches is rescued by none.
+    it overlaps most itself (torchvision and detectron2), where that is an IoU of `least` or more. `"one"`: the first
+    anchor that overlaps it most learns it, and of several such boxes the first (TensorFlow, EfficientDet). A box that
+    no anchor touches is rescued by none.
     Memory is bounded: anchors are taken in portions of about `byte_budget` bytes, with the same result.
     """
     if len(boxes) == 0 or len(anchors) == 0:
@@ -54,7 +56,7 @@ def by_overlap(
     nearest, overlaps = torch.cat(own), torch.cat(most)  # [A] each
     index = torch.where(overlaps >= positive, nearest, IGNORED).masked_fill(overlaps < negative, BACKGROUND)
     if rescue == "ties":
-        touched = torch.where(best > 0, best, torch.inf)  # no overlap equals infinity
+        touched = torch.where((best > 0) & (best >= least), best, torch.inf)  # no overlap equals infinity
         tied = [(box_ops.pairwise_iou(portion, boxes) == touched).any(dim=1) for portion in portions]
         index = torch.where(torch.cat(tied), nearest, index)
     elif rescue == "one":
