@@ -142,9 +142,10 @@ class RetinaNet(nn.Module):
         self.shapes, self.fitted_steps = [shape.clone() for shape in shapes], fitted_steps
         self.assignment, self.low_quality, self.box_loss, self.beta = assignment, low_quality, box_loss, beta
         if assignment == "overlap" and not fitted_steps:
-            placed = {"shapes": self.shapes, "strides": self.strides}
-            self.assign: Assign | None = partial(assign, low_quality=low_quality, **placed)
-            self.candidates: Candidates | None = partial(candidates, **placed)
+            self.assign: Assign | None = partial(
+                assign, shapes=self.shapes, strides=self.strides, low_quality=low_quality
+            )
+            self.candidates: Candidates | None = partial(candidates, shapes=self.shapes, strides=self.strides)
         self.alpha, self.gamma = alpha, gamma
         self.hard_examples, self.hard_nms, self.hard_ratio = hard_examples, hard_nms, hard_ratio
         self.moving_positives: Tensor | None
