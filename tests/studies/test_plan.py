@@ -88,6 +88,17 @@ def test_mistakes(given: dict, said: str, written, tmp_path: Path) -> None:
         make_plan(written(DETECTOR, THREE), "toys", tmp_path, **given)
 
 
+def test_rows_that_vary_the_length_keep_their_proportion(written, tmp_path: Path) -> None:
+    rows = THREE.replace("iterations = 90000", "epochs = 140").replace("60000, 80000", "90, 120")
+    study = written(DETECTOR, rows.replace("lr = 0.5", "epochs = 280"))
+    for given, name in (({"epochs": 10}, "epochs"), ({"steps": 10}, "iterations")):
+        plan = make_plan(study, "toys", tmp_path, **given)
+        assert [getattr(plan.config(row), name) for row in plan.rows] == [5, 5, 10]
+        assert len(plan.trainings()) == 3 * 2
+    as_in_the_paper = make_plan(study, "toys", tmp_path)
+    assert [as_in_the_paper.config(row).epochs for row in as_in_the_paper.rows] == [140, 140, 280]
+
+
 def test_equal_steps_of_unequal_batches_are_refused(written, tmp_path: Path) -> None:
     study = written(DETECTOR, THREE.replace("lr = 0.5", "batch = 4"))
     with pytest.raises(UsageError, match="differ in batch"):

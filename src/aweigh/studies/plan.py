@@ -21,6 +21,7 @@ from aweigh.training.config import TrainConfig
 from aweigh.training.recipes import find_recipe
 
 PLAN, STUDY = "plan.json", "study.toml"
+LENGTHS = {"iterations", "epochs"}
 ONCE = LARGEST_NUMBER  # epochs between validations: the last one alone is validated
 
 
@@ -60,6 +61,8 @@ class Plan:
         of_run = {"data": self.data, "seed": seed, "output": str(output)}
         of_run |= {"device": self.device, "workers": self.workers}
         changes = {**(self.changes or {}), **of_run}
+        for name in LENGTHS & changes.keys():
+            changes[name] = max(1, round(changes[name] * self._share(row))) if changes[name] else 0
         if row.name in self.told:
             changes |= {"proposals_file": self.proposals[0], "val_proposals_file": self.proposals[1]}
         if self.study.kind == "backbone":
@@ -67,6 +70,15 @@ class Plan:
         config = config_of(self.study, row, {"eval_every": ONCE, **changes})
         paper = config_of(self.study, row)
         return replace(config, steps=_in_shares(paper)) if _length(config) != _length(paper) else config
+
+    def _share(self, row: Row) -> float:
+        """The part of the budget that a row has: all of it, but where the table varies the length of the training."""
+        if not any(LENGTHS & each.own.settings.keys() for each in self.study.rows):
+            return 1.0
+        read = backbone_config_of if self.study.kind == "backbone" else config_of
+        lengths = {each.name: _length(read(self.study, each)) for each in self.study.rows}
+        longest = max(lengths.values())
+        return sum(lengths[row.name]) / sum(longest)
 
     def trainings(self) -> list[Training]:
         """Seed by seed, so that every row is there early; rows that train the same share one."""
@@ -161,7 +173,7 @@ def make_plan(
         changes |= {"size": size} if study.kind == "backbone" else {"short": 0, "long": size}
     changes |= {"batch": batch} if batch else {}
     for row in chosen:
-        if varied := sorted(changes.keys() & row.own.settings.keys()):
+        if varied := sorted((changes.keys() - LENGTHS) & row.own.settings.keys()):
             raise UsageError(f"Row {row.name!r} of {study.name} varies {varied[0]}; leave it out for all rows.")
     if steps and len({study.whole(row).settings.get("batch") for row in chosen}) > 1:
         raise UsageError(
