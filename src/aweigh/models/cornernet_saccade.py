@@ -4,8 +4,8 @@ Paper: Law, Teng, Russakovsky and Deng, "CornerNet-Lite: Efficient Keypoint Base
 1904.08900), section 3. The network sees 255 x 255 pixels and no more. First these are the whole image, twice, 255 and
 192 pixels long. The maps on the way up of each hourglass say where the middles of large, medium and small objects may
 be (section 3.1); there, and round the boxes that were found already, it looks closer: at a crop of the image, in which
-an object is as large as those that were learned, best places first, at most 30 (sections 3.1 and 3.2). What both looks
-find is merged by soft suppression (section 3.3). In training an image is one crop, see `feeding.windows.object_crop`.
+an object is as large as those that were learned, best places first, at most 30. What both looks find is merged by soft
+suppression (section 3.2). In training an image is one crop, see `feeding.windows.object_crop`.
 
 How ours differs, beside what `cornernet` says:
 - Crops lie where they are to lie, to a fraction of a pixel; the authors' code rounds their corners to whole pixels.

@@ -1,7 +1,6 @@
 """Places of an image that are looked at closer, by what a look at the whole of it says.
 
-Paper: Law et al., "CornerNet-Lite", 2019, sections 3.1 and 3.2; numbers that it leaves out are those of the authors'
-code.
+Paper: Law et al., "CornerNet-Lite", 2019, section 3; numbers that it leaves out are those of its authors' code.
 
 Legend: B images, k places of an image.
 """
