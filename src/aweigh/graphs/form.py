@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -77,11 +76,11 @@ class Form:
         if (size := sum(value.nbytes for value in model.state_dict().values())) > LARGEST:
             raise UsageError(f"{model.builder} has {size / 2**30:.1f} GB of weights; one file of a graph holds 2 GB.")
         with said_if_missing("aweigh export"):
-            importlib.import_module("onnx")
-            importlib.import_module("onnxscript")
+            import onnx  # noqa: F401
+            import onnxscript  # noqa: F401
         if self.to == "openvino":
             with said_if_missing("--to openvino"):
-                importlib.import_module("openvino")
+                import openvino  # noqa: F401
 
     def _check_whole_images(self, model: Detector) -> None:
         if self.to == "openvino":
