@@ -122,6 +122,8 @@ def tiny(model: nn.Module, *, sampled: int = 16) -> nn.Module:
         model.proposer.train_proposals = (20, 20)
         # Of so few that scores hardly differ, spreading them would make rounding large.
         model.proposer.test_proposals = (100, 100)
+    if hasattr(model, "reference_threshold"):
+        model.reference_threshold = 1.0  # no looks round boxes, where rounding would move what is looked at
     # A head of masks costs a billion multiply-adds for each detection; a graph of soft suppression has a step for each.
     if (hasattr(model, "proposer") and model.extras) or model.nms == "soft":
         model.max_detections = 10
