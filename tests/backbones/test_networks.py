@@ -72,7 +72,7 @@ def test_torch_counts_the_same(name: str) -> None:
 
 
 def test_every_name_is_one_of_a_backbone() -> None:
-    assert {*BUILDERS} <= {*NETWORKS} and len(NETWORKS) == 11 + 4 + 8 + 4 + 4
+    assert {*BUILDERS} <= {*NETWORKS} and len(NETWORKS) == 11 + 4 + 4 + 8 + 4 + 4
     with torch.device("meta"):
         for name in ("shufflenet_v2_x0_5_dw", "shufflenet_v1_g3_x1_5", "xception_small_x2_0", "densenet_small_x1_0"):
             assert network(name).name == name

@@ -41,6 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "centernet_shufflenet_v2_x0_5_lite_pose": {"channels": 16, "keypoints": {"names": ["a", "b"]}},
     "centernet_shufflenet_v2_x0_5_lite_3d": {"channels": 16},
     "cornernet_hourglass104": HOURGLASS,
+    "cornernet_saccade": {"channels": [8] * 4, "blocks": [1] * 4, "stem_channels": 8, "attention_channels": 8},
     "centernet_triplets_shufflenet_v2_x0_5_lite": {"channels": 16},
 }
 

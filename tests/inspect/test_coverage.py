@@ -142,4 +142,4 @@ def test_a_detector_with_another_rule_is_asked_itself() -> None:
     assert set(zip(*pairs)) == set(zip(*others))
     adaptive = rule_of("fcos_resnet50_fpn_atss")
     assert adaptive is not None and (adaptive.assign((256, 320), boxes).learned >= 0).any()
-    assert rule_of("retinanet_resnet50_fpn") is None
+    assert rule_of("faster_rcnn_resnet18_fpn") is None

@@ -161,7 +161,7 @@ def test_on_vgg16_it_is_the_form_of_the_paper(pool: str) -> None:
     torch.testing.assert_close(model.regions_of(raw.features, regions, 7), expected, atol=1e-5, rtol=1e-5)
     losses = model.loss(raw, [Targets(BOXES, LABELS)])
     assert set(losses) == {"classification", "box"} and all(value > 0 for value in losses.values())
-    with pytest.raises(UsageError, match="unknown pool 'mean'; known: pool, align"):
+    with pytest.raises(UsageError, match="unknown pool 'mean'; known: align, align_max, warp, warp_max, pool"):
         create("fast_rcnn_vgg16", pool="mean")
 
 

@@ -437,7 +437,7 @@ def test_builder_arguments_that_say_no(configure, text):
     ("arguments", "said"),
     [
         (("box_loss=smooth_l1",), "unknown box_loss 'smooth_l1'; known: iou, linear_iou, giou, diou, ciou"),
-        (("quality=computed",), "unknown quality 'computed'; known: centerness, iou, or none"),
+        (("quality=compute",), "unknown quality 'compute'; known: centerness, iou, computed, or none"),
         (("chanels=64",), "there is no option 'chanels'. Did you mean 'channels'"),
         (("channels=64", "channels=32"), "channels is given twice"),
         (("channels=many",), "channels = 'many': expected a whole number from 1 to 10000"),
