@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import openvino
 import pytest
 import torch
 from _pytest.mark import ParameterSet
@@ -21,6 +20,7 @@ from torch import nn
 from aweigh.arguments import change_settings
 from aweigh.graphs.graph import Exported, onnx_graph, save_graph
 from aweigh.models import DETECTORS
+from aweigh.runtime.openvino import the_core
 
 Found = list[np.ndarray]  # boxes, scores, labels, count and the extras
 Run = Callable[[dict[str, np.ndarray]], Found]
@@ -37,7 +37,6 @@ OF_ONE_SIZE = [  # quick ones of most other files of `models`
     "foveabox_resnet18_fpn",
     "centernet_shufflenet_v2_x0_5_lite_pose",
     "fast_rcnn_vgg16",
-    "faster_rcnn_resnet18_fcos_rpn",
 ]
 
 
@@ -51,7 +50,7 @@ def in_onnxruntime(file: Path) -> Run:
 
 
 def in_openvino(file: Path) -> Run:
-    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = the_core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda feed: list(compiled(feed).values())
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import openvino
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from aweigh.graphs.winograd import convolutions, matrices
 from aweigh.layers import DeformableConv2d
 from aweigh.ops import pooling
 from aweigh.ops.roi import region_pooling
+from aweigh.runtime.openvino import the_core
 
 
 class Pooled(nn.Module):
@@ -105,7 +105,7 @@ def test_a_graph_gives_what_torch_gives(kind: type[nn.Module], tmp_path: Path) -
     program.save(str(file))
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
-    compiled = openvino.Core().compile_model(file, config={"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = the_core().compile_model(file, config={"INFERENCE_PRECISION_HINT": "f32"})
     for shape in ((1, 5, 7), (3, 16, 1), (2, 17, 40)):
         expected = module(*inputs(*shape))
         feed = {

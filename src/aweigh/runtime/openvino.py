@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,12 +16,21 @@ from aweigh.runtime.ports import Port
 from aweigh.runtime.threads import usable_cores
 
 
+@cache
+def the_core() -> Any:
+    """One for the process: its CPU plugin replaces the stack that signals are handled on, and puts the one before back
+    when its core ends. Where several end in another order, that one is gone itself, and the next signal is fatal."""
+    import openvino
+
+    return openvino.Core()
+
+
 def opened(path: Path, graph: Graph, device: str | None = None, threads: int = 0) -> Opened:
     """The graph of a file. `UsageError` for a device that OpenVINO has not, or one without the file's bf16, and where
     OpenVINO is not installed."""
     with said_if_missing(f"Computing {path} with OpenVINO"):
         import openvino
-    core = openvino.Core()
+    core = the_core()
     name, there = (device or "cpu").upper(), core.available_devices
     if name not in there:
         known = ", ".join(each.lower() for each in there)
