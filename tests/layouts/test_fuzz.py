@@ -55,6 +55,11 @@ OWN += [sys.pycache_prefix] if sys.pycache_prefix else []  # modules that are im
 outcomes: Counter[str] = Counter()
 
 
+def is_own(path: str) -> bool:
+    """Python's, or ours. In the folders of `sys.path` modules are looked for."""
+    return path in sys.path or path.startswith(tuple(OWN))
+
+
 # --- what was opened --------------------------------------------------------------------------------------------------
 
 opened: list[str] | None = None  # what Python opens and lists, and whom it calls, while this is a list
@@ -176,7 +181,7 @@ def test_mutation(number: int, mutated: Callable[[Mutation], Path]) -> None:
     folder = mutated(mutation)
     with time_limit(folder), watched() as paths:
         outcome = read_and_learn(folder, mutation, learn=number % 20 == 0)
-    strangers = [path for path in paths if not lies_in(path, folder) and not path.startswith(tuple(OWN))]
+    strangers = [path for path in paths if not lies_in(path, folder) and not is_own(path)]
     assert not strangers
     assert not mutation.whole or outcome == "read whole"
     outcomes[outcome] += 1
@@ -194,7 +199,7 @@ def test_names_from_where_the_user_is(name: str, place: Path, tmp_path: Path, mo
     with watched() as paths:
         split = load_split(".")
     assert len(split) == 3 and {problem.action for problem in split.problems} <= {"image skipped", "dropped"}
-    assert all(lies_in(path, tmp_path) or path.startswith(tuple(OWN)) for path in paths)
+    assert all(lies_in(path, tmp_path) or is_own(path) for path in paths)
 
 
 TINY = "--model fcos_shufflenet_v2_x0_5_fpn --iterations 1 --batch 2 --workers 0 --device cpu --short 32 --long 64"
