@@ -121,9 +121,12 @@ def test_each_point_of_a_cell_has_the_channels_of_its_own(dense: int) -> None:
     model = create(BASE, **SMALL, dense_points=dense).eval()
     maps: dict[str, torch.Tensor] = {}
     for name in WIDTHS:
-        hook = lambda module, given, output, name=name: maps.setdefault(name, output)  # noqa: E731
-        getattr(model.head, name).register_forward_hook(hook)
-    raw = model.network(torch.rand(2, 3, 64, 96))  # the hooks keep those of the finest level
+
+        def keep(module: torch.nn.Module, given: object, output: torch.Tensor, name: str = name) -> None:
+            maps.setdefault(name, output)  # that of the finest level, which comes first
+
+        getattr(model.head, name).register_forward_hook(keep)
+    raw = model.network(torch.rand(2, 3, 64, 96))
     assert maps["logits"].shape[1:] == (dense * 3, 8, 12) and maps["centerness"].shape[1] == dense
     found = [part[0].flatten(2).mT for part in (raw.logits, raw.distances, raw.quality)]  # [B, A, X]
     row = 0

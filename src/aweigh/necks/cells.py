@@ -33,13 +33,16 @@ from aweigh.necks.fpn import check_maps
 
 
 class Merge(NamedTuple):
-    """One node of a cell: where it stands, and what it reads."""
+    """One node of a cell.
 
-    level: int  # 0 is the finest
-    reads: tuple[
-        int, ...
-    ]  # ids: 0, 1 ... are the maps that come in, fine to coarse, and behind them the nodes in order
-    attends: bool = False  # the first two are fused by global attention (NAS-FPN alone)
+    level: where it stands, 0 is the finest. reads: the ids of what it reads: 0, 1 ... are the maps that come in, fine
+    to coarse, and behind them the nodes in order. attends: whether the first two are fused by global attention, as in
+    NAS-FPN alone.
+    """
+
+    level: int
+    reads: tuple[int, ...]
+    attends: bool = False
 
 
 def top_down(levels: int) -> list[Merge]:
