@@ -66,3 +66,13 @@ def test_only_seeds_that_all_rows_have_are_compared() -> None:
     some = agreement("AP", {"a": {0: 1.0, 1: 5.0}, "b": {0: 2.0}}, PAPER)
     assert (some.rows, some.seeds, some.correlation) == (2, 1, pytest.approx(1))
     assert some.to_dict()["said"] == str(some)
+
+
+def test_rows_of_a_draw_are_ranked_by_their_means() -> None:
+    """One row has the best seed of all and the worst mean: every draw of whole seeds is looked at by itself."""
+    found = {row: dict(enumerate(values)) for row, values in {"a": [5.1, 0, 0, 0], "b": [4] * 4, "c": [5] * 4}.items()}
+    draws = np.random.default_rng(0).integers(4, size=(2000, 4))
+    orders = [pd.Series([np.mean([row[seed] for seed in draw]) for row in found.values()]).rank() for draw in draws]
+    each = [order.corr(pd.Series([1.0, 2.0, 3.0])) for order in orders]
+    got = agreement("AP", found, {"a": 1.0, "b": 2.0, "c": 3.0})
+    assert (got.low, got.high) == pytest.approx(tuple(np.quantile(each, [0.025, 0.975])))
