@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 Number = Annotated[int, Parameter(show_default=False)]
 Rows = Annotated[tuple[str, ...], SEVERAL, Parameter(help="Only these rows, by name.", show_default=False)]
+Model = Annotated[str, Parameter(help="Another detector for all rows, where these do not vary it.")]
+Arguments = Annotated[
+    tuple[str, ...],
+    SEVERAL,
+    Parameter(help="Further options of its builder for all rows, each as name=value.", show_default=False),
+]
 
 app = several("study", "Run a table of a paper, or your own, on your data: every row with equal budget.", "study list")
 
@@ -41,20 +47,35 @@ def list_(*, as_json: AsJson = False) -> None:
 
 
 @app.command(help_epilogue=epilogue("study cost"))
-def cost(study: str, /, *, rows: Rows = (), as_json: AsJson = False) -> None:
+def cost(
+    study: str,
+    /,
+    *,
+    rows: Rows = (),
+    model: Model = "",
+    arguments: Arguments = (),
+    size: Number = 0,
+    as_json: AsJson = False,
+) -> None:
     """Count parameters and multiply-adds (FLOPs) of each row, beside the numbers of the paper.
 
     Nothing is computed or loaded. What is counted is what `aweigh profile cost` counts.
 
     Args:
         study: One of aweigh study list, or the file of your own.
+        size: Side of a square image in pixels; that of the study when not given.
         as_json: Print the numbers as JSON.
     """
+    from aweigh.arguments import given_by_name
+    from aweigh.errors import check_reach
     from aweigh.studies.cost import cost_of_rows
+    from aweigh.studies.plan import changed_equally
     from aweigh.studies.study import find_study
     from aweigh.studies.table import comparison
 
-    table = find_study(study)
+    check_reach("size", size)
+    further = given_by_name(arguments, of="--arguments", example="channels=128")
+    table = changed_equally(find_study(study), model=model, arguments=further, size=size)
     chosen = table.chosen(rows)
     found = cost_of_rows(table, chosen)
     if as_json:
@@ -85,8 +106,8 @@ def run_(
     batch: Number = 0,
     rows: Rows = (),
     output: Annotated[Path | None, Parameter(alias="-o", show_default=False)] = None,
-    model: str = "",
-    arguments: Annotated[tuple[str, ...], SEVERAL, Parameter(show_default=False)] = (),
+    model: Model = "",
+    arguments: Arguments = (),
     recipe: Recipe = "",
     settings: Annotated[tuple[str, ...], SEVERAL, Parameter(show_default=False)] = (),
     split: str = "",
@@ -110,8 +131,6 @@ def run_(
         size: Long side of the images in pixels; of backbones the side of the input.
         batch: Images per step.
         output: The folder to write; runs/study-NAME-DATA when not given.
-        model: Another detector for all rows, where these do not vary it.
-        arguments: Further options of its builder for all rows, each as name=value.
         recipe: Other training settings for all rows: the path of a TOML file, or the name of a recipe that comes with
             aweigh.
         settings: Further settings of training for all rows, each as name=value, for example backbone_weights=none.

@@ -126,9 +126,12 @@ class Plan:
 
 
 def changed_equally(
-    study: Study, *, model: str = "", arguments: Mapping[str, Any] | None = None, recipe: str = ""
+    study: Study, *, model: str = "", arguments: Mapping[str, Any] | None = None, recipe: str = "", size: int = 0
 ) -> Study:
-    """The study with another model, recipe, or further arguments for all rows; `UsageError` where rows vary these."""
+    """The study with another model, recipe, or further arguments for all rows; `UsageError` where rows vary these.
+
+    size: the side of the square image that rows are counted for.
+    """
     if model:
         detector_named(model)
     given = {"model": model, "arguments": set(arguments or {})}
@@ -139,7 +142,8 @@ def changed_equally(
     if recipe:
         find_recipe(recipe)
     over = Part(model, arguments or {}, {}, {}, {})
-    return replace(study, equal=over.over(study.equal), recipe=recipe or study.recipe)
+    cost = replace(study.cost, size=(size, size)) if size else study.cost
+    return replace(study, equal=over.over(study.equal), recipe=recipe or study.recipe, cost=cost)
 
 
 def make_plan(
