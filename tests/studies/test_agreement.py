@@ -43,6 +43,16 @@ def test_no_more_is_said_than_the_seeds_can_tell(rows: dict[str, dict[int, float
     assert said in str(agreement("AP", rows, PAPER))
 
 
+def test_rows_that_are_equal_in_the_paper_may_come_in_any_order() -> None:
+    paper = {"a": 33.5, "b": 33.5, "c": 37.1}
+    for a, b in ((1.0, 2.0), (2.0, 1.0)):
+        own = agreement("AP", found(a=[a] * 2, b=[b] * 2, c=[3, 3]), paper)
+        assert own.correlation == pytest.approx(own.most) == pytest.approx(math.sqrt(3) / 2)
+        assert "Order: the paper's (Spearman 0.87 of AP over 3 rows, some equal in the paper, so" in str(own)
+    assert "Order: in part" in str(agreement("AP", found(a=[1, 1], b=[3, 3], c=[2, 2], d=[4, 4]), {**paper, "d": 40.0}))
+    assert "Order: the paper's (Spearman 1.00" in str(agreement("AP", found(a=[1, 1], b=[1, 1], c=[2, 2]), paper))
+
+
 def test_seeds_are_drawn_whole() -> None:
     """Between seeds everything moves together: no draw changes the order of the rows."""
     together = agreement("AP", found(a=[1, 11, 21], b=[2, 12, 22], c=[3, 13, 23]), PAPER)
