@@ -1,5 +1,6 @@
 """`aweigh profile cost` and `aweigh profile reuse`."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,20 @@ def test_cost_of_a_network_that_the_paper_compares(capsys: pytest.CaptureFixture
 
 
 def test_cost_of_a_timm_backbone_layer_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["profile", "cost", "resnet18", "--size", "224", "--layers"]) == 0
+    assert run(["profile", "cost", "resnet18", "--size", "224", "--by", "layer"]) == 0
     found = rows(capsys.readouterr().out)
     assert len(found) == 21 and found["conv1"][2:4] == ["118", "M"]  # 112 x 112 x 64 x 3 x 49
+
+
+def test_cost_by_stage_and_by_operator_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["profile", "cost", "fcos_shufflenet_v2_x0_5_fpn", "--size", "64"]
+    assert run([*given, "--by", "stage", "--json", str(tmp_path / "cost.json")]) == 0
+    assert {"backbone.stage2", "neck.lateral", "head.logits"} < set(rows(capsys.readouterr().out))
+    found = json.loads((tmp_path / "cost.json").read_text())
+    assert found["size"] == 64 and found["unknown"] == []
+    assert found["total"]["multiply_adds"] == sum(each["multiply_adds"] for each in found["stages"])
+    assert run([*given, "--by", "operator"]) == 0
+    assert {"convolution", "depthwise", "element-wise", "normalisation"} < set(rows(capsys.readouterr().out))
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """`aweigh profile ...`: what a network costs, and how ShuffleNet V2 uses its features."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from aweigh.cli.flags import JsonFile
 from aweigh.cli.help import epilogue, several
 from aweigh.cli.tables import print_table
-from aweigh.cli.terminal import output
+from aweigh.cli.terminal import log, output, write_numbers
 from aweigh.errors import UsageError, check_reach, counted, shortened
+
+if TYPE_CHECKING:
+    from aweigh.profiling.cost import Cost
 
 app = several("profile", "Count what a network costs, and see how it uses its features.", "profile cost")
 
@@ -20,19 +24,21 @@ def cost(
     *,
     arguments: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     size: int = 416,
-    layers: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    by: Literal["part", "stage", "layer", "operator"] = "part",
+    json_file: JsonFile = None,
 ) -> None:
     """Count parameters, multiply-adds (FLOPs) and memory access of a network, part by part.
 
-    Those of convolutions and linear layers, for one square image; memory access is the number of values that they
-    read and write. Nothing is computed, so it takes no time.
+    For one square image. Multiply-adds are those of convolutions and matrix products; memory access is the number of
+    values that these read and write, activations are those they write, and intensity is multiply-adds for each value of
+    memory access. --by operator also shows what the rest reads and writes. Nothing is computed, so it takes no time.
 
     Args:
         model: A detector of aweigh models, a checkpoint, the folder of a run, box, a network of the ShuffleNet V2 paper
             (as shufflenet_v2_x1_0 or densenet_small_x0_5, with its classifier), or a timm backbone.
         arguments: Options of the detector's builder, each as name=value, for example channels=128.
         size: Side of the image in pixels.
-        layers: List every layer.
+        by: What the rows are: part (backbone, neck, head), stage, layer, or kind of operator.
     """
     from aweigh.arguments import given_by_name
     from aweigh.profiling.networks import cost_of
@@ -41,14 +47,46 @@ def cost(
     if size < 1:
         raise UsageError(f"size = {size}: expected a number above 0.")
     found = cost_of(model, size, given_by_name(arguments, of="--arguments", example="channels=128"))
-    titles = ("layer" if layers else "part", "parameters", "multiply-adds", "memory access")
-    rows = [
-        (row.name, *map(shortened, (row.parameters, row.multiply_adds, row.memory_access)))
-        for row in (*(found.layers if layers else found.parts), found.total)
-    ]
     screen = output()
     screen.print(f"{' '.join((model, *arguments))}, one image of {size} x {size}", soft_wrap=True)
-    print_table(screen, titles, rows, bold=(len(rows) - 1,))
+    if by == "operator":
+        show_kinds(found)
+    else:
+        show_parts(found, by)
+    if found.unknown:
+        log().print(f"Not known, and counted without multiply-adds: {', '.join(found.unknown)}")
+    if json_file is not None:
+        write_numbers(json_file, {"model": model, "arguments": list(arguments), "size": size, **found.to_dict()})
+
+
+def show_parts(found: "Cost", by: Literal["part", "stage", "layer"]) -> None:
+    """A row for each, and one for all."""
+    parts = {"part": found.parts, "stage": found.stages, "layer": found.layers}[by]
+    titles = (by, "parameters", "multiply-adds", "memory access", "activations", "intensity")
+    rows = [
+        (
+            row.name,
+            *map(shortened, (row.parameters, row.multiply_adds, row.memory_access, row.activations)),
+            f"{row.intensity:.1f}",
+        )
+        for row in (*parts, found.total)
+    ]
+    print_table(output(), titles, rows, bold=(len(rows) - 1,))
+
+
+def show_kinds(found: "Cost") -> None:
+    """A row for each kind of operator."""
+    titles = ("operator", "calls", "multiply-adds", "values read", "written", "weights", "intensity")
+    rows = [
+        (
+            row.kind,
+            str(row.calls),
+            *map(shortened, (row.multiply_adds, row.read, row.written, row.weights)),
+            f"{row.intensity:.1f}",
+        )
+        for row in found.kinds
+    ]
+    print_table(output(), titles, rows)
 
 
 @app.command(help_epilogue=epilogue("profile reuse"))

@@ -84,10 +84,10 @@ def cost(
         return
     screen = output()
     sizes = {table.image_hw(row) for row in chosen}
-    size = " x ".join(map(str, reversed(sizes.pop()))) if len(sizes) == 1 else "the size of its row"
+    sides = " x ".join(map(str, reversed(sizes.pop()))) if len(sizes) == 1 else "the size of its row"
     what = f"the {table.cost.part} of " if table.cost.part else ""
     screen.print(f"{table.title} ({table.paper}, table {table.table})", soft_wrap=True)
-    screen.print(f"{what}one image of {size}", soft_wrap=True)
+    screen.print(f"{what}one image of {sides}", soft_wrap=True)
     figures = ("parameters", "parameters_ratio", "flops", "flops_ratio")
     values = {name: {figure: [value] for figure, value in own.items()} for name, own in found.items()}
     print_table(screen, *comparison({row.name: row.paper for row in chosen}, values, figures))

@@ -1,6 +1,8 @@
 """Networks by their names or files, as `aweigh profile` takes them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,33 +23,55 @@ from aweigh.structures import Images
 from aweigh.weights.load import load_backbone, read_state
 
 
-def cost_of(model: str, size: int, arguments: Mapping[str, Any] | None = None) -> Cost:
-    """The cost for one square image of this size of a model (see `find_model`), one of `NETWORKS` with its classifier,
-    or a backbone of timm. arguments: of the builder of a detector that is named."""
+@dataclass(frozen=True)
+class Network:
+    """module: what is profiled, with its weights as they were found. run: how it is called on images `[B, 3, H, W]`.
+    detector: whether it is one, whose outputs can be decoded."""
+
+    module: nn.Module
+    run: Callable[[Any, Tensor], object]
+    detector: bool
+
+
+def find_network(model: str, arguments: Mapping[str, Any] | None = None) -> Network:
+    """A model (see `find_model`), one of `NETWORKS` with its classifier, or a backbone of timm.
+
+    arguments: of the builder of a detector that is named. What is built anew has random weights.
+    """
     import timm
 
-    size_hw = (size, size)
     if arguments and model not in DETECTORS:
         raise UsageError(f"arguments ({', '.join(arguments)}) go with a detector of `aweigh models`; {model} is none.")
-    with torch.device("meta"):
-        if model in DETECTORS:
-            return count(cast(nn.Module, create(model, **(arguments or {}))), size_hw, run=run_network)
-        if model in NETWORKS and not timm.is_model(model):
-            return count(classifier(network(model)), size_hw)
+    if model in DETECTORS:
+        return Network(cast(nn.Module, create(model, **(arguments or {}))), run_network, detector=True)
+    if model in NETWORKS and not timm.is_model(model):
+        return Network(classifier(network(model)), nn.Module.__call__, detector=False)
     if timm.is_model(model):
-        return count(TimmBackbone(model).body, size_hw)
+        return Network(TimmBackbone(model).body, nn.Module.__call__, detector=False)
     if model == BOX or Path(model).suffix or Path(model).exists():
-        return count(cast(nn.Module, load_model(model)[0]), size_hw, run=run_network)
+        return Network(cast(nn.Module, load_model(model)[0]), run_network, detector=True)
     raise UsageError(
         f"{model!r} is neither a checkpoint, nor a detector, nor a backbone."
         f"{did_you_mean(model, [*DETECTORS, *NETWORKS, *timm.list_models()])} `aweigh models` lists the detectors."
     )
 
 
+def cost_of(model: str, size: int, arguments: Mapping[str, Any] | None = None) -> Cost:
+    """The cost for one square image of this size of what `find_network` finds."""
+    with torch.device("meta") if _is_built(model) else nullcontext():
+        found = find_network(model, arguments)
+    return count(found.module, (size, size), run=found.run)
+
+
+def _is_built(model: str) -> bool:
+    return model in DETECTORS or model in NETWORKS
+
+
 def run_network(detector: Detector, pixels: Tensor) -> object:
-    """On one image `[1, 3, H, W]`, with one proposal for a detector that needs them."""
-    size_hw = (pixels.shape[2], pixels.shape[3])
-    return detector.network(*network_inputs(detector, Images(pixels, [size_hw], pixels.new_zeros(1, 1, 4))))
+    """On images `[B, 3, H, W]`, with one proposal each for a detector that needs them."""
+    size_hw, count = (pixels.shape[2], pixels.shape[3]), len(pixels)
+    images = Images(pixels, [size_hw] * count, pixels.new_zeros(count, 1, 4))
+    return detector.network(*network_inputs(detector, images))
 
 
 def shufflenet_of(model: str) -> ShuffleNetV2:
