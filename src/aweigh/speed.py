@@ -146,7 +146,7 @@ def measure_speed(
             raise UsageError(f"{name} = {value}: expected a number above 0.")
     chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
     opened = {name: _Detector.opened(name, opener, chunks[0], score) for name, opener in openers.items()}
-    names, fixed = [*opened], _FixedComputation()
+    names, fixed = [*opened], FixedComputation()
     for round in range(repeats + 1):
         for turn, chunk in enumerate(chunks):
             first = (round + turn) % len(names)
@@ -186,13 +186,13 @@ class _Detector:
     @classmethod
     def opened(cls, name: str, opener: Opener, chunk: Sequence[Path | bytes], score: float) -> _Detector:
         """With the time and the memory until its first detections are there."""
-        before, start = _reset_peak(), time.perf_counter()
+        before, start = reset_peak(), time.perf_counter()
         engine, resize = opener()
         if engine.needs_proposals:
             raise UsageError(f"{name}: {engine.name} needs proposals of every image; leave it out.")
         for _ in predicted(engine, resize, chunk, score):
             pass
-        seconds, peak = time.perf_counter() - start, _memory("VmHWM")
+        seconds, peak = time.perf_counter() - start, memory_mib("VmHWM")
         return cls(engine, resize, seconds, None if before is None or peak is None else peak - before)
 
     def take(self, chunk: Sequence[Path | bytes], score: float, *, count: bool) -> None:
@@ -230,7 +230,7 @@ def predicted(
     yield kept
 
 
-class _FixedComputation:
+class FixedComputation:
     """Some milliseconds of one thread, which take as long every time on a machine that does nothing else."""
 
     def __init__(self) -> None:
@@ -249,16 +249,16 @@ class _FixedComputation:
         return Noise(waited, float(np.percentile(self._walls, 90) / min(self._walls)))
 
 
-def _reset_peak() -> float | None:
+def reset_peak() -> float | None:
     """Let the peak of the memory begin anew, and what is held now in MiB; None where the system has no such thing."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return None
-    return _memory("VmRSS")
+    return memory_mib("VmRSS")
 
 
-def _memory(name: str) -> float | None:
+def memory_mib(name: str) -> float | None:
     """What Linux says of the memory of this process, in MiB."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -12,6 +12,7 @@ The module runs once, on the meta device: shapes go through it and no numbers, s
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -89,15 +90,14 @@ class Cost:
     def stages(self) -> tuple[PartCost, ...]:
         """The parts of the parts: of a detector the stages of its backbone, its neck's and its head's children. A
         part that wraps one module is seen as that module."""
-        names = {name.rpartition(".")[0] for name in self.parameters} | {each.module for each in self._counted}
+        return self._grouped(self.stage_of)
 
-        def stage(name: str) -> str:
-            steps, depth = name.split("."), 1
-            while depth < len(steps) and len(_children(names, ".".join(steps[:depth]))) == 1:
-                depth += 1
-            return ".".join(steps[: depth + 1])
-
-        return self._grouped(stage)
+    def stage_of(self, module: str) -> str:
+        """The stage that a module, by its dotted name, belongs to."""
+        steps, depth = module.split("."), 1
+        while depth < len(steps) and len(self._children.get(".".join(steps[:depth]), ())) == 1:
+            depth += 1
+        return ".".join(steps[: depth + 1])
 
     @property
     def layers(self) -> tuple[LayerCost, ...]:
@@ -151,6 +151,16 @@ class Cost:
     def _parameters_of(self, module: str) -> list[int]:
         return [number for name, number in self.parameters.items() if name.rpartition(".")[0] == module]
 
+    @cached_property
+    def _children(self) -> dict[str, set[str]]:
+        """Of each module those children that hold parameters or count, by their names."""
+        found: dict[str, set[str]] = {}
+        names = {name.rpartition(".")[0] for name in self.parameters} | {each.module for each in self._counted}
+        for steps in (name.split(".") for name in names):
+            for depth in range(1, len(steps)):
+                found.setdefault(".".join(steps[:depth]), set()).add(steps[depth])
+        return found
+
     @property
     def _counted(self) -> list[Operator]:
         return [each for each in self.operators if each.kind in WITH_ARITHMETIC]
@@ -175,7 +185,11 @@ def count(module: nn.Module, size_hw: tuple[int, int], *, run: Callable[[Any, Te
     """
     module = copy.deepcopy(module).to("meta").eval()
     image = torch.empty(1, 3, *size_hw, device="meta")
-    operators = record(module, lambda: (run or nn.Module.__call__)(module, image))
+    return count_run(module, record(module, lambda: (run or nn.Module.__call__)(module, image)))
+
+
+def count_run(module: nn.Module, operators: Iterable[Operator]) -> Cost:
+    """The cost of a run of `module` that was recorded."""
     return Cost(
         tuple(operators),
         {name: value.numel() for name, value in module.named_parameters()},
@@ -191,8 +205,3 @@ def _numbers(name: str, calls: Sequence[Operator], parameters: int) -> tuple[str
     """The fields of a `PartCost`."""
     multiply_adds, access = sum(call.multiply_adds for call in calls), sum(call.memory_access for call in calls)
     return name, parameters, multiply_adds, access, sum(call.written for call in calls)
-
-
-def _children(names: Iterable[str], parent: str) -> set[str]:
-    depth = parent.count(".") + 1
-    return {name.split(".")[depth] for name in names if name.startswith(f"{parent}.")}

@@ -1,0 +1,100 @@
+"""How fast networks run in different engines, number formats, batches, sizes and numbers of threads, in turn.
+
+Each setting runs once in every round, in another order every time, so that what else the machine does meets all.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from aweigh.errors import AweighError
+from aweigh.profiling.engines import Call, Setting, opened
+from aweigh.profiling.networks import Network
+from aweigh.speed import FixedComputation, Noise, memory_mib, percentiles, reset_peak
+
+REPEATS = 15
+
+
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """What one setting took. first_s: seconds from opening it to the end of its first run, compiling and exporting
+    included. memory_mib: by how much the memory of the process rose meanwhile at its peak; None where the system does
+    not tell. runs: seconds, `[N]`."""
+
+    setting: Setting
+    first_s: float
+    memory_mib: float | None
+    runs: np.ndarray
+
+    @property
+    def ms(self) -> dict[str, float]:
+        """p50, p95 and p99 of a run of the whole batch."""
+        return {name: value * 1000 for name, value in percentiles(self.runs).items()}
+
+    @property
+    def images_per_second(self) -> float:
+        return self.setting.batch / float(np.median(self.runs))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """rows: in the order in which they were asked for. left_out: settings that cannot be run here, and why."""
+
+    rows: tuple[Timed, ...]
+    left_out: tuple[tuple[Setting, str], ...]
+    noise: Noise
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "rows": [
+                {**asdict(row.setting), "first_s": row.first_s, "memory_mib": row.memory_mib, "ms": row.ms,
+                 "images_per_second": row.images_per_second}
+                for row in self.rows
+            ],
+            "left_out": [{**asdict(setting), "why": why} for setting, why in self.left_out],
+            "noise": {"waited": self.noise.waited, "spread": self.noise.spread, "too_much": self.noise.too_much},
+        }  # fmt: skip
+
+
+def sweep(
+    settings: Sequence[Setting],
+    networks: Mapping[str, Network | None],
+    *,
+    repeats: int = REPEATS,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Sweep:
+    """Time the settings.
+
+    networks: by the models' names, None for an exported file. progress: called after each round.
+    """
+    calls: dict[Setting, Call] = {}
+    first: dict[Setting, tuple[float, float | None]] = {}
+    left_out: list[tuple[Setting, str]] = []
+    for setting in settings:
+        before, start = reset_peak(), time.perf_counter()
+        try:
+            call = opened(setting, networks[setting.model])
+            call()
+        except AweighError as error:
+            left_out.append((setting, str(error)))
+            continue
+        peak = memory_mib("VmHWM")
+        rose = None if before is None or peak is None else peak - before
+        calls[setting], first[setting] = call, (time.perf_counter() - start, rose)
+    taken: dict[Setting, list[float]] = {setting: [] for setting in calls}
+    order, fixed = [*calls], FixedComputation()
+    for round in range(repeats):
+        turn = round % max(1, len(order))
+        for setting in order[turn:] + order[:turn]:
+            calls[setting]()  # once more, that the other's threads and caches do not count
+            start = time.perf_counter()
+            calls[setting]()
+            taken[setting].append(time.perf_counter() - start)
+        fixed.compute()
+        progress(round + 1)
+    rows = tuple(Timed(setting, *first[setting], np.array(taken[setting])) for setting in order)
+    return Sweep(rows, tuple(left_out), fixed.noise())
