@@ -9,8 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +21,7 @@ from aweigh.images.decode import loaded, orientation, pixels_of, stored_wh
 from aweigh.images.reader import opened
 from aweigh.inspect.doctor import SIZE_EDGES, ClassCounts, Examination, example_lines
 from aweigh.inspect.findings import Box, Example, Finding, by_kind, percent
-from aweigh.inspect.report_style import STYLE
+from aweigh.page import page, table, text
 
 PICTURES_PER_KIND, PICTURES_IN_ALL = 6, 120
 SIDE = 340  # pixels, the long side of an embedded image
@@ -46,13 +45,7 @@ def report_html(
         _sizes(examination),
         _classes(examination),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}: data check</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, body))
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(f"{title}: data check", body)
 
 
 # --- the parts of the page ----------------------------------------------------------------------------------------
@@ -76,16 +69,16 @@ def _head(title: str, examination: Examination) -> str:
         ignored = f"{split.ignored:,}" + (f" and {split.uncertain:,} uncertain" if split.uncertain else "")
         cells = [split.layout, f"{split.pictures:,}", f"{split.boxes:,}", ignored, empty, unknown, sizes]
         rows.append([split.name, *cells])
-    table = _table(
+    shown = table(
         ["split", "layout", "images", "boxes", "ignored", "empty", "not known", "commonest sizes"],
         rows,
         numbers={2, 3, 4},
     )
     state = "sound" if examination.sound else "error" if examination.count("error") else "warning"
     return (
-        f"<header><p class=kicker>Data check</p><h1>{_text(title)}</h1>"
-        f'<p class="verdict {state}">{_text(examination.verdict())}</p></header>\n'
-        f"<div class=tiles>{tiles}</div>\n{table}"
+        f"<header><p class=kicker>Data check</p><h1>{text(title)}</h1>"
+        f'<p class="verdict {state}">{text(examination.verdict())}</p></header>\n'
+        f"<div class=tiles>{tiles}</div>\n{shown}"
     )
 
 
@@ -95,25 +88,25 @@ def _findings(splits: Mapping[str, Split], examination: Examination, budget: lis
     cards = []
     for group in by_kind(examination.findings):
         first = group[0]
-        where = "".join(f"<li>{_text(found.line())}</li>" for found in group)
+        where = "".join(f"<li>{text(found.line())}</li>" for found in group)
         named = [line for found in group for line in example_lines(found, 10)]
         shown = figures(splits, group, budget)
-        lines = "".join(f"<li>{_text(line)}</li>" for line in named)
+        lines = "".join(f"<li>{text(line)}</li>" for line in named)
         opened = "" if shown else " open"
         details = f"<details{opened}><summary>By name</summary><ul class=names>{lines}</ul></details>" if named else ""
         gallery = f"<div class=gallery>{''.join(shown)}</div>" if shown else ""
         cards.append(
-            f'<article class="{first.severity}"><h3><span class=tag>{first.severity}</span> {_text(first.kind)}</h3>'
-            f"<ul class=where>{where}</ul><p>{_text(first.advice)}</p>{gallery}{details}</article>"
+            f'<article class="{first.severity}"><h3><span class=tag>{first.severity}</span> {text(first.kind)}</h3>'
+            f"<ul class=where>{where}</ul><p>{text(first.advice)}</p>{gallery}{details}</article>"
         )
     return "<section><h2>Findings</h2>\n" + "\n".join(cards) + "\n</section>"
 
 
 def _fit(fit: Mapping[str, Any], splits: Mapping[str, Split], budget: list[int]) -> str:
     here = fit["here"]
-    advice = "".join(f"<li>{_text(line)}</li>" for line in fit["advice"])
+    advice = "".join(f"<li>{text(line)}</li>" for line in fit["advice"])
     parts = [
-        f"<section><h2>The objects as {_text(fit['model'])} would see them</h2>",
+        f"<section><h2>The objects as {text(fit['model'])} would see them</h2>",
         f"<p>Input: {_input_size(here['short'], here['long'])}. Test boxes are left out.</p>",
         f"<ul class=advice>{advice}</ul>",
     ]
@@ -139,7 +132,7 @@ def _fit(fit: Mapping[str, Any], splits: Mapping[str, Split], budget: list[int])
         ]
         titles = ["input", "boxes under 8 px", "boxes no point learns", "ambiguous points"]
         note = "The last two columns are measured on the same few images at every size."
-        parts.append(_table(titles, rows, numbers={1, 2, 3}) + f"<p class=small>{note}</p>")
+        parts.append(table(titles, rows, numbers={1, 2, 3}) + f"<p class=small>{note}</p>")
     drawn = []
     for box in fit["unowned"][:: max(1, len(fit["unowned"]) // PICTURES_PER_KIND)][:PICTURES_PER_KIND]:
         width, height = box["size_wh"]
@@ -176,10 +169,10 @@ def _classes(examination: Examination) -> str:
             pictures = counted(row.pictures[name], "image")
             shape = f'<i style="width:{100 * share:.1f}%"></i><b>{row.boxes[name]:,}</b>'
             bars.append(f'<td class=bar title="{pictures}">{shape}</td>')
-        return [f"<th scope=row>{_text(row.name)}</th>", *bars]
+        return [f"<th scope=row>{text(row.name)}</th>", *bars]
 
     body = "".join(f"<tr>{''.join(cells(row))}</tr>" for row in rows)
-    titles = "".join(f"<th scope=col>{_text(name)}</th>" for name in ("class", *names))
+    titles = "".join(f"<th scope=col>{text(name)}</th>" for name in ("class", *names))
     return (
         "<section><h2>Classes</h2><p class=small>Boxes per class, regions to ignore left out. The length of a bar "
         "grows with the square root.</p><div class=scroll><table class=classes>"
@@ -227,7 +220,7 @@ def _figure(
         f'<img src="{_data_uri(picture)}" width={picture.width} height={picture.height} alt="" loading=lazy>'
         for picture in drawn
     )
-    return f"<figure>{shown}<figcaption>{_text(caption)}</figcaption></figure>"
+    return f"<figure>{shown}<figcaption>{text(caption)}</figcaption></figure>"
 
 
 def draw_case(split: Split, row: int, boxes: Sequence[Box], *, side: int = SIDE) -> Image.Image | None:
@@ -332,45 +325,26 @@ def stacked_bars(caption: str, bins: Sequence[str], series: Mapping[str, Sequenc
             if tall > 0:
                 tip = f"{name} px, {what}: {values[index]:,}"
                 place = f'x="{x:.1f}" y="{y:.1f}" width="{step - 8:.1f}" height="{max(tall, 0.6):.1f}"'
-                shapes.append(f'<rect {place} fill="{colour}"><title>{_text(tip)}</title></rect>')
+                shapes.append(f'<rect {place} fill="{colour}"><title>{text(tip)}</title></rect>')
         middle = x + (step - 8) / 2
         if totals[index]:
             shapes.append(f'<text x="{middle:.1f}" y="{y - 6:.1f}" class=value>{percent(totals[index] / whole)}</text>')
-        shapes.append(f'<text x="{middle:.1f}" y="{base + 18}" class=axis>{_text(name)}</text>')
+        shapes.append(f'<text x="{middle:.1f}" y="{base + 18}" class=axis>{text(name)}</text>')
     shapes.append(f'<line x1="{left}" x2="{wide - left}" y1="{base}" y2="{base}" class=base />')
     shapes.append(f'<text x="{wide / 2}" y="{high - 4}" class=axis>pixels, square root of the area</text>')
     legend = "".join(
-        f'<span><i style="background:{colour}"></i>{_text(name)} {percent(sum(values) / whole)}</span>'
+        f'<span><i style="background:{colour}"></i>{text(name)} {percent(sum(values) / whole)}</span>'
         for (name, values), colour in zip(series.items(), colours, strict=False)
     )
     rows = [[name, *(f"{values[index]:,}" for values in series.values())] for index, name in enumerate(bins)]
-    table = _table(["pixels", *series], rows, numbers=set(range(1, len(series) + 1)))
+    shown = table(["pixels", *series], rows, numbers=set(range(1, len(series) + 1)))
     return (
-        f"<figure class=chart><figcaption>{_text(caption)}</figcaption>"
-        f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="{_text(caption)}; the numbers are below">'
+        f"<figure class=chart><figcaption>{text(caption)}</figcaption>"
+        f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="{text(caption)}; the numbers are below">'
         f"{''.join(shapes)}</svg><div class=legend>{legend}</div>"
-        f"<details><summary>The numbers</summary>{table}</details></figure>"
+        f"<details><summary>The numbers</summary>{shown}</details></figure>"
     )
 
 
 def _bins() -> list[str]:
     return [f"{low}-{high}" for low, high in pairwise(SIZE_EDGES)] + [f"{SIZE_EDGES[-1]}+"]
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[int]) -> str:
-    def cell(index: int, text: str) -> str:
-        if index == 0:
-            return f"<th scope=row>{_text(text)}</th>"
-        return f"<td{' class=number' if index in numbers else ''}>{_text(text)}</td>"
-
-    head = "".join(
-        f"<th scope=col{' class=number' if index in numbers else ''}>{_text(title)}</th>"
-        for index, title in enumerate(titles)
-    )
-    body = "".join(f"<tr>{''.join(cell(index, text) for index, text in enumerate(row))}</tr>" for row in rows)
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _text(value: object) -> str:
-    """Safe to stand in the page, whatever a file or class is called."""
-    return escape(str(value).encode("utf-8", "replace").decode("utf-8"))

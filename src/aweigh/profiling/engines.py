@@ -44,11 +44,12 @@ class Setting:
         return self.threads or usable_cores()
 
 
-def opened(setting: Setting, network: Network | None) -> Call:
-    """What runs it once. network: None for a file that was exported, which is run as it is, suppression included."""
+def opened(setting: Setting, network: Network | None, *, channels: int = 3) -> Call:
+    """What runs it once. network: None for a file that was exported, which is run as it is, suppression included.
+    channels: of the array it is called with."""
     if network is None:
         return _graph(setting)
-    images = torch.rand(setting.batch, 3, setting.size, setting.size)
+    images = torch.rand(setting.batch, channels, setting.size, setting.size)
     if setting.engine in ("eager", "compile"):
         return _torch(setting, network, images)
     if setting.format != "float32" and setting.engine == "onnx":

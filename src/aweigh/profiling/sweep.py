@@ -6,7 +6,7 @@ Each setting runs once in every round, in another order every time, so that what
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from aweigh.profiling.networks import Network
 from aweigh.speed import FixedComputation, Noise, memory_mib, percentiles, reset_peak
 
 REPEATS = 15
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +87,25 @@ def sweep(
         peak = memory_mib("VmHWM")
         rose = None if before is None or peak is None else peak - before
         calls[setting], first[setting] = call, (time.perf_counter() - start, rose)
-    taken: dict[Setting, list[float]] = {setting: [] for setting in calls}
+    runs, noise = in_turn(calls, repeats, progress)
+    rows = tuple(Timed(setting, *first[setting], runs[setting]) for setting in calls)
+    return Sweep(rows, tuple(left_out), noise)
+
+
+def in_turn(
+    calls: Mapping[T, Call], repeats: int, progress: Callable[[int], object] = lambda done: None
+) -> tuple[dict[T, np.ndarray], Noise]:
+    """Seconds of each call, `[repeats]`, and how noisy the machine was. Each is called once before it is timed, so that
+    the threads and caches of the one before do not count."""
+    taken: dict[T, list[float]] = {name: [] for name in calls}
     order, fixed = [*calls], FixedComputation()
     for round in range(repeats):
         turn = round % max(1, len(order))
-        for setting in order[turn:] + order[:turn]:
-            calls[setting]()  # once more, that the other's threads and caches do not count
+        for name in order[turn:] + order[:turn]:
+            calls[name]()
             start = time.perf_counter()
-            calls[setting]()
-            taken[setting].append(time.perf_counter() - start)
+            calls[name]()
+            taken[name].append(time.perf_counter() - start)
         fixed.compute()
         progress(round + 1)
-    rows = tuple(Timed(setting, *first[setting], np.array(taken[setting])) for setting in order)
-    return Sweep(rows, tuple(left_out), fixed.noise())
+    return {name: np.array(seconds) for name, seconds in taken.items()}, fixed.noise()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aweigh.evaluation.errors import PrecisionRecall
 
 Points = Mapping[float, float]  # position -> value
+RatioPanel = tuple[str, Sequence[str], Mapping[str, np.ndarray]]  # title, rows, ratios [R, C] by whose they are
 CENTERNESS_NOTE = """centerness cannot reach 0: its targets lie between 0 and 1,
 and the best it can come to is their entropy, near 0.6"""
 MAIN = ("AP", "mAP", "mask_AP", "keypoint_AP")
@@ -269,6 +270,29 @@ def rows_beside_the_paper(
         room = 0.25 * (max(drawn) - min(drawn)) or 1.0
         axes.set_xlim(min(drawn) - room, max(drawn) + room)
         _finish(axes, title, _plain(metric))
+    return _save(figure, path)
+
+
+def ratios_beside_the_paper(panels: Sequence[RatioPanel], path: str | Path) -> Path:
+    """Write an image of experiments: how many times as fast as its first row each row is, here and in the paper.
+
+    panels: title, names of the rows, and by whose they are the ratios `[R, C]`; each column is a point, their mean a
+    stroke.
+    """
+    most = max(len(rows) for _, rows, _ in panels)
+    figure, places = _figure(len(panels), (4.4, 1.6 + 0.42 * most))
+    colours = (BLUE, ORANGE, GREY)
+    for axes, (title, rows, ratios) in zip(places, panels):
+        for number, (name, values) in enumerate(ratios.items()):
+            for place, own in enumerate(values):
+                y, colour = place + 0.2 * (number - 1), colours[number % len(colours)]
+                label = name if place == 0 else None
+                axes.plot(own, [y] * len(own), "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
+                axes.plot([np.mean(own)] * 2, [y - 0.1, y + 0.1], color=colour, linewidth=2.4, label=label)
+        axes.set_yticks(range(len(rows)), [_plain(row) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        _finish(axes, title, "times as fast as the first row")
+    places[0].legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=3)
     return _save(figure, path)
 
 

@@ -1,4 +1,70 @@
-"""How the doctor's page looks: light, dark, on a narrow screen, on paper."""
+"""One HTML page that needs nothing else: no script, no font and no image from elsewhere.
+
+It reads well in light and dark, on a narrow screen and on paper.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterable, Sequence
+from html import escape
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """The whole page. title: as text. parts: HTML; empty ones are left out."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(filter(None, parts))
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def head(kicker: str, title: str, *paragraphs: str) -> str:
+    """The top of the page, all as text. kicker: what kind of page it is."""
+    said = "".join(f"<p>{text(paragraph)}</p>" for paragraph in paragraphs)
+    return f"<p class=kicker>{text(kicker)}</p><h1>{text(title)}</h1>{said}"
+
+
+def section(title: str, *parts: str) -> str:
+    """A part of the page under a title. parts: HTML."""
+    return f"<section><h2>{text(title)}</h2>{''.join(parts)}</section>"
+
+
+def paragraph(words: str) -> str:
+    return f"<p>{text(words)}</p>"
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Collection[int]) -> str:
+    """Rows of texts under their titles, the first cell of each naming it. numbers: the columns aligned on the right."""
+
+    def cell(index: int, value: str) -> str:
+        if index == 0:
+            return f"<th scope=row>{text(value)}</th>"
+        return f"<td{' class=number' if index in numbers else ''}>{text(value)}</td>"
+
+    top = "".join(
+        f"<th scope=col{' class=number' if index in numbers else ''}>{text(title)}</th>"
+        for index, title in enumerate(titles)
+    )
+    body = "".join(f"<tr>{''.join(cell(index, value) for index, value in enumerate(row))}</tr>" for row in rows)
+    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def chart(png: bytes, caption: str) -> str:
+    """An image in the page. caption: as text, also for who cannot see it."""
+    data = base64.b64encode(png).decode()
+    return (
+        f'<figure class=chart><figcaption>{text(caption)}</figcaption><img alt="{text(caption)}" '
+        f'src="data:image/png;base64,{data}"></figure>'
+    )
+
+
+def text(value: object) -> str:
+    """Safe to stand in the page, whatever a file or class is called."""
+    return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
+
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #f6f7f9; --card: #fff; --line: #d9dee4;
@@ -49,6 +115,7 @@ svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft);
 svg .value { fill: var(--ink); } svg .base { stroke: var(--line); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px; }
 .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px; }
+.chart img { max-width: 100%; height: auto; display: block; background: #fff; border-radius: 6px; }
 .chart .scroll { margin-top: 8px; }
 @media print { body { background: #fff; } article, .chart { break-inside: avoid; } }
 """
