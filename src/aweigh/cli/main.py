@@ -61,7 +61,7 @@ COMMANDS = [
     ("eval", MEASURE, "Measure a detector, or a file of results, on a labelled split."),
     ("proposals", MEASURE, "Write proposals for each image, for Fast R-CNN, and measure how many objects they reach."),
     ("bench", MEASURE, "Time detectors step by step, of any engines, in turn in one process."),
-    ("profile", MEASURE, "Count what a network costs, and see how it uses its features."),
+    ("profile", MEASURE, "What a network costs, how long it takes on this machine, and why."),
     ("study", MEASURE, "Run a table of a paper, or your own, on your data: every row with equal budget."),
     ("data", DATA, "Check, convert, merge and complete data sets; draw one to try."),
     ("models", ABOUT, "List the detectors that can be built, and what is known of each."),

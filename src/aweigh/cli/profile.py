@@ -1,4 +1,4 @@
-"""`aweigh profile ...`: what a network costs, and how ShuffleNet V2 uses its features."""
+"""`aweigh profile ...`: what a network costs, how long it takes here, and how ShuffleNet V2 uses its features."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from aweigh.cli.flags import JsonFile
 from aweigh.cli.help import epilogue, several
+from aweigh.cli.profile_time import guidelines, machine, speed
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import log, output, write_numbers
 from aweigh.errors import UsageError, check_reach, counted, shortened
@@ -14,7 +15,9 @@ from aweigh.errors import UsageError, check_reach, counted, shortened
 if TYPE_CHECKING:
     from aweigh.profiling.cost import Cost
 
-app = several("profile", "Count what a network costs, and see how it uses its features.", "profile cost")
+app = several("profile", "What a network costs, how long it takes on this machine, and why.", "profile speed")
+for _command in (speed, machine, guidelines):
+    app.command(_command, help_epilogue=epilogue(f"profile {_command.__name__}"))
 
 
 @app.command(help_epilogue=epilogue("profile cost"))

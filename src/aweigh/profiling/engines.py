@@ -4,9 +4,11 @@ It is the network alone, without decoding and suppression, so that a backbone of
 same way. `aweigh bench` times whole predictions of detectors.
 """
 
+import logging
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +71,8 @@ class _Alone(nn.Module):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        self.module, self._run = network.module.eval(), network.run
+        self.module, self._run = network.module, network.run
+        self.eval()
 
     def forward(self, images: Tensor) -> Any:
         return self._run(self.module, images)
@@ -91,9 +94,21 @@ def _torch(setting: Setting, network: Network, images: Tensor) -> Call:
 
 
 def _exported(network: Network, images: Tensor, file: Path) -> Path:
-    with said_if_missing("Timing a network in onnxruntime or OpenVINO"), torch.no_grad():
+    with said_if_missing("Timing a network in onnxruntime or OpenVINO"), torch.no_grad(), _quiet():
         torch.onnx.export(_Alone(network), (images,), file, dynamo=True, external_data=False, verbose=False)
     return file
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks, which are for its developers."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _onnxruntime(file: Path, images: np.ndarray, setting: Setting) -> Call:

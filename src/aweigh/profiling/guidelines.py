@@ -29,6 +29,7 @@ from aweigh.speed import Noise
 
 Name = Literal["G1", "G2", "G3", "G4", "figure 1"]
 BLOCKS, SIDE = 10, 56
+ALIKE = 0.02  # ours: ratios of the paper this near to 1 tell no direction
 TIMES = (1, 2, 4)  # the columns of tables 1 to 4: how many times as wide
 
 
@@ -80,15 +81,17 @@ class Found:
         return float(spearman(self.here.ravel(), self.paper("arm").ravel()))
 
     def __str__(self) -> str:
-        """Whether rows are faster or slower than the first here as they are in the paper."""
+        """Whether rows are faster or slower than the first here as they are in the paper, where they are not alike."""
         here, arm = self.here[1:], self.paper("arm")[1:]
-        same = np.sign(here - 1) == np.sign(arm - 1)
-        said = f"{counted(int(same.sum()), 'place')} of {same.size} as on the paper's ARM; Spearman {self.spearman:.2f}"
+        told = np.abs(arm - 1) > ALIKE
+        same = told & (np.sign(here - 1) == np.sign(arm - 1))
+        found, all_told = int(same.sum()), int(told.sum())
+        said = f"{counted(found, 'place')} of {all_told} as on the paper's ARM; Spearman {self.spearman:.2f}"
         turned = [
             f"{row.name}, {column} ({here[r, c]:.2f} here, {arm[r, c]:.2f} there)"
             for r, row in enumerate(self.experiment.rows[1:])
             for c, column in enumerate(self.experiment.columns)
-            if not same[r, c]
+            if told[r, c] and not same[r, c]
         ]
         return f"Faster or slower than the first row in {said}." + (f" Not: {'; '.join(turned)}." if turned else "")
 

@@ -296,6 +296,45 @@ def ratios_beside_the_paper(panels: Sequence[RatioPanel], path: str | Path) -> P
     return _save(figure, path)
 
 
+def shares_of_time(shares: Mapping[str, tuple[float, float | None]], path: str | Path) -> Path:
+    """Write an image of bars: milliseconds of each kind of operator, and of the machine's roof where it is known."""
+    figure, (axes,) = _figure(1, (8.0, 1.0 + 0.36 * len(shares)))
+    for place, (taken, roof) in enumerate(shares.values()):
+        axes.barh(place, taken, height=0.62, color=BLUE, label="measured" if place == 0 else None)
+        if roof is not None:
+            axes.plot(
+                [roof] * 2, [place - 0.4, place + 0.4], color=ORANGE, linewidth=2.4, label="" if place else "roof"
+            )
+        axes.text(taken, place, f" {taken:.2f}", va="center", fontsize=8, color=BLACK)
+    axes.set_yticks(range(len(shares)), [_plain(name) for name in shares])
+    axes.invert_yaxis()
+    axes.legend(fontsize=8.5, frameon=False, loc="lower right")
+    _finish(axes, "Time by kind of operator", "ms")
+    return _save(figure, path)
+
+
+def roofline(roof: tuple[float, float], operators: Mapping[str, np.ndarray], path: str | Path) -> Path:
+    """Write an image of operators under the roof of a machine.
+
+    roof: GFLOP/s, and GB/s of what stays in the caches. operators: by kind, `[N, 3]` floating point operations for each
+    byte, GFLOP/s, seconds, which are the size of the point.
+    """
+    gflops, gbytes = roof
+    figure, (axes,) = _figure(1, (8.0, 4.6))
+    along = np.logspace(-1, 3, 200)
+    axes.plot(along, np.minimum(gflops, gbytes * along), color=BLACK, linewidth=2, label="the roof")
+    longest = max((values[:, 2].max() for values in operators.values()), default=1.0)
+    for number, (kind, values) in enumerate(operators.items()):
+        sizes = 12 + 160 * values[:, 2] / longest
+        axes.scatter(values[:, 0], values[:, 1], s=sizes, color=_colour(number), alpha=0.6, linewidths=0, label=kind)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _finish(axes, "Operators and the roof", "floating point operations for each byte")
+    axes.set_ylabel("GFLOP/s", fontsize=9)
+    axes.legend(fontsize=8.5, frameon=False, loc="lower right")
+    return _save(figure, path)
+
+
 # --- rows to lines ------------------------------------------------------------------------------------------------
 
 

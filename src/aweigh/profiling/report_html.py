@@ -1,0 +1,124 @@
+"""What `aweigh profile` measured as one page that needs nothing else."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from aweigh.page import chart, head, page, paragraph, section, table
+from aweigh.profiling.guidelines import Found
+from aweigh.profiling.machine import Machine
+from aweigh.profiling.sweep import Sweep
+from aweigh.profiling.tables import Table, guideline_table, machine_table, share_table, sweep_table, whole
+from aweigh.profiling.timing import Profile
+from aweigh.speed import Noise
+from aweigh.visualise.charts import ratios_beside_the_paper, roofline, shares_of_time
+
+
+def speed_page(found: Sweep, profiles: Mapping[str, Profile]) -> str:
+    """Of `aweigh profile speed`."""
+    parts = [
+        head("Profile", "How fast networks run here", "Each ran in every round, in turn; times are of a whole batch."),
+        section("All settings", _table(sweep_table(found), left=3), *map(paragraph, _left_out(found)))
+        + paragraph(str(found.noise)),
+    ]
+    for model, profile in profiles.items():
+        parts.append(
+            section(
+                f"Where the time of {model} goes",
+                paragraph(whole(profile)),
+                _chart(partial(shares_of_time, _shares(profile)), f"{model}: time by operator"),
+                _table(share_table("operator", profile.by_kind())),
+                _table(share_table("part", profile.by_stage())),
+            )
+        )
+        if profile.machine is not None:
+            parts.append(
+                section(
+                    f"{model} under the roof",
+                    paragraph("Each point is an operator; the line is what this machine reaches at most."),
+                    _chart(partial(_roofline, profile), f"{model}: operators and the roof"),
+                )
+            )
+    return page("Profile: speed", parts)
+
+
+def machine_page(found: Sequence[Machine]) -> str:
+    """Of `aweigh profile machine`."""
+    text = "The fastest matrix product, a multiply-add counted as two, and copies by the bytes they touch."
+    noise = [paragraph(f"{each.threads} threads: {each.noise}") for each in found]
+    picture = _chart(partial(roofline, _roof(found[-1]), {}), "The roof of this machine")
+    return page(
+        "Profile: machine",
+        [head("Profile", "The roof of this machine", text), section("", _table(machine_table(found)), picture, *noise)],
+    )
+
+
+def guidelines_page(found: Sequence[Found], engine: str, threads: int, noise: Noise) -> str:
+    """Of `aweigh profile guidelines`."""
+    text = (
+        "Times as fast as the first row of each table, which all cost the same multiply-adds, here and on the machines "
+        "of ShuffleNet V2's authors: one thread of a phone (ARM), and a GTX 1080 Ti (GPU)."
+    )
+    parts = [head("Profile", "The four guidelines on this machine", text, f"Engine {engine}, threads {threads}.")]
+    parts.append(_chart(partial(guidelines_chart, found), "Ratios to the first row, here and in the paper"))
+    for each in found:
+        parts.append(section(each.experiment.title, _table(guideline_table(each)), paragraph(str(each))))
+    parts.append(paragraph(str(noise)))
+    return page("Profile: guidelines", parts)
+
+
+def guidelines_chart(found: Sequence[Found], path: Path) -> Path:
+    """The experiments side by side."""
+    panels = [
+        (
+            each.experiment.title,
+            [row.name for row in each.experiment.rows],
+            {"here": each.here, "ARM, paper": each.paper("arm"), "GPU, paper": each.paper("gpu")},
+        )
+        for each in found
+    ]
+    return ratios_beside_the_paper(panels, path)
+
+
+def _shares(profile: Profile) -> dict[str, tuple[float, float | None]]:
+    """Milliseconds by kind, as measured and at the roof."""
+    return {
+        share.name: (share.seconds * 1000, None if share.at_roof is None else share.at_roof * 1000)
+        for share in profile.by_kind()
+    }
+
+
+def _roof(machine: Machine) -> tuple[float, float]:
+    return machine.gflops["float32"], max(machine.gbytes.values())
+
+
+def _roofline(profile: Profile, path: Path) -> Path:
+    """Operators with arithmetic: how much for each byte, and how fast."""
+    assert profile.machine is not None
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for each in profile.operators:
+        if each.multiply_adds and each.seconds:
+            point = (2 * each.multiply_adds / (4 * each.memory_access), 2e-9 * each.multiply_adds / each.seconds)
+            points.setdefault(each.kind, []).append((*point, each.seconds))
+    return roofline(_roof(profile.machine), {kind: np.array(own) for kind, own in points.items()}, path)
+
+
+def _left_out(found: Sweep) -> list[str]:
+    return [f"Left out: {setting.model}, {setting.engine}, {setting.format}: {why}" for setting, why in found.left_out]
+
+
+def _table(given: Table, left: int = 1) -> str:
+    """left: how many columns are aligned on the left."""
+    titles, rows = given
+    return table(titles, rows, numbers=range(left, len(titles)))
+
+
+def _chart(draw: Callable[[Path], object], caption: str) -> str:
+    """draw: writes an image to a path."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chart.png"
+        draw(path)
+        return chart(path.read_bytes(), caption)

@@ -1,0 +1,81 @@
+"""What was measured as tables of texts: titles and rows, for the terminal and for the page."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from aweigh.profiling.guidelines import Found
+from aweigh.profiling.machine import Machine
+from aweigh.profiling.sweep import Sweep
+from aweigh.profiling.timing import Profile, Share
+
+Table = tuple[Sequence[str], list[Sequence[str]]]
+
+
+def sweep_table(found: Sweep) -> Table:
+    """A row for each setting, in the order in which they were asked for; the last column compares with the first."""
+    titles = (
+        "network", "engine", "format", "size", "batch", "threads", "p50 ms", "p95", "p99", "images/s", "first call",
+        "memory", "times as fast",
+    )  # fmt: skip
+    rows: list[Sequence[str]] = []
+    for row in found.rows:
+        setting = row.setting
+        rows.append(
+            (
+                setting.model, setting.engine, setting.format, str(setting.size), str(setting.batch),
+                str(setting.cores), *(f"{value:.1f}" for value in row.ms.values()), f"{row.images_per_second:.1f}",
+                f"{row.first_s:.2f} s", "-" if row.memory_mib is None else f"{row.memory_mib:.0f} MiB",
+                f"{row.images_per_second / found.rows[0].images_per_second:.2f}",
+            )
+        )  # fmt: skip
+    return titles, rows
+
+
+def share_table(what: str, shares: Sequence[Share]) -> Table:
+    """Where the time goes. what: the rows are."""
+    titles = (what, "calls", "ms", "share", "GFLOP/s", "ms at the roof", "times the roof")
+    rows: list[Sequence[str]] = []
+    for share in shares:
+        roof = ("-", "-")
+        if share.at_roof:
+            roof = (f"{share.at_roof * 1000:.2f}", f"{share.seconds / share.at_roof:.1f}")
+        rate = f"{share.gflops:.0f}" if share.gflops else "-"
+        rows.append((share.name, str(share.calls), f"{share.seconds * 1000:.2f}", f"{share.of_whole:.0%}", rate, *roof))
+    return titles, rows
+
+
+def whole(profile: Profile) -> str:
+    """In one line: the whole, how much of it the operators account for, and the roof."""
+    seconds, roof = float(np.median(profile.runs)), profile.at_roof(profile.operators)
+    said = f"{seconds * 1000:.2f} ms, of which operators take {profile.accounted:.0%}"
+    return said + (f"; at the roof of this machine {roof * 1000:.2f} ms." if roof else ".")
+
+
+def machine_table(found: Sequence[Machine]) -> Table:
+    """A row for each number of threads."""
+    sizes = list(found[0].gbytes)
+    titles = ["threads", *(f"GFLOP/s {form}" for form in found[0].gflops)]
+    titles += [f"GB/s, {size / 2**20:g} MiB" for size in sizes]
+    rows: list[Sequence[str]] = [
+        [
+            str(each.threads),
+            *(f"{value:.0f}" for value in each.gflops.values()),
+            *(f"{each.gbytes[size]:.0f}" for size in sizes),
+        ]
+        for each in found
+    ]
+    return titles, rows
+
+
+def guideline_table(found: Found) -> Table:
+    """A row for each of the paper's: milliseconds here, and how many times as fast as the first row, here and there."""
+    columns = found.experiment.columns
+    titles = ["", *(f"ms {column}" for column in columns)]
+    titles += [f"{where} {column}" for where in ("here", "ARM", "GPU") for column in columns]
+    ratios = np.concatenate([found.here, found.paper("arm"), found.paper("gpu")], axis=1)
+    rows: list[Sequence[str]] = [
+        [row.name, *(f"{seconds * 1000:.2f}" for seconds in found.seconds[r]), *(f"{ratio:.2f}" for ratio in ratios[r])]
+        for r, row in enumerate(found.experiment.rows)
+    ]
+    return titles, rows
