@@ -100,6 +100,23 @@ def _grown(boxes: np.ndarray, cells_y: int, cells_x: int) -> np.ndarray:
     return np.trunc(np.concatenate([middle - half, middle + half], axis=1))
 
 
+def sampled(mask: np.ndarray, box: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """A mask `[S, S]` in the frame of its box `[4]` as one in the frame of another box, 0 beyond its own."""
+    shares = [_shares_of(box[axis::2], other[axis::2], mask.shape[0]) for axis in (1, 0)]
+    values: np.ndarray = shares[0] @ mask @ shares[1].T
+    return values
+
+
+def _shares_of(own: np.ndarray, other: np.ndarray, cells: int) -> np.ndarray:
+    """`[cells, cells]`: along one axis, what each cell of a mask from `own[0]` to `own[1]` gives to those of another;
+    the outermost reach to the edge."""
+    middles = other[0] + (np.arange(cells) + 0.5) / cells * (other[1] - other[0])
+    places = (middles - own[0]) / (own[1] - own[0] or 1) * cells
+    inside = (places >= 0) & (places <= cells)
+    shares = _shares((places - 0.5).clip(0, cells - 1), cells) * inside[:, None]
+    return shares.astype(np.float32)
+
+
 def _shares(places: np.ndarray, cells: int) -> np.ndarray:
     """`[n, cells]`: what each cell of a row gives to each place between them, bilinearly, with nothing beyond."""
     distance = np.abs(places[:, None] - np.arange(cells, dtype=np.float32))
