@@ -1,8 +1,12 @@
 """What the machine can do at most: arithmetic in a large matrix product, and moving values in a plain copy.
 
-The two are the roof of "Roofline" (Williams et al., 2009): no operator is faster than its arithmetic at the one rate
+The two are the roof of "Roofline" (Williams et al., 2009): an operator takes at least its arithmetic at the one rate,
 and its values at the other. A copy is measured at several sizes, since what stays in the caches of a processor moves
-several times as fast as what does not.
+several times as fast as what does not. What writes over its own input (`relu_`) touches half the memory of a copy, and
+can be faster than this roof while that is in a cache.
+
+A peak is the fastest of several runs. With one thread the clock is the processor time of that thread, which stands
+still while the machine does other things; several threads wait for each other, and have the clock on the wall.
 """
 
 import time
@@ -16,8 +20,9 @@ from aweigh.speed import FixedComputation, Noise
 
 Format = Literal["float32", "bf16"]
 DTYPES: dict[Format, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
-SIDES = (768, 1024, 1536, 2048)  # of square matrices; the fastest counts
+SIDES = (512, 768, 1024, 1536, 2048)  # of square matrices; the fastest counts
 COPIES = tuple(2**power for power in (17, 19, 21, 23, 25, 27))  # bytes of the array that is copied: 128 KiB to 128 MiB
+AT_ONCE = 2**24  # bytes: smaller arrays are copied so often that the call itself does not count
 REPEATS = 7
 
 
@@ -35,13 +40,18 @@ class Machine:
     noise: Noise
 
     def seconds(self, multiply_adds: int, values: int, *, format: Format = "float32") -> float:
-        """The time that this much arithmetic and this many values take at least: the roof.
+        """The time that this much arithmetic and this many values take at least: the roof."""
+        return max(self.arithmetic_seconds(multiply_adds, format), self.memory_seconds(values, format))
 
-        Values that fit a smaller copy move at the rate of the smallest one that they fit.
-        """
+    def arithmetic_seconds(self, multiply_adds: int, format: Format = "float32") -> float:
+        return 2 * multiply_adds / (self.gflops[format] * 1e9)
+
+    def memory_seconds(self, values: int, format: Format = "float32") -> float:
+        """Values move at the rate of the next smaller copy, or of any larger one that was faster, so that none that
+        partly stay in a cache beat the roof."""
         moved = values * DTYPES[format].itemsize
-        rate = next((rate for size, rate in sorted(self.gbytes.items()) if moved <= size), self.slowest_gbytes)
-        return max(2 * multiply_adds / (self.gflops[format] * 1e9), moved / (rate * 1e9))
+        least = max((size for size in self.gbytes if size <= moved), default=min(self.gbytes))
+        return moved / (max(rate for size, rate in self.gbytes.items() if size >= least) * 1e9)
 
     @property
     def slowest_gbytes(self) -> float:
@@ -58,43 +68,66 @@ class Machine:
         }
 
 
-def measure_machine(threads: int = 0, *, formats: Sequence[Format] = ("float32",), repeats: int = REPEATS) -> Machine:
-    """Measure the processor. threads: of torch; as many as it takes by itself when 0. They are as before afterwards."""
+def measure_machine(
+    threads: int = 0,
+    *,
+    formats: Sequence[Format] = ("float32",),
+    sides: Sequence[int] = SIDES,
+    copies: Sequence[int] = COPIES,
+    repeats: int = REPEATS,
+    clock: Callable[[], float] | None = None,
+) -> Machine:
+    """Measure the processor, all products and copies in turn.
+
+    threads: of torch; as many as it takes by itself when 0. They are as before afterwards. sides: of the matrices.
+    copies: bytes of the arrays. clock: seconds; see the top of this file.
+    """
     before, fixed = torch.get_num_threads(), FixedComputation()
-    torch.set_num_threads(threads or before)
+    used = threads or before
+    torch.set_num_threads(used)
     try:
-        gflops = {format: max(_product(side, DTYPES[format], repeats, fixed) for side in SIDES) for format in formats}
-        gbytes = {2 * size: _copy(size, repeats, fixed) for size in COPIES}
+        products = {(form, side): _product(side, DTYPES[form]) for form in formats for side in sides}
+        copied = {size: _copy(size) for size in copies}
+        runs = [*products.values(), *copied.values()]
+        fastest = _fastest(runs, repeats, clock or (time.thread_time if used == 1 else time.perf_counter), fixed)
     finally:
         torch.set_num_threads(before)
-    return Machine(threads or before, gflops, gbytes, fixed.noise())
+    gflops = {form: max(2e-9 * side**3 / fastest[products[form, side]] for side in sides) for form in formats}
+    gbytes = {2 * size: 2e-9 * size * _times(size) / fastest[copied[size]] for size in copies}
+    return Machine(used, gflops, gbytes, fixed.noise())
 
 
-def _product(side: int, dtype: torch.dtype, repeats: int, fixed: FixedComputation) -> float:
+def _product(side: int, dtype: torch.dtype) -> Callable[[], object]:
     first, second = (torch.randn(side, side).to(dtype) for _ in range(2))
     result = torch.empty(side, side, dtype=dtype)
-    return 2e-9 * side**3 / _fastest(lambda: torch.mm(first, second, out=result), repeats, fixed)
+    return lambda: torch.mm(first, second, out=result)
 
 
-def _copy(size: int, repeats: int, fixed: FixedComputation) -> float:
-    """Small arrays are copied many times, so that the call itself does not count."""
-    source, times = torch.ones(size // 4), max(1, 2**24 // size)
+def _copy(size: int) -> Callable[[], object]:
+    source, times = torch.ones(size // 4), _times(size)
     target = torch.empty_like(source)
 
     def copy() -> None:
         for _ in range(times):
             target.copy_(source)
 
-    return 2e-9 * size * times / _fastest(copy, repeats, fixed)
+    return copy
 
 
-def _fastest(work: Callable[[], object], repeats: int, fixed: FixedComputation) -> float:
-    """Seconds of the fastest of some runs: a peak is what is reached at all."""
-    work()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
+def _times(size: int) -> int:
+    return max(1, AT_ONCE // size)
+
+
+def _fastest(
+    runs: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float], fixed: FixedComputation
+) -> dict[Callable[[], object], float]:
+    """Seconds of the fastest of several turns of each, after one that is not timed."""
+    taken: dict[Callable[[], object], float] = {}
+    for turn in range(repeats + 1):
+        for run in runs:
+            start = clock()
+            run()
+            if turn:
+                taken[run] = min(taken.get(run, float("inf")), clock() - start)
         fixed.compute()
-    return min(taken)
+    return taken
