@@ -100,11 +100,11 @@ figure { margin: 0; } .gallery figure { display: flex; flex-wrap: wrap; gap: 3px
 .gallery img { max-width: 100%; height: auto; border-radius: 6px; display: block; }
 .gallery figure img:not(:only-of-type) { max-width: calc(50% - 2px); }
 figcaption { width: 100%; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+.scroll { overflow-x: auto; } .scroll + .scroll { margin-top: 12px; } table { border-collapse: collapse; width: 100%; }
 th, td { padding: 6px 12px; text-align: left; font-weight: normal; border-top: 1px solid var(--line);
   white-space: nowrap; }
 thead th { border-top: 0; color: var(--soft); font-size: 13px; }
-tbody th { font-weight: 600; min-width: 8ch; max-width: 40ch; white-space: normal; overflow-wrap: anywhere; }
+tbody th { font-weight: 600; min-width: 14ch; max-width: 40ch; white-space: normal; overflow-wrap: anywhere; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bar { position: relative; min-width: 120px; } .bar i { position: absolute; inset: 4px auto 4px 6px;
   max-width: calc(100% - 12px); background: var(--bar); border-radius: 4px; }

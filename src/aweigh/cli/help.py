@@ -34,6 +34,7 @@ EXAMPLES = {
     "profile speed": "aweigh profile speed box resnet50 --engine eager onnx --threads 1 2",
     "profile machine": "aweigh profile machine",
     "profile guidelines": "aweigh profile guidelines -o guidelines.png",
+    "profile advice": "aweigh profile advice fcos_resnet50_fpn",
     "profile reuse": "aweigh profile reuse shufflenet_v2_x1_0",
     "study list": "aweigh study list",
     "study run": "aweigh study run fcos/4 my-data --steps 600 --seeds 3 --size 320",

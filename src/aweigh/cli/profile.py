@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from aweigh.cli.flags import JsonFile
 from aweigh.cli.help import epilogue, several
-from aweigh.cli.profile_time import guidelines, machine, speed
+from aweigh.cli.profile_time import advice, guidelines, machine, speed
 from aweigh.cli.tables import print_table
 from aweigh.cli.terminal import log, output, write_numbers
 from aweigh.errors import UsageError, check_reach, counted, shortened
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aweigh.profiling.cost import Cost
 
 app = several("profile", "What a network costs, how long it takes on this machine, and why.", "profile speed")
-for _command in (speed, machine, guidelines):
+for _command in (speed, machine, guidelines, advice):
     app.command(_command, help_epilogue=epilogue(f"profile {_command.__name__}"))
 
 

@@ -168,6 +168,70 @@ def guidelines(
         _write(html, guidelines_page(found, engine, threads, noise))
 
 
+def advice(
+    model: str,
+    /,
+    *,
+    size: int = 416,
+    batch: int = 1,
+    threads: int = 1,
+    repeats: int = 9,
+    most: int = 20,
+    json_file: JsonFile = None,
+    html: HtmlFile = None,
+) -> None:
+    """Which parts of a network break a guideline of ShuffleNet V2, and what each costs on this machine.
+
+    Each part is timed beside a form of equal multiply-adds that obeys, in turn. G1: 1x1 convolutions of unequal widths,
+    G2: groups, G3: fragments, G4: element-wise work. The forms compute something else, but for the folding of
+    normalisations, which prediction does by itself.
+
+    Args:
+        model: A detector of aweigh models, a checkpoint, box, a network of the ShuffleNet V2 paper, or a timm backbone.
+        size: Side of the images in pixels.
+        batch: Images that go through the network together.
+        threads: Of the CPU. The time of one is its own, which other programs do not disturb.
+        repeats: How often each part is timed.
+        most: Rows that are shown; the file and the page have all.
+    """
+    for name, value in (("size", size), ("batch", batch), ("threads", threads), ("repeats", repeats), ("most", most)):
+        check_reach(name, value)
+        if value < 1:
+            raise UsageError(f"{name} = {value}: expected a number above 0.")
+    import time
+
+    import torch
+
+    from aweigh.profiling.advice import advise
+    from aweigh.profiling.networks import find_network
+    from aweigh.profiling.tables import CLEAN, advice_table
+
+    network = find_network(model)
+    torch.set_num_threads(threads)
+    images = torch.rand(batch, 3, size, size)
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    with bar("measuring", repeats) as show:
+        found = advise(
+            network.module, lambda: network.run(network.module, images), repeats=repeats, progress=show, clock=clock
+        )
+    screen().print(f"{model}, {size} x {size}, batch {batch}: {found.whole * 1000:.2f} ms", soft_wrap=True)
+    titles, rows = advice_table(found)
+    if rows:
+        print_table(screen(), titles, rows[:most], left=(0, 1, 2, 3))
+        if len(rows) > most:
+            screen().print(f"And {counted(len(rows) - most, 'row')} more that cost less (--most).")
+    else:
+        screen().print(CLEAN)
+    if threads > 1:
+        screen().print(str(found.noise), soft_wrap=True)
+    if json_file is not None:
+        write_numbers(json_file, {"model": model, "size": size, "batch": batch, "threads": threads, **found.to_dict()})
+    if html is not None:
+        from aweigh.profiling.report_html import advice_page
+
+        _write(html, advice_page(model, found))
+
+
 def show_sweep(found: "Sweep") -> None:
     """A row for each setting."""
     from aweigh.profiling.tables import sweep_table
@@ -180,13 +244,13 @@ def show_sweep(found: "Sweep") -> None:
 
 def show_profile(model: str, profile: "Profile", setting: "Setting") -> None:
     """Where the time goes: by kind of operator, and by part."""
-    from aweigh.profiling.tables import share_table, whole
+    from aweigh.profiling.tables import parts_of, share_table, whole
 
     where = f"{setting.size} x {setting.size}, batch {setting.batch}, {counted(setting.cores, 'thread')}"
     screen().print(f"\n{model}, eager, float32, {where}: {whole(profile)}", soft_wrap=True)
     print_table(screen(), *share_table("operator", profile.by_kind()))
     screen().print()
-    print_table(screen(), *share_table("part", profile.by_stage()))
+    print_table(screen(), *share_table("part", parts_of(profile)))
 
 
 def _profiled(network: "Network", setting: "Setting") -> "Profile":

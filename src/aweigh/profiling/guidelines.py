@@ -10,6 +10,7 @@ serial fragments are as narrow as equal multiply-adds ask for; the images of tab
 others have. Widths are those of the paper's ARM columns.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -119,7 +120,10 @@ def measure_guidelines(
     repeats: int = 7,
     progress: Callable[[int], object] = lambda done: None,
 ) -> tuple[list[Found], Noise]:
-    """Run experiments, all their networks in turn. progress: called with the number of rounds done."""
+    """Run experiments, all their networks in turn. progress: called with the number of rounds done.
+
+    One thread of torch is timed by its own processor time, which other programs do not disturb.
+    """
     calls: dict[tuple[Name, int, int], Call] = {}
     for name in names:
         experiment = EXPERIMENTS[name]
@@ -128,7 +132,8 @@ def measure_guidelines(
                 setting = Setting(row.name, engine, size=experiment.side, threads=threads)
                 module = Network(row.build(c).eval(), nn.Module.__call__, detector=False)
                 calls[name, r, c] = opened(setting, module, channels=row.channels[c])
-    runs, noise = in_turn(calls, repeats, progress)
+    clock = time.thread_time if engine == "eager" and threads == 1 else time.perf_counter
+    runs, noise = in_turn(calls, repeats, progress, clock)
     found = []
     for name in names:
         rows, columns = len(EXPERIMENTS[name].rows), len(EXPERIMENTS[name].columns)

@@ -10,6 +10,7 @@ V2", Ma et al., 2018, section 1, calls them FLOPs). Values are numbers, not byte
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -84,12 +85,11 @@ _KINDS: dict[Kind, str] = {
     "selection": "torchvision::nms aten::topk aten::sort aten::nonzero aten::masked_select aten::unique aten::_unique2",
 }
 KIND_OF: Mapping[str, Kind] = {name: kind for kind, names in _KINDS.items() for name in names.split()}
-# What computes nothing and moves nothing, besides the views that their schemas tell.
-_NOTHING = (
-    "aten::detach aten::alias aten::lift_fresh aten::_unsafe_view aten::as_strided_ aten::empty aten::empty_like "
-    "aten::new_empty aten::empty_strided aten::new_empty_strided aten::resize_"
-)
-NOTHING = frozenset(_NOTHING.split())
+# What computes nothing and moves nothing: memory without values, and views besides those that their schemas tell.
+_FRESH = "aten::empty aten::empty_like aten::new_empty aten::empty_strided aten::new_empty_strided"
+_VIEWS = "aten::detach aten::alias aten::lift_fresh aten::_unsafe_view aten::as_strided_ aten::resize_"
+FRESH = frozenset(_FRESH.split())
+NOTHING = FRESH | frozenset(_VIEWS.split())
 CONVOLUTIONS = frozenset({"aten::convolution", "aten::_convolution", "aten::convolution_overrideable"})
 DEFORMABLE = "torchvision::deform_conv2d"
 
@@ -101,6 +101,7 @@ class Operator:
     name: as torch calls it, `aten::convolution`. kind: what it is; "unknown" for one that no table here lists.
     module: dotted name, within the network, of the innermost module that calls it ("" is the network itself).
     inputs: shapes of the tensors that come in, without weights; outputs: of those that come out.
+    sources: which operators wrote the inputs last, by their places in the list; -1 is what the network was given.
     kernel, stride, groups: of a convolution. multiply_adds: of convolutions and matrix products.
     read, written: values of inputs and outputs; weights: of the parameters and buffers it reads (without the bias of a
     convolution or a matrix product, which the paper leaves out). seconds: how long it took, where a clock ran.
@@ -115,6 +116,7 @@ class Operator:
     read: int
     written: int
     weights: int
+    sources: tuple[int, ...] = ()
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     groups: int = 1
@@ -136,13 +138,15 @@ def record(
     call: Callable[[], object],
     *,
     clock: Callable[[], float] | None = None,
+    replays: list[Callable[[], object]] | None = None,
 ) -> list[Operator]:
     """What `call` makes the module compute, in order. The module is left as it is.
 
     call: runs the module, `lambda: module(image)`; without gradients. clock: as `time.perf_counter`, for the seconds of
-    each operator; on a CPU alone, where an operator has ended when its call returns.
+    each operator; on a CPU alone, where an operator has ended when its call returns. replays: a list to fill with what
+    computes each operator again, on what it was given, which is kept for it.
     """
-    recorder, hooks = _Recorder(module, clock), []
+    recorder, hooks = _Recorder(module, clock, replays), []
     for name, each in module.named_modules():
         hooks += [
             each.register_forward_pre_hook(lambda *_, name=name: recorder.where.append(name)),
@@ -160,10 +164,16 @@ def record(
 class _Recorder(TorchDispatchMode):
     """Writes down what is computed. where: the names of the modules under way, the innermost one last."""
 
-    def __init__(self, module: nn.Module, clock: Callable[[], float] | None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        clock: Callable[[], float] | None,
+        replays: list[Callable[[], object]] | None,
+    ) -> None:
         TorchDispatchMode.__init__(self)
         self.operators: list[Operator] = []
-        self._clock = clock
+        self._clock, self._replays = clock, replays
+        self._made: dict[int, int] = {}  # which operator wrote a storage last; one that is gone is written anew first
         self.where = [""]
         self._weights = {_storage(each) for each in chain(module.parameters(), module.buffers())}
 
@@ -175,8 +185,15 @@ class _Recorder(TorchDispatchMode):
         start = self._clock() if self._clock else 0.0
         result = function(*args, **kwargs)
         seconds = self._clock() - start if self._clock else None
-        if not _does_nothing(function):
-            self.operators.append(self._operator(function, args, kwargs, result, seconds))
+        if _does_nothing(function):
+            if function._schema.name in FRESH:
+                self._made.pop(_storage(result), None)
+            return result
+        self.operators.append(self._operator(function, args, kwargs, result, seconds))
+        for output in _tensors((result,)):
+            self._made[_storage(output)] = len(self.operators) - 1
+        if self._replays is not None:
+            self._replays.append(partial(function, *args, **kwargs))
         return result
 
     def _operator(self, function: Any, args: Any, kwargs: Any, result: Any, seconds: float | None) -> Operator:
@@ -203,6 +220,7 @@ class _Recorder(TorchDispatchMode):
             sum(each.numel() for each in inputs),
             sum(each.numel() for each in outputs),
             sum(each.numel() for each in weights),
+            tuple(self._made.get(_storage(each), -1) for each in inputs),
             seconds=seconds,
             **shape,
         )

@@ -8,10 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from aweigh.page import chart, head, page, paragraph, section, table
+from aweigh.profiling.advice import Advised
 from aweigh.profiling.guidelines import Found
 from aweigh.profiling.machine import Machine
 from aweigh.profiling.sweep import Sweep
-from aweigh.profiling.tables import Table, guideline_table, machine_table, share_table, sweep_table, whole
+from aweigh.profiling.tables import (
+    CLEAN,
+    Table,
+    advice_table,
+    guideline_table,
+    machine_table,
+    share_table,
+    sweep_table,
+    whole,
+)
 from aweigh.profiling.timing import Profile
 from aweigh.speed import Noise
 from aweigh.visualise.charts import ratios_beside_the_paper, roofline, shares_of_time
@@ -31,7 +41,7 @@ def speed_page(found: Sweep, profiles: Mapping[str, Profile]) -> str:
                 paragraph(whole(profile)),
                 _chart(partial(shares_of_time, _shares(profile)), f"{model}: time by operator"),
                 _table(share_table("operator", profile.by_kind())),
-                _table(share_table("part", profile.by_stage())),
+                _table(share_table("part", parts_of(profile))),
             )
         )
         if profile.machine is not None:
@@ -63,11 +73,21 @@ def guidelines_page(found: Sequence[Found], engine: str, threads: int, noise: No
         "of ShuffleNet V2's authors: one thread of a phone (ARM), and a GTX 1080 Ti (GPU)."
     )
     parts = [head("Profile", "The four guidelines on this machine", text, f"Engine {engine}, threads {threads}.")]
-    parts.append(_chart(partial(guidelines_chart, found), "Ratios to the first row, here and in the paper"))
     for each in found:
-        parts.append(section(each.experiment.title, _table(guideline_table(each)), paragraph(str(each))))
+        picture = _chart(partial(guidelines_chart, [each]), "Times as fast as the first row, here and in the paper")
+        parts.append(section(each.experiment.title, paragraph(str(each)), picture, _table(guideline_table(each))))
     parts.append(paragraph(str(noise)))
     return page("Profile: guidelines", parts)
+
+
+def advice_page(model: str, found: Advised) -> str:
+    """Of `aweigh profile advice`."""
+    text = (
+        f"{model} takes {found.whole * 1000:.2f} ms here. Each row is a part that breaks a guideline of ShuffleNet V2, "
+        "beside a form of equal multiply-adds that obeys; a cost below 0 says that the guideline does not hold for it."
+    )
+    shown = _table(advice_table(found), left=4) if found.advice else paragraph(CLEAN)
+    return page("Profile: advice", [head("Profile", f"Advice on {model}", text), shown, paragraph(str(found.noise))])
 
 
 def guidelines_chart(found: Sequence[Found], path: Path) -> Path:

@@ -93,7 +93,10 @@ def sweep(
 
 
 def in_turn(
-    calls: Mapping[T, Call], repeats: int, progress: Callable[[int], object] = lambda done: None
+    calls: Mapping[T, Call],
+    repeats: int,
+    progress: Callable[[int], object] = lambda done: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[T, np.ndarray], Noise]:
     """Seconds of each call, `[repeats]`, and how noisy the machine was. Each is called once before it is timed, so that
     the threads and caches of the one before do not count."""
@@ -103,9 +106,9 @@ def in_turn(
         turn = round % max(1, len(order))
         for name in order[turn:] + order[:turn]:
             calls[name]()
-            start = time.perf_counter()
+            start = clock()
             calls[name]()
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(clock() - start)
         fixed.compute()
         progress(round + 1)
     return {name: np.array(seconds) for name, seconds in taken.items()}, fixed.noise()

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aweigh.profiling.advice import Advised
 from aweigh.profiling.guidelines import Found
 from aweigh.profiling.machine import Machine
 from aweigh.profiling.sweep import Sweep
 from aweigh.profiling.timing import Profile, Share
 
+FEW = 4  # backbone, neck, head, and what stands outside them
+CLEAN = "No part breaks a guideline."
 Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
@@ -45,6 +48,12 @@ def share_table(what: str, shares: Sequence[Share]) -> Table:
     return titles, rows
 
 
+def parts_of(profile: Profile) -> Sequence[Share]:
+    """Of a detector, which has few parts, their parts: the stages of its backbone, and so on."""
+    parts = profile.by_part()
+    return parts if len(parts) > FEW else profile.by_stage()
+
+
 def whole(profile: Profile) -> str:
     """In one line: the whole, how much of it the operators account for, and the roof."""
     seconds, roof = float(np.median(profile.runs)), profile.at_roof(profile.operators)
@@ -78,4 +87,17 @@ def guideline_table(found: Found) -> Table:
         [row.name, *(f"{seconds * 1000:.2f}" for seconds in found.seconds[r]), *(f"{ratio:.2f}" for ratio in ratios[r])]
         for r, row in enumerate(found.experiment.rows)
     ]
+    return titles, rows
+
+
+def advice_table(found: Advised) -> Table:
+    """What costs most comes first."""
+    titles = ("", "part", "what", "beside", "ms", "ms beside", "times", "costs ms", "of the whole")
+    rows: list[Sequence[str]] = []
+    for each in found.advice:
+        more = len(each.modules) - 1
+        part = each.modules[0] + (f" and {more} more" if more else "")
+        times = (f"{each.seconds * 1000:.3f}", f"{each.obeying * 1000:.3f}", str(len(each.modules)))
+        cost = (f"{each.cost * 1000:.2f}", f"{each.of_whole:.1%}")
+        rows.append((each.guideline, part, each.what, each.form, *times, *cost))
     return titles, rows
