@@ -183,8 +183,8 @@ def advice(
     """Which parts of a network break a guideline of ShuffleNet V2, and what each costs on this machine.
 
     Each part is timed beside a form of equal multiply-adds that obeys, in turn. G1: 1x1 convolutions of unequal widths,
-    G2: groups, G3: fragments, G4: element-wise work. The forms compute something else, but for the folding of
-    normalisations, which prediction does by itself.
+    G2: groups, G3: fragments, G4: element-wise work. Normalisations are folded first, as they are for prediction. The
+    forms compute something else: a network that takes them has to be trained.
 
     Args:
         model: A detector of aweigh models, a checkpoint, box, a network of the ShuffleNet V2 paper, or a timm backbone.
@@ -211,13 +211,11 @@ def advice(
     images = torch.rand(batch, 3, size, size)
     clock = time.thread_time if threads == 1 else time.perf_counter
     with bar("measuring", repeats) as show:
-        found = advise(
-            network.module, lambda: network.run(network.module, images), repeats=repeats, progress=show, clock=clock
-        )
+        found = advise(network.module, images, run=network.run, repeats=repeats, progress=show, clock=clock)
     screen().print(f"{model}, {size} x {size}, batch {batch}: {found.whole * 1000:.2f} ms", soft_wrap=True)
     titles, rows = advice_table(found)
     if rows:
-        print_table(screen(), titles, rows[:most], left=(0, 1, 2, 3))
+        print_table(screen(), titles, rows[:most], left=(0, 6, 7, 8))
         if len(rows) > most:
             screen().print(f"And {counted(len(rows) - most, 'row')} more that cost less (--most).")
     else:

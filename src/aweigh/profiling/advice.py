@@ -10,11 +10,10 @@ root of their number.
 G3: three or more convolutions that read the same map and whose outputs are joined or added; one convolution of the
 largest kernel among them, with as many outputs as equal multiply-adds allow. (Fragments in series cannot be told from
 depth.)
-G4: element-wise work behind a convolution beyond one activation; the same without it. A normalisation that can be
-folded into its convolution is told as such.
+G4: element-wise work behind a convolution beyond one activation, normalisation included; the same without it.
 
-The forms compute something else, but for the folding: they say what a guideline is worth here, and a network that takes
-them has to be trained.
+Batch normalisations are folded into their convolutions first, as they are for prediction. The forms compute something
+else: they say what a guideline is worth here, and a network that takes them has to be trained.
 """
 
 import time
@@ -25,9 +24,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aweigh.errors import counted
+from aweigh.layers import fold_batch_norm
 from aweigh.profiling.operators import WITH_ARITHMETIC, Operator, record
 from aweigh.profiling.sweep import in_turn
 from aweigh.speed import Noise
@@ -87,30 +87,32 @@ class Advised:
 
 def advise(
     module: nn.Module,
-    call: Call,
+    inputs: Tensor,
     *,
+    run: Callable[..., object] = nn.Module.__call__,
     repeats: int = REPEATS,
     progress: Callable[[int], object] = lambda done: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Advised:
-    """Find and measure what breaks a guideline. call: runs the module, `lambda: module(images)`, on a CPU.
+    """Find and measure what breaks a guideline, on a CPU. The module is left as it is.
 
-    progress: called with the number of rounds done. clock: seconds; `time.thread_time` where one thread does the work,
-    which other programs do not disturb.
+    inputs: what it is called with. run: how, for one that is not simply called: `run(module, inputs)`. progress: called
+    with the number of rounds done. clock: seconds; `time.thread_time` where one thread does the work, which other
+    programs do not disturb.
     """
-    training = module.training
-    module.eval()
-    try:
-        found: dict[tuple[Any, ...], list[Break]] = {}
-        for each in breaks(module, call):
-            found.setdefault(each.key, []).append(each)
-        calls: dict[Any, Call] = {"whole": call}
-        for key, parts in found.items():
-            calls[key, "run"], calls[key, "obeys"] = parts[0].run, parts[0].obeys
-        with torch.no_grad():
-            runs, noise = in_turn(calls, repeats, progress, clock)
-    finally:
-        module.train(training)
+    folded = fold_batch_norm(module, lambda copied: run(copied, inputs))
+
+    def call() -> object:
+        return run(folded, inputs)
+
+    found: dict[tuple[Any, ...], list[Break]] = {}
+    for each in breaks(folded, call):
+        found.setdefault(each.key, []).append(each)
+    calls: dict[Any, Call] = {"whole": call}
+    for key, parts in found.items():
+        calls[key, "run"], calls[key, "obeys"] = parts[0].run, parts[0].obeys
+    with torch.no_grad():
+        runs, noise = in_turn(calls, repeats, progress, clock)
     whole = float(np.median(runs["whole"]))
     advice = []
     for key, parts in found.items():
@@ -200,25 +202,19 @@ def _element_wise(operators: Sequence[Operator], replays: Sequence[Call]) -> Ite
             continue
         shape = operators[before].outputs[0]
         behind = [number for number in numbers if operators[number].outputs[0] == shape]
-        norms = [number for number in behind if operators[number].kind == "normalisation"]
-        folded = [each for each in norms if not joins and each == before + 1 and operators[each].name in _FOLDED]
-        extra = [number for number in behind if number not in norms][1:]
-        for numbers, what, form in (
-            (folded, "normalisation", "folded into the convolution before it, which computes the same"),
-            (extra, "element-wise work beyond one activation", "without it"),
-        ):
-            if numbers:
-                names = ", ".join(operators[number].name.removeprefix("aten::").rstrip("_") for number in numbers)
-                key = ("G4", what, operators[before].inputs[0], shape, names)
-                yield Break(
-                    "G4", operators[numbers[0]].module or operators[before].module,
-                    f"{what} ({names}) on {_channels(shape)}", form, key,
-                    _all([replays[before], *(replays[number] for number in numbers)]), replays[before],
-                )  # fmt: skip
+        extra = behind[1:]
+        if extra:
+            names = ", ".join(operators[number].name.removeprefix("aten::").rstrip("_") for number in extra)
+            yield Break(
+                "G4", operators[extra[0]].module or operators[before].module,
+                f"element-wise work beyond one activation ({names}) on {_channels(shape)}", "without it",
+                ("G4", operators[before].inputs[0], shape, names),
+                _all([replays[before], *(replays[number] for number in behind)]),
+                _all([replays[before], replays[behind[0]]]),
+            )  # fmt: skip
 
 
 _BY_VALUE = frozenset({"element-wise", "normalisation"})
-_FOLDED = frozenset({"aten::native_batch_norm", "aten::_native_batch_norm_legit_no_training"})
 
 
 def _like(operator: Operator, read: int, given: int, side: tuple[int, ...]) -> Call:

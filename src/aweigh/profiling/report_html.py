@@ -18,6 +18,7 @@ from aweigh.profiling.tables import (
     advice_table,
     guideline_table,
     machine_table,
+    parts_of,
     share_table,
     sweep_table,
     whole,
@@ -31,7 +32,7 @@ def speed_page(found: Sweep, profiles: Mapping[str, Profile]) -> str:
     """Of `aweigh profile speed`."""
     parts = [
         head("Profile", "How fast networks run here", "Each ran in every round, in turn; times are of a whole batch."),
-        section("All settings", _table(sweep_table(found), left=3), *map(paragraph, _left_out(found)))
+        section("All settings", _table(sweep_table(found), numbers=range(3, 13)), *map(paragraph, _left_out(found)))
         + paragraph(str(found.noise)),
     ]
     for model, profile in profiles.items():
@@ -86,7 +87,7 @@ def advice_page(model: str, found: Advised) -> str:
         f"{model} takes {found.whole * 1000:.2f} ms here. Each row is a part that breaks a guideline of ShuffleNet V2, "
         "beside a form of equal multiply-adds that obeys; a cost below 0 says that the guideline does not hold for it."
     )
-    shown = _table(advice_table(found), left=4) if found.advice else paragraph(CLEAN)
+    shown = _table(advice_table(found), numbers=range(1, 6)) if found.advice else paragraph(CLEAN)
     return page("Profile: advice", [head("Profile", f"Advice on {model}", text), shown, paragraph(str(found.noise))])
 
 
@@ -130,10 +131,10 @@ def _left_out(found: Sweep) -> list[str]:
     return [f"Left out: {setting.model}, {setting.engine}, {setting.format}: {why}" for setting, why in found.left_out]
 
 
-def _table(given: Table, left: int = 1) -> str:
-    """left: how many columns are aligned on the left."""
+def _table(given: Table, numbers: Sequence[int] | None = None) -> str:
+    """numbers: the columns aligned on the right; all but the first when not given."""
     titles, rows = given
-    return table(titles, rows, numbers=range(left, len(titles)))
+    return table(titles, rows, numbers=numbers or range(1, len(titles)))
 
 
 def _chart(draw: Callable[[Path], object], caption: str) -> str:
