@@ -1,0 +1,133 @@
+"""Planted faults are found, and nothing else; what they cost is the difference to the mended network."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aweigh.profiling.advice import advise, breaks
+from aweigh.profiling.sweep import in_turn
+
+
+class Fragments(nn.Module):
+    def __init__(self, channels: int, count: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(channels, channels // count, 1) for _ in range(count))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part(x) for part in self.parts], dim=1)
+
+
+def planted(width: int = 32) -> nn.Sequential:
+    """1:12 widths, 8 groups, 4 fragments, needless activations; a clean convolution between any two."""
+
+    def clean(read: int, given: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(read, given, 3, padding=1), nn.BatchNorm2d(given), nn.ReLU())
+
+    return nn.Sequential(
+        clean(3, width // 4),
+        nn.Sequential(nn.Conv2d(width // 4, 3 * width, 1), nn.Conv2d(3 * width, width // 4, 1)),
+        clean(width // 4, width),
+        nn.Conv2d(width, width, 1, groups=8),
+        clean(width, width),
+        Fragments(width, 4),
+        clean(width, width),
+        nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.ReLU()),
+    )
+
+
+def mended(width: int = 32) -> nn.Sequential:
+    network = planted(width)
+    mean = round((width // 4 * 3 * width) ** 0.5)
+    network[1] = nn.Sequential(*(Narrow(nn.Conv2d(mean, mean, 1)) for _ in range(2)))
+    narrow = round(width / 8**0.5)
+    network[3] = Narrow(nn.Conv2d(narrow, narrow, 1))
+    network[5] = nn.Conv2d(width, width, 1)
+    network[7] = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU())
+    return network
+
+
+class Narrow(nn.Module):
+    """Runs a layer of other widths, on values of its own, and lets its input through."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.layer = layer
+        self.values: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.values is None:
+            self.values = torch.rand(x.shape[0], self.layer.in_channels, *x.shape[2:])
+        self.layer(self.values)
+        return x
+
+
+def test_planted_faults_are_found_and_nothing_else() -> None:
+    network = planted().eval()
+    x = torch.rand(1, 3, 12, 12)
+    found = advise(network, x, repeats=1)
+    told = {(each.guideline, each.modules) for each in found.advice}
+    assert told == {
+        ("G1", ("1.0",)), ("G1", ("1.1",)), ("G2", ("3",)), ("G3", ("5.parts",)), ("G4", ("7.2",)),
+    }  # fmt: skip
+    words = {each.guideline: (each.what, each.form) for each in found.advice}
+    assert words["G2"] == (
+        "1x1 convolution of 32 to 32 channels in 8 groups at 12 x 12",
+        "11 to 11 channels in one group",
+    )
+    assert words["G3"][1] == "one 1x1 convolution of 32 to 32 channels"
+    assert words["G4"][0] == "element-wise work beyond one activation (relu, relu, relu) on 32 channels at 12 x 12"
+    assert found.to_dict()["advice"][0]["of_whole"] == found.advice[0].cost / found.whole
+
+
+def test_a_clean_network_gets_no_advice_and_stays_as_it_is() -> None:
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 8, 1),
+    ]
+    network = nn.Sequential(*layers).train()
+    assert advise(network, torch.rand(1, 3, 12, 12), repeats=1).advice == ()
+    assert network.training and isinstance(network[1], nn.BatchNorm2d)
+    assert not any(each._forward_hooks for each in network.modules())
+
+
+def test_forms_have_equal_multiply_adds() -> None:
+    from aweigh.profiling.operators import record
+
+    network = planted(64).eval()
+    x = torch.rand(1, 3, 16, 16)
+    for each in breaks(network, lambda: network(x)):
+        if each.guideline == "G4":
+            continue
+        whole, form = (sum(op.multiply_adds for op in record(nn.Module(), call)) for call in (each.run, each.obeys))
+        assert form == pytest.approx(whole, rel=0.06), each.what
+
+
+def test_equal_parts_are_measured_once_and_counted_all() -> None:
+    network = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Conv2d(8, 32, 1), nn.Conv2d(32, 8, 1))))
+    found = advise(nn.Sequential(nn.Conv2d(3, 8, 1), *network), torch.rand(1, 3, 6, 6), repeats=1)
+    assert sorted(each.modules for each in found.advice) == [("1", "3", "5"), ("2", "4", "6")]
+
+
+@pytest.mark.thorough
+def test_costs_add_up_to_what_the_mended_network_saves() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        network, better = planted(64).eval(), mended(64).eval()
+        x = torch.rand(1, 3, 56, 56)
+        better(x)
+        found = advise(network, x, repeats=41, clock=time.thread_time)
+        with torch.no_grad():
+            runs, _ = in_turn({"planted": lambda: network(x), "mended": lambda: better(x)}, 41, clock=time.thread_time)
+    finally:
+        torch.set_num_threads(before)
+    saved = float(np.median(runs["planted"] - runs["mended"]))
+    total = sum(each.cost for each in found.advice)
+    print(f"advice {total * 1000:.2f} ms, mended {saved * 1000:.2f} ms")
+    assert total == pytest.approx(saved, rel=0.2)
