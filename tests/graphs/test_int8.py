@@ -1,5 +1,6 @@
 """Graphs in int8: which layers, by which ranges, what is left in float32, and what is refused."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -29,9 +30,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.fixture
-def quantizer(small_graph: Path, images: list[Path]) -> Quantizer:
+@pytest.fixture(scope="module")
+def calibrated(small_graph: Path, images: list[Path]) -> Quantizer:
     return Quantizer(small_graph, images)
+
+
+@pytest.fixture
+def quantizer(calibrated: Quantizer) -> Quantizer:
+    """A copy, which a test may change; calibrated once."""
+    return copy.deepcopy(calibrated)
 
 
 def test_layers_stand_between_nodes_of_onnx_with_weights_per_channel(quantizer: Quantizer, tmp_path: Path) -> None:
