@@ -5,7 +5,7 @@
     people = detector("photo.jpg", score=0.3, classes=["person"])
     one, other = detector([array, tensor])
     detector = aweigh.load(tta=aweigh.TTA(flip=True, scales=(0.75, 1, 1.25)))  # slower, and may find more
-    for result in detector.stream("photos/", batch=8): ...
+    for result in detector.stream("photos/", batch=8): ...  # or photos.zip, photos.tar, @list.txt, 'photos/**/*.jpg'
 
 An image is a path, the bytes of a file or a file opened for reading them, a PIL image, a uint8 array `(H, W, 3)` RGB,
 or a tensor `[3, H, W]` (uint8, or float in `[0, 1]`): each gives the same detections. Boxes are in the pixels of the
@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
@@ -28,6 +28,7 @@ from PIL import Image
 
 from aweigh.ahead import computed_ahead
 from aweigh.annotations.proposals import Proposals
+from aweigh.annotations.split import Split
 from aweigh.arguments import NMS, Precision, Share, check_value
 from aweigh.catalogue import find_model
 from aweigh.detections import Detections
@@ -37,7 +38,9 @@ from aweigh.header import costs_little
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import ImageSource, check_reading, is_file, is_tensor, read_reduced
 from aweigh.images.resize import Resize
-from aweigh.images.sources import image_paths, stands_for_several
+from aweigh.images.sources import images_of, stands_for_several
+from aweigh.images.sources.source import Images
+from aweigh.images.stored import StoredImage
 from aweigh.runtime.engine import Batch, Engine, check_engine, is_out_of_memory
 from aweigh.runtime.open import SUFFIXES, Runtime, open_graph
 from aweigh.runtime.threads import usable_cores
@@ -207,9 +210,11 @@ class Predictor:
 
     def stream(
         self,
-        source: ImageSource | Iterable[ImageSource],
+        source: ImageSource | Split | Iterable[ImageSource],
         batch: int = 8,
         *,
+        recursive: bool = False,
+        allow_net: bool = False,
         score: float = SCORE,
         classes: Sequence[str] = (),
         nms: NMS | None = None,
@@ -217,15 +222,17 @@ class Predictor:
         value_range: ValueRange = "auto",
         proposals: Proposals | None = None,
     ) -> Iterator[Detections]:
-        """The objects in each image of a file, folder, pattern or sequence, in its order, while it is read.
+        """The objects in each image of a source, in its order, while it is read; always a generator.
 
-        Always a generator. Where anything is wrong with one image (it cannot be read, it is no image, the memory is too
-        small for it), its result is empty, `error` says why, and the run goes on. A file or folder that is not there is
-        an error at once.
+        source: a file, a folder, a pattern (`photos/**/*.jpg`), an archive (`.zip`, `.tar`, `.tar.gz`), a list of names
+        (`@list.txt`, or `-` for the standard input), a split of a data set, or several images one after the other.
+        recursive: of a folder what is in its folders too. allow_net: `https://...` is a source too, and may stand in a
+        list. Where anything is wrong with one image (it cannot be read, it is no image, the memory is too small for
+        it), its result is empty, `error` says why, and the run goes on. A source that is not there is an error at once.
 
-        Of a folder, a pattern, or a list of files, `bytes` and arrays, threads read the next images while the network
-        runs, a few batches ahead, and on a CPU with several cores several batches are computed at a time. Anything
-        else, such as a generator, is asked for a batch when the one before it is taken: a camera is never behind.
+        Of all these, but of images that a program gives one by one, threads read the next while the network runs, a few
+        batches ahead, and on a CPU with several cores several batches are computed at a time. What a generator gives is
+        asked for when the batch before it is taken: a camera is never behind.
 
         The images of a batch are padded at the right and bottom, with the mean colour, to the size of the largest.
         The network sees that margin: scores of objects next to it, and a little of everything where group
@@ -236,17 +243,48 @@ class Predictor:
         them. Images are then files, and one that they do not name, or in another size, gives an empty result with an
         error.
         """
-        check_reach("batch", batch)
-        asked = _Asked.of(self.engine, score, classes, nms, exif, value_range)
-        images = sources(source)  # here, not at the first image: a wrong name is an error at once
+        images = sources(source, recursive=recursive, allow_net=allow_net)
+        pairs = self.with_images(
+            images,
+            batch,
+            score=score,
+            classes=classes,
+            nms=nms,
+            exif=exif,
+            value_range=value_range,
+            proposals=proposals,
+        )
 
         def results() -> Iterator[Detections]:
-            told = ((image, proposals) for image in images)
-            with closing(self._each(told, batch, asked, ahead=_pays_ahead(images, batch))) as found:
+            with closing(pairs):
+                yield from (result for _, result in pairs)
+
+        return results()
+
+    def with_images(
+        self,
+        images: Iterable[ImageSource],
+        batch: int = 8,
+        *,
+        score: float = SCORE,
+        classes: Sequence[str] = (),
+        nms: NMS | None = None,
+        exif: Literal["apply", "ignore"] = "apply",
+        value_range: ValueRange = "auto",
+        proposals: Proposals | None = None,
+    ) -> Generator[tuple[ImageSource, Detections]]:
+        """As `stream` of images, each with its detections, for who needs it again, as to draw on it."""
+        check_reach("batch", batch)
+        asked = _Asked.of(self.engine, score, classes, nms, exif, value_range)  # here, not at the first image
+
+        def results() -> Generator[tuple[ImageSource, Detections]]:
+            each, ahead = _begun(images, batch)
+            told = ((image, proposals) for image in each)
+            with closing(self._each(told, batch, asked, ahead=ahead)) as found:
                 for image, result in found:
                     if isinstance(result, Exception):
                         result = Detections.empty(self.classes, error=_reason(result, image), path=_path(image))
-                    yield result
+                    yield image, result
 
         return results()
 
@@ -332,9 +370,9 @@ class Predictor:
                 "size with --resize."
             )
         if isinstance(proposals, Proposals):
-            if not isinstance(image, str | Path):
+            if not isinstance(image, str | Path | StoredImage):
                 raise UsageError(f"Proposals are found by the names of files, and a {type(image).__name__} has none.")
-            proposals = proposals.of_picture(Path(image), full_hw)
+            proposals = proposals.of_picture(Path(str(image)), full_hw)
         boxes = None if proposals is None else proposals.astype(np.float32)
         resized = [each(pixels, full_hw=full_hw) for each, (pixels, _) in zip(resizes, read, strict=True)]
         return _Read(resized, full_hw, boxes)
@@ -392,14 +430,18 @@ def computes_with_torch(engine: Engine) -> bool:
     return any(kind.__module__ == "aweigh.inference.engine" for kind in type(engine).__mro__)
 
 
-def sources(source: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
-    """The images a source stands for, in a fixed order: a list, but of what gives them one by one.
-
-    A folder stands for the image files directly in it, a pattern (`photos/**/*.jpg`) for the image files it matches,
-    any other path for itself, a sequence for what is in it. `DataError` at once when there is nothing of that name.
+def sources(
+    source: ImageSource | Split | Iterable[ImageSource], *, recursive: bool = False, allow_net: bool = False
+) -> Iterable[ImageSource]:
+    """The images a source stands for, in a fixed order, see `Predictor.stream`: of a name `Images`, of a sequence the
+    same, and of anything else what gives them one by one. `DataError` at once when there is nothing of that name.
     """
     if isinstance(source, str | Path):
-        return [*image_paths(source)]
+        return images_of(source, recursive=recursive, allow_net=allow_net)
+    if isinstance(source, Split):
+        return Images(partial(map, Path, source.paths))
+    if isinstance(source, StoredImage):
+        return [source]
     if isinstance(source, np.ndarray) or is_tensor(source):
         images: Any = source
         return [*images] if _is_batch(images) else [images]
@@ -407,7 +449,7 @@ def sources(source: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource
         one: Any = source
         return [one]
     several: Iterable[Any] = source
-    return several if isinstance(several, list | tuple) else iter(several)
+    return several if isinstance(several, list | tuple | Images) else iter(several)
 
 
 def _pays_ahead(images: Iterable[ImageSource], batch: int) -> bool:
@@ -418,8 +460,17 @@ def _pays_ahead(images: Iterable[ImageSource], batch: int) -> bool:
     return (
         isinstance(images, list | tuple)
         and len(images) > batch
-        and all(isinstance(image, str | Path | bytes | np.ndarray) for image in images)
+        and all(isinstance(image, str | Path | StoredImage | bytes | np.ndarray) for image in images)
     )
+
+
+def _begun(images: Iterable[ImageSource], batch: int) -> tuple[Iterable[ImageSource], bool]:
+    """The images, and whether further ones can be read while a batch is computed."""
+    if not isinstance(images, Images):
+        return images, _pays_ahead(images, batch)
+    each = iter(images)
+    first = [*islice(each, batch + 1)]
+    return chain(first, each), len(first) > batch
 
 
 def _is_batch(source: object) -> bool:
@@ -436,4 +487,4 @@ def _reason(error: Exception, image: ImageSource) -> str:
 
 
 def _path(image: ImageSource) -> str | None:
-    return str(image) if isinstance(image, str | Path) else None
+    return str(image) if isinstance(image, str | Path | StoredImage) else None

@@ -23,6 +23,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError, check_reach
 from aweigh.images.reader import read_image, read_reduced
 from aweigh.images.resize import Resize
+from aweigh.images.stored import StoredImage
 from aweigh.runtime.engine import Batch, Engine
 from aweigh.runtime.tta import View, in_whole
 
@@ -125,7 +126,7 @@ def percentiles(values: np.ndarray) -> dict[str, float]:
 
 def measure_speed(
     openers: Mapping[str, Opener],
-    images: Sequence[Path | bytes],
+    images: Sequence[Path | StoredImage | bytes],
     *,
     repeats: int = 5,
     batch: int = 1,
@@ -184,7 +185,7 @@ class _Detector:
     found: list[float] = field(default_factory=list)
 
     @classmethod
-    def opened(cls, name: str, opener: Opener, chunk: Sequence[Path | bytes], score: float) -> _Detector:
+    def opened(cls, name: str, opener: Opener, chunk: Sequence[Path | StoredImage | bytes], score: float) -> _Detector:
         """With the time and the memory until its first detections are there."""
         before, start = reset_peak(), time.perf_counter()
         engine, resize = opener()
@@ -195,7 +196,7 @@ class _Detector:
         seconds, peak = time.perf_counter() - start, memory_mib("VmHWM")
         return cls(engine, resize, seconds, None if before is None or peak is None else peak - before)
 
-    def take(self, chunk: Sequence[Path | bytes], score: float, *, count: bool) -> None:
+    def take(self, chunk: Sequence[Path | StoredImage | bytes], score: float, *, count: bool) -> None:
         """Predict once more. count: whether its time is kept."""
         times, found = [time.perf_counter()], 0
         for results in predicted(self.engine, self.resize, chunk, score):
@@ -211,7 +212,7 @@ class _Detector:
 
 
 def predicted(
-    engine: Engine, resize: Resize, images: Sequence[Path | bytes], score: float
+    engine: Engine, resize: Resize, images: Sequence[Path | StoredImage | bytes], score: float
 ) -> Iterator[Sequence[Detections]]:
     """Predict images as a predictor does, and draw them; yields at the end of each of `STEPS`, at last two what is
     found."""

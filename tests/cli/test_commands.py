@@ -14,8 +14,9 @@ from aweigh.catalogue import detector_named, detectors
 from aweigh.cli import doctor, models, predict, train
 from aweigh.cli.main import run
 from aweigh.errors import UsageError
+from aweigh.images.sources.source import Images
 from aweigh.models import DETECTORS, PUBLISHED
-from aweigh.prediction.drawing import drawn_paths
+from aweigh.prediction.drawing import Places, refuse_overwriting
 from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.config import TrainConfig, configuration
 from aweigh.training.recipes import find_recipe
@@ -159,20 +160,29 @@ def test_pictures_that_could_not_be_read_are_not_said_to_be_drawn(capsys: pytest
 
 def test_places_of_drawn_pictures(tmp_path: Path) -> None:
     paths = [Path("photos/a.png"), Path("photos/b/a.jpg"), Path("photos/b/c.tif"), Path("photos/b/c.png")]
-    targets = drawn_paths(paths, tmp_path)
-    assert [target.relative_to(tmp_path).as_posix() for target in targets.values()] == [
+    place = Places(tmp_path, Path("photos"))
+    assert [place(path).relative_to(tmp_path).as_posix() for path in paths] == [
         "a.jpg",
         "b/a.jpg",
-        "b/c.tif.jpg",
+        "b/c.jpg",
         "b/c.png.jpg",
     ]
-    assert list(drawn_paths([Path("photos/a.png")], tmp_path).values()) == [tmp_path / "a.jpg"]
+    assert place(Path("photos/b/c.png")).name == "c-2.jpg"
 
 
 def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png"):
+        (tmp_path / name).touch()
+
+    def of(*names: str) -> Images:
+        return Images(lambda: (tmp_path / name for name in names), tmp_path)
+
     with pytest.raises(UsageError, match="overwritten"):
-        drawn_paths([tmp_path / "a.jpg"], tmp_path)
-    drawn_paths([tmp_path / "a.png"], tmp_path)
+        refuse_overwriting(of("a.jpg"), tmp_path)
+    with pytest.raises(UsageError, match=r"a\.jpg would be overwritten"):
+        refuse_overwriting(of("a.png", "a.jpg"), tmp_path)
+    refuse_overwriting(of("a.png", "b.png"), tmp_path)
+    refuse_overwriting(of("a.jpg"), tmp_path / "new")
 
 
 def test_a_time_per_picture_needs_a_picture(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """`aweigh predict` where a drawing, a name or the place to write goes wrong: the rest is written."""
 
 import json
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,45 @@ def test_boxes_of_a_smaller_drawing_lie_where_they_should(tmp_path: Path) -> Non
         column = [sum(drawn.getpixel((1900, row))) for row in range(700, 800)]  # type: ignore[arg-type]
         brightest = max(range(100), key=column.__getitem__)
     assert abs(700 + brightest - 750) < 25  # the upper edge at a quarter of the height
+
+
+def test_every_source_gives_the_same_rows(tmp_path: Path, finds: None) -> None:
+    """Folder, zip, tar, list and data set: but for the names, the same lines, an unreadable image among them."""
+    names = [f"{number:02}.png" for number in range(6)]
+    folder = pictures(tmp_path / "in", *names)
+    Image.new("RGB", (60, 20)).save(folder / "03.png")
+    (folder / "04.png").write_bytes(b"no image")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as zipped, tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tarred:
+        for name in names:
+            zipped.write(folder / name, name)
+            tarred.add(folder / name, name)
+    (tmp_path / "list.txt").write_text("".join(f"{folder / name}\n" for name in names))
+    found = {}
+    for source in (str(folder), f"{folder}/*.png", *(str(tmp_path / name) for name in ("x.zip", "x.tar.gz"))):
+        found[source] = predicted(tmp_path, source)
+    found["list"] = predicted(tmp_path, f"@{tmp_path}/list.txt")
+    assert found[str(folder)][3]["width"] == 60 and found[str(folder)][4]["error"]
+    for source, rows in found.items():
+        assert [Path(row["path"]).name for row in rows] == names, source
+        plain = [{**row, "path": "", "error": row["error"] and "could not be read"} for row in rows]
+        assert plain == [
+            {**row, "path": "", "error": row["error"] and "could not be read"} for row in found[str(folder)]
+        ]
+
+
+def predicted(folder: Path, *words: str) -> list[dict[str, Any]]:
+    out = folder / "out"
+    assert run(["predict", *words, "--no-draw", "-o", str(out)]) == 1
+    return lines(out)
+
+
+def test_drawings_of_two_sources_do_not_overwrite_each_other(tmp_path: Path, finds: None) -> None:
+    for name in ("one", "two"):
+        folder = pictures(tmp_path / name, "a.png", "a.jpg")
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.write(folder / "a.png", "../../a.png")
+    words = [str(tmp_path / name) for name in ("one", "two", "one.zip", "two.zip")]
+    assert run(["predict", *words, "-o", str(tmp_path / "out")]) == 0
+    drawn = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg"))
+    assert drawn == ["one.zip/a.jpg", "one/a.jpg", "one/a.png.jpg", "two.zip/a.jpg", "two/a.jpg", "two/a.png.jpg"]
+    assert len(lines(tmp_path / "out")) == 6 and not [*tmp_path.parent.glob("a.jpg")]

@@ -41,7 +41,8 @@ def command(
     Args:
         models: Checkpoints, folders of runs, graphs (.onnx, .xml), box, or names of detectors; one may be timed in
             several formats.
-        images: Files, folders or patterns; twelve drawn images of 640 pixels when not given.
+        images: Files, folders, patterns, archives or lists (@list.txt); twelve drawn images of 640 pixels when not
+            given.
         repeats: How often all images go through, after once that is not timed.
         batch: Images that go through the network together.
         score: The lowest of a detection that is drawn.
@@ -53,14 +54,14 @@ def command(
     if not models:
         raise UsageError("Name the detectors to time: checkpoints, graphs, or box.")
     check_value("score", score, Share)
-    from aweigh.predictor import sources
+    from aweigh.images.sources import images_of_several
     from aweigh.speed import drawn_images, measure_speed
 
-    given = [Path(str(path)) for name in images for path in sources(name)]
+    given = images_of_several(images)
     with bar("measuring", repeats + 1) as show:
         speed = measure_speed(
             _openers(models, precision, device, threads, resize),
-            given or drawn_images(DRAWN),
+            given if given else drawn_images(DRAWN),
             repeats=repeats, batch=batch, score=score, progress=show,
         )  # fmt: skip
     show_speed(speed)

@@ -57,11 +57,12 @@ def command(
         precision: What the network computes in; inputs, decoding and outputs are float32. float16: half the size, made
             for GPUs; onnxruntime computes it slowly on a CPU. bf16: of OpenVINO, on processors that have it. int8: the
             layers between the first and the heads' last; needs --calibrate, and --data to know what it costs.
-        calibrate: Files, folders or patterns of images like those it is to look at: they show the ranges of int8.
+        calibrate: Files, folders, patterns, archives or lists (@list.txt) of images like those it is to look at: they
+            show the ranges of int8.
         search: With int8 and --data: the layers that harm most go back to float32 until AP falls by --max-drop at most.
         with_preprocess: It takes an image as it was decoded, uint8 of any size, and resizes and pads it itself.
-        images: Files, folders or patterns to compare on; when not given, four drawn scenes and an image with nothing
-            on it.
+        images: Files, folders, patterns, archives or lists to compare on; when not given, four drawn scenes and an
+            image with nothing on it.
         data: Measure both on this data set too.
         split: Which part of the data: train, val, test, or as it is called there; val when not given.
         max_drop: Points of COCO's AP on the data that the file may lose.

@@ -28,6 +28,8 @@ def command(
     *pictures: str,
     data: Path | None = None,
     split: Annotated[str, Parameter(show_default=False)] = "",
+    recursive: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    allow_net: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = "out",
     model: Annotated[str, Parameter(alias="-m")] = DEFAULT_MODEL,
     proposals_file: ProposalsFile = None,
@@ -49,10 +51,13 @@ def command(
     cannot be read is named and left out; the others are done, and the command ends with 1.
 
     Args:
-        pictures: Files, folders, or patterns such as 'photos/**/*.jpg'.
+        pictures: Files, folders, patterns such as 'photos/**/*.jpg', archives (.zip, .tar, .tar.gz), lists of names
+            (@list.txt, or - for the standard input), with --allow-net addresses (https://...).
         data: In place of images a data set: its images, with the numbers and category ids they have there, and
             boxes in the pixels its own boxes are in. What --format coco then writes fits its annotations.
         split: Which part of the data: train, val, test, or as it is called there; all when not given.
+        recursive: Of a folder take the images in its folders too.
+        allow_net: Addresses, named here or in a list, may be fetched.
         output: Folder for images with boxes and the file of detections; - writes the latter to the output stream.
         model: A checkpoint, a graph that `aweigh export` wrote (.onnx, .xml), the folder of a run (its best weights),
             or the name of a detector with published weights. The default, box, comes with aweigh and finds COCO's 80
@@ -76,36 +81,44 @@ def command(
     folder = output_folder(output)
     check_value("score", score, Share)
     check_reach("batch", batch or 1)
+    from aweigh.images.sources import images_of, together
     from aweigh.prediction.annotated_images import AnnotatedImages
-    from aweigh.prediction.drawing import Reading, draw_each, drawn_paths
-    from aweigh.predictor import sources
+    from aweigh.prediction.drawing import Places, Reading, draw_each, refuse_overwriting
     from aweigh.results.writers import DetectionWriter, format_named
 
     written = format_named(format)
     of_data = None if data is None else AnnotatedImages.of(data, split, distinct=format == "coco")
-    given_paths = (Path(str(path)) for picture in pictures for path in sources(picture))
-    paths = list(dict.fromkeys(given_paths if of_data is None else of_data.ids))
+    given = (images_of(name, recursive=recursive, allow_net=allow_net) for name in pictures)
+    images = together([*given]) if of_data is None else of_data.images()
+    place = None
+    if draw and folder is not None:
+        refuse_overwriting(images, folder)
+        place = Places(folder, images.root)
     predictor = find_detector(model, weights, views)
     if not predictor.tta.plain:
         log().print("\n".join(predictor.tta.describe(predictor.engine)))
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
     proposals = given_proposals(predictor.engine, proposals_file)
-    stream = partial(predictor.stream, score=score, classes=classes, proposals=proposals)
+    asked = partial(predictor.with_images, score=score, classes=classes, proposals=proposals)
     add_camera = camera_of(predictor, camera)
-    drawn = drawn_paths(paths, folder) if draw and folder is not None else {}
     tally = Tally()
-    found = map(add_camera, stream(paths, batch or predictor.engine.usual_batch, **reading))
-    results: Iterator[Detections] = draw_each(found, drawn, reading, tally.lose)
+    found = asked(images, batch or predictor.engine.usual_batch, **reading)
+    results: Iterator[Detections] = draw_each(
+        ((image, add_camera(result)) for image, result in found), place, reading, tally.lose
+    )
     ids = None
     if of_data is not None:
         stored: Reading = {**reading, "exif": "ignore"}
-        results = of_data.framed(results, predictor.classes, lambda path: add_camera(next(stream([path], 1, **stored))))
-        ids = [of_data.ids[path] for path in paths]
+        results = of_data.framed(
+            results, predictor.classes, lambda path: add_camera(next(asked([path], 1, **stored))[1])
+        )
+        ids = [*of_data.ids.values()]
+    total = sum(1 for _ in images) if images.quick else None
     target = "-" if folder is None else folder / written.file
-    with bar("predicting", len(paths)) as show, DetectionWriter(target, format, image_ids=ids) as writer:
+    with bar("predicting", total) as show, DetectionWriter(target, format, image_ids=ids) as writer:
         for result in tally.watch(results, show):
             writer.write(result)
-    tally.tell(folder, written.file, predictor.engine.computed_by, drawn=bool(drawn))
+    tally.tell(folder, written.file, predictor.engine.computed_by, drawn=place is not None)
     tell_lost(writer, format, predictor, tally)
     return 1 if tally.failed or tally.lost else 0
 
@@ -118,8 +131,8 @@ def check_pictures(pictures: Sequence[str], data: Path | None, split: str, exif:
         raise UsageError(f"--split {split} goes with --data DATA.")
     if not pictures and data is None:
         raise UsageError(
-            "Name the images: files, folders or patterns such as 'photos/**/*.jpg'; or try --sample, an image "
-            "that comes with aweigh."
+            "Name the images: files, folders, patterns such as 'photos/**/*.jpg', archives or lists; or try --sample, "
+            "an image that comes with aweigh."
         )
 
 
@@ -188,7 +201,7 @@ class Tally:
             show(self.pictures)
             yield result
 
-    def lose(self, picture: Path, error: Exception) -> None:
+    def lose(self, picture: str, error: Exception) -> None:
         """Say why an image could not be drawn."""
         self.lost += 1
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

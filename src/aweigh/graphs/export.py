@@ -33,7 +33,7 @@ from aweigh.graphs.gate import (
     images_to_compare,
 )
 from aweigh.images.resize import Resize
-from aweigh.images.sources import image_paths
+from aweigh.images.sources import images_of_several
 from aweigh.inference.engine import TorchEngine
 from aweigh.models.detector import Detector
 from aweigh.predictor import Predictor, load
@@ -76,17 +76,17 @@ def export(
     instead of the detector's own, or its size as `Resize.with_size` takes it. size_hw, batch: height and width,
     multiples of the detector's stride, and the number, of the images that it takes; None: any. nms: `"none"` gives
     every candidate, which the reader of the file suppresses. precision: what the network computes in; float16 stays
-    float32 in a second stage, and bf16 is OpenVINO's. calibrate: files, folders and patterns of images, which show the
-    ranges of int8. search: layers that harm most go back to float32 until int8 loses no more than `max_drop` on `data`,
-    see docs/export.md. with_preprocess: the file takes an image as it was decoded, `[height, width, 3]` uint8, and
-    resizes and pads it itself. images: files, folders and patterns to compare on; drawn when none is given. data,
+    float32 in a second stage, and bf16 is OpenVINO's. calibrate: sources of images (files, folders, archives ...),
+    which show the ranges of int8. search: layers that harm most go back to float32 until int8 loses no more than
+    `max_drop` on `data`, see docs/export.md. with_preprocess: the file takes an image as it was decoded, `[height,
+    width, 3]` uint8, and resizes and pads it itself. images: sources to compare on; drawn when none is given. data,
     split: a labelled split as `aweigh.evaluate` takes it, on which COCO's AP of the file may be `max_drop` points below
     the model's.
     """
     started = time.perf_counter()
     asked = Form(check_value("to", to, To), size_hw, batch, check_value("nms", nms, Nms), precision)
     calibrate, images = _several(calibrate), _several(images)
-    shows_ranges = [path for each in calibrate for path in image_paths(each)]
+    shows_ranges = images_of_several(calibrate)
     asked = replace(asked, calibrate=shows_ranges, whole_images=with_preprocess)
     path = _path(model, output, asked.to)
     detector, header = load_model(model, weights)

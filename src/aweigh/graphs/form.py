@@ -18,6 +18,7 @@ from aweigh.files import put_in_place
 from aweigh.graphs.graph import onnx_graph, save_graph
 from aweigh.header import METADATA_KEY
 from aweigh.images.resize import Resize
+from aweigh.images.stored import StoredImage
 from aweigh.inference.engine import TorchEngine
 from aweigh.models.detector import Detector
 from aweigh.runtime.engine import Batch
@@ -41,7 +42,7 @@ class Form:
     batch: int | None
     nms: Nms
     precision: Precision
-    calibrate: Sequence[Path] = ()
+    calibrate: Sequence[Path | StoredImage] = ()
     keep_float: Sequence[str] = ()
     whole_images: bool = False
 

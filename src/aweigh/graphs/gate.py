@@ -16,7 +16,7 @@ from aweigh.errors import counted
 from aweigh.geometry.boxes import pairwise_iou
 from aweigh.images.reader import read_image
 from aweigh.images.resize import Resize
-from aweigh.images.sources import image_paths
+from aweigh.images.sources import images_of_several
 from aweigh.runtime.engine import Batch, Engine
 from aweigh.runtime.graph import Precision
 from aweigh.scenes.shapes import render
@@ -72,9 +72,9 @@ class Image:
 
 
 def images_to_compare(named: Sequence[str | Path], resize: Resize) -> list[Image]:
-    """The images of files, folders and patterns; when none is named, four drawn scenes and one with nothing on it."""
+    """The images of sources; when none is named, four drawn scenes and one with nothing on it."""
     if named:
-        return [Image.of(str(path), read_image(path), resize) for each in named for path in image_paths(each)]
+        return [Image.of(str(image), read_image(image), resize) for image in images_of_several(named)]
     drawn = [render(number, size_hw=size_hw).image for number, size_hw in enumerate(DRAWN_HW)]
     scenes = {f"drawn scene {number}": pixels for number, pixels in enumerate(drawn)}
     scenes["grey, nothing on it"] = np.full((240, 320, 3), 114, np.uint8)

@@ -29,6 +29,7 @@ from aweigh.errors import DataError, GateError, UsageError, counted, did_you_mea
 from aweigh.header import METADATA_KEY
 from aweigh.images.reader import read_reduced
 from aweigh.images.resize import Resize
+from aweigh.images.stored import StoredImage
 from aweigh.runtime.engine import Batch
 from aweigh.runtime.open import open_graph
 from aweigh.runtime.threads import usable_cores
@@ -51,7 +52,7 @@ class Layer:
     place: str
 
 
-def calibration_inputs(graph: Path, images: Iterable[Path]) -> Iterator[Inputs]:
+def calibration_inputs(graph: Path, images: Iterable[Path | StoredImage]) -> Iterator[Inputs]:
     """Images as the graph is given them in prediction, one by one: read, resized and padded. `DataError` for one that
     cannot be read."""
     engine, header = open_graph(graph)
@@ -73,7 +74,7 @@ class Quantizer:
     and for a graph in which there is nothing to quantise.
     """
 
-    def __init__(self, graph: Path, images: Sequence[Path]) -> None:
+    def __init__(self, graph: Path, images: Sequence[Path | StoredImage]) -> None:
         if len(images) < FEWEST:
             raise DataError(
                 f"{counted(len(images), 'image')} to calibrate on, which is too few to know the ranges of int8; give "

@@ -49,11 +49,12 @@ from aweigh.images.decode import (
     stored_wh,
     to_8_bits,
 )
+from aweigh.images.stored import StoredImage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageSource: TypeAlias = "str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
+ImageSource: TypeAlias = "str | Path | StoredImage | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
 SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole image -> those it is needed in
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
@@ -79,8 +80,9 @@ def read_image(
 ) -> np.ndarray:
     """Any image as a uint8 array `(H, W, 3)`, RGB.
 
-    source: a path, the bytes of a file, a file opened for reading bytes, a PIL image, an array `(H, W)`, `(H, W, 1)`,
-    `(H, W, 3)` or `(H, W, 4)`, or a tensor of torch `[3, H, W]`, `[4, H, W]`, `[1, H, W]` or `[H, W]`. exif: whether
+    source: a path, an image in an archive or at an address, the bytes of a file, a file opened for reading bytes, a PIL
+    image, an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`, or a tensor of torch `[3, H, W]`, `[4, H, W]`,
+    `[1, H, W]` or `[H, W]`. exif: whether
     the orientation of a photograph is applied. value_range: `(lo, hi)` of the values that become 0 and 255, for
     images of more than 8 bits. max_pixels: larger images are refused.
     """
@@ -105,6 +107,8 @@ def read_reduced(
     check_reading(exif, value_range)
     if isinstance(source, str | Path):
         return _from_file(Path(source), needed, exif, value_range, max_pixels)
+    if isinstance(source, StoredImage):
+        return _from_file(_Named(source.read(), source.name), needed, exif, value_range, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         return _from_file(BytesIO(source), needed, exif, value_range, max_pixels)
     if is_file(source):
@@ -207,7 +211,18 @@ def _from_file(
 
 
 def _name(file: Path | BytesIO) -> str:
-    return str(file) if isinstance(file, Path) else "the image"
+    return str(file) if isinstance(file, Path | _Named) else "the image"
+
+
+class _Named(BytesIO):
+    """The bytes of an image that has a name."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
 
 
 def _fitting(full_hw: tuple[int, int], needed: SizeRule | None, *, turned: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from aweigh.annotations.split import Split
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import DataError
+from aweigh.images.sources.source import Images
 from aweigh.layouts.finding import ALIASES
 from aweigh.layouts.load import find_splits, load_split
 
@@ -48,6 +50,11 @@ class AnnotatedImages:
                 first[number] = path
                 ids[path], sizes[path] = number, (int(height), int(width))
         return AnnotatedImages(splits, ids, sizes)
+
+    def images(self) -> Images:
+        """The image files, each once, in the order of the data."""
+        folders = {path.parent for path in self.ids}
+        return Images(lambda: iter(self.ids), Path(os.path.commonpath([folder.absolute() for folder in folders])))
 
     def classes(self, detector: Classes) -> Classes:
         """The detector's classes with the category ids of the data where these know them, else with free ids."""

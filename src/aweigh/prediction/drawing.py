@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -15,7 +15,9 @@ from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.files import atomic_file, fitting_name
 from aweigh.images.decode import ValueRange
-from aweigh.images.reader import read_reduced
+from aweigh.images.reader import ImageSource, read_reduced
+from aweigh.images.sources.source import Images
+from aweigh.images.stored import StoredImage
 from aweigh.layouts.kitti import camera_beside, read_camera
 from aweigh.runtime.threads import usable_cores
 
@@ -47,37 +49,47 @@ def with_camera(result: Detections, *, given: Path | None) -> Detections:
         return type(result).empty(result.classes, path=result.path, error=str(error))
 
 
+Pair = tuple[ImageSource, Detections]  # an image with its detections
+
+
 def draw_each(
-    results: Iterable[Detections],
-    drawn: Mapping[Path, Path],
+    pairs: Iterable[Pair],
+    place: Callable[[Path | StoredImage], Path] | None,
     reading: Reading,
-    lost: Callable[[Path, Exception], object],
+    lost: Callable[[str, Exception], object],
 ) -> Generator[Detections]:
-    """Write each image with its boxes to the place `drawn` has for it, and pass the result on.
+    """Write each image with its boxes to its place, and pass the detections on; without a `place` nothing is drawn.
 
     Threads draw and write while the next results are found; a result comes when its drawing is there.
 
-    lost: called with the image and the reason where a drawing fails; its detections and the others are not lost.
+    lost: called with the image's name and the reason where a drawing fails; its detections and the others are not lost.
     """
 
-    def drawing(result: Detections) -> tuple[Detections, Exception | None]:
-        source = Path(result.path or "")
-        if source in drawn and result.error is None:
+    def drawing(task: tuple[ImageSource, Detections, Path | None]) -> tuple[Detections, Exception | None]:
+        source, result, target = task
+        if target is not None:
             try:
-                _draw(source, result, drawn[source], reading)
+                _draw(source, result, target, reading)
             except (AweighError, OSError, ValueError, RuntimeError, MemoryError) as error:
                 return result, error
         return result, None
 
+    def tasks() -> Iterator[tuple[ImageSource, Detections, Path | None]]:
+        for source, result in pairs:
+            target = None
+            if place is not None and isinstance(source, Path | StoredImage):
+                target = place(source)  # of an image with an error too, so that the others keep their names
+            yield source, result, target if result.error is None else None
+
     threads = min(usable_cores(), MOST_DRAWING)
-    with closing(computed_ahead(drawing, results, ahead=2 * threads if drawn else 0, threads=threads)) as done:
+    with closing(computed_ahead(drawing, tasks(), ahead=0 if place is None else 2 * threads, threads=threads)) as done:
         for result, error in done:
             if error is not None:
-                lost(Path(result.path or ""), error)
+                lost(result.path or "", error)
             yield result
 
 
-def _draw(source: Path, result: Detections, target: Path, reading: Reading) -> None:
+def _draw(source: ImageSource, result: Detections, target: Path, reading: Reading) -> None:
     """A large image is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
     image, full_hw = read_reduced(source, drawn_hw, **reading)
     size_hw = (image.shape[0], image.shape[1])
@@ -97,22 +109,41 @@ def drawn_hw(height: int, width: int) -> tuple[int, int]:
     return max(1, height // factor // 2), max(1, width // factor // 2)
 
 
-def drawn_paths(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each image with boxes goes: below `folder` as the sources lie below the folder they share, as JPEG.
+class Places:
+    """Where each image with boxes goes: below `folder` as the images lie below the root of their source, as JPEG.
 
-    Images that differ only in their suffix keep it in the name. `UsageError` where a source would be overwritten.
+    Of images whose names would be the same (`a.png` and `a.jpg`, or two of archives), the first to come has it; others
+    keep their suffix in the name, or have a number. To be asked once for each image, in order.
     """
 
-    absolute = [path.absolute() for path in paths]
-    shared = Path(os.path.commonpath([path.parent for path in absolute]))
-    stems = Counter(path.with_suffix("") for path in absolute)
-    targets = {}
-    for path, full in zip(paths, absolute):
-        name = full.relative_to(shared)
-        alone = stems[full.with_suffix("")] == 1
-        targets[path] = folder / name.with_name(fitting_name(name.stem if alone else name.name, ".jpg"))
-    sources = {os.path.realpath(path) for path in paths}  # that of a link in a circle, too
-    for path, target in targets.items():
-        if os.path.realpath(target) in sources:
-            raise UsageError(f"{target} would be overwritten by the drawing of {path}; choose another folder with -o.")
-    return targets
+    def __init__(self, folder: Path, root: Path | None) -> None:
+        self._folder, self._root = folder, os.path.abspath(root or ".")
+        self._taken: set[int] = set()  # hashes of names: a name takes three times the memory
+
+    def __call__(self, image: Path | StoredImage) -> Path:
+        name = image.place if isinstance(image, StoredImage) else self._below_root(image)
+        stems = chain((name.stem, name.name), (f"{name.stem}-{number}" for number in count(2)))
+        targets = (name.with_name(fitting_name(stem, ".jpg")) for stem in stems)
+        target = next(target for target in targets if hash(target) not in self._taken)
+        self._taken.add(hash(target))
+        return self._folder / target
+
+    def _below_root(self, path: Path) -> Path:
+        full = Path(os.path.abspath(path))
+        return full.relative_to(self._root) if full.is_relative_to(self._root) else Path(full.name)
+
+
+def refuse_overwriting(images: Images, folder: Path) -> None:
+    """`UsageError` where a drawing would take the place of one of the images."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    place, there = Places(folder, images.root), dict[int, Path]()
+    for image in images:
+        if os.path.lexists(target := place(image)):
+            there[hash(os.path.realpath(target))] = target
+    for image in images if there else ():
+        overwritten = there.get(hash(os.path.realpath(image))) if isinstance(image, Path) else None
+        if overwritten is not None:
+            raise UsageError(
+                f"The image {overwritten} would be overwritten by a drawing; choose another folder with -o."
+            )

@@ -9,13 +9,17 @@ from PIL import Image
 
 from aweigh.errors import DataError, UsageError
 from aweigh.images.reader import read_image
-from aweigh.images.sources import image_paths
+from aweigh.images.sources import images_of
 
 
 def tree(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 3)).save(folder / name)
+
+
+def image_paths(source: Path | str, *, recursive: bool = False) -> list[Path]:
+    return [path for path in images_of(source, recursive=recursive) if isinstance(path, Path)]
 
 
 def names(source: Path | str, below: Path) -> list[str]:
@@ -112,3 +116,23 @@ def test_names_that_cannot_be(name: str) -> None:
 def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
     tree(tmp_path, "[1].jpg", "1.jpg")
     assert names(f"{tmp_path}/[1].jpg", tmp_path) == ["[1].jpg"]
+
+
+def test_recursive_takes_the_folders_of_a_folder_each_once(tmp_path: Path) -> None:
+    tree(tmp_path, "b.jpg", "a/2.jpg", "a/b/1.PNG", "c/3.jpg", ".thumbnails/4.jpg")
+    (tmp_path / "a" / "up").symlink_to("..")
+    (tmp_path / "c" / "notes.txt").touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in image_paths(tmp_path, recursive=True)]
+    assert found == ["b.jpg", "a/2.jpg", "a/b/1.PNG", "c/3.jpg"]
+    assert names(tmp_path, tmp_path) == ["b.jpg"]
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    with pytest.raises(DataError, match="no file that is an image"):
+        images_of(tmp_path / "empty", recursive=True)
+
+
+def test_images_are_looked_up_anew_each_time(tmp_path: Path) -> None:
+    tree(tmp_path, "1.jpg")
+    images = images_of(tmp_path)
+    assert len([*images]) == 1
+    tree(tmp_path, "2.jpg")
+    assert len([*images]) == 2

@@ -1,0 +1,75 @@
+"""Sources of images by what is given: a file, a folder, a pattern, an archive, a list of names, an address.
+
+Each kind has a file that ends in what it knows of itself (see `aweigh.images.sources.source`). To add one, write its
+file and name it here: the first that takes a name has it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from aweigh.errors import DataError, UsageError
+from aweigh.images.sources import addresses, folders, lists, tars, zips
+from aweigh.images.sources.source import Given, Image, Images, Kind
+
+KINDS: tuple[Kind, ...] = (
+    addresses.ADDRESS,
+    lists.STANDARD_INPUT,
+    lists.LIST,
+    zips.ZIP,
+    tars.TAR,
+    folders.FOLDER,
+    folders.FILE,
+    folders.PATTERN,
+)
+
+
+def kind_of(name: str | Path) -> Kind | None:
+    """Which kind of source this is; None where nothing is of that name."""
+    return next((kind for kind in KINDS if kind.takes(str(name))), None)
+
+
+def stands_for_several(name: str | Path) -> bool:
+    """Whether this is the name of a source that may hold more than one image."""
+    kind = kind_of(name)
+    return kind is not None and kind.several
+
+
+def images_of(name: str | Path, *, recursive: bool = False, allow_net: bool = False) -> Images:
+    """The images of a source. `UsageError` or `DataError` at once where there is none of that name, or no image in it.
+
+    recursive: those in the folders of a folder too. allow_net: images may be fetched from addresses (http, https).
+    """
+    if str(name) == "":
+        raise UsageError("The name of an image is empty; name a file, a folder or a pattern, or . for this folder.")
+    kind = kind_of(name)
+    if kind is None:
+        raise DataError(f"There is no file or folder {name}.")
+    return kind.images(Given(str(name), recursive, allow_net))
+
+
+def images_of_several(names: Iterable[str | Path]) -> list[Image]:
+    """The images of files, folders, patterns, archives and lists, one after the other."""
+    return [image for name in names for image in images_of(name)]
+
+
+def together(sources: Sequence[Images]) -> Images:
+    """The images of several sources, one after the other. A file that more than one stands for comes once."""
+    if len(sources) == 1:
+        return sources[0]
+
+    def each() -> Iterator[Image]:
+        seen: set[int] = set()  # hashes of paths: a path takes ten times the memory
+        for source in sources:
+            for image in source:
+                if isinstance(image, Path):
+                    if hash(image) in seen:
+                        continue
+                    seen.add(hash(image))
+                yield image
+
+    roots = [os.path.abspath(source.root) for source in sources if source.root is not None]
+    root = Path(os.path.commonpath(roots)) if roots else None
+    return Images(each, root, quick=all(source.quick for source in sources))
