@@ -225,7 +225,7 @@ class Predictor:
         """The objects in each image of a source, in its order, while it is read; always a generator.
 
         source: a file, a folder, a pattern (`photos/**/*.jpg`), an archive (`.zip`, `.tar`, `.tar.gz`), a list of names
-        (`@list.txt`, or `-` for the standard input), a split of a data set, or several images one after the other.
+        (`@list.txt`, or `@-` for the standard input), a split of a data set, or several images one after the other.
         recursive: of a folder what is in its folders too. allow_net: `https://...` is a source too, and may stand in a
         list. Where anything is wrong with one image (it cannot be read, it is no image, the memory is too small for
         it), its result is empty, `error` says why, and the run goes on. A source that is not there is an error at once.

@@ -39,7 +39,7 @@ def test_names_on_the_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyP
     png(tmp_path, "a.png")
     names = f"{tmp_path}/a.png\n" * 2
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(names.encode())))
-    images = images_of("-")
+    images = images_of("@-")
     first, second = iter(images), iter(images)  # each goes through all of them, whatever the other does
     assert [str(next(each)) for each in (first, second, second, first)] == [f"{tmp_path}/a.png"] * 4
 

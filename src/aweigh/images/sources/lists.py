@@ -1,4 +1,4 @@
-"""A list of names: a file with one a line (`@list.txt`), or the standard input (`-`).
+"""A list of names: a file with one a line (`@list.txt`), or the standard input (`@-`, in Python also `-`).
 
 Each line names a file, from the folder the program was started in as all names are, or an address. Empty lines are left
 out. The standard input is read to its end before the first image.
@@ -84,5 +84,5 @@ def _shared(content: IO[bytes], where: str) -> Path:
     return Path(shared)
 
 
-STANDARD_INPUT = Kind("a list of names", lambda name: name == "-", images_named_on_input)
+STANDARD_INPUT = Kind("a list of names", lambda name: name in ("@-", "-"), images_named_on_input)
 LIST = Kind("a list of names", lambda name: name.startswith("@") and not os.path.lexists(name), listed_images)
