@@ -6,8 +6,10 @@ It reads well in light and dark, on a narrow screen and on paper.
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
+
+LONG = 26  # letters, of a cell that may have several lines
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -42,7 +44,8 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Coll
     def cell(index: int, value: str) -> str:
         if index == 0:
             return f"<th scope=row>{text(value)}</th>"
-        return f"<td{' class=number' if index in numbers else ''}>{text(value)}</td>"
+        kind = " class=number" if index in numbers else " class=long" if len(value) > LONG else ""
+        return f"<td{kind}>{text(value)}</td>"
 
     top = "".join(
         f"<th scope=col{' class=number' if index in numbers else ''}>{text(title)}</th>"
@@ -56,8 +59,29 @@ def chart(png: bytes, caption: str) -> str:
     """An image in the page. caption: as text, also for who cannot see it."""
     data = base64.b64encode(png).decode()
     return (
-        f'<figure class=chart><figcaption>{text(caption)}</figcaption><img alt="{text(caption)}" '
-        f'src="data:image/png;base64,{data}"></figure>'
+        f'<figure class=chart><figcaption>{text(caption)}</figcaption><div class=drawing><img alt="{text(caption)}" '
+        f'src="data:image/png;base64,{data}"></div></figure>'
+    )
+
+
+def bars(caption: str, values: Mapping[str, float], marks: Mapping[str, float], *, unit: str, mark: str) -> str:
+    """A chart of one bar for each value, which stays readable on a narrow screen.
+
+    values: at least 0, by their names. marks: by the same names, shown as strokes across the bars; names may be left
+    out. unit: of both. mark: what the strokes are.
+    """
+    most = max([*values.values(), *marks.values()], default=0) or 1
+    rows = []
+    for name, value in values.items():
+        stroke = f'<u style="left:{100 * marks[name] / most:.2f}%"></u>' if name in marks else ""
+        rows.append(
+            f'<span>{text(name)}</span><div><i style="width:{100 * value / most:.2f}%"></i>{stroke}</div>'
+            f"<b>{value:.2f} {text(unit)}</b>"
+        )
+    legend = f"<div class=legend><span><i></i>measured</span><span><i class=mark></i>{text(mark)}</span></div>"
+    return (
+        f"<figure class=chart><figcaption>{text(caption)}</figcaption><div class=bars>{''.join(rows)}</div>"
+        f"{legend if marks else ''}</figure>"
     )
 
 
@@ -68,9 +92,11 @@ def text(value: object) -> str:
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #f6f7f9; --card: #fff; --line: #d9dee4;
-  --error: #b3261e; --warning: #8a5a00; --note: #1f6296; --sound: #1a7f37; --bar: #cfe0f2; }
+  --error: #b3261e; --warning: #8a5a00; --note: #1f6296; --sound: #1a7f37; --bar: #cfe0f2;
+  --mark: #c25700; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a4abb4; --paper: #14171b; --card: #1d2126;
-  --line: #343a42; --error: #ff8a80; --warning: #f0b94d; --note: #7cc0f5; --sound: #66d083; --bar: #2b4767; } }
+  --line: #343a42; --error: #ff8a80; --warning: #f0b94d; --note: #7cc0f5; --sound: #66d083; --bar: #2b4767;
+  --mark: #ffa657; } .drawing img { filter: invert(.88) hue-rotate(180deg); } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 60px; }
@@ -104,7 +130,8 @@ figcaption { width: 100%; overflow-wrap: anywhere; }
 th, td { padding: 6px 12px; text-align: left; font-weight: normal; border-top: 1px solid var(--line);
   white-space: nowrap; }
 thead th { border-top: 0; color: var(--soft); font-size: 13px; }
-tbody th { font-weight: 600; min-width: 14ch; max-width: 40ch; white-space: normal; overflow-wrap: anywhere; }
+tbody th { font-weight: 600; min-width: 8ch; max-width: 40ch; white-space: normal; overflow-wrap: break-word; }
+.long { min-width: 26ch; white-space: normal; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bar { position: relative; min-width: 120px; } .bar i { position: absolute; inset: 4px auto 4px 6px;
   max-width: calc(100% - 12px); background: var(--bar); border-radius: 4px; }
@@ -115,7 +142,16 @@ svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft);
 svg .value { fill: var(--ink); } svg .base { stroke: var(--line); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px; }
 .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px; }
-.chart img { max-width: 100%; height: auto; display: block; background: #fff; border-radius: 6px; }
+.drawing { overflow-x: auto; } .drawing img { min-width: 560px; max-width: 100%; height: auto; display: block;
+  background: #fff; border-radius: 6px; }
+.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 12px; align-items: center;
+  margin: 10px 0; font-size: 13px; }
+.bars div { position: relative; height: 18px; } .bars b { font-weight: normal; font-variant-numeric: tabular-nums;
+  text-align: right; }
+.bars i { display: block; height: 100%; min-width: 1px; border-radius: 3px; }
+.bars i, .legend i { background: var(--note); }
+.bars u { position: absolute; top: -2px; bottom: -2px; width: 3px; margin-left: -1px; }
+.bars u, .legend .mark { background: var(--mark); }
 .chart .scroll { margin-top: 8px; }
 @media print { body { background: #fff; } article, .chart { break-inside: avoid; } }
 """

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aweigh.page import chart, head, page, paragraph, section, table
+from aweigh.errors import counted
+from aweigh.page import bars, chart, head, page, paragraph, section, table
 from aweigh.profiling.advice import Advised
 from aweigh.profiling.guidelines import Found
 from aweigh.profiling.machine import Machine
@@ -25,7 +26,7 @@ from aweigh.profiling.tables import (
 )
 from aweigh.profiling.timing import Profile
 from aweigh.speed import Noise
-from aweigh.visualise.charts import ratios_beside_the_paper, roofline, shares_of_time
+from aweigh.visualise.charts import ratios_beside_the_paper, roofline
 
 
 def speed_page(found: Sweep, profiles: Mapping[str, Profile]) -> str:
@@ -40,7 +41,7 @@ def speed_page(found: Sweep, profiles: Mapping[str, Profile]) -> str:
             section(
                 f"Where the time of {model} goes",
                 paragraph(whole(profile)),
-                _chart(partial(shares_of_time, _shares(profile)), f"{model}: time by operator"),
+                _bars(profile),
                 _table(share_table("operator", profile.by_kind())),
                 _table(share_table("part", parts_of(profile))),
             )
@@ -49,8 +50,11 @@ def speed_page(found: Sweep, profiles: Mapping[str, Profile]) -> str:
             parts.append(
                 section(
                     f"{model} under the roof",
-                    paragraph("Each point is an operator; the line is what this machine reaches at most."),
-                    _chart(partial(_roofline, profile), f"{model}: operators and the roof"),
+                    _chart(
+                        partial(_roofline, profile),
+                        "Each point is an operator, the larger, the longer it takes; the line is what this machine "
+                        "reaches at most",
+                    ),
                 )
             )
     return page("Profile: speed", parts)
@@ -59,12 +63,11 @@ def speed_page(found: Sweep, profiles: Mapping[str, Profile]) -> str:
 def machine_page(found: Sequence[Machine]) -> str:
     """Of `aweigh profile machine`."""
     text = "The fastest matrix product, a multiply-add counted as two, and copies by the bytes they touch."
-    noise = [paragraph(f"{each.threads} threads: {each.noise}") for each in found]
-    picture = _chart(partial(roofline, _roof(found[-1]), {}), "The roof of this machine")
-    return page(
-        "Profile: machine",
-        [head("Profile", "The roof of this machine", text), section("", _table(machine_table(found)), picture, *noise)],
-    )
+    noise = [paragraph(f"{counted(each.threads, 'thread')}: {each.noise}") for each in found]
+    caption = f"What {counted(found[-1].threads, 'thread')} can reach, by how often each byte is used"
+    picture = _chart(partial(roofline, _roof(found[-1]), {}), caption)
+    parts = [head("Profile", "The roof of this machine", text), _table(machine_table(found)), picture, *noise]
+    return page("Profile: machine", parts)
 
 
 def guidelines_page(found: Sequence[Found], engine: str, threads: int, noise: Noise) -> str:
@@ -104,12 +107,12 @@ def guidelines_chart(found: Sequence[Found], path: Path) -> Path:
     return ratios_beside_the_paper(panels, path)
 
 
-def _shares(profile: Profile) -> dict[str, tuple[float, float | None]]:
-    """Milliseconds by kind, as measured and at the roof."""
-    return {
-        share.name: (share.seconds * 1000, None if share.at_roof is None else share.at_roof * 1000)
-        for share in profile.by_kind()
-    }
+def _bars(profile: Profile) -> str:
+    """Milliseconds by kind of operator, as measured and at the roof."""
+    kinds = profile.by_kind()
+    measured = {share.name: share.seconds * 1000 for share in kinds}
+    roof = {share.name: share.at_roof * 1000 for share in kinds if share.at_roof is not None}
+    return bars("Time by kind of operator", measured, roof, unit="ms", mark="at the roof of this machine")
 
 
 def _roof(machine: Machine) -> tuple[float, float]:

@@ -296,23 +296,6 @@ def ratios_beside_the_paper(panels: Sequence[RatioPanel], path: str | Path) -> P
     return _save(figure, path)
 
 
-def shares_of_time(shares: Mapping[str, tuple[float, float | None]], path: str | Path) -> Path:
-    """Write an image of bars: milliseconds of each kind of operator, and of the machine's roof where it is known."""
-    figure, (axes,) = _figure(1, (8.0, 1.0 + 0.36 * len(shares)))
-    for place, (taken, roof) in enumerate(shares.values()):
-        axes.barh(place, taken, height=0.62, color=BLUE, label="measured" if place == 0 else None)
-        if roof is not None:
-            axes.plot(
-                [roof] * 2, [place - 0.4, place + 0.4], color=ORANGE, linewidth=2.4, label="" if place else "roof"
-            )
-        axes.text(taken, place, f" {taken:.2f}", va="center", fontsize=8, color=BLACK)
-    axes.set_yticks(range(len(shares)), [_plain(name) for name in shares])
-    axes.invert_yaxis()
-    axes.legend(fontsize=8.5, frameon=False, loc="lower right")
-    _finish(axes, "Time by kind of operator", "ms")
-    return _save(figure, path)
-
-
 def roofline(roof: tuple[float, float], operators: Mapping[str, np.ndarray], path: str | Path) -> Path:
     """Write an image of operators under the roof of a machine.
 
@@ -329,7 +312,7 @@ def roofline(roof: tuple[float, float], operators: Mapping[str, np.ndarray], pat
         axes.scatter(values[:, 0], values[:, 1], s=sizes, color=_colour(number), alpha=0.6, linewidths=0, label=kind)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _finish(axes, "Operators and the roof", "floating point operations for each byte")
+    _finish(axes, "Operators and the roof" if operators else "The roof", "floating point operations for each byte")
     axes.set_ylabel("GFLOP/s", fontsize=9)
     axes.legend(fontsize=8.5, frameon=False, loc="lower right")
     return _save(figure, path)
