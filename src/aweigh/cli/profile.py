@@ -34,11 +34,13 @@ def cost(
 
     For one square image. Multiply-adds are those of convolutions and matrix products; memory access is the number of
     values that these read and write, activations are those they write, and intensity is multiply-adds for each value of
-    memory access. --by operator also shows what the rest reads and writes. Nothing is computed, so it takes no time.
+    memory access. --by operator also shows what the rest reads and writes. Nothing is computed, so it takes no
+    time; an ONNX file alone is run once.
 
     Args:
         model: A detector of aweigh models, a checkpoint, the folder of a run, box, a network of the ShuffleNet V2 paper
-            (as shufflenet_v2_x1_0 or densenet_small_x0_5, with its classifier), or a timm backbone.
+            (as shufflenet_v2_x1_0 or densenet_small_x0_5, with its classifier), a timm backbone, or an exported file
+            (.onnx, .xml), which is counted as it is, decoding and suppression included.
         arguments: Options of the detector's builder, each as name=value, for example channels=128.
         size: Side of the image in pixels.
         by: What the rows are: part (backbone, neck, head), stage, layer, or kind of operator.

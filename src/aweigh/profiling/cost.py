@@ -107,7 +107,7 @@ class Cost:
             found.setdefault(operator.module, []).append(operator)
         return tuple(
             LayerCost(
-                *_numbers(name, calls, sum(self._parameters_of(name))),
+                *_numbers(name or NOWHERE, calls, sum(self._parameters_of(name))),
                 kind=self.classes[name],
                 output=calls[-1].outputs[0][1:],
                 calls=len(calls),

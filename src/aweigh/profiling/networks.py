@@ -18,7 +18,9 @@ from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import DETECTORS, Detector, create
 from aweigh.models.detector import network_inputs
 from aweigh.profiling.cost import Cost, count
+from aweigh.profiling.exported import cost_of_file
 from aweigh.profiling.reuse import body_of
+from aweigh.runtime.open import SUFFIXES
 from aweigh.structures import Images
 from aweigh.weights.load import load_backbone, read_state
 
@@ -57,7 +59,9 @@ def find_network(model: str, arguments: Mapping[str, Any] | None = None) -> Netw
 
 
 def cost_of(model: str, size: int, arguments: Mapping[str, Any] | None = None) -> Cost:
-    """The cost for one square image of this size of what `find_network` finds."""
+    """The cost for one square image of this size of an exported file, or of what `find_network` finds."""
+    if Path(model).suffix in SUFFIXES and not arguments:
+        return cost_of_file(Path(model), size)
     with torch.device("meta") if _is_built(model) else nullcontext():
         found = find_network(model, arguments)
     return count(found.module, (size, size), run=found.run)
