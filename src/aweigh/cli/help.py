@@ -32,7 +32,7 @@ EXAMPLES = {
     "bench": "aweigh bench box run/ model.onnx --images photos/",
     "profile cost": "aweigh profile cost fcos_resnet50_fpn",
     "profile speed": "aweigh profile speed box resnet50 --engine eager onnx --threads 1 2",
-    "profile machine": "aweigh profile machine",
+    "profile machine": "aweigh profile machine resnet50 -o roof.png",
     "profile guidelines": "aweigh profile guidelines -o guidelines.png",
     "profile advice": "aweigh profile advice fcos_resnet50_fpn",
     "profile reuse": "aweigh profile reuse shufflenet_v2_x1_0",

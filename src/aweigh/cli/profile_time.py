@@ -89,35 +89,70 @@ def speed(
 
 
 def machine(
-    *,
+    *models: str,
+    size: int = 416,
     threads: Numbers = (1, 0),
     precision: Annotated[tuple[Format, ...], SEVERAL] = ("float32", "bf16"),
+    most: int = 10,
     json_file: JsonFile = None,
     html: HtmlFile = None,
+    output: Annotated[Path | None, Parameter(alias="-o", show_default=False)] = None,
 ) -> None:
     """Measure the roof of this machine: arithmetic of a large matrix product, values a second of a copy.
 
+    Of each network that is named, the operators follow that lose most time above the roof, on one image.
+
     Args:
-        threads: Numbers of threads; 0 takes as many as there are cores to use.
+        models: Detectors of aweigh models, checkpoints, box, networks of the ShuffleNet V2 paper, or timm backbones.
+        size: Side of the image in pixels.
+        threads: Numbers of threads; 0 takes as many as there are cores to use. Networks run with the first.
         precision: Number formats of the product; bf16 is left out where the processor does not have it.
+        most: Operators that are shown; the file has all.
+        output: A chart to write (.png, .pdf, .svg): the roof, and the operators of the network where one is named.
     """
+    for name, value in (("size", size), ("most", most)):
+        check_reach(name, value)
+        if value < 1:
+            raise UsageError(f"{name} = {value}: expected a number above 0.")
+    if "float32" not in precision and (models or output or html):
+        raise UsageError("Networks and charts are of float32: add it to --precision.")
+    if output is not None and len(models) > 1:
+        raise UsageError(f"--output draws one network, and {len(models)} are named; --html draws them all.")
+    from aweigh.profiling.engines import Setting
+    from aweigh.profiling.networks import find_network
     from aweigh.profiling.tables import machine_table
+    from aweigh.profiling.timing import points, reached
     from aweigh.runtime.threads import usable_cores
 
     for value in filter(None, threads):
         check_reach("threads", value)
     numbers = dict.fromkeys(number or usable_cores() for number in threads)
+    networks = {model: find_network(model) for model in models}
     found = [_machine(number, precision) for number in numbers]
-    screen().print("The fastest matrix product, a multiply-add counted as two, and copies by the bytes they touch.")
+    profiles = {
+        model: _profiled(network, Setting(model, size=size, threads=found[0].threads), found[0])
+        for model, network in networks.items()
+    }
+    screen().print(
+        "The fastest matrix product, a multiply-add counted as two, and copies by the bytes they touch.", soft_wrap=True
+    )
     print_table(screen(), *machine_table(found))
     for each in found:
         screen().print(f"{counted(each.threads, 'thread')}: {each.noise}", soft_wrap=True)
+    for model, profile in profiles.items():
+        show_reached(model, profile, most)
     if json_file is not None:
-        write_numbers(json_file, {"machines": [each.to_dict() for each in found]})
+        rows = {model: [row.to_dict() for row in reached(profile)] for model, profile in profiles.items()}
+        write_numbers(json_file, {"machines": [each.to_dict() for each in found], "size": size, "operators": rows})
+    if output is not None:
+        from aweigh.profiling.report_html import roof_chart
+
+        drawn = next((points(profile) for profile in profiles.values()), {})
+        log().print(f"Chart: {roof_chart(found[0], drawn, output)}")
     if html is not None:
         from aweigh.profiling.report_html import machine_page
 
-        _write(html, machine_page(found))
+        _write(html, machine_page(found, profiles))
 
 
 def guidelines(
@@ -198,20 +233,18 @@ def advice(
         check_reach(name, value)
         if value < 1:
             raise UsageError(f"{name} = {value}: expected a number above 0.")
-    import time
-
     import torch
 
     from aweigh.profiling.advice import advise
+    from aweigh.profiling.machine import clock_of
     from aweigh.profiling.networks import find_network
     from aweigh.profiling.tables import CLEAN, advice_table
 
     network = find_network(model)
     torch.set_num_threads(threads)
     images = torch.rand(batch, 3, size, size)
-    clock = time.thread_time if threads == 1 else time.perf_counter
     with bar("measuring", repeats) as show:
-        found = advise(network.module, images, run=network.run, repeats=repeats, progress=show, clock=clock)
+        found = advise(network.module, images, run=network.run, repeats=repeats, progress=show, clock=clock_of(threads))
     screen().print(f"{model}, {size} x {size}, batch {batch}: {found.whole * 1000:.2f} ms", soft_wrap=True)
     titles, rows = advice_table(found)
     if rows:
@@ -251,8 +284,21 @@ def show_profile(model: str, profile: "Profile", setting: "Setting") -> None:
     print_table(screen(), *share_table("part", parts_of(profile)))
 
 
-def _profiled(network: "Network", setting: "Setting") -> "Profile":
-    """Of a network in torch, at the first of the sizes, batches and threads."""
+def show_reached(model: str, profile: "Profile", most: int) -> None:
+    """The operators that lose most time above the roof."""
+    from aweigh.profiling.tables import reached_table, whole
+    from aweigh.profiling.timing import reached
+
+    screen().print(f"\n{model}: {whole(profile)}", soft_wrap=True)
+    titles, rows = reached_table(reached(profile))
+    print_table(screen(), titles, rows[:most], left=(4, 8, 9, 10))
+    if len(rows) > most:
+        screen().print(f"And {counted(len(rows) - most, 'row')} more that lose less (--most).")
+    screen().print(str(profile.noise), soft_wrap=True)
+
+
+def _profiled(network: "Network", setting: "Setting", machine: "Machine | None" = None) -> "Profile":
+    """Of a network in torch, at the first of the sizes, batches and threads. machine: measured now where not given."""
     import torch
 
     from aweigh.profiling.machine import measure_machine
@@ -260,7 +306,7 @@ def _profiled(network: "Network", setting: "Setting") -> "Profile":
 
     torch.set_num_threads(setting.cores)
     images = torch.rand(setting.batch, 3, setting.size, setting.size)
-    return profile(network.module, images, run=network.run, machine=measure_machine(setting.cores))
+    return profile(network.module, images, run=network.run, machine=machine or measure_machine(setting.cores))
 
 
 def _machine(threads: int, formats: Sequence["Format"]) -> "Machine":

@@ -89,12 +89,17 @@ def measure_machine(
         products = {(form, side): _product(side, DTYPES[form]) for form in formats for side in sides}
         copied = {size: _copy(size) for size in copies}
         runs = [*products.values(), *copied.values()]
-        fastest = _fastest(runs, repeats, clock or (time.thread_time if used == 1 else time.perf_counter), fixed)
+        fastest = _fastest(runs, repeats, clock or clock_of(used), fixed)
     finally:
         torch.set_num_threads(before)
     gflops = {form: max(2e-9 * side**3 / fastest[products[form, side]] for side in sides) for form in formats}
     gbytes = {2 * size: 2e-9 * size * _times(size) / fastest[copied[size]] for size in copies}
     return Machine(used, gflops, gbytes, fixed.noise())
+
+
+def clock_of(threads: int) -> Callable[[], float]:
+    """Seconds, for work that so many threads do: see the top of this file."""
+    return time.thread_time if threads == 1 else time.perf_counter
 
 
 def _product(side: int, dtype: torch.dtype) -> Callable[[], object]:

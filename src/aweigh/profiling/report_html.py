@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,13 +21,16 @@ from aweigh.profiling.tables import (
     guideline_table,
     machine_table,
     parts_of,
+    reached_table,
     share_table,
     sweep_table,
     whole,
 )
-from aweigh.profiling.timing import Profile
+from aweigh.profiling.timing import Profile, points, reached
 from aweigh.speed import Noise
 from aweigh.visualise.charts import ratios_beside_the_paper, roofline
+
+MOST = 20  # operators beside the roof that the page lists
 
 
 def speed_page(found: Sweep, profiles: Mapping[str, Profile]) -> str:
@@ -47,26 +51,22 @@ def speed_page(found: Sweep, profiles: Mapping[str, Profile]) -> str:
             )
         )
         if profile.machine is not None:
-            parts.append(
-                section(
-                    f"{model} under the roof",
-                    _chart(
-                        partial(_roofline, profile),
-                        "Each point is an operator, the larger, the longer it takes; the line is what this machine "
-                        "reaches at most",
-                    ),
-                )
-            )
+            parts.append(_under_the_roof(model, profile, profile.machine))
     return page("Profile: speed", parts)
 
 
-def machine_page(found: Sequence[Machine]) -> str:
-    """Of `aweigh profile machine`."""
+def machine_page(found: Sequence[Machine], profiles: Mapping[str, Profile] = MappingProxyType({})) -> str:
+    """Of `aweigh profile machine`. profiles: of the models that were named, each with its machine."""
     text = "The fastest matrix product, a multiply-add counted as two, and copies by the bytes they touch."
     noise = [paragraph(f"{counted(each.threads, 'thread')}: {each.noise}") for each in found]
-    caption = f"What {counted(found[-1].threads, 'thread')} can reach, by how often each byte is used"
-    picture = _chart(partial(roofline, _roof(found[-1]), {}), caption)
-    parts = [head("Profile", "The roof of this machine", text), _table(machine_table(found)), picture, *noise]
+    parts = [
+        head("Profile", "The roof of this machine", text),
+        section("Peaks", _table(machine_table(found)), *noise),
+        *(_under_the_roof(model, each, each.machine) for model, each in profiles.items() if each.machine is not None),
+    ]
+    if not profiles:
+        caption = f"What {counted(found[0].threads, 'thread')} can reach, by how often each byte is used"
+        parts.append(_chart(partial(roof_chart, found[0], {}), caption))
     return page("Profile: machine", parts)
 
 
@@ -115,19 +115,22 @@ def _bars(profile: Profile) -> str:
     return bars("Time by kind of operator", measured, roof, unit="ms", mark="at the roof of this machine")
 
 
-def _roof(machine: Machine) -> tuple[float, float]:
-    return machine.gflops["float32"], max(machine.gbytes.values())
+def roof_chart(machine: Machine, operators: Mapping[str, np.ndarray], path: Path) -> Path:
+    """The roof of float32. operators: from `points`."""
+    gbytes = {"values in the caches": max(machine.gbytes.values()), "values in memory": machine.slowest_gbytes}
+    return roofline(machine.gflops["float32"], gbytes, operators, path)
 
 
-def _roofline(profile: Profile, path: Path) -> Path:
-    """Operators with arithmetic: how much for each byte, and how fast."""
-    assert profile.machine is not None
-    points: dict[str, list[tuple[float, float, float]]] = {}
-    for each in profile.operators:
-        if each.multiply_adds and each.seconds:
-            point = (2 * each.multiply_adds / (4 * each.memory_access), 2e-9 * each.multiply_adds / each.seconds)
-            points.setdefault(each.kind, []).append((*point, each.seconds))
-    return roofline(_roof(profile.machine), {kind: np.array(own) for kind, own in points.items()}, path)
+def _under_the_roof(model: str, profile: Profile, machine: Machine) -> str:
+    """Where operators lie, and those that lose most time."""
+    return section(
+        f"{model} under the roof",
+        _chart(
+            partial(roof_chart, machine, points(profile)),
+            "Each point is an operator, the larger, the longer it takes; the lines are the most that is reached",
+        ),
+        _table(reached_table(reached(profile)[:MOST]), numbers=(0, 1, 2, 3, 5, 6, 7)),
+    )
 
 
 def _left_out(found: Sweep) -> list[str]:

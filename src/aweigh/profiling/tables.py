@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from aweigh.profiling.advice import Advised
+from aweigh.profiling.cost import NOWHERE
 from aweigh.profiling.guidelines import Found
 from aweigh.profiling.machine import Machine
+from aweigh.profiling.operators import Operator
 from aweigh.profiling.sweep import Sweep
-from aweigh.profiling.timing import Profile, Share
+from aweigh.profiling.timing import Profile, Reached, Share
 
 FEW = 4  # backbone, neck, head, and what stands outside them
 CLEAN = "No part breaks a guideline."
@@ -59,6 +61,40 @@ def whole(profile: Profile) -> str:
     seconds, roof = float(np.median(profile.runs)), profile.at_roof(profile.operators)
     said = f"{seconds * 1000:.2f} ms, of which operators take {profile.accounted:.0%}"
     return said + (f"; at the roof of this machine {roof * 1000:.2f} ms." if roof else ".")
+
+
+def reached_table(found: Sequence[Reached]) -> Table:
+    """Operators beside the roof, those that lose most time first."""
+    titles = (
+        "lost ms", "ms", "ms at the roof", "times the roof", "limit", "GFLOP/s", "GB/s", "calls", "operator", "shape",
+        "first in",
+    )  # fmt: skip
+    rows: list[Sequence[str]] = [
+        (
+            f"{each.lost * 1000:.2f}", f"{each.seconds * 1000:.2f}", f"{each.at_roof * 1000:.3f}",
+            f"{each.seconds / each.at_roof:.1f}" if each.at_roof else "-", each.limit,
+            f"{each.gflops:.0f}" if each.gflops else "-", f"{each.gbytes:.1f}", str(len(each.modules)),
+            each.operator.name.rpartition("::")[2], _shape(each.operator), each.modules[0] or NOWHERE,
+        )
+        for each in found
+    ]  # fmt: skip
+    return titles, rows
+
+
+def _shape(operator: Operator) -> str:
+    """As "64x56x56 to 128x28x28, 3x3, stride 2": its largest input and output, without the batch."""
+
+    def sides(shapes: Sequence[tuple[int, ...]]) -> str:
+        return "x".join(map(str, max(shapes, key=np.prod, default=())[1:])) or "1"
+
+    said = [f"{sides(operator.inputs)} to {sides(operator.outputs)}"]
+    if operator.kernel:
+        said.append("x".join(map(str, operator.kernel)))
+    if any(step > 1 for step in operator.stride):
+        said.append(f"stride {max(operator.stride)}")
+    if operator.groups > 1:
+        said.append(f"{operator.groups} groups")
+    return ", ".join(said)
 
 
 def machine_table(found: Sequence[Machine]) -> Table:

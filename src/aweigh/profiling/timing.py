@@ -5,17 +5,17 @@ is the median of its own. Together they account for nearly the whole: what is le
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aweigh.errors import UsageError
 from aweigh.profiling.cost import NOWHERE, Cost, count_run
-from aweigh.profiling.machine import Format, Machine
+from aweigh.profiling.machine import DTYPES, Format, Machine, clock_of
 from aweigh.profiling.operators import Operator, record
 from aweigh.speed import FixedComputation, Noise, percentiles
 
@@ -121,8 +121,7 @@ def profile(
     `measure_machine`, for the distance from the roof. clock: seconds; when not given, the processor's time where torch
     computes with one thread, so that what else the machine does does not count, and else the time that passes.
     """
-    if clock is None:
-        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    clock = clock or clock_of(torch.get_num_threads())
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     training = module.training
     module.eval()
@@ -153,3 +152,82 @@ def _timed(
             timed.append(record(module, call, clock=clock))
             fixed.compute()
     return np.array(runs), timed, fixed.noise()
+
+
+# --- beside the roof of the machine -----------------------------------------------------------------------------------
+
+_OF_ONE_CALL = ("module", "sources", "seconds")  # fields of an operator in which its calls differ
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What operators of equal shapes reached, all their calls together.
+
+    operator: the first of them. modules: that call them. bytes: that one call reads and writes. seconds: they took.
+    at_roof: seconds that the machine needs at least. limit: what the roof is made of.
+    """
+
+    operator: Operator
+    modules: tuple[str, ...]
+    bytes: int
+    seconds: float
+    at_roof: float
+    limit: Literal["arithmetic", "memory"]
+
+    @property
+    def lost(self) -> float:
+        """Seconds above the roof."""
+        return self.seconds - self.at_roof
+
+    @property
+    def gflops(self) -> float:
+        """1e9 floating point operations a second, a multiply-add being two."""
+        return 2e-9 * len(self.modules) * self.operator.multiply_adds / self.seconds
+
+    @property
+    def gbytes(self) -> float:
+        """1e9 bytes a second, read and written."""
+        return 1e-9 * len(self.modules) * self.bytes / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        operator = {name: value for name, value in asdict(self.operator).items() if name not in _OF_ONE_CALL}
+        taken = {"seconds": self.seconds, "at_roof": self.at_roof, "limit": self.limit, "lost": self.lost}
+        return {**operator, "modules": list(self.modules), **taken, "gflops": self.gflops, "gbytes": self.gbytes}
+
+
+def reached(profile: Profile) -> tuple[Reached, ...]:
+    """Operators beside the roof, those that lose most time first. `UsageError` where the machine was not measured."""
+    if profile.machine is None:
+        raise UsageError("The roof is not known: give `profile` a machine, from `measure_machine`.")
+    equal: dict[Operator, list[Operator]] = {}
+    for each in profile.operators:
+        equal.setdefault(replace(each, module="", sources=(), seconds=None), []).append(each)
+    found = [_reached(calls, profile.machine, profile.format) for calls in equal.values()]
+    return tuple(sorted(found, key=lambda each: -each.lost))
+
+
+def points(profile: Profile) -> dict[str, np.ndarray]:
+    """Where operators with arithmetic lie under the roof, by kind, `[N, 3]`: floating point operations for each byte,
+    GFLOP/s, seconds."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for each in profile.operators:
+        if each.multiply_adds and each.seconds:
+            operations = 2 * each.multiply_adds
+            intensity = operations / (each.memory_access * DTYPES[profile.format].itemsize)
+            found.setdefault(each.kind, []).append((intensity, 1e-9 * operations / each.seconds, each.seconds))
+    return {kind: np.array(own) for kind, own in found.items()}
+
+
+def _reached(calls: Sequence[Operator], machine: Machine, format: Format) -> Reached:
+    first = calls[0]
+    arithmetic = machine.arithmetic_seconds(first.multiply_adds, format)
+    memory = machine.memory_seconds(first.memory_access, format)
+    return Reached(
+        first,
+        tuple(each.module for each in calls),
+        first.memory_access * DTYPES[format].itemsize,
+        sum(each.seconds or 0.0 for each in calls),
+        len(calls) * max(arithmetic, memory),
+        "arithmetic" if arithmetic > memory else "memory",
+    )

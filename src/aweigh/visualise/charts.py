@@ -296,16 +296,17 @@ def ratios_beside_the_paper(panels: Sequence[RatioPanel], path: str | Path) -> P
     return _save(figure, path)
 
 
-def roofline(roof: tuple[float, float], operators: Mapping[str, np.ndarray], path: str | Path) -> Path:
+def roofline(gflops: float, gbytes: Mapping[str, float], operators: Mapping[str, np.ndarray], path: str | Path) -> Path:
     """Write an image of operators under the roof of a machine.
 
-    roof: GFLOP/s, and GB/s of what stays in the caches. operators: by kind, `[N, 3]` floating point operations for each
-    byte, GFLOP/s, seconds, which are the size of the point.
+    gflops: the most GFLOP/s. gbytes: the most GB/s, by where values lie. operators: by kind, `[N, 3]` floating point
+    operations for each byte, GFLOP/s, seconds, which are the size of the point.
     """
-    gflops, gbytes = roof
     figure, (axes,) = _figure(1, (8.0, 4.6))
     along = np.logspace(-1, 3, 200)
-    axes.plot(along, np.minimum(gflops, gbytes * along), color=BLACK, linewidth=2, label="the roof")
+    for name, style, rate in zip(gbytes, ("-", "--", ":"), gbytes.values()):
+        label = f"{name}: {rate:.0f} GB/s, {gflops:.0f} GFLOP/s"
+        axes.plot(along, np.minimum(gflops, rate * along), color=BLACK, linewidth=2, linestyle=style, label=label)
     longest = max((values[:, 2].max() for values in operators.values()), default=1.0)
     for number, (kind, values) in enumerate(operators.items()):
         sizes = 12 + 160 * values[:, 2] / longest
