@@ -14,6 +14,7 @@ from aweigh.backbones.densenet import DenseNet
 from aweigh.backbones.dla import DLA34, TWO_LEVELS
 from aweigh.backbones.hourglass import Hourglass
 from aweigh.backbones.hrnet import HRNet
+from aweigh.backbones.mobilenet_v1 import mobilenet_v1
 from aweigh.backbones.mobilenet_v2 import mobilenet_v2
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
@@ -26,6 +27,7 @@ BACKBONES: dict[str, Callable[..., Any]] = {
     "densenet": partial(DenseNet, 0.5),
     "dla34": DLA34,
     "hrnet": partial(HRNet, "hrnet_w18_small", levels=(2, 3, 4, 5)),
+    "mobilenet_v1": partial(mobilenet_v1, 0.25),
     "mobilenet_v2": partial(mobilenet_v2, 0.15),
     "mobilenet_v3_ends": mobilenet_v3_ends,
     "shufflenet_v1": partial(shufflenet_v1, 0.5),
@@ -39,12 +41,13 @@ TWO_STAGES = {
     "dla34": ("body.base_layer.", "body.level0.", "body.level1."),
     "hrnet": ("body.conv1.", "body.bn1.", "body.conv2.", "body.bn2.", "body.layer1."),
     **dict.fromkeys(
-        ("mobilenet_v2", "mobilenet_v3_ends"), ("body.conv_stem.", "body.bn1.", "body.blocks.0.", "body.blocks.1.")
+        ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_ends"),
+        ("body.conv_stem.", "body.bn1.", "body.blocks.0.", "body.blocks.1."),
     ),
     **dict.fromkeys(("densenet", "shufflenet_v1", "shufflenet_v2", "xception"), ("conv1.", "stage2.")),
 }
 UNREAD = tuple(f"{tree}.project." for tree in TWO_LEVELS)  # parts of DLA-34 that only hold weights
-BODIES_OF_CLASSIFIERS = ("densenet", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2", "xception")
+BODIES_OF_CLASSIFIERS = ("densenet", "mobilenet_v1", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2", "xception")
 
 
 # These take sides that are multiples of their divisor alone, which a batch has.

@@ -9,6 +9,7 @@ from torchvision.models.densenet import _DenseBlock, _Transition
 
 from aweigh.backbones.classifier import NETWORKS, classifier, network
 from aweigh.backbones.densenet import DenseLayer, DenseNet, Transition
+from aweigh.backbones.mobilenet_v1 import mobilenet_v1
 from aweigh.backbones.mobilenet_v2 import MobileNetV2, mobilenet_v2
 from aweigh.backbones.shufflenet_v2 import BUILDERS
 from aweigh.backbones.timm import TimmBackbone
@@ -27,6 +28,10 @@ TABLE_8 = {
     ("shufflenet_v1_g3_x1_0", 224): (140, -1.8),
     ("shufflenet_v1_g3_x1_5", 224): (292, None),
     ("shufflenet_v1_g3_x2_0", 224): (524, None),
+    ("mobilenet_v1_x0_25", 224): (41, None),
+    ("mobilenet_v1_x0_5", 224): (149, None),
+    ("mobilenet_v1_x0_75", 224): (325, None),
+    ("mobilenet_v1_x1_0", 224): (569, None),
     ("mobilenet_v2_x0_15", 224): (39, -21.6),
     ("mobilenet_v2_x0_6", 224): (141, 7.1),
     ("mobilenet_v2_x0_4", 160): (43, -2.8),
@@ -72,7 +77,7 @@ def test_torch_counts_the_same(name: str) -> None:
 
 
 def test_every_name_is_one_of_a_backbone() -> None:
-    assert {*BUILDERS} <= {*NETWORKS} and len(NETWORKS) == 11 + 4 + 4 + 8 + 4 + 4
+    assert {*BUILDERS} <= {*NETWORKS} and len(NETWORKS) == 11 + 4 + 4 + 4 + 8 + 4 + 4
     with torch.device("meta"):
         for name in ("shufflenet_v2_x0_5_dw", "shufflenet_v1_g3_x1_5", "xception_small_x2_0", "densenet_small_x1_0"):
             assert network(name).name == name
@@ -81,9 +86,34 @@ def test_every_name_is_one_of_a_backbone() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no network 'densenet_x0_5'\. Did you mean .*: shufflenet_v2_x0_5, .*small"):
         network("densenet_x0_5")
-    for build in (DenseNet, mobilenet_v2):
+    for build in (DenseNet, mobilenet_v1, mobilenet_v2):
         with pytest.raises(UsageError, match=r"has the widths 0\..*, got 0.7"):
             build(0.7)
+
+
+def test_mobilenet_v1_is_table_1_of_its_paper() -> None:
+    """Each row a depthwise convolution of its stride and a pointwise one, behind a plain one; a quarter as wide."""
+
+    def layer(read: int, given: int, kernel: int, stride: int, groups: int = 1) -> list[nn.Module]:
+        convolution = nn.Conv2d(read, given, kernel, stride, kernel // 2, groups=groups, bias=False)
+        return [convolution, nn.BatchNorm2d(given), nn.ReLU6()]
+
+    torch.manual_seed(0)
+    layers, read = layer(3, 8, 3, 2), 8
+    for given, stride in ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *[(128, 1)] * 5, (256, 2), (256, 1)):
+        layers += layer(read, read, 3, stride, groups=read) + layer(read, given, 1, 1)
+        read = given
+    theirs = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 5)).eval()
+    for norm in (each for each in theirs.modules() if isinstance(each, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+        nn.init.uniform_(norm.running_var, 0.02, 0.05)
+    ours = classifier(mobilenet_v1(0.25), 5).eval()
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    x = torch.randn(2, 3, 70, 96)
+    with torch.no_grad():
+        expected = theirs(x)
+        assert expected.std(dim=0).min() > 1e-3
+        torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("width", [0.15, 0.6, 1.4])

@@ -11,7 +11,9 @@ from typing import Any
 from torch import nn
 
 from aweigh.backbones.densenet import DenseNet
-from aweigh.backbones.mobilenet_v2 import WIDTHS as MOBILENET_WIDTHS
+from aweigh.backbones.mobilenet_v1 import WIDTHS as V1_WIDTHS
+from aweigh.backbones.mobilenet_v1 import MobileNetV1, mobilenet_v1
+from aweigh.backbones.mobilenet_v2 import WIDTHS as V2_WIDTHS
 from aweigh.backbones.mobilenet_v2 import MobileNetV2, mobilenet_v2
 from aweigh.backbones.resnet import ResNet
 from aweigh.backbones.shufflenet_v1 import shufflenet_v1
@@ -20,7 +22,7 @@ from aweigh.backbones.stages import Stages
 from aweigh.backbones.xception import xception
 from aweigh.errors import UsageError, did_you_mean
 
-Network = Stages | MobileNetV2 | ResNet
+Network = Stages | MobileNetV1 | MobileNetV2 | ResNet
 Build = Callable[..., Network]
 
 
@@ -52,7 +54,8 @@ def _of_widths(name: str, build: Build, widths: tuple[float, ...]) -> dict[str, 
 NETWORKS: dict[str, Build] = {
     **BUILDERS,
     **_of_widths("shufflenet_v1_g3", shufflenet_v1, WIDTHS),
-    **_of_widths("mobilenet_v2", mobilenet_v2, MOBILENET_WIDTHS),
+    **_of_widths("mobilenet_v1", mobilenet_v1, V1_WIDTHS),
+    **_of_widths("mobilenet_v2", mobilenet_v2, V2_WIDTHS),
     **_of_widths("xception_small", xception, WIDTHS),
     **_of_widths("densenet_small", DenseNet, WIDTHS),
     # Of group normalisation (Wu and He, 2018).
