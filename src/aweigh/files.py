@@ -92,8 +92,15 @@ def read_xml(file: Path, root: str) -> ElementTree.Element:
 
 
 def safetensors_metadata(path: str | Path) -> dict[str, str]:
-    """The texts beside the tensors of a safetensors file: behind the length of the header (8 bytes, little-endian) in
-    its JSON. `UsageError` where there is no file, `DataError` for another one, or one that is cut short.
+    """The texts beside the tensors of a safetensors file, see `safetensors_header`."""
+    return safetensors_header(path)[0]
+
+
+def safetensors_header(path: str | Path) -> tuple[dict[str, str], dict[str, Any], int]:
+    """Of a safetensors file the texts, of each tensor `dtype`, `shape` and `data_offsets`, and where these count from.
+
+    They stand behind the length of the header (8 bytes, little-endian) in its JSON. `UsageError` where there is no
+    file, `DataError` for another one, or one that is cut short.
     """
     if not Path(path).is_file():
         raise UsageError(f"There is no file {path}.")
@@ -111,7 +118,7 @@ def safetensors_metadata(path: str | Path) -> dict[str, str]:
             raise ValueError("metadata that are no texts")
     except (OSError, ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
         raise DataError(f"{path} is truncated or is no safetensors file ({error}).") from error
-    return metadata
+    return metadata, header, 8 + length
 
 
 def special(file: Path) -> str:

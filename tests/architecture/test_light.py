@@ -114,13 +114,17 @@ def test_the_light_half_needs_no_torch(data: Path, tmp_path: Path) -> None:
     photo = str(next(data.rglob("*.jpg")))
     cat = {"names": ["left hand", "cat", "dog"], "ids": [3, 1, 2]}
     graph = str(toy_graph(tmp_path / "toy.onnx", said=header(classes=cat)))
+    takes = {"inputs": ("images", "sizes_hw", "proposals"), "said": header({"needs_proposals": True}, classes=cat)}
+    told = str(toy_graph(tmp_path / "told.onnx", **takes))
+    proposals = str(tmp_path / "val.safetensors")
     commands += [
         ["info", graph],
         ["predict", photo, "--model", graph, "-o", str(tmp_path / "out"), "--tta", "flip"],
         ["eval", graph, str(data), "--json", str(tmp_path / "numbers.json")],
         ["eval", graph, str(data), "--picture", str(tmp_path / "found.png"), "--tta", "flip,multiscale"],
         ["eval", graph, str(data), "--proposals"],
-        ["proposals", graph, str(data)],
+        ["proposals", graph, str(data), "--split", "val", "-o", proposals],
+        ["eval", told, str(data), "--proposals-file", proposals],
         [
             *("data", "complete", str(data), "--with", str(results), "--own-ids"),
             *("--categories", graph, "--split", "val", "--out", str(tmp_path / "completed")),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from aweigh.annotations.array_file import read_arrays, write_arrays
 from aweigh.annotations.flat import Packed, offsets, ranges
 from aweigh.errors import DataError, UsageError, counted, printable
 from aweigh.files import safetensors_metadata
@@ -182,8 +183,6 @@ class Proposals:
 
     def write(self, path: str | Path) -> None:
         """As docs/proposals.md describes it."""
-        from safetensors.numpy import save_file
-
         said = {name: value for name, value in self.made.items() if name != "file"}
         header = {"kind": KIND, "format": FORMAT, "files": list(self.files), "made": said}
         tensors = {
@@ -191,7 +190,7 @@ class Proposals:
             for name, kind in TENSORS.items()
             if (value := getattr(self, name)) is not None
         }
-        save_file(tensors, path, metadata={METADATA_KEY: json.dumps(header, ensure_ascii=False)})
+        write_arrays(path, tensors, {METADATA_KEY: json.dumps(header, ensure_ascii=False)})
 
 
 def length_of(file: Path) -> int:
@@ -230,15 +229,10 @@ def is_proposals(path: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="np") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
-            present = set(file.keys())
-            tensors = {name: file.get_tensor(name) for name in TENSORS if name in present}
-        header = json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError, TypeError) as error:
+        texts, tensors = read_arrays(path, TENSORS.keys())
+        header = json.loads(texts.get(METADATA_KEY, "{}"))
+    except (DataError, OSError, LookupError, ValueError, OverflowError, RecursionError, TypeError) as error:
         raise DataError(
             f"{path} is no file of proposals: cut short, or another format ({' '.join(str(error).split())[:160]}). "
             "docs/proposals.md says what it holds, and how to convert others."

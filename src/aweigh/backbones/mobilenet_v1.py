@@ -1,7 +1,7 @@
 """MobileNet V1 (Howard et al. 2017, "MobileNets", arXiv 1704.04861, table 1) by timm's builder, at any width.
 
-ShuffleNet V2 compares itself with widths 0.25, 0.5, 0.75 and 1.0 (Ma et al. 2018, table 8). Channels are multiples of 8,
-which those of the paper are too; ReLU6 as in its authors' code.
+ShuffleNet V2 compares itself with widths 0.25, 0.5, 0.75 and 1.0 (Ma et al. 2018, table 8). Channels are multiples of
+8, which those of the paper are too; ReLU6 as in its authors' code.
 """
 
 from typing import Any
