@@ -9,7 +9,7 @@ from tests.runtime.toy_graphs import toy_graph
 from torch import nn
 
 from aweigh.errors import UsageError
-from aweigh.profiling.engines import Setting, find, opened
+from aweigh.profiling.engines import Setting, engine_of, find, opened
 from aweigh.profiling.networks import Network
 from aweigh.profiling.sweep import in_turn, sweep
 
@@ -69,3 +69,28 @@ def test_a_processor_without_bf16_says_so(network: Network, monkeypatch: pytest.
     monkeypatch.setattr("aweigh.profiling.engines.has_bf16", lambda device: False)
     with pytest.raises(UsageError, match="does not multiply numbers of bf16"):
         opened(Setting("toy", "eager", "bf16", size=16), network)
+
+
+def test_a_network_is_exported_once_for_each_size_and_batch(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, int, int]] = []
+
+    def write(setting: Setting, network: Network, file: Path) -> Path:
+        written.append((setting.model, setting.size, setting.batch))
+        return file
+
+    monkeypatch.setattr("aweigh.profiling.sweep.export", write)
+    monkeypatch.setattr("aweigh.profiling.sweep.opened", lambda setting, network, exported: lambda: exported)
+    settings = [
+        Setting("toy", engine, size=16, batch=batch, threads=threads)
+        for engine in ("eager", "onnx", "openvino")
+        for batch in (1, 2)
+        for threads in (1, 2)
+    ]
+    assert len(sweep(settings, {"toy": network}, repeats=1).rows) == len(settings)
+    assert written == [("toy", 16, 1), ("toy", 16, 2)]
+
+
+def test_an_exported_file_has_its_own_engine_and_format() -> None:
+    assert (engine_of("a.xml"), engine_of("a.onnx")) == ("openvino", "onnx")
+    assert Setting("a.xml", "openvino").shown_format == "own" and not Setting("a.xml", "openvino").needs_export
+    assert Setting("resnet18", "openvino", "bf16").shown_format == "bf16"

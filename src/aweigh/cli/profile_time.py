@@ -64,12 +64,12 @@ def speed(
                 raise UsageError(f"{name} = {value}: expected a number above 0.")
     from itertools import product
 
-    from aweigh.profiling.engines import Setting, find
+    from aweigh.profiling.engines import Setting, engine_of, find
     from aweigh.profiling.sweep import sweep
 
     networks = {model: find(model) for model in models}
     settings = [
-        Setting(model, *((name, form) if networks[model] else ("onnx", "float32")), side, many, number)
+        Setting(model, *((name, form) if networks[model] else (engine_of(model), "float32")), side, many, number)
         for model, name, form, side, many, number in product(models, engine, precision, size, batch, threads)
     ]
     with bar("measuring", repeats) as show:

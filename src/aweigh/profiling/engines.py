@@ -45,10 +45,24 @@ class Setting:
     def cores(self) -> int:
         return self.threads or usable_cores()
 
+    @property
+    def needs_export(self) -> bool:
+        """Whether the engine reads a file that a network is written to first."""
+        return self.engine in ("onnx", "openvino") and Path(self.model).suffix not in SUFFIXES
 
-def opened(setting: Setting, network: Network | None, *, channels: int = 3) -> Call:
-    """What runs it once. network: None for a file that was exported, which is run as it is, suppression included.
-    channels: of the array it is called with."""
+    @property
+    def shown_format(self) -> str:
+        """An exported file has its own, whatever is asked for."""
+        return "own" if Path(self.model).suffix in SUFFIXES else self.format
+
+
+def opened(setting: Setting, network: Network | None, *, channels: int = 3, exported: Path | None = None) -> Call:
+    """What runs it once.
+
+    network: None for a file that was exported, which is run as it is, suppression included. channels: of the array it
+    is called with. exported: what `export` wrote for this network, size and batch, where the engine needs it; written
+    here when not given.
+    """
     if network is None:
         return _graph(setting)
     images = torch.rand(setting.batch, channels, setting.size, setting.size)
@@ -57,13 +71,26 @@ def opened(setting: Setting, network: Network | None, *, channels: int = 3) -> C
     if setting.format != "float32" and setting.engine == "onnx":
         raise UsageError("onnxruntime computes float32 here; leave bf16 to eager, compile or openvino.")
     with tempfile.TemporaryDirectory() as folder:
-        file = _exported(network, images, Path(folder) / "network.onnx")
+        file = exported or export(setting, network, Path(folder) / "network.onnx", channels=channels)
         return (_onnxruntime if setting.engine == "onnx" else _openvino)(file, images.numpy(), setting)
+
+
+def export(setting: Setting, network: Network, file: Path, *, channels: int = 3) -> Path:
+    """Write the network as an ONNX file of one size and batch; returns `file`."""
+    images = torch.zeros(setting.batch, channels, setting.size, setting.size)
+    with said_if_missing("Timing a network in onnxruntime or OpenVINO"), torch.no_grad(), _quiet():
+        torch.onnx.export(_Alone(network), (images,), file, dynamo=True, external_data=False, verbose=False)
+    return file
 
 
 def find(model: str) -> Network | None:
     """The network of a name or a file (see `find_network`); None for an exported file."""
     return None if Path(model).suffix in SUFFIXES else find_network(model)
+
+
+def engine_of(file: str) -> EngineName:
+    """What runs an exported file."""
+    return "openvino" if Path(file).suffix == ".xml" else "onnx"
 
 
 class _Alone(nn.Module):
@@ -91,12 +118,6 @@ def _torch(setting: Setting, network: Network, images: Tensor) -> Call:
             return called(images)
 
     return call
-
-
-def _exported(network: Network, images: Tensor, file: Path) -> Path:
-    with said_if_missing("Timing a network in onnxruntime or OpenVINO"), torch.no_grad(), _quiet():
-        torch.onnx.export(_Alone(network), (images,), file, dynamo=True, external_data=False, verbose=False)
-    return file
 
 
 @contextmanager

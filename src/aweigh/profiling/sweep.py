@@ -3,15 +3,17 @@
 Each setting runs once in every round, in another order every time, so that what else the machine does meets all.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from aweigh.errors import AweighError
-from aweigh.profiling.engines import Call, Setting, opened
+from aweigh.profiling.engines import Call, Setting, export, opened
 from aweigh.profiling.networks import Network
 from aweigh.speed import FixedComputation, Noise, memory_mib, percentiles, reset_peak
 
@@ -22,9 +24,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Timed:
-    """What one setting took. first_s: seconds from opening it to the end of its first run, compiling and exporting
-    included. memory_mib: by how much the memory of the process rose meanwhile at its peak; None where the system does
-    not tell. runs: seconds, `[N]`."""
+    """What one setting took.
+
+    first_s: seconds from opening it to the end of its first run, compiling included and exporting not. memory_mib: by
+    how much the memory of the process rose meanwhile at its peak; None where the system does not tell. runs: seconds,
+    `[N]`.
+    """
 
     setting: Setting
     first_s: float
@@ -53,13 +58,17 @@ class Sweep:
         """As JSON can hold it."""
         return {
             "rows": [
-                {**asdict(row.setting), "first_s": row.first_s, "memory_mib": row.memory_mib, "ms": row.ms,
+                {**_said(row.setting), "first_s": row.first_s, "memory_mib": row.memory_mib, "ms": row.ms,
                  "images_per_second": row.images_per_second}
                 for row in self.rows
             ],
-            "left_out": [{**asdict(setting), "why": why} for setting, why in self.left_out],
+            "left_out": [{**_said(setting), "why": why} for setting, why in self.left_out],
             "noise": {"waited": self.noise.waited, "spread": self.noise.spread, "too_much": self.noise.too_much},
         }  # fmt: skip
+
+
+def _said(setting: Setting) -> dict[str, Any]:
+    return {**asdict(setting), "format": setting.shown_format, "threads": setting.cores}
 
 
 def sweep(
@@ -76,20 +85,35 @@ def sweep(
     calls: dict[Setting, Call] = {}
     first: dict[Setting, tuple[float, float | None]] = {}
     left_out: list[tuple[Setting, str]] = []
-    for setting in settings:
-        before, start = reset_peak(), time.perf_counter()
-        try:
-            call = opened(setting, networks[setting.model])
-            call()
-        except AweighError as error:
-            left_out.append((setting, str(error)))
-            continue
-        peak = memory_mib("VmHWM")
-        rose = None if before is None or peak is None else peak - before
-        calls[setting], first[setting] = call, (time.perf_counter() - start, rose)
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[tuple[str, int, int], Path] = {}
+        for setting in settings:
+            try:
+                exported = _exported(setting, networks[setting.model], files, Path(folder))
+                before, start = reset_peak(), time.perf_counter()
+                call = opened(setting, networks[setting.model], exported=exported)
+                call()
+            except AweighError as error:
+                left_out.append((setting, str(error)))
+                continue
+            seconds, peak = time.perf_counter() - start, memory_mib("VmHWM")
+            calls[setting] = call
+            first[setting] = seconds, None if before is None or peak is None else peak - before
     runs, noise = in_turn(calls, repeats, progress)
     rows = tuple(Timed(setting, *first[setting], runs[setting]) for setting in calls)
     return Sweep(rows, tuple(left_out), noise)
+
+
+def _exported(
+    setting: Setting, network: Network | None, files: dict[tuple[str, int, int], Path], folder: Path
+) -> Path | None:
+    """The file of a network for the engines that need one, written once for each size and batch."""
+    if network is None or not setting.needs_export:
+        return None
+    key = setting.model, setting.size, setting.batch
+    if key not in files:
+        files[key] = export(setting, network, folder / f"{len(files)}.onnx")
+    return files[key]
 
 
 def in_turn(

@@ -28,7 +28,7 @@ def sweep_table(found: Sweep) -> Table:
         setting = row.setting
         rows.append(
             (
-                setting.model, setting.engine, setting.format, str(setting.size), str(setting.batch),
+                setting.model, setting.engine, setting.shown_format, str(setting.size), str(setting.batch),
                 str(setting.cores), *(f"{value:.1f}" for value in row.ms.values()), f"{row.images_per_second:.1f}",
                 f"{row.first_s:.2f} s", "-" if row.memory_mib is None else f"{row.memory_mib:.0f} MiB",
                 f"{row.images_per_second / found.rows[0].images_per_second:.2f}",
@@ -57,10 +57,11 @@ def parts_of(profile: Profile) -> Sequence[Share]:
 
 
 def whole(profile: Profile) -> str:
-    """In one line: the whole, how much of it the operators account for, and the roof."""
+    """In one line: the whole, how much of it the operators account for, the roof, and that it was too noisy if so."""
     seconds, roof = float(np.median(profile.runs)), profile.at_roof(profile.operators)
     said = f"{seconds * 1000:.2f} ms, of which operators take {profile.accounted:.0%}"
-    return said + (f"; at the roof of this machine {roof * 1000:.2f} ms." if roof else ".")
+    said += f"; at the roof of this machine {roof * 1000:.2f} ms." if roof else "."
+    return f"{said} {profile.noise}" if profile.noise.too_much else said
 
 
 def reached_table(found: Sequence[Reached]) -> Table:
