@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from aweigh.profiling.advice import advise, breaks
+from aweigh.profiling.operators import record
 from aweigh.profiling.sweep import in_turn
 
 
@@ -96,9 +97,33 @@ def test_a_clean_network_gets_no_advice_and_stays_as_it_is() -> None:
     assert not any(each._forward_hooks for each in network.modules())
 
 
-def test_forms_have_equal_multiply_adds() -> None:
-    from aweigh.profiling.operators import record
+class Shortcut(nn.Module):
+    """A convolution whose map is normalised, added to what came in, and rectified."""
 
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(2, channels)
+        self.gate, self.act = nn.Conv2d(channels, channels, 1), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = self.norm(self.conv(x))
+        return self.act(made + self.gate(nn.functional.max_pool2d(x, 3, 1, 1)))
+
+
+def test_element_wise_work_belongs_to_the_map_it_reads() -> None:
+    """The normalisation to the convolution it follows; the sum to the later one, whose activation is kept."""
+    network = Shortcut(8).eval()
+    x = torch.rand(1, 8, 6, 6)
+    found = breaks(network, lambda: network(x))
+    assert [(each.module, each.what) for each in found] == [
+        ("norm", "element-wise work beyond one activation (native_group_norm) on 8 channels at 6 x 6"),
+        ("gate", "element-wise work beyond one activation (add) on 8 channels at 6 x 6"),
+    ]
+    names = [[operator.name for operator in record(nn.Module(), each.obeys)] for each in found]
+    assert names == [["aten::convolution"], ["aten::convolution", "aten::relu"]]
+
+
+def test_forms_have_equal_multiply_adds() -> None:
     network = planted(64).eval()
     x = torch.rand(1, 3, 16, 16)
     for each in breaks(network, lambda: network(x)):

@@ -10,7 +10,8 @@ root of their number.
 G3: three or more convolutions that read the same map and whose outputs are joined or added; one convolution of the
 largest kernel among them, with as many outputs as equal multiply-adds allow. (Fragments in series cannot be told from
 depth.)
-G4: element-wise work behind a convolution beyond one activation, normalisation included; the same without it.
+G4: element-wise work on the map of a convolution beyond its first activation: normalisations, sums of shortcuts and of
+necks, factors, further activations; the convolution and its activation alone.
 
 Batch normalisations are folded into their convolutions first, as they are for prediction. The forms compute something
 else: they say what a guideline is worth here, and a network that takes them has to be trained.
@@ -19,7 +20,6 @@ else: they say what a guideline is worth here, and a network that takes them has
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -192,26 +192,45 @@ def _fragments(operators: Sequence[Operator], replays: Sequence[Call]) -> Iterab
 
 
 def _element_wise(operators: Sequence[Operator], replays: Sequence[Call]) -> Iterable[Break]:
-    """G4: what follows a convolution, value by value, before the next arithmetic."""
-    chains = groupby(range(len(operators)), key=lambda number: operators[number].kind in _BY_VALUE)
-    for by_value, group in chains:
-        numbers = list(group)
-        before = numbers[0] - 1
-        joins = before >= 0 and operators[before].name == "aten::cat"  # of fragments
-        if not by_value or before < 0 or not (joins or operators[before].kind in WITH_ARITHMETIC):
-            continue
-        shape = operators[before].outputs[0]
-        behind = [number for number in numbers if operators[number].outputs[0] == shape]
-        extra = behind[1:]
+    """G4: what is done value by value with a map of a convolution, but for its activation."""
+    for before, behind in _chains(operators).items():
+        activation = next((number for number in behind if _activates(operators[number])), None)
+        extra = [number for number in behind if number != activation]
         if extra:
-            names = ", ".join(operators[number].name.removeprefix("aten::").rstrip("_") for number in extra)
+            kept = [before] if activation is None else [before, activation]
+            names = ", ".join(_short(operators[number]) for number in extra)
+            shape = operators[before].outputs[0]
             yield Break(
                 "G4", operators[extra[0]].module or operators[before].module,
                 f"element-wise work beyond one activation ({names}) on {_channels(shape)}", "without it",
                 ("G4", operators[before].inputs[0], shape, names),
-                _all([replays[before], *(replays[number] for number in behind)]),
-                _all([replays[before], replays[behind[0]]]),
+                _all([replays[number] for number in (before, *behind)]),
+                _all([replays[number] for number in kept]),
             )  # fmt: skip
+
+
+def _chains(operators: Sequence[Operator]) -> dict[int, list[int]]:
+    """What is done value by value with what each convolution, matrix product or joining of fragments makes, as long as
+    the shape stays. What reads two of them, such as the sum of a shortcut, belongs to the later."""
+    made_of: dict[int, int] = {}
+    chains: dict[int, list[int]] = {}
+    for number, operator in enumerate(operators):
+        if operator.kind in WITH_ARITHMETIC or operator.name == "aten::cat":
+            made_of[number] = number
+        elif operator.kind in _BY_VALUE:
+            roots = [made_of[source] for source in operator.sources if source in made_of]
+            if roots and operators[max(roots)].outputs[0] == operator.outputs[0]:
+                made_of[number] = max(roots)
+                chains.setdefault(max(roots), []).append(number)
+    return chains
+
+
+def _activates(operator: Operator) -> bool:
+    return operator.kind == "element-wise" and _short(operator) not in ("add", "sub", "mul", "div")
+
+
+def _short(operator: Operator) -> str:
+    return operator.name.removeprefix("aten::").rstrip("_")
 
 
 _BY_VALUE = frozenset({"element-wise", "normalisation"})
