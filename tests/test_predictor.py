@@ -26,7 +26,8 @@ from aweigh.detections import Detections
 from aweigh.errors import DataError, UsageError
 from aweigh.images.resize import Resize
 from aweigh.inference.device import choose_device
-from aweigh.predictor import SCORE, Predictor, sources
+from aweigh.prediction.given import sources
+from aweigh.predictor import SCORE, Predictor
 from aweigh.structures import Images
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aweigh.detections import Detections
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.evaluation.evaluator import CocoEvaluator
+    from aweigh.geometry.tiles import Tiles
     from aweigh.graphs.export import export
     from aweigh.models import DETECTORS, create
     from aweigh.predictor import Predictor, load
@@ -45,6 +46,7 @@ _HOME = {
     "Detections": "aweigh.detections",
     "export": "aweigh.graphs.export",
     "TTA": "aweigh.runtime.tta",
+    "Tiles": "aweigh.geometry.tiles",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "Images",
     "Predictor",
     "Targets",
+    "Tiles",
     "UsageError",
     "__version__",
     "create",

@@ -67,9 +67,9 @@ def evaluate(
 ) -> Measurement:
     """The numbers of a detector on a labelled split: `.metrics["boxes"].AP`, `.to_dict()`, and `.table()` of each.
 
-    model: a checkpoint or a graph as `aweigh.load` takes it, or a predictor, whose resize and test-time augmentation
-    are then used. data: a folder, or a split that was loaded. split: train, val, test, or as it is called there; when
-    not given val, and where the data have none, what the run of the checkpoint held out. metrics: names in
+    model: a checkpoint or a graph as `aweigh.load` takes it, or a predictor, whose resize, tiles and test-time
+    augmentation are then used. data: a folder, or a split that was loaded. split: train, val, test, or as it is called
+    there; when not given val, and where the data have none, what the run of the checkpoint held out. metrics: names in
     `aweigh.evaluation.metrics.METRICS`; when none is given, COCO's of all that detector and data have. proposals: for a
     detector that needs them. batch: images at a time, 0 for what pays on the device. workers: processes that read
     images, for a detector that torch computes. max_bad: the share of images that cannot be read above which there is a
@@ -84,7 +84,7 @@ def evaluate(
     if proposals is not None:
         part = part.with_proposals(proposals)
     batch = batch or engine.usual_batch
-    if computes_with_torch(engine):
+    if computes_with_torch(engine) and predictor.tiles is None:
         from aweigh.inference.engine import torch_engine
         from aweigh.inference.measure import measure
 
@@ -172,5 +172,7 @@ def propose(
 
 
 def _refuse_workers(engine: Engine, workers: int) -> None:
+    if workers and computes_with_torch(engine):
+        raise UsageError(f"workers = {workers}: tiles are cut in this process; leave the workers out.")
     if workers:
         raise UsageError(f"workers = {workers}: processes read images for torch alone, not for {engine.computed_by}.")

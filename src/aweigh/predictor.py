@@ -6,6 +6,7 @@
     one, other = detector([array, tensor])
     detector = aweigh.load(tta=aweigh.TTA(flip=True, scales=(0.75, 1, 1.25)))  # slower, and may find more
     for result in detector.stream("photos/", batch=8): ...  # or photos.zip, photos.tar, @list.txt, 'photos/**/*.jpg'
+    ships = detector("harbour.png", tile=640, overlap=0.2)  # a large image with small objects
 
 An image is a path, the bytes of a file or a file opened for reading them, a PIL image, a uint8 array `(H, W, 3)` RGB,
 or a tensor `[3, H, W]` (uint8, or float in `[0, 1]`): each gives the same detections. Boxes are in the pixels of the
@@ -19,12 +20,11 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
-from PIL import Image
 
 from aweigh.ahead import computed_ahead
 from aweigh.annotations.proposals import Proposals
@@ -34,16 +34,18 @@ from aweigh.catalogue import find_model
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError, check_reach, counted, said_if_missing
 from aweigh.geometry.frames import Frame
+from aweigh.geometry.tiles import OVERLAP, Tiles
 from aweigh.header import costs_little
 from aweigh.images.decode import ValueRange
-from aweigh.images.reader import ImageSource, check_reading, is_file, is_tensor, read_reduced
+from aweigh.images.reader import ImageSource, check_reading, read_image, read_reduced
 from aweigh.images.resize import Resize
-from aweigh.images.sources import images_of, stands_for_several
-from aweigh.images.sources.source import Images
+from aweigh.images.sources import stands_for_several
 from aweigh.images.stored import StoredImage
+from aweigh.prediction.given import begun, is_batch, pays_ahead, sources
 from aweigh.runtime.engine import Batch, Engine, check_engine, is_out_of_memory
 from aweigh.runtime.open import SUFFIXES, Runtime, open_graph
 from aweigh.runtime.threads import usable_cores
+from aweigh.runtime.tiled import check_tiles, find_in_tiles
 from aweigh.runtime.tta import PLAIN, TTA, find
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def load(
     *,
     resize: Resize | str | None = None,
     tta: TTA = PLAIN,
+    tiles: Tiles | None = None,
     device: torch.device | str | None = None,
     runtime: Runtime | Literal["torch"] | None = None,
     precision: Precision = "auto",
@@ -71,7 +74,8 @@ def load(
     file. `"box"` is a graph, and a checkpoint where torch is asked for: by `runtime`, by a device that is not the CPU,
     or by a precision.
     resize: instead of the step the detector was trained with, or a size for that step, as `Resize.with_size` takes it.
-    tta: test-time augmentation. device: of a checkpoint a GPU that CUDA can use when there is one, else the CPU; of a
+    tta: test-time augmentation. tiles: in which each image is looked at; whole when not given.
+    device: of a checkpoint a GPU that CUDA can use when there is one, else the CPU; of a
     graph the CPU, when not given. runtime: what computes,
     of a checkpoint `"torch"`, of a graph, when not given, onnxruntime (`.onnx`) or OpenVINO (`.xml`). precision: of the
     numbers that the network of a checkpoint computes with, `"float32"`, `"bf16"` or `"float16"`; `"auto"` is bf16 on a
@@ -91,7 +95,7 @@ def load(
         if graph.graph.whole_images and (resize is not None or tta.scales != PLAIN.scales):
             what = "scales" if resize is None else "resize"
             raise UsageError(f"{what}: {model} resizes images itself; a graph without that takes them in any size.")
-        return Predictor(graph, _resize_of(header, resize), tta=tta)
+        return Predictor(graph, _resize_of(header, resize), tta=tta, tiles=tiles)
     if runtime not in (None, "torch"):
         raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")
     with said_if_missing(f"{model}", f"where torch is `aweigh export {model} -o NAME.onnx`, and name that file"):
@@ -105,7 +109,7 @@ def load(
         cheap = chosen.type == "cpu" and has_bf16(chosen) and costs_little(header, "bf16")
         precision = "bf16" if cheap else "float32"
     engine = TorchEngine.prepared(detector, chosen, precision=precision, threads=threads)
-    return Predictor(engine, _resize_of(header, resize), tta=tta)
+    return Predictor(engine, _resize_of(header, resize), tta=tta, tiles=tiles)
 
 
 def _resize_of(header: Mapping[str, Any], asked: Resize | str | None) -> Resize:
@@ -126,11 +130,18 @@ class Predictor:
     model: any detector, of which the predictor keeps a copy of its own, made fast for prediction (evaluation mode,
     batch normalisation folded into the convolutions, channels-last memory), and leaves the given one as it is; or an
     engine. resize: the step that was used in training. tta: test-time augmentation; an image is then read once for each
-    size. device: of a detector: a GPU that CUDA can use when there is one, else the CPU.
+    size. tiles: in which each image is looked at, when a call does not say others; whole when not given. device: of a
+    detector: a GPU that CUDA can use when there is one, else the CPU.
     """
 
     def __init__(
-        self, model: Detector | Engine, resize: Resize, *, tta: TTA = PLAIN, device: torch.device | str | None = None
+        self,
+        model: Detector | Engine,
+        resize: Resize,
+        *,
+        tta: TTA = PLAIN,
+        tiles: Tiles | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         check_engine(model)
         if isinstance(model, Engine):
@@ -139,7 +150,7 @@ class Predictor:
             from aweigh.inference.engine import TorchEngine
 
             self.engine = TorchEngine.prepared(model, device)
-        self.resize, self.tta = resize, tta
+        self.resize, self.tta, self.tiles = resize, tta, tiles
         self.classes = self.engine.classes  # with the category ids of the data it was trained on
 
     @overload
@@ -152,6 +163,8 @@ class Predictor:
         nms: NMS | None = ...,
         exif: Literal["apply", "ignore"] = ...,
         value_range: ValueRange = ...,
+        tile: int | None = ...,
+        overlap: float = ...,
         proposals: np.ndarray | None = ...,
     ) -> Detections: ...
 
@@ -165,6 +178,8 @@ class Predictor:
         nms: NMS | None = ...,
         exif: Literal["apply", "ignore"] = ...,
         value_range: ValueRange = ...,
+        tile: int | None = ...,
+        overlap: float = ...,
         proposals: Sequence[np.ndarray] | None = ...,
     ) -> list[Detections]: ...
 
@@ -177,6 +192,8 @@ class Predictor:
         nms: NMS | None = None,
         exif: Literal["apply", "ignore"] = "apply",
         value_range: ValueRange = "auto",
+        tile: int | None = None,
+        overlap: float = OVERLAP,
         proposals: np.ndarray | Sequence[np.ndarray] | None = None,
     ) -> Detections | list[Detections]:
         """The objects in an image, best first; of a list, a tuple, an array `(N, H, W, 3)` or a tensor `[N, 3, H, W]`
@@ -187,10 +204,12 @@ class Predictor:
         suppresses what, in place of the detector's own setting: boxes of one class (`"class"`) or of any
         (`"agnostic"`) that overlap a better one, their scores alone (`"soft"`), or nothing (`"none"`).
         exif: whether the rotation in a photograph's EXIF data is applied; boxes are in the pixels of the image as it
-        then is. value_range: which values are black and white, in images of more than 8 bits. proposals: `[P, 4]` xyxy
-        in the same pixels, best first, for a detector that needs them; of several images one array each.
+        then is. value_range: which values are black and white, in images of more than 8 bits. tile, overlap: the
+        image is looked at in squares of so many of its pixels, which overlap by this share of their side, and what is
+        found on their seams is joined (docs/tiles.md); 0 looks at the whole. proposals: `[P, 4]` xyxy in the same
+        pixels, best first, for a detector that needs them; of several images one array each.
         """
-        several = isinstance(image, list | tuple) or _is_batch(image)
+        several = isinstance(image, list | tuple) or is_batch(image)
         images: list[ImageSource] = [*cast(Any, image)] if several else [cast(Any, image)]
         for one in images:
             if isinstance(one, str | Path) and stands_for_several(one):
@@ -198,10 +217,10 @@ class Predictor:
         told: list[Any] = [*cast(Any, proposals)] if several and proposals is not None else [proposals] * len(images)
         if len(told) != len(images):
             raise UsageError(f"{counted(len(images), 'image')}, but proposals of {len(told)}; give one array for each.")
-        asked = _Asked.of(self.engine, score, classes, nms, exif, value_range)
+        asked = _Asked.of(self.engine, score, classes, nms, exif, value_range, self._tiles(tile, overlap))
         batch = self.engine.usual_batch
         results = []
-        with closing(self._each(zip(images, told), batch, asked, ahead=_pays_ahead(images, batch))) as found:
+        with closing(self._each(zip(images, told), batch, asked, ahead=pays_ahead(images, batch))) as found:
             for _, result in found:
                 if isinstance(result, Exception):
                     raise result
@@ -220,6 +239,8 @@ class Predictor:
         nms: NMS | None = None,
         exif: Literal["apply", "ignore"] = "apply",
         value_range: ValueRange = "auto",
+        tile: int | None = None,
+        overlap: float = OVERLAP,
         proposals: Proposals | None = None,
     ) -> Iterator[Detections]:
         """The objects in each image of a source, in its order, while it is read; always a generator.
@@ -239,7 +260,8 @@ class Predictor:
         normalisation takes its mean over the whole map, differ slightly from those of the image alone. Images of
         one size give the same detections in any batch; batch=1 never pads beyond the network's stride.
 
-        score, classes, nms, exif, value_range: as when it is called. proposals: of a file, for a detector that needs
+        score, classes, nms, exif, value_range, tile, overlap: as when it is called; of tiles so many go through the
+        network together. proposals: of a file, for a detector that needs
         them. Images are then files, and one that they do not name, or in another size, gives an empty result with an
         error.
         """
@@ -252,6 +274,8 @@ class Predictor:
             nms=nms,
             exif=exif,
             value_range=value_range,
+            tile=tile,
+            overlap=overlap,
             proposals=proposals,
         )
 
@@ -271,14 +295,17 @@ class Predictor:
         nms: NMS | None = None,
         exif: Literal["apply", "ignore"] = "apply",
         value_range: ValueRange = "auto",
+        tile: int | None = None,
+        overlap: float = OVERLAP,
         proposals: Proposals | None = None,
     ) -> Generator[tuple[ImageSource, Detections]]:
         """As `stream` of images, each with its detections, for who needs it again, as to draw on it."""
         check_reach("batch", batch)
-        asked = _Asked.of(self.engine, score, classes, nms, exif, value_range)  # here, not at the first image
+        tiles = self._tiles(tile, overlap)
+        asked = _Asked.of(self.engine, score, classes, nms, exif, value_range, tiles)  # here, not at the first image
 
         def results() -> Generator[tuple[ImageSource, Detections]]:
-            each, ahead = _begun(images, batch)
+            each, ahead = begun(images, batch)
             told = ((image, proposals) for image in each)
             with closing(self._each(told, batch, asked, ahead=ahead)) as found:
                 for image, result in found:
@@ -295,6 +322,9 @@ class Predictor:
 
         ahead: whether threads read further images meanwhile, and batches are computed side by side where that pays.
         """
+        if asked.tiles is not None:
+            yield from ((image, self._in_tiles(image, asked.tiles, batch, asked)) for image, _ in images)
+            return
         engine, calls = asked.engine.side_by_side() if ahead else (asked.engine, 1)
         readers = min(usable_cores(), MOST_READERS)
         read_one = partial(self._read_or_say_why, asked)
@@ -304,6 +334,21 @@ class Predictor:
             with closing(computed_ahead(look, chunks, ahead=calls if calls > 1 else 0, threads=calls)) as found:
                 for results in found:
                     yield from results
+
+    def _tiles(self, side: int | None, overlap: float) -> Tiles | None:
+        """Those of a call, else the predictor's own."""
+        return self.tiles if side is None else Tiles(side, overlap) if side else None
+
+    def _in_tiles(self, image: ImageSource, tiles: Tiles, batch: int, asked: _Asked) -> Detections | Exception:
+        """What is kept of the detections of an image that is looked at in tiles, or why there are none."""
+        try:
+            pixels = read_image(image, exif=asked.exif, value_range=asked.value_range)
+            found = find_in_tiles(asked.engine, pixels, tiles, self.resize, self.tta, batch=batch, kept=asked.kept)
+        except (AweighError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            return error
+        return replace(found, path=_path(image))
 
     def _read_or_say_why(self, asked: _Asked, given: _Given) -> tuple[ImageSource, _Read | Exception]:
         image, proposals = given
@@ -399,6 +444,7 @@ class _Asked:
     labels: list[int] | None
     exif: Literal["apply", "ignore"]
     value_range: ValueRange
+    tiles: Tiles | None
 
     @classmethod
     def of(
@@ -409,15 +455,18 @@ class _Asked:
         nms: NMS | None,
         exif: Literal["apply", "ignore"],
         value_range: ValueRange,
+        tiles: Tiles | None,
     ) -> _Asked:
         """Checked; `UsageError` for what there is not."""
         check_reading(exif, value_range)
         if isinstance(classes, str):
             raise UsageError(f"classes are a list of names, got {classes!r}.")
         labels = [engine.classes.label(name) for name in classes] or None
+        if tiles is not None:
+            check_tiles(engine)
         if nms is not None:
             engine = engine.with_nms(check_value("nms", nms, NMS))
-        return cls(engine, check_value("score", score, Share), labels, exif, value_range)
+        return cls(engine, check_value("score", score, Share), labels, exif, value_range, tiles)
 
     def kept(self, found: Detections) -> Detections:
         """Those of the score and the classes that are asked for."""
@@ -428,55 +477,6 @@ class _Asked:
 def computes_with_torch(engine: Engine) -> bool:
     """Whether this is an engine of torch, which is not imported for it."""
     return any(kind.__module__ == "aweigh.inference.engine" for kind in type(engine).__mro__)
-
-
-def sources(
-    source: ImageSource | Split | Iterable[ImageSource], *, recursive: bool = False, allow_net: bool = False
-) -> Iterable[ImageSource]:
-    """The images a source stands for, in a fixed order, see `Predictor.stream`: of a name `Images`, of a sequence the
-    same, and of anything else what gives them one by one. `DataError` at once when there is nothing of that name.
-    """
-    if isinstance(source, str | Path):
-        return images_of(source, recursive=recursive, allow_net=allow_net)
-    if isinstance(source, Split):
-        return Images(partial(map, Path, source.paths))
-    if isinstance(source, StoredImage):
-        return [source]
-    if isinstance(source, np.ndarray) or is_tensor(source):
-        images: Any = source
-        return [*images] if _is_batch(images) else [images]
-    if isinstance(source, Image.Image | bytes | bytearray | memoryview) or is_file(source):
-        one: Any = source
-        return [one]
-    several: Iterable[Any] = source
-    return several if isinstance(several, list | tuple | Images) else iter(several)
-
-
-def _pays_ahead(images: Iterable[ImageSource], batch: int) -> bool:
-    """Whether further images can be read while a batch is computed: they are there already, and threads may read them.
-
-    Images of Pillow and open files belong to the thread of the caller.
-    """
-    return (
-        isinstance(images, list | tuple)
-        and len(images) > batch
-        and all(isinstance(image, str | Path | StoredImage | bytes | np.ndarray) for image in images)
-    )
-
-
-def _begun(images: Iterable[ImageSource], batch: int) -> tuple[Iterable[ImageSource], bool]:
-    """The images, and whether further ones can be read while a batch is computed."""
-    if not isinstance(images, Images):
-        return images, _pays_ahead(images, batch)
-    each = iter(images)
-    first = [*islice(each, batch + 1)]
-    return chain(first, each), len(first) > batch
-
-
-def _is_batch(source: object) -> bool:
-    """Whether this is an array `(N, H, W, 3)` or a tensor `[N, 3, H, W]`."""
-    several: Any = source
-    return (isinstance(source, np.ndarray) or is_tensor(source)) and several.ndim == 4
 
 
 def _reason(error: Exception, image: ImageSource) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aweigh.errors import UsageError
@@ -12,6 +12,7 @@ TILES = st.builds(Tiles, st.integers(32, 200), st.floats(0.05, 0.75))
 SIDES = st.integers(1, 900)
 
 
+@settings(max_examples=50, deadline=None)
 @given(TILES, SIDES, SIDES)
 def test_every_pixel_is_in_a_tile_and_no_tile_reaches_beyond_the_image(tiles: Tiles, height: int, width: int) -> None:
     seen = np.zeros((height, width), dtype=bool)
@@ -22,6 +23,7 @@ def test_every_pixel_is_in_a_tile_and_no_tile_reaches_beyond_the_image(tiles: Ti
     assert seen.all()
 
 
+@settings(max_examples=50, deadline=None)
 @given(TILES, SIDES, st.data())
 def test_what_is_no_longer_than_the_overlap_is_whole_in_a_tile(tiles: Tiles, length: int, data: st.DataObject) -> None:
     size = data.draw(st.floats(0, min(tiles.overlap_pixels, length)))
@@ -30,6 +32,7 @@ def test_what_is_no_longer_than_the_overlap_is_whole_in_a_tile(tiles: Tiles, len
     assert any(first <= begin and begin + size <= last for first, last in ends)
 
 
+@settings(max_examples=50, deadline=None)
 @given(TILES, SIDES, SIDES)
 def test_neighbours_are_the_tiles_that_share_pixels(tiles: Tiles, height: int, width: int) -> None:
     windows = tiles.cut(height, width)[:40]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views()) -> "Predictor":
     """The detector of that name as `aweigh.load` has it, changed as flags say.
 
-    chosen: --weights, what --set changes, the device, the runtime, the number format, the threads. views: the size and
-    the test-time augmentation.
+    chosen: --weights, what --set changes, the device, the runtime, the number format, the threads. views: the size,
+    the tiles and the test-time augmentation.
     """
     from aweigh.predictor import load
     from aweigh.runtime.graph import OF_SUPPRESSION
@@ -30,6 +30,7 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
         chosen.weights,
         resize=views.resize or None,
         tta=tta,
+        tiles=views.tiles(),
         device=chosen.device,
         runtime=chosen.runtime or ("torch" if of_torch else None),
         precision=chosen.precision,

@@ -1,7 +1,7 @@
 """`aweigh eval`: the numbers of a detector, or of a results file, on one split of a data set."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,6 +96,8 @@ def command(
         part = split_to_measure(detector, data, split, strict=loading.strict, **files.to_dict())
         tell_proposals(detector, part, json_file, data, weights, loading)
         return
+    if picture is not None and views.tile:
+        raise UsageError("--picture shows whole images: leave out --tile, or see `aweigh predict --tile`.")
     other = weights.weights or weights.settings or views != Views() or names
     if keep_cost and (other or weights.precision in ("auto", "float32")):
         raise UsageError(
@@ -254,6 +256,8 @@ def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed
     )
     if changes := weights.changes():
         yield f"set: {', '.join(f'{name} {value}' for name, value in changes.items())}"
+    if predictor.tiles is not None:
+        yield str(predictor.tiles)
     if not predictor.tta.plain:
         yield from predictor.tta.describe(engine)
     times = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
@@ -267,6 +271,7 @@ def settings(predictor: "Predictor", loading: Loading) -> dict[str, Any]:
     return {
         "builder": engine.name,
         "resize": predictor.resize.to_dict(),
+        "tiles": None if predictor.tiles is None else asdict(predictor.tiles),
         "tta": None if predictor.tta.plain else predictor.tta.to_dict(engine),
         "score_threshold": selection.score_threshold,
         "nms": selection.nms,

@@ -15,6 +15,7 @@ from aweigh.arguments import NMS, Precision
 from aweigh.errors import UsageError, check_reach, did_you_mean
 
 if TYPE_CHECKING:
+    from aweigh.geometry.tiles import Tiles
     from aweigh.runtime.tta import TTA
 
 
@@ -194,9 +195,19 @@ class Loading:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Views:
-    """The size of images, and test-time augmentation."""
+    """The size of images, tiles, and test-time augmentation."""
 
     resize: Size = ""
+    tile: Annotated[
+        int,
+        _views(
+            "Look at images in squares of so many of their pixels, as 640, for small objects in large images; what is "
+            "found on the seams is joined."
+        ),
+    ] = 0
+    overlap: Annotated[
+        float, _views("How much of a tile the next one sees as well; of its side 0.2 when not given.")
+    ] = 0.2
     tta: Annotated[str, _views("Test-time augmentation: flip, multiscale, or both as flip,multiscale.")] = ""
     scales: Annotated[str, _views("Factors on the size, for multiscale; 0.5,0.75,1,1.25,1.5 when not given.")] = ""
     merge: Annotated[
@@ -213,6 +224,14 @@ class Views:
             "not given, none for no pair."
         ),
     ] = ""
+
+    def tiles(self) -> "Tiles | None":
+        """What --tile and --overlap say; None for whole images."""
+        from aweigh.geometry.tiles import OVERLAP, Tiles
+
+        if not self.tile and self.overlap != OVERLAP:
+            raise UsageError(f"--overlap {self.overlap:g} goes with --tile; add it or leave --overlap out.")
+        return Tiles(self.tile, self.overlap) if self.tile else None
 
     def augmentation(self) -> "TTA":
         """What --tta, --scales, --merge and --flip-pairs say; a `UsageError` where they do not go together."""

@@ -97,6 +97,8 @@ def command(
     predictor = find_detector(model, weights, views)
     if not predictor.tta.plain:
         log().print("\n".join(predictor.tta.describe(predictor.engine)))
+    if predictor.tiles is not None:
+        log().print(str(predictor.tiles))
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
     proposals = given_proposals(predictor.engine, proposals_file)
     asked = partial(predictor.with_images, score=score, classes=classes, proposals=proposals)

@@ -14,6 +14,7 @@ from aweigh.errors import UsageError
 Window = tuple[int, int, int, int]
 OVERLAPS = (0.05, 0.75)  # with less no object would be seen by two tiles, with more every place by sixteen and more
 SIDES = (32, 8192)  # ours
+OVERLAP = 0.2  # the usual one
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Tiles:
     """side: of a tile, in pixels of the image. overlap: how much of it the next tile sees as well."""
 
     side: int
-    overlap: float = 0.2
+    overlap: float = OVERLAP
 
     def __post_init__(self) -> None:
         if type(self.side) is not int or not SIDES[0] <= self.side <= SIDES[1]:
@@ -42,7 +43,7 @@ class Tiles:
         return [(x, y, min(x + self.side, width), min(y + self.side, height)) for y in rows for x in columns]
 
     def __str__(self) -> str:
-        return f"tiles of {self.side} pixels, overlapping by {self.overlap_pixels}"
+        return f"tiles of {self.side} x {self.side}, overlapping by {self.overlap_pixels}"
 
 
 def starts(length: int, side: int, overlap: int) -> list[int]:

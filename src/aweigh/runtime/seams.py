@@ -88,7 +88,8 @@ def _alike(found: Detections, tile_of: np.ndarray, windows: Sequence[Window], ag
 
 def _reaches(boxes: np.ndarray, window: Window) -> np.ndarray:
     x0, y0, x1, y1 = window
-    inside: np.ndarray = (boxes[:, :2] < [x1, y1]).all(axis=1) & (boxes[:, 2:] > [x0, y0]).all(axis=1)
+    apart = (boxes[:, :2] >= [x1, y1]) | (boxes[:, 2:] <= [x0, y0])
+    inside: np.ndarray = np.logical_not(np.any(apart, axis=1))
     return inside
 
 
@@ -140,7 +141,7 @@ def _covered(
         box = result.boxes[row]
         near = by_left[slice(*np.searchsorted(left[by_left], [box[0] - longest, box[2]]))]
         near = near[(result.boxes[near, 1] < box[3]) & (result.boxes[near, 3] > box[1]) & (right[near] > box[0])]
-        near = near[(result.labels[near] == result.labels[row]) | agnostic]
+        near = near if agnostic else near[result.labels[near] == result.labels[row]]
         near = near[pairwise_share(box[None], result.boxes[near])[0] >= COVERED]
         for other in near.tolist():
             seen = [windows[tile] for tile in tiles[other] if tile != tiles[row][0]]
