@@ -13,8 +13,8 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from aweigh.catalogue import PACKAGED
 from aweigh.cli.main import run
 from aweigh.errors import DataError, UsageError
-from aweigh.profiling.exported import cost_of_file
-from aweigh.profiling.graph_operators import Node, operators_of
+from aweigh.profiling.exported.cost import cost_of_file
+from aweigh.profiling.exported.nodes import Node, operators_of
 from aweigh.profiling.networks import cost_of
 
 BOX = next(PACKAGED.glob("*.onnx"))

@@ -18,7 +18,7 @@ from aweigh.errors import UsageError, did_you_mean
 from aweigh.models import DETECTORS, Detector, create
 from aweigh.models.detector import network_inputs
 from aweigh.profiling.cost import Cost, count
-from aweigh.profiling.exported import cost_of_file
+from aweigh.profiling.exported.cost import cost_of_file
 from aweigh.profiling.reuse import body_of
 from aweigh.runtime.open import SUFFIXES
 from aweigh.structures import Images

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aweigh.errors import DataError, UsageError, said_if_missing
-from aweigh.profiling.graph_operators import SHAPE, Node, Shape, image_shape
+from aweigh.profiling.exported.nodes import SHAPE, Node, Shape, image_shape
 from aweigh.runtime.graph import first_line
 
 CONTROL = frozenset({"If", "Loop", "Scan"})  # what they compute is seen node by node

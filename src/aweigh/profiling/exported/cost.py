@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from aweigh.errors import UsageError
-from aweigh.profiling import graph_onnx, graph_openvino
 from aweigh.profiling.cost import Cost
-from aweigh.profiling.graph_operators import operators_of
+from aweigh.profiling.exported import onnx, openvino
+from aweigh.profiling.exported.nodes import operators_of
 from aweigh.profiling.operators import WITH_ARITHMETIC
 
 
@@ -23,7 +23,7 @@ def cost_of_file(path: Path, size: int) -> Cost:
     """
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
-    nodes, weights = (graph_openvino if path.suffix == ".xml" else graph_onnx).read(path, size)
+    nodes, weights = (openvino if path.suffix == ".xml" else onnx).read(path, size)
     skipped = _shared([name.split(".")[:-1] for name in weights if "." in name])
     operators = [replace(each, module=_without(skipped, each.module)) for each in operators_of(nodes)]
     return Cost(

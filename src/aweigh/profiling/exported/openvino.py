@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from aweigh.errors import DataError, said_if_missing
-from aweigh.profiling.graph_operators import SHAPE, Node, Shape, image_shape
+from aweigh.profiling.exported.nodes import SHAPE, Node, Shape, image_shape
 from aweigh.runtime.graph import first_line
 from aweigh.runtime.openvino import the_core
 
