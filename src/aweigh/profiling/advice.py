@@ -146,8 +146,8 @@ def _pointwise(operators: Sequence[Operator], replays: Sequence[Call]) -> Iterab
             narrow = [max(1, round(width / groups**0.5)) for width in (read, given)]
             yield Break(
                 "G2", operator.module,
-                f"{_sides(side)} convolution of {read} to {given} channels in {counted(groups, 'group')} {where}",
-                f"{narrow[0]} to {narrow[1]} channels in one group",
+                f"{_sides(side)} convolution of {_widths(read, given)} in {counted(groups, 'group')} {where}",
+                f"{_widths(*narrow)} in one group",
                 ("G2", operator.inputs[0], operator.outputs[0], side, operator.stride, groups),
                 replay, _like(operator, narrow[0], narrow[1], side),
             )  # fmt: skip
@@ -155,8 +155,8 @@ def _pointwise(operators: Sequence[Operator], replays: Sequence[Call]) -> Iterab
             mean = round((read * given) ** 0.5)
             yield Break(
                 "G1", operator.module,
-                f"1x1 convolution of {read} to {given} channels {where}",
-                f"{mean} to {mean} channels",
+                f"1x1 convolution of {_widths(read, given)} {where}",
+                _widths(mean, mean),
                 ("G1", operator.inputs[0], operator.outputs[0], operator.stride),
                 replay, _like(operator, mean, mean, side),
             )  # fmt: skip
@@ -182,8 +182,8 @@ def _fragments(operators: Sequence[Operator], replays: Sequence[Call]) -> Iterab
         kernels = ", ".join(_sides(part.kernel) for part in parts)
         yield Break(
             "G3", _common(part.module for part in parts),
-            f"{len(parts)} convolutions ({kernels}) of one map of {read} channels at {_size(parts[0].inputs[0])}",
-            f"one {_sides(side)} convolution of {read} to {given} channels",
+            f"{len(parts)} convolutions ({kernels}) of one map of {_channels(parts[0].inputs[0])}",
+            f"one {_sides(side)} convolution of {_widths(read, given)}",
             ("G3", parts[0].inputs[0], tuple((part.kernel, part.outputs) for part in parts)),
             _all([*(replays[number] for number in numbers), replays[joined]]),
             _like(parts[0], read, given, side),
@@ -280,6 +280,10 @@ def _common(names: Iterable[str]) -> str:
 
 def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape[2:]))
+
+
+def _widths(read: int, given: int) -> str:
+    return f"{read} to {counted(given, 'channel')}"
 
 
 def _channels(shape: tuple[int, ...]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aweigh.errors import counted
 from aweigh.profiling.advice import Advised
 from aweigh.profiling.cost import NOWHERE
 from aweigh.profiling.guidelines import Found
@@ -94,7 +95,7 @@ def _shape(operator: Operator) -> str:
     if any(step > 1 for step in operator.stride):
         said.append(f"stride {max(operator.stride)}")
     if operator.groups > 1:
-        said.append(f"{operator.groups} groups")
+        said.append(counted(operator.groups, "group"))
     return ", ".join(said)
 
 
