@@ -12,7 +12,7 @@ from aweigh.profiling import profile
 from aweigh.profiling.engines import Setting
 from aweigh.profiling.guidelines import EXPERIMENTS, Found
 from aweigh.profiling.machine import Machine
-from aweigh.profiling.report_html import guidelines_page, machine_page, speed_page
+from aweigh.profiling.report.html import guidelines_page, machine_page, speed_page
 from aweigh.profiling.sweep import Sweep, Timed
 from aweigh.speed import Noise
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from aweigh.annotations.array_file import read_arrays, write_arrays
 from aweigh.annotations.flat import Packed, offsets, ranges
+from aweigh.array_file import read_arrays, write_arrays
 from aweigh.errors import DataError, UsageError, counted, printable
 from aweigh.files import safetensors_metadata
 

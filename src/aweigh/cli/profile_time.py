@@ -83,7 +83,7 @@ def speed(
         each = {model: profile.to_dict() for model, profile in profiles.items()}
         write_numbers(json_file, {**found.to_dict(), "profiles": each})
     if html is not None:
-        from aweigh.profiling.report_html import speed_page
+        from aweigh.profiling.report.html import speed_page
 
         _write(html, speed_page(found, profiles))
 
@@ -120,7 +120,7 @@ def machine(
         raise UsageError(f"--output draws one network, and {len(models)} are named; --html draws them all.")
     from aweigh.profiling.engines import Setting
     from aweigh.profiling.networks import find_network
-    from aweigh.profiling.tables import machine_table
+    from aweigh.profiling.report.tables import machine_table
     from aweigh.profiling.timing import points, reached
     from aweigh.runtime.threads import usable_cores
 
@@ -145,12 +145,12 @@ def machine(
         rows = {model: [row.to_dict() for row in reached(profile)] for model, profile in profiles.items()}
         write_numbers(json_file, {"machines": [each.to_dict() for each in found], "size": size, "operators": rows})
     if output is not None:
-        from aweigh.profiling.report_html import roof_chart
+        from aweigh.profiling.report.html import roof_chart
 
         drawn = next((points(profile) for profile in profiles.values()), {})
         log().print(f"Chart: {roof_chart(found[0], drawn, output)}")
     if html is not None:
-        from aweigh.profiling.report_html import machine_page
+        from aweigh.profiling.report.html import machine_page
 
         _write(html, machine_page(found, profiles))
 
@@ -180,7 +180,7 @@ def guidelines(
     check_reach("repeats", repeats)
     from aweigh.profiling.guidelines import EXPERIMENTS, measure_guidelines
     from aweigh.profiling.guidelines import Name as Experiment
-    from aweigh.profiling.tables import guideline_table
+    from aweigh.profiling.report.tables import guideline_table
 
     names: list[Experiment] = [name for name in EXPERIMENTS if not only or name.replace(" ", "-") in only]
     with bar("measuring", max(1, repeats)) as show:
@@ -194,11 +194,11 @@ def guidelines(
         numbers = [each.to_dict() for each in found]
         write_numbers(json_file, {"engine": engine, "threads": threads, "experiments": numbers, "noise": vars(noise)})
     if output is not None:
-        from aweigh.profiling.report_html import guidelines_chart
+        from aweigh.profiling.report.html import guidelines_chart
 
         log().print(f"Chart: {guidelines_chart(found, output)}")
     if html is not None:
-        from aweigh.profiling.report_html import guidelines_page
+        from aweigh.profiling.report.html import guidelines_page
 
         _write(html, guidelines_page(found, engine, threads, noise))
 
@@ -238,7 +238,7 @@ def advice(
     from aweigh.profiling.advice import advise
     from aweigh.profiling.machine import clock_of
     from aweigh.profiling.networks import find_network
-    from aweigh.profiling.tables import CLEAN, advice_table
+    from aweigh.profiling.report.tables import CLEAN, advice_table
 
     network = find_network(model)
     torch.set_num_threads(threads)
@@ -258,14 +258,14 @@ def advice(
     if json_file is not None:
         write_numbers(json_file, {"model": model, "size": size, "batch": batch, "threads": threads, **found.to_dict()})
     if html is not None:
-        from aweigh.profiling.report_html import advice_page
+        from aweigh.profiling.report.html import advice_page
 
         _write(html, advice_page(model, found))
 
 
 def show_sweep(found: "Sweep") -> None:
     """A row for each setting."""
-    from aweigh.profiling.tables import sweep_table
+    from aweigh.profiling.report.tables import sweep_table
 
     print_table(screen(), *sweep_table(found), left=(0, 1, 2))
     for setting, why in found.left_out:
@@ -275,7 +275,7 @@ def show_sweep(found: "Sweep") -> None:
 
 def show_profile(model: str, profile: "Profile", setting: "Setting") -> None:
     """Where the time goes: by kind of operator, and by part."""
-    from aweigh.profiling.tables import parts_of, share_table, whole
+    from aweigh.profiling.report.tables import parts_of, share_table, whole
 
     where = f"{setting.size} x {setting.size}, batch {setting.batch}, {counted(setting.cores, 'thread')}"
     screen().print(f"\n{model}, eager, float32, {where}: {whole(profile)}", soft_wrap=True)
@@ -286,7 +286,7 @@ def show_profile(model: str, profile: "Profile", setting: "Setting") -> None:
 
 def show_reached(model: str, profile: "Profile", most: int) -> None:
     """The operators that lose most time above the roof."""
-    from aweigh.profiling.tables import reached_table, whole
+    from aweigh.profiling.report.tables import reached_table, whole
     from aweigh.profiling.timing import reached
 
     screen().print(f"\n{model}: {whole(profile)}", soft_wrap=True)

@@ -13,8 +13,7 @@ from aweigh.page import bars, chart, head, page, paragraph, section, table
 from aweigh.profiling.advice import Advised
 from aweigh.profiling.guidelines import Found
 from aweigh.profiling.machine import Machine
-from aweigh.profiling.sweep import Sweep
-from aweigh.profiling.tables import (
+from aweigh.profiling.report.tables import (
     CLEAN,
     Table,
     advice_table,
@@ -26,6 +25,7 @@ from aweigh.profiling.tables import (
     sweep_table,
     whole,
 )
+from aweigh.profiling.sweep import Sweep
 from aweigh.profiling.timing import Profile, points, reached
 from aweigh.speed import Noise
 from aweigh.visualise.charts import ratios_beside_the_paper, roofline

@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from aweigh.annotations.array_file import TYPES, read_arrays, write_arrays
+from aweigh.array_file import TYPES, read_arrays, write_arrays
 from aweigh.errors import DataError
 
 ARRAYS: dict[str, np.ndarray] = {

@@ -1,0 +1,1 @@
+"""What was measured, as tables for the terminal and as a page."""
