@@ -131,7 +131,6 @@ def test_flags_that_do_not_go_with_a_graph(data, graph, capsys):
     [
         ["shrink", "GRAPH", "-o", "small.safetensors"],
         ["average", "GRAPH", "GRAPH", "-o", "mean.safetensors"],
-        ["profile", "cost", "GRAPH"],
     ],
 )
 def test_commands_that_need_a_network_say_so(words, data, graph, tmp_path, monkeypatch, capsys):
