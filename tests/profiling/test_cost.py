@@ -111,7 +111,9 @@ def test_parts_of_a_detector_are_its_backbone_neck_and_head():
 EFFICIENTDET = {"d0": 2.54, "d1": 6.10, "d2": 11.0, "d3": 24.9, "d4": 55.2, "d5": 135, "d6": 226, "d7": 325, "d7x": 410}
 
 
-@pytest.mark.parametrize("row", EFFICIENTDET)
+@pytest.mark.parametrize(
+    "row", [row if row in ("d0", "d7x") else pytest.param(row, marks=pytest.mark.thorough) for row in EFFICIENTDET]
+)
 def test_the_numbers_of_efficientdet(row):
     with torch.device("meta"):
         detector = create(f"efficientdet_{row}", num_classes=90)
@@ -162,7 +164,7 @@ TIMM = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", [*TIMM[:6], *(pytest.param(name, marks=pytest.mark.thorough) for name in TIMM[6:])])
 def test_backbones_of_timm_have_no_unknown_operators(name):
     with torch.device("meta"):
         model = timm.create_model(name)

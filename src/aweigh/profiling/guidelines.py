@@ -274,7 +274,7 @@ EXPERIMENTS: Mapping[Name, Experiment] = {
         ),
     ),
     "figure 1": Experiment(
-        "figure 1", "Networks of equal multiply-adds (figure 1 and table 8)", ("40M", "140M", "300M", "500M"),
+        "figure 1", "Networks of equal multiply-adds (figure 1)", ("40M", "140M", "300M", "500M"),
         (
             _classifiers(
                 "ShuffleNet V2", _named("shufflenet_v2", _WIDTHS), (417, 341, 255, 217), (57.0, 24.4, 11.8, 6.7)

@@ -280,7 +280,7 @@ def ratios_beside_the_paper(panels: Sequence[RatioPanel], path: str | Path) -> P
     stroke.
     """
     most = max(len(rows) for _, rows, _ in panels)
-    figure, places = _figure(len(panels), (7.0 if len(panels) == 1 else 4.4, 1.6 + 0.42 * most))
+    figure, places = _figure(len(panels), (7.0 if len(panels) == 1 else 4.8, 1.6 + 0.42 * most))
     colours = (BLUE, ORANGE, GREY)
     for axes, (title, rows, ratios) in zip(places, panels):
         for number, (name, values) in enumerate(ratios.items()):
