@@ -1,6 +1,9 @@
 """Planted faults are found, and nothing else; what they cost is the difference to the mended network."""
 
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -51,17 +54,19 @@ def mended(width: int = 32) -> nn.Sequential:
 
 
 class Narrow(nn.Module):
-    """Runs a layer of other widths, on values of its own, and lets its input through."""
+    """Runs a layer of other widths, on values of their own that all such layers share, and lets its input through."""
+
+    values: ClassVar[dict[tuple[int, ...], torch.Tensor]] = {}
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         self.layer = layer
-        self.values: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.values is None:
-            self.values = torch.rand(x.shape[0], self.layer.in_channels, *x.shape[2:])
-        self.layer(self.values)
+        shape = (x.shape[0], self.layer.in_channels, *x.shape[2:])
+        if shape not in self.values:
+            self.values[shape] = torch.rand(shape)
+        self.layer(self.values[shape])
         return x
 
 
@@ -144,24 +149,26 @@ def without_most_of_what_is_clean(network: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(64, 16, 3, padding=1), *(network[part] for part in (1, 2, 3, 5, 7)))
 
 
+def saved_and_told(number: int) -> tuple[float, float]:
+    """Seconds that the mended network saves, and those that the advice tells, in this process."""
+    torch.manual_seed(number)
+    torch.set_num_threads(1)
+    # Several times one after the other, so that what is planted stands out of the noise.
+    network, better = (
+        nn.Sequential(*(without_most_of_what_is_clean(made(64)) for _ in range(6))).eval() for made in (planted, mended)
+    )
+    x = torch.rand(1, 64, 56, 56)
+    better(x)
+    found = advise(network, x, repeats=41, clock=time.thread_time)
+    with torch.no_grad():
+        runs, _ = in_turn({"planted": lambda: network(x), "mended": lambda: better(x)}, 41, clock=time.thread_time)
+    return float(np.median(runs["planted"] - runs["mended"])), sum(each.cost for each in found.advice)
+
+
 @pytest.mark.thorough
 def test_costs_add_up_to_what_the_mended_network_saves() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        # Several times one after the other, so that what is planted stands out of the noise.
-        network, better = (
-            nn.Sequential(*(without_most_of_what_is_clean(made(64)) for _ in range(6))).eval()
-            for made in (planted, mended)
-        )
-        x = torch.rand(1, 64, 56, 56)
-        network(x), better(x)
-        found = advise(network, x, repeats=41, clock=time.thread_time)
-        with torch.no_grad():
-            runs, _ = in_turn({"planted": lambda: network(x), "mended": lambda: better(x)}, 41, clock=time.thread_time)
-    finally:
-        torch.set_num_threads(before)
-    saved = float(np.median(runs["planted"] - runs["mended"]))
-    total = sum(each.cost for each in found.advice)
-    print(f"advice {total * 1000:.2f} ms, mended {saved * 1000:.2f} ms")
-    assert total == pytest.approx(saved, rel=0.2)
+    """Over several processes, since where a process has its memory changes a time by a fifth."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
+        saved, told = zip(*processes.map(saved_and_told, range(7)), strict=True)
+    print(f"advice {np.mean(told) * 1000:.2f} ms, mended {np.mean(saved) * 1000:.2f} ms")
+    assert np.mean(told) == pytest.approx(np.mean(saved), rel=0.2)
