@@ -61,10 +61,17 @@ def test_cost_of_a_network_that_the_paper_compares(capsys: pytest.CaptureFixture
     assert found["total"][2:4] == ["41.8", "M"]
 
 
+def test_a_network_of_one_size_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", "cost", "vit_tiny_patch16_224"]) == 2
+    assert "takes images of 224 pixels alone: --size 224" in capsys.readouterr().err
+    assert run(["profile", "cost", "vit_tiny_patch16_224", "--size", "224"]) == 0
+    assert rows(capsys.readouterr().out)["total"][2:4] == ["1.25", "G"]  # 12 blocks of 197 tokens of 192 values
+
+
 def test_cost_of_a_timm_backbone_layer_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["profile", "cost", "resnet18", "--size", "224", "--by", "layer"]) == 0
     found = rows(capsys.readouterr().out)
-    assert len(found) == 21 and found["conv1"][2:4] == ["118", "M"]  # 112 x 112 x 64 x 3 x 49
+    assert len(found) == 22 and found["conv1"][2:4] == ["118", "M"]  # 112 x 112 x 64 x 3 x 49
 
 
 def test_cost_by_stage_and_by_operator_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,9 @@ from torch import nn
 from aweigh.profiling.advice import advise, breaks
 from aweigh.profiling.operators import record
 from aweigh.profiling.sweep import in_turn
+from aweigh.speed import Noise
+
+QUIET = Noise(0.0, 1.0)
 
 
 class Fragments(nn.Module):
@@ -163,6 +166,20 @@ def saved_and_told(number: int) -> tuple[float, float]:
     with torch.no_grad():
         runs, _ = in_turn({"planted": lambda: network(x), "mended": lambda: better(x)}, 41, clock=time.thread_time)
     return float(np.median(runs["planted"] - runs["mended"])), sum(each.cost for each in found.advice)
+
+
+def test_a_cost_is_what_all_of_its_parts_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(calls, repeats, progress, clock):  # the whole 12 seconds, a part 3, its form 1
+        seconds = {name: 12.0 if name == "whole" else {"run": 3.0, "obeys": 1.0}[name[1]] for name in calls}
+        return {name: np.full(repeats, value) for name, value in seconds.items()}, QUIET
+
+    monkeypatch.setattr("aweigh.profiling.advice.in_turn", timed)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 1), *(nn.Conv2d(*widths, 1) for _ in range(3) for widths in ((8, 32), (32, 8)))
+    )
+    found = advise(network, torch.rand(1, 3, 6, 6), repeats=2)
+    assert [(each.seconds, each.obeying, each.cost, each.of_whole) for each in found.advice] == [(3, 1, 6, 0.5)] * 2
+    assert found.to_dict()["whole_ms"] == 12_000
 
 
 @pytest.mark.thorough

@@ -68,6 +68,9 @@ def speed(
     from aweigh.profiling.sweep import sweep
 
     networks = {model: find(model) for model in models}
+    for network, side in product(networks.values(), size):
+        if network is not None:
+            network.check_size(side)
     settings = [
         Setting(model, *((name, form) if networks[model] else (engine_of(model), "float32")), side, many, number)
         for model, name, form, side, many, number in product(models, engine, precision, size, batch, threads)
@@ -128,6 +131,8 @@ def machine(
         check_reach("threads", value)
     numbers = dict.fromkeys(number or usable_cores() for number in threads)
     networks = {model: find_network(model) for model in models}
+    for network in networks.values():
+        network.check_size(size)
     found = [_machine(number, precision) for number in numbers]
     profiles = {
         model: _profiled(network, Setting(model, size=size, threads=found[0].threads), found[0])
@@ -176,15 +181,17 @@ def guidelines(
         repeats: How often each network is timed.
         output: A chart to write (.png, .pdf, .svg).
     """
-    check_reach("threads", threads)
-    check_reach("repeats", repeats)
+    for name, value in (("threads", threads), ("repeats", repeats)):
+        check_reach(name, value)
+        if value < 1:
+            raise UsageError(f"{name} = {value}: expected a number above 0.")
     from aweigh.profiling.guidelines import EXPERIMENTS, measure_guidelines
     from aweigh.profiling.guidelines import Name as Experiment
     from aweigh.profiling.report.tables import guideline_table
 
     names: list[Experiment] = [name for name in EXPERIMENTS if not only or name.replace(" ", "-") in only]
-    with bar("measuring", max(1, repeats)) as show:
-        found, noise = measure_guidelines(names, engine=engine, threads=threads, repeats=max(1, repeats), progress=show)
+    with bar("measuring", repeats) as show:
+        found, noise = measure_guidelines(names, engine=engine, threads=threads, repeats=repeats, progress=show)
     for each in found:
         log().print(f"\n{each.experiment.title}")
         print_table(screen(), *guideline_table(each))
@@ -241,6 +248,7 @@ def advice(
     from aweigh.profiling.report.tables import CLEAN, advice_table
 
     network = find_network(model)
+    network.check_size(size)
     torch.set_num_threads(threads)
     images = torch.rand(batch, 3, size, size)
     with bar("measuring", repeats) as show:

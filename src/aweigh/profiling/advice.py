@@ -146,7 +146,7 @@ def breaks(module: nn.Module, call: Call) -> list[Break]:
 def _pointwise(operators: Sequence[Operator], replays: Sequence[Call]) -> Iterable[Break]:
     """G1 and G2, convolution by convolution."""
     for operator, replay in zip(operators, replays, strict=True):
-        if operator.kind not in ("convolution", "grouped convolution"):
+        if operator.kind not in ("convolution", "grouped convolution") or len(operator.kernel) != 2:
             continue
         read, given = operator.inputs[0][1], operator.outputs[0][1]
         side, groups = operator.kernel, operator.groups
@@ -175,7 +175,7 @@ def _fragments(operators: Sequence[Operator], replays: Sequence[Call]) -> Iterab
     """G3: convolutions that read the same map, and what joins them."""
     readers: dict[tuple[Any, ...], list[int]] = {}
     for number, operator in enumerate(operators):
-        if operator.kind == "convolution" and operator.sources:
+        if operator.kind == "convolution" and len(operator.kernel) == 2 and operator.sources:
             key = (operator.sources[0], operator.inputs[0], operator.stride)
             readers.setdefault(key, []).append(number)
     for numbers in readers.values():
@@ -296,7 +296,10 @@ def _widths(read: int, given: int) -> str:
 
 
 def _channels(shape: tuple[int, ...]) -> str:
-    return f"{counted(shape[1], 'channel')} at {_size(shape)}"
+    """A map of images; anything else by its sides, without the batch."""
+    if len(shape) == 4:
+        return f"{counted(shape[1], 'channel')} at {_size(shape)}"
+    return f"values of {' x '.join(map(str, shape[1:]))}"
 
 
 def _sides(kernel: tuple[int, ...]) -> str:

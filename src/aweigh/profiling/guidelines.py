@@ -130,7 +130,7 @@ def measure_guidelines(
         for r, row in enumerate(experiment.rows):
             for c in range(len(experiment.columns)):
                 setting = Setting(row.name, engine, size=experiment.side, threads=threads)
-                module = Network(row.build(c).eval(), nn.Module.__call__, detector=False)
+                module = Network(row.build(c).eval(), nn.Module.__call__)
                 calls[name, r, c] = opened(setting, module, channels=row.channels[c])
     clock = time.thread_time if engine == "eager" and threads == 1 else time.perf_counter
     runs, noise = in_turn(calls, repeats, progress, clock)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from aweigh.backbones.classifier import NETWORKS, classifier, network
 from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2
-from aweigh.backbones.timm import TimmBackbone
 from aweigh.catalogue import BOX, find_model
 from aweigh.checkpoints.checkpoint import contents, load_model
 from aweigh.errors import UsageError, did_you_mean
@@ -28,15 +27,20 @@ from aweigh.weights.load import load_backbone, read_state
 @dataclass(frozen=True)
 class Network:
     """module: what is profiled, with its weights as they were found. run: how it is called on images `[B, 3, H, W]`.
-    detector: whether it is one, whose outputs can be decoded."""
+    only_size: the side of the images where it takes no other, as a vision transformer of timm does."""
 
     module: nn.Module
     run: Callable[[Any, Tensor], object]
-    detector: bool
+    only_size: int | None = None
+
+    def check_size(self, size: int) -> None:
+        """`UsageError` where it takes no images of this side."""
+        if self.only_size not in (None, size):
+            raise UsageError(f"This network takes images of {self.only_size} pixels alone: --size {self.only_size}.")
 
 
 def find_network(model: str, arguments: Mapping[str, Any] | None = None) -> Network:
-    """A model (see `find_model`), one of `NETWORKS` with its classifier, or a backbone of timm.
+    """A model (see `find_model`), or one of `NETWORKS` or of timm with its classifier.
 
     arguments: of the builder of a detector that is named. What is built anew has random weights.
     """
@@ -45,13 +49,15 @@ def find_network(model: str, arguments: Mapping[str, Any] | None = None) -> Netw
     if arguments and model not in DETECTORS:
         raise UsageError(f"arguments ({', '.join(arguments)}) go with a detector of `aweigh models`; {model} is none.")
     if model in DETECTORS:
-        return Network(cast(nn.Module, create(model, **(arguments or {}))), run_network, detector=True)
+        return Network(cast(nn.Module, create(model, **(arguments or {}))), run_network)
     if model in NETWORKS and not timm.is_model(model):
-        return Network(classifier(network(model)), nn.Module.__call__, detector=False)
+        return Network(classifier(network(model)), nn.Module.__call__)
     if timm.is_model(model):
-        return Network(TimmBackbone(model).body, nn.Module.__call__, detector=False)
+        found = timm.create_model(model)
+        config: Any = found.pretrained_cfg
+        return Network(found, nn.Module.__call__, config["input_size"][1] if config["fixed_input_size"] else None)
     if model == BOX or Path(model).suffix or Path(model).exists():
-        return Network(cast(nn.Module, load_model(model)[0]), run_network, detector=True)
+        return Network(cast(nn.Module, load_model(model)[0]), run_network)
     raise UsageError(
         f"{model!r} is neither a checkpoint, nor a detector, nor a backbone."
         f"{did_you_mean(model, [*DETECTORS, *NETWORKS, *timm.list_models()])} `aweigh models` lists the detectors."
@@ -64,6 +70,7 @@ def cost_of(model: str, size: int, arguments: Mapping[str, Any] | None = None) -
         return cost_of_file(Path(model), size)
     with torch.device("meta") if _is_built(model) else nullcontext():
         found = find_network(model, arguments)
+    found.check_size(size)
     return count(found.module, (size, size), run=found.run)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torchvision.ops  # noqa: F401  (torchvision's operators are known to torch then)
@@ -20,13 +20,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-Kind = Literal[
+Arithmetic = Literal[
     "convolution",
     "grouped convolution",
     "depthwise convolution",
     "transposed convolution",
     "deformable convolution",
     "matrix product",
+]
+Kind = Literal[
+    Arithmetic,
     "normalisation",
     "element-wise",
     "reduction",
@@ -37,18 +40,9 @@ Kind = Literal[
     "selection",
     "unknown",
 ]
-WITH_ARITHMETIC = frozenset(
-    {
-        "convolution",
-        "grouped convolution",
-        "depthwise convolution",
-        "transposed convolution",
-        "deformable convolution",
-        "matrix product",
-    }
-)
+WITH_ARITHMETIC: frozenset[Kind] = frozenset(get_args(Arithmetic))
 
-# Operators by their names; those that torch itself tags as pointwise or as a reduction are known by the tag.
+# Operators by their names; those that torch itself tags as pointwise are known by the tag.
 _KINDS: dict[Kind, str] = {
     "normalisation": (
         "aten::native_batch_norm aten::_native_batch_norm_legit aten::_native_batch_norm_legit_no_training "
@@ -126,11 +120,6 @@ class Operator:
     def memory_access(self) -> int:
         """Memory access cost in values, as the paper counts it: input, output and weights."""
         return self.read + self.written + self.weights
-
-    @property
-    def intensity(self) -> float:
-        """Arithmetic intensity: multiply-adds for each value read or written."""
-        return self.multiply_adds / self.memory_access if self.memory_access else 0.0
 
 
 def record(
