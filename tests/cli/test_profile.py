@@ -63,7 +63,7 @@ def test_cost_of_a_network_that_the_paper_compares(capsys: pytest.CaptureFixture
 
 def test_a_network_of_one_size_says_which(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["profile", "cost", "vit_tiny_patch16_224"]) == 2
-    assert "takes images of 224 pixels alone: --size 224" in capsys.readouterr().err
+    assert "takes no other images than 224 x 224: --size 224" in capsys.readouterr().err
     assert run(["profile", "cost", "vit_tiny_patch16_224", "--size", "224"]) == 0
     assert rows(capsys.readouterr().out)["total"][2:4] == ["1.25", "G"]  # 12 blocks of 197 tokens of 192 values
 

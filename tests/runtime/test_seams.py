@@ -39,6 +39,14 @@ def grid(side: float, apart: float) -> np.ndarray:
     return np.stack([x, y, x + side, y + side], axis=1)
 
 
+@pytest.mark.parametrize(("moved", "left"), [(6, 2), (2, 1)])
+def test_what_looks_little_alike_to_two_tiles_is_two_objects(moved: float, left: int) -> None:
+    windows = [(0, 0, 100, 100), (75, 0, 175, 100)]
+    first = np.array([[80.0, 10.0, 90.0, 20.0]])  # whole in both tiles; each finds one: IoU 0.09, or 0.47
+    found = [Detections.of(boxes, [0.9], [0], classes=CLASSES, size_hw=(100, 175)) for boxes in (first, first + moved)]
+    assert len(join(found, windows)) == left
+
+
 @pytest.mark.parametrize("side", [6, 13, 25, 40, 90, 130, 250])
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_every_object_is_found_once(side: float, noise: float) -> None:

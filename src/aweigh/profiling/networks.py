@@ -36,7 +36,9 @@ class Network:
     def check_size(self, size: int) -> None:
         """`UsageError` where it takes no images of this side."""
         if self.only_size not in (None, size):
-            raise UsageError(f"This network takes images of {self.only_size} pixels alone: --size {self.only_size}.")
+            raise UsageError(
+                f"This network takes no other images than {self.only_size} x {self.only_size}: --size {self.only_size}."
+            )
 
 
 def find_network(model: str, arguments: Mapping[str, Any] | None = None) -> Network:
