@@ -39,7 +39,7 @@ def cost(
 
     Args:
         model: A detector of aweigh models, a checkpoint, the folder of a run, box, a network of the ShuffleNet V2 paper
-            (as shufflenet_v2_x1_0 or densenet_small_x0_5, with its classifier), a timm backbone, or an exported file
+            (as shufflenet_v2_x1_0 or densenet_small_x0_5, with its classifier), a model of timm, or an exported file
             (.onnx, .xml), which is counted as it is, decoding and suppression included.
         arguments: Options of the detector's builder, each as name=value, for example channels=128.
         size: Side of the image in pixels.

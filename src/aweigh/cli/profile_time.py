@@ -45,7 +45,7 @@ def speed(
     part follows, beside the time at the roof: what the measured arithmetic and memory of this machine would need.
 
     Args:
-        models: Detectors of aweigh models, checkpoints, box, networks of the ShuffleNet V2 paper, timm backbones, or
+        models: Detectors of aweigh models, checkpoints, box, networks of the ShuffleNet V2 paper, models of timm, or
             exported files (.onnx, .xml).
         size: Sides of the images in pixels.
         batch: Images that go through the network together.
@@ -55,7 +55,7 @@ def speed(
         repeats: How often each is timed.
     """
     if not models:
-        raise UsageError("Name the networks to time: detectors, checkpoints, timm backbones, exported files, or box.")
+        raise UsageError("Name the networks to time: detectors, checkpoints, models of timm, exported files, or box.")
     for name, values in (("size", size), ("batch", batch), ("repeats", (repeats,)), ("threads", threads)):
         for value in values:
             if name != "threads" or value:  # 0 threads: as many as there are cores
@@ -106,7 +106,7 @@ def machine(
     Of each network that is named, the operators follow that lose most time above the roof, on one image.
 
     Args:
-        models: Detectors of aweigh models, checkpoints, box, networks of the ShuffleNet V2 paper, or timm backbones.
+        models: Detectors of aweigh models, checkpoints, box, networks of the ShuffleNet V2 paper, or models of timm.
         size: Side of the image in pixels.
         threads: Numbers of threads; 0 takes as many as there are cores to use. Networks run with the first.
         precision: Number formats of the product; bf16 is left out where the processor does not have it.
@@ -229,7 +229,7 @@ def advice(
     forms compute something else: a network that takes them has to be trained.
 
     Args:
-        model: A detector of aweigh models, a checkpoint, box, a network of the ShuffleNet V2 paper, or a timm backbone.
+        model: A detector of aweigh models, a checkpoint, box, a network of the ShuffleNet V2 paper, or a model of timm.
         size: Side of the images in pixels.
         batch: Images that go through the network together.
         threads: Of the CPU. The time of one is its own, which other programs do not disturb.
