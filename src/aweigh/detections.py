@@ -122,6 +122,10 @@ class Detections:
     `aweigh.geometry.cuboids`, u and v in pixels; camera: `[3, 4]` float64, which takes points in space to pixels times
     depth of this image, where it is known; the two say where the object stands (`solids`). path: the file, when there
     is one. error: why the image could not be read; then N = 0.
+
+    track_ids: `[N]` int64, the same number in every frame of a sequence for one object, where a tracker gave
+    them. trails: `[N, T, 2]` float32 (x, y), the middles of its boxes in up to T frames, its own the last, NaN in front
+    of the first.
     """
 
     boxes: np.ndarray = field(metadata=PER_INSTANCE)
@@ -137,10 +141,13 @@ class Detections:
     keypoint_set: KeypointSet | None = None
     cuboids: np.ndarray | None = field(default=None, metadata=PER_INSTANCE)
     camera: np.ndarray | None = None
+    track_ids: np.ndarray | None = field(default=None, metadata=PER_INSTANCE)
+    trails: np.ndarray | None = field(default=None, metadata=PER_INSTANCE)
 
     def __post_init__(self) -> None:
         check_instances(self, np.ndarray)
         _check_masks_and_keypoints(self)
+        _check_tracks(self)
 
     @classmethod
     def of(cls, boxes: Any, scores: Any, labels: Any, **rest: Any) -> Detections:
@@ -265,6 +272,8 @@ class Detections:
         changed["boxes"] = changed["boxes"].clip(0, np.array([width, height, width, height], np.float32))
         if frame.mirrors and self.masks is not None:
             changed["masks"] = self.masks[..., ::-1]
+        if self.trails is not None:
+            changed["trails"] = frame.points(self.trails)
         if self.camera is not None:
             changed["camera"] = frame.camera(self.camera)
         return replace(self, size_hw=size_hw, **changed)
@@ -316,8 +325,8 @@ class Detections:
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """COCO results entries: original category id, box as xywh in pixels.
 
-        With a `segmentation` (run lengths), `keypoints` (x, y, score of each in turn) and a `cuboid` where there are
-        any.
+        With a `segmentation` (run lengths), `keypoints` (x, y, score of each in turn), a `cuboid` and a `track_id`
+        where there are any.
         """
         entries: list[dict[str, Any]] = [
             {"image_id": image_id, "category_id": category, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
@@ -332,6 +341,9 @@ class Detections:
         if self.cuboids is not None:
             for entry, values in zip(entries, self.cuboids.tolist(), strict=True):
                 entry["cuboid"] = values
+        if self.track_ids is not None:
+            for entry, track in zip(entries, self.track_ids.tolist(), strict=True):
+                entry["track_id"] = track
         return entries
 
     def to_dict(self) -> dict[str, Any]:
@@ -446,3 +458,10 @@ def _check_masks_and_keypoints(found: Detections) -> None:
         finite = None if value is None else np.isfinite(value).all(axis=(1, 2))
         if finite is not None and not finite.all():
             raise DataError(f"Detections.{name}: those of object {int(np.flatnonzero(~finite)[0])} are not all finite.")
+
+
+def _check_tracks(found: Detections) -> None:
+    if found.track_ids is not None and not _is(found.track_ids, np.ndarray, "int64", 1):
+        raise DataError(f"Detections.track_ids must be an int64 array [N], got {shape_of(found.track_ids)}.")
+    if found.trails is not None and not _is(found.trails, np.ndarray, "float32", 3, 2):
+        raise DataError(f"Detections.trails must be float32 [N, T, 2] of (x, y), got {shape_of(found.trails)}.")

@@ -93,6 +93,7 @@ def to_supervision(detections: Detections) -> Any:
         confidence=detections.scores,
         class_id=detections.labels,
         mask=None if detections.masks is None else detections.bitmaps(),
+        tracker_id=detections.track_ids,
         data=data,
     )
 
@@ -107,6 +108,8 @@ def to_dataframe(detections: Detections) -> Any:
     if detections.keypoints is not None:
         for name, values in zip(keypoint_names(detections), detections.keypoints.transpose(1, 2, 0)):
             columns |= {f"{name}_{what}": row for what, row in zip(("x", "y", "score"), values)}
+    if detections.track_ids is not None:
+        columns |= {"track_id": detections.track_ids}
     return pandas.DataFrame(columns)
 
 

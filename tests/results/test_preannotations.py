@@ -140,5 +140,5 @@ def test_run_lengths_go_row_by_row_and_begin_with_ground() -> None:
 
 
 def test_what_they_have_no_place_for() -> None:
-    assert FORMATS["labelstudio"].left_out == ("masks", "cuboids")
-    assert FORMATS["cvat"].left_out == ("keypoints", "cuboids")
+    assert FORMATS["labelstudio"].left_out == ("masks", "cuboids", "tracks")
+    assert FORMATS["cvat"].left_out == ("keypoints", "cuboids", "tracks")

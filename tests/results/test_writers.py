@@ -154,7 +154,7 @@ def test_yolo_and_voc_hold_the_boxes_of_objects_with_masks(tmp_path: Path, forma
     write_detections([found()], tmp_path / "boxes", format)
     (one,), (other,) = (list((tmp_path / name).glob("x.*")) for name in ("shapes", "boxes"))
     assert one.read_text() == other.read_text()
-    assert FORMATS[format].left_out == ("masks", "keypoints", "cuboids")
+    assert FORMATS[format].left_out == ("masks", "keypoints", "cuboids", "tracks")
 
 
 @pytest.mark.parametrize("format", ["yolo", "voc"])

@@ -6,13 +6,14 @@ add one, write its file and name it here.
 
 from __future__ import annotations
 
-from aweigh.results import coco_list, csv, cvat, jsonl, kitti, labelme, labelstudio, voc, yolo
+from aweigh.results import coco_list, csv, cvat, jsonl, kitti, labelme, labelstudio, mot, voc, yolo
 from aweigh.results.format import Format
 
 FORMATS: dict[str, Format] = {
     "jsonl": jsonl.FORMAT,
     "coco": coco_list.FORMAT,
     "csv": csv.FORMAT,
+    "mot": mot.FORMAT,
     "yolo": yolo.FORMAT,
     "voc": voc.FORMAT,
     "kitti": kitti.FORMAT,

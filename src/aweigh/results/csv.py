@@ -1,4 +1,5 @@
-"""`csv`: one row per detection, with x, y and score of each keypoint at its end; holds no masks.
+"""`csv`: one row per detection, with x, y and score of each keypoint and the id of its track at its
+end; holds no masks.
 
 An image that could not be read has a row with its error. A cell that a spreadsheet would compute (it begins with =, +,
 - or @ and is no number) begins with an apostrophe.
@@ -32,17 +33,18 @@ class Table:
             row = [_cell(detections.path or ""), *[""] * 9, _cell(detections.error)]
             self._table.writerow(row) if self._waiting is None else self._waiting.append(row)
             return
-        self._write_head(keypoint_names(detections))
+        self._write_head(keypoint_names(detections), tracked=detections.track_ids is not None)
         for found in json_line(detections, masks=False)["detections"]:
             what = [found["score"], _cell(found["class"]), found["category_id"], ""]
             points = [value for point in found.get("keypoints", ()) for value in point]
-            self._table.writerow([_cell(detections.path or ""), width, height, *found["box"], *what, *points])
+            track = [found["track_id"]] if "track_id" in found else []
+            self._table.writerow([_cell(detections.path or ""), width, height, *found["box"], *what, *points, *track])
 
-    def _write_head(self, keypoints: Sequence[str]) -> None:
+    def _write_head(self, keypoints: Sequence[str], *, tracked: bool = False) -> None:
         """The names of the columns, once it is known what a detection has, and the rows that waited for them."""
         if self._waiting is not None:
             points = [_cell(f"{name}_{what}") for name in keypoints for what in ("x", "y", "score")]
-            self._table.writerows([[*COLUMNS, *points], *self._waiting])
+            self._table.writerows([[*COLUMNS, *points, *["track_id"] * tracked], *self._waiting])
             self._waiting = None
 
     def finish(self) -> None:

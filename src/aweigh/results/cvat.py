@@ -78,4 +78,4 @@ def row_runs(pixels: np.ndarray) -> list[int]:
     return np.diff(changes, prepend=0, append=pixels.size).tolist()
 
 
-FORMAT = OneFile("annotations.xml", Images, left_out=("keypoints", "cuboids"))
+FORMAT = OneFile("annotations.xml", Images, left_out=("keypoints", "cuboids", "tracks"))

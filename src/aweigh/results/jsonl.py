@@ -1,7 +1,7 @@
 """`jsonl`: one line per image: schema, path, width, height, detections, error; with keypoints their names.
 
 A detection is its box as xyxy, score, class, category_id and, where there are any, a segmentation (COCO's compressed
-run lengths), keypoints, a cuboid and, with the camera, a solid.
+run lengths), keypoints, a cuboid and, with the camera, a solid, and the id of its track.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def json_line(detections: Detections, *, masks: bool = True) -> dict[str, Any]:
         more["cuboid"] = [dict(zip(CUBOID, values, strict=True)) for values in shortest(detections.cuboids)]
         if detections.camera is not None:
             more["solid"] = [dict(zip(SOLID, values, strict=True)) for values in shortest(detections.solids())]
+    if detections.track_ids is not None:
+        more["track_id"] = detections.track_ids.tolist()
     for key, values in more.items():
         for entry, value in zip(found, values, strict=True):
             entry[key] = value

@@ -36,4 +36,4 @@ def _word(name: str) -> str:
     return re.sub(r"\s", "_", escaped(name)) or "_"
 
 
-FORMAT = FileEach(kitti_text, ".txt", left_out=("masks", "keypoints"))
+FORMAT = FileEach(kitti_text, ".txt", left_out=("masks", "keypoints", "tracks"))

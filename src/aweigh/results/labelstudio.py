@@ -98,4 +98,4 @@ def _regions(detections: Detections) -> Iterator[dict[str, Any]]:
             yield {"id": f"box{row + 1}-{number + 1}", "parentID": f"box{row + 1}", **of_point, "value": value}
 
 
-FORMAT = OneFile("predictions.json", Tasks, left_out=("masks", "cuboids"))
+FORMAT = OneFile("predictions.json", Tasks, left_out=("masks", "cuboids", "tracks"))

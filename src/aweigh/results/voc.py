@@ -36,4 +36,4 @@ def _add(parent: ElementTree.Element, name: str, value: object) -> None:
     ElementTree.SubElement(parent, name).text = escaped(str(value))
 
 
-FORMAT = FileEach(voc_text, ".xml", left_out=("masks", "keypoints", "cuboids"))
+FORMAT = FileEach(voc_text, ".xml", left_out=("masks", "keypoints", "cuboids", "tracks"))

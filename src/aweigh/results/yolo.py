@@ -19,4 +19,4 @@ def yolo_text(detections: Detections) -> str:
     return "".join(lines)
 
 
-FORMAT = FileEach(yolo_text, ".txt", left_out=("masks", "keypoints", "cuboids"), class_list=True)
+FORMAT = FileEach(yolo_text, ".txt", left_out=("masks", "keypoints", "cuboids", "tracks"), class_list=True)

@@ -1,8 +1,8 @@
 """Boxes, masks, keypoints and heat maps drawn on an image.
 
 Everything here returns a `PIL.Image`, leaves what it is given untouched, and sizes its lines and letters to the
-image. Drawing order: masks, boxes, keypoints, then the labels; the best detection on top. What has a low score is
-faint, and in a crowd the best have a label, see `label_places`.
+image. Drawing order: masks, trails, boxes, keypoints, then the labels; the best detection on top. What has a low score
+is faint, and in a crowd the best have a label, see `label_places`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aweigh.geometry.masks import Window
 from aweigh.images.reader import is_tensor
 from aweigh.visualise.colours import IGNORED, PALETTE, Colour
 from aweigh.visualise.labels import font_of, label_places, write_label
-from aweigh.visualise.strokes import Box, dashed, hatch, outline, paint_keypoints, paint_mask
+from aweigh.visualise.strokes import Box, dashed, hatch, outline, paint_keypoints, paint_mask, paint_trail
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,9 @@ def draw_detections(
 ) -> Image.Image:
     """The image with every detection of at least `min_score`: box, class name and score, mask and keypoints if any.
 
+    Where objects have tracks, the colour is that of the track instead of the class, its id stands before the name, and
+    a line leads through the places where the object was.
+
     image: a PIL image, an array `(H, W, 3)` or a tensor `[3, H, W]`, uint8 or float in `[0, 1]`, RGB. detections: in
     the pixels of this image; a keypoint is drawn where its score is above 0. skeleton: pairs of keypoint indices to
     join; when not given, the joints of the detections' keypoint set, else those of COCO's persons where there are 17
@@ -48,7 +51,10 @@ def draw_detections(
     kept = detections[detections.scores >= min_score]
     kept = kept[np.argsort(-kept.scores, kind="stable")]
     captions = [f"{name} {score:.2f}" for name, score in zip(kept.names, kept.scores.tolist())]
-    colours = [PALETTE[label % len(PALETTE)] for label in kept.labels.tolist()]
+    coloured_by = kept.labels if kept.track_ids is None else kept.track_ids
+    if kept.track_ids is not None:
+        captions = [f"#{track} {caption}" for track, caption in zip(kept.track_ids.tolist(), captions)]
+    colours = [PALETTE[number % len(PALETTE)] for number in coloured_by.tolist()]
     windows = None
     if kept.masks is not None:
         picture_hw = _size_hw(image)
@@ -60,7 +66,7 @@ def draw_detections(
     opacities = np.minimum(FAINTEST + (1 - FAINTEST) * (kept.scores / SURE) ** 2, 1).tolist()
     return _draw(
         image, kept.boxes, colours, captions,
-        windows=windows, keypoints=kept.keypoints, skeleton=skeleton, opacities=opacities,
+        windows=windows, keypoints=kept.keypoints, skeleton=skeleton, opacities=opacities, trails=kept.trails,
     )  # fmt: skip
 
 
@@ -174,6 +180,7 @@ def _draw(
     skeleton: Sequence[tuple[int, int]] | None,
     ignored: Sequence[bool] | None = None,
     opacities: Sequence[float] | None = None,
+    trails: np.ndarray | None = None,
 ) -> Image.Image:
     """Everything of one image; the instances come best first. windows: of their masks, the best last."""
     picture = as_picture(image)
@@ -189,6 +196,9 @@ def _draw(
 
     for index, (inside, corner) in zip(order, windows or ()):
         paint_mask(picture, inside, corner, colours[index], width, opacities[index])
+    if trails is not None:
+        for index in order:
+            paint_trail(picture, trails[index], colours[index], width, opacities[index])
     for index in order:
         if ignored[index]:
             hatch(picture, corners[index], colours[index], width)

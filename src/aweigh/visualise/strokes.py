@@ -1,4 +1,5 @@
-"""How one thing is painted on an image: an outline, a dashed one, hatching, a mask, keypoints with their skeleton.
+"""How one thing is painted on an image: an outline, a dashed one, hatching, a mask, a trail, keypoints with their
+skeleton.
 
 opacity, everywhere: 1 in full, towards 0 the fainter.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -69,6 +71,15 @@ def _eroded(inside: np.ndarray, reach: int) -> np.ndarray:
         shifted = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=axis)
         inside = np.logical_and.reduce(shifted, axis=-1)
     return inside
+
+
+def paint_trail(picture: Image.Image, points: np.ndarray, colour: Colour, width: int, opacity: float) -> None:
+    """A line through `[T, 2]` (x, y), the later the firmer; points of NaN are left out."""
+    places = [(x, y) for x, y in points[np.isfinite(points).all(axis=1)].tolist()]
+    draw = ImageDraw.Draw(picture, "RGBA")
+    for number, ends in enumerate(pairwise(places), start=1):
+        firmness = round(255 * opacity * number / (len(places) - 1))
+        draw.line(ends, fill=(*colour, firmness), width=width)
 
 
 def paint_keypoints(
