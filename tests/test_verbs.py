@@ -236,6 +236,6 @@ def test_names_of_any_kind_are_only_text(photo: Path, tmp_path: Path) -> None:
     assert json.loads(found.to_json())["detections"][0]["class"] == HOSTILE[0]
     named = replace(found, path='<img src=x onerror="alert(1)">')
     assert "img" not in cells(named).tags
-    for ending in verbs.FORMAT_OF:
+    for ending in verbs.FORMAT_OF.keys() - {".parquet"}:  # which is no text
         found.save(tmp_path / f"a{ending}")
         assert "\x1b" not in (tmp_path / f"a{ending}").read_text()

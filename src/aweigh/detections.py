@@ -362,6 +362,10 @@ class Detections:
         """A `pandas.DataFrame` with a row for each detection and the columns of `aweigh predict --format csv`."""
         return _verbs().to_dataframe(self)
 
+    def to_arrow(self) -> Any:
+        """A `pyarrow.Table` with one row, the image, as `aweigh predict --format parquet` writes it (docs/rows.md)."""
+        return _verbs().to_arrow(self)
+
     def draw(self, image: Any = None, *, min_score: float = 0.0) -> Image.Image:
         """The image with what is found in it, of at least `min_score`, as a new PIL image.
 
@@ -375,7 +379,8 @@ class Detections:
         _verbs().show(self, image, min_score=min_score)
 
     def save(self, path: str | Path, image: Any = None, *, format: str = "") -> None:
-        """The drawing where the file ends as images do, else the detections: .json, .jsonl, .csv, .xml (VOC), .txt.
+        """The drawing where the file ends as images do, else the detections: .json, .jsonl, .csv, .parquet,
+        .xml (VOC), .txt.
 
         image: as for `draw`. format: another that `aweigh predict --format` knows, for a file of any name.
         """

@@ -25,11 +25,19 @@ from aweigh.files import atomic_file, write_text
 from aweigh.images.reader import SUFFIXES, ImageSource, SizeRule, read_image, read_reduced
 from aweigh.results.format import OneFile
 from aweigh.results.jsonl import json_line, keypoint_names
+from aweigh.results.rows import table
 from aweigh.results.writers import format_named, write_detections
 from aweigh.visualise.pictures import draw_detections
 from aweigh.visualise.space import draw_in_space
 
-FORMAT_OF = {".json": "jsonl", ".jsonl": "jsonl", ".csv": "csv", ".xml": "voc", ".txt": "yolo"}  # one line is JSON too
+FORMAT_OF = {
+    ".json": "jsonl",  # one line is JSON too
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".xml": "voc",
+    ".txt": "yolo",
+}
 PREVIEW = 1000  # pixels of the longer side in a notebook, ours
 ROWS = 20  # detections that a notebook lists, ours
 
@@ -111,6 +119,10 @@ def to_dataframe(detections: Detections) -> Any:
     if detections.track_ids is not None:
         columns |= {"track_id": detections.track_ids}
     return pandas.DataFrame(columns)
+
+
+def to_arrow(detections: Detections) -> Any:
+    return table([detections])
 
 
 def preview(detections: Detections, kind: str) -> bytes | None:

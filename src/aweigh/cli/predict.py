@@ -64,11 +64,11 @@ def command(
             classes.
         score: Leave out detections below this score.
         classes: Look for these classes only.
-        format: jsonl: a line of JSON per image. coco: COCO's results. csv: a line per box. mot: the same as
-            MOTChallenge has tracks. labelstudio and cvat: annotations to begin with, which Label Studio and CVAT import
-            and people correct. yolo, voc, kitti and labelme: a file per image. Masks are in jsonl, coco and cvat,
-            keypoints in jsonl, coco, csv and labelstudio, 3D boxes in jsonl, coco and kitti, tracks in jsonl, coco,
-            csv, mot and labelme.
+        format: jsonl: a line of JSON per image. parquet: a table with a row per image. coco: COCO's results. csv: a
+            line per box. mot: the same as MOTChallenge has tracks. labelstudio and cvat: annotations to begin with,
+            which Label Studio and CVAT import and people correct. yolo, voc, kitti and labelme: a file per image.
+            Masks are in jsonl, parquet, coco and cvat, keypoints in jsonl, parquet, coco, csv and labelstudio, 3D boxes
+            in jsonl, parquet, coco and kitti, tracks in jsonl, parquet, coco, csv, mot and labelme.
         camera: For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with
             one for each image, by its name. When not given, it is looked for where KITTI has it, in calib beside the
             folder of images.

@@ -6,7 +6,7 @@ add one, write its file and name it here.
 
 from __future__ import annotations
 
-from aweigh.results import coco_list, csv, cvat, jsonl, kitti, labelme, labelstudio, mot, voc, yolo
+from aweigh.results import coco_list, csv, cvat, jsonl, kitti, labelme, labelstudio, mot, parquet, voc, yolo
 from aweigh.results.format import Format
 
 FORMATS: dict[str, Format] = {
@@ -14,6 +14,7 @@ FORMATS: dict[str, Format] = {
     "coco": coco_list.FORMAT,
     "csv": csv.FORMAT,
     "mot": mot.FORMAT,
+    "parquet": parquet.FORMAT,
     "yolo": yolo.FORMAT,
     "voc": voc.FORMAT,
     "kitti": kitti.FORMAT,

@@ -25,8 +25,8 @@ class Writer(Protocol):
 @dataclass(frozen=True)
 class OneFile:
     """file: what it is called in a folder. open: makes the writer, of a stream and of the path that it will have, None
-    for standard output. left_out: what else than boxes, of `masks`, `keypoints`, `cuboids` and `tracks`, has no place
-    in it."""
+    for standard output; a format that is no text writes to the stream's `buffer`. left_out: what else than boxes, of
+    `masks`, `keypoints`, `cuboids` and `tracks`, has no place in it."""
 
     file: str
     open: Callable[[TextIO, Path | None], Writer]
