@@ -52,7 +52,8 @@ def command(
 
     Args:
         pictures: Files, folders, patterns such as 'photos/**/*.jpg', archives (.zip, .tar, .tar.gz), lists of names
-            (@list.txt, or @- for the standard input), with --allow-net addresses (https://...).
+            (@list.txt, or @- for the standard input), folders and images in stores (s3://bucket/photos, gs://, abfs://),
+            with --allow-net addresses (https://...).
         data: In place of images a data set: its images, with the numbers and category ids they have there, and
             boxes in the pixels its own boxes are in. What --format coco then writes fits its annotations.
         split: Which part of the data: train, val, test, or as it is called there; all when not given.

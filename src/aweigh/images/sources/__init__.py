@@ -1,4 +1,5 @@
-"""Sources of images by what is given: a file, a folder, a pattern, an archive, a list of names, an address.
+"""Sources of images by what is given: a file, a folder, a pattern, an archive, a list of names, an address, a
+store.
 
 Each kind has a file that ends in what it knows of itself (see `aweigh.images.sources.source`). To add one, write its
 file and name it here: the first that takes a name has it.
@@ -11,11 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from aweigh.errors import DataError, UsageError
-from aweigh.images.sources import addresses, folders, lists, tars, zips
+from aweigh.images.sources import addresses, folders, lists, stores, tars, zips
 from aweigh.images.sources.source import Given, Image, Images, Kind
 
 KINDS: tuple[Kind, ...] = (
     addresses.ADDRESS,
+    stores.STORE,
     lists.STANDARD_INPUT,
     lists.LIST,
     zips.ZIP,

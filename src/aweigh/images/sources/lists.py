@@ -1,7 +1,8 @@
 """A list of names: a file with one a line (`@list.txt`), or the standard input (`@-`, in Python also `-`).
 
-Each line names a file, from the folder the program was started in as all names are, or an address. Empty lines are left
-out. The standard input is read to its end before the first image.
+Each line names a file, from the folder the program was started in as all names are, an address, or an image in a store
+(`s3://bucket/a.jpg`), where the list itself may lie too. Empty lines are left out. The standard input is read to its
+end before the first image.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +22,8 @@ from aweigh.errors import DataError, counted
 from aweigh.files import special
 from aweigh.images.sources.addresses import ADDRESS
 from aweigh.images.sources.source import Given, Image, Images, Kind
+from aweigh.images.sources.stores import image_in_store
+from aweigh.stores import is_stored, read
 
 LONGEST_LINE = 1 << 16  # bytes, ours: file systems and servers take less
 
@@ -27,6 +31,8 @@ LONGEST_LINE = 1 << 16  # bytes, ours: file systems and servers take less
 def listed_images(given: Given) -> Images:
     """The images that a file names, in its order."""
     file = Path(given.name.removeprefix("@"))
+    if is_stored(name := given.name.removeprefix("@")):
+        return _named_in(_spooled(BytesIO(read(name))), name, given)
     try:
         if kind := special(file):
             raise DataError(f"{file}: this is {kind}, a list of names was expected.")
@@ -37,9 +43,13 @@ def listed_images(given: Given) -> Images:
 
 def images_named_on_input(given: Given) -> Images:
     """The images that the standard input names, which are put into a file without a name until the end."""
+    return _named_in(_spooled(sys.stdin.buffer), "the standard input", given)
+
+
+def _spooled(content: IO[bytes]) -> IO[bytes]:
     spool = tempfile.TemporaryFile()  # noqa: SIM115
-    shutil.copyfileobj(sys.stdin.buffer, spool)
-    return _named_in(spool, "the standard input", given)
+    shutil.copyfileobj(content, spool)
+    return spool
 
 
 def _named_in(content: IO[bytes], where: str, given: Given) -> Images:
@@ -54,9 +64,16 @@ def _named_in(content: IO[bytes], where: str, given: Given) -> Images:
 
     def each() -> Iterator[Image]:
         for name in _lines(content, where):
-            yield from ADDRESS.images(replace(given, name=name)) if ADDRESS.takes(name) else [Path(name)]
+            yield named_image(name, allow_net=given.allow_net)
 
     return Images(each, root=_shared(content, where))
+
+
+def named_image(name: str, *, allow_net: bool = False) -> Image:
+    """The image that one name stands for, whatever it is called; `UsageError` for an address that may not be asked."""
+    if ADDRESS.takes(name):
+        return next(iter(ADDRESS.images(Given(name, allow_net=allow_net))))
+    return image_in_store(name) if is_stored(name) else Path(name)
 
 
 def _lines(content: IO[bytes], where: str) -> Iterator[str]:
@@ -78,7 +95,7 @@ def _shared(content: IO[bytes], where: str) -> Path:
     """The folder that all files lie in."""
     shared = ""
     for name in _lines(content, where):
-        if not ADDRESS.takes(name):
+        if not ADDRESS.takes(name) and not is_stored(name):
             folder = os.path.dirname(os.path.abspath(name.replace("\0", "")))
             shared = os.path.commonpath([shared, folder]) if shared else folder
     return Path(shared)
