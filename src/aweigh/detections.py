@@ -121,7 +121,8 @@ class Detections:
     where it is above 0. keypoint_set: what the K are. cuboids: `[N, 7]` float32, the object as the camera sees it, see
     `aweigh.geometry.cuboids`, u and v in pixels; camera: `[3, 4]` float64, which takes points in space to pixels times
     depth of this image, where it is known; the two say where the object stands (`solids`). path: the file, when there
-    is one. error: why the image could not be read; then N = 0.
+    is one. frame_number, time: of a frame of a video, from 0, and its seconds after the first. error: why the image
+    could not be read; then N = 0.
 
     track_ids: `[N]` int64, the same number in every frame of a sequence for one object, where a tracker gave
     them. trails: `[N, T, 2]` float32 (x, y), the middles of its boxes in up to T frames, its own the last, NaN in front
@@ -143,6 +144,8 @@ class Detections:
     camera: np.ndarray | None = None
     track_ids: np.ndarray | None = field(default=None, metadata=PER_INSTANCE)
     trails: np.ndarray | None = field(default=None, metadata=PER_INSTANCE)
+    frame_number: int | None = None
+    time: float | None = None
 
     def __post_init__(self) -> None:
         check_instances(self, np.ndarray)

@@ -41,12 +41,13 @@ from aweigh.images.reader import ImageSource, check_reading, read_image, read_re
 from aweigh.images.resize import Resize
 from aweigh.images.sources import stands_for_several
 from aweigh.images.stored import StoredImage
-from aweigh.prediction.given import begun, is_batch, pays_ahead, sources
+from aweigh.prediction.given import begun, is_batch, of_image, path_of, pays_ahead, reason, sources
 from aweigh.runtime.engine import Batch, Engine, check_engine, is_out_of_memory
 from aweigh.runtime.open import SUFFIXES, Runtime, open_graph
 from aweigh.runtime.threads import usable_cores
 from aweigh.runtime.tiled import check_tiles, find_in_tiles
 from aweigh.runtime.tta import PLAIN, TTA, find
+from aweigh.video.frames import FrameChoice
 
 if TYPE_CHECKING:
     import torch
@@ -242,11 +243,15 @@ class Predictor:
         tile: int | None = None,
         overlap: float = OVERLAP,
         proposals: Proposals | None = None,
+        every: int = 1,
+        start: str | float = 0.0,
+        end: str | float = math.inf,
     ) -> Iterator[Detections]:
         """The objects in each image of a source, in its order, while it is read; always a generator.
 
         source: a file, a folder, a pattern (`photos/**/*.jpg`), an archive (`.zip`, `.tar`, `.tar.gz`), a list of names
-        (`@list.txt`, or `@-` for the standard input), a split of a data set, or several images one after the other.
+        (`@list.txt`, or `@-` for the standard input), a video, a split of a data set, or several images one after the
+        other.
         recursive: of a folder what is in its folders too. allow_net: `https://...` is a source too, and may stand in a
         list. Where anything is wrong with one image (it cannot be read, it is no image, the memory is too small for
         it), its result is empty, `error` says why, and the run goes on. A source that is not there is an error at once.
@@ -263,9 +268,11 @@ class Predictor:
         score, classes, nms, exif, value_range, tile, overlap: as when it is called; of tiles so many go through the
         network together. proposals: of a file, for a detector that needs
         them. Images are then files, and one that they do not name, or in another size, gives an empty result with an
-        error.
+        error. every, start, end: of a video every `every`-th frame, from `start` until before `end` in seconds (`90`,
+        `"1:30"`).
         """
-        images = sources(source, recursive=recursive, allow_net=allow_net)
+        frames = FrameChoice.of(every, start, end)
+        images = sources(source, recursive=recursive, allow_net=allow_net, frames=frames)
         pairs = self.with_images(
             images,
             batch,
@@ -310,7 +317,7 @@ class Predictor:
             with closing(self._each(told, batch, asked, ahead=ahead)) as found:
                 for image, result in found:
                     if isinstance(result, Exception):
-                        result = Detections.empty(self.classes, error=_reason(result, image), path=_path(image))
+                        result = of_image(Detections.empty(self.classes, error=reason(result, image)), image)
                     yield image, result
 
         return results()
@@ -348,7 +355,7 @@ class Predictor:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
             return error
-        return replace(found, path=_path(image))
+        return of_image(found, image)
 
     def _read_or_say_why(self, asked: _Asked, given: _Given) -> tuple[ImageSource, _Read | Exception]:
         image, proposals = given
@@ -366,7 +373,7 @@ class Predictor:
         for image, read in chunk:
             result = next(found) if isinstance(read, _Read) else read
             if isinstance(result, Detections):
-                result = replace(asked.kept(result), path=_path(image))
+                result = of_image(asked.kept(result), image)
             results.append((image, result))
         return results
 
@@ -410,7 +417,7 @@ class Predictor:
         height, width = max((each.size_for(*full_hw) for each in resizes), key=math.prod)
         if height * width > MOST_INPUT_PIXELS:
             raise DataError(
-                f"{_path(image) or 'the image'}: {full_hw[1]} x {full_hw[0]} pixels would go through the network "
+                f"{path_of(image) or 'the image'}: {full_hw[1]} x {full_hw[0]} pixels would go through the network "
                 f"as {width} x {height}, which is more than {MOST_INPUT_PIXELS / 1e6:.0f} megapixels. Choose a smaller "
                 "size with --resize."
             )
@@ -477,14 +484,3 @@ class _Asked:
 def computes_with_torch(engine: Engine) -> bool:
     """Whether this is an engine of torch, which is not imported for it."""
     return any(kind.__module__ == "aweigh.inference.engine" for kind in type(engine).__mro__)
-
-
-def _reason(error: Exception, image: ImageSource) -> str:
-    """What is wrong with an image, in words."""
-    if isinstance(error, AweighError):
-        return str(error)
-    return f"{_path(image) or 'the image'}: there is not enough memory to look at it. Choose a smaller --resize."
-
-
-def _path(image: ImageSource) -> str | None:
-    return str(image) if isinstance(image, str | Path | StoredImage) else None

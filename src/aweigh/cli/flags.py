@@ -4,6 +4,7 @@ Flags whose values travel together are a dataclass, taken as `files: Files = Fil
 heavy is imported before a command runs.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from aweigh.errors import UsageError, check_reach, did_you_mean
 if TYPE_CHECKING:
     from aweigh.geometry.tiles import Tiles
     from aweigh.runtime.tta import TTA
+    from aweigh.video.frames import FrameChoice
 
 
 def _flag(help: str, show_default: bool = False, **rest: Any) -> Parameter:
@@ -27,6 +29,7 @@ def _flag(help: str, show_default: bool = False, **rest: Any) -> Parameter:
 _data = partial(_flag, group=Group("Where the data lie", sort_key=100))
 _detector = partial(_flag, group=Group("Detector", sort_key=101))
 _loading = partial(_flag, group=Group("How it is computed", sort_key=102))
+_frames = partial(_flag, group=Group("Frames of a video", sort_key=102))
 _views = partial(_flag, group=Group("Size and test-time augmentation", sort_key=103))
 
 
@@ -190,6 +193,22 @@ class Loading:
     def max_bad(self) -> float:
         """The share of images that cannot be read above which nothing is measured."""
         return 0.0 if self.strict else 1.0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Frames:
+    """Which frames of a video are meant."""
+
+    every: Annotated[int, _frames("Each so many frames one, as 5: those with the numbers 0, 5, 10 and so on.")] = 1
+    start: Annotated[str, _frames("From which second on, as 90, 1:30 or 0:01:30.5.")] = ""
+    end: Annotated[str, _frames("Until before which second.")] = ""
+
+    def choice(self) -> "FrameChoice":
+        """Checked."""
+        from aweigh.video.frames import FrameChoice
+
+        return FrameChoice.of(self.every, self.start or 0, self.end or math.inf)
 
 
 @Parameter(name="*")

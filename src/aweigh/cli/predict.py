@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from aweigh.arguments import Share, check_value
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector, given_proposals
-from aweigh.cli.flags import Batch, ProposalsFile, Views, Weights
+from aweigh.cli.flags import Batch, Frames, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
 from aweigh.scenes import STREET
@@ -42,6 +42,7 @@ def command(
     exif: Literal["apply", "ignore"] = "apply",
     value_range: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
     sample: Annotated[bool, Parameter(negative="")] = False,
+    frames: Frames = Frames(),
     weights: Weights = Weights(),
     views: Views = Views(),
 ) -> int:
@@ -52,8 +53,8 @@ def command(
 
     Args:
         pictures: Files, folders, patterns such as 'photos/**/*.jpg', archives (.zip, .tar, .tar.gz), lists of names
-            (@list.txt, or @- for the standard input), folders and images in stores (s3://bucket/photos, gs://, abfs://),
-            with --allow-net addresses (https://...).
+            (@list.txt, or @- for the standard input), videos, folders and images in stores (s3://bucket/photos, gs://,
+            abfs://), with --allow-net addresses (https://...).
         data: In place of images a data set: its images, with the numbers and category ids they have there, and
             boxes in the pixels its own boxes are in. What --format coco then writes fits its annotations.
         split: Which part of the data: train, val, test, or as it is called there; all when not given.
@@ -90,7 +91,8 @@ def command(
 
     written = format_named(format)
     of_data = None if data is None else AnnotatedImages.of(data, split, distinct=format == "coco")
-    given = (images_of(name, recursive=recursive, allow_net=allow_net) for name in pictures)
+    chosen = frames.choice()
+    given = (images_of(name, recursive=recursive, allow_net=allow_net, frames=chosen) for name in pictures)
     images = together([*given]) if of_data is None else of_data.images()
     place = None
     if draw and folder is not None:

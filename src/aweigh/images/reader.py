@@ -50,16 +50,18 @@ from aweigh.images.decode import (
     to_8_bits,
 )
 from aweigh.images.stored import StoredImage
+from aweigh.video.frames import VideoFrame
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageSource: TypeAlias = "str | Path | StoredImage | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
+ImageSource: TypeAlias = "str | Path | StoredImage | VideoFrame | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
 SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole image -> those it is needed in
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")  # others may start programs
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its MAX_IMAGE_PIXELS
+TOO_LARGE = "Scale it down, or allow it with max_pixels."
 LARGE = 1 << 25  # pixels: a larger file of any format is reduced while it is converted, where it is much too large
 
 # An image decoded at reduced size keeps at least so many times the sides that are needed. Scaled down from there, 200
@@ -80,11 +82,11 @@ def read_image(
 ) -> np.ndarray:
     """Any image as a uint8 array `(H, W, 3)`, RGB.
 
-    source: a path, an image in an archive or at an address, the bytes of a file, a file opened for reading bytes, a PIL
-    image, an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`, or a tensor of torch `[3, H, W]`, `[4, H, W]`,
-    `[1, H, W]` or `[H, W]`. exif: whether
-    the orientation of a photograph is applied. value_range: `(lo, hi)` of the values that become 0 and 255, for
-    images of more than 8 bits. max_pixels: larger images are refused.
+    source: a path, an image in an archive or at an address, a frame of a video, the bytes of a file, a file opened for
+    reading bytes, a PIL image, an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`, or a tensor of torch
+    `[3, H, W]`, `[4, H, W]`, `[1, H, W]` or `[H, W]`. exif: whether the orientation of a photograph is applied.
+    value_range: `(lo, hi)` of the values that become 0 and 255, for images of more than 8 bits. max_pixels: larger
+    images are refused.
     """
     pixels, _ = read_reduced(source, None, exif=exif, value_range=value_range, max_pixels=max_pixels)
     return pixels
@@ -109,6 +111,9 @@ def read_reduced(
         return _from_file(Path(source), needed, exif, value_range, max_pixels)
     if isinstance(source, StoredImage):
         return _from_file(_Named(source.read(), source.name), needed, exif, value_range, max_pixels)
+    if isinstance(source, VideoFrame):
+        _check_pixels(str(source), *source.size_hw, max_pixels)
+        return source.pixels, source.size_hw
     if isinstance(source, bytes | bytearray | memoryview):
         return _from_file(BytesIO(source), needed, exif, value_range, max_pixels)
     if is_file(source):
@@ -238,7 +243,6 @@ def _fitting(full_hw: tuple[int, int], needed: SizeRule | None, *, turned: bool)
 
 def _opened(file: Path | BytesIO, max_pixels: int) -> Image.Image:
     """The file opened by Pillow, header read, pixels not yet."""
-    too_large = "Scale it down, or allow it with max_pixels."
     path = _name(file)
     try:
         if isinstance(file, Path) and (kind := special(file)):
@@ -264,7 +268,7 @@ def _opened(file: Path | BytesIO, max_pixels: int) -> Image.Image:
     except PermissionError as error:
         raise DataError(f"{path}: no permission to read this file.") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: the image is too large to read safely ({line(error)}). {too_large}") from error
+        raise DataError(f"{path}: the image is too large to read safely ({line(error)}). {TOO_LARGE}") from error
     except UnidentifiedImageError as error:
         what = "the file is empty (0 bytes)" if _is_empty(file) else "this is not an image that can be read"
         raise DataError(f"{path}: {what}. Use JPEG, PNG, TIFF, WebP or BMP, or remove it.") from error
@@ -273,10 +277,17 @@ def _opened(file: Path | BytesIO, max_pixels: int) -> Image.Image:
             f"{path}: the image cannot be opened ({line(error)}). Export it again, or remove it."
         ) from error
     width, height = stored_wh(image)
-    if width * height > max_pixels:
+    try:
+        _check_pixels(path, height, width, max_pixels)
+    except DataError:
         image.close()
-        raise DataError(f"{path}: {width} x {height} is more than {counted(max_pixels, 'pixel')}. {too_large}")
+        raise
     return image
+
+
+def _check_pixels(path: str, height: int, width: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise DataError(f"{path}: {width} x {height} is more than {counted(max_pixels, 'pixel')}. {TOO_LARGE}")
 
 
 def _is_empty(file: Path | BytesIO) -> bool:

@@ -20,6 +20,7 @@ from aweigh.images.sources.source import Images
 from aweigh.images.stored import StoredImage
 from aweigh.layouts.kitti import camera_beside, read_camera
 from aweigh.runtime.threads import usable_cores
+from aweigh.video.decode import VideoFile
 
 MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger image is drawn smaller
 LONGEST_JPEG = 65_500  # pixels of a side that libjpeg writes
@@ -138,10 +139,10 @@ def refuse_overwriting(images: Images, folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     place, there = Places(folder, images.root), dict[int, Path]()
-    for image in images:
-        if os.path.lexists(target := place(image)):
+    for image in images.each():
+        if not isinstance(image, VideoFile) and os.path.lexists(target := place(image)):
             there[hash(os.path.realpath(target))] = target
-    for image in images if there else ():
+    for image in images.each() if there else ():
         overwritten = there.get(hash(os.path.realpath(image))) if isinstance(image, Path) else None
         if overwritten is not None:
             raise UsageError(

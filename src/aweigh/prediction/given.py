@@ -1,8 +1,12 @@
-"""What a program gives as images: one, several, names that stand for several, a split of a data set."""
+"""What a program gives as images: one, several, names that stand for several, a split of a data set.
+
+And what a result says of its image, whatever it was given as.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -12,24 +16,31 @@ import numpy as np
 from PIL import Image
 
 from aweigh.annotations.split import Split
+from aweigh.detections import Detections
+from aweigh.errors import AweighError
 from aweigh.images.reader import ImageSource, is_file, is_tensor
 from aweigh.images.sources import images_of
 from aweigh.images.sources.source import Images
 from aweigh.images.stored import StoredImage
+from aweigh.video.frames import ALL_FRAMES, FrameChoice, VideoFrame
 
 
 def sources(
-    source: ImageSource | Split | Iterable[ImageSource], *, recursive: bool = False, allow_net: bool = False
+    source: ImageSource | Split | Iterable[ImageSource],
+    *,
+    recursive: bool = False,
+    allow_net: bool = False,
+    frames: FrameChoice = ALL_FRAMES,
 ) -> Iterable[ImageSource]:
     """The images a source stands for, in a fixed order: of a name `Images`, of a sequence the same, and of anything
     else what gives them one by one. `Predictor.stream` says what a source may be. `DataError` at once when there is
     nothing of that name.
     """
     if isinstance(source, str | Path):
-        return images_of(source, recursive=recursive, allow_net=allow_net)
+        return images_of(source, recursive=recursive, allow_net=allow_net, frames=frames)
     if isinstance(source, Split):
         return Images(partial(map, Path, source.paths))
-    if isinstance(source, StoredImage):
+    if isinstance(source, StoredImage | VideoFrame):
         return [source]
     if isinstance(source, np.ndarray) or is_tensor(source):
         images: Any = source
@@ -49,7 +60,7 @@ def pays_ahead(images: Iterable[ImageSource], batch: int) -> bool:
     return (
         isinstance(images, list | tuple)
         and len(images) > batch
-        and all(isinstance(image, str | Path | StoredImage | bytes | np.ndarray) for image in images)
+        and all(isinstance(image, str | Path | StoredImage | VideoFrame | bytes | np.ndarray) for image in images)
     )
 
 
@@ -60,6 +71,25 @@ def begun(images: Iterable[ImageSource], batch: int) -> tuple[Iterable[ImageSour
     each = iter(images)
     first = [*islice(each, batch + 1)]
     return chain(first, each), len(first) > batch
+
+
+def path_of(image: ImageSource) -> str | None:
+    """What an image is called in results; None where it has no name."""
+    return str(image) if isinstance(image, str | Path | StoredImage | VideoFrame) else None
+
+
+def of_image(result: Detections, image: ImageSource) -> Detections:
+    """The detections with the name of their image, and with the number and the time of a frame."""
+    if isinstance(image, VideoFrame):
+        return replace(result, path=str(image), frame_number=image.number, time=image.time)
+    return replace(result, path=path_of(image))
+
+
+def reason(error: Exception, image: ImageSource) -> str:
+    """What is wrong with an image, in words."""
+    if isinstance(error, AweighError):
+        return str(error)
+    return f"{path_of(image) or 'the image'}: there is not enough memory to look at it. Choose a smaller --resize."
 
 
 def is_batch(source: object) -> bool:

@@ -1,5 +1,7 @@
 """`jsonl`: one line per image: schema, path, width, height, detections, error; with keypoints their names.
 
+A frame of a video has its number (frame, from 0) and its seconds after the first (time).
+
 A detection is its box as xyxy, score, class, category_id and, where there are any, a segmentation (COCO's compressed
 run lengths), keypoints, a cuboid and, with the camera, a solid, and the id of its track.
 """
@@ -58,6 +60,7 @@ def json_line(detections: Detections, *, masks: bool = True) -> dict[str, Any]:
         "path": detections.path,
         "width": width,
         "height": height,
+        **({} if detections.frame_number is None else {"frame": detections.frame_number, "time": detections.time}),
         **({} if detections.keypoints is None else {"keypoint_names": keypoint_names(detections)}),
         "detections": found,
         "error": detections.error,

@@ -40,6 +40,8 @@ def schema() -> Any:
         "keypoint_names": several(text),
         "cuboids": several(several(number, 7)),
         "solids": several(several(pa.float64(), 7)),
+        "frame": pa.int64(),
+        "time": pa.float64(),
     }
     return pa.schema(columns.items(), metadata={"schema": SCHEMA})
 
@@ -68,6 +70,8 @@ def row(detections: Detections) -> dict[str, Any]:
         "keypoint_names": None if points is None else [escaped(name) for name in keypoint_names(detections)],
         "cuboids": None if cuboids is None else cuboids.tolist(),
         "solids": detections.solids().tolist() if in_space else None,
+        "frame": detections.frame_number,
+        "time": detections.time,
     }
 
 

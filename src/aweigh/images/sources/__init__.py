@@ -1,5 +1,5 @@
 """Sources of images by what is given: a file, a folder, a pattern, an archive, a list of names, an address, a
-store.
+store, a video.
 
 Each kind has a file that ends in what it knows of itself (see `aweigh.images.sources.source`). To add one, write its
 file and name it here: the first that takes a name has it.
@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from aweigh.errors import DataError, UsageError
-from aweigh.images.sources import addresses, folders, lists, stores, tars, zips
-from aweigh.images.sources.source import Given, Image, Images, Kind
+from aweigh.images.sources import addresses, folders, lists, stores, tars, videos, zips
+from aweigh.images.sources.source import Given, Image, Images, Item, Kind
+from aweigh.video.decode import VideoFile
+from aweigh.video.frames import ALL_FRAMES, FrameChoice
 
 KINDS: tuple[Kind, ...] = (
     addresses.ADDRESS,
@@ -22,6 +24,8 @@ KINDS: tuple[Kind, ...] = (
     lists.LIST,
     zips.ZIP,
     tars.TAR,
+    videos.VIDEO,
+    videos.VIDEOS,
     folders.FOLDER,
     folders.FILE,
     folders.PATTERN,
@@ -39,22 +43,30 @@ def stands_for_several(name: str | Path) -> bool:
     return kind is not None and kind.several
 
 
-def images_of(name: str | Path, *, recursive: bool = False, allow_net: bool = False) -> Images:
+def images_of(
+    name: str | Path, *, recursive: bool = False, allow_net: bool = False, frames: FrameChoice = ALL_FRAMES
+) -> Images:
     """The images of a source. `UsageError` or `DataError` at once where there is none of that name, or no image in it.
 
     recursive: those in the folders of a folder too. allow_net: images may be fetched from addresses (http, https).
+    frames: which of a video are meant.
     """
     if str(name) == "":
         raise UsageError("The name of an image is empty; name a file, a folder or a pattern, or . for this folder.")
     kind = kind_of(name)
     if kind is None:
         raise DataError(f"There is no file or folder {name}.")
-    return kind.images(Given(str(name), recursive, allow_net))
+    return kind.images(Given(str(name), recursive, allow_net, frames))
 
 
 def images_of_several(names: Iterable[str | Path]) -> list[Image]:
-    """The images of files, folders, patterns, archives and lists, one after the other."""
-    return [image for name in names for image in images_of(name)]
+    """The images of files, folders, patterns, archives and lists, one after the other; `UsageError` for a video."""
+    images: list[Image] = []
+    for item in (item for name in names for item in images_of(name).each()):
+        if isinstance(item, VideoFile):
+            raise UsageError(f"{item.name} is a video; name images.")
+        images.append(item)
+    return images
 
 
 def together(sources: Sequence[Images]) -> Images:
@@ -62,10 +74,10 @@ def together(sources: Sequence[Images]) -> Images:
     if len(sources) == 1:
         return sources[0]
 
-    def each() -> Iterator[Image]:
+    def each() -> Iterator[Item]:
         seen: set[int] = set()  # hashes of paths: a path takes ten times the memory
         for source in sources:
-            for image in source:
+            for image in source.each():
                 if isinstance(image, Path):
                     if hash(image) in seen:
                         continue

@@ -18,16 +18,25 @@ MOST_SECONDS = 60.0  # ours: for one image, and for each silence half of it
 CHUNK = 1 << 16  # bytes
 
 
-def image_at(given: Given) -> Images:
-    """The image at an address. It is fetched when it is read; what goes wrong then is the error of this image."""
-    if not given.allow_net:
+def image_of_address(given: Given) -> Images:
+    """The image at an address alone."""
+    image = image_at(given.name, allow_net=given.allow_net)
+    return Images(lambda: iter([image]))
+
+
+def image_at(address: str, *, allow_net: bool) -> StoredImage:
+    """The image at an address; `UsageError` where it may not be asked.
+
+    It is fetched when it is read; what goes wrong then is the error of this image.
+    """
+    if not allow_net:
         raise UsageError(
-            f"{given.name} is an address, and nothing is fetched unless it is allowed: add --allow-net, in Python "
+            f"{address} is an address, and nothing is fetched unless it is allowed: add --allow-net, in Python "
             "allow_net=True."
         )
-    name = Path(unquote(urlsplit(given.name).path).replace("\\", "/")).name
+    name = Path(unquote(urlsplit(address).path).replace("\\", "/")).name
     place = Path(re.sub(r'[\0-\x1f:*?"<>|]', "_", name) or "image")
-    return Images(lambda: iter([StoredImage(given.name, partial(fetch, given.name), place)]))
+    return StoredImage(address, partial(fetch, address), place)
 
 
 def fetch(address: str, *, most_bytes: int = MOST_BYTES, most_seconds: float = MOST_SECONDS) -> bytes:
@@ -74,5 +83,5 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 ADDRESS = Kind(
-    "an address", lambda name: re.match(r"https?://", name, re.IGNORECASE) is not None, image_at, several=False
+    "an address", lambda name: re.match(r"https?://", name, re.IGNORECASE) is not None, image_of_address, several=False
 )

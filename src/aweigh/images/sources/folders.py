@@ -54,7 +54,7 @@ def pattern_images(given: Given) -> Images:
         raise DataError(f"{pattern}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
     check_holds_images(lambda: map(str, files), f"The pattern {pattern}", "")
     names = [str(file) for file in files if is_called_like_an_image(file.name)]
-    return Images(lambda: map(Path, names), root=_fixed(Path(pattern)))
+    return Images(lambda: map(Path, names), root=fixed_part(Path(pattern)))
 
 
 def file_image(given: Given) -> Images:
@@ -87,11 +87,11 @@ def matches(pattern: str) -> Iterator[Path]:
     Unlike Python's `glob`, which follows links in circles, `**` enters each folder once, by whichever name comes first;
     the name without links comes first.
     """
-    path, top = Path(pattern), _fixed(Path(pattern))
+    path, top = Path(pattern), fixed_part(Path(pattern))
     yield from _expanded(top, path.parts[len(top.parts) :])
 
 
-def _fixed(pattern: Path) -> Path:
+def fixed_part(pattern: Path) -> Path:
     """What a pattern begins with before its first sign."""
     fixed = 0
     while fixed < len(pattern.parts) and not glob.has_magic(pattern.parts[fixed]):
@@ -151,7 +151,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_there(name: str) -> bool:
+def is_there(name: str) -> bool:
     try:
         return os.path.lexists(name)
     except ValueError:  # it holds a zero byte, which no name does
@@ -159,5 +159,5 @@ def _is_there(name: str) -> bool:
 
 
 FOLDER = Kind("a folder", os.path.isdir, folder_images)
-FILE = Kind("a file", _is_there, file_image, several=False)
+FILE = Kind("a file", is_there, file_image, several=False)
 PATTERN = Kind("a pattern", glob.has_magic, pattern_images)

@@ -20,10 +20,12 @@ from typing import IO
 
 from aweigh.errors import DataError, counted
 from aweigh.files import special
-from aweigh.images.sources.addresses import ADDRESS
-from aweigh.images.sources.source import Given, Image, Images, Kind
+from aweigh.images.sources.addresses import ADDRESS, image_at
+from aweigh.images.sources.source import Given, Image, Images, Item, Kind
 from aweigh.images.sources.stores import image_in_store
+from aweigh.images.sources.videos import is_called_like_a_video
 from aweigh.stores import is_stored, read
+from aweigh.video.decode import VideoFile
 
 LONGEST_LINE = 1 << 16  # bytes, ours: file systems and servers take less
 
@@ -62,9 +64,12 @@ def _named_in(content: IO[bytes], where: str, given: Given) -> Images:
     if not named:
         raise DataError(f"{where}: there is no name in it, one on each line was expected.")
 
-    def each() -> Iterator[Image]:
+    def each() -> Iterator[Item]:
         for name in _lines(content, where):
-            yield named_image(name, allow_net=given.allow_net)
+            if is_called_like_a_video(name) and not (ADDRESS.takes(name) or is_stored(name)):
+                yield VideoFile(Path(name), given.frames)
+            else:
+                yield named_image(name, allow_net=given.allow_net)
 
     return Images(each, root=_shared(content, where))
 
@@ -72,7 +77,7 @@ def _named_in(content: IO[bytes], where: str, given: Given) -> Images:
 def named_image(name: str, *, allow_net: bool = False) -> Image:
     """The image that one name stands for, whatever it is called; `UsageError` for an address that may not be asked."""
     if ADDRESS.takes(name):
-        return next(iter(ADDRESS.images(Given(name, allow_net=allow_net))))
+        return image_at(name, allow_net=allow_net)
     return image_in_store(name) if is_stored(name) else Path(name)
 
 

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aweigh.images.stored import StoredImage
+from aweigh.video.decode import VideoFile
+from aweigh.video.frames import ALL_FRAMES, FrameChoice, VideoFrame
 
 Image = Path | StoredImage
+Item = Image | VideoFile  # a video stands for its frames
 
 
 @dataclass(frozen=True)
 class Given:
     """What the user gave. name: of the source. recursive: a folder stands for what is in its folders too. allow_net:
-    images may be fetched from addresses."""
+    images may be fetched from addresses. frames: which of a video are meant."""
 
     name: str
     recursive: bool = False
     allow_net: bool = False
+    frames: FrameChoice = ALL_FRAMES
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,21 @@ class Images:
     """The images of a source, in a fixed order. They are looked up one by one while they are gone through, each time
     anew, so that the memory they take does not grow with their number.
 
-    each: goes through them. What is wrong with one of them is said where it is read. root: the folder that their
-    drawings are told from, as the images lie below it; None for those that have a `place`. quick: whether to go through
-    them takes no time, so that they can be counted beforehand.
+    each: goes through them, videos as a whole. What is wrong with one of them is said where it is read. root: the
+    folder that their drawings are told from, as the images lie below it; None for those that have a `place`. quick:
+    whether to go through them takes no time, so that they can be counted beforehand.
     """
 
-    each: Callable[[], Iterator[Image]]
+    each: Callable[[], Iterator[Item]]
     root: Path | None = None
     quick: bool = True
 
-    def __iter__(self) -> Iterator[Image]:
-        return self.each()
+    def __iter__(self) -> Iterator[Image | VideoFrame]:
+        for item in self.each():
+            if isinstance(item, VideoFile):
+                yield from item.frames()
+            else:
+                yield item
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import IO, Any, cast
 from aweigh.errors import DataError, counted
 from aweigh.files import special
 from aweigh.images.sources.archive import MEMBER, NESTED, TARS, check_size, image_members, is_meant, stored, unreadable
-from aweigh.images.sources.source import Given, Image, Images, Kind
-from aweigh.images.stored import MOST_BYTES
+from aweigh.images.sources.source import Given, Images, Item, Kind
+from aweigh.images.stored import MOST_BYTES, StoredImage
 
 BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError)
 MOST_PASSED = 1 << 34  # bytes, ours: of a member of a compressed archive that is no image; it takes a minute to pass
@@ -57,7 +57,7 @@ def tar_images(given: Given) -> Images:
     return Images(lambda: _each(file), quick=False)
 
 
-def _each(file: Path) -> Iterator[Image]:
+def _each(file: Path) -> Iterator[Item]:
     try:
         with _opened(file) as content, tarfile.open(fileobj=cast(Any, _Bounded(content)), mode="r:") as archive:
             while (member := archive.next()) is not None:
@@ -71,7 +71,7 @@ def _each(file: Path) -> Iterator[Image]:
         yield unreadable(str(file), f"{file}: {why} Copy it again, or unpack it.")
 
 
-def _stored(file: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Image:
+def _stored(file: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> StoredImage:
     """A member, with its bytes where they can be had."""
     name = MEMBER.format(archive=file, member=member.name)
     if not member.isreg():

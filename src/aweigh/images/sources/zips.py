@@ -15,7 +15,7 @@ from pathlib import Path
 from aweigh.errors import DataError
 from aweigh.files import special
 from aweigh.images.sources.archive import MEMBER, check_size, image_members, is_meant, stored
-from aweigh.images.sources.source import Given, Image, Images, Kind
+from aweigh.images.sources.source import Given, Images, Item, Kind
 
 BROKEN = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zlib.error, LZMAError, zipfile.BadZipFile)
 ENCRYPTED = 1  # a bit of the flags of a member
@@ -29,7 +29,7 @@ def zip_images(given: Given) -> Images:
     image_members(file, (member.filename for member in members), len(archive.infolist()))
     members.sort(key=lambda member: member.filename)
 
-    def each() -> Iterator[Image]:
+    def each() -> Iterator[Item]:
         return (stored(file, member.filename, partial(_read, archive, file, member)) for member in members)
 
     return Images(each)
