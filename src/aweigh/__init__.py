@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aweigh.predictor import Predictor, load
     from aweigh.runtime.tta import TTA
     from aweigh.structures import Images, Targets
+    from aweigh.tracking.tracker import Tracker
     from aweigh.training.logs.callback import Callback
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ _HOME = {
     "export": "aweigh.graphs.export",
     "TTA": "aweigh.runtime.tta",
     "Tiles": "aweigh.geometry.tiles",
+    "Tracker": "aweigh.tracking.tracker",
 }
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "Predictor",
     "Targets",
     "Tiles",
+    "Tracker",
     "UsageError",
     "__version__",
     "create",

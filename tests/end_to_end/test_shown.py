@@ -78,7 +78,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name != "DATA":
             (folder / name).symlink_to("DATA")
     (folder / "photos" / "more").mkdir(parents=True)
-    for place in ("photo.jpg", "photos/a.jpg", "photos/more/b.jpg", "mosaic.png"):
+    (folder / "frames").mkdir()
+    for place in ("photo.jpg", "photos/a.jpg", "photos/more/b.jpg", "mosaic.png", "frames/1.jpg", "frames/2.jpg"):
         Image.fromarray(np.full((48, 64, 3), 90, dtype=np.uint8)).save(folder / place)
     Image.open(portrait()).reduce(2).save(folder / "photo.jpg")  # with somebody in it
     train = load_split(folder / "DATA", "train")

@@ -58,6 +58,8 @@ def test_mot_counts_frames_and_pixels_from_one(tmp_path: Path) -> None:
     lines = (tmp_path / "tracks.txt").read_text().splitlines()
     assert lines[0] == "2,4,11.00,11.00,20.00,20.00,0.9,-1,-1,-1"
     assert [line.split(",")[:2] for line in lines] == [["2", "4"], ["2", "2"], ["3", "-1"], ["3", "-1"]]
+    write_detections([replace(tracked(), frame_number=40)], tmp_path / "video.txt", "mot")
+    assert (tmp_path / "video.txt").read_text().startswith("41,4,")
 
 
 def test_labelme_has_them_as_groups(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from aweigh.errors import UsageError, check_reach, did_you_mean
 if TYPE_CHECKING:
     from aweigh.geometry.tiles import Tiles
     from aweigh.runtime.tta import TTA
+    from aweigh.tracking.tracker import Tracker
     from aweigh.video.frames import FrameChoice
 
 
@@ -31,6 +32,7 @@ _detector = partial(_flag, group=Group("Detector", sort_key=101))
 _loading = partial(_flag, group=Group("How it is computed", sort_key=102))
 _frames = partial(_flag, group=Group("Frames of a video", sort_key=102))
 _views = partial(_flag, group=Group("Size and test-time augmentation", sort_key=103))
+_tracks = partial(_flag, group=Group("Tracks", sort_key=104))
 
 
 # --- one by one -----------------------------------------------------------------------------------------------------
@@ -276,6 +278,47 @@ class Views:
                 raise UsageError(f"--scales {self.scales}: expected numbers above 0, as 0.5,1,1.5.") from None
         pairs = tuple(self.flip_pairs.split(",")) if self.flip_pairs else ()
         return TTA(flip="flip" in words, scales=scales, merge=self.merge, flip_pairs=pairs)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Tracks:
+    """Whether objects have an id from frame to frame, and by which thresholds."""
+
+    track: Annotated[
+        bool,
+        _tracks(
+            "Of a video, or of images that are frames in the order of their names: give each object an id from frame "
+            "to frame, and leave out what is on no track.",
+            negative="",
+        ),
+    ] = False
+    track_high: Annotated[float | None, _tracks("From this score on a detection is sure; 0.6 when not given.")] = None
+    track_low: Annotated[
+        float | None,
+        _tracks("A detection of at least this score goes on with a track of the frame before; 0.1 when not given."),
+    ] = None
+    track_new: Annotated[
+        float | None, _tracks("A detection of at least this score begins a track; 0.7 when not given.")
+    ] = None
+    track_iou: Annotated[
+        float | None,
+        _tracks("The least overlap of a sure detection and the place where its track is expected; 0.2 when not given."),
+    ] = None
+    track_lost: Annotated[
+        int | None, _tracks("For so many frames a track waits to be seen again; 30 when not given.")
+    ] = None
+
+    def tracker(self) -> "Tracker | None":
+        """What these flags say; None without --track."""
+        from aweigh.tracking.tracker import Tracker
+
+        values = {name: getattr(self, f"track_{name}") for name in ("high", "low", "new", "iou", "lost")}
+        given = {name: value for name, value in values.items() if value is not None}
+        if given and not self.track:
+            name, value = next(iter(given.items()))
+            raise UsageError(f"--track-{name} {value:g} goes with --track; add it or leave it out.")
+        return Tracker(**given) if self.track else None
 
 
 def changed(settings: tuple[str, ...]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from aweigh.arguments import Share, check_value
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector, given_proposals
-from aweigh.cli.flags import Batch, Frames, ProposalsFile, Views, Weights
+from aweigh.cli.flags import Batch, Frames, ProposalsFile, Tracks, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
 from aweigh.scenes import STREET
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aweigh.detections import Detections
     from aweigh.predictor import Predictor
     from aweigh.results.writers import DetectionWriter
+    from aweigh.tracking.tracker import Tracker
 
 
 def command(
@@ -33,7 +34,7 @@ def command(
     output: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)] = "out",
     model: Annotated[str, Parameter(alias="-m")] = DEFAULT_MODEL,
     proposals_file: ProposalsFile = None,
-    score: float = 0.5,
+    score: float | None = None,
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
     format: str = "jsonl",
     camera: Path | None = None,
@@ -45,6 +46,7 @@ def command(
     frames: Frames = Frames(),
     weights: Weights = Weights(),
     views: Views = Views(),
+    tracks: Tracks = Tracks(),
 ) -> int:
     """Find objects in images: draw the boxes, masks, keypoints and 3D boxes and write them to a file.
 
@@ -64,7 +66,7 @@ def command(
         model: A checkpoint, a graph that `aweigh export` wrote (.onnx, .xml), the folder of a run (its best weights),
             or the name of a detector with published weights. The default, box, comes with aweigh and finds COCO's 80
             classes.
-        score: Leave out detections below this score.
+        score: Leave out detections below this score; 0.5 when not given, with --track 0.
         classes: Look for these classes only.
         format: jsonl: a line of JSON per image. parquet: a table with a row per image. coco: COCO's results. csv: a
             line per box. mot: the same as MOTChallenge has tracks. labelstudio and cvat: annotations to begin with,
@@ -82,11 +84,14 @@ def command(
     pictures = (*pictures, str(STREET)) if sample else pictures
     check_pictures(pictures, data, split, exif)
     folder = output_folder(output)
-    check_value("score", score, Share)
+    tracker = tracks.tracker()
+    least = check_value("score", score if score is not None else 0.0 if tracker is not None else 0.5, Share)
+    if tracker is not None and data is not None:
+        raise UsageError("--track goes with frames in order, and the images of --data DATA are in none.")
     check_reach("batch", batch or 1)
     from aweigh.images.sources import images_of, together
     from aweigh.prediction.annotated_images import AnnotatedImages
-    from aweigh.prediction.drawing import Places, Reading, draw_each, refuse_overwriting
+    from aweigh.prediction.drawing import Pair, Places, Reading, draw_each, refuse_overwriting
     from aweigh.results.writers import DetectionWriter, format_named
 
     written = format_named(format)
@@ -105,10 +110,15 @@ def command(
         log().print(str(predictor.tiles))
     reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
     proposals = given_proposals(predictor.engine, proposals_file)
-    asked = partial(predictor.with_images, score=score, classes=classes, proposals=proposals)
+    asked = partial(
+        predictor.with_images, score=least if tracker is None else tracker.low, classes=classes, proposals=proposals
+    )
     add_camera = camera_of(predictor, camera)
     tally = Tally()
-    found = asked(images, batch or predictor.engine.usual_batch, **reading)
+    found: Iterable[Pair] = asked(images, batch or predictor.engine.usual_batch, **reading)
+    if tracker is not None:
+        found = ((image, tracker.update(result)) for image, result in found)
+        found = ((image, result[result.scores >= least]) for image, result in found)
     results: Iterator[Detections] = draw_each(
         ((image, add_camera(result)) for image, result in found), place, reading, tally.lose
     )
@@ -125,7 +135,7 @@ def command(
         for result in tally.watch(results, show):
             writer.write(result)
     tally.tell(folder, written.file, predictor.engine.computed_by, drawn=place is not None)
-    tell_lost(writer, format, predictor, tally)
+    tell_lost(writer, format, predictor, tally, tracker)
     return 1 if tally.failed or tally.lost else 0
 
 
@@ -166,11 +176,15 @@ def camera_of(predictor: "Predictor", camera: Path | None) -> "Callable[[Detecti
     return partial(with_camera, given=camera) if in_space else lambda result: result
 
 
-def tell_lost(writer: "DetectionWriter", format: str, predictor: "Predictor", tally: "Tally") -> None:
+def tell_lost(
+    writer: "DetectionWriter", format: str, predictor: "Predictor", tally: "Tally", tracker: "Tracker | None"
+) -> None:
     """What could not be written, or not as it should."""
     from aweigh.results import FORMATS
 
-    extras = predictor.engine.extras
+    extras = [*predictor.engine.extras, *["tracks"] * (tracker is not None)]
+    if tracker is not None:
+        log().print(tracker.told())
     if "cuboids" in extras and tally.without_camera:
         log().print(
             f"The camera of {counted(tally.without_camera, 'image')} is not known, nor where "

@@ -78,8 +78,8 @@ def paint_trail(picture: Image.Image, points: np.ndarray, colour: Colour, width:
     places = [(x, y) for x, y in points[np.isfinite(points).all(axis=1)].tolist()]
     draw = ImageDraw.Draw(picture, "RGBA")
     for number, ends in enumerate(pairwise(places), start=1):
-        firmness = round(255 * opacity * number / (len(places) - 1))
-        draw.line(ends, fill=(*colour, firmness), width=width)
+        age = 1 - number / (len(places) - 1)
+        draw.line(ends, fill=(*colour, round(255 * opacity * (1 - 0.7 * age))), width=width + 1)
 
 
 def paint_keypoints(
