@@ -274,3 +274,15 @@ def test_most_of_the_pairs_count_where_the_tolerance_says_so():
     assert differences([ours], [theirs], most=1000, tolerance=all_of_them).beyond(all_of_them)
     seen = differences([ours], [theirs], most=1000, tolerance=most)
     assert not seen.beyond(most) and seen.largest["boxes"] == 1
+
+
+def test_in_float32_one_of_a_thousand_pairs_may_be_two_candidates_of_one_score_and_no_more():
+    tolerance = TOLERANCES["float32"]
+    ours = [detections(boxes=[[10 * row, 0, 10 * row + 9, 9] for row in range(100)]) for _ in range(21)]  # 2,100 pairs
+    theirs = [replace(found, boxes=found.boxes.copy()) for found in ours]
+    for image in range(2):
+        theirs[image].boxes[0, 2] += 1
+    assert not differences(ours, theirs, most=1000, tolerance=tolerance).beyond(tolerance)
+    assert differences(ours[:5], theirs[:5], most=1000, tolerance=tolerance).beyond(tolerance)  # two of 500
+    theirs[2].boxes[0, 2] += 1
+    assert differences(ours, theirs, most=1000, tolerance=tolerance).beyond(tolerance)

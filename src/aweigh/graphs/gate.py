@@ -38,11 +38,12 @@ class Tolerance:
     unmatched: float = 0.0
 
 
-# Of float32 what rounding in another order makes; of the others ours, above what the box's detector shows: in bf16
-# 10.5 px, 0.034 and 1.5 % over 34 photographs, 21 px on the drawn scenes, detections of the lowest scores among them,
-# for 0.1 AP of coco_tiny val.
+# Of float32 what rounding in another order makes; of a thousand detections one is left aside, since two candidates may
+# score the same to the last bits, and rounding decides which suppresses the other. Of the others ours, above what the
+# box's detector shows: in bf16 10.5 px, 0.034 and 1.5 % over 34 photographs, 21 px on the drawn scenes, detections of
+# the lowest scores among them, for 0.1 AP of coco_tiny val.
 TOLERANCES: dict[Precision, Tolerance] = {
-    "float32": Tolerance(0.05, 1e-3),
+    "float32": Tolerance(0.05, 1e-3, share=0.999),
     "float16": Tolerance(2.0, 0.02, unmatched=0.02),
     "bf16": Tolerance(32.0, 0.05, share=0.95, unmatched=0.05),
     "int8": Tolerance(64.0, 0.2, share=0.95, unmatched=0.25),
