@@ -68,7 +68,6 @@ def shortened(number: float) -> str:
 EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "timm", "safetensors", "matplotlib"), "train"),
     **dict.fromkeys(("onnx", "onnxscript"), "export"),
-    **dict.fromkeys(("tifffile", "imagecodecs"), "large"),
     "openvino": "openvino",
     "pyarrow": "parquet",
     "av": "video",

@@ -37,7 +37,7 @@ from aweigh.geometry.frames import Frame
 from aweigh.geometry.tiles import OVERLAP, Tiles
 from aweigh.header import costs_little
 from aweigh.images.decode import ValueRange
-from aweigh.images.reader import ImageSource, check_reading, read_image, read_reduced
+from aweigh.images.reader import ImageSource, check_reading, read_by_rows, read_reduced
 from aweigh.images.resize import Resize
 from aweigh.images.sources import stands_for_several
 from aweigh.images.stored import StoredImage
@@ -349,8 +349,8 @@ class Predictor:
     def _in_tiles(self, image: ImageSource, tiles: Tiles, batch: int, asked: _Asked) -> Detections | Exception:
         """What is kept of the detections of an image that is looked at in tiles, or why there are none."""
         try:
-            pixels = read_image(image, exif=asked.exif, value_range=asked.value_range)
-            found = find_in_tiles(asked.engine, pixels, tiles, self.resize, self.tta, batch=batch, kept=asked.kept)
+            rows = read_by_rows(image, exif=asked.exif, value_range=asked.value_range)
+            found = find_in_tiles(asked.engine, rows, tiles, self.resize, self.tta, batch=batch, kept=asked.kept)
         except (AweighError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise

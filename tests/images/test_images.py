@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from aweigh.errors import DataError, UsageError
-from aweigh.images import decode
-from aweigh.images import reader as images
+from aweigh.images import decode, opening, reader
 from aweigh.images.reader import REDUCED_MARGIN, read_image, read_reduced, read_size, reduction
 from aweigh.images.resize import Resize
 
@@ -219,11 +218,11 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"400 x 300 is more than 1,000 pixels.*max_pixels"):
         read_image(path, max_pixels=1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses from twice as many on
-    with pytest.raises(DataError, match="too large"):
-        read_image(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 2000)
     assert read_image(path, max_pixels=120_000).shape == (300, 400, 3)  # a raised limit is honoured
     assert Image.MAX_IMAGE_PIXELS == 1000
+    monkeypatch.setattr(opening, "MOST_PIXELS", 100_000)
+    with pytest.raises(DataError, match="too large to read safely"):
+        read_image(path)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +363,7 @@ def test_strips_give_the_pixels_of_the_whole(
             patch.setattr(decode, "STRIP", 7 * 30)
             np.testing.assert_array_equal(decode.pixels_of(picture, turn, "auto", "a", factor), whole)
     deep = np.random.default_rng(0).integers(0, 65536, (41, 30), dtype=np.uint16)
-    monkeypatch.setattr(images, "STRIP", 7 * 30)
+    monkeypatch.setattr(reader, "STRIP", 7 * 30)
     assert np.array_equal(read_image(deep)[:, :, 0], ((deep / 257.0) + 0.5).astype(np.uint8))
 
 

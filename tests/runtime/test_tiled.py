@@ -1,6 +1,8 @@
 """Large images looked at in tiles: by any engine, from Python and the command line, in prediction and evaluation."""
 
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,11 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.geometry.boxes import pairwise_iou
 from aweigh.geometry.tiles import Tiles
+from aweigh.images import reader
+from aweigh.images.bands import png
 from aweigh.images.resize import Resize
 from aweigh.predictor import Predictor
+from aweigh.runtime.engine import Batch
 from aweigh.runtime.tiled import resize_of_tiles
 from aweigh.runtime.tta import TTA
 from aweigh.scenes import STREET
@@ -35,6 +40,13 @@ class Rectangles(Spots):
             boxes.append([x, y, right, y + int(np.argmin(np.append(bright[y:, x], False)))])
         scores = np.linspace(0.9, 0.6, len(boxes))
         return Detections.of(boxes, scores, np.zeros(len(boxes)), classes=self.classes, size_hw=size_hw)
+
+
+class Blind(Spots):
+    """Finds nothing, and keeps nothing of what it saw."""
+
+    def run(self, batch: Batch, *, flipped_classes: np.ndarray | None = None) -> list[Detections]:
+        return [Detections.empty(self.classes, size_hw) for size_hw in batch.sizes_hw]
 
 
 def scene(height: int, width: int, sides: tuple[int, ...] = (5, 12, 23, 60)) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +104,49 @@ def test_evaluation_measures_in_the_same_tiles(tmp_path: Path) -> None:
     assert len(measured.results) == len(boxes) and measured.metrics["boxes"].to_dict()["AP"] == 1
     with pytest.raises(UsageError, match="workers"):
         aweigh.evaluate(predictor, data, workers=1)
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has more than a thousand pixels is large, and too large to be read whole."""
+    monkeypatch.setattr(reader, "LARGE", 1000)
+    monkeypatch.setattr(reader, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(png, "PIXELS", 700 * 20)
+
+
+@pytest.mark.usefixtures("large")
+def test_a_large_image_is_read_by_rows_and_gives_the_same(tmp_path: Path) -> None:
+    image, boxes = scene(500, 700)
+    predictor = Predictor(Rectangles(), Resize(None, None), tiles=Tiles(128, 0.25))
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(image).save(tmp_path / name)
+        found = predictor(tmp_path / name)
+        assert replace(found, path=None) == predictor(image) and len(found) == len(boxes)
+        assert predictor((tmp_path / name).read_bytes()) == predictor(image)
+
+
+@pytest.mark.usefixtures("large")
+def test_a_large_image_that_is_damaged_further_down_is_said_and_the_others_are_found(tmp_path: Path) -> None:
+    image, boxes = scene(500, 700)
+    noise = np.random.default_rng(0).integers(0, 99, (500, 700, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: len(content) * 3 // 4])
+    Image.fromarray(image).save(tmp_path / "b.png")
+    first, second = Predictor(Rectangles(), Resize(None, None)).stream(tmp_path, tile=128, overlap=0.25)
+    assert "damaged or cut short" in (first.error or "") and not len(first) and len(second) == len(boxes)
+
+
+def test_of_a_large_image_a_few_rows_of_tiles_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "LARGE", 1000)
+    Image.new("L", (2100, 4800)).save(tmp_path / "a.png")  # 30 MB as RGB; a row of tiles takes 1.6 MB, a band 3 MB
+    predictor = Predictor(Blind(), Resize(None, None), tiles=Tiles(256))
+    tracemalloc.start()
+    try:
+        predictor(tmp_path / "a.png")
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_command_line_looks_in_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

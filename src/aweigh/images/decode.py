@@ -133,9 +133,7 @@ def loaded(image: Image.Image, exif: str, name: str) -> int:
     except MemoryError as error:
         raise too_much_memory(name, image) from error
     except BROKEN as error:
-        raise DataError(
-            f"{name}: the image is damaged or cut short ({line(error)}). Fetch or export it again, or remove it."
-        ) from error
+        raise damaged(name, line(error)) from error
     if exif == "apply":
         return orientation(image)
     turned_by_pillow = before if orientation(image) == 1 else 1
@@ -204,6 +202,13 @@ def _coloured(image: Image.Image, name: str) -> Image.Image:
         raise DataError(f"{name}: colour mode {image.mode} cannot be turned into RGB; save it as RGB.") from error
 
 
+def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """Pixels `(H, W, 3)` as they are stored, turned by an orientation."""
+    upright = np.empty_like(pixels.swapaxes(0, 1) if turn >= 5 else pixels, order="C")
+    _as_stored(upright, turn)[:] = pixels
+    return upright
+
+
 def _as_stored(upright: np.ndarray, turn: int) -> np.ndarray:
     """The view of an upright array `[H, W, ...]` whose rows are those of the image before it was turned."""
     sides = upright.swapaxes(0, 1) if turn >= 5 else upright
@@ -239,6 +244,10 @@ def to_8_bits(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     lo, hi = limits
     scaled: np.ndarray = np.clip((values.astype(np.float64) - lo) * (255.0 / (hi - lo)), 0, 255)
     return (scaled + 0.5).astype(np.uint8)
+
+
+def damaged(name: str, reason: str) -> DataError:
+    return DataError(f"{name}: the image is damaged or cut short ({reason}). Fetch or export it again, or remove it.")
 
 
 def too_much_memory(name: str, image: Image.Image) -> DataError:

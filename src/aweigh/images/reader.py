@@ -21,23 +21,20 @@ from 33 megapixels on, which bounds the memory. `read_image` gives every pixel.
 from __future__ import annotations
 
 import math
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin
 
-from aweigh.errors import DataError, UsageError, counted
-from aweigh.files import special
+from aweigh.errors import DataError, UsageError
+from aweigh.images.bands import Bands, Range, bands_of, read_ranges
 from aweigh.images.decode import (
     BACKGROUND,
-    BROKEN,
     STRIP,
     ValueRange,
     declared_range,
@@ -48,7 +45,9 @@ from aweigh.images.decode import (
     quiet,
     stored_wh,
     to_8_bits,
+    turned,
 )
+from aweigh.images.opening import MAX_PIXELS, MOST_PIXELS, Named, name_of, opened, refuse_larger
 from aweigh.images.stored import StoredImage
 from aweigh.video.frames import VideoFrame
 
@@ -59,9 +58,6 @@ ImageSource: TypeAlias = "str | Path | StoredImage | VideoFrame | bytes | IO[byt
 SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a whole image -> those it is needed in
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2", ".avif")
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")  # others may start programs
-MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its MAX_IMAGE_PIXELS
-TOO_LARGE = "Scale it down, or allow it with max_pixels."
 LARGE = 1 << 25  # pixels: a larger file of any format is reduced while it is converted, where it is much too large
 
 # An image decoded at reduced size keeps at least so many times the sides that are needed. Scaled down from there, 200
@@ -69,8 +65,6 @@ LARGE = 1 << 25  # pixels: a larger file of any format is reduced while it is co
 # 1.8 at most, each on average over its pixels; with a margin of 1 it is 2.8 and 6.6. Pillow's thumbnails use 2 as well.
 REDUCED_MARGIN = 2.0
 REDUCTIONS = (8, 4, 2)  # that libjpeg offers
-
-_pillow_limit = threading.Lock()
 
 
 def read_image(
@@ -107,17 +101,12 @@ def read_reduced(
     in it, see `reduction`. JPEG files are reduced, and those of other formats of more than 33 megapixels.
     """
     check_reading(exif, value_range)
-    if isinstance(source, str | Path):
-        return _from_file(Path(source), needed, exif, value_range, max_pixels)
-    if isinstance(source, StoredImage):
-        return _from_file(_Named(source.read(), source.name), needed, exif, value_range, max_pixels)
+    file = _file_of(source)
+    if file is not None:
+        return _from_file(file, needed, exif, value_range, max_pixels)
     if isinstance(source, VideoFrame):
-        _check_pixels(str(source), *source.size_hw, max_pixels)
+        refuse_larger(str(source), source.size_hw, max_pixels)
         return source.pixels, source.size_hw
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _from_file(BytesIO(source), needed, exif, value_range, max_pixels)
-    if is_file(source):
-        return _from_file(_in_memory(source), needed, exif, value_range, max_pixels)
     if is_tensor(source):
         pixels = _from_array(_channels_last(source), value_range, "the tensor")
     elif isinstance(source, np.ndarray):
@@ -131,6 +120,48 @@ def read_reduced(
             f"{type(source)}."
         )
     return pixels, (pixels.shape[0], pixels.shape[1])
+
+
+@dataclass(frozen=True)
+class ByRows:
+    """An image that is read from its top to its bottom.
+
+    size_hw: of the whole. read: the rows of each range (the first, and the one behind the last), uint8 `(rows, W, 3)`
+    RGB, one range after the other; none may begin above the one before. `DataError` where the file is damaged.
+    """
+
+    size_hw: tuple[int, int]
+    read: Callable[[Iterable[Range]], Iterator[np.ndarray]]
+
+
+def read_by_rows(
+    source: ImageSource, *, exif: Literal["apply", "ignore"] = "apply", value_range: ValueRange = "auto"
+) -> ByRows:
+    """Any image by rows. Of a PNG or TIFF of more than 33 megapixels no more is in memory than the rows of a range and
+    some megapixels; another image, and one that has to be turned, is read whole, as by `read_image`.
+    """
+    check_reading(exif, value_range)
+    file = _file_of(source)
+    if file is None:
+        pixels = read_image(source, exif=exif, value_range=value_range)
+    else:
+        with opened(file, MOST_PIXELS) as image:
+            bands = _bands_of_large(file, image)
+        if bands is not None and (exif == "ignore" or bands.turn == 1):
+            return ByRows(bands.size_hw, partial(read_ranges, bands, value_range=value_range, name=name_of(file)))
+        pixels, _ = _from_file(file, None, exif, value_range, MAX_PIXELS)
+    return ByRows((pixels.shape[0], pixels.shape[1]), lambda ranges: (pixels[top:last] for top, last in ranges))
+
+
+def _file_of(source: ImageSource) -> Path | BytesIO | None:
+    """The file that an image is read from; None for pixels in memory."""
+    if isinstance(source, str | Path):
+        return Path(source)
+    if isinstance(source, StoredImage):
+        return Named(source.read(), source.name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return BytesIO(source)
+    return _in_memory(source) if is_file(source) else None
 
 
 def is_tensor(source: object) -> bool:
@@ -159,6 +190,17 @@ def _in_memory(file: Any) -> BytesIO:
     return BytesIO(content)
 
 
+def read_size(path: Path, *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
+    """Height and width of an image of any size from its header, without decoding it (but a PNG, whose EXIF data may
+    follow)."""
+    with opened(path, MOST_PIXELS) as image:
+        width, height = stored_wh(image)
+        if exif == "ignore":
+            return height, width
+        bands = _bands_of_large(path, image)  # which know it without decoding
+        return _upright((height, width), orientation(image) if bands is None else bands.turn)
+
+
 def reduction(image_hw: tuple[int, int], full_hw: tuple[int, int]) -> int:
     """By how much an image was reduced in decoding: 1, 2, 4 or 8.
 
@@ -180,54 +222,49 @@ def check_reading(exif: str, value_range: ValueRange) -> None:
         raise UsageError(f"value_range must be 'auto' or (lo, hi) with lo < hi, got {value_range!r}.")
 
 
-@contextmanager
-def opened(file: Path | BytesIO, max_pixels: int | None = None) -> Iterator[Image.Image]:
-    """An image file as Pillow opens it, header read and pixels not yet; what Pillow prints meanwhile is not shown."""
-    with quiet(), _opened(file, MAX_PIXELS if max_pixels is None else max_pixels) as image:
-        yield image
-
-
-def read_size(path: Path, *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
-    """Height and width of an image from its header, without decoding it (but a PNG, whose EXIF data may follow)."""
-    with opened(path) as image:
-        width, height = stored_wh(image)
-        turned = exif == "apply" and orientation(image) >= 5
-        return (width, height) if turned else (height, width)
-
-
 def _from_file(
     file: Path | BytesIO, needed: SizeRule | None, exif: str, value_range: ValueRange, max_pixels: int
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    name = _name(file)
-    with opened(file, max_pixels) as image:
+    name = name_of(file)
+    with opened(file, max(max_pixels, MOST_PIXELS)) as image:
+        bands = None if needed is None else _bands_of_large(file, image)
+        turn = 1 if bands is None or exif == "ignore" else bands.turn
+        factor = 1 if bands is None else _fitting(_upright(bands.size_hw, turn), needed, turned=turn != 1)
+        if bands is not None and factor > 1:
+            refuse_larger(name, bands.size_hw, max_pixels * factor**2)
+            return turned(_reduced(bands, factor, value_range, name), turn), _upright(bands.size_hw, turn)
+        refuse_larger(name, stored_wh(image)[::-1], max_pixels)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             width, height = image.size
-            turn = orientation(image) if exif == "apply" else 1
-            full_hw = (width, height) if turn >= 5 else (height, width)
-            factor = _fitting(full_hw, needed, turned=turn != 1)
+            full_hw = _upright((height, width), orientation(image) if exif == "apply" else 1)
+            factor = _fitting(full_hw, needed, turned=orientation(image) != 1 and exif == "apply")
             if factor > 1:
                 image.draft(None, (width // factor, height // factor))
             return pixels_of(image, loaded(image, exif, name), value_range, name), full_hw
         turn = loaded(image, exif, name)
-        full_hw = image.size if turn >= 5 else image.size[::-1]
+        full_hw = _upright(image.size[::-1], turn)
         large = image.width * image.height > LARGE
         factor = _fitting(full_hw, needed, turned=turn != 1) if large else 1
         return pixels_of(image, turn, value_range, name, factor), full_hw
 
 
-def _name(file: Path | BytesIO) -> str:
-    return str(file) if isinstance(file, Path | _Named) else "the image"
+def _upright(size_hw: tuple[int, int], turn: int) -> tuple[int, int]:
+    return size_hw[::-1] if turn >= 5 else size_hw
 
 
-class _Named(BytesIO):
-    """The bytes of an image that has a name."""
+def _bands_of_large(file: Path | BytesIO, image: Image.Image) -> Bands | None:
+    """The bands of a file that Pillow opened, where it is large and can be read by them."""
+    width, height = stored_wh(image)
+    return bands_of(file, image) if width * height > LARGE else None
 
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self._name = name
 
-    def __str__(self) -> str:
-        return self._name
+def _reduced(bands: Bands, factor: int, value_range: ValueRange, name: str) -> np.ndarray:
+    """The whole as it is stored, both sides reduced, as `pixels_of` does it."""
+    height, width = bands.size_hw
+    step = max(1, STRIP // (width * factor)) * factor
+    ranges = [(top, min(height, top + step)) for top in range(0, height, step)]
+    rows = read_ranges(bands, ranges, value_range, name)
+    return np.concatenate([np.asarray(Image.fromarray(part).reduce(factor)) for part in rows])
 
 
 def _fitting(full_hw: tuple[int, int], needed: SizeRule | None, *, turned: bool) -> int:
@@ -239,65 +276,6 @@ def _fitting(full_hw: tuple[int, int], needed: SizeRule | None, *, turned: bool)
     if turned:  # what is rounded up has to stay at the right and at the bottom
         fitting = [r for r in fitting if all(side % r == 0 for side in full_hw)]
     return max(fitting, default=1)
-
-
-def _opened(file: Path | BytesIO, max_pixels: int) -> Image.Image:
-    """The file opened by Pillow, header read, pixels not yet."""
-    path = _name(file)
-    try:
-        if isinstance(file, Path) and (kind := special(file)):
-            raise DataError(
-                f"{path}: this is {kind}, an image file was expected. Name a file{' in it' * file.is_dir()}."
-            )
-        if max_pixels <= MAX_PIXELS:
-            image = Image.open(file, formats=_formats())
-        else:
-            with _pillow_limit:
-                before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
-                try:
-                    image = Image.open(file, formats=_formats())
-                finally:
-                    Image.MAX_IMAGE_PIXELS = before
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        what = "this link leads nowhere" if os.path.islink(path) else "there is no such file"
-        raise DataError(f"{path}: {what}. Check the path.") from error
-    except MemoryError as error:
-        raise DataError(f"{path}: there is not enough memory to open it ({line(error)}).") from error
-    except PermissionError as error:
-        raise DataError(f"{path}: no permission to read this file.") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: the image is too large to read safely ({line(error)}). {TOO_LARGE}") from error
-    except UnidentifiedImageError as error:
-        what = "the file is empty (0 bytes)" if _is_empty(file) else "this is not an image that can be read"
-        raise DataError(f"{path}: {what}. Use JPEG, PNG, TIFF, WebP or BMP, or remove it.") from error
-    except BROKEN as error:
-        raise DataError(
-            f"{path}: the image cannot be opened ({line(error)}). Export it again, or remove it."
-        ) from error
-    width, height = stored_wh(image)
-    try:
-        _check_pixels(path, height, width, max_pixels)
-    except DataError:
-        image.close()
-        raise
-    return image
-
-
-def _check_pixels(path: str, height: int, width: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise DataError(f"{path}: {width} x {height} is more than {counted(max_pixels, 'pixel')}. {TOO_LARGE}")
-
-
-def _is_empty(file: Path | BytesIO) -> bool:
-    return (file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes) == 0
-
-
-@cache
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _channels_last(tensor: Any) -> np.ndarray:

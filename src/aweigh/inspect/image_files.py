@@ -20,7 +20,8 @@ from aweigh.annotations.records import SAME_SHAPE
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError
 from aweigh.images.decode import loaded, orientation
-from aweigh.images.reader import opened, read_image, read_size
+from aweigh.images.opening import opened
+from aweigh.images.reader import read_image, read_size
 from aweigh.inspect.same_images import THUMB_WH, file_hash, fingerprint
 
 _REDUCED = (128, 128)  # pixels: a JPEG is decoded to no less than this, more than enough for 16 x 16 cells

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError, counted
 from aweigh.images.decode import loaded, orientation, pixels_of, stored_wh
-from aweigh.images.reader import opened
+from aweigh.images.opening import opened
 from aweigh.inspect.doctor import SIZE_EDGES, ClassCounts, Examination, example_lines
 from aweigh.inspect.findings import Box, Example, Finding, by_kind, percent
 from aweigh.page import page, table, text

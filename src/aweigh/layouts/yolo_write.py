@@ -17,7 +17,7 @@ from aweigh.annotations.flip_pairs import find_pairs
 from aweigh.annotations.outlines import clip_polygon, twice_area
 from aweigh.annotations.split import Split
 from aweigh.images.decode import orientation
-from aweigh.images.reader import opened
+from aweigh.images.opening import opened
 from aweigh.layouts.layout import MaskChoice
 from aweigh.layouts.writing import (
     AREAS,

@@ -1,14 +1,16 @@
 """A large image looked at in tiles: each goes through the network as an image of its own, several at a time.
 
 Every tile is looked at in one scale, that of a whole tile, also where the image is smaller than one: a detector that
-was trained on tiles sees objects in the size it knows.
+was trained on tiles sees objects in the size it knows. The image is read from its top to its bottom, and of a large PNG
+or TIFF no more is in memory than some rows of tiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import groupby, islice
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from aweigh.detections import Detections
 from aweigh.errors import UsageError
 from aweigh.geometry.frames import Frame
 from aweigh.geometry.tiles import Tiles, Window
+from aweigh.images.reader import ByRows
 from aweigh.images.resize import Resize
 from aweigh.runtime.engine import Batch, Engine
 from aweigh.runtime.seams import join
@@ -39,7 +42,7 @@ def resize_of_tiles(resize: Resize, tiles: Tiles) -> Resize:
 
 def find_in_tiles(
     engine: Engine,
-    image: np.ndarray,
+    image: ByRows,
     tiles: Tiles,
     resize: Resize,
     tta: TTA,
@@ -47,26 +50,34 @@ def find_in_tiles(
     batch: int = 1,
     kept: Callable[[Detections], Detections] = lambda found: found,
 ) -> Detections:
-    """The detections of an image `(H, W, 3)` uint8 RGB, joined at the seams, best first, in its pixels.
+    """The detections of an image, joined at the seams, best first, in its pixels.
 
     resize: the detector's. batch: how many tiles go through the network together. kept: which detections of a tile
     count. How many there are in the whole is not limited.
     """
-    size_hw = image.shape[0], image.shape[1]
-    windows = tiles.cut(*size_hw)
+    windows = tiles.cut(*image.size_hw)
     resizes = [resize_of_tiles(each, tiles) for each in tta.resizes(resize)]
     engine, calls = engine.side_by_side() if len(windows) > batch else (engine, 1)
 
-    def look(some: list[Window]) -> list[Detections]:
-        parts = [image[y0:y1, x0:x1] for x0, y0, x1, y1 in some]
+    def look(some: list[tuple[Window, np.ndarray]]) -> list[Detections]:
+        parts = [part for _, part in some]
         batches = [
             Batch.stack([each(part) for part in parts], divisor=engine.stride_divisor, fill=engine.pixel_mean)
             for each in resizes
         ]
         found = find(engine, batches, [part.shape[:2] for part in parts], tta)
-        return [kept(own).moved(Frame.shift(x, y), size_hw) for own, (x, y, _, _) in zip(found, some, strict=True)]
+        places = [Frame.shift(x, y) for (x, y, _, _), _ in some]
+        return [kept(own).moved(place, image.size_hw) for own, place in zip(found, places, strict=True)]
 
-    chunks = [windows[first : first + batch] for first in range(0, len(windows), batch)]
+    parts = cut_out(image, windows)
+    chunks = iter(lambda: [*islice(parts, batch)], [])
     with closing(computed_ahead(look, chunks, ahead=calls if calls > 1 else 0, threads=calls)) as seen:
         found = [own for chunk in seen for own in chunk]
     return join(found, windows, agnostic=engine.selection.nms == "agnostic")
+
+
+def cut_out(image: ByRows, windows: list[Window]) -> Iterator[tuple[Window, np.ndarray]]:
+    """Each window, in the order of `Tiles.cut`, with its pixels `(h, w, 3)`; a row of windows is read at a time."""
+    rows = [(range_, [*row]) for range_, row in groupby(windows, key=lambda window: (window[1], window[3]))]
+    for pixels, (_, row) in zip(image.read(range_ for range_, _ in rows), rows, strict=True):
+        yield from ((window, pixels[:, window[0] : window[2]]) for window in row)
