@@ -18,6 +18,7 @@ from torch import nn
 
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.explanation.outcome import outcome_of
 from aweigh.geometry.frames import Frame
 from aweigh.inference.engine import TorchEngine
 from aweigh.models import create
@@ -94,6 +95,25 @@ def losses(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def rows(found: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return found.boxes, found.scores, found.labels
+
+
+@torch.no_grad()
+def test_its_answers_lead_to_its_detections(model: nn.Module) -> None:
+    """Those that pass all gates and suppression are what `decode` gives, to the last digit but one."""
+    for row, size_hw in enumerate(SIZES):
+        image = Images(images().pixels[row : row + 1], [size_hw], images().proposals[row : row + 1])
+        raw = model.network(*network_inputs(model, image))
+        (found,), outcome = model.decode(raw, [size_hw]), outcome_of(model.answers(raw, torch.tensor([size_hw])))
+        assert outcome.labels[outcome.kept].tolist() == found.labels.tolist()
+        torch.testing.assert_close(outcome.kept_scores, torch.from_numpy(found.scores), atol=1e-6, rtol=0)
+        torch.testing.assert_close(outcome.boxes[outcome.kept], torch.from_numpy(found.boxes), atol=1e-3, rtol=0)
+        before = outcome.answers.before
+        assert (before is not None) == (model.propose is not None and not model.needs_proposals)
+        if before is not None:
+            proposed, scores, count = model.propose(raw, torch.tensor([size_hw]))
+            regions = outcome_of(before)
+            torch.testing.assert_close(regions.boxes[regions.kept], proposed[0, : int(count)], atol=1e-3, rtol=0)
+            torch.testing.assert_close(regions.kept_scores, scores[0, : int(count)], atol=1e-6, rtol=0)
 
 
 def test_detections_lie_inside_each_image(model: nn.Module, detections: list[Detections]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aweigh.arguments import Few, Width, checked_class
+from aweigh.heads.answers import Gates
 from aweigh.heads.heatmap import MapObjects, make_heads
 from aweigh.layers import Norm, SeparableConv2d, make_activation, make_norm
 from aweigh.ops.heatmaps import (
@@ -168,6 +169,82 @@ def best_pairs_of_corners(
         points.places.gather(1, index[..., None].expand(-1, -1, 2)) for points, index in ((starts, start), (ends, end))
     ]
     return torch.cat(corners, dim=-1), scores, starts.labels.gather(1, start)
+
+
+# All answers, of one image
+
+
+class SeenPoints(NamedTuple):
+    """Points of a kind in one image: the best, and those that an object to be found would have."""
+
+    points: Points
+    above: Tensor  # [k] how far the logit lies above the highest of its neighbours: 0 or more at a peak
+    ranks: Tensor  # [k] from 1, among the peaks
+
+
+def seen_points(
+    stack: dict[str, Tensor], kind: str, count: int, places: Tensor, labels: Tensor, *, inside: Tensor | None = None
+) -> SeenPoints:
+    """The best `count` of a kind, as `best_points`, and every cell up to `NEAR` cells away from places `[N, 2]`, in
+    cells, of the class `[N]` there."""
+    heatmap = stack[f"{kind}_heatmap"].float()
+    heatmap = heatmap if inside is None else torch.where(inside[:, None], heatmap, -torch.inf)
+    height, width = heatmap.shape[-2:]
+    best = best_points(stack, kind, count, inside=inside)
+    near = torch.cartesian_prod(*[torch.arange(-NEAR, NEAR + 1, device=places.device)] * 2)  # [M, 2]
+    at = (places.floor().long()[:, None] + near).flatten(0, 1)  # [N * M, 2] column, row
+    on_map = ((at >= 0) & (at < torch.tensor([width, height], device=at.device))).all(dim=1)
+    area = height * width
+    known = best.labels[0] * area + best.cells[0]
+    wanted = (labels.repeat_interleave(len(near)) * area + at[:, 1] * width + at[:, 0])[on_map]
+    fresh = torch.tensor(sorted({*wanted.tolist()} - {*known.tolist()}), dtype=torch.int64, device=at.device)
+    of_class, cells = fresh // area, fresh % area
+    logits = heatmap[0].flatten(1)[of_class, cells]
+    offset = at_peaks(stack[f"{kind}_offset"], cells[None])
+    beside = Points(logits.sigmoid()[None], of_class[None], columns_rows(cells, width) + offset, cells[None])
+    points = Points(*(torch.cat(parts, dim=1) for parts in zip(best, beside, strict=True)))
+
+    margins = (heatmap - F.max_pool2d(heatmap, 3, stride=1, padding=1))[0].flatten(1)  # [C, H * W]
+    every = heatmap[0].flatten(1)[margins >= 0].sort().values
+    ranks = len(every) - torch.searchsorted(every, logits.detach(), right=True) + 1
+    own = torch.arange(1, best.scores.shape[1] + 1, device=ranks.device)
+    return SeenPoints(points, margins[points.labels[0], points.cells[0]], torch.cat([own, ranks]))
+
+
+NEAR = 2  # ours
+
+
+def pair_answers(
+    stack: dict[str, Tensor],
+    seen: Sequence[SeenPoints],
+    boxes_of: Callable[[Tensor], Tensor],
+    *,
+    points_per_kind: int,
+    embedding_distance: float,
+    max_pairs: int,
+) -> tuple[Tensor, Tensor, dict[str, Tensor], Gates]:
+    """Every pair of a top left and a bottom right corner, as `seen`, of one class: boxes `[A, 4]`, labels `[A, 1]`, the
+    parts of the score `[A, 1]`, and the gates that `best_pairs_of_corners` has. boxes_of: from cells to pixels,
+    `[1, A, 4]`."""
+    alike = seen[0].points.labels[0][:, None] == seen[1].points.labels[0]
+    kinds = zip(CORNERS, seen, alike.nonzero().unbind(1), strict=True)
+    of_kinds = [(kind, each, Points(*(part[:, row] for part in each.points)), row) for kind, each, row in kinds]
+    (_, _, first, _), (_, _, second, _) = of_kinds
+    parts = {kind.replace("_", " "): points.scores[0, :, None] for kind, _, points, _ in of_kinds}
+    embeddings = [at_peaks(stack[f"{kind}_embedding"], points.cells)[0] for kind, _, points, _ in of_kinds]  # [A, 1]
+    score = torch.stack([*parts.values()]).mean(dim=0)
+    gates = Gates(score.shape, score.device)
+    for kind, each, _, row in of_kinds:
+        name = kind.replace("_", " ")
+        gates.add(f"peak of {name}", each.above[row][:, None], ">=", 0)
+        gates.add(f"rank of {name}", each.ranks[row][:, None], "<=", points_per_kind, "points_per_kind")
+    gates.add("order", (second.places - first.places)[0].amin(dim=1, keepdim=True), ">", 0)
+    distance = (embeddings[0] - embeddings[1]).abs()
+    gates.add("embedding distance", distance, "<=", embedding_distance, "embedding_distance")
+    gates.add("edge", torch.minimum(*parts.values()), ">", 0)
+    gates.add_best("pairs", score, None, max_pairs, "max_pairs")
+    boxes = boxes_of(torch.cat([first.places, second.places], dim=-1))[0]
+    return boxes, first.labels[0, :, None], parts, gates
 
 
 # Modules

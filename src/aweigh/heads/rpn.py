@@ -24,6 +24,7 @@ from aweigh.arguments import (
     checked_class,
     with_selection,
 )
+from aweigh.heads.answers import Answers, proposal_answers
 from aweigh.layers import Norm, make_norm, start_near_zero
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.anchors import anchor_rows, anchor_shapes, level_anchors
@@ -52,6 +53,10 @@ class Proposer(Protocol):
     def propose(self, raw: Any, sizes_hw: Tensor, *, learning: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Proposals `[B, P, 4]`, best first, inside images of `sizes_hw` `[B, 2]`, their scores `[B, P]` and how many
         count `[B]`; the rest is padding, of score 0. learning: as many as training takes."""
+
+    def answers(self, raw: Any, sizes_hw: Tensor) -> Answers | None:
+        """All that is said of one image of `sizes_hw` `[1, 2]`, of which `propose` takes the best; None where nothing
+        is."""
 
     def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Scalars, by names of its own."""
@@ -174,6 +179,16 @@ class RPN(nn.Module):
             )
             scores.append(torch.where(probable >= self.selection.score_threshold, probable, 0))
         return best_of_levels(boxes, scores, sizes_hw, number=after, iou_threshold=self.selection.nms_threshold)
+
+    def answers(self, raw: RPNOutput, sizes_hw: Tensor) -> Answers:
+        """All that is said of one image; see `Proposer`."""
+        deltas, chosen = torch.cat(raw.deltas, dim=1)[0].float(), self.selection
+        boxes = box_ops.clip(box_ops.decode_deltas(torch.cat(raw.anchors), deltas), sizes_hw[0])
+        parts = {"objectness": torch.cat(raw.objectness, dim=1)[0].float().sigmoid()[:, None]}
+        return proposal_answers(
+            "anchor", raw.anchors, self.strides, boxes, parts, "product", proposals=chosen.test_proposals,
+            nms_threshold=chosen.nms_threshold, least=chosen.score_threshold, smallest_side=SMALLEST_SIDE,
+        )  # fmt: skip
 
     def loss(self, raw: RPNOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """`objectness` and `proposals` of sampled anchors: binary cross-entropy and smooth L1 of the deltas, each

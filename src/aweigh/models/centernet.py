@@ -38,6 +38,7 @@ from aweigh.backbones.dla import DLA34
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.heads.answers import Answers, Gates, every_class, stride_names
 from aweigh.heads.heatmap import make_heads, objects_on_map, unknown_cells
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder, with_neck_and_heads
@@ -244,10 +245,7 @@ class CenterNet(nn.Module):
         there = torch.where(inside[:, None], heatmap, -torch.inf)
         values, labels, cells = peaks(there, self.selection.max_detections)  # [B, k]
         scores = values.sigmoid()
-        offset, size = (at_peaks(raw[-1][name], cells) for name in ("offset", "size"))  # [B, k, 2]
-        center = columns_rows(cells, width) + offset
-        half = size.clamp(min=0) / 2
-        whole = torch.cat([center - half, center + half], dim=-1) * self.stride
+        whole = self._boxes(raw[-1], cells)
         boxes = box_ops.clip(whole, sizes_hw)
         best, scores, count = box_ops.non_maximum_suppression(
             boxes,
@@ -262,6 +260,34 @@ class CenterNet(nn.Module):
         found = [(scores > 0).view(*scores.shape, *[1] * (values.ndim - 2)) for values in more]
         padded = [torch.where(there, values, 0) for there, values in zip(found, more, strict=True)]
         return boxes.gather(1, of_each), scores, labels.gather(1, best), count, *padded
+
+    def _boxes(self, stack: dict[str, Tensor], cells: Tensor) -> Tensor:
+        """Of centres in cells `[B, k]`: `[B, k, 4]`, pixels, of which parts may lie beyond the image."""
+        offset, size = (at_peaks(stack[name], cells) for name in ("offset", "size"))  # [B, k, 2]
+        width = stack["size"].shape[-1]
+        center = columns_rows(cells, width) + offset
+        half = size.clamp(min=0) / 2
+        return torch.cat([center - half, center + half], dim=-1) * self.stride
+
+    def answers(self, raw: CenterNetOutput, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers:
+        """All that is said of one image, see `Detector`."""
+        heatmap, chosen = raw[-1]["heatmap"].float(), self.selection
+        height, width = heatmap.shape[-2:]
+        inside = cells_inside((height, width), self.stride, sizes_hw)[0].flatten()  # [A]
+        there = torch.where(inside.view(height, width), heatmap, -torch.inf)
+        above = (there - F.max_pool2d(there, 3, stride=1, padding=1))[0].flatten(1).T  # [A, C] the highest of nine
+        logits, cells = heatmap[0].flatten(1).T, torch.arange(height * width, device=heatmap.device)
+        gates = Gates(logits.shape, logits.device)
+        gates.add("inside", inside[:, None], ">", 0)
+        gates.add("peak", above, ">=", 0)
+        gates.add_best("candidates", logits, None, chosen.max_detections, "max_detections")
+        gates.add("class score", logits.sigmoid(), ">", chosen.score_threshold, "score_threshold")
+        boxes = box_ops.clip(self._boxes(raw[-1], cells[None]), sizes_hw)[0, :, None]
+        places = (columns_rows(cells, width) + 0.5) * self.stride
+        return Answers(
+            "cell", places, boxes, every_class(logits), {"class": logits.sigmoid()}, "product",
+            torch.zeros_like(cells), stride_names([self.stride]), gates.all, chosen,
+        )  # fmt: skip
 
     def more(self, stack: dict[str, Tensor], inside: Tensor, cells: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
         """What is said of detections beside their boxes: `[B, K, ...]` for each of `extras`, here nothing.

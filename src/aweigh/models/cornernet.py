@@ -41,6 +41,7 @@ from aweigh.backbones import Backbone, hourglass_backbone, shufflenet_v2_backbon
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.heads.answers import Answers, combined, stride_names
 from aweigh.heads.corners import (
     CORNERS,
     CornerGoals,
@@ -51,6 +52,8 @@ from aweigh.heads.corners import (
     corner_goals,
     corner_losses,
     corner_points,
+    pair_answers,
+    seen_points,
 )
 from aweigh.heads.heatmap import objects_on_map, unknown_cells
 from aweigh.models.builders import Builder, with_neck_and_heads
@@ -186,6 +189,34 @@ class CornerNet(nn.Module):
             scores = self.rescore(boxes, scores, labels, places, centers.scores, centers.labels)
         scores = torch.where(scores > chosen.score_threshold, scores, 0)
         return box_ops.select_levels([(boxes, scores, labels)], sizes_hw, chosen)
+
+    def answers(self, raw: CornerMaps, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers:
+        """All that is said of one image, see `Detector`; of corners the best, and those near the objects wanted."""
+        chosen, stack = self.selection, raw[-1]
+        size_hw = (stack["top_left_heatmap"].shape[-2], stack["top_left_heatmap"].shape[-1])
+        objects, most = wanted or Targets.empty(raw[-1]["top_left_heatmap"].device), chosen.points_per_kind
+        seen = []
+        for kind, place in zip(CORNERS, objects.boxes.chunk(2, dim=1), strict=True):
+            inside = cells_inside(size_hw, self.stride, sizes_hw + (kind == "bottom_right"))  # [B, H, W]
+            seen.append(seen_points(stack, kind, most, place / self.stride, objects.labels, inside=inside))
+        boxes, labels, parts, gates = pair_answers(
+            stack, seen, lambda cells: box_ops.clip(cells * self.stride, sizes_hw), points_per_kind=most,
+            embedding_distance=chosen.embedding_distance, max_pairs=chosen.max_pairs,
+        )  # fmt: skip
+        gates.add("size", box_ops.areas(boxes)[:, None], ">", 0)
+        if self.rescore is not None:
+            centers = best_points(stack, "center", most, inside=cells_inside(size_hw, self.stride, sizes_hw))
+            places = torch.minimum(centers.places.clamp(min=0) * self.stride, sizes_hw.flip(1)[:, None])
+            ones = torch.ones_like(boxes[None, :, 0])
+            mean = self.rescore(boxes[None], ones, labels.T, places, centers.scores, centers.labels)  # of 1, 1 and it
+            parts["center"] = (3 * mean[0, :, None] - 2).clamp(min=0)
+            gates.add("center", parts["center"], ">", 0)
+        gates.add("score", combined(parts, "mean"), ">", chosen.score_threshold, "score_threshold")
+        levels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        return Answers(
+            "pair of corners", boxes, boxes[:, None], labels, parts, "mean", levels, stride_names([self.stride]),
+            gates.all, chosen,
+        )  # fmt: skip
 
 
 # Builders: each architecture with its numbers, and the weights its authors have published

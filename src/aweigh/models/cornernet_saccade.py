@@ -36,6 +36,7 @@ from aweigh.backbones.hourglass import Hourglass
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.heads.answers import Answers, Gates, combined, joined_gates, level_numbers
 from aweigh.heads.corners import (
     CORNERS,
     CornerGoals,
@@ -47,6 +48,8 @@ from aweigh.heads.corners import (
     corner_goals,
     corner_losses,
     corner_points,
+    pair_answers,
+    seen_points,
 )
 from aweigh.heads.heatmap import MapObjects, make_heads, objects_on_map, unknown_cells
 from aweigh.models.builders import Builder
@@ -249,24 +252,10 @@ class CornerNetSaccade(nn.Module):
     def select(self, raw: SaccadeOutput, sizes_hw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the first look says, and closer looks at the best places of each image, merged; padded to a fixed
         number."""
-        chosen, side = self.selection, self.input_size
-        views = [(whole_images(sizes_hw, side), raw.maps[-1])]
-        if self.small_size is not None:
-            smaller = whole_images(sizes_hw, self.small_size)
-            views.append((smaller, self._look(raw, sizes_hw, smaller, attention=True)))
-        found, places = [], []
-        for view, stack in views:
-            boxes, scores, labels = self._boxes(stack, view)
-            scores = torch.where(scores > chosen.first_look_threshold, scores, 0)
-            found.append((boxes, scores, labels))
-            places.append(around_boxes(boxes, scores, threshold=chosen.reference_threshold))
-            for size, stride in zip(ATTENTION, self._attention_strides, strict=True):
-                logits, threshold = stack[f"{size}_attention"].float(), chosen.attention_threshold
-                places.append(
-                    attended(logits, view, sizes_hw, side, stride=stride, zoom=ZOOM[size], threshold=threshold)
-                )
-        together = Places(*(torch.cat(parts, dim=1) for parts in zip(*places, strict=True)))
-        best = best_places(together, chosen.max_crops, distance=chosen.suppression_distance)
+        chosen = self.selection
+        views = self._first_looks(raw, sizes_hw)
+        found = [self._first_found(*view) for view in views]
+        best = self._places(views, found, sizes_hw)
         found.append(self._closer(raw, sizes_hw, best))
         boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         boxes = box_ops.clip(boxes, sizes_hw)
@@ -280,6 +269,79 @@ class CornerNetSaccade(nn.Module):
             method=chosen.nms,
             sigma=SIGMA,
         )
+
+    def _first_looks(self, raw: SaccadeOutput, sizes_hw: Tensor) -> list[tuple[Patches, dict[str, Tensor]]]:
+        """The views of the whole of each image, and what is said of them."""
+        views = [(whole_images(sizes_hw, self.input_size), raw.maps[-1])]
+        if self.small_size is not None:
+            smaller = whole_images(sizes_hw, self.small_size)
+            views.append((smaller, self._look(raw, sizes_hw, smaller, attention=True)))
+        return views
+
+    def _first_found(self, view: Patches, stack: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The boxes `[B, n, 4]` of a first look, scores, 0 for none, and labels `[B, n]`."""
+        boxes, scores, labels = self._boxes(stack, view)
+        return boxes, torch.where(scores > self.selection.first_look_threshold, scores, 0), labels
+
+    def _places(
+        self,
+        views: Sequence[tuple[Patches, dict[str, Tensor]]],
+        found: Sequence[tuple[Tensor, Tensor, Tensor]],
+        sizes_hw: Tensor,
+    ) -> Places:
+        """The middles of closer looks, of what each first look found, boxes `[B, n, 4]`, scores and labels `[B, n]`."""
+        chosen, places = self.selection, []
+        for (view, stack), (boxes, scores, _) in zip(views, found, strict=True):
+            places.append(around_boxes(boxes, scores, threshold=chosen.reference_threshold))
+            for size, stride in zip(ATTENTION, self._attention_strides, strict=True):
+                logits, threshold = stack[f"{size}_attention"].float(), chosen.attention_threshold
+                side, zoom = self.input_size, ZOOM[size]
+                places.append(attended(logits, view, sizes_hw, side, stride=stride, zoom=zoom, threshold=threshold))
+        together = Places(*(torch.cat(parts, dim=1) for parts in zip(*places, strict=True)))
+        return best_places(together, chosen.max_crops, distance=chosen.suppression_distance)
+
+    def answers(self, raw: SaccadeOutput, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers:
+        """All that is said of one image, see `Detector`, in the first looks and then in each closer one."""
+        chosen, views = self.selection, self._first_looks(raw, sizes_hw)
+        found = [self._first_found(*view) for view in views]
+        places, names = self._places(views, found, sizes_hw), [f"look at the whole {i + 1}" for i in range(len(views))]
+        first = len(views)
+        for row in (places.scores[0] > 0).nonzero():
+            crop = Patches(torch.zeros_like(row), places.middles[0, row], places.scales[0, row])
+            views.append((crop, self._look(raw, sizes_hw, crop)))
+            names.append(f"closer look {len(views) - first}")
+        objects = wanted or Targets.empty(raw.pixels.device)
+        looks = [self._answers_of(stack, view, objects) for view, stack in views]
+        of_each, of_labels, of_parts, of_gates = zip(*looks, strict=True)
+        levels, labels = level_numbers(of_each), torch.cat(of_labels)
+        boxes = box_ops.clip(torch.cat(of_each), sizes_hw[0])
+        parts = {name: torch.cat([part[name] for part in of_parts]) for name in of_parts[0]}
+        gates = joined_gates(of_gates)
+        scores = combined(parts, "mean")
+        in_first = torch.where(levels[:, None] < first, scores, torch.inf)
+        gates.add("score in a look at the whole", in_first, ">", chosen.first_look_threshold, "first_look_threshold")
+        gates.add("size", box_ops.areas(boxes)[:, None], ">", 0)
+        gates.add("score", scores, ">", chosen.score_threshold, "score_threshold")
+        return Answers(
+            "pair of corners", boxes, boxes[:, None], labels, parts, "mean", levels, names, gates.all, chosen, SIGMA
+        )
+
+    def _answers_of(
+        self, stack: dict[str, Tensor], view: Patches, objects: Targets
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Gates]:
+        """Of one look, as `pair_answers`; boxes in pixels of the image."""
+        chosen, side = self.selection, self.input_size
+        height, width = stack["top_left_heatmap"].shape[-2:]
+        corners = (into_patches(objects.boxes[None], view, side)[0] * (width / side)).chunk(2, dim=1)
+        seen = []
+        for kind, places, edge in zip(CORNERS, corners, ((0, 0), (width - 1, height - 1)), strict=True):
+            each = seen_points(stack, kind, chosen.points_per_kind, places, objects.labels)
+            seen.append(each._replace(points=not_at(each.points, edge, width)))
+        return pair_answers(
+            stack, seen, lambda cells: out_of_patches(cells * (side / width), view, side),
+            points_per_kind=chosen.points_per_kind, embedding_distance=chosen.embedding_distance,
+            max_pairs=chosen.max_pairs,
+        )  # fmt: skip
 
     def _look(
         self, raw: SaccadeOutput, sizes_hw: Tensor, patches: Patches, *, attention: bool = False

@@ -17,6 +17,7 @@ from aweigh.backbones import Backbone
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
+from aweigh.heads.answers import Answers
 from aweigh.structures import Images, Targets
 from aweigh.weights.load import Body
 from aweigh.weights.record import PublishedWeights
@@ -46,6 +47,10 @@ class Detector(Protocol):
     One on a pyramid is made of a `backbone` and a `neck`, image `[B, 3, H, W]` -> feature maps -> pyramid, which both
     have `channels` and `strides`, a `head` that all levels share, and `classes`, names and original ids, as many as the
     head's.
+
+    `answers` are all that raw outputs of one image say, before anything is chosen, with each test on the way to what
+    `select` gives of them; sizes `[1, 2]`. wanted: objects, in the pixels of the batch, of which they are to be known
+    even where `select` looks at the best points alone.
 
     extras: what it says beside boxes, of "masks" (`[B, K, S, S]` probabilities in the frame of each box), "keypoints"
     (`[B, K, number of keypoints, 3]`: x, y, score) and "cuboids" (`[B, K, 7]`, see `aweigh.geometry.cuboids`).
@@ -86,6 +91,7 @@ class Detector(Protocol):
     def loss(self, raw: Any, targets: Sequence[Targets]) -> dict[str, Tensor]: ...
     def select(self, raw: Any, sizes_hw: Tensor) -> tuple[Tensor, ...]: ...
     def decode(self, raw: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]: ...
+    def answers(self, raw: Any, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers: ...
     def classification_body(self) -> Body: ...  # what weights of a classification network fill
 
     # Of every `nn.Module`.

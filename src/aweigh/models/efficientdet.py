@@ -42,6 +42,7 @@ from aweigh.backbones.timm import TimmBackbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
+from aweigh.heads.answers import Answers, dense_answers
 from aweigh.layers import Activation, Norm, SeparableConv2d, make_activation, make_norm, start_at_prior
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Selection, detector
@@ -199,6 +200,18 @@ class EfficientDet(nn.Module):
         deltas = raw.deltas.float().gather(1, rows[..., None].expand(-1, -1, 4))  # [B, k, 4]
         boxes = box_ops.decode_deltas(raw.anchors[rows], deltas)
         return box_ops.select_levels([(boxes, scores, labels)], sizes_hw, self.selection)
+
+    def answers(self, raw: EfficientDetOutput, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers:
+        """All that is said of one image, see `Detector`."""
+        boxes = box_ops.clip(box_ops.decode_deltas(raw.anchors, raw.deltas[0].float()), sizes_hw[0])
+        chosen, of_cell = self.selection, len(self.anchor_sides)
+        widths = (raw.anchors[::of_cell, 2] - raw.anchors[::of_cell, 0]).round()  # of the first in each cell
+        cells = torch.unique_consecutive(widths, return_counts=True)[1]  # in each level
+        levels = torch.split(raw.anchors, (cells * of_cell).tolist())
+        return dense_answers(
+            "anchor", levels, self.neck.strides, boxes, {"class": raw.logits[0].float().sigmoid()}, "product", chosen,
+            threshold=chosen.score_threshold, most=chosen.candidates_per_image, setting="candidates_per_image",
+        )  # fmt: skip
 
 
 class PredictionNet(nn.Module):

@@ -73,6 +73,9 @@ class GivenProposals(nn.Module):
         scores = torch.arange(there.shape[1], device=there.device) < count  # [B, P]
         return boxes, scores.float(), count.squeeze(1)
 
+    def answers(self, raw: Tensor, sizes_hw: Tensor) -> None:
+        """None: they are given, and nothing is said of them."""
+
     def loss(self, raw: Tensor, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """None: nothing of them is learned."""
         return {}

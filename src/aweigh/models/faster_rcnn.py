@@ -39,8 +39,10 @@ from aweigh.backbones import Backbone
 from aweigh.backbones.timm import TimmBackbone, WithLayers
 from aweigh.classes import Classes, KeypointSet
 from aweigh.detections import Detections
+from aweigh.heads.answers import Answers, Gates, every_class, shorter_sides
 from aweigh.heads.box import BoxPredictor
 from aweigh.heads.regions import (
+    SMALLEST_SIDE,
     Branch,
     region_candidates,
     region_losses,
@@ -249,3 +251,22 @@ class FasterRCNN(nn.Module):
         found = box_ops.select_levels([every], sizes_hw, self.selection)
         read = partial(self.regions_of, raw.features)
         return *found, *(said_of_detections(branch, read, *found[:3]) for _, branch in self._branches())
+
+    def answers(self, raw: FasterRCNNOutput, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers:
+        """All that is said of one image, see `Detector`; before it what the proposer says."""
+        proposals, _, count = self.propose(raw, sizes_hw)
+        there = without_padding(proposals, count)  # [1, P, 4]
+        logits, deltas = self.second_stage(raw.features, numbered_batch(there))
+        boxes, _, _ = region_candidates(logits, deltas, there, count, sizes_hw, score_threshold=0.0)
+        of_regions = boxes.view(-1, len(self.classes), 4)  # [P, C, 4]
+        scores = logits.softmax(dim=1)[:, : len(self.classes)]
+        gates = Gates(scores.shape, scores.device)
+        gates.add("proposed", torch.arange(1, len(scores) + 1, device=scores.device)[:, None], "<=", int(count))
+        gates.add("class score", scores, ">", self.selection.score_threshold, "score_threshold")
+        gates.add("size", shorter_sides(of_regions), ">=", SMALLEST_SIDE)
+        before = self.proposer.answers(raw.proposed, sizes_hw)
+        levels = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+        return Answers(
+            "region", there[0], of_regions, every_class(scores), {"class": scores}, "product", levels, ["regions"],
+            gates.all, self.selection, before=before,
+        )  # fmt: skip

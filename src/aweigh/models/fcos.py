@@ -66,13 +66,15 @@ from aweigh.backbones import DEEP_SHUFFLENETS, Backbone, any_timm_backbone, shuf
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
+from aweigh.heads.answers import Answers, dense_answers
+from aweigh.heads.point_rules import assign_adaptively, assign_aligned
 from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Assign, Candidates, LevelSelection, check_classes, detector
 from aweigh.necks import Neck, NeckFusion, NeckName, make_neck
 from aweigh.ops import boxes as box_ops
 from aweigh.ops.losses import BoxLoss, box_loss, check_labels, sigmoid_focal_loss_sum, unknown_in_batch, world_mean
-from aweigh.ops.matching import BACKGROUND, IGNORED, among_all, by_adaptive_samples, task_aligned
+from aweigh.ops.matching import BACKGROUND, IGNORED
 from aweigh.structures import Images, Targets
 
 Assignment = Literal["ranges", "adaptive", "aligned"]
@@ -284,14 +286,8 @@ class FCOS(nn.Module):
         k is at most `number`. The best k pairs lie at the k points whose best class scores highest, so only those
         points are looked into.
         """
-        logits, distances, *branch = (
-            part[level].float().flatten(2).transpose(1, 2) for part in (raw.logits, raw.distances, raw.quality) if part
-        )  # [B, H*W*K, C | 4 | 1]
+        logits, distances, quality = self._level(raw, level)
         num_points, num_classes = logits.shape[1:]
-        if self.quality == "computed":
-            quality = centerness_of(distances).unsqueeze(-1)  # [B, H*W*K, 1]
-        else:
-            quality = branch[0].sigmoid() if branch else torch.ones_like(logits[..., :1])
         best = logits.amax(dim=-1).sigmoid() * quality.squeeze(-1)  # [B, H*W*K]
         if not self.selection.threshold_product:
             best = torch.where(logits.amax(dim=-1).sigmoid() > self.selection.score_threshold, best, 0)
@@ -308,6 +304,30 @@ class FCOS(nn.Module):
         chosen = distances.gather(1, rows.expand(-1, -1, 4)) * unit  # [B, k, 4]
         boxes = box_ops.decode_distances(raw.points[level][rows.squeeze(-1)], chosen)
         return boxes, scores, pairs % num_classes
+
+    def _level(self, raw: FCOSOutput, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the points of a level logits `[B, H*W*K, C]`, distances `[B, H*W*K, 4]` and quality `[B, H*W*K, 1]`."""
+        logits, distances, *branch = (
+            part[level].float().flatten(2).transpose(1, 2) for part in (raw.logits, raw.distances, raw.quality) if part
+        )
+        if self.quality == "computed":
+            quality = centerness_of(distances).unsqueeze(-1)  # [B, H*W*K, 1]
+        else:
+            quality = branch[0].sigmoid() if branch else torch.ones_like(logits[..., :1])
+        return logits, distances, quality
+
+    def answers(self, raw: FCOSOutput, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers:
+        """All that is said of one image, see `Detector`."""
+        levels = [self._level(raw, level) for level in range(len(raw.points))]
+        logits, distances, quality = (torch.cat(part, dim=1)[0] for part in zip(*levels, strict=True))  # [A, C | 4 | 1]
+        boxes = box_ops.decode_distances(torch.cat(raw.points), distances * self._units(raw.points))
+        parts = {"class": logits.sigmoid(), "iou" if self.quality == "iou" else "centerness": quality}
+        chosen = self.selection
+        return dense_answers(
+            "point", raw.points, self.strides, box_ops.clip(boxes, sizes_hw[0]), parts, "root", chosen,
+            threshold=chosen.score_threshold, tested="score" if chosen.threshold_product else "class",
+            most=chosen.candidates_per_level, setting="candidates_per_level",
+        )  # fmt: skip
 
 
 @checked_class()
@@ -417,27 +437,6 @@ def assign(points: Sequence[Tensor], targets: Targets, *, candidates: Candidates
             matched = torch.where(covered & (matched == BACKGROUND), IGNORED, matched)
         portions.append(matched)
     return torch.cat(portions)
-
-
-@torch.no_grad()
-def assign_adaptively(
-    points: Sequence[Tensor], targets: Targets, *, strides: Sequence[int], byte_budget: int = 64 * 2**20
-) -> Tensor:
-    """`assign` by ATSS (Zhang et al. 2020): a square of 8 strides round each point stands for an anchor."""
-    squares = [torch.cat([p - 4 * stride, p + 4 * stride], dim=1) for p, stride in zip(points, strides, strict=True)]
-    index = by_adaptive_samples(squares, targets.boxes[targets.learned], byte_budget=byte_budget)
-    return among_all(index, torch.cat(list(points)), targets.boxes, targets.learned, targets.ignore)
-
-
-@torch.no_grad()
-def assign_aligned(points: Sequence[Tensor], targets: Targets, logits: Tensor, distances: Tensor) -> Tensor:
-    """`assign` by task alignment (Feng et al., TOOD, 2021), from logits `[A, C]` and distances `[A, 4]` in pixels."""
-    together, learned = torch.cat(list(points)), targets.learned
-    any_distance = together.new_full((1, 1), math.inf)
-    predicted = box_ops.decode_distances(together, distances)
-    boxes, labels = targets.boxes[learned], targets.labels[learned]
-    index, _ = task_aligned(together, any_distance, boxes, labels, logits.sigmoid(), predicted)
-    return among_all(index, together, targets.boxes, learned, targets.ignore)
 
 
 def _flatten(levels: Sequence[Tensor]) -> Tensor:

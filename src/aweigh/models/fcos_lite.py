@@ -44,6 +44,7 @@ from aweigh.backbones import shufflenet_v2_backbone
 from aweigh.backbones.shufflenet_v2 import ShuffleNetV2
 from aweigh.classes import Classes
 from aweigh.detections import Detections
+from aweigh.heads.answers import Answers, dense_answers
 from aweigh.layers import Activation, Norm, pointwise_conv, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Assign, Candidates, Selection, check_classes, detector
@@ -189,6 +190,16 @@ class FCOSLite(nn.Module):
         bins = raw.bins.float().gather(1, rows[..., None, None].expand(-1, -1, *raw.bins.shape[2:]))  # [B, k, 4, K]
         boxes = box_ops.decode_distances(raw.points[rows], expectation(bins) * raw.strides[rows])  # [B, k, 4]
         return box_ops.select_levels([(boxes, probability.sqrt(), labels)], sizes_hw, self.selection)
+
+    def answers(self, raw: FCOSLiteOutput, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers:
+        """All that is said of one image, see `Detector`."""
+        boxes = box_ops.decode_distances(raw.points, expectation(raw.bins[0].float()) * raw.strides)  # [A, 4]
+        levels = [raw.points[raw.strides[:, 0] == stride] for stride in self.strides]
+        parts, chosen = {"class": raw.logits[0].float().sigmoid()}, self.selection
+        return dense_answers(
+            "point", levels, self.strides, box_ops.clip(boxes, sizes_hw[0]), parts, "root", chosen,
+            threshold=chosen.score_threshold, most=chosen.candidates_per_image, setting="candidates_per_image",
+        )  # fmt: skip
 
 
 def expectation(bins: Tensor) -> Tensor:

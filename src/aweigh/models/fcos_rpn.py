@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 from aweigh.arguments import Count, Layers, checked_class, with_selection
 from aweigh.classes import Classes
-from aweigh.heads.rpn import ProposerSelection, best_of_levels
+from aweigh.heads.answers import Answers, proposal_answers
+from aweigh.heads.rpn import SMALLEST_SIDE, ProposerSelection, best_of_levels
 from aweigh.layers import Norm
 from aweigh.models.builders import Builder
 from aweigh.models.faster_rcnn_forms import C2_TO_C5, on_pyramid
@@ -91,6 +92,14 @@ class FCOSProposer(nn.Module):
         levels = [self.fcos.best_of_level(raw, level, before) for level in range(len(raw.points))]
         boxes, scores, _ = zip(*levels, strict=True)
         return best_of_levels(boxes, scores, sizes_hw, number=after, iou_threshold=self.selection.nms_threshold)
+
+    def answers(self, raw: FCOSOutput, sizes_hw: Tensor) -> Answers:
+        """All that is said of one image; see `Proposer`."""
+        said, chosen = self.fcos.answers(raw, sizes_hw), self.selection
+        return proposal_answers(
+            said.kind, raw.points, self.fcos.strides, said.boxes[:, 0], said.parts, said.rule, least=0.0,
+            proposals=chosen.test_proposals, nms_threshold=chosen.nms_threshold, smallest_side=SMALLEST_SIDE,
+        )  # fmt: skip
 
     def loss(self, raw: FCOSOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """`objectness`, `proposals` and, where there is that branch, `centerness`: FCOS's losses of one class."""

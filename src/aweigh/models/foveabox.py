@@ -36,6 +36,7 @@ from aweigh.backbones import Backbone, timm_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError
+from aweigh.heads.answers import Answers, dense_answers
 from aweigh.layers import Norm, conv_tower, make_norm, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Assign, Candidates, LevelSelection, check_classes, detector
@@ -172,6 +173,16 @@ class FoveaBox(nn.Module):
         )
         chosen = distances.float().gather(1, rows[..., None].expand(-1, -1, 4))  # [B, k, 4]
         return decode(points[rows], chosen, UNIT * stride), scores, labels
+
+    def answers(self, raw: FoveaBoxOutput, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers:
+        """All that is said of one image, see `Detector`."""
+        logits, distances = (torch.cat(part, dim=1)[0].float() for part in (raw.logits, raw.distances))
+        boxes = decode(torch.cat(raw.points), distances, self._units(raw.points))  # [A, 4]
+        chosen = self.selection
+        return dense_answers(
+            "point", raw.points, self.strides, box_ops.clip(boxes, sizes_hw[0]), {"class": logits.sigmoid()}, "product",
+            chosen, threshold=chosen.score_threshold, most=chosen.candidates_per_level, setting="candidates_per_level",
+        )  # fmt: skip
 
 
 def encode(points: Tensor, boxes: Tensor, units: Tensor | float) -> Tensor:

@@ -52,6 +52,7 @@ from aweigh.backbones import Backbone, any_timm_backbone, shufflenet_v2_backbone
 from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.errors import UsageError, counted
+from aweigh.heads.answers import Answers, dense_answers
 from aweigh.layers import Norm, conv_tower, start_at_prior, start_near_zero
 from aweigh.models.builders import Builder
 from aweigh.models.detector import Assign, Candidates, LevelSelection, check_classes, detector
@@ -277,6 +278,16 @@ class RetinaNet(nn.Module):
         )
         chosen = deltas.float().gather(1, rows[..., None].expand(-1, -1, 4))  # [B, k, 4]
         return box_ops.decode_deltas(anchors[rows], chosen), scores, labels
+
+    def answers(self, raw: RetinaNetOutput, sizes_hw: Tensor, wanted: Targets | None = None) -> Answers:
+        """All that is said of one image, see `Detector`."""
+        logits, deltas = (torch.cat(part, dim=1)[0].float() for part in (raw.logits, raw.deltas))  # [A, C], [A, 4]
+        boxes = box_ops.clip(box_ops.decode_deltas(torch.cat(raw.anchors), deltas), sizes_hw[0])
+        chosen = self.selection
+        return dense_answers(
+            "anchor", raw.anchors, self.strides, boxes, {"class": logits.sigmoid()}, "product", chosen,
+            threshold=chosen.score_threshold, most=chosen.candidates_per_level, setting="candidates_per_level",
+        )  # fmt: skip
 
 
 @checked_class()
