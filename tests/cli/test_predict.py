@@ -16,7 +16,7 @@ from aweigh.classes import Classes
 from aweigh.cli.main import run
 from aweigh.detections import Detections
 from aweigh.images.reader import read_reduced
-from aweigh.prediction.drawing import Reading, _draw, drawn_hw, with_camera
+from aweigh.prediction.drawing import Reading, _drawn, drawn_hw, with_camera
 from aweigh.scenes import STREET
 from aweigh.visualise.pictures import draw_detections
 
@@ -182,11 +182,10 @@ def test_boxes_of_a_smaller_drawing_lie_where_they_should(tmp_path: Path) -> Non
     Image.new("RGB", (8000, 6000)).save(tmp_path / "a.png")
     found = Finds().decode(None, [(6000, 8000)])[0]
     reading: Reading = {"exif": "apply", "value_range": "auto"}
-    _draw(tmp_path / "a.png", found, tmp_path / "out" / "a.jpg", reading)
-    with Image.open(tmp_path / "out" / "a.jpg") as drawn:
-        assert drawn.size == (4000, 3000)
-        column = [sum(drawn.getpixel((1900, row))) for row in range(700, 800)]  # type: ignore[arg-type]
-        brightest = max(range(100), key=column.__getitem__)
+    drawn = _drawn(tmp_path / "a.png", found, reading)
+    assert drawn.size == (4000, 3000)
+    column = [sum(drawn.getpixel((1900, row))) for row in range(700, 800)]  # type: ignore[arg-type]
+    brightest = max(range(100), key=column.__getitem__)
     assert abs(700 + brightest - 750) < 25  # the upper edge at a quarter of the height
 
 

@@ -62,7 +62,8 @@ def command(
         split: Which part of the data: train, val, test, or as it is called there; all when not given.
         recursive: Of a folder take the images in its folders too.
         allow_net: Addresses, named here or in a list, may be fetched.
-        output: Folder for images with boxes and the file of detections; - writes the latter to the output stream.
+        output: Folder for images and videos with boxes and the file of detections; - writes the latter to the output
+            stream.
         model: A checkpoint, a graph that `aweigh export` wrote (.onnx, .xml), the folder of a run (its best weights),
             or the name of a detector with published weights. The default, box, comes with aweigh and finds COCO's 80
             classes.

@@ -10,6 +10,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Literal, TypedDict
 
+import numpy as np
+from PIL.Image import Image as PILImage
+
 from aweigh.ahead import computed_ahead
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError
@@ -19,8 +22,10 @@ from aweigh.images.reader import ImageSource, read_reduced
 from aweigh.images.sources.source import Images
 from aweigh.images.stored import StoredImage
 from aweigh.layouts.kitti import camera_beside, read_camera
+from aweigh.prediction.films import Drawn, Film, filmed
 from aweigh.runtime.threads import usable_cores
-from aweigh.video.decode import VideoFile
+from aweigh.video.encode import ending_for
+from aweigh.video.frames import Video, VideoFrame
 
 MOST_DRAWN = 1 << 25  # pixels of a drawing, ours; a larger image is drawn smaller
 LONGEST_JPEG = 65_500  # pixels of a side that libjpeg writes
@@ -55,48 +60,59 @@ Pair = tuple[ImageSource, Detections]  # an image with its detections
 
 def draw_each(
     pairs: Iterable[Pair],
-    place: Callable[[Path | StoredImage], Path] | None,
+    place: Callable[[Path | StoredImage | Video], Path] | None,
     reading: Reading,
     lost: Callable[[str, Exception], object],
 ) -> Generator[Detections]:
     """Write each image with its boxes to its place, and pass the detections on; without a `place` nothing is drawn.
 
-    Threads draw and write while the next results are found; a result comes when its drawing is there.
+    Threads draw and write while the next results are found; a result comes when its drawing is there. Frames of a video
+    are written into one video, in the thread of the caller, which the threads are ahead of.
 
     lost: called with the image's name and the reason where a drawing fails; its detections and the others are not lost.
     """
 
-    def drawing(task: tuple[ImageSource, Detections, Path | None]) -> tuple[Detections, Exception | None]:
+    def drawing(task: tuple[ImageSource, Detections, Path | Film | None]) -> Drawn:
         source, result, target = task
-        if target is not None:
-            try:
-                _draw(source, result, target, reading)
-            except (AweighError, OSError, ValueError, RuntimeError, MemoryError) as error:
-                return result, error
-        return result, None
+        film = target if isinstance(target, Film) else None
+        try:
+            if result.error is not None or target is None:
+                return Drawn(result, film=film)
+            picture = _drawn(source, result, reading)
+            if isinstance(target, Film):
+                return Drawn(result, film=film, picture=np.asarray(picture))
+            _save(picture, target)
+            return Drawn(result)
+        except (AweighError, OSError, ValueError, RuntimeError, MemoryError) as error:
+            return Drawn(result, error, film)
 
-    def tasks() -> Iterator[tuple[ImageSource, Detections, Path | None]]:
+    def tasks() -> Iterator[tuple[ImageSource, Detections, Path | Film | None]]:
+        film: Film | None = None
         for source, result in pairs:
-            target = None
-            if place is not None and isinstance(source, Path | StoredImage):
+            target: Path | Film | None = None
+            if place is not None and isinstance(source, VideoFrame):
+                if film is None or source.video is not film.video:
+                    film = Film(source.video, place(source.video))
+                target = film
+            elif place is not None and isinstance(source, Path | StoredImage):
                 target = place(source)  # of an image with an error too, so that the others keep their names
-            yield source, result, target if result.error is None else None
+            yield source, result, target
 
     threads = min(usable_cores(), MOST_DRAWING)
     with closing(computed_ahead(drawing, tasks(), ahead=0 if place is None else 2 * threads, threads=threads)) as done:
-        for result, error in done:
-            if error is not None:
-                lost(result.path or "", error)
-            yield result
+        yield from filmed(done, lost)
 
 
-def _draw(source: ImageSource, result: Detections, target: Path, reading: Reading) -> None:
+def _drawn(source: ImageSource, result: Detections, reading: Reading) -> PILImage:
     """A large image is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
     image, full_hw = read_reduced(source, drawn_hw, **reading)
     size_hw = (image.shape[0], image.shape[1])
     if size_hw != full_hw:
         result = result.resized(size_hw)
-    picture = result.draw(image)
+    return result.draw(image)
+
+
+def _save(picture: PILImage, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(target) as path:
         picture.save(path, quality=92)
@@ -111,7 +127,8 @@ def drawn_hw(height: int, width: int) -> tuple[int, int]:
 
 
 class Places:
-    """Where each image with boxes goes: below `folder` as the images lie below the root of their source, as JPEG.
+    """Where each image with boxes goes: below `folder` as the images lie below the root of their source, as JPEG, and
+    the frames of a video as a video.
 
     Of images whose names would be the same (`a.png` and `a.jpg`, or two of archives), the first to come has it; others
     keep their suffix in the name, or have a number. To be asked once for each image, in order.
@@ -121,10 +138,16 @@ class Places:
         self._folder, self._root = folder, os.path.abspath(root or ".")
         self._taken: set[int] = set()  # hashes of names: a name takes three times the memory
 
-    def __call__(self, image: Path | StoredImage) -> Path:
-        name = image.place if isinstance(image, StoredImage) else self._below_root(image)
+    def __call__(self, image: Path | StoredImage | Video) -> Path:
+        ending = ".jpg"
+        if isinstance(image, StoredImage):
+            name = image.place
+        elif isinstance(image, Path):
+            name = self._below_root(image)
+        else:
+            name, ending = self._below_root(image.path), ending_for(image)
         stems = chain((name.stem, name.name), (f"{name.stem}-{number}" for number in count(2)))
-        targets = (name.with_name(fitting_name(stem, ".jpg")) for stem in stems)
+        targets = (name.with_name(fitting_name(stem, ending)) for stem in stems)
         target = next(target for target in targets if hash(target) not in self._taken)
         self._taken.add(hash(target))
         return self._folder / target
@@ -140,10 +163,11 @@ def refuse_overwriting(images: Images, folder: Path) -> None:
         return
     place, there = Places(folder, images.root), dict[int, Path]()
     for image in images.each():
-        if not isinstance(image, VideoFile) and os.path.lexists(target := place(image)):
+        if os.path.lexists(target := place(image)):
             there[hash(os.path.realpath(target))] = target
     for image in images.each() if there else ():
-        overwritten = there.get(hash(os.path.realpath(image))) if isinstance(image, Path) else None
+        path = None if isinstance(image, StoredImage) else image if isinstance(image, Path) else image.path
+        overwritten = None if path is None else there.get(hash(os.path.realpath(path)))
         if overwritten is not None:
             raise UsageError(
                 f"The image {overwritten} would be overwritten by a drawing; choose another folder with -o."

@@ -47,10 +47,6 @@ class VideoFile:
     def name(self) -> str:
         return str(self.path)
 
-    @property
-    def place(self) -> Path:
-        return self.path.with_suffix("")
-
     def check(self) -> None:
         """`DataError` where it is not there or holds no video."""
         with opened(self.path):
@@ -74,8 +70,8 @@ class VideoFile:
                     yield self._lost(number + 1, time, f"breaks off after {time:.1f} of {promised:.1f} s. Is it whole?")
         except DataError as error:
             yield lost_frame(self, number, time, str(error))
-        except (OSError, ValueError) as error:  # FFmpeg's
-            yield self._lost(number + 1, time, f"cannot be read from here on ({_reason(error)}). Is it whole?")
+        except ffmpeg_errors() as error:
+            yield self._lost(number + 1, time, f"cannot be read from here on ({reason(error)}). Is it whole?")
 
     def _lost(self, number: int, time: float, why: str) -> VideoFrame:
         return lost_frame(self, number, time, f"{self.path}, frame {number} at {time:.2f} s: {why}")
@@ -91,8 +87,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise DataError(f"{path}: this is {kind}, a video was expected.")
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: the video cannot be opened ({_reason(error)}). Is it whole?") from error
+    except ffmpeg_errors() as error:
+        raise DataError(f"{path}: the video cannot be opened ({reason(error)}). Is it whole?") from error
     with container:
         stream = container.streams.best("video")
         if stream is None:
@@ -161,7 +157,7 @@ def _frames_of(packet: Packet[VideoStream]) -> list[Decoded]:
     """What the decoder gives when it is given this; a packet that it refuses gives none, and its frame is lost."""
     try:
         return packet.decode()
-    except ValueError:  # av.error.InvalidDataError
+    except ffmpeg_errors():
         return []
 
 
@@ -202,10 +198,18 @@ def _upright(frame: Decoded, turns: int) -> np.ndarray:
     """uint8 `(H, W, 3)`, RGB."""
     try:
         pixels = frame.to_ndarray(format="rgb24")
-    except (OSError, ValueError) as error:
-        raise DataError(f"A frame of {frame.width} x {frame.height} cannot be converted ({_reason(error)}).") from error
+    except ffmpeg_errors() as error:
+        raise DataError(f"A frame of {frame.width} x {frame.height} cannot be converted ({reason(error)}).") from error
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-def _reason(error: Exception) -> str:
+def ffmpeg_errors() -> tuple[type[Exception], ...]:
+    """What reading and writing with it raises."""
+    from av import FFmpegError
+
+    return FFmpegError, OSError, ValueError
+
+
+def reason(error: Exception) -> str:
+    """What FFmpeg says, in one line."""
     return " ".join(str(getattr(error, "strerror", None) or error).split())

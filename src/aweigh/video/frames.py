@@ -18,16 +18,14 @@ from aweigh.errors import DataError, UsageError
 class Video(Protocol):
     """A file, a camera or a stream.
 
-    name: as it was given. place: where it lies below the folder of drawings, without an ending. path: of the file, None
-    where there is none. live: whether frames come by themselves, and those that nobody takes in time are gone.
+    name: as it was given. path: of the file, or of one that what has no file could be called. live: whether frames come
+    by themselves, and those that nobody takes in time are gone.
     """
 
     @property
     def name(self) -> str: ...
     @property
-    def place(self) -> Path: ...
-    @property
-    def path(self) -> Path | None: ...
+    def path(self) -> Path: ...
     @property
     def live(self) -> bool: ...
 
