@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from aweigh.backbones.timm import fix_same_padding
 from aweigh.graphs.operators import TRANSLATIONS
+from aweigh.graphs.simplified import simplify
 from aweigh.graphs.winograd import convolutions
 from aweigh.inference.engine import folded
 from aweigh.models.detector import Detector, network_inputs
@@ -95,9 +96,11 @@ def onnx_graph(
             output_names=["boxes", "scores", "labels", "count", *model.extras],
             dynamic_shapes=tuple(shapes.values()),
             custom_translation_table=translations,
+            optimize=False,  # see `simplify`
             verbose=False,
         )
-    assert program is not None  # what the exporter gives where it writes no file itself
+        assert program is not None  # what the exporter gives where it writes no file itself
+        simplify(program.model)
     return program
 
 
