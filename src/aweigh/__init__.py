@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aweigh.predictor import Predictor, load
     from aweigh.runtime.tta import TTA
     from aweigh.structures import Images, Targets
+    from aweigh.to_files import predict_files
     from aweigh.tracking.tracker import Tracker
     from aweigh.training.logs.callback import Callback
 
@@ -46,6 +47,7 @@ _HOME = {
     "CocoEvaluator": "aweigh.evaluation.evaluator",
     "Detections": "aweigh.detections",
     "export": "aweigh.graphs.export",
+    "predict_files": "aweigh.to_files",
     "TTA": "aweigh.runtime.tta",
     "Tiles": "aweigh.geometry.tiles",
     "Tracker": "aweigh.tracking.tracker",
@@ -72,6 +74,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "predict_files",
     "train",
 ]
 

@@ -96,7 +96,7 @@ def load(
         if graph.graph.whole_images and (resize is not None or tta.scales != PLAIN.scales):
             what = "scales" if resize is None else "resize"
             raise UsageError(f"{what}: {model} resizes images itself; a graph without that takes them in any size.")
-        return Predictor(graph, _resize_of(header, resize), tta=tta, tiles=tiles)
+        return Predictor(graph, _resize_of(header, resize), tta=tta, tiles=tiles, file=found)
     if runtime not in (None, "torch"):
         raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")
     with said_if_missing(f"{model}", f"where torch is `aweigh export {model} -o NAME.onnx`, and name that file"):
@@ -110,7 +110,8 @@ def load(
         cheap = chosen.type == "cpu" and has_bf16(chosen) and costs_little(header, "bf16")
         precision = "bf16" if cheap else "float32"
     engine = TorchEngine.prepared(detector, chosen, precision=precision, threads=threads)
-    return Predictor(engine, _resize_of(header, resize), tta=tta, tiles=tiles)
+    file = found if isinstance(found, Path) else None
+    return Predictor(engine, _resize_of(header, resize), tta=tta, tiles=tiles, file=file)
 
 
 def _resize_of(header: Mapping[str, Any], asked: Resize | str | None) -> Resize:
@@ -132,7 +133,7 @@ class Predictor:
     batch normalisation folded into the convolutions, channels-last memory), and leaves the given one as it is; or an
     engine. resize: the step that was used in training. tta: test-time augmentation; an image is then read once for each
     size. tiles: in which each image is looked at, when a call does not say others; whole when not given. device: of a
-    detector: a GPU that CUDA can use when there is one, else the CPU.
+    detector: a GPU that CUDA can use when there is one, else the CPU. file: that it was loaded from, where it was.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class Predictor:
         tta: TTA = PLAIN,
         tiles: Tiles | None = None,
         device: torch.device | str | None = None,
+        file: Path | None = None,
     ) -> None:
         check_engine(model)
         if isinstance(model, Engine):
@@ -151,7 +153,7 @@ class Predictor:
             from aweigh.inference.engine import TorchEngine
 
             self.engine = TorchEngine.prepared(model, device)
-        self.resize, self.tta, self.tiles = resize, tta, tiles
+        self.resize, self.tta, self.tiles, self.file = resize, tta, tiles, file
         self.classes = self.engine.classes  # with the category ids of the data it was trained on
 
     @overload

@@ -17,6 +17,7 @@ from aweigh.errors import UsageError
 from aweigh.images.sources.source import Images
 from aweigh.models import DETECTORS, PUBLISHED
 from aweigh.prediction.drawing import Places, refuse_overwriting
+from aweigh.prediction.summary import Summary
 from aweigh.training.backbone.config import ClassifyConfig
 from aweigh.training.config import TrainConfig, configuration
 from aweigh.training.recipes import find_recipe
@@ -154,7 +155,7 @@ def test_a_score_that_none_can_have(score: str, capsys: pytest.CaptureFixture[st
 
 def test_pictures_that_could_not_be_read_are_not_said_to_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     for pictures, words in ((1, ""), (2, "; boxes drawn in out")):
-        predict.Tally(pictures=pictures, failed=1).tell(Path("out"), "detections.csv", "torch", drawn=True)
+        predict.tell(Summary(Path("out/detections.csv"), images=pictures, failed=1), "torch", drawn=True)
         assert capsys.readouterr().err.endswith(f"Detections: out/detections.csv{words}\n")
 
 
@@ -186,7 +187,7 @@ def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_time_per_picture_needs_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
-    predict.Tally(pictures=1, failed=1).tell(None, "csv", "torch", drawn=False)
+    predict.tell(Summary(None, images=1, failed=1), "torch", drawn=False)
     assert capsys.readouterr().err.splitlines() == ["0 images, 0 objects", "1 of 1 image could not be read."]
-    predict.Tally(pictures=2, failed=1).tell(None, "csv", "torch", drawn=False)
+    predict.tell(Summary(None, images=2, failed=1), "torch", drawn=False)
     assert "1 image, 0 objects; 0.00 s per image (torch)" in capsys.readouterr().err

@@ -33,7 +33,7 @@ def test_every_image_is_a_row_with_the_numbers_of_jsonl(tmp_path: Path, monkeypa
     monkeypatch.setattr(format_parquet, "GROUP", 3)  # so that there are several, the last one not full
     camera = np.hstack([np.diag([500.0, 500, 1]), np.zeros((3, 1))])
     cuboids = np.array([[20, 10, 8, 1.5, 1.6, 4, 0.1], [1, 2, 9, 1, 1, 1, 0.2]], np.float32)
-    tracked = replace(found(), cuboids=cuboids, camera=camera, track_ids=np.array([7, 4]))
+    tracked = replace(found(), cuboids=cuboids, camera=camera, track_ids=np.array([7, 4]), frame_number=3, time=0.1)
     images = [*results(), *all_with_shapes(), tracked]
     assert write_detections(images, tmp_path / "found.parquet", "parquet") == len(images)
     write_detections(images, tmp_path / "found.jsonl")
@@ -41,7 +41,7 @@ def test_every_image_is_a_row_with_the_numbers_of_jsonl(tmp_path: Path, monkeypa
     assert read.schema.equals(schema(), check_metadata=True) and read.equals(table(images))
     lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     for values, line in zip(read.to_pylist(), lines, strict=True):
-        objects, said = line["detections"], ("path", "width", "height", "error", "keypoint_names")
+        objects, said = line["detections"], ("path", "width", "height", "error", "frame", "time", "keypoint_names")
         assert {key: values[key] for key in said} == {key: line.get(key) for key in said}
         assert values["names"] == [one["class"] for one in objects]
         assert values["category_ids"] == [one["category_id"] for one in objects]

@@ -25,7 +25,7 @@ def command(crash: str, /) -> None:
     Args:
         crash: The folder that training kept the step in, such as runs/shapes/crash-000123.
     """
-    from aweigh.checkpoints.lock import hold
+    from aweigh.lock import hold
     from aweigh.training.debug.crash import read_bundle
 
     bundle = read_bundle(crash)

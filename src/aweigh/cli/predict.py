@@ -1,10 +1,6 @@
 """`aweigh predict`: objects found in images, drawn on them and written in a format that other programs read."""
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,10 +15,7 @@ from aweigh.errors import UsageError, check_reach, counted, printable
 from aweigh.scenes import STREET
 
 if TYPE_CHECKING:
-    from aweigh.detections import Detections
-    from aweigh.predictor import Predictor
-    from aweigh.results.writers import DetectionWriter
-    from aweigh.tracking.tracker import Tracker
+    from aweigh.prediction.summary import Summary
 
 
 def command(
@@ -38,6 +31,7 @@ def command(
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
     format: str = "jsonl",
     camera: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     draw: bool = True,
     batch: Batch = 0,
     exif: Literal["apply", "ignore"] = "apply",
@@ -77,6 +71,7 @@ def command(
         camera: For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with
             one for each image, by its name. When not given, it is looked for where KITTI has it, in calib beside the
             folder of images.
+        resume: Go on where a run into this folder was stopped: do what is missing, and write the same file.
         draw: Draw what was found on the images.
         exif: Whether the rotation in a photograph's EXIF data is applied.
         value_range: For images of more than 8 bits: which values are black and white, as 0 4095.
@@ -84,60 +79,60 @@ def command(
     """
     pictures = (*pictures, str(STREET)) if sample else pictures
     check_pictures(pictures, data, split, exif)
-    folder = output_folder(output)
+    check_output(output, resume)
     tracker = tracks.tracker()
-    least = check_value("score", score if score is not None else 0.0 if tracker is not None else 0.5, Share)
+    if score is not None:
+        check_value("score", score, Share)
     if tracker is not None and data is not None:
         raise UsageError("--track goes with frames in order, and the images of --data DATA are in none.")
+    if tracker is not None and resume:
+        raise UsageError("--track has to see all frames in order; leave --resume out.")
     check_reach("batch", batch or 1)
     from aweigh.images.sources import images_of, together
+    from aweigh.images.sources.source import Images
     from aweigh.prediction.annotated_images import AnnotatedImages
-    from aweigh.prediction.drawing import Pair, Places, Reading, draw_each, refuse_overwriting
-    from aweigh.results.writers import DetectionWriter, format_named
+    from aweigh.results.writers import format_named
+    from aweigh.to_files import predict_files
 
-    written = format_named(format)
-    of_data = None if data is None else AnnotatedImages.of(data, split, distinct=format == "coco")
-    chosen = frames.choice()
-    given = (images_of(name, recursive=recursive, allow_net=allow_net, frames=chosen) for name in pictures)
-    images = together([*given]) if of_data is None else of_data.images()
-    place = None
-    if draw and folder is not None:
-        refuse_overwriting(images, folder)
-        place = Places(folder, images.root)
+    format_named(format)
+    source: Images | AnnotatedImages
+    if data is None:
+        chosen = frames.choice()
+        source = together(
+            [images_of(name, recursive=recursive, allow_net=allow_net, frames=chosen) for name in pictures]
+        )
+    else:
+        source = AnnotatedImages.of(data, split, distinct=format == "coco")
     predictor = find_detector(model, weights, views)
     if not predictor.tta.plain:
         log().print("\n".join(predictor.tta.describe(predictor.engine)))
     if predictor.tiles is not None:
         log().print(str(predictor.tiles))
-    reading: Reading = {"exif": exif, "value_range": value_range or "auto"}
-    proposals = given_proposals(predictor.engine, proposals_file)
-    asked = partial(
-        predictor.with_images, score=least if tracker is None else tracker.low, classes=classes, proposals=proposals
-    )
-    add_camera = camera_of(predictor, camera)
-    tally = Tally()
-    found: Iterable[Pair] = asked(images, batch or predictor.engine.usual_batch, **reading)
-    if tracker is not None:
-        found = ((image, tracker.update(result)) for image, result in found)
-        found = ((image, result[result.scores >= least]) for image, result in found)
-    results: Iterator[Detections] = draw_each(
-        ((image, add_camera(result)) for image, result in found), place, reading, tally.lose
-    )
-    ids = None
-    if of_data is not None:
-        stored: Reading = {**reading, "exif": "ignore"}
-        results = of_data.framed(
-            results, predictor.classes, lambda path: add_camera(next(asked([path], 1, **stored))[1])
+    with bar("predicting") as show:
+        summary = predict_files(
+            source,
+            output,
+            model=predictor,
+            format=format,
+            resume=resume,
+            draw=draw,
+            tracker=tracker,
+            score=score,
+            classes=classes,
+            exif=exif,
+            value_range=value_range or "auto",
+            proposals=given_proposals(predictor.engine, proposals_file),
+            camera=camera,
+            batch=batch,
+            progress=show,
+            remark=lambda text: log().print(one_line(text)),
         )
-        ids = [*of_data.ids.values()]
-    total = sum(1 for _ in images) if images.quick else None
-    target = "-" if folder is None else folder / written.file
-    with bar("predicting", total) as show, DetectionWriter(target, format, image_ids=ids) as writer:
-        for result in tally.watch(results, show):
-            writer.write(result)
-    tally.tell(folder, written.file, predictor.engine.computed_by, drawn=place is not None)
-    tell_lost(writer, format, predictor, tally, tracker)
-    return 1 if tally.failed or tally.lost else 0
+    if not summary.finished_before:
+        tell(summary, predictor.engine.computed_by, drawn=draw)
+        tell_lost(summary, format, [*predictor.engine.extras, *["tracks"] * (tracker is not None)])
+    if tracker is not None:
+        log().print(tracker.told())
+    return 1 if summary.failed or summary.not_drawn else 0
 
 
 def check_pictures(pictures: Sequence[str], data: Path | None, split: str, exif: str) -> None:
@@ -153,94 +148,49 @@ def check_pictures(pictures: Sequence[str], data: Path | None, split: str, exif:
         )
 
 
-def output_folder(output: str) -> Path | None:
-    """The folder to write into, None for the output stream."""
+def check_output(output: str, resume: bool) -> None:
+    """Whether it is a folder, or the output stream."""
     if not output:
         raise UsageError("-o is empty; name a folder, or - for the output stream.")
-    if output == "-":
-        return None
-    if Path(output).exists() and not Path(output).is_dir():
+    if output == "-" and resume:
+        raise UsageError("--resume goes on with what lies in a folder; name it with -o.")
+    if output != "-" and Path(output).exists() and not Path(output).is_dir():
         raise UsageError(f"-o {output} is a file; name a folder, or - for the output stream.")
-    return Path(output)
 
 
-def camera_of(predictor: "Predictor", camera: Path | None) -> "Callable[[Detections], Detections]":
-    """What gives the detections of an image its camera, where the detector finds objects in space."""
-    from aweigh.layouts.kitti import read_camera
-    from aweigh.prediction.drawing import with_camera
+def tell(summary: "Summary", computed_by: str, *, drawn: bool) -> None:
+    """How much was found, how quickly, and where it is."""
+    read = summary.images - summary.failed
+    names = ", ".join(f"{printable(name)} {count}" for name, count in summary.objects.most_common(8))
+    more = f" and {counted(len(summary.objects) - 8, 'more class')}" if len(summary.objects) > 8 else ""
+    looked_at = read - summary.done_before
+    speed = f"; {summary.seconds / looked_at:.2f} s per image ({computed_by})" if looked_at > 0 else ""
+    log().print(
+        f"{counted(read, 'image')}, {counted(summary.objects.total(), 'object')}{f' ({names}{more})' if names else ''}"
+        f"{speed}"
+    )
+    if summary.done_before:
+        log().print(f"{counted(summary.done_before, 'image', 'was')} done before.")
+    if summary.failed:
+        log().print(f"{summary.failed} of {counted(summary.images, 'image')} could not be read.")
+    if summary.file is not None:
+        boxes = f"; boxes drawn in {summary.file.parent}" if drawn and read else ""
+        log().print(f"Detections: {summary.file}{boxes}")
 
-    in_space = "cuboids" in predictor.engine.extras
-    if camera is not None and not in_space:
-        raise UsageError(f"--camera {camera}: {predictor.engine.name} finds no objects in space; leave it out.")
-    if camera is not None and not camera.is_dir():
-        read_camera(camera)  # one for all of them: what is wrong with it is told at once
-    return partial(with_camera, given=camera) if in_space else lambda result: result
 
-
-def tell_lost(
-    writer: "DetectionWriter", format: str, predictor: "Predictor", tally: "Tally", tracker: "Tracker | None"
-) -> None:
+def tell_lost(summary: "Summary", format: str, extras: Sequence[str]) -> None:
     """What could not be written, or not as it should."""
     from aweigh.results import FORMATS
 
-    extras = [*predictor.engine.extras, *["tracks"] * (tracker is not None)]
-    if tracker is not None:
-        log().print(tracker.told())
-    if "cuboids" in extras and tally.without_camera:
+    if "cuboids" in extras and summary.without_camera:
         log().print(
-            f"The camera of {counted(tally.without_camera, 'image')} is not known, nor where "
+            f"The camera of {counted(summary.without_camera, 'image')} is not known, nor where "
             "objects stand; --camera names a calibration file."
         )
-    if writer.renamed_count:
+    if summary.renamed_count:
         log().print(
-            f"{counted(writer.renamed_count, 'file')} of detections could not be called as the image, whose name is "
-            f"that of another or too long: {one_line('; '.join(writer.renamed))}",
+            f"{counted(summary.renamed_count, 'file')} of detections could not be called as the image, whose name is "
+            f"that of another or too long: {one_line('; '.join(summary.renamed))}",
         )
     if lost := [what for what in extras if what in FORMATS[format].left_out]:
         log().print(f"Format {format} has no place for {' and '.join(lost)}; --format jsonl and coco have.")
-
-
-@dataclass
-class Tally:
-    """What was seen, for the summary at the end."""
-
-    pictures: int = 0
-    failed: int = 0
-    lost: int = 0  # drawings
-    without_camera: int = 0
-    objects: Counter[str] = field(default_factory=Counter)
-    started: float = field(default_factory=time.perf_counter)
-
-    def watch(self, results: Iterable["Detections"], show: Callable[[int], None]) -> Iterator["Detections"]:
-        for result in results:
-            self.pictures += 1
-            self.objects.update(result.names)
-            self.without_camera += result.camera is None and result.error is None
-            if result.error is not None:
-                self.failed += 1
-                log().print(f"left out: {one_line(result.error)}")
-            show(self.pictures)
-            yield result
-
-    def lose(self, picture: str, error: Exception) -> None:
-        """Say why an image could not be drawn."""
-        self.lost += 1
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        log().print(f"not drawn: {one_line(f'{picture}: {reason}')}")
-
-    def tell(self, folder: Path | None, file: str, computed_by: str, *, drawn: bool) -> None:
-        screen = log()
-        read = self.pictures - self.failed
-        names = ", ".join(f"{printable(name)} {count}" for name, count in self.objects.most_common(8))
-        more = f" and {counted(len(self.objects) - 8, 'more class')}" if len(self.objects) > 8 else ""
-        seconds = time.perf_counter() - self.started
-        speed = f"; {seconds / read:.2f} s per image ({computed_by})" if read else ""
-        screen.print(
-            f"{counted(read, 'image')}, {counted(self.objects.total(), 'object')}"
-            f"{f' ({names}{more})' if names else ''}{speed}",
-        )
-        if self.failed:
-            screen.print(f"{self.failed} of {counted(self.pictures, 'image')} could not be read.")
-        if folder is not None:
-            boxes = f"; boxes drawn in {folder}" if drawn and read else ""
-            screen.print(f"Detections: {folder / file}{boxes}")

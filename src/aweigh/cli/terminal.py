@@ -32,14 +32,15 @@ def log() -> "Console":
 
 
 @contextmanager
-def bar(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on the error stream, where that is a terminal; call it with the number done. Gone at the end."""
+def bar(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar on the error stream, where that is a terminal; call it with the number done, and with that of all
+    where it was not known before. Gone at the end."""
     from rich.progress import Progress
 
     console = log()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total)
-        yield lambda done: progress.update(task, completed=done)
+        yield lambda done, total=None: progress.update(task, completed=done, total=total)
 
 
 def write_numbers(file: Path, numbers: Mapping[str, Any]) -> None:

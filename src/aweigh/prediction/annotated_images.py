@@ -34,7 +34,11 @@ class AnnotatedImages:
         distinct: `DataError` where two of them have one id, so that a file of results could not tell them apart.
         """
         names = [ALIASES.get(wanted, wanted)] if wanted else list(find_splits(data))
-        splits = {name: load_split(data, name) for name in names}
+        return AnnotatedImages.of_splits({name: load_split(data, name) for name in names}, distinct=distinct)
+
+    @staticmethod
+    def of_splits(splits: dict[str, Split], *, distinct: bool = True) -> AnnotatedImages:
+        """The images of splits that were loaded."""
         ids: dict[Path, int] = {}
         sizes: dict[Path, tuple[int, int]] = {}
         first: dict[int, Path] = {}

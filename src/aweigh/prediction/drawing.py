@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -23,6 +24,7 @@ from aweigh.images.sources.source import Images
 from aweigh.images.stored import StoredImage
 from aweigh.layouts.kitti import camera_beside, read_camera
 from aweigh.prediction.films import Drawn, Film, filmed
+from aweigh.runtime.engine import Engine
 from aweigh.runtime.threads import usable_cores
 from aweigh.video.encode import ending_for
 from aweigh.video.frames import Video, VideoFrame
@@ -53,6 +55,16 @@ def with_camera(result: Detections, *, given: Path | None) -> Detections:
         return replace(result, camera=read_camera(file))
     except DataError as error:
         return type(result).empty(result.classes, path=result.path, error=str(error))
+
+
+def camera_adder(engine: Engine, given: Path | None) -> Callable[[Detections], Detections]:
+    """What gives the detections of an image its camera, where the detector finds objects in space."""
+    in_space = "cuboids" in engine.extras
+    if given is not None and not in_space:
+        raise UsageError(f"--camera {given}: {engine.name} finds no objects in space; leave it out.")
+    if given is not None and not given.is_dir():
+        read_camera(given)  # one for all of them: what is wrong with it is told at once
+    return partial(with_camera, given=given) if in_space else lambda result: result
 
 
 Pair = tuple[ImageSource, Detections]  # an image with its detections

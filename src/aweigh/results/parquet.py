@@ -37,13 +37,9 @@ def _writer(stream: BinaryIO) -> Any:
     with said_if_missing("Format parquet", "choose another --format"):
         from pyarrow import parquet
 
-    class Writer(parquet.ParquetWriter):
-        """pyarrow's, which ends its file when it is forgotten: after an error that file is gone already."""
-
-        def __del__(self) -> None:
-            pass
-
-    return Writer(stream, schema(), compression="zstd")
+    # pyarrow's ends its file when it is forgotten, which after an error is gone already; this one leaves it.
+    writer: Any = type("Writer", (parquet.ParquetWriter,), {"__del__": lambda _: None})
+    return writer(stream, schema(), compression="zstd")
 
 
 FORMAT = OneFile("detections.parquet", ParquetTable)

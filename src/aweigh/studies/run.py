@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from aweigh.checkpoints.lock import hold
 from aweigh.console import SafeConsole
 from aweigh.errors import AweighError
 from aweigh.files import read_json, remove_leftovers, write_text
 from aweigh.inference.device import choose_device
 from aweigh.inference.memory import begin_high_water_anew, high_water
+from aweigh.lock import hold
 from aweigh.studies.cost import cost_of_rows
 from aweigh.studies.measure import Figures, assignment_figures, backbone_figures, figures_of, training_figures
 from aweigh.studies.plan import Plan, Training

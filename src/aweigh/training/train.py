@@ -16,7 +16,6 @@ from rich.console import Console
 
 from aweigh import distributed
 from aweigh.checkpoints.checkpoint import load_model
-from aweigh.checkpoints.lock import FolderTakenError, hold
 from aweigh.console import SafeConsole
 from aweigh.edit.held_out import FILE as HELD_OUT
 from aweigh.edit.held_out import HeldOut
@@ -25,6 +24,7 @@ from aweigh.evaluation.coco import UNDEFINED
 from aweigh.files import remove_leftovers, write_text
 from aweigh.inference.device import determinism
 from aweigh.inference.engine import TorchEngine
+from aweigh.lock import FolderTakenError, hold
 from aweigh.prediction.sheet import save_predictions
 from aweigh.training import state
 from aweigh.training.config import TrainConfig, resolve

@@ -29,12 +29,12 @@ from torch.optim.swa_utils import update_bn
 from aweigh.backbones.classifier import Network, classifier, network
 from aweigh.backbones.shufflenet_v2 import BUILDERS, ShuffleNetV2
 from aweigh.checkpoints.checkpoint import below, load_state, plain, save_state
-from aweigh.checkpoints.lock import hold
 from aweigh.console import SafeConsole
 from aweigh.errors import AweighError, DataError, UsageError, counted, lost_worker
 from aweigh.files import atomic_file, numbered, remove_leftovers, write_text
 from aweigh.inference.device import How, choose_device, choose_precision
 from aweigh.inference.meters import Means
+from aweigh.lock import hold
 from aweigh.training.backbone.class_folders import (
     ClassFolders,
     LabelledBatch,

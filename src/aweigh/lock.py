@@ -1,4 +1,4 @@
-"""A run folder belongs to one process at a time.
+"""A folder that is written into belongs to one process at a time.
 
 The lock is a record lock of the operating system on the file `lock` in the folder, held as long as the file is open.
 The system releases it when the process ends, however it ends, so nobody has to judge whether a process number is still
@@ -98,7 +98,7 @@ def _lock(stream: int, folder: Path) -> str:
             ) from None
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
             raise
-        return f"The disk of {folder} knows no locks ({error.strerror}): see to it that one process alone trains there."
+        return f"The disk of {folder} knows no locks ({error.strerror}): see to it that one process alone works there."
     return ""
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from aweigh.checkpoints import lock
+from aweigh import lock
 from aweigh.checkpoints.checkpoint import load_model
-from aweigh.checkpoints.lock import FolderTakenError, hold
 from aweigh.cli.main import run as run_command
 from aweigh.errors import AweighError
+from aweigh.lock import FolderTakenError, hold
 from aweigh.training import loop
 from aweigh.training import train as training
 from aweigh.training.config import resolve
@@ -24,7 +24,7 @@ from aweigh.training.train import train
 
 HOLDER = """
 import os, sys, time
-from aweigh.checkpoints.lock import hold
+from aweigh.lock import hold
 with hold(sys.argv[1]):
     child = os.fork() if "fork" in sys.argv else -1
     if child == 0:
