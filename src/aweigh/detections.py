@@ -383,7 +383,7 @@ class Detections:
 
     def save(self, path: str | Path, image: Any = None, *, format: str = "") -> None:
         """The drawing where the file ends as images do, else the detections: .json, .jsonl, .csv, .parquet,
-        .xml (VOC), .txt.
+        .xml (VOC), .txt (YOLO), .geojson.
 
         image: as for `draw`. format: another that `aweigh predict --format` knows, for a file of any name.
         """

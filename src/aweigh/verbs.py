@@ -37,6 +37,7 @@ FORMAT_OF = {
     ".parquet": "parquet",
     ".xml": "voc",
     ".txt": "yolo",
+    ".geojson": "geojson",
 }
 PREVIEW = 1000  # pixels of the longer side in a notebook, ours
 ROWS = 20  # detections that a notebook lists, ours

@@ -21,6 +21,7 @@ from aweigh.geometry.tiles import Tiles
 from aweigh.images import reader
 from aweigh.images.bands import png
 from aweigh.images.resize import Resize
+from aweigh.prediction import drawing
 from aweigh.predictor import Predictor
 from aweigh.runtime.engine import Batch
 from aweigh.runtime.tiled import resize_of_tiles
@@ -135,6 +136,26 @@ def test_a_large_image_that_is_damaged_further_down_is_said_and_the_others_are_f
     Image.fromarray(image).save(tmp_path / "b.png")
     first, second = Predictor(Rectangles(), Resize(None, None)).stream(tmp_path, tile=128, overlap=0.25)
     assert "damaged or cut short" in (first.error or "") and not len(first) and len(second) == len(boxes)
+
+
+@pytest.mark.usefixtures("large")
+def test_a_large_image_has_a_small_drawing_beside_boxes_in_its_own_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    street = Image.open(STREET).convert("RGB")
+    monkeypatch.setattr(drawing, "MOST_DRAWN", street.width * street.height // 4**2)
+    street.save(tmp_path / "mosaic.png")
+    assert run(["predict", str(tmp_path / "mosaic.png"), "-o", str(tmp_path / "out"), "--tile", "640"]) == 0
+    (line,) = (tmp_path / "out" / "detections.jsonl").read_text().splitlines()
+    assert (json.loads(line)["width"], json.loads(line)["height"]) == street.size
+    found = aweigh.load()(street, tile=640)
+    assert [one["box"] for one in json.loads(line)["detections"]] == pytest.approx(found.boxes)
+    small = street.reduce(4)
+    with Image.open(tmp_path / "out" / "mosaic.jpg") as drawn:
+        assert drawn.size == small.size
+        expected = np.asarray(found.resized((small.height, small.width)).draw(small), float)
+        beside = [np.abs(np.asarray(drawn, float) - other).mean() for other in (expected, np.asarray(small))]
+        assert beside[0] < beside[1] / 2  # grey levels: what JPEG leaves out, and boxes
 
 
 def test_of_a_large_image_a_few_rows_of_tiles_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ def command(
         format: jsonl: a line of JSON per image. parquet: a table with a row per image. coco: COCO's results. csv: a
             line per box. mot: the same as MOTChallenge has tracks. labelstudio and cvat: annotations to begin with,
             which Label Studio and CVAT import and people correct. yolo, voc, kitti and labelme: a file per image.
+            geojson: a layer per image for maps, in the coordinates of a GeoTIFF.
             Masks are in jsonl, parquet, coco and cvat, keypoints in jsonl, parquet, coco, csv and labelstudio, 3D boxes
             in jsonl, parquet, coco and kitti, tracks in jsonl, parquet, coco, csv, mot and labelme.
         camera: For a detector that finds objects in space: a calibration file as KITTI has it (P2), or a folder with

@@ -6,7 +6,7 @@ add one, write its file and name it here.
 
 from __future__ import annotations
 
-from aweigh.results import coco_list, csv, cvat, jsonl, kitti, labelme, labelstudio, mot, parquet, voc, yolo
+from aweigh.results import coco_list, csv, cvat, geojson, jsonl, kitti, labelme, labelstudio, mot, parquet, voc, yolo
 from aweigh.results.format import Format
 
 FORMATS: dict[str, Format] = {
@@ -19,6 +19,7 @@ FORMATS: dict[str, Format] = {
     "voc": voc.FORMAT,
     "kitti": kitti.FORMAT,
     "labelme": labelme.FORMAT,
+    "geojson": geojson.FORMAT,
     "labelstudio": labelstudio.FORMAT,
     "cvat": cvat.FORMAT,
 }

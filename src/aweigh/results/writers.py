@@ -49,8 +49,9 @@ def format_named(name: str) -> Format:
 class DetectionWriter:
     """A context manager: what is written inside appears when it ends well, and not at all when it does not.
 
-    out: a file, or a folder for yolo, voc, kitti and labelme (whose files appear one by one, each complete); `-` is
-    standard output. Images are numbered from 1 in the order written; `image_ids` gives other numbers, in that order.
+    out: a file, or a folder for yolo, voc, kitti, labelme and geojson (whose files appear one by one, each complete);
+    `-` is standard output. Images are numbered from 1 in the order written; `image_ids` gives other numbers, in that
+    order.
     """
 
     def __init__(self, out: str | Path, format: str = "jsonl", *, image_ids: Sequence[int] | None = None) -> None:
