@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.test_predict import finds, lines, pictures
+from tests.video.clips import clip
 
 from aweigh.cli.flags import Tracks
 from aweigh.cli.main import run
@@ -30,6 +31,14 @@ def test_two_folders_are_two_sequences(tmp_path: Path, finds: None) -> None:
     sequences = [str(tmp_path / name) for name in ("a", "b")]
     assert run(["predict", *sequences, "--track", "--no-draw", "-o", str(tmp_path / "out")]) == 0
     assert track_ids(tmp_path / "out") == [[1], [1], [2], [2]]
+
+
+def test_frames_of_a_video_have_their_numbers(tmp_path: Path, finds: None) -> None:
+    path = clip(tmp_path / "clip.mp4", frames=10)
+    words = ("--track", "--every", "4", "--format", "mot", "--no-draw", "-o", str(tmp_path / "out"))
+    assert run(["predict", str(path), *words]) == 0
+    rows = (tmp_path / "out" / "tracks.txt").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows] == [["1", "1"], ["5", "1"], ["9", "1"]]
 
 
 def test_the_score_is_that_of_what_is_written(tmp_path: Path, finds: None) -> None:

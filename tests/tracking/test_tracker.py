@@ -188,6 +188,30 @@ def test_frames_whose_numbers_go_back_are_in_no_order() -> None:
     tracker.update(one(path="b/other0.png"))
 
 
+@pytest.mark.parametrize("shift, same", [(26.0, True), (27.5, False)])  # of a box 40 wide: an IoU of 0.21 and 0.19
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_sure_detection_overlaps_its_track_by_a_fifth(shift: float, same: bool, confirmed: bool) -> None:
+    tracker = Tracker()
+    if not confirmed:
+        tracker.update(nothing())
+    tracker.update(one(100))
+    assert ids(tracker.update(one(100 + shift))) == ([1] if same else [])
+
+
+@pytest.mark.parametrize("shift, same", [(13.0, True), (14.0, False)])  # an IoU of 0.51 and 0.48
+def test_a_weak_one_overlaps_it_by_a_half(shift: float, same: bool) -> None:
+    tracker = Tracker()
+    tracker.update(one(100))
+    assert ids(tracker.update(one(100 + shift, score=0.2))) == ([1] if same else [])
+
+
+def test_a_weak_one_finds_no_track_that_was_lost() -> None:
+    tracker = Tracker()
+    for found in (one(), nothing(), one(score=0.5)):
+        last = tracker.update(found)
+    assert ids(last) == [] and ids(tracker.update(one())) == [1]
+
+
 def test_a_trail_leads_to_where_the_object_is() -> None:
     tracker = Tracker()
     for frame in range(40):

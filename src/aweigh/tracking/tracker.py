@@ -9,8 +9,8 @@ Objects move on at their speed (`motion.py`); then the sure detections go to the
 ones, which are mostly objects that something covers, to the tracks that are left. What no track takes begins one.
 
 Ours differs: only objects of one class are matched; boxes are the detector's, not the filter's; a track that is not yet
-confirmed is predicted too; tracks are numbered when they are confirmed, so that no number is left out; and frames may
-be left out, for which every track moves on.
+confirmed is predicted too, and needs no more overlap than others; tracks are numbered when they are confirmed, so that
+no number is left out; and frames may be left out, for which every track moves on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from aweigh.tracking.assignment import best_pairs
 from aweigh.tracking.motion import begun, boxes_of, corrected, predicted
 
 WEAK_IOU = 0.5  # between a track and a weak detection, as in the authors' code
-UNCONFIRMED_IOU = 0.3  # between a detection that may begin a track and the second one, as in the authors' code
 DUPLICATE_IOU = 0.85  # from which on a lost track and one that is seen are the same object, as in the authors' code
 TRAIL = 30  # frames, ours
 
@@ -93,7 +92,7 @@ class Tracker:
         seen_before = [track for track in known if track not in taken and track.last == self._looked_at]
         taken |= _matched(seen_before, found, np.flatnonzero(weak), WEAK_IOU)
         sure[list(taken.values())] = False
-        taken |= _matched(unconfirmed, found, np.flatnonzero(sure), UNCONFIRMED_IOU)
+        taken |= _matched(unconfirmed, found, np.flatnonzero(sure), self.iou)
         sure[list(taken.values())] = False
 
         sure[found.scores < self.new] = False
