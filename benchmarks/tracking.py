@@ -153,8 +153,9 @@ def main() -> None:
         print(line, flush=True)
         lines.append(line)
     if arguments.markdown is not None:
-        head = f"# Tracks on drawn sequences\n\n{SEQUENCES} sequences of {FRAMES} frames (`python -m benchmarks.tracking`).\n"
-        arguments.markdown.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+        made = f"`python -m benchmarks.tracking`: {SEQUENCES} sequences of {FRAMES} frames."
+        text = "\n".join(["# Tracks on drawn sequences", "", made, *lines, ""])
+        arguments.markdown.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
