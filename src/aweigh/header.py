@@ -14,6 +14,7 @@ from typing import Any
 from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.files import safetensors_metadata
+from aweigh.geometry.tiles import Tiles
 from aweigh.images.resize import Resize
 
 FORMAT = 2  # raised when a reader of the version before could not understand the header
@@ -105,6 +106,11 @@ def check_header(header: Mapping[str, Any], path: str | Path) -> None:
         raise DataError(f"{path}: its Aweigh header cannot be used ({error}).") from error
     if max(resize.short or 0, resize.long or 0) > LARGEST or type(resize.antialias) is not bool:
         refuse("usable resize", header["resize"])
+    if "tiles" in header:
+        try:
+            tiles_of(header)
+        except (AweighError, TypeError) as error:
+            raise DataError(f"{path}: its Aweigh header has no usable tiles ({error}).") from error
     for name in ("selection", "metrics", "training", "precisions"):
         if not isinstance(header.get(name, {}), dict):
             refuse(f"{name} by name", header[name])
@@ -129,6 +135,11 @@ def check_header(header: Mapping[str, Any], path: str | Path) -> None:
 def selection_of(header: Mapping[str, Any]) -> dict[str, Any]:
     """The thresholds and counts that a header of any format holds, by the names of `aweigh.arguments.settings_of`."""
     return {**{name: header[name] for name in FORMAT_1_SETTINGS if name in header}, **header.get("selection", {})}
+
+
+def tiles_of(header: Mapping[str, Any]) -> Tiles | None:
+    """The tiles that a detector was trained in; None for whole images."""
+    return Tiles(**header["tiles"]) if "tiles" in header else None
 
 
 def costs_little(header: Mapping[str, Any], precision: str) -> bool:

@@ -34,8 +34,8 @@ from aweigh.catalogue import find_model
 from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError, check_reach, counted, said_if_missing
 from aweigh.geometry.frames import Frame
-from aweigh.geometry.tiles import OVERLAP, Tiles
-from aweigh.header import costs_little
+from aweigh.geometry.tiles import OVERLAP, Tiles, check_tiles
+from aweigh.header import costs_little, tiles_of
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import ImageSource, check_reading, read_by_rows, read_reduced
 from aweigh.images.resize import Resize
@@ -45,7 +45,7 @@ from aweigh.prediction.given import begun, is_batch, of_image, path_of, pays_ahe
 from aweigh.runtime.engine import Batch, Engine, check_engine, is_out_of_memory
 from aweigh.runtime.open import SUFFIXES, Runtime, open_graph
 from aweigh.runtime.threads import usable_cores
-from aweigh.runtime.tiled import check_tiles, find_in_tiles
+from aweigh.runtime.tiled import find_in_tiles
 from aweigh.runtime.tta import PLAIN, TTA, find
 from aweigh.video.frames import FrameChoice
 
@@ -61,7 +61,7 @@ def load(
     *,
     resize: Resize | str | None = None,
     tta: TTA = PLAIN,
-    tiles: Tiles | None = None,
+    tiles: Tiles | Literal["own"] | None = "own",
     device: torch.device | str | None = None,
     runtime: Runtime | Literal["torch"] | None = None,
     precision: Precision = "auto",
@@ -75,11 +75,11 @@ def load(
     file. `"box"` is a graph, and a checkpoint where torch is asked for: by `runtime`, by a device that is not the CPU,
     or by a precision.
     resize: instead of the step the detector was trained with, or a size for that step, as `Resize.with_size` takes it.
-    tta: test-time augmentation. tiles: in which each image is looked at; whole when not given.
-    device: of a checkpoint a GPU that CUDA can use when there is one, else the CPU; of a
-    graph the CPU, when not given. runtime: what computes,
-    of a checkpoint `"torch"`, of a graph, when not given, onnxruntime (`.onnx`) or OpenVINO (`.xml`). precision: of the
-    numbers that the network of a checkpoint computes with, `"float32"`, `"bf16"` or `"float16"`; `"auto"` is bf16 on a
+    tta: test-time augmentation. tiles: in which each image is looked at; `"own"` for those that the detector was
+    trained in, if any, None for whole images. device: of a checkpoint a GPU that CUDA can use when there is one, else
+    the CPU; of a graph the CPU, when not given. runtime: what computes, of a checkpoint `"torch"`, of a graph, when not
+    given, onnxruntime (`.onnx`) or OpenVINO (`.xml`). precision: of the numbers that the network of a checkpoint
+    computes with, `"float32"`, `"bf16"` or `"float16"`; `"auto"` is bf16 on a
     CPU that has it where the header says that it costs less than 0.2 AP, else float32; a graph has its own. threads: of
     the CPU, 0 for as many as there are cores to use. `.engine.computed_by` says what was chosen.
     """
@@ -96,7 +96,7 @@ def load(
         if graph.graph.whole_images and (resize is not None or tta.scales != PLAIN.scales):
             what = "scales" if resize is None else "resize"
             raise UsageError(f"{what}: {model} resizes images itself; a graph without that takes them in any size.")
-        return Predictor(graph, _resize_of(header, resize), tta=tta, tiles=tiles, file=found)
+        return Predictor(graph, _resize_of(header, resize), tta=tta, tiles=_tiles_of(header, tiles), file=found)
     if runtime not in (None, "torch"):
         raise UsageError(f"runtime = {runtime!r} goes with a graph ({', '.join(SUFFIXES)}); which {model} is not.")
     with said_if_missing(f"{model}", f"where torch is `aweigh export {model} -o NAME.onnx`, and name that file"):
@@ -111,12 +111,16 @@ def load(
         precision = "bf16" if cheap else "float32"
     engine = TorchEngine.prepared(detector, chosen, precision=precision, threads=threads)
     file = found if isinstance(found, Path) else None
-    return Predictor(engine, _resize_of(header, resize), tta=tta, tiles=tiles, file=file)
+    return Predictor(engine, _resize_of(header, resize), tta=tta, tiles=_tiles_of(header, tiles), file=file)
 
 
 def _resize_of(header: Mapping[str, Any], asked: Resize | str | None) -> Resize:
     own = Resize.from_dict(header["resize"])
     return own.with_size(asked) if isinstance(asked, str) else asked or own
+
+
+def _tiles_of(header: Mapping[str, Any], asked: Tiles | Literal["own"] | None) -> Tiles | None:
+    return tiles_of(header) if asked == "own" else asked
 
 
 MOST_INPUT_PIXELS = 1 << 26  # ours: 0.8 GB as the network's input, and some ten times that inside it
@@ -472,7 +476,7 @@ class _Asked:
             raise UsageError(f"classes are a list of names, got {classes!r}.")
         labels = [engine.classes.label(name) for name in classes] or None
         if tiles is not None:
-            check_tiles(engine)
+            check_tiles(engine.name, engine.extras, needs_proposals=engine.needs_proposals)
         if nms is not None:
             engine = engine.with_nms(check_value("nms", nms, NMS))
         return cls(engine, check_value("score", score, Share), labels, exif, value_range, tiles)

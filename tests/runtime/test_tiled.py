@@ -24,7 +24,6 @@ from aweigh.images.resize import Resize
 from aweigh.prediction import drawing
 from aweigh.predictor import Predictor
 from aweigh.runtime.engine import Batch
-from aweigh.runtime.tiled import resize_of_tiles
 from aweigh.runtime.tta import TTA
 from aweigh.scenes import STREET
 
@@ -78,7 +77,7 @@ def test_every_object_of_a_scene_is_found_once_in_the_pixels_of_the_image() -> N
 
 
 def test_every_tile_is_looked_at_in_the_scale_of_a_whole_one() -> None:
-    resize = resize_of_tiles(Resize(short=800, long=1333), Tiles(640))
+    resize = Resize(short=800, long=1333).for_tiles(640)
     assert resize.size_for(640, 640) == (800, 800) and resize.size_for(100, 320) == (125, 400)
     image, boxes = scene(90, 90, (20, 12))
     found = Predictor(Rectangles(), Resize(None, 256))(image, tile=128)

@@ -58,7 +58,7 @@ def test_no_batch_is_worse_than_the_one_that_is_tried(run):
     split, resize = run.train_set.split, Resize(64, 160)
     change = Augmentation(short_sides=(48, 80), crop=0.7, scale_jitter=(0.5, 2.0), mosaic=0.5, mixup=0.5)
     train_set = DetectionDataset(split, Transform(resize, change))
-    worst = worst_of(split, Transform(resize, change), 32)
+    worst = worst_of(DetectionDataset(split, Transform(resize, change)), 32)
     tried = worst_batch(worst, train_set, 3)
     assert tuple(tried.images.pixels.shape) == (3, 3, *worst.size_hw)
     assert [len(targets) for targets in tried.targets] == [10, 10, 10] and worst.objects == 10
@@ -70,14 +70,14 @@ def test_no_batch_is_worse_than_the_one_that_is_tried(run):
             assert all(a <= b for a, b in zip(batch.images.pixels.shape[2:], worst.size_hw, strict=True))
             met += [len(targets) for targets in batch.targets]
     assert 4 < max(met) <= worst.objects
-    assert worst.size_hw != worst_of(split, Transform(resize, Augmentation.none()), 32).size_hw
+    assert worst.size_hw != worst_of(DetectionDataset(split, Transform(resize, Augmentation.none())), 32).size_hw
 
 
 def test_a_square_is_worse_than_the_pictures(run):
     split, resize, change = run.train_set.split, Resize(None, 160), Augmentation(affine_crop=(0.6, 1.3))
     split.sizes_hw[:] = [90, 120]
-    assert worst_of(split, Transform(resize, Augmentation.none()), 32).size_hw == (128, 160)
-    worst = worst_of(split, Transform(resize, change), 32)
+    assert worst_of(DetectionDataset(split, Transform(resize, Augmentation.none())), 32).size_hw == (128, 160)
+    worst = worst_of(DetectionDataset(split, Transform(resize, change)), 32)
     assert worst.size_hw == (160, 160)
     tried = worst_batch(worst, DetectionDataset(split, Transform(resize, change)), 2)
     assert tuple(tried.images.pixels.shape) == (2, 3, 160, 160)
@@ -85,7 +85,7 @@ def test_a_square_is_worse_than_the_pictures(run):
 
 def test_a_crop_round_an_object_is_as_large_as_it_says(run):
     split, change = run.train_set.split, Augmentation(object_crop=96)
-    worst = worst_of(split, Transform(Resize(None, 640), change), 1)
+    worst = worst_of(DetectionDataset(split, Transform(Resize(None, 640), change)), 1)
     assert worst.size_hw == (96, 96)
     tried = worst_batch(worst, DetectionDataset(split, Transform(Resize(None, 640), change)), 2)
     assert tuple(tried.images.pixels.shape) == (2, 3, 96, 96)
@@ -95,7 +95,7 @@ def test_a_crop_round_an_object_is_as_large_as_it_says(run):
 def test_the_fullest_images_come_first(run):
     split = run.train_set.split
     split.first[:] = [0, 1, 2, 3, 4, 12, 14, 15, 16]
-    worst = worst_of(split, Transform(run.resize, Augmentation.none()), 32)
+    worst = worst_of(DetectionDataset(split, Transform(run.resize, Augmentation.none())), 32)
     assert worst.order[:2].tolist() == [4, 5] and worst.objects == 8
     batch = worst_batch(worst, run.train_set, 2)
     assert [len(targets) for targets in batch.targets] == [8, 2]

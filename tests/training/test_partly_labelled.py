@@ -63,6 +63,6 @@ def test_a_failed_step_keeps_both_and_so_does_the_worst_batch(united, configure,
         assert before.uncertain.sum() == 1 and torch.equal(before.uncertain, after.uncertain)
         assert not before.known.all() and torch.equal(before.known, after.known)
     change = replace(run.transform.augmentation, mixup=0.5)
-    worst = worst_of(run.train_set.split, replace(run.transform, augmentation=change), 32)
+    worst = worst_of(replace(run.train_set, transform=replace(run.transform, augmentation=change)), 32)
     tried = worst_batch(worst, run.train_set, 2)
     assert all(targets.uncertain.sum() == 2 and targets.known is not None for targets in tried.targets)

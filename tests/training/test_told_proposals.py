@@ -110,7 +110,7 @@ def test_a_failed_step_keeps_them_and_is_computed_again(configure, files, tmp_pa
 
 def test_the_worst_batch_has_some(configure, files, tmp_path) -> None:
     run = prepare(configure(**FAST, proposals_file=files["train"], val_split="none"), tmp_path / "run")
-    worst = worst_of(run.train_set.split, run.transform, run.model.stride_divisor)
+    worst = worst_of(run.train_set, run.model.stride_divisor)
     batch = worst_batch(worst, run.train_set, 2)
     assert batch.images.proposals.shape == (2, 10, 4)
     assert all(value.isfinite() for value in batch_losses(run, TrainingLosses(run), batch).values())

@@ -197,6 +197,17 @@ class Masks:
                 out[number, : len(ys), : len(xs)] = self._decoded(row, size_hw)[ys[:, None], xs]
         return out
 
+    def in_window(
+        self, rows: Sequence[int] | np.ndarray, size_hw: tuple[int, int], window: tuple[int, int, int, int]
+    ) -> np.ndarray:
+        """`[R, h, w]` bool: of the masks of an image of `size_hw` the pixels in a part `(x0, y0, x1, y1)` of it."""
+        x0, y0, x1, y1 = window
+        out = np.zeros((len(rows), y1 - y0, x1 - x0), dtype=bool)
+        for number, row in enumerate(rows):
+            if self.kinds[row] != NONE:
+                out[number] = self._decoded(int(row), size_hw)[y0:y1, x0:x1]
+        return out
+
     def _decoded(self, row: int, size_hw: tuple[int, int]) -> np.ndarray:
         """`[H, W]` uint8."""
         from hotcoco import mask

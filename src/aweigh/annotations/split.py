@@ -160,6 +160,13 @@ class Split:
         rows = range(int(self.first[index]), int(self.first[index + 1]))
         return self.masks.pixels(rows, (height, width), out_hw=out_hw, step_yx=step_yx)
 
+    def masks_in_window(self, index: int, objects: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray | None:
+        """`[n, h, w]` bool: of these objects of an image `[n]`, numbered from 0, the masks in a part of it."""
+        if self.masks is None:
+            return None
+        height, width = self.sizes_hw[index].tolist()
+        return self.masks.in_window(int(self.first[index]) + objects, (height, width), window)
+
     def labelled_for(self, index: int) -> np.ndarray:
         """`[C]` bool: the classes that were looked for in this image; of any other it may show unlabelled objects."""
         if not self.complete[index]:

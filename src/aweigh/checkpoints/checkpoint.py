@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from aweigh.catalogue import Published, find_model
 from aweigh.classes import Classes, KeypointSet
 from aweigh.errors import AweighError, DataError, UsageError, counted, did_you_mean
 from aweigh.files import atomic_file, safetensors_metadata
+from aweigh.geometry.tiles import Tiles
 from aweigh.header import FORMAT, METADATA_KEY, portable, read_header, selection_of
 from aweigh.images.resize import Resize
 from aweigh.models import DETECTORS, create
@@ -42,6 +44,7 @@ def save_model(
     model: Detector,
     *,
     resize: Resize,
+    tiles: Tiles | None = None,
     metrics: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     licence: str = "",
@@ -49,10 +52,13 @@ def save_model(
 ) -> None:
     """Write the model and all that is needed to use it, atomically.
 
-    model: a detector, with `builder`, `arguments` and `classes`. metrics: what it reached, on which split.
-    training: the configuration and the step it was saved at. licence: of the weights, as an SPDX expression.
+    model: a detector, with `builder`, `arguments` and `classes`. tiles: in which it was trained; None for whole images.
+    metrics: what it reached, on which split. training: the configuration and the step it was saved at. licence: of the
+    weights, as an SPDX expression.
     """
-    header = header_of(model, resize=resize, metrics=metrics, training=training, licence=licence, data_hash=data_hash)
+    header = header_of(
+        model, resize=resize, tiles=tiles, metrics=metrics, training=training, licence=licence, data_hash=data_hash
+    )
     _save(Path(path), plain(model.state_dict()), json.dumps(header, ensure_ascii=False, allow_nan=False))
 
 
@@ -60,6 +66,7 @@ def header_of(
     model: Detector,
     *,
     resize: Resize,
+    tiles: Tiles | None = None,
     metrics: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     licence: str = "",
@@ -72,6 +79,7 @@ def header_of(
         "arguments": {name: portable(value) for name, value in model.arguments.items()},
         "classes": {"names": list(model.classes.names), "ids": list(model.classes.ids)},
         "resize": resize.to_dict(),
+        **({} if tiles is None else {"tiles": asdict(tiles)}),
         "selection": settings_of(model),
         "metrics": dict(metrics or {}),
         "training": dict(training or {}),

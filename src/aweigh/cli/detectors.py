@@ -9,6 +9,7 @@ from aweigh.errors import UsageError
 
 if TYPE_CHECKING:
     from aweigh.annotations.proposals import Proposals
+    from aweigh.geometry.tiles import Tiles
     from aweigh.predictor import Predictor
     from aweigh.runtime.engine import Engine
 
@@ -40,6 +41,11 @@ def find_detector(model: str, chosen: Weights = Weights(), views: Views = Views(
         predictor.engine = changed(predictor.engine, changes)
     tta.class_order(predictor.classes)  # where a flip pair is no class
     return predictor
+
+
+def told_tiles(tiles: "Tiles", views: Views) -> str:
+    """In which tiles a detector looks at images, and whether it is asked to."""
+    return str(tiles) if views.tile else f"{tiles}, as the detector was trained; --tile 0 looks at whole images"
 
 
 def changed(engine: "Engine", changes: Mapping[str, str]) -> "Engine":

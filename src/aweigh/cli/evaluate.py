@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from aweigh.cli.detectors import find_detector, given_proposals
+from aweigh.cli.detectors import find_detector, given_proposals, told_tiles
 from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, OwnIds, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
@@ -96,8 +96,6 @@ def command(
         part = split_to_measure(detector, data, split, strict=loading.strict, **files.to_dict())
         tell_proposals(detector, part, json_file, data, weights, loading)
         return
-    if picture is not None and views.tile:
-        raise UsageError("--picture shows whole images: leave out --tile, or see `aweigh predict --tile`.")
     other = weights.weights or weights.settings or views != Views() or names
     if keep_cost and (other or weights.precision in ("auto", "float32")):
         raise UsageError(
@@ -110,7 +108,7 @@ def command(
     found = measure(predictor, part, names, proposals_file, loading)
     tell_numbers(found)
     tell_submission(found, into)
-    print(*conditions(predictor, loading, weights, found.speed), sep="\n")
+    print(*conditions(predictor, loading, weights, views, found.speed), sep="\n")
     if json_file is not None:
         origin = {"split": part.name, "data_hash": part.content_hash, "detector": detector, "data": data}
         write_numbers(json_file, {**found.to_dict(), "settings": {**origin, **settings(predictor, loading)}})
@@ -238,7 +236,9 @@ def measure(
     return found
 
 
-def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed: Mapping[str, float]) -> Iterator[str]:
+def conditions(
+    predictor: "Predictor", loading: Loading, weights: Weights, views: Views, speed: Mapping[str, float]
+) -> Iterator[str]:
     """What the numbers depend on, and the time, as lines."""
     engine = predictor.engine
     selection = engine.selection
@@ -257,7 +257,7 @@ def conditions(predictor: "Predictor", loading: Loading, weights: Weights, speed
     if changes := weights.changes():
         yield f"set: {', '.join(f'{name} {value}' for name, value in changes.items())}"
     if predictor.tiles is not None:
-        yield str(predictor.tiles)
+        yield told_tiles(predictor.tiles, views)
     if not predictor.tta.plain:
         yield from predictor.tta.describe(engine)
     times = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
@@ -298,5 +298,5 @@ def draw(predictor: "Predictor", found: "Measurement", picture: Path) -> None:
     from aweigh.prediction.sheet import save_predictions
 
     picture.parent.mkdir(parents=True, exist_ok=True)
-    save_predictions(predictor.engine, predictor.resize, found.split, picture, tta=predictor.tta)
+    save_predictions(predictor.engine, predictor.resize, found.split, picture, tta=predictor.tta, tiles=predictor.tiles)
     log().print(f"Image: {picture}")

@@ -220,12 +220,12 @@ class Views:
 
     resize: Size = ""
     tile: Annotated[
-        int,
+        int | None,
         _views(
             "Look at images in squares of so many of their pixels, as 640, for small objects in large images; what is "
-            "found on the seams is joined."
+            "found on the seams is joined. When not given, as the detector was trained; 0 looks at whole images."
         ),
-    ] = 0
+    ] = None
     overlap: Annotated[
         float, _views("How much of a tile the next one sees as well; of its side 0.2 when not given.")
     ] = 0.2
@@ -246,12 +246,14 @@ class Views:
         ),
     ] = ""
 
-    def tiles(self) -> "Tiles | None":
-        """What --tile and --overlap say; None for whole images."""
+    def tiles(self) -> "Tiles | Literal['own'] | None":
+        """What --tile and --overlap say; `"own"` for what the detector was trained in, None for whole images."""
         from aweigh.geometry.tiles import OVERLAP, Tiles
 
         if not self.tile and self.overlap != OVERLAP:
             raise UsageError(f"--overlap {self.overlap:g} goes with --tile; add it or leave --overlap out.")
+        if self.tile is None:
+            return "own"
         return Tiles(self.tile, self.overlap) if self.tile else None
 
     def augmentation(self) -> "TTA":

@@ -34,7 +34,7 @@ def command(model: str, /, *, as_json: AsJson = False) -> None:
 
 def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The header as rows of name and value, the most asked for first."""
-    from aweigh.header import selection_of
+    from aweigh.header import selection_of, tiles_of
 
     names, ids = header["classes"]["names"], header["classes"]["ids"]
     arguments = ", ".join(f"{name}={value}" for name, value in header["arguments"].items())
@@ -50,6 +50,7 @@ def describe(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("detector", header["builder"] + (f" ({arguments})" if arguments else "")),
         ("classes", f"{len(names)}: " + ", ".join(f"{name} (id {ids[label]})" for label, name in enumerate(names))),
         ("resize", ", ".join(f"{name} {value}" for name, value in header["resize"].items())),
+        ("tiles", str(tiles) if (tiles := tiles_of(header)) else None),
         ("selection", ", ".join(f"{name} {value}" for name, value in selection_of(header).items())),
         ("graph", ", ".join(f"{name} {value}" for name, value in graph.items() if value not in (None, False))),
         ("measured on", numbers.get("split")),

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from aweigh.arguments import Share, check_value
 from aweigh.catalogue import DEFAULT_MODEL
-from aweigh.cli.detectors import find_detector, given_proposals
+from aweigh.cli.detectors import find_detector, given_proposals, told_tiles
 from aweigh.cli.flags import Batch, Frames, ProposalsFile, Tracks, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
@@ -108,7 +108,7 @@ def command(
     if not predictor.tta.plain:
         log().print("\n".join(predictor.tta.describe(predictor.engine)))
     if predictor.tiles is not None:
-        log().print(str(predictor.tiles))
+        log().print(told_tiles(predictor.tiles, views))
     with bar("predicting") as show:
         summary = predict_files(
             source,

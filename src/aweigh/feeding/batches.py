@@ -29,7 +29,7 @@ _OBJECT_FIELDS = tuple(entry.name for entry in fields(Targets) if entry.name not
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """indices: rows of the split. image_ids: as in the data. original_sizes_hw: sizes the annotations are in.
+    """indices: rows of the data set. image_ids: as in the data. original_sizes_hw: as of `Sample`.
 
     problems: of the images that were meant to be in this batch; a skipped one is not in it. blank: none of them could
     be read; this is one image of the padding's colour, in the place of the first of them, with one region to ignore

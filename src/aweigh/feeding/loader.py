@@ -25,7 +25,8 @@ from aweigh.annotations.problems import SKIPPED, Problem, refuse_too_many
 from aweigh.errors import UsageError, counted
 from aweigh.feeding.batches import AHEAD, Batch, Packed, Rooms, pack, unpack
 from aweigh.feeding.dataset import DetectionDataset
-from aweigh.feeding.sampling import epoch_rows, times_drawn
+from aweigh.feeding.sampling import epoch_length, epoch_rows, times_drawn
+from aweigh.feeding.tiles import ImageByImage
 from aweigh.structures import IMAGENET_MEAN
 
 Value = TypeVar("Value")
@@ -53,7 +54,8 @@ def make_loader(
     """A loader of `Batch`es.
 
     fill: the colour of the padding, the model's own mean. rank, world: this process's share of each epoch (see
-    `EpochSampler`): without shuffling every batch is as with one process, and belongs to one of them.
+    `EpochSampler`): without shuffling every batch is as with one process, and belongs to one of them. Tiles come in
+    order image by image, see `ImageByImage`.
     Call `loader.set_epoch(epoch, skip=batches)` before each epoch; skip leaves out batches that were trained already.
     device: where the batches are to be; pixels get there in 8 bits, pin_memory lets that happen in the background.
     """
@@ -63,7 +65,11 @@ def make_loader(
     eight_bits = dataset.transform.resize.antialias
     if workers:
         _check_shared_memory(dataset, batch, workers, 1 if eight_bits else 4)
-    sampler = EpochSampler(len(dataset), batch, shuffle, seed, drop_last, rank, world, dataset.draws)
+    sampler: Sampler[Any]
+    if dataset.tiles is not None and not shuffle:
+        sampler = ImageByImage(dataset.tiles, batch, rank, world)
+    else:
+        sampler = EpochSampler(len(dataset), batch, shuffle, seed, drop_last, rank, world, dataset.draws)
     return Loader(
         dataset,
         batch_sampler=sampler,
@@ -89,14 +95,15 @@ def make_loader(
 class Loader(DataLoader[Batch]):
     """A `DataLoader` that skips what cannot be read, and says so.
 
-    problems: each image that was skipped or mended, once, in the order met. unread: the rows of those skipped.
+    problems: each image that was skipped or mended, once, in the order met. unread: the rows of those skipped, in the
+    split.
     """
 
     def __init__(
         self, dataset: DetectionDataset, *, max_bad: float, unpack: Callable[[Packed], Batch], **rest: Any
     ) -> None:
         super().__init__(dataset, **rest)  # type: ignore[arg-type]
-        self._max_bad, self._unpack = max_bad, unpack
+        self._samples, self._max_bad, self._unpack = dataset, max_bad, unpack
         self._met: dict[str, Problem] = {}
         self._unread: set[int] = set()
 
@@ -117,7 +124,7 @@ class Loader(DataLoader[Batch]):
         for packed in said_if_lost(cast(Iterator[Packed], super().__iter__()), workers=self.num_workers):
             for problem in packed.problems:
                 self._met[problem.where] = problem
-            self._unread.update(packed.unread)
+            self._unread.update(map(self._samples.image_of, packed.unread))
             self._refuse_too_many()
             with _one_thread_here():
                 batch = self._unpack(packed)
@@ -125,7 +132,7 @@ class Loader(DataLoader[Batch]):
 
     def _refuse_too_many(self) -> None:
         bad = [problem for problem in self._met.values() if problem.action == SKIPPED]
-        refuse_too_many(bad, len(self.dataset), self._max_bad)  # type: ignore[arg-type]
+        refuse_too_many(bad, len(self._samples.split), self._max_bad)
 
 
 def said_if_lost(batches: Iterator[Value], *, workers: int) -> Iterator[Value]:
@@ -169,7 +176,7 @@ class EpochSampler(Sampler[list[tuple[int, ...]]]):
 
     def _share(self) -> int:
         """The number of rows of this process if shuffled, else of all."""
-        return -(-self.length // self.world) if self.shuffle else self.length
+        return -(-epoch_length(self.length, self.draws) // self.world) if self.shuffle else self.length
 
     def _numbers(self, rows: int) -> range:
         """Which batches of `rows` rows are this process's."""
@@ -208,8 +215,8 @@ def _check_shared_memory(dataset: DetectionDataset, batch: int, workers: int, by
     if not shared.is_dir() or len(dataset) == 0:
         return
     resize = dataset.transform.largest_resize
-    pixels = max(math.prod(resize.size_for(int(h), int(w))) for h, w in np.unique(dataset.split.sizes_hw, axis=0))
-    per_pixel = 3 * bytes_per_value + (len(dataset.split.boxes) / len(dataset) if dataset.masks else 0)
+    pixels = max(math.prod(resize.size_for(int(h), int(w))) for h, w in np.unique(dataset.sizes_hw, axis=0))
+    per_pixel = 3 * bytes_per_value + (dataset.counts.mean() if dataset.masks else 0)
     needed = int(pixels * per_pixel) * batch * workers * AHEAD
     free = shutil.disk_usage(shared).free
     if needed > free:

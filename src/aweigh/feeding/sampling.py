@@ -24,6 +24,7 @@ import numpy as np
 
 from aweigh.annotations.split import Split
 from aweigh.errors import DataError, UsageError, counted, did_you_mean
+from aweigh.feeding.tiles import TileRows
 
 Kind = Literal["uniform", "repeat_factor", "class_aware"]
 SHOWN = 5  # classes that the description names
@@ -31,11 +32,15 @@ SHOWN = 5  # classes that the description names
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn. class_draws: weights of class_aware as "truck=3", 1 for the classes not named."""
+    """How images are drawn. class_draws: weights of class_aware as "truck=3", 1 for the classes not named.
+
+    empty_tiles: of images that are cut into tiles, the share of what an epoch draws that shows nothing to learn.
+    """
 
     kind: Kind = "uniform"
     repeat_threshold: float = 0.001
     class_draws: tuple[str, ...] = ()
+    empty_tiles: float = 0.25
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -45,6 +50,8 @@ class Sampling:
             )
         if not 0 < self.repeat_threshold <= 1:
             raise UsageError(f"repeat_threshold = {self.repeat_threshold}: expected a share above 0, at most 1.")
+        if not 0 <= self.empty_tiles <= 1:
+            raise UsageError(f"empty_tiles = {self.empty_tiles}: expected a share, 0 to 1.")
         if self.class_draws and self.kind != "class_aware":
             raise UsageError(f"class_draws needs sampler = 'class_aware', got {self.kind!r}; leave one of them out.")
 
@@ -52,20 +59,45 @@ class Sampling:
         """`[I]` float64: how often each image is drawn in an epoch on average, I in all; None is once each."""
         if self.kind == "uniform":
             return None
-        shows = classes_shown(split)
+        return self._draws(classes_shown(split), split.classes.names)
+
+    def draws_of_tiles(self, rows: TileRows, names: Sequence[str]) -> np.ndarray:
+        """`[T]` float64, the same of tiles. names: of the classes.
+
+        Of those that show objects as many are drawn as there are, and as many of the others as make up their share of
+        the epoch, each alike; each no more than once, so that there may be fewer.
+        """
+        showing = rows.shows.any(axis=1)
+        count, others = int(showing.sum()), int((~showing).sum())
+        drawn = others
+        if self.empty_tiles < 1 and count:
+            drawn = min(others, round(count * self.empty_tiles / (1 - self.empty_tiles)))
+        draws = np.full(len(rows), drawn / max(1, others))
+        draws[showing] = 1.0 if self.kind == "uniform" else self._draws(rows.shows[showing], names)
+        return draws
+
+    def _draws(self, shows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """`[R]`: how often each is drawn, by the classes it shows."""
         if self.kind == "repeat_factor":
             return _repeat_draws(shows, self.repeat_threshold)
-        return _class_aware_draws(shows, class_weights(self.class_draws, split.classes.names))
+        return _class_aware_draws(shows, class_weights(self.class_draws, names))
 
-    def describe(self, split: Split) -> list[str]:
-        """What the sampler changes, one line; none for uniform."""
-        draws = self.draws(split)
-        if draws is None:
-            return []
-        shows = classes_shown(split)
-        names = split.classes.names
+    def describe(self, split: Split, rows: TileRows | None = None) -> list[str]:
+        """What is drawn, a line each: the tiles, and what the sampler changes; none for all images alike."""
+        shows, names = (classes_shown(split) if rows is None else rows.shows), split.classes.names
+        draws = self.draws(split) if rows is None else self.draws_of_tiles(rows, names)
+        told = []
+        if rows is not None and draws is not None:
+            showing = rows.shows.any(axis=1)
+            without = round(draws[~showing].sum())
+            told = [f"{rows}; an epoch draws {epoch_length(len(rows), draws):,}, {without:,} of them without any"]
+        if draws is None or self.kind == "uniform":
+            return told
+        return [*told, self._describe(shows, draws, names)]
+
+    def _describe(self, shows: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> str:
         if not shows.any():
-            return [f"sampler {self.kind}: no image has objects, all are drawn alike"]
+            return f"sampler {self.kind}: no image has objects, all are drawn alike"
         counts = shows.sum(axis=0)
         change = np.divide(draws @ shows, counts, out=np.zeros(len(counts)), where=counts > 0)
         order = np.argsort(-change, kind="stable")[:SHOWN]
@@ -74,13 +106,19 @@ class Sampling:
         how += f", weights {', '.join(self.class_draws)}" if self.class_draws else ""
         absent = [name for name, count in zip(names, counts) if count == 0]
         lacking = f"; no image shows {', '.join(absent[:SHOWN])}{', ...' * (len(absent) > SHOWN)}" if absent else ""
-        return [f"sampler {self.kind}{how}: an epoch draws {counted(len(split), 'image')}, most often {shown}{lacking}"]
+        drawn = counted(epoch_length(len(draws), draws), "image")
+        return f"sampler {self.kind}{how}: an epoch draws {drawn}, most often {shown}{lacking}"
+
+
+def epoch_length(count: int, draws: np.ndarray | None = None) -> int:
+    """How many of `count` rows an epoch draws."""
+    return count if draws is None else round(float(draws.sum()))
 
 
 def epoch_rows(count: int, seed: int, epoch: int, draws: np.ndarray | None = None) -> np.ndarray:
-    """`[count]` int64: the images of an epoch in a random order, which depends on (seed, epoch) alone.
+    """`[R]` int64: the images of an epoch in a random order, which depends on (seed, epoch) alone.
 
-    draws: `[count]`, how often each is drawn on average, with the sum `count`; None is once each. An image is drawn
+    draws: `[count]`, how often each is drawn on average, R in all; None is once each. An image is drawn
     that often, rounded up or down: systematic sampling (Madow 1949) along a random order.
     """
     random = np.random.default_rng([seed, epoch])
@@ -88,9 +126,10 @@ def epoch_rows(count: int, seed: int, epoch: int, draws: np.ndarray | None = Non
     if draws is None or count == 0:
         return order
     ends = np.cumsum(draws[order])
-    ends *= count / ends[-1]
-    ends[-1] = count
-    marks = np.arange(count) + random.random()
+    length = epoch_length(count, draws)
+    ends *= length / ends[-1]
+    ends[-1] = length
+    marks = np.arange(length) + random.random()
     rows = order[np.searchsorted(ends, marks, side="right").clip(max=count - 1)]
     return random.permutation(rows)
 

@@ -162,11 +162,13 @@ class Transform:
     """From an image as read to one as the model sees it: the resize, and in training what changes at random.
 
     Crop, affine crop, resize (with its jitter) or object crop, flip and colour, in this order. Without an
-    `augmentation` it resizes alone, as evaluation and prediction do, and draws nothing.
+    `augmentation` it resizes alone, as evaluation and prediction do, and draws nothing. tile: the side of the tiles
+    that the images are, each of which is resized as a whole one; 0 where they are no tiles.
     """
 
     resize: Resize
     augmentation: Augmentation = field(default_factory=Augmentation.none)
+    tile: int = 0
 
     def needed_size(self, height: int, width: int) -> tuple[int, int]:
         """In which size the image is needed at least, whatever is drawn."""
@@ -185,7 +187,12 @@ class Transform:
     def largest_resize(self) -> Resize:
         """The resize to the longest of the short sides that are drawn."""
         sides = self.augmentation.short_sides
-        return replace(self.resize, short=max(sides)) if sides else self.resize
+        return self._sized(max(sides)) if sides else self._sized()
+
+    def _sized(self, short: int | None = None) -> Resize:
+        """The resize, with this short side where one is given."""
+        resize = self.resize if short is None else replace(self.resize, short=short)
+        return resize.for_tiles(self.tile) if self.tile else resize
 
     def __call__(
         self, image: Tensor, targets: Targets, generator: Generator, *, full_hw: tuple[int, int] | None = None
@@ -244,13 +251,13 @@ class Transform:
 
     def _draw_size(self, before_hw: tuple[int, int], generator: Generator) -> tuple[tuple[int, int], tuple[int, int]]:
         """The size to scale to, and the size that a window may have."""
-        change, resize = self.augmentation, self.resize
+        change, resize = self.augmentation, self._sized()
         if len(change.short_sides) == 2:
             lo, hi = change.short_sides
-            resize = replace(resize, short=int(torch.randint(lo, hi + 1, (), generator=generator)))
+            resize = self._sized(int(torch.randint(lo, hi + 1, (), generator=generator)))
         elif change.short_sides:
             choice = int(torch.randint(len(change.short_sides), (), generator=generator))
-            resize = replace(resize, short=change.short_sides[choice])
+            resize = self._sized(change.short_sides[choice])
         limit_hw = resize.size_for(*before_hw)
         if change.scale_jitter is None:
             return limit_hw, limit_hw

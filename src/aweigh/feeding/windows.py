@@ -47,7 +47,13 @@ def random_crop(
 def cut_window(
     image: Tensor, targets: Targets, window: tuple[int, int, int, int], *, min_visible: float = 0.25
 ) -> tuple[Tensor, Targets]:
-    """The part `(x0, y0, x1, y1)`, whole pixels, of an image `[3, H, W]`.
+    """The part `(x0, y0, x1, y1)`, whole pixels, of an image `[3, H, W]`; of its objects see `cut_targets`."""
+    x0, y0, x1, y1 = window
+    return image[:, y0:y1, x0:x1], cut_targets(targets, window, min_visible=min_visible)
+
+
+def cut_targets(targets: Targets, window: tuple[int, int, int, int], *, min_visible: float = 0.25) -> Targets:
+    """What is in sight of the objects of an image in a part `(x0, y0, x1, y1)` of it, in the pixels of that part.
 
     Boxes are moved and clipped, to what is left of the mask where there is one; those with no pixel left are dropped,
     those with less than `min_visible` of their area left become regions to ignore, or stay uncertain. Areas shrink with
@@ -83,7 +89,7 @@ def cut_window(
         keypoints=keypoints,
         proposals=proposals,
     )
-    return image[:, y0:y1, x0:x1], cut[keep]
+    return cut[keep]
 
 
 def _clipped(boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:

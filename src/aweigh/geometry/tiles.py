@@ -7,6 +7,7 @@ reaches beyond the image and none is smaller than the others but where the image
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aweigh.errors import UsageError
@@ -44,6 +45,14 @@ class Tiles:
 
     def __str__(self) -> str:
         return f"tiles of {self.side} x {self.side}, overlapping by {self.overlap_pixels}"
+
+
+def check_tiles(name: str, extras: Sequence[str], *, needs_proposals: bool) -> None:
+    """`UsageError` for a detector of this name that cannot look at tiles. extras: what it tells beside boxes."""
+    if needs_proposals:
+        raise UsageError(f"{name} needs proposals, which are of the whole image; leave the tiles out.")
+    if "cuboids" in extras:
+        raise UsageError(f"{name} tells depths by sizes in the whole image; leave the tiles out.")
 
 
 def starts(length: int, side: int, overlap: int) -> list[int]:

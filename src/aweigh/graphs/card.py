@@ -55,6 +55,7 @@ def card_of(
         "preprocess": {
             "done": "before the graph" if inside is None else "inside the graph, but for the order of channels",
             "channels": "RGB",
+            "tiles": header.get("tiles"),
             "resize": resize,
             "divide_by": 255,
             "pad": {

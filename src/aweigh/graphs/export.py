@@ -32,6 +32,7 @@ from aweigh.graphs.gate import (
     found_by,
     images_to_compare,
 )
+from aweigh.header import tiles_of
 from aweigh.images.resize import Resize
 from aweigh.images.sources import images_of_several
 from aweigh.inference.engine import TorchEngine
@@ -94,18 +95,24 @@ def export(
     asked.check(detector)
     if search and (precision != "int8" or data is None):
         raise UsageError("--search goes with --precision int8 and --data DATA, on which it measures.")
+    tiles = tiles_of(header)
+    if tiles is not None and with_preprocess:
+        raise UsageError(
+            f"--with-preprocess: {model} was trained in tiles, which are cut and resized outside of a graph."
+        )
     resized = Resize.from_dict(header["resize"])
     resized = resized.with_size(resize) if isinstance(resize, str) else resize or resized
     resize = replace(resized, within=size_hw)
     shown = images_to_compare(images, resize)
     measured = None if data is None else _split(model, data, split, detector)
-    own = Predictor(TorchEngine.prepared(detector, "cpu"), resize)
+    own = Predictor(TorchEngine.prepared(detector, "cpu"), resize, tiles=tiles)
     found = found_by(own.engine, shown, size_hw)
     kept: dict[str, Any] = {name: header[name] for name in ("metrics", "licence", "data_hash") if name in header}
+    kept["tiles"] = tiles
     before = None if measured is None else evaluate(own, measured)
     searched = None
     if search and before is not None:
-        searched = _searched(asked, detector, resize, before, max_drop)
+        searched = _searched(asked, detector, resize, kept, before, max_drop)
         asked = replace(asked, keep_float=searched.kept)
     path.parent.mkdir(parents=True, exist_ok=True)
     unverified = path.with_name(f"{path.stem}.unverified{path.suffix}")
@@ -191,13 +198,15 @@ def _without_threshold(asked: Form, model: Detector, shown: Sequence[Image], res
     return seen
 
 
-def _searched(asked: Form, model: Detector, resize: Resize, before: Measurement, max_drop: float) -> Searched:
-    """Which layers of the graph of a detector stay in float32. before: what the detector reaches."""
+def _searched(
+    asked: Form, model: Detector, resize: Resize, kept: Mapping[str, Any], before: Measurement, max_drop: float
+) -> Searched:
+    """Which layers of the graph of a detector stay in float32. kept: of its header. before: what it reaches."""
     from aweigh.graphs.int8 import Quantizer, search
 
     with tempfile.TemporaryDirectory() as folder:
         plain, tried = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        replace(asked, to="onnx", precision="float32").write(model, plain, resize, {})
+        replace(asked, to="onnx", precision="float32").write(model, plain, resize, kept)
         quantizer = Quantizer(plain, asked.calibrate)
 
         def drop(file: Path) -> float:

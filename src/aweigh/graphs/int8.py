@@ -26,7 +26,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, create_calibrator
 
 from aweigh.errors import DataError, GateError, UsageError, counted, did_you_mean
-from aweigh.header import METADATA_KEY
+from aweigh.header import METADATA_KEY, tiles_of
 from aweigh.images.reader import read_reduced
 from aweigh.images.resize import Resize
 from aweigh.images.stored import StoredImage
@@ -60,9 +60,14 @@ def calibration_inputs(graph: Path, images: Iterable[Path | StoredImage]) -> Ite
         raise UsageError(
             f"{engine.name} is told its proposals, which images to calibrate on have not; export in float."
         )
-    resize = Resize.from_dict(header["resize"])
+    resize, tiles = Resize.from_dict(header["resize"]), tiles_of(header)
+    resize = resize if tiles is None else resize.for_tiles(tiles.side)
     for image in images:
-        pixels, full_hw = read_reduced(image, resize.needed_size)
+        pixels, full_hw = read_reduced(image, resize.needed_size if tiles is None else None)
+        if tiles is not None:  # the one in the middle
+            windows = tiles.cut(*full_hw)
+            x0, y0, x1, y1 = windows[len(windows) // 2]
+            pixels, full_hw = pixels[y0:y1, x0:x1], (y1 - y0, x1 - x0)
         one = Batch.stack([resize(pixels, full_hw=full_hw)], divisor=engine.stride_divisor, fill=engine.pixel_mean)
         yield engine.inputs(one)
 

@@ -85,6 +85,11 @@ class Resize:
         short, long = [None, None, *sides][-2:]
         return replace(self, short=short, long=long)
 
+    def for_tiles(self, side: int) -> Resize:
+        """This step as one of square tiles of `side` pixels: by the factor that a whole tile gets, also where the image
+        is smaller than one, so that objects have one size in all of them."""
+        return replace(self, short=None, long=None, scale=self.size_for(side, side)[0] / side)
+
     def needed_size(self, height: int, width: int) -> tuple[int, int]:
         """In which size an image is needed at least; without antialias every pixel counts, so in full."""
         return self.size_for(height, width) if self.antialias else (height, width)

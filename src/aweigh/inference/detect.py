@@ -53,9 +53,9 @@ def detect(
         in_order(model, size, split, batch=batch, device=how.device, workers=workers, max_bad=max_bad, taught=losses)
         for size in tta.resizes(resize)
     ]
-    parts: list[_Part] = []
+    parts: list[Part] = []
     watch, done = Stopwatch(), 0
-    with _evaluating(model), how.with_threads():
+    with evaluating(model), how.with_threads():
         for number, sizes in enumerate(zip(*loaders, strict=True)):
             part = sizes[0]
             watch.lap("read")
@@ -78,7 +78,7 @@ def detect(
             done += len(part)
             progress(min(done * world, len(split)), len(split))
     speed = {name: 1000 * watch.seconds.get(name, 0.0) / max(1, done) for name in ("read", "network", "decode")}
-    return _together(parts, {**speed, "total": sum(speed.values())}, loaders[0])
+    return together(parts, {**speed, "total": sum(speed.values())}, loaders[0])
 
 
 def in_order(
@@ -107,7 +107,7 @@ def in_order(
 
 
 @contextmanager
-def _evaluating(model: Detector) -> Iterator[None]:
+def evaluating(model: Detector) -> Iterator[None]:
     """The model in evaluation mode, afterwards as it was; one that was made for prediction has no other mode."""
     was_training = model.training
     if was_training:
@@ -119,10 +119,10 @@ def _evaluating(model: Detector) -> Iterator[None]:
             model.train()
 
 
-_Part = tuple[int, int, list[dict[str, Any]], dict[str, float]]  # number of the batch, images, results, losses
+Part = tuple[int, int, list[dict[str, Any]], dict[str, float]]  # number of the batch, images, results, losses
 
 
-def _together(parts: list[_Part], speed: dict[str, float], loader: Loader) -> SplitDetections:
+def together(parts: list[Part], speed: dict[str, float], loader: Loader) -> SplitDetections:
     """The parts of all processes in the order of their batches: the same for any number of processes."""
     means = Means()
     results: list[dict[str, Any]] = []

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from itertools import groupby, islice
 
 import numpy as np
 
 from aweigh.ahead import computed_ahead
 from aweigh.detections import Detections
-from aweigh.errors import UsageError
 from aweigh.geometry.frames import Frame
 from aweigh.geometry.tiles import Tiles, Window
 from aweigh.images.reader import ByRows
@@ -24,20 +22,6 @@ from aweigh.images.resize import Resize
 from aweigh.runtime.engine import Batch, Engine
 from aweigh.runtime.seams import join
 from aweigh.runtime.tta import TTA, find
-
-
-def check_tiles(engine: Engine) -> None:
-    """`UsageError` for a detector that cannot look at tiles."""
-    if engine.needs_proposals:
-        raise UsageError(f"{engine.name} needs proposals, which are of the whole image; leave the tiles out.")
-    if "cuboids" in engine.extras:
-        raise UsageError(f"{engine.name} tells depths by sizes in the whole image; leave the tiles out.")
-
-
-def resize_of_tiles(resize: Resize, tiles: Tiles) -> Resize:
-    """The resize step of a detector as one of tiles: by the factor that a whole tile gets."""
-    side = resize.size_for(tiles.side, tiles.side)[0]
-    return replace(resize, short=None, long=None, scale=side / tiles.side)
 
 
 def find_in_tiles(
@@ -56,7 +40,7 @@ def find_in_tiles(
     count. How many there are in the whole is not limited.
     """
     windows = tiles.cut(*image.size_hw)
-    resizes = [resize_of_tiles(each, tiles) for each in tta.resizes(resize)]
+    resizes = [each.for_tiles(tiles.side) for each in tta.resizes(resize)]
     engine, calls = engine.side_by_side() if len(windows) > batch else (engine, 1)
 
     def look(some: list[tuple[Window, np.ndarray]]) -> list[Detections]:

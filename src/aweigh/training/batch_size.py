@@ -18,12 +18,10 @@ import torch
 from torch import nn
 
 from aweigh import distributed
-from aweigh.annotations.split import Split
 from aweigh.errors import AweighError, counted
 from aweigh.feeding.batches import Batch
-from aweigh.feeding.dataset import DetectionDataset, targets_of
+from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.mixing import join
-from aweigh.feeding.transforms import Transform
 from aweigh.geometry.frames import Frame
 from aweigh.images.resize import Resize
 from aweigh.inference import memory
@@ -71,7 +69,7 @@ def find_batch(
     optimiser and random state are left as they were. Each process finds its own; take the smallest.
     """
     most = min(limit, len(train_set))
-    worst = worst_of(train_set.split, train_set.transform, model.stride_divisor)
+    worst = worst_of(train_set, model.stride_divisor)
 
     def step(count: int) -> None:
         batch = worst_batch(worst, train_set, count)
@@ -93,12 +91,12 @@ def find_batch(
     return count, f"batch auto: {count} ({worst}: {tried})"
 
 
-def worst_of(split: Split, transform: Transform, divisor: int) -> Worst:
-    """What the images of a split can become at worst. divisor: of the padding's sides."""
-    augmentation = transform.augmentation
+def worst_of(train_set: DetectionDataset, divisor: int) -> Worst:
+    """What the images of a data set can become at worst. divisor: of the padding's sides."""
+    augmentation = train_set.transform.augmentation
     side = augmentation.object_crop
-    resize = Resize(None, side) if side else transform.largest_resize
-    sizes = {(int(height), int(width)) for height, width in np.unique(split.sizes_hw, axis=0)}
+    resize = Resize(None, side) if side else train_set.transform.largest_resize
+    sizes = {(int(height), int(width)) for height, width in np.unique(train_set.sizes_hw, axis=0)}
     if augmentation.crop:  # windows have half to all of each side
         sizes |= {(max(1, h // a), max(1, w // b)) for h, w in sizes for a, b in ((1, 2), (2, 1))}
     if augmentation.affine_crop:
@@ -107,7 +105,7 @@ def worst_of(split: Split, transform: Transform, divisor: int) -> Worst:
         sizes.add((side, side))
     resized = [resize.size_for(*size) for size in sizes]
     height, width = (math.ceil(max(sides) / divisor) * divisor for sides in zip(*resized, strict=True))
-    counts = np.diff(split.first)
+    counts = train_set.counts
     order = np.argsort(-counts, kind="stable")
     mixed = (4 if augmentation.mosaic else 1) + bool(augmentation.copy_paste) + bool(augmentation.mixup)
     return Worst((height, width), order, mixed, int(counts[order[:mixed]].sum()), resize)
@@ -115,14 +113,14 @@ def worst_of(split: Split, transform: Transform, divisor: int) -> Worst:
 
 def worst_batch(worst: Worst, train_set: DetectionDataset, count: int) -> Batch:
     """`count` images of noise in the worst size, with the objects of the images that have most."""
-    split, generator = train_set.split, torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     targets, rows = [], []
     for slot in range(count):
         own = [int(worst.order[at % len(worst.order)]) for at in range(slot * worst.mixed, (slot + 1) * worst.mixed)]
         parts = []
         for row in own:
-            before_hw = (int(split.sizes_hw[row, 0]), int(split.sizes_hw[row, 1]))
-            objects = targets_of(split, row, masks=train_set.masks)
+            before_hw = (int(train_set.sizes_hw[row, 0]), int(train_set.sizes_hw[row, 1]))
+            objects = train_set.objects(row)
             resized = objects.resized(before_hw, worst.resize.size_for(*before_hw))
             parts.append(resized.moved(Frame(), worst.size_hw))  # masks on the whole padded image
         targets.append(join(parts))
@@ -133,7 +131,7 @@ def worst_batch(worst: Worst, train_set: DetectionDataset, count: int) -> Batch:
         images=Images(pixels, [worst.size_hw] * count, padded_proposals(proposals) if proposals else None),
         targets=targets,
         indices=rows,
-        image_ids=[int(split.image_ids[row]) for row in rows],
+        image_ids=[int(train_set.split.image_ids[train_set.image_of(row)]) for row in rows],
         original_sizes_hw=[worst.size_hw] * count,
     )
 

@@ -12,6 +12,7 @@ from aweigh.arguments import Norm, NotNegative, Positive, Precision, Share, chec
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.errors import UsageError, did_you_mean
 from aweigh.evaluation.metrics import METRICS, NUMBERS, NUMBERS_OF_CLASS, VALIDATED
+from aweigh.geometry.tiles import OVERLAP, Tiles
 from aweigh.training.recipes import MEASURED, check_length, find_recipe, from_this_start, packaged_recipes
 from aweigh.training.settings import Whole, WholeAbove0, check_ranges, load_recipe, load_run, put_together
 
@@ -130,6 +131,15 @@ class TrainConfig:
     """Short side of the resized image in pixels; 0 makes the long side `long` exactly."""
     long: Whole = 416
     """Limit of the long side of the resized image (its size where short is 0); 0 is no limit."""
+    tile: Whole = 0
+    """Train on squares of so many pixels of the images, as 640, for small objects in large images; 0: whole images."""
+    overlap: Share = OVERLAP
+    """How much of a tile the next one sees as well, of its side."""
+    empty_tiles: Share = 0.25
+    """Share of the tiles of an epoch that show no object, drawn anew for each; 1 takes all there are."""
+    min_visible: Share = 0.25
+    """Share of an object that a tile, a crop or a mosaic has to leave in sight; with less it is neither found nor
+    background."""
     aug: Literal["on", "none"] = "on"
     """none turns every random change of the images off, whatever the settings below say."""
     multi_scale: tuple[int, ...] = ()
@@ -197,7 +207,15 @@ class TrainConfig:
             )
         if self.backbone_norm:
             check_value("backbone_norm", self.backbone_norm, Norm)
+        if not self.tile and self.overlap != OVERLAP:
+            raise UsageError(f"overlap = {self.overlap:g} goes with a tile; give one, or leave overlap out.")
+        _ = self.tiles  # made once, so that what is wrong with it is said here
         self._check_select()
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """In which images are trained on and validated; None for whole ones."""
+        return Tiles(self.tile, self.overlap) if self.tile else None
 
     def _check_select(self) -> None:
         if not self.select:

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from aweigh.evaluation.measurement import measure_results
 from aweigh.evaluation.metrics import METRICS, NUMBERS, VALIDATED, metric_of, numbers_of
 from aweigh.files import atomic_file, write_text
 from aweigh.inference.detect import detect
+from aweigh.inference.detect_tiles import detect_in_tiles
 from aweigh.inference.meters import Means, Stopwatch
 from aweigh.training import state
 from aweigh.training.logs.json_lines import read_log
@@ -142,20 +144,20 @@ def validate(run: Run, log: RunLog) -> tuple[dict[str, Any], list[dict[str, Any]
     """Validation losses and COCO's numbers of the weights that are saved, and the results they come from.
 
     Numbers of masks and keypoints are there where the detector and the data have them, as `mask_AP` and `keypoint_AP`.
-    It takes one pass over the validation images. The processes share out the batches; every one of them gets the same
-    numbers, those of one process alone.
+    It takes one pass over the validation images, in tiles where the run trains in tiles. The processes share them out;
+    every one of them gets the same numbers, those of one process alone.
     """
     val = run.data.val
     assert val is not None
     with log.bar("validate", len(val)) as bar:
-        found = detect(
+        look = partial(detect, losses=True) if run.val_tiles is None else partial(detect_in_tiles, rows=run.val_tiles)
+        found = look(
             run.evaluated_model,
             run.resize,
             val,
             batch=run.batch,
             how=run.how,
             workers=run.workers,
-            losses=True,
             max_bad=0.0 if run.config.strict else run.config.max_bad,
             progress=bar.to,
         )
@@ -190,6 +192,7 @@ def save_checkpoint(run: Run, name: str, metrics: Mapping[str, Any]) -> None:
         run.folder / f"{name}.safetensors",
         run.evaluated_model,
         resize=run.resize,
+        tiles=run.config.tiles,
         metrics=metrics,
         training={"epoch": run.epoch, "step": run.step, "config": to_dict(run.config)},
         licence=run.config.licence,

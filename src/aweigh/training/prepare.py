@@ -19,8 +19,10 @@ from aweigh.feeding.dataset import DetectionDataset
 from aweigh.feeding.loader import make_loader
 from aweigh.feeding.mixing import epochs_with_mixing
 from aweigh.feeding.sampling import Sampling
+from aweigh.feeding.tiles import TileRows
 from aweigh.feeding.transforms import Augmentation, Transform
 from aweigh.files import numbered
+from aweigh.geometry.tiles import Tiles, check_tiles
 from aweigh.images.resize import Resize
 from aweigh.inference.detect import mean_colour
 from aweigh.inference.device import How, choose_device, choose_precision
@@ -46,6 +48,7 @@ class Run:
     transform: Transform
     sampling: Sampling
     train_set: DetectionDataset
+    val_tiles: TileRows | None  # of the validation images, where they are looked at in tiles
     loader: Any
     workers: int
     start_note: str  # what the weights start from
@@ -103,6 +106,8 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
 
     torch.manual_seed(config.seed)
     model, start_note = build_model(config, data.train)
+    if config.tiles is not None:
+        check_tiles(config.model, model.extras, needs_proposals=model.needs_proposals)
     data = with_proposals(config, data, needed=model.needs_proposals)
     check_taught(model, data.train, data.val)
     select = choose_select(config.select, model, data.val)
@@ -110,18 +115,23 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
     optimizer = _optimizer(config, model)
 
     resize = Resize(short=config.short or None, long=config.long or None)
-    sampling = Sampling(config.sampler, config.repeat_threshold, config.class_draws)
-    transform = Transform(resize, augmentation(config, data.train))
+    sampling = Sampling(config.sampler, config.repeat_threshold, config.class_draws, config.empty_tiles)
+    transform = Transform(resize, augmentation(config, data.train), config.tile)
+    tiles = None if config.tiles is None else training_tiles(config, config.tiles, data.train)
+    draws = sampling.draws(data.train) if tiles is None else sampling.draws_of_tiles(tiles, data.train.classes.names)
     train_set = DetectionDataset(
-        data.train, transform, seed=config.seed, draws=sampling.draws(data.train), **supervision(model)
+        data.train, transform, seed=config.seed, draws=draws, tiles=tiles, **supervision(model)
     )
+    val_tiles = None
+    if config.tiles is not None and data.val is not None:
+        val_tiles = TileRows.of(data.val, config.tiles, min_visible=config.min_visible)
     batch, batch_note = config.batch, ""
     if batch == "auto":
         most, batch_note = find_batch(model, optimizer, train_set, how)
         batch = -int(distributed.reduced([-most], largest=True)[0])
         config = replace(config, batch=batch)
     workers = choose_workers(config.workers, device)
-    loader = _loader(config, train_set, model, batch=min(batch, len(data.train)), workers=workers, device=device)
+    loader = _loader(config, train_set, model, batch=min(batch, len(train_set)), workers=workers, device=device)
     images = batch * config.accumulate * distributed.world_size()
     schedule = Schedule(config, images, steps_per_epoch=math.ceil(len(loader) / config.accumulate))
     train_set.mixing_until_epoch = epochs_with_mixing(schedule.epochs, config.close_mixing)
@@ -135,6 +145,7 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         transform=transform,
         sampling=sampling,
         train_set=train_set,
+        val_tiles=val_tiles,
         loader=loader,
         workers=workers,
         start_note=start_note,
@@ -147,6 +158,17 @@ def prepare(config: TrainConfig, folder: Path, *, device_name: str | None = None
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=how.precision == torch.float16),
     )
+
+
+def training_tiles(config: TrainConfig, tiles: Tiles, train: Split) -> TileRows:
+    """The tiles of the training images that teach something; `DataError` where none shows an object."""
+    rows = TileRows.of(train, tiles, min_visible=config.min_visible).teaching(train)
+    if not rows.shows.any():
+        raise DataError(
+            f"{train.root}: no tile of {tiles.side} x {tiles.side} pixels shows {config.min_visible:.0%} of an object; "
+            "choose a larger tile, or a smaller min_visible."
+        )
+    return rows
 
 
 def _optimizer(config: TrainConfig, model: Detector) -> torch.optim.Optimizer:
@@ -242,7 +264,7 @@ def builder_arguments(config: TrainConfig) -> dict[str, Any]:
 def augmentation(config: TrainConfig, train: Split) -> Augmentation:
     """What the configuration changes in the training images; the pairs of a flip are found in the names of the data."""
     if config.aug == "none":
-        return Augmentation.none()
+        return replace(Augmentation.none(), min_visible=config.min_visible)
     pairs = flip_pairs(config.flip_pairs, train.classes.names, train.keypoint_names)
     return Augmentation(
         flip=config.flip,
@@ -256,6 +278,7 @@ def augmentation(config: TrainConfig, train: Split) -> Augmentation:
         lighting=config.lighting,
         mosaic=config.mosaic,
         copy_paste=config.copy_paste,
+        min_visible=config.min_visible,
         mixup=config.mixup,
         class_pairs=pairs.classes,
         keypoint_pairs=pairs.keypoints,

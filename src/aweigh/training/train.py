@@ -195,7 +195,8 @@ def finish(run: Run, log: RunLog) -> None:
     """The images of the best weights, and the last line."""
     if run.data.val is not None:
         best, _ = load_model(run.folder / "best.safetensors", device=run.device)
-        save_predictions(TorchEngine(best, run.how), run.resize, run.data.val, run.folder / "val_predictions.png")
+        path, tiles = run.folder / "val_predictions.png", run.config.tiles
+        save_predictions(TorchEngine(best, run.how), run.resize, run.data.val, path, tiles=tiles)
         results = json.loads((run.folder / RESULTS).read_text(encoding="utf-8"))
         for line in save_evaluation(run.folder, run.data.val.without(run.unread), results):
             log.say(line)

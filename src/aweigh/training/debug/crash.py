@@ -103,7 +103,7 @@ def write_bundle(
         with atomic_file(aside / "batch.safetensors") as path:
             save_file(plain(tensors), path)
         training = {"epoch": run.epoch, "step": step, "config": to_dict(run.config)}
-        save_model(aside / "model.safetensors", run.model, resize=run.resize, training=training)
+        save_model(aside / "model.safetensors", run.model, resize=run.resize, tiles=run.config.tiles, training=training)
         record = {
             "format": FORMAT,
             "reason": reason,

@@ -44,8 +44,8 @@ def start_report(run: Run) -> list[str]:
         f"{trained:,} trained",
         *keypoint_lines(model),
         run.start_note,
-        f"every image: {run.resize}",
-        "while training: " + "; ".join([*augmentations, *run.sampling.describe(train)]),
+        f"every {'image' if run.config.tiles is None else 'whole tile'}: {run.resize}",
+        "while training: " + "; ".join([*augmentations, *run.sampling.describe(train, run.train_set.tiles)]),
         f"device: {run.how}, {counted(run.workers, 'process', 'reads')} images; run folder: {run.folder}",
     ]
 
@@ -61,7 +61,8 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         drawn: Iterable[Any] = islice(chain.from_iterable(run.loader.batch_sampler), count)
     else:
         assert run.data.val is not None
-        samples = DetectionDataset(run.data.val, Transform(run.resize), **supervision(run.model))
+        resizing = Transform(run.resize, tile=run.config.tile)
+        samples = DetectionDataset(run.data.val, resizing, tiles=run.val_tiles, **supervision(run.model))
         drawn = evenly(len(samples), count)
     pictures, captions = [], []
     for sample in _readable(samples, drawn):
@@ -71,7 +72,8 @@ def save_inputs(run: Run, path: Path, *, split: Literal["train", "val"] = "train
         targets = sample.targets.resized((height, width), (factor * height, factor * width))
         joints = {"skeleton": samples.split.skeleton} if samples.split.skeleton else {}
         pictures.append(draw_objects(image, targets.arrays(), samples.split.classes, **joints))
-        captions.append(f"{Path(samples.split.paths[sample.index]).name}, {width} x {height}")
+        name = Path(samples.split.paths[samples.image_of(sample.index)]).name
+        captions.append(f"{name}, {width} x {height}")
     if pictures:
         when = " in the first epoch" if split == "train" else ", only resized"
         title = f"{samples.split.title}: what the network sees{when}"
