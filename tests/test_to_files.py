@@ -175,6 +175,15 @@ def test_another_question_is_not_gone_on_with(photos: Path, tmp_path: Path) -> N
     assert "is replaced; --resume goes on" in told[0] and [*content(tmp_path)] == ["detections.jsonl"]
 
 
+def test_a_tracker_sees_all_frames(photos: Path, tmp_path: Path) -> None:
+    done = aweigh.predict_files(photos, tmp_path, model=bright(), tracker=aweigh.Tracker(), draw=False)
+    assert done.objects == {"light": COUNT - 2} and not unfinished(tmp_path / "detections.jsonl").exists()
+    lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    assert [one["track_id"] for line in lines for one in line["detections"]] == [1] * (COUNT - 2)
+    with pytest.raises(UsageError, match="leave resume out"):
+        aweigh.predict_files(photos, tmp_path, model=bright(), tracker=aweigh.Tracker(), resume=True)
+
+
 def test_images_that_came_and_went_meanwhile(photos: Path, tmp_path: Path) -> None:
     """What is new is looked at, what is gone is not told, and the order is that of the folder."""
     folder = tmp_path / "in"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from aweigh.annotations.proposals import Proposals
 from aweigh.annotations.split import Split
 from aweigh.detections import Detections
+from aweigh.errors import UsageError
 from aweigh.images.decode import ValueRange
 from aweigh.images.reader import ImageSource
 from aweigh.images.sources import images_of, together
@@ -76,9 +77,13 @@ def predict_files(
     `Predictor.stream`.
     """
     written, of_data = format_named(format), _of_data(source, distinct=format == "coco")
+    if tracker is not None and (resume or of_data is not None):
+        raise UsageError("A tracker has to see all frames in order: leave resume out, and name no data set.")
     frames = FrameChoice.of(every, start, end)
     images = _images(source, recursive, allow_net, frames) if of_data is None else of_data.images()
     predictor = model if isinstance(model, Predictor) else load(model)
+    reading: Reading = {"exif": exif, "value_range": value_range}
+    asked = _Asked(predictor, score, tuple(classes), reading, proposals, camera, tracker, batch)
     summary = Summary(None if str(output) == "-" else Path(output) / written.file)
     if resume and summary.file is not None and summary.file.exists() and not unfinished(summary.file).exists():
         remark(f"{summary.file} is there already; leave --resume out to predict again.")
@@ -87,46 +92,89 @@ def predict_files(
     if draw and summary.file is not None:
         refuse_overwriting(images, Path(output))
         place = Places(Path(output), images.root)
-    reading: Reading = {"exif": exif, "value_range": value_range}
-    least = score if score is not None else SCORE if tracker is None else 0.0
-    asked = {"score": least if tracker is None else tracker.low, "classes": classes, **reading, "proposals": proposals}
-    add_camera = camera_adder(predictor.engine, camera)
-
-    def look(images: Iterable[ImageSource], batch: int, **otherwise: Any) -> Iterator[Pair]:
-        pairs = predictor.with_images(images, batch, **{**asked, **otherwise})
-        return ((image, add_camera(result)) for image, result in pairs)
 
     def lose(image: str, error: Exception) -> None:
         summary.not_drawn += 1
         remark(f"not drawn: {image}: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}")
 
     def found(images: Images) -> Iterator[Detections]:
-        pairs = look(images, batch or predictor.engine.usual_batch)
-        if tracker is not None:
-            pairs = ((image, tracker.update(result)) for image, result in pairs)
-            pairs = ((image, result[result.scores >= least]) for image, result in pairs)
-        results = draw_each(pairs, place, reading, lose)
-        if of_data is None:
-            return results
-        return of_data.framed(results, predictor.classes, lambda path: next(look([path], 1, exif="ignore"))[1])
+        results = draw_each(asked.of(images), place, reading, lose)
+        return results if of_data is None else of_data.framed(results, predictor.classes, asked.unrotated)
 
-    ids = None if of_data is None else [*of_data.ids.values()]
     total = sum(1 for _ in images) if images.quick else None
     with ExitStack() as stack:
         if summary.file is not None and (taken_over := stack.enter_context(hold(output))):
             remark(taken_over)
-        journal, results = None, found(images)
+        journal = None
         if summary.file is not None and tracker is None:
-            depends_on = {**asked, "proposals": proposals is not None, "camera": camera, **_made_by(predictor)}
-            journal = stack.enter_context(kept(summary.file, depends_on, resume=resume, remark=remark))
-            results = journal.merged(found(journal.missing(images, place)))
+            journal = stack.enter_context(kept(summary.file, asked.to_dict(), resume=resume, remark=remark))
+        results = found(images) if journal is None else journal.merged(found(journal.missing(images, place)))
+        ids = None if of_data is None else [*of_data.ids.values()]
         writer = stack.enter_context(DetectionWriter(summary.file or "-", format, image_ids=ids))
         for result in summary.watched(results, remark):
             writer.write(result)
             progress(summary.images, total)
-    return replace(
-        summary, done_before=journal.done if journal else 0, renamed=writer.renamed, renamed_count=writer.renamed_count
-    )
+    done_before = journal.done if journal is not None else 0
+    return replace(summary, done_before=done_before, renamed=writer.renamed, renamed_count=writer.renamed_count)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every image, as `predict_files` has it."""
+
+    predictor: Predictor
+    score: float | None
+    classes: tuple[str, ...]
+    reading: Reading
+    proposals: Proposals | None
+    camera: Path | None
+    tracker: Tracker | None
+    batch: int
+    add_camera: Callable[[Detections], Detections] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "add_camera", camera_adder(self.predictor.engine, self.camera))
+
+    def of(self, images: Images) -> Iterator[Pair]:
+        """The images with their detections."""
+        pairs = self._pairs(images, self.batch or self.predictor.engine.usual_batch, self.reading)
+        if self.tracker is None:
+            return pairs
+        tracked = ((image, self.tracker.update(result)) for image, result in pairs)
+        return ((image, result[result.scores >= (self.score or 0.0)]) for image, result in tracked)
+
+    def unrotated(self, image: Path) -> Detections:
+        """Those of an image as it is stored."""
+        return next(self._pairs([image], 1, {**self.reading, "exif": "ignore"}))[1]
+
+    def _pairs(self, images: Iterable[ImageSource], batch: int, reading: Reading) -> Iterator[Pair]:
+        pairs = self.predictor.with_images(
+            images, batch, score=self._least(), classes=self.classes, proposals=self.proposals, **reading
+        )
+        return ((image, self.add_camera(result)) for image, result in pairs)
+
+    def _least(self) -> float:
+        """The lowest score of what a predictor has to keep: a tracker needs weak detections too."""
+        if self.tracker is not None:
+            return self.tracker.low
+        return SCORE if self.score is None else self.score
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the detections of an image depend on, as JSON can hold it."""
+        predictor, file = self.predictor, self.predictor.file
+        stamp = (file.stat().st_size, file.stat().st_mtime_ns) if file is not None else ()
+        return {
+            "model": [str(file or predictor.engine.name), *stamp],
+            "settings": dict(predictor.engine.settings),
+            "resize": predictor.resize.to_dict(),
+            "tta": predictor.tta.to_dict(predictor.engine),
+            "tiles": str(predictor.tiles or "none"),
+            "score": self._least(),
+            "classes": self.classes,
+            **self.reading,
+            "proposals": self.proposals is not None,
+            "camera": self.camera,
+        }
 
 
 def _of_data(source: Source, *, distinct: bool) -> AnnotatedImages | None:
@@ -141,15 +189,3 @@ def _images(source: Any, recursive: bool, allow_net: bool, frames: FrameChoice) 
         return source
     names = [source] if isinstance(source, str | Path) else source
     return together([images_of(name, recursive=recursive, allow_net=allow_net, frames=frames) for name in names])
-
-
-def _made_by(predictor: Predictor) -> dict[str, Any]:
-    """What the results of a predictor depend on, as JSON can hold it."""
-    file = predictor.file and predictor.file.stat()
-    return {
-        "model": [str(predictor.file or predictor.engine.name), *((file.st_size, file.st_mtime_ns) if file else ())],
-        "settings": dict(predictor.engine.settings),
-        "resize": predictor.resize.to_dict(),
-        "tta": predictor.tta.to_dict(predictor.engine),
-        "tiles": str(predictor.tiles or "none"),
-    }

@@ -86,8 +86,6 @@ def command(
         check_value("score", score, Share)
     if tracker is not None and data is not None:
         raise UsageError("--track goes with frames in order, and the images of --data DATA are in none.")
-    if tracker is not None and resume:
-        raise UsageError("--track has to see all frames in order; leave --resume out.")
     check_reach("batch", batch or 1)
     from aweigh.images.sources import images_of, together
     from aweigh.images.sources.source import Images
