@@ -318,9 +318,9 @@ class Predictor:
         asked = _Asked.of(self.engine, score, classes, nms, exif, value_range, tiles)  # here, not at the first image
 
         def results() -> Generator[tuple[ImageSource, Detections]]:
-            each, ahead = begun(images, batch)
+            each, at_a_time, ahead = begun(images, batch)
             told = ((image, proposals) for image in each)
-            with closing(self._each(told, batch, asked, ahead=ahead)) as found:
+            with closing(self._each(told, at_a_time, asked, ahead=ahead)) as found:
                 for image, result in found:
                     if isinstance(result, Exception):
                         result = of_image(Detections.empty(self.classes, error=reason(result, image)), image)

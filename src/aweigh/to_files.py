@@ -98,7 +98,7 @@ def predict_files(
         remark(f"not drawn: {image}: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}")
 
     def found(images: Images) -> Iterator[Detections]:
-        results = draw_each(asked.of(images), place, reading, lose)
+        results = draw_each(asked.of(images), place, reading, lose, at_once=images.live)
         return results if of_data is None else of_data.framed(results, predictor.classes, asked.unrotated)
 
     total = sum(1 for _ in images) if images.quick else None

@@ -10,6 +10,7 @@ from aweigh.arguments import Share, check_value
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector, given_proposals, told_tiles
 from aweigh.cli.flags import Batch, Frames, ProposalsFile, Tracks, Views, Weights
+from aweigh.cli.live import until_interrupted
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
 from aweigh.scenes import STREET
@@ -49,8 +50,8 @@ def command(
 
     Args:
         pictures: Files, folders, patterns such as 'photos/**/*.jpg', archives (.zip, .tar, .tar.gz), lists of names
-            (@list.txt, or @- for the standard input), videos, folders and images in stores (s3://bucket/photos, gs://,
-            abfs://), with --allow-net addresses (https://...).
+            (@list.txt, or @- for the standard input), videos, cameras (camera:0), folders and images in stores
+            (s3://bucket/photos, gs://, abfs://), with --allow-net addresses (https://...) and streams (rtsp://...).
         data: In place of images a data set: its images, with the numbers and category ids they have there, and
             boxes in the pixels its own boxes are in. What --format coco then writes fits its annotations.
         split: Which part of the data: train, val, test, or as it is called there; all when not given.
@@ -107,7 +108,7 @@ def command(
         log().print("\n".join(predictor.tta.describe(predictor.engine)))
     if predictor.tiles is not None:
         log().print(told_tiles(predictor.tiles, views))
-    with bar("predicting") as show:
+    with until_interrupted(source), bar("predicting") as show:
         summary = predict_files(
             source,
             output,

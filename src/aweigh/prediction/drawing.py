@@ -75,6 +75,8 @@ def draw_each(
     place: Callable[[Path | StoredImage | Video], Path] | None,
     reading: Reading,
     lost: Callable[[str, Exception], object],
+    *,
+    at_once: bool = False,
 ) -> Generator[Detections]:
     """Write each image with its boxes to its place, and pass the detections on; without a `place` nothing is drawn.
 
@@ -82,6 +84,7 @@ def draw_each(
     are written into one video, in the thread of the caller, which the threads are ahead of.
 
     lost: called with the image's name and the reason where a drawing fails; its detections and the others are not lost.
+    at_once: without threads, each before the next pair is asked for, as what comes from a camera.
     """
 
     def drawing(task: tuple[ImageSource, Detections, Path | Film | None]) -> Drawn:
@@ -111,7 +114,8 @@ def draw_each(
             yield source, result, target
 
     threads = min(usable_cores(), MOST_DRAWING)
-    with closing(computed_ahead(drawing, tasks(), ahead=0 if place is None else 2 * threads, threads=threads)) as done:
+    ahead = 0 if place is None or at_once else 2 * threads
+    with closing(computed_ahead(drawing, tasks(), ahead=ahead, threads=threads)) as done:
         yield from filmed(done, lost)
 
 

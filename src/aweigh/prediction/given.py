@@ -64,13 +64,15 @@ def pays_ahead(images: Iterable[ImageSource], batch: int) -> bool:
     )
 
 
-def begun(images: Iterable[ImageSource], batch: int) -> tuple[Iterable[ImageSource], bool]:
-    """The images, and whether further ones can be read while a batch is computed."""
+def begun(images: Iterable[ImageSource], batch: int) -> tuple[Iterable[ImageSource], int, bool]:
+    """The images, how many at a time, and whether further ones can be read while a batch is computed."""
     if not isinstance(images, Images):
-        return images, pays_ahead(images, batch)
+        return images, batch, pays_ahead(images, batch)
+    if images.live:
+        return images, 1, False
     each = iter(images)
     first = [*islice(each, batch + 1)]
-    return chain(first, each), len(first) > batch
+    return chain(first, each), batch, len(first) > batch
 
 
 def path_of(image: ImageSource) -> str | None:

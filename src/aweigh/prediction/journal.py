@@ -113,7 +113,7 @@ class Journal:
                 elif place is not None and not isinstance(image, VideoFrame):
                     place(image)
 
-        return Images(each, images.root, quick=False)
+        return Images(each, images.root, quick=False, live=images.live)
 
     def merged(self, results: Iterable[Detections]) -> Generator[Detections]:
         """The results of all images, in their order. results: of those that are `missing`; each is taken up."""

@@ -65,7 +65,7 @@ class VideoFile:
                     if frame is None:
                         yield self._lost(number, time, "this frame cannot be decoded")
                     else:
-                        yield VideoFrame(self, number, time, *_pixels_of(frame))
+                        yield VideoFrame(self, number, time, *pixels_of(frame))
                 if (promised := _duration(container, stream)) is not None and time + 1 < min(promised, self.choice.end):
                     yield self._lost(number + 1, time, f"breaks off after {time:.1f} of {promised:.1f} s. Is it whole?")
         except DataError as error:
@@ -90,12 +90,16 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     except ffmpeg_errors() as error:
         raise DataError(f"{path}: the video cannot be opened ({reason(error)}). Is it whole?") from error
     with container:
-        stream = container.streams.best("video")
+        stream = video_of(container)
         if stream is None:
             raise DataError(f"{path}: holds no video.")
-        video = cast("VideoStream", stream)
-        video.thread_type = "AUTO"
-        yield container, video
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def video_of(container: InputContainer) -> VideoStream | None:
+    """Of several the one that players show."""
+    return cast("VideoStream | None", container.streams.best("video"))
 
 
 @dataclass
@@ -135,7 +139,7 @@ def _decoded(
         packets = _from_key_frame(packets, (first or 0) + int(start / tick), order)
     for packet in packets:
         order.sent(packet)
-        for frame in _frames_of(packet):
+        for frame in frames_of(packet):
             if frame.pts is None:
                 number = order.next()
                 yield number, number / float(stream.average_rate or 25), frame
@@ -153,7 +157,7 @@ def _decoded(
         yield number, (pts - (first or 0)) * tick, None
 
 
-def _frames_of(packet: Packet[VideoStream]) -> list[Decoded]:
+def frames_of(packet: Packet[VideoStream]) -> list[Decoded]:
     """What the decoder gives when it is given this; a packet that it refuses gives none, and its frame is lost."""
     try:
         return packet.decode()
@@ -187,7 +191,7 @@ def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     return container.duration / 1e6 if alone and container.duration else None
 
 
-def _pixels_of(frame: Decoded) -> tuple[tuple[int, int], Any]:
+def pixels_of(frame: Decoded) -> tuple[tuple[int, int], Any]:
     """The size of the upright frame, and what gives its pixels."""
     turns = round(frame.rotation / 90) % 4  # counterclockwise
     size_hw = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)

@@ -14,12 +14,14 @@ from pathlib import Path
 from aweigh.errors import DataError, UsageError
 from aweigh.images.sources import addresses, folders, lists, stores, tars, videos, zips
 from aweigh.images.sources.source import Given, Image, Images, Item, Kind
-from aweigh.video.decode import VideoFile
+from aweigh.images.stored import StoredImage
 from aweigh.video.frames import ALL_FRAMES, FrameChoice
 
 KINDS: tuple[Kind, ...] = (
     addresses.ADDRESS,
     stores.STORE,
+    videos.CAMERA,
+    videos.STREAM,
     lists.STANDARD_INPUT,
     lists.LIST,
     zips.ZIP,
@@ -63,7 +65,7 @@ def images_of_several(names: Iterable[str | Path]) -> list[Image]:
     """The images of files, folders, patterns, archives and lists, one after the other; `UsageError` for a video."""
     images: list[Image] = []
     for item in (item for name in names for item in images_of(name).each()):
-        if isinstance(item, VideoFile):
+        if not isinstance(item, Path | StoredImage):
             raise UsageError(f"{item.name} is a video; name images.")
         images.append(item)
     return images
@@ -86,4 +88,5 @@ def together(sources: Sequence[Images]) -> Images:
 
     roots = [os.path.abspath(source.root) for source in sources if source.root is not None]
     root = Path(os.path.commonpath(roots)) if roots else None
-    return Images(each, root, quick=all(source.quick for source in sources))
+    quick, live = all(source.quick for source in sources), any(source.live for source in sources)
+    return Images(each, root, quick, live)

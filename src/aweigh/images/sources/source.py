@@ -9,9 +9,10 @@ from pathlib import Path
 from aweigh.images.stored import StoredImage
 from aweigh.video.decode import VideoFile
 from aweigh.video.frames import ALL_FRAMES, FrameChoice, VideoFrame
+from aweigh.video.live import LiveVideo
 
 Image = Path | StoredImage
-Item = Image | VideoFile  # a video stands for its frames
+Item = Image | VideoFile | LiveVideo  # a video stands for its frames
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,18 @@ class Images:
 
     each: goes through them, videos as a whole. What is wrong with one of them is said where it is read. root: the
     folder that their drawings are told from, as the images lie below it; None for those that have a `place`. quick:
-    whether to go through them takes no time, so that they can be counted beforehand.
+    whether to go through them takes no time, so that they can be counted beforehand. live: whether they come by
+    themselves, so that they are looked at one by one, each at once.
     """
 
     each: Callable[[], Iterator[Item]]
     root: Path | None = None
     quick: bool = True
+    live: bool = False
 
     def __iter__(self) -> Iterator[Image | VideoFrame]:
         for item in self.each():
-            if isinstance(item, VideoFile):
+            if isinstance(item, VideoFile | LiveVideo):
                 yield from item.frames()
             else:
                 yield item
