@@ -128,7 +128,7 @@ class _Stage:
                 away = self.random.uniform(0.7, 1.0) * (radius + near_radius)
                 x, y = near_x + away * math.cos(turn), near_y + away * math.sin(turn)
             label = int(self.random.integers(len(SHAPES)))
-            shape = _Shape(SHAPES[label], x, y, max(radius, 6.0), self.random)
+            shape = Shape(SHAPES[label], x, y, max(radius, 6.0), self.random)
             if self._fits(shape):
                 self._lay(shape, label, crowd=False)
                 self.places.append((x, y, shape.radius))
@@ -141,14 +141,14 @@ class _Stage:
         x, y = self.random.uniform(0.25, 0.75) * width, self.random.uniform(0.25, 0.75) * height
         reach = 0.16 * min(height, width)
         shapes = [
-            _Shape(SHAPES[label], x + dx, y + dy, float(self.random.uniform(4, 7)), self.random)
+            Shape(SHAPES[label], x + dx, y + dy, float(self.random.uniform(4, 7)), self.random)
             for dx, dy in self.random.normal(0, reach / 2, (24, 2))
         ]
         for number, shape in enumerate(shapes):
             self._lay(shape, label, crowd=True, same=number > 0)
         self.places.append((x, y, reach))
 
-    def _fits(self, shape: _Shape) -> bool:
+    def _fits(self, shape: Shape) -> bool:
         rows, columns, window = shape.in_picture(self.owner.shape)
         inside = shape.inside[window]
         if inside.sum() < max(LEAST_PIXELS, 0.6 * shape.inside.sum()):
@@ -162,7 +162,7 @@ class _Stage:
                 return False
         return True
 
-    def _lay(self, shape: _Shape, label: int, *, crowd: bool, same: bool = False) -> None:
+    def _lay(self, shape: Shape, label: int, *, crowd: bool, same: bool = False) -> None:
         rows, columns, window = shape.in_picture(self.owner.shape)
         inside = shape.inside[window]
         if same:
@@ -197,7 +197,7 @@ class _Stage:
 # --- one shape ----------------------------------------------------------------------------------------------------
 
 
-class _Shape:
+class Shape:
     """A shape at (x, y), turned at random, with its signed distance on a window that holds it and its shadow."""
 
     def __init__(self, name: str, x: float, y: float, radius: float, random: Random) -> None:
@@ -231,9 +231,13 @@ class _Shape:
         return np.array([*points, (self.x, self.y)])
 
     def paint(self, image: Array, light: Array) -> None:
-        """Shadow, texture, shading and outline, anti-aliased."""
+        """Draw it on an image `(H, W, 3)` in `[0, 1]`."""
         rows, columns, window = self.in_picture(image.shape)
-        ground = image[rows, columns]
+        image[rows, columns] = self.over(image[rows, columns], window, light)
+
+    def over(self, ground: Array, window: tuple[slice, slice], light: Array) -> Array:
+        """The ground `(h, w, 3)` in `[0, 1]` under a part of the window, with shadow, texture, shading and outline,
+        anti-aliased."""
         drop = 0.10 * self.radius
         shifted = _shift(self.distance, -light * drop)
         shadow = 0.45 * np.clip(0.5 - shifted / (0.18 * self.radius + 2), 0, 1)[window]
@@ -245,7 +249,8 @@ class _Shape:
         edge = np.clip(1 + self.distance / max(1.5, 0.06 * self.radius), 0, 1)  # 1 at the outline, 0 inside
         surface = surface * (lit * (1 - 0.45 * edge))[:, :, None]
         cover = np.clip(0.5 - self.distance, 0, 1)[window][:, :, None]
-        image[rows, columns] = np.clip(ground * (1 - cover) + surface[window] * cover, 0, 1)
+        painted: Array = np.clip(ground * (1 - cover) + surface[window] * cover, 0, 1)
+        return painted
 
 
 def _polygon(corners: Array) -> Callable[[Array, Array], Array]:
