@@ -1,6 +1,7 @@
 """What the levels of a detector make of a data set, and the advice computed from it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tests.scenes_on_disk import entry, scene, write_coco
 
 from aweigh.annotations.split import Split
+from aweigh.cli.main import run
 from aweigh.errors import UsageError
 from aweigh.images.resize import Resize
 from aweigh.inference.assignment import rule_of
@@ -124,9 +126,19 @@ def test_tiles_where_no_input_is_large_enough(tmp_path: Path) -> None:
     assert "input is large enough" in advice or "makes 95 %" in advice  # 160 x 120 images, enlarged five times
     object.__setattr__(tiny, "sizes_hw", tiny.sizes_hw * 50)  # the same boxes in images of 8000 x 6000
     advice = " ".join(measure_fit({"train": tiny}, MODEL, short=640, long=1066).advice)
-    assert "tiles of about 96 x 96 px that overlap by 32 px" in advice  # 1.5 px x 640 / 96 = 10 px
-    assert "train at --short 640 --long 1066." in advice
-    assert "train at --long 640." in " ".join(measure_fit({"train": tiny}, MODEL, short=0, long=640).advice)
+    assert "train in tiles, with --tile 96 --overlap 0.05 --short 640 --long 1066: objects of up to 2 px" in advice
+    square = " ".join(measure_fit({"train": tiny}, MODEL, short=0, long=640).advice)
+    flags = re.search(r"with (--tile .*): ", square)
+    assert flags is not None and flags[1] == "--tile 96 --overlap 0.05 --long 640"  # 1.5 px x 640 / 96 = 10 px
+    assert run(["config", "show", str(tmp_path), *flags[1].split()]) == 0  # the very flags of the training
+
+
+@pytest.mark.parametrize(("longest", "said"), [(40, "--overlap 0.42 "), (90, "no one scale fits both")])
+def test_the_overlap_of_tiles_holds_the_large_objects(tmp_path: Path, longest: int, said: str) -> None:
+    boxes = [[10 + 9 * n, 10, 1.5, 1.5] for n in range(5)] + [[20, 20, longest, longest]] * 5
+    mixed = split_of(tmp_path, boxes, per_image=10)
+    object.__setattr__(mixed, "sizes_hw", mixed.sizes_hw * 50)
+    assert said in " ".join(measure_fit({"train": mixed}, MODEL, short=0, long=640).advice)
 
 
 def test_of_a_crowded_picture_a_part_is_assigned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from aweigh.annotations.split import Split
 from aweigh.catalogue import detector_named
 from aweigh.errors import UsageError, counted
 from aweigh.geometry.frames import Frame
+from aweigh.geometry.tiles import OVERLAPS, SIDES
 from aweigh.images.resize import Resize
 from aweigh.inspect.coverage import Coverage, LevelRanges, Rule, first_points, measure_coverage
 from aweigh.inspect.doctor import SIZE_EDGES
@@ -374,23 +375,24 @@ def smallest_input(sizes: np.ndarray, current: int, *, share: float = ENOUGH, le
 
 
 def _tiles(splits: Mapping[str, Split], sizes: np.ndarray, scales: np.ndarray, current: int, flags: str) -> str:
-    """A tile that, resized to the input, makes `ENOUGH` of the objects large enough and still holds the large ones."""
+    """A tile that, resized to the input, makes `ENOUGH` of the objects large enough and still holds the large ones, as
+    flags of `aweigh train`."""
     original = sizes / scales
     small = float(np.sort(original)[math.floor((1 - ENOUGH) * len(original))])
-    tile = max(STEP, math.floor(current * small / SMALL / STEP) * STEP)
+    tile = min(max(STEP, math.floor(current * small / SMALL / STEP) * STEP), SIDES[1])
     sides = [
         (split.boxes[:, 2:] - split.boxes[:, :2])[~split.ignore].max(axis=1, initial=0) for split in splits.values()
     ]
     longest = float(np.percentile(np.concatenate(sides), 95))
-    overlap = math.ceil(longest / STEP) * STEP
-    if overlap >= tile:
+    overlap = max(OVERLAPS[0], math.ceil(100 * longest / tile) / 100)
+    if overlap > OVERLAPS[1]:
         return (
             f"Tiles of {tile} px would do, but objects reach {longest:.0f} px: no one scale fits both, so expect to "
             f"lose the smallest."
         )
     return (
-        f"Better cut the images into tiles of about {tile} x {tile} px that overlap by {overlap} px, so that every "
-        f"object is whole in one of them, and train at {flags}."
+        f"Better train in tiles, with --tile {tile} --overlap {overlap:g} {flags}: objects of up to {longest:.0f} px "
+        "are whole in one of them."
     )
 
 
