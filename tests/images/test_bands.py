@@ -74,14 +74,12 @@ def test_every_png_has_the_pixels_of_the_whole(kind: str, tmp_path: Path) -> Non
     assert np.array_equal(by_rows(path), read_image(path))
 
 
-def png_of(
-    lines: bytes, depth: int, colour: int, chunks: bytes = b"", *, interlaced: int = 0, end: bytes = b""
-) -> bytes:
+def png_of(lines: bytes, depth: int, colour: int, *, interlaced: int = 0, more: bytes = b"") -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, interlaced)
-    packed = zlib.compress(lines)
+    packed = zlib.compress(lines) + more
     pixels = chunk(b"IDAT", packed[:100]) + chunk(b"IDAT", b"") + chunk(b"IDAT", packed[100:])
     return png.SIGNATURE + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
@@ -209,9 +207,10 @@ def damaged_png(path: Path, what: str) -> None:
     lines[:, 0] = 0
     if what == "an unknown filter":
         lines[99, 0] = 9
-    if what == "rows that are missing":
+    if "rows that are missing" in what:
         lines = lines[:140]
-    content = bytearray(png_of(lines.tobytes(), 8, 0))
+    more = b"more" if "something" in what else b""
+    content = bytearray(png_of(lines.tobytes(), 8, 0, more=more))
     if what == "bytes that are changed":
         content[len(content) // 2] ^= 0xFF
     if what == "an end that is missing":
@@ -220,7 +219,14 @@ def damaged_png(path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["an unknown filter", "rows that are missing", "bytes that are changed", "an end that is missing"]
+    "what",
+    [
+        "an unknown filter",
+        "rows that are missing",
+        "rows that are missing, and something behind them",
+        "bytes that are changed",
+        "an end that is missing",
+    ],
 )
 def test_a_damaged_png_is_told_in_one_line(what: str, tmp_path: Path) -> None:
     damaged_png(tmp_path / "a.png", what)
@@ -269,3 +275,29 @@ def test_a_tiff_that_names_too_few_strips_or_a_strip_too_large_is_no_matter_of_b
     with tifffile.TiffFile(path, mode="r+b") as file:
         file.pages[0].tags["StripOffsets"].overwrite([8])
     assert not is_in_bands(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "LZW", "tiles", "planes in strips"])
+def test_whatever_is_changed_in_a_file_is_told_in_one_line_or_seen(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, random = tmp_path / "a", np.random.default_rng(0)
+    if kind == "PNG":
+        Image.fromarray(picture()).save(path, "PNG")
+    else:
+        values = np.moveaxis(picture(), 2, 0) if "planes" in kind else picture()
+        tifffile.imwrite(path, values, photometric="rgb", **TIFF[kind])
+    whole, told = path.read_bytes(), 0
+    monkeypatch.setattr(reader, "MAX_PIXELS", HEIGHT * WIDTH)
+    for _ in range(40):
+        content = bytearray(whole)
+        for place in random.integers(0, [80, 1000, len(content)]).tolist():
+            content[place if random.random() < 0.5 else -1 - place] = random.integers(256)
+        try:
+            image = read_by_rows(bytes(content))
+            if image.size_hw[0] * image.size_hw[1] <= HEIGHT * WIDTH:
+                assert sum(len(part) for part in image.read([(0, 9), (9, image.size_hw[0])])) == image.size_hw[0]
+        except DataError as error:
+            assert "\n" not in str(error)
+            told += 1
+    assert 5 < told < 40

@@ -120,6 +120,14 @@ def test_in_a_crowd_only_the_best_have_labels_and_most_of_the_picture_is_seen(si
     assert only is not None  # the best has one, whatever it hides
 
 
+def test_small_objects_of_a_large_image_are_seen_inside_their_boxes() -> None:
+    corners = np.array([[x, y, x + 24, y + 24] for x in range(10, 1900, 60) for y in range(30, 1900, 60)], np.float32)
+    detections = Detections.of(corners, [0.9] * len(corners), [0] * len(corners), size_hw=(2000, 2000))
+    drawn = np.asarray(draw_detections(np.full((2000, 2000, 3), 7, np.uint8), detections))
+    inside = [drawn[y + 5 : y + 19, x + 5 : x + 19] for x, y in corners[:, :2].astype(int).tolist()]
+    assert np.mean([(part == 7).all() for part in inside]) > 0.9  # but those under a label
+
+
 def test_of_a_crowd_only_the_first_labels_are_weighed_against_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
     overlaps = labels._overlaps

@@ -169,6 +169,20 @@ def _channels_last(image: Any) -> np.ndarray:
     return array.transpose(1, 2, 0) if array.ndim == 3 else array
 
 
+def _strengths(short: int, boxes: np.ndarray) -> tuple[int, int]:
+    """How wide lines and how high letters are, in pixels, in an image whose short side this is.
+
+    In a crowd no line covers a small object, as in an overview of a large image.
+    """
+    width = max(1, round(short / (220 if len(boxes) <= CROWD else 330)))  # 2 px at 480, 4 px at 800
+    least = 10 if short < 300 else 12  # letters would cover most of a small image
+    letters = max(least, round(short / (32 if len(boxes) <= 12 else 38)))
+    if len(boxes) > CROWD:
+        usual = float(np.median((boxes[:, 2:] - boxes[:, :2]).min(axis=1)))  # the shorter side of a box
+        width, letters = min(width, max(1, round(usual / 12))), min(letters, max(least, round(usual / 2)))
+    return width, letters
+
+
 def _draw(
     image: Drawable,
     boxes: np.ndarray,
@@ -185,10 +199,8 @@ def _draw(
     """Everything of one image; the instances come best first. windows: of their masks, the best last."""
     picture = as_picture(image)
     captions = [escaped(caption) for caption in captions]
-    short = min(picture.size)
-    width = max(1, round(short / (220 if len(boxes) <= CROWD else 330)))  # 2 px at 480, 4 px at 800
-    least = 10 if short < 300 else 12  # letters would cover most of a small image
-    font = font_of(max(least, round(short / (32 if len(boxes) <= 12 else 38))))
+    width, letters = _strengths(min(picture.size), boxes)
+    font = font_of(letters)
     ignored = ignored if ignored is not None else [False] * len(boxes)
     opacities = opacities if opacities is not None else [1.0] * len(boxes)
     corners = [_inside(box, picture.size) for box in boxes.tolist()]

@@ -120,7 +120,7 @@ def _inflated(stream: BinaryIO, size: int, name: str) -> Iterator[bytes]:
     inflater, piece = zlib.decompressobj(), bytearray()
     try:
         for data in _compressed(stream):
-            while data:
+            while data and not inflater.eof:
                 piece += inflater.decompress(data, size - len(piece))
                 data = inflater.unconsumed_tail
                 if len(piece) == size:
