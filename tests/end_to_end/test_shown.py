@@ -51,7 +51,7 @@ def is_done(shown: Shown) -> bool:
     words = shown.words
     if words[0] != "aweigh" or not DONE & {tuple(words[1:2]), tuple(words[1:3])}:
         return False
-    if "--weights" in words or "NAME" in words:  # weights of others are downloads, or files of theirs
+    if {"--weights", "NAME", "--cluster"}.intersection(words):  # weights of others are downloads, or files of theirs
         return False
     try:
         app.parse_args(words[1:], exit_on_error=False, print_error=False)

@@ -16,6 +16,7 @@ from aweigh.arguments import NMS, Precision
 from aweigh.errors import UsageError, check_reach, did_you_mean
 
 if TYPE_CHECKING:
+    from aweigh.cluster.predict import Workers
     from aweigh.geometry.tiles import Tiles
     from aweigh.runtime.tta import TTA
     from aweigh.tracking.tracker import Tracker
@@ -31,6 +32,7 @@ _data = partial(_flag, group=Group("Where the data lie", sort_key=100))
 _detector = partial(_flag, group=Group("Detector", sort_key=101))
 _loading = partial(_flag, group=Group("How it is computed", sort_key=102))
 _frames = partial(_flag, group=Group("Frames of a video", sort_key=102))
+_cluster = partial(_flag, group=Group("On several machines", sort_key=104))
 _views = partial(_flag, group=Group("Size and test-time augmentation", sort_key=103))
 _tracks = partial(_flag, group=Group("Tracks", sort_key=104))
 
@@ -211,6 +213,44 @@ class Frames:
         from aweigh.video.frames import FrameChoice
 
         return FrameChoice.of(self.every, self.start or 0, self.end or math.inf)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Cluster:
+    """Whether a cluster of Ray computes, and which."""
+
+    cluster: Annotated[
+        tuple[str, ...] | None,
+        _cluster(
+            "Compute on a cluster of Ray: HOST:PORT, or auto for the one this machine is part of; with no address on "
+            "processes of this machine. What is done stays when it is stopped; the same command goes on.",
+            consume_multiple=(0, 1),
+            negative="",
+        ),
+    ] = None
+    processes: Annotated[
+        int, _cluster("So many processes on the cluster; as many as it has room for when not given.")
+    ] = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a cluster computes; `UsageError` for flags that need one."""
+        if self.cluster is None and self.processes:
+            raise UsageError(f"--processes {self.processes} goes with --cluster; add it.")
+        check_reach("processes", self.processes or 1)
+        return self.cluster is not None
+
+    @property
+    def address(self) -> str:
+        """Where it is; empty for this machine."""
+        return "".join(self.cluster or ())
+
+    def workers(self, chosen: Weights) -> "Workers":
+        """The processes of it: each has as many cores as threads are asked for, one when none are, or a GPU."""
+        from aweigh.cluster.predict import Workers
+
+        return Workers(self.processes, max(1, chosen.threads), int(chosen.device.startswith("cuda")))
 
 
 @Parameter(name="*")

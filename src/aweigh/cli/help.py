@@ -19,6 +19,7 @@ HELP_ALL = "--help-all"
 HELP_FLAGS = ("--help", "-h", HELP_ALL)
 EXAMPLES = {
     "predict": "aweigh predict photos/ -o boxes",
+    "cluster status": "aweigh cluster status s3://bucket/out",
     "export": "aweigh export box --to onnx",
     "train": "aweigh train my-data --epochs 50",
     "train-backbone": "aweigh train-backbone images-by-class --epochs 100",

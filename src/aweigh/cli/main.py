@@ -49,6 +49,7 @@ app = App(
 
 COMMANDS = [
     ("predict", USE, "Find objects in images: draw the boxes and write them to a file."),
+    ("cluster", USE, "Tell how far a prediction is that `aweigh predict --cluster` began."),
     ("demo", USE, "Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing."),
     ("export", USE, "Write a detector as a file that runs without torch, and compare what the two find."),
     ("train", TRAIN, "Train a detector on a folder of labelled images (COCO, VOC, YOLO, KITTI and more)."),
@@ -72,6 +73,7 @@ COMMANDS = [
 PLACES = {
     "eval": "evaluate:command",
     "data": "data:app",
+    "cluster": "cluster:app",
     "config": "train:config_app",
     "profile": "profile:app",
     "study": "study:app",

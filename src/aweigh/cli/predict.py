@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from aweigh.arguments import Share, check_value
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector, given_proposals, told_tiles
-from aweigh.cli.flags import Batch, Frames, ProposalsFile, Tracks, Views, Weights
+from aweigh.cli.flags import Batch, Cluster, Frames, ProposalsFile, Tracks, Views, Weights
 from aweigh.cli.live import until_interrupted
 from aweigh.cli.terminal import bar, log, one_line
 from aweigh.errors import UsageError, check_reach, counted, printable
@@ -39,12 +39,14 @@ def command(
     value_range: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
     sample: Annotated[bool, Parameter(negative="")] = False,
     frames: Frames = Frames(),
+    cluster: Cluster = Cluster(),
     weights: Weights = Weights(),
     views: Views = Views(),
     tracks: Tracks = Tracks(),
 ) -> int:
     """Find objects in images: draw the boxes, masks, keypoints and 3D boxes and write them to a file.
 
+    With --cluster, parts of the file lie in OUTPUT/parts, where each is written once, and nothing is drawn.
     Boxes are in the pixels of the image as it is seen, after the rotation its EXIF data ask for. An image that
     cannot be read is named and left out; the others are done, and the command ends with 1.
 
@@ -81,6 +83,26 @@ def command(
     """
     pictures = (*pictures, str(STREET)) if sample else pictures
     check_pictures(pictures, data, split, exif)
+    if cluster.wanted:
+        if (data, proposals_file, camera, frames, tracks) != (None, None, None, Frames(), Tracks()):
+            raise UsageError("--cluster looks at images: leave out --data, proposals, cameras, frames and tracks.")
+        from aweigh.cli.on_cluster import predict_on
+
+        return predict_on(
+            cluster,
+            pictures,
+            output,
+            model,
+            weights,
+            views,
+            format=format,
+            recursive=recursive,
+            allow_net=allow_net,
+            score=0.5 if score is None else score,
+            classes=classes,
+            batch=batch,
+            reading={"exif": exif, "value_range": value_range or "auto"},
+        )
     check_output(output, resume)
     tracker = tracks.tracker()
     if score is not None:
