@@ -75,7 +75,8 @@ def test_a_run_that_is_stopped_and_gone_on_with_writes_the_same_file(format: str
     assert (again.done_before, looked) == (5, 2)  # 4.png could not be read
     assert (again.images, again.failed, again.objects) == (COUNT, 1, done.objects)
     assert content(out) == content(whole)
-    again, looked = resumed(photos, out, format=format, draw=False)
+    again, looked = resumed(photos, out, format=format, draw=False, remark=told.append)
+    assert told[-1] == f"{again.file} is there, whole, and nothing was done; leave --resume out to predict again."
     assert again.finished_before and (again.images, looked) == (0, 0)
 
 
@@ -133,6 +134,40 @@ aweigh.predict_files(sys.argv[1], sys.argv[2], model=bright(kill), format="csv",
     assert (done.done_before, looked) == (2, 4) and "ended without a word" in told[0]
     aweigh.predict_files(photos, tmp_path / "whole", model=bright(), format="csv", draw=False)
     assert content(out) == content(tmp_path / "whole")
+
+
+@pytest.mark.thorough
+def test_ten_kills_at_random_moments_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
+    folder, out, looked = tmp_path / "in", tmp_path / "out", tmp_path / "looked"
+    folder.mkdir()
+    for number in range(300):
+        Image.fromarray(np.full((9, 9 + number % 7, 3), 255 * (number % 3 > 0), np.uint8)).save(
+            folder / f"{number:03}.png"
+        )
+    script = """
+import sys, time
+import aweigh
+from tests.stand_in import bright
+def look(number):
+    time.sleep(0.02)
+    with open(sys.argv[3], "a") as file:
+        file.write("x")
+aweigh.predict_files(sys.argv[1], sys.argv[2], model=bright(look), batch=1, resume=True)
+"""
+    chance, kills = np.random.default_rng(0), 0
+    while True:
+        child = subprocess.Popen([sys.executable, "-c", script, str(folder), str(out), str(looked)])
+        try:
+            assert child.wait(chance.uniform(0.5, 2.5) if kills < 10 else None) == 0
+            break
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            kills += 1
+    aweigh.predict_files(folder, tmp_path / "whole", model=bright())
+    assert kills == 10 and content(out) == content(tmp_path / "whole")
+    on_their_way = 2 * drawing.MOST_DRAWING + 2
+    assert 300 <= len(looked.read_text()) <= 300 + kills * on_their_way
 
 
 def test_a_full_disk_is_one_line_and_keeps_whole_lines(photos: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def predict_files(
     asked = _Asked(predictor, score, tuple(classes), reading, proposals, camera, tracker, batch)
     summary = Summary(None if str(output) == "-" else Path(output) / written.file)
     if resume and summary.file is not None and summary.file.exists() and not unfinished(summary.file).exists():
-        remark(f"{summary.file} is there already; leave --resume out to predict again.")
+        remark(f"{summary.file} is there, whole, and nothing was done; leave --resume out to predict again.")
         return replace(summary, finished_before=True)
     place = None
     if draw and summary.file is not None:
