@@ -1,5 +1,8 @@
 """Objects on the seams of tiles: none is found twice, none is lost."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from aweigh.classes import Classes
 from aweigh.detections import Detections
 from aweigh.geometry.boxes import pairwise_iou
 from aweigh.geometry.tiles import Tiles, Window
-from aweigh.runtime.seams import join
+from aweigh.runtime.seams import Seams, join
 
 CLASSES = Classes(("ship", "car"), (1, 2))
 TILES = Tiles(100, 0.25)
@@ -120,3 +123,43 @@ def test_a_joined_object_has_the_mask_and_the_keypoints_of_its_parts() -> None:
     assert result.keypoints[0].tolist() == pytest.approx(np.array([[45, 30, 0.9], [130, 50, 0.8]]))
     (pixels,) = result.bitmaps()
     assert pixels.sum() == pixels[20:80, 40:140].sum() == 60 * 100 - 4  # pasting rounds the corners
+
+
+def crowd(seed: int, number: int) -> tuple[list[Detections], list[Window]]:
+    """Boxes of any size one over the other, each seen with noise, some of them missed, with masks and two classes."""
+    random = np.random.default_rng(seed)
+    corners, windows = random.uniform(0, (380, 280), (number, 2)), TILES.cut(*SIZE)
+    boxes = np.concatenate([corners, corners + random.uniform(4, 90, (number, 2))], axis=1).clip(0, [400, 300] * 2)
+    found = []
+    for one in seen(boxes, windows, random.integers(0, 2, number).astype(float), noise=3):
+        kept = random.random(len(one)) > 0.2
+        masks = random.random((int(kept.sum()), 4, 4)).astype(np.float32)
+        scores = random.choice([0.5, 0.7, 0.9], int(kept.sum())).astype(np.float32)  # many are equal
+        found.append(replace(one[kept], masks=masks, scores=scores))
+    return found, windows
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize(("seed", "number"), [(seed, number) for seed in range(3) for number in (8, 120)])
+def test_row_by_row_it_is_as_at_once(seed: int, number: int, agnostic: bool) -> None:
+    found, windows = crowd(seed, number)
+    seams, first = Seams(agnostic=agnostic), 0
+    while first < len(windows):
+        row = [window for window in windows if window[1] == windows[first][1]]
+        last = first + len(row)
+        seams.add(found[first:last], row, windows[last][1] if last < len(windows) else math.inf)
+        first = last
+    assert seams.objects() == join(found, windows, agnostic=agnostic)
+
+
+def test_what_no_further_row_changes_is_not_held() -> None:
+    size = (5000, 400)
+    y, x = (each.ravel() for each in np.mgrid[3:4960:30, 3:360:30])
+    truth, windows = np.stack([x, y, x + 12, y + 12], axis=1).astype(np.float32), TILES.cut(*size)
+    seams, most = Seams(), 0
+    for first in range(0, len(windows), 5):
+        row = windows[first : first + 5]
+        below = windows[first + 5][1] if first + 5 < len(windows) else math.inf
+        seams.add([replace(one, size_hw=size) for one in seen(truth, row)], row, below)
+        most = max(most, seams.held)
+    assert len(seams.objects()) == len(truth) and most < 100 < len(truth) / 10

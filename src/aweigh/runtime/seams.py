@@ -11,8 +11,9 @@ holds them all, the score of the best, the mask that any of them sees, and each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,24 +35,121 @@ def join(found: Sequence[Detections], windows: Sequence[Window], *, agnostic: bo
     found: what each tile shows, in the pixels of the whole. windows: of the tiles, as `Tiles.cut` orders them.
     agnostic: whether boxes of different classes may be one object.
     """
-    everything = Detections.joined(found)
-    tile_of = np.repeat(np.arange(len(found)), [len(one) for one in found])
-    cut = _cut(everything, np.array(windows)[tile_of])
-    groups = np.arange(len(everything))  # each named by one of its rows
-    members = {row: [row] for row in range(len(everything))}
-    for first, second in _alike(everything, tile_of, windows, agnostic):
+    seams = Seams(agnostic=agnostic)
+    seams.add(found, windows)
+    return seams.objects()
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """Objects, each of one detection or several.
+
+    tiles: of each, those that its detections are of. cut: `[N]` bool, whether no tile shows the whole of it. rows:
+    `[N]`, its place among all. decided: `[N]` bool, whether it is known if it is a part of another one.
+    """
+
+    found: Detections
+    tiles: list[np.ndarray]
+    cut: np.ndarray
+    rows: np.ndarray
+    decided: np.ndarray
+
+    def __getitem__(self, kept: np.ndarray) -> _Objects:
+        tiles = [self.tiles[row] for row in np.flatnonzero(kept)]
+        return _Objects(self.found[kept], tiles, self.cut[kept], self.rows[kept], self.decided[kept])
+
+    def and_also(self, other: _Objects) -> _Objects:
+        arrays = ((self.cut, other.cut), (self.rows, other.rows), (self.decided, other.decided))
+        found = Detections.joined([self.found, other.found])
+        return _Objects(found, self.tiles + other.tiles, *(np.concatenate(pair) for pair in arrays))
+
+
+class Seams:
+    """Joins what tiles show, a row of tiles after the other: the objects are those of all tiles at once.
+
+    Held are the detections that a further row may change, and the objects.
+    """
+
+    def __init__(self, *, agnostic: bool = False) -> None:
+        self._agnostic = agnostic
+        self._windows: list[Window] = []
+        self._held: tuple[Detections, np.ndarray, np.ndarray] | None = None  # with the tile of each, and its row
+        self._near: _Objects | None = None  # objects that are not decided, and those beside them
+        self._done: list[tuple[Detections, np.ndarray]] = []  # with their rows
+        self._count = 0
+
+    def add(self, found: Sequence[Detections], windows: Sequence[Window], below: float = math.inf) -> None:
+        """What the next row of tiles shows. below: where the row after it begins; infinite when there is none."""
+        detections = Detections.joined(found)
+        tile_of = len(self._windows) + np.repeat(np.arange(len(found)), [len(one) for one in found])
+        rows = self._count + np.arange(len(detections))
+        self._windows += windows
+        self._count += len(detections)
+        if self._held is not None:
+            detections = Detections.joined([self._held[0], detections])
+            tile_of, rows = np.concatenate([self._held[1], tile_of]), np.concatenate([self._held[2], rows])
+        objects, waiting = self._grouped(detections, tile_of, rows, below)
+        self._held = detections[waiting], tile_of[waiting], rows[waiting]
+        near = objects if self._near is None else self._near.and_also(objects)
+        line = min(below, float(detections.boxes[waiting, 1].min(initial=math.inf)))  # whatever comes lies below it
+        ready = ~near.decided & (near.found.boxes[:, 3] <= line)
+        covered = _covered(near.found, near.tiles, near.cut, self._windows, self._agnostic)
+        kept = ready & ~covered
+        self._done.append((near.found[kept], near.rows[kept]))
+        near = replace(near, decided=near.decided | ready)
+        line = min(line, float(near.found.boxes[~near.decided, 1].min(initial=math.inf)))
+        self._near = near[~near.decided | (near.found.boxes[:, 3] > line)]
+
+    @property
+    def held(self) -> int:
+        """How many detections and objects a further row may change, or are beside one that it may change."""
+        detections = 0 if self._held is None else len(self._held[0])
+        return detections + (0 if self._near is None else len(self._near.found))
+
+    def objects(self) -> Detections:
+        """All of them, best first, once every row is added."""
+        result = Detections.joined([found for found, _ in self._done])
+        rows = np.concatenate([rows for _, rows in self._done])
+        self._done.clear()
+        return result[np.lexsort((rows, -result.scores))]
+
+    def _grouped(
+        self, found: Detections, tile_of: np.ndarray, rows: np.ndarray, below: float
+    ) -> tuple[_Objects, np.ndarray]:
+        """The objects that no further row has a part of, and which detections wait for one: `[N]` bool."""
+        tiles, numbers = np.unique(tile_of, return_inverse=True)
+        windows = [self._windows[tile] for tile in tiles.tolist()]
+        pairs = _alike(found, numbers, windows, self._agnostic)
+        waiting = np.zeros(len(found), dtype=bool)
+        for own in _united(len(found), pairs, lambda one, other: True):
+            waiting[own] = bool((found.boxes[own, 3] > below).any())
+
+        def of_different_tiles(one: list[int], other: list[int]) -> bool:
+            together = numbers[one + other]
+            return len({*together.tolist()}) == len(together)  # an object has one detection of each tile
+
+        cut = _cut(found, np.array(windows)[numbers])
+        members = [own for own in _united(len(found), pairs, of_different_tiles) if not waiting[own[0]]]
+        best = np.array([_best(found, own, cut) for own in members], dtype=np.int64)
+        parts = [own if cut[own].all() and len(own) > 1 else [] for own in members]
+        objects = _with_joined(found[best], found, parts)
+        first = np.array([rows[own[0]] for own in members], dtype=np.int64)
+        nothing = np.zeros(len(members), dtype=bool)
+        return _Objects(objects, [tile_of[own] for own in members], cut[best], first, nothing), waiting
+
+
+def _united(
+    count: int, pairs: Sequence[tuple[int, int]], may: Callable[[list[int], list[int]], bool]
+) -> list[list[int]]:
+    """Rows in groups: those of each pair come into one, in the order of the pairs, where both groups `may`."""
+    groups = np.arange(count)  # each named by one of its rows
+    members = {row: [row] for row in range(count)}
+    for first, second in pairs:
         one, other = groups[first], groups[second]
-        tiles = tile_of[members[one] + members[other]]
-        if one != other and len({*tiles.tolist()}) == len(tiles):  # a group has one detection of each tile
+        if one != other and may(members[one], members[other]):
             groups[members[other]] = one
             members[one] += members.pop(other)
-    rows = [_best(everything, own, cut) for own in members.values()]
-    result = everything[np.array(rows, dtype=np.int64)]
-    parts = [own if cut[own].all() and len(own) > 1 else [] for own in members.values()]
-    result = _with_joined(result, everything, parts)
-    kept = ~_covered(result, [tile_of[own] for own in members.values()], cut[rows], windows, agnostic)
-    order = np.flatnonzero(kept)
-    return result[order[np.argsort(-result.scores[order], kind="stable")]]
+    return [*members.values()]
 
 
 def _cut(found: Detections, windows: np.ndarray) -> np.ndarray:

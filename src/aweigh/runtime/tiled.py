@@ -2,14 +2,15 @@
 
 Every tile is looked at in one scale, that of a whole tile, also where the image is smaller than one: a detector that
 was trained on tiles sees objects in the size it knows. The image is read from its top to its bottom, and of a large PNG
-or TIFF no more is in memory than some rows of tiles.
+or TIFF no more is in memory than some rows of tiles; seams are joined row by row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import groupby, islice
+from itertools import chain, groupby, islice, zip_longest
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from aweigh.geometry.tiles import Tiles, Window
 from aweigh.images.reader import ByRows
 from aweigh.images.resize import Resize
 from aweigh.runtime.engine import Batch, Engine
-from aweigh.runtime.seams import join
+from aweigh.runtime.seams import Seams
 from aweigh.runtime.tta import TTA, find
 
 
@@ -39,9 +40,9 @@ def find_in_tiles(
     resize: the detector's. batch: how many tiles go through the network together. kept: which detections of a tile
     count. How many there are in the whole is not limited.
     """
-    windows = tiles.cut(*image.size_hw)
+    rows = [[*row] for _, row in groupby(tiles.cut(*image.size_hw), key=lambda window: window[1])]
     resizes = [each.for_tiles(tiles.side) for each in tta.resizes(resize)]
-    engine, calls = engine.side_by_side() if len(windows) > batch else (engine, 1)
+    engine, calls = engine.side_by_side() if sum(map(len, rows)) > batch else (engine, 1)
 
     def look(some: list[tuple[Window, np.ndarray]]) -> list[Detections]:
         parts = [part for _, part in some]
@@ -53,15 +54,17 @@ def find_in_tiles(
         places = [Frame.shift(x, y) for (x, y, _, _), _ in some]
         return [kept(own).moved(place, image.size_hw) for own, place in zip(found, places, strict=True)]
 
-    parts = cut_out(image, windows)
+    parts = cut_out(image, rows)
     chunks = iter(lambda: [*islice(parts, batch)], [])
+    seams = Seams(agnostic=engine.selection.nms == "agnostic")
     with closing(computed_ahead(look, chunks, ahead=calls if calls > 1 else 0, threads=calls)) as seen:
-        found = [own for chunk in seen for own in chunk]
-    return join(found, windows, agnostic=engine.selection.nms == "agnostic")
+        found = chain.from_iterable(seen)
+        for row, after in zip_longest(rows, rows[1:]):
+            seams.add([*islice(found, len(row))], row, after[0][1] if after else math.inf)
+    return seams.objects()
 
 
-def cut_out(image: ByRows, windows: list[Window]) -> Iterator[tuple[Window, np.ndarray]]:
-    """Each window, in the order of `Tiles.cut`, with its pixels `(h, w, 3)`; a row of windows is read at a time."""
-    rows = [(range_, [*row]) for range_, row in groupby(windows, key=lambda window: (window[1], window[3]))]
-    for pixels, (_, row) in zip(image.read(range_ for range_, _ in rows), rows, strict=True):
+def cut_out(image: ByRows, rows: list[list[Window]]) -> Iterator[tuple[Window, np.ndarray]]:
+    """Each window of each row with its pixels `(h, w, 3)`; a row of windows is read at a time."""
+    for pixels, row in zip(image.read((row[0][1], row[0][3]) for row in rows), rows, strict=True):
         yield from ((window, pixels[:, window[0] : window[2]]) for window in row)
