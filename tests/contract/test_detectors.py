@@ -189,12 +189,12 @@ LOSSES = [
 
 
 @pytest.mark.parametrize(("name", "arguments"), LOSSES)
-def test_twenty_steps_on_nothing_but_empty_images(name: str, arguments: dict[str, object]) -> None:
+def test_ten_steps_on_nothing_but_empty_images(name: str, arguments: dict[str, object]) -> None:
     torch.manual_seed(0)
     model = create(name, classes=CLASSES, **arguments).train()
     tiny(model, sampled=2)  # both of nothing
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
-    for _ in range(20):
+    for _ in range(10):
         optimizer.zero_grad()
         loss = sum(model(images([(64, 64)]), [Targets.empty()]).values())
         loss.backward()
@@ -212,7 +212,7 @@ def trained() -> set[tuple[object, ...]]:
     return {kind(without_weights(name)) for name in dict(LOSSES)}
 
 
-def test_twenty_steps_are_trained_with_its_kind_of_loss(model: nn.Module) -> None:
+def test_ten_steps_are_trained_with_its_kind_of_loss(model: nn.Module) -> None:
     assert kind(model) in trained()
 
 
