@@ -14,7 +14,7 @@ from aweigh.edit.held_out import split_to_measure
 from aweigh.errors import UsageError, said_if_missing
 from aweigh.evaluation.measurement import Measurement, measure_results
 from aweigh.evaluation.metrics import check_measurable
-from aweigh.prediction.of_split import collect
+from aweigh.prediction.of_split import SplitDetections, collect
 from aweigh.prediction.of_split import propose as propose_from
 from aweigh.predictor import Predictor, computes_with_torch, load
 from aweigh.runtime.engine import Engine
@@ -103,18 +103,34 @@ def evaluate(
         )
     _refuse_workers(engine, workers)
     check_measurable(metrics, part, engine.extras, engine.keypoint_set)
-    found_in = partial(predictor.stream, score=0, proposals=part.proposals)
-    found = collect(
-        found_in([*part.paths], batch),
+    return measured(engine, part, found_in(predictor, part, batch, max_bad=max_bad, progress=progress), metrics)
+
+
+def found_in(
+    predictor: Predictor,
+    part: Split,
+    batch: int,
+    *,
+    max_bad: float = 1.0,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> SplitDetections:
+    """All that a predictor finds in the images of a split, with its ids and in the pixels of its boxes."""
+    stream = partial(predictor.stream, score=0, proposals=part.proposals)
+    return collect(
+        stream([*part.paths], batch),
         part,
-        engine.classes,
-        lambda path: next(found_in([path], 1, exif="ignore")),
+        predictor.classes,
+        lambda path: next(stream([path], 1, exif="ignore")),
         max_bad=max_bad,
         progress=progress,
     )
-    measured = found.measured(part)
-    numbers, notes = measure_results(engine, measured, found.results, metrics, when="eval")
-    return Measurement(numbers, notes, measured, found.results, found.speed, found.problems)
+
+
+def measured(engine: Engine, part: Split, found: SplitDetections, metrics: Sequence[str]) -> Measurement:
+    """The numbers of what an engine found in a split."""
+    read = found.measured(part)
+    numbers, notes = measure_results(engine, read, found.results, metrics, when="eval")
+    return Measurement(numbers, notes, read, found.results, found.speed, found.problems)
 
 
 def propose(

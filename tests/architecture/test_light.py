@@ -21,7 +21,7 @@ from aweigh.studies.study import find_study
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "aweigh"
 # Below the torch half in the table, since they call it: they import it when they are asked for what needs it.
-CALLERS = {"predictor", "commands", "cli"}
+CALLERS = {"predictor", "commands", "cluster", "cli"}
 
 SCRIPT = """
 import contextlib, importlib, importlib.abc, io, json, sys, traceback

@@ -1,6 +1,8 @@
 """A cluster of two nodes writes into a bucket what one machine writes, and goes on where it was stopped."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,16 @@ import pytest
 from tests.cluster.spotting import draw_spots, dying, spotting
 from tests.cluster.two_nodes import s3_server, two_nodes
 
-from aweigh import stores
+import aweigh
+from aweigh import cluster, stores
+from aweigh.annotations.split import Split
+from aweigh.classes import Classes
+from aweigh.cli.main import run
 from aweigh.cluster.job import Counts, find_job
 from aweigh.cluster.loader import Loader
-from aweigh.cluster.predict import Workers, predict_on_cluster
+from aweigh.cluster.prediction import predict_on_cluster
+from aweigh.cluster.ray_cluster import Workers, joined_cluster
+from aweigh.layouts.load import load_split
 from aweigh.results.jsonl import json_line
 
 
@@ -25,6 +33,12 @@ def rows_of(out: str) -> list[dict[str, Any]]:
     job = find_job(out)
     assert job is not None
     return [json.loads(line) for part in range(job.parts) for line in stores.read(job.file(part)).splitlines()]
+
+
+def renamed(split: Split) -> Split:
+    """The same with names of COCO's classes, which the detector in the box knows."""
+    names = aweigh.load().classes.names[: len(split.classes)]
+    return replace(split, classes=Classes(names, split.classes.ids))
 
 
 def alone(source: str) -> list[dict[str, Any]]:
@@ -56,3 +70,24 @@ def test_a_process_that_dies_of_an_image_costs_that_image(tmp_path: Path) -> Non
     rows, whole = rows_of(out), alone(photos)
     assert counts.errors == 2 and "the process that looks at it dies each time" in rows[40]["error"]
     assert rows[:40] + rows[41:] == whole[:40] + whole[41:]
+
+
+@pytest.mark.thorough
+def test_the_numbers_and_rows_of_a_cluster_are_those_of_one_machine(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    assert run(["data", "synth", str(tmp_path / "DATA"), "--train", "1", "--val", "40", "--test", "0"]) == 0
+    split = load_split(tmp_path / "DATA", "val")
+    split.paths[7].write_bytes(b"no image")
+    predictor = aweigh.load(resize="160", threads=1)
+    one = aweigh.evaluate(predictor, renamed(split))
+
+    with two_nodes() as address, joined_cluster(address):
+        loader = Loader("box", partial(aweigh.load, resize="160", threads=1))
+        many = cluster.evaluate(predictor, loader, renamed(split))
+        images = ray.data.read_binary_files([str(path) for path in split.paths], include_paths=True)
+        rows = cluster.predict(images, score=0.05).take_all()
+
+    assert many.results == one.results and many.to_dict() == one.to_dict() and len(one.results) > 100
+    assert [str(problem) for problem in many.problems] == [str(problem) for problem in one.problems] != []
+    found = aweigh.load(threads=1).stream([*split.paths], 1, score=0.05)
+    assert sorted((row["path"], len(row["scores"])) for row in rows) == [(each.path, len(each)) for each in found]

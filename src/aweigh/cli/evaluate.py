@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from aweigh.cli.detectors import find_detector, given_proposals, told_tiles
-from aweigh.cli.flags import DATA_SET, Files, JsonFile, Loading, OwnIds, ProposalsFile, Views, Weights
+from aweigh.cli.flags import DATA_SET, Cluster, Files, JsonFile, Loading, OwnIds, ProposalsFile, Views, Weights
 from aweigh.cli.terminal import bar, log, one_line, write_numbers
 from aweigh.errors import UsageError, counted
 
@@ -40,6 +40,7 @@ def command(
     weights: Weights = Weights(),
     loading: Loading = Loading(),
     views: Views = Views(),
+    cluster: Cluster = Cluster(),
 ) -> None:
     """Measure a trained detector, or the detections of any program, on a labelled split.
 
@@ -105,7 +106,14 @@ def command(
     keypoints = "keypoints" in predictor.engine.extras
     part = split_to_measure(detector, data, split, keypoints=keypoints, strict=loading.strict, **files.to_dict())
     tell_split(part)
-    found = measure(predictor, part, names, proposals_file, loading)
+    if cluster.wanted:
+        if proposals_file is not None or keep_cost or loading.workers:
+            raise UsageError("--cluster goes without --proposals-file, --keep-cost and --workers.")
+        from aweigh.cli.on_cluster import evaluate_on
+
+        found = evaluate_on(cluster, predictor, detector, part, names, weights, views, loading)
+    else:
+        found = measure(predictor, part, names, proposals_file, loading)
     tell_numbers(found)
     tell_submission(found, into)
     print(*conditions(predictor, loading, weights, views, found.speed), sep="\n")

@@ -16,7 +16,7 @@ from aweigh.arguments import NMS, Precision
 from aweigh.errors import UsageError, check_reach, did_you_mean
 
 if TYPE_CHECKING:
-    from aweigh.cluster.predict import Workers
+    from aweigh.cluster.ray_cluster import Workers
     from aweigh.geometry.tiles import Tiles
     from aweigh.runtime.tta import TTA
     from aweigh.tracking.tracker import Tracker
@@ -248,7 +248,7 @@ class Cluster:
 
     def workers(self, chosen: Weights) -> "Workers":
         """The processes of it: each has as many cores as threads are asked for, one when none are, or a GPU."""
-        from aweigh.cluster.predict import Workers
+        from aweigh.cluster.ray_cluster import Workers
 
         return Workers(self.processes, max(1, chosen.threads), int(chosen.device.startswith("cuda")))
 

@@ -7,9 +7,7 @@ Stopped at any moment and called again, it does what is missing. See `aweigh.clu
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +18,8 @@ from aweigh.cluster.attempts import Attempts
 from aweigh.cluster.job import Counts, Job, Manifest, begin_job, check_free, check_same, find_job
 from aweigh.cluster.loader import Loader
 from aweigh.cluster.part import FORMATS_OF_PARTS, count_part, predict_part
-from aweigh.cluster.ray_cluster import joined_cluster, workers_fitting
-from aweigh.errors import AweighError, DataError, GateError, UsageError, check_reach
+from aweigh.cluster.ray_cluster import FOR_EVER, Workers, done_on_cluster, joined_cluster
+from aweigh.errors import UsageError, check_reach
 from aweigh.images.decode import ValueRange
 from aweigh.images.sources import images_of, together
 from aweigh.images.sources.source import Images
@@ -29,16 +27,6 @@ from aweigh.images.stored import StoredImage
 from aweigh.predictor import SCORE, load
 
 Progress = Callable[[Job, Counts], object]
-
-
-@dataclass(frozen=True)
-class Workers:
-    """The processes of a job. count: how many, 0 for as many as the cluster has room for. cpus: of each, which are the
-    threads it computes with. gpus: of each."""
-
-    count: int = 0
-    cpus: int = 1
-    gpus: int = 0
 
 
 def predict_files(
@@ -133,9 +121,12 @@ def predict_on_cluster(
     missing = [part for part in range(job.parts) if part not in done]
     try:
         if missing:
-            plan = _Plan(job, loader, batch, allow_net, looking, os.getcwd())
             with joined_cluster(address):
-                for entry in _done(plan, missing, workers):
+                import ray
+
+                attempts = ray.remote(num_cpus=0, max_restarts=FOR_EVER)(Attempts).remote()
+                begin = _Begin(job, loader, batch, allow_net, looking, attempts)
+                for _, entry in done_on_cluster(begin, missing, workers):
                     manifest.add(entry)
                     progress(job, manifest.counts)
     finally:
@@ -152,81 +143,22 @@ def _names(images: Images) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What each process needs. folder: that names without a store are told from."""
+class _Begin:
+    """What each process needs to do parts; called, it makes its detector."""
 
     job: Job
     loader: Loader
     batch: int
     allow_net: bool
     looking: Mapping[str, Any]
-    folder: str
+    attempts: Any
 
-
-def _done(plan: _Plan, missing: Sequence[int], workers: Workers) -> Iterator[dict[str, Any]]:
-    """The entry of each part, as they are done; in no order."""
-    import ray
-    import ray.data
-
-    count = workers.count or workers_fitting(workers.cpus, workers.gpus)
-    count = min(count, len(missing))
-    attempts = ray.remote(num_cpus=0, max_restarts=-1)(Attempts).remote()
-    parts = ray.data.from_items(
-        [{"part": part} for part in missing], override_num_blocks=min(len(missing), MOST_BLOCKS)
-    )
-    entries = parts.map_batches(
-        _Process,
-        batch_size=1,
-        fn_constructor_args=(plan, attempts),
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=count, initial_size=count, max_tasks_in_flight_per_actor=1
-        ),
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus or None,
-    )
-    for row in entries.iter_rows():
-        if row["failure"]:
-            raise {error.exit_code: error for error in ERRORS}[row["exit_code"]](row["failure"])
-        yield {name: row[name] for name in ENTRY}
-
-
-MOST_BLOCKS = 4096  # ours: of so many pieces Ray Data keeps count; a piece is done again where its process dies
-ENTRY = ("part", "images", "errors", "objects", "bytes", "seconds", "written")
-ERRORS = (AweighError, UsageError, DataError, GateError)
-
-
-class _Process:
-    """A process of the pool: it has a detector, and does parts."""
-
-    def __init__(self, plan: _Plan, attempts: Any) -> None:
-        self._plan, self._watcher = plan, _Remote(attempts)
-        self._failure: AweighError | None = None
-        with suppress(OSError):  # names in stores and whole paths do without it, and others say that they are not there
-            os.chdir(plan.folder)
-        try:
-            self._predictor = plan.loader()
-            self._predictor.with_images([], **plan.looking).close()  # where it is asked for what there is not
-        except AweighError as error:
-            self._failure = error
-
-    def __call__(self, rows: Mapping[str, Any]) -> dict[str, list[Any]]:
-        (part,) = rows["part"].tolist()
-        entry = dict.fromkeys(ENTRY, 0) | {"seconds": 0.0, "written": 0.0, "part": part}
-        error = self._failure
-        if error is None:
-            try:
-                entry = self._predicted(part)
-            except AweighError as raised:
-                error = raised
-        told = {"failure": str(error or ""), "exit_code": 0 if error is None else error.exit_code}
-        return {name: [value] for name, value in (entry | told).items()}
-
-    def _predicted(self, part: int) -> dict[str, Any]:
-        plan, predictor = self._plan, self._predictor
-        batch = plan.batch or predictor.engine.usual_batch
-        return predict_part(
-            plan.job, part, predictor, self._watcher, batch=batch, allow_net=plan.allow_net, **plan.looking
-        )
+    def __call__(self) -> Callable[[int], dict[str, Any]]:
+        predictor = self.loader()
+        predictor.with_images([], **self.looking).close()  # where it is asked for what there is not
+        batch = self.batch or predictor.engine.usual_batch
+        how = {"batch": batch, "allow_net": self.allow_net, **self.looking}
+        return lambda part: predict_part(self.job, part, predictor, _Remote(self.attempts), **how)
 
 
 class _Remote:
