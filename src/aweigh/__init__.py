@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aweigh.detections import Detections
     from aweigh.errors import AweighError, DataError, GateError, UsageError
     from aweigh.evaluation.evaluator import CocoEvaluator
+    from aweigh.explanation.explain import Explainer, explain, why_not
     from aweigh.geometry.tiles import Tiles
     from aweigh.graphs.export import export
     from aweigh.models import DETECTORS, create
@@ -46,6 +47,7 @@ _HOME = {
     "Classes": "aweigh.classes",
     "CocoEvaluator": "aweigh.evaluation.evaluator",
     "Detections": "aweigh.detections",
+    **dict.fromkeys(("Explainer", "explain", "why_not"), "aweigh.explanation.explain"),
     "export": "aweigh.graphs.export",
     "predict_files": "aweigh.to_files",
     "TTA": "aweigh.runtime.tta",
@@ -62,6 +64,7 @@ __all__ = [
     "CocoEvaluator",
     "DataError",
     "Detections",
+    "Explainer",
     "GateError",
     "Images",
     "Predictor",
@@ -72,10 +75,12 @@ __all__ = [
     "__version__",
     "create",
     "evaluate",
+    "explain",
     "export",
     "load",
     "predict_files",
     "train",
+    "why_not",
 ]
 
 

@@ -30,6 +30,8 @@ EXAMPLES = {
     "config show": "aweigh config show my-data --epochs 50",
     "models": "aweigh models fcos",
     "info": "aweigh info runs/my-data-fcos/best.safetensors",
+    "explain": "aweigh explain photo.jpg --box 3 -o explained.png",
+    "why-not": "aweigh why-not photo.jpg --gt person:10,20,110,220 -o lost.png",
     "bench": "aweigh bench box run/ model.onnx --images photos/",
     "profile cost": "aweigh profile cost fcos_resnet50_fpn",
     "profile speed": "aweigh profile speed box resnet50 --engine eager onnx --threads 1 2",

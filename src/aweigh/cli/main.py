@@ -61,6 +61,8 @@ COMMANDS = [
     ("shrink", TRAIN, "Write a checkpoint in half precision, at half the size."),
     ("eval", MEASURE, "Measure a detector, or a file of results, on a labelled split."),
     ("proposals", MEASURE, "Write proposals for each image, for Fast R-CNN, and measure how many objects they reach."),
+    ("explain", MEASURE, "Say where detections come from: level, place, parts of the score, what they suppressed."),
+    ("why-not", MEASURE, "Say in which test an object was lost that is in an image and was not found."),
     ("bench", MEASURE, "Time detectors step by step, of any engines, in turn in one process."),
     ("profile", MEASURE, "What a network costs, how long it takes on this machine, and why."),
     ("study", MEASURE, "Run a table of a paper, or your own, on your data: every row with equal budget."),

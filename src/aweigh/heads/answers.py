@@ -157,7 +157,7 @@ def dense_answers(
     scores = combined(parts, rule)
     gates = Gates(scores.shape, scores.device)
     gates.add("class score" if tested == "class" else "score", parts.get(tested, scores), ">", threshold, SCORE)
-    gates.add_best("candidates", scores, levels if setting == PER_LEVEL else None, most, setting)
+    gates.add_best("rank among candidates", scores, levels if setting == PER_LEVEL else None, most, setting)
     return Answers(
         kind, torch.cat(list(places)), boxes[:, None], every_class(scores), parts, rule, levels, stride_names(strides),
         gates.all, selection,
@@ -181,7 +181,7 @@ def proposal_answers(
     `proposals` says first, then those of a score of `least` or more and with sides of `smallest_side` or more."""
     levels, scores = level_numbers(places), combined(parts, rule)
     gates = Gates(scores.shape, scores.device)
-    gates.add_best("candidates", scores, levels, proposals[0], "test_proposals")
+    gates.add_best("rank among candidates", scores, levels, proposals[0], "test_proposals")
     gates.add("objectness", scores, ">=", least, SCORE if least else "")
     gates.add("size", shorter_sides(boxes)[:, None], ">=", smallest_side)
     return Answers(

@@ -242,7 +242,7 @@ def pair_answers(
     distance = (embeddings[0] - embeddings[1]).abs()
     gates.add("embedding distance", distance, "<=", embedding_distance, "embedding_distance")
     gates.add("edge", torch.minimum(*parts.values()), ">", 0)
-    gates.add_best("pairs", score, None, max_pairs, "max_pairs")
+    gates.add_best("rank among pairs", score, None, max_pairs, "max_pairs")
     boxes = boxes_of(torch.cat([first.places, second.places], dim=-1))[0]
     return boxes, first.labels[0, :, None], parts, gates
 

@@ -280,7 +280,7 @@ class CenterNet(nn.Module):
         gates = Gates(logits.shape, logits.device)
         gates.add("inside", inside[:, None], ">", 0)
         gates.add("peak", above, ">=", 0)
-        gates.add_best("candidates", logits, None, chosen.max_detections, "max_detections")
+        gates.add_best("rank among candidates", logits, None, chosen.max_detections, "max_detections")
         gates.add("class score", logits.sigmoid(), ">", chosen.score_threshold, "score_threshold")
         boxes = box_ops.clip(self._boxes(raw[-1], cells[None]), sizes_hw)[0, :, None]
         places = (columns_rows(cells, width) + 0.5) * self.stride
