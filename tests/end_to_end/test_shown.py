@@ -30,7 +30,8 @@ from aweigh.studies.results import Results
 from aweigh.studies.study import find_study
 
 DONE = {
-    *(("predict",), ("explain",), ("why-not",), ("eval",), ("proposals",), ("info",), ("models",), ("average",), ("shrink",), ("config", "show")),
+    *(("predict",), ("explain",), ("why-not",)),
+    *(("eval",), ("proposals",), ("info",), ("models",), ("average",), ("shrink",), ("config", "show")),
     *(("profile", "cost"), ("profile", "reuse"), ("study", "list"), ("study", "cost"), ("study", "show")),
     *(("data", "check"), ("data", "convert"), ("data", "merge"), ("data", "complete"), ("data", "synth")),
 }
