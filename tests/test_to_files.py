@@ -92,14 +92,14 @@ def test_what_is_drawn_is_not_drawn_again_and_keeps_its_name(
     monkeypatch.setattr(drawing, "MOST_DRAWING", 1)  # thread, so that few drawings are on their way at once
     folder, out = tmp_path / "in", tmp_path / "out"
     shutil.copytree(photos, folder)
-    Image.open(folder / "0.png").save(folder / "0.jpg")  # whose drawing is called like that of the other would be
+    Image.open(folder / "6.png").save(folder / "3.tif")  # whose drawing would be called like that of 3.png
     with pytest.raises(Stopped):
-        resumed(folder, out, stops_at(6), batch=1)
+        resumed(folder, out, stops_at(5), batch=1)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.jpg")}
     done, looked = resumed(folder, out)
-    assert (done.done_before, looked) == (5, 2)  # two drawings were on their way; 4.png could not be read
+    assert (done.done_before, looked) == (4, 3)  # two drawings were on their way; 4.png could not be read
     kept = [name for name, time in before.items() if (out / name).stat().st_mtime_ns == time]
-    assert len(kept) >= done.done_before and "0.png.jpg" in kept
+    assert len(kept) >= done.done_before and "3.jpg" in kept
     aweigh.predict_files(folder, tmp_path / "whole", model=bright())
     assert content(out) == content(tmp_path / "whole")
 
