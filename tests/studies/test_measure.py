@@ -50,3 +50,17 @@ def test_proposals_are_measured_where_the_paper_prints_them(written, saved, toys
     assert found["proposal_AR100"] == 100 * numbers["AR100"] > 0 and found["proposal_AR1000"] == 100 * numbers["AR1000"]
     assert {"AP", "AP50"} <= found.keys()
     assert in_percent({"AP": -1.0, "AP50": 0.5, "split": "val"}) == {"AP50": 50.0}  # what is not defined is left out
+
+
+def test_classes_that_training_leaves_out_are_no_misses(written, toys: Path, tmp_path: Path) -> None:
+    split = load_split(toys, "val")
+    assert set(split.classes.names) == {"box", "ball"}
+    model = aweigh.create("fcos_resnet18_fpn", classes=["ball"], channels=16)
+    save_model(tmp_path / "last.safetensors", model, resize=Resize(None, 96))
+    study = written(
+        'kind = "detector"\n', TWO_STAGES.replace("faster_rcnn", "fcos").replace("proposal_AR100 = 44.0, ", "")
+    )
+    plan = make_plan(study, str(toys), tmp_path, steps=1, settings={"classes": ["ball"]})
+    alone = load_split(toys, "val", classes=["ball"]).measurable()
+    own = aweigh.evaluate(load(tmp_path / "last.safetensors", runtime="torch"), alone).metrics["boxes"].to_dict()
+    assert figures_of(plan, plan.rows[0], tmp_path)["AR100"] == 100 * own["AR100"]

@@ -39,10 +39,12 @@ def figures_of(plan: Plan, row: Row, folder: Path) -> Figures:
     predictor = load(weights, resize=resize or None, tta=tta, device=plan.device, runtime="torch")
     change_settings(torch_engine(predictor.engine).model, part.selection)
     engine = predictor.engine
-    split = split_to_measure(str(weights), plan.data, plan.split, keypoints="keypoints" in engine.extras).measurable()
+    config = plan.config(row)
+    learned = [*getattr(config, "classes", ())] or None  # the others are nobody's fault
+    keypoints = "keypoints" in engine.extras
+    split = split_to_measure(str(weights), plan.data, plan.split, classes=learned, keypoints=keypoints).measurable()
     names, _ = measurable(split, engine.extras, engine.keypoint_set)
     names += [name for name, metric in METRICS.items() if name not in names and _is_wanted(plan.study, metric.prefix)]
-    config = plan.config(row)
     given = getattr(config, "val_proposals_file", "") or getattr(config, "proposals_file", "")
     found = evaluate(predictor, split, metrics=names, proposals=read_proposals(given) if given else None)
     figures = in_percent(numbers_of(found.metrics))
