@@ -316,7 +316,7 @@ def _threshold_that_leaves(outcome: Outcome, row: int) -> float:
     rows = torch.cat([better, torch.tensor([row], device=better.device)])
     competing = outcome.boxes[rows], outcome.scores[rows], outcome.labels[rows]
     for hundredth in sorted({math.floor(iou * 100) + 1 for iou in outcome.overlaps(row, better).tolist()}):
-        threshold = hundredth / 100
+        threshold: float = hundredth / 100
         if outcome.answers.suppression.nms_threshold < threshold < 1:
             left, _ = remaining(*competing, outcome.answers, nms_threshold=threshold)
             if bool((left == len(rows) - 1).any()):
