@@ -68,6 +68,7 @@ def shortened(number: float) -> str:
 EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "timm", "safetensors", "matplotlib"), "train"),
     **dict.fromkeys(("onnx", "onnxscript"), "export"),
+    **dict.fromkeys(("starlette", "uvicorn", "h11", "python_multipart", "prometheus_client"), "serve"),
     "openvino": "openvino",
     "pyarrow": "parquet",
     "av": "video",

@@ -46,6 +46,7 @@ EXAMPLES = {
     "average": "aweigh average runs/a/best.safetensors runs/b/best.safetensors -o mean.safetensors",
     "shrink": "aweigh shrink runs/my-data-fcos/best.safetensors -o small.safetensors",
     "doctor": "aweigh doctor",
+    "serve": "aweigh serve runs/x/best.safetensors --port 8080",
     "demo": "aweigh demo tour",
     "data check": "aweigh data check my-data --html report.html",
     "data convert": "aweigh data convert my-data --to yolo --out my-data-yolo",

@@ -49,6 +49,7 @@ app = App(
 
 COMMANDS = [
     ("predict", USE, "Find objects in images: draw the boxes and write them to a file."),
+    ("serve", USE, "Answer requests over HTTP, and show a page to try a detector on."),
     ("cluster", USE, "Tell how far a prediction is that `aweigh predict --cluster` began."),
     ("demo", USE, "Go the whole way in a few minutes: draw data, train, measure, predict. Downloads nothing."),
     ("export", USE, "Write a detector as a file that runs without torch, and compare what the two find."),
