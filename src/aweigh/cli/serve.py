@@ -13,7 +13,6 @@ from aweigh.cli.detectors import find_detector
 from aweigh.cli.flags import SEVERAL, Views, Weights
 from aweigh.cli.terminal import log
 from aweigh.errors import AweighError, UsageError, counted, said_if_missing
-from aweigh.runtime.open import SUFFIXES
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TOKEN = "AWEIGH_TOKEN"
@@ -52,12 +51,12 @@ def command(
         workers: Threads that compute; as many as there are cores, up to four, when not given.
         max_batch: Images of one size that go through the network together; as many as pay when not given.
         max_delay: Seconds that an image waits for others to go with.
-        max_bytes: Of the body of a request.
+        max_bytes: Of a request.
         max_pixels: Of an image.
         max_images: Of a request.
         max_waiting: Images in the queue; requests beyond are told to come again (503).
         max_seconds: From a complete request to its answer (504).
-        receive_seconds: For the head of a request, and for its body (408).
+        receive_seconds: For the head of a request, and for what it sends (408).
         token: Requests must bear it (Authorization: Bearer ...); of the environment variable AWEIGH_TOKEN when not
             given, which other users of this machine cannot see.
         cors: Origins of web pages that may ask from a browser, as https://example.org; none when not given.
@@ -102,6 +101,8 @@ def command(
 
 def _named(models: Sequence[str]) -> dict[str, str]:
     """Each model by what it is called in addresses: the name of its file, of a run that of its folder."""
+    from aweigh.runtime.open import SUFFIXES
+
     named: dict[str, str] = {}
     for model in models:
         path = Path(model)

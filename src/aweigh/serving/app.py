@@ -1,4 +1,4 @@
-"""The addresses of a service, who may use them, and what every answer says beside its body."""
+"""The addresses of a service, who may use them, and what every answer says beside its content."""
 
 from __future__ import annotations
 

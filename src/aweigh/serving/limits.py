@@ -12,9 +12,9 @@ Size = Annotated[int, Within(1, 1 << 34)]
 
 @dataclass(frozen=True)
 class Limits:
-    """All are ours. bytes: of the body of a request. pixels: of an image. images: of a request. seconds: from when a
-    request is complete to its answer. receive_seconds: for the head of a request, and for its body. waiting: images
-    that are accepted and not yet computed. connections: that are open at a time."""
+    """All are ours. bytes: of what a request sends. pixels: of an image. images: of a request. seconds: from when a
+    request is complete to its answer. receive_seconds: for the head of a request, and for what it sends. waiting:
+    images that are accepted and not yet computed. connections: that are open at a time."""
 
     bytes: Size = 20_000_000
     pixels: Size = 50_000_000

@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from aweigh import __version__
 from aweigh.detections import Detections
-from aweigh.errors import UsageError
+from aweigh.errors import UsageError, counted
 from aweigh.serving.answers import json_response
 from aweigh.serving.requests import Sent, asked_of, from_base64, parsed_json, read_body
 from aweigh.serving.service import Service
@@ -54,16 +54,18 @@ def metadata(service: Service) -> dict[str, Any]:
 async def infer(service: Service, request: Request) -> Response:
     """`POST /v2/models/NAME/infer`."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HTTPException(415, "Send the body as it is, without a Content-Encoding.")
+        raise HTTPException(415, "Send it as it is, without a Content-Encoding.")
     body = await read_body(request, service.limits)
     length = request.headers.get(HEADER_LENGTH)
     if length is not None and not (length.isdigit() and int(length) <= len(body)):
-        raise HTTPException(400, f"{HEADER_LENGTH} = {length!r}: expected bytes of the body, of {len(body)}.")
+        raise HTTPException(400, f"{HEADER_LENGTH} = {length!r}: expected a number of bytes up to {len(body)}.")
     split = len(body) if length is None else int(length)
     said = parsed_json(body[:split])
     images = _images(said, body[split:])
     if not 0 < len(images) <= service.limits.images:
-        raise HTTPException(413 if images else 400, f"{len(images)} images; expected 1 to {service.limits.images}.")
+        raise HTTPException(
+            413 if images else 400, f"{counted(len(images), 'image')}; expected 1 to {service.limits.images}."
+        )
     try:
         given = _object(said.get("parameters", {}), "parameters")
         asked = asked_of({name: given[name] for name in OPTIONS if name in given}, service.predictor.classes)
@@ -79,7 +81,7 @@ async def infer(service: Service, request: Request) -> Response:
 def padded(found: Sequence[Detections]) -> dict[str, np.ndarray]:
     """The outputs, by name."""
     most = max(map(len, found))
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "boxes": np.zeros((len(found), most, 4), np.float32),
         "scores": np.zeros((len(found), most), np.float32),
         "labels": np.full((len(found), most), -1, np.int64),
@@ -134,13 +136,13 @@ def _images(said: Mapping[str, Any], blobs: bytes) -> list[bytes | np.ndarray]:
         raise HTTPException(400, f"shape = {shape!r}: expected a list of whole numbers.")
     size = _object(given.get("parameters", {}), "parameters").get("binary_data_size")
     if size is not None and size != len(blobs):
-        raise HTTPException(400, f"binary_data_size = {size!r}, but {len(blobs)} bytes follow the JSON.")
+        raise HTTPException(400, f"binary_data_size = {size!r}, but {counted(len(blobs), 'byte', 'follows')} the JSON.")
     if kind == "BYTES":
         images: list[bytes | np.ndarray] = [
             *(_texts(given.get("data")) if size is None else _length_prefixed(blobs, math.prod(shape)))
         ]
         if len(images) != math.prod(shape):
-            raise HTTPException(400, f"shape = {shape}, but there are {len(images)} images.")
+            raise HTTPException(400, f"shape = {shape}, but there came {counted(len(images), 'image')}.")
         return images
     if kind == "UINT8" and len(shape) in (3, 4) and shape[-1] == 3:
         return [*_pixels(given.get("data") if size is None else blobs, shape)]
@@ -155,7 +157,8 @@ def _texts(data: Any) -> list[bytes]:
 
 def _length_prefixed(blobs: bytes, most: int) -> list[bytes]:
     """Byte strings, each after its length in four bytes, the lowest first."""
-    found, start = [], 0
+    found: list[bytes] = []
+    start = 0
     while start < len(blobs) and len(found) < most:
         end = start + 4 + int.from_bytes(blobs[start : start + 4], "little")
         found.append(blobs[start + 4 : end])
@@ -180,7 +183,7 @@ def _size(image: bytes | np.ndarray, service: Service) -> tuple[int, int] | HTTP
     if isinstance(image, np.ndarray):
         height, width = image.shape[:2]
         if not 0 < height * width <= service.limits.pixels:
-            return HTTPException(413, f"{width} x {height}: expected 1 to {service.limits.pixels:,} pixels.")
+            return HTTPException(413, f"{width} x {height}: expected one to {counted(service.limits.pixels, 'pixel')}.")
         return height, width
     return service.size(Sent(image))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aweigh import __version__
+from aweigh.errors import counted
 from aweigh.geometry.tiles import OVERLAPS, SIDES
 from aweigh.results.jsonl import SCHEMA
 from aweigh.serving.limits import Limits
@@ -74,9 +75,10 @@ def _detect(limits: Limits) -> dict[str, Any]:
         "400": "It is no image, or an option is wrong.",
         "404": "There is no such model.",
         "401": "The token is missing or wrong.",
-        "408": "The body came too slowly.",
-        "413": f"More than {limits.bytes:,} bytes, {limits.pixels:,} pixels or {limits.images} images.",
-        "415": "The body is compressed.",
+        "408": "The request came too slowly.",
+        "413": f"More than {counted(limits.bytes, 'byte')}, {counted(limits.pixels, 'pixel')} or "
+        f"{counted(limits.images, 'image')}.",
+        "415": "What is sent is compressed.",
         "503": "Too many images wait; Retry-After says when to try again.",
         "504": f"No answer within {limits.seconds:g} seconds.",
     }

@@ -1,6 +1,6 @@
-"""What a request to `/v1/detect` asks: its images and options, from its body and its query.
+"""What a request to `/v1/detect` asks: its images and options, from what was sent and its address.
 
-The body is an image as it is, a form (`multipart/form-data`), or JSON with images in base64. Nothing in it is ever
+What is sent is an image as it is, a form (`multipart/form-data`), or JSON with images in base64. Nothing in it is ever
 taken for the name of a file or for an address. What is wrong with it is an `HTTPException` with a status from 400 on
 and one line of words.
 """
@@ -11,7 +11,7 @@ import asyncio
 import binascii
 import json
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Annotated, Any, Literal
@@ -66,7 +66,7 @@ async def read_wanted(request: Request, limits: Limits, classes: Classes) -> Wan
     """The whole of a request; its images are not looked at."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HTTPException(415, "Send the body as it is, without a Content-Encoding.")
+        raise HTTPException(415, "Send it as it is, without a Content-Encoding.")
     options = _of_query(request)
     if kind == "multipart/form-data":
         wanted, own = await _of_form(request, limits)
@@ -84,19 +84,19 @@ async def read_wanted(request: Request, limits: Limits, classes: Classes) -> Wan
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """All bytes of the body, no more than allowed, in no more time than allowed."""
+    """All that is sent, no more than allowed, in no more time than allowed."""
     content = bytearray()
     async for chunk in limited(request, limits):
         content += chunk
     return bytes(content)
 
 
-async def limited(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-    """The body as it arrives: 413 where it is too large, 408 where it takes too long."""
+async def limited(request: Request, limits: Limits) -> AsyncGenerator[bytes]:
+    """What is sent as it arrives: 413 where it is too large, 408 where it takes too long."""
     size = 0
     if (said := request.headers.get("content-length", "")).isdigit() and int(said) > limits.bytes:
         raise _too_large(limits)
-    chunks = request.stream().__aiter__()
+    chunks = request.stream()
     ends = asyncio.get_running_loop().time() + limits.receive_seconds
     while True:
         try:
@@ -105,7 +105,7 @@ async def limited(request: Request, limits: Limits) -> AsyncIterator[bytes]:
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise HTTPException(408, "The body came too slowly.", {"Connection": "close"}) from None
+            raise HTTPException(408, "The request came too slowly.", {"Connection": "close"}) from None
         size += len(chunk)
         if size > limits.bytes:
             raise _too_large(limits)
@@ -121,12 +121,12 @@ def size_of(image: Sent, limits: Limits) -> tuple[int, int]:
     except AweighError as error:
         raise HTTPException(400, str(error)) from error
     if width * height > limits.pixels:
-        raise HTTPException(413, f"{width} x {height} are more than {limits.pixels:,} pixels.")
+        raise HTTPException(413, f"{width} x {height} is more than {counted(limits.pixels, 'pixel')}.")
     return height, width
 
 
 def _too_large(limits: Limits) -> HTTPException:
-    return HTTPException(413, f"The body is larger than {limits.bytes:,} bytes.", {"Connection": "close"})
+    return HTTPException(413, f"The request is larger than {counted(limits.bytes, 'byte')}.", {"Connection": "close"})
 
 
 def _of_query(request: Request) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _of_query(request: Request) -> dict[str, Any]:
 
 
 class _InMemory(MultiPartParser):
-    spool_max_size = 1 << 40  # the body is limited, and a file system may be read-only
+    spool_max_size = 1 << 40  # what is sent is limited, and a file system may be read-only
 
 
 async def _of_form(request: Request, limits: Limits) -> tuple[Wanted, dict[str, Any]]:
@@ -188,9 +188,9 @@ def parsed_json(body: bytes) -> dict[str, Any]:
         said = json.loads(body)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise HTTPException(400, f"The body is no JSON that can be read ({reason}).") from error
+        raise HTTPException(400, f"This is no JSON that can be read ({reason}).") from error
     if not isinstance(said, dict):
-        raise HTTPException(400, f"The body is JSON, but no object: {type(said).__name__}.")
+        raise HTTPException(400, f"This is JSON, but no object: {type(said).__name__}.")
     return said
 
 
