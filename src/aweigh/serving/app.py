@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aweigh.errors import counted
 from aweigh.scenes import STREET
 from aweigh.serving import open_inference
 from aweigh.serving.answers import json_response
@@ -26,6 +27,7 @@ from aweigh.serving.metrics import Metrics
 from aweigh.serving.openapi import document
 from aweigh.serving.service import Service
 
+LARGEST_HEAD = 1 << 14  # bytes
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # asked by who has no token
 SAMPLE = "sample.jpg"
 PAGE = {"page.html": "text/html", "page.js": "text/javascript", "page.css": "text/css", SAMPLE: "image/jpeg"}
@@ -147,6 +149,13 @@ async def _gone(request: Request, error: Exception) -> Response:
     return json_response({"error": "Who asked has gone."}, 499)
 
 
+def _last(value: Any, status: int) -> Response:
+    """An answer after which the connection is closed: what follows on it may be anything."""
+    response = json_response(value, status)
+    response.headers["Connection"] = "close"
+    return response
+
+
 class _Guard:
     """Before an answer: who asks bears the token, and the request can be read in one way alone. With each answer: the
     headers that keep a browser from taking it for anything else. It counts them."""
@@ -186,7 +195,9 @@ class _Guard:
     def _refused(self, path: str, headers: Headers) -> Response | None:
         """Why this is not answered; None where it is."""
         if "content-length" in headers and "transfer-encoding" in headers:
-            return json_response({"error": "Content-Length and Transfer-Encoding in one request."}, 400)
+            return _last({"error": "Content-Length and Transfer-Encoding in one request."}, 400)
+        if sum(len(name) + len(value) for name, value in headers.raw) > LARGEST_HEAD or len(path) > LARGEST_HEAD:
+            return _last({"error": f"The head of the request is larger than {counted(LARGEST_HEAD, 'byte')}."}, 431)
         free = path in OPEN or path == "/" or path.startswith("/page/")
         if self.token and not free:
             kind, _, given = headers.get("authorization", "").partition(" ")

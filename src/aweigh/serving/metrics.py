@@ -22,7 +22,7 @@ class Metrics:
         self.reloads = Counter("aweigh_reloads", "Reloads of the model.", ["model", "outcome"], registry=registry)
         self.seconds = Histogram(
             "aweigh_stage_seconds",
-            "Seconds of a request: receive (its body), check (heads of images), queue (of the first of a batch), "
+            "Seconds of a request: receive (what it sends), check (heads of images), queue (of the first of a batch), "
             "detect (read, network and selection of a batch), write (the answer).",
             ["model", "stage"],
             buckets=SECONDS,

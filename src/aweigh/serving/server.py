@@ -14,10 +14,10 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from aweigh.serving.app import LARGEST_HEAD
 from aweigh.serving.limits import Limits
 from aweigh.serving.service import Service
 
-LARGEST_HEAD = 1 << 14  # bytes
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
