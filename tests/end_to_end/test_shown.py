@@ -19,6 +19,7 @@ from PIL import Image
 from tests.architecture.shown import BLOCKS, COMMANDS, TOP, Shown
 from tests.end_to_end.conftest import typed
 from tests.photographs import portrait
+from tests.video.clips import clip
 
 import aweigh.commands
 from aweigh.catalogue import DEFAULT_MODEL, PACKAGED
@@ -38,7 +39,14 @@ DONE = {
 DATA_SETS = ("DATA", "SRC", "C", "D", "ROAD", "full", "persons", "coco_person", "voc5", "coco_tiny", "bccd", "coco")
 DENSE = (
     *("RUN/best.safetensors", "RUN/last.safetensors", "runs/x/best.safetensors"),
-    *("runs/bccd/best.safetensors", "A.safetensors", "B.safetensors", "detector.safetensors", "mean.safetensors"),
+    *(
+        "runs/bccd/best.safetensors",
+        "runs/DATA-fcos_lite/best.safetensors",
+        "A.safetensors",
+        "B.safetensors",
+        "detector.safetensors",
+        "mean.safetensors",
+    ),
     *("second/last.safetensors", "third/last.safetensors", "runs/fcos_rpn/last.safetensors"),
     "runs/fcos_rpn_without/last.safetensors",
 )
@@ -53,6 +61,8 @@ def is_done(shown: Shown) -> bool:
     if words[0] != "aweigh" or not DONE & {tuple(words[1:2]), tuple(words[1:3])}:
         return False
     if {"--weights", "NAME", "--cluster"}.intersection(words):  # weights of others are downloads, or files of theirs
+        return False
+    if any(word.startswith(("camera:", "rtsp:")) for word in words):
         return False
     try:
         app.parse_args(words[1:], exit_on_error=False, print_error=False)
@@ -80,9 +90,18 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).symlink_to("DATA")
     (folder / "photos" / "more").mkdir(parents=True)
     (folder / "frames").mkdir()
-    for place in ("photo.jpg", "photos/a.jpg", "photos/more/b.jpg", "mosaic.png", "frames/1.jpg", "frames/2.jpg"):
+    for place in (
+        "photo.jpg",
+        "photos/a.jpg",
+        "photos/more/b.jpg",
+        "mosaic.png",
+        "mosaic.tif",
+        "frames/1.jpg",
+        "frames/2.jpg",
+    ):
         Image.fromarray(np.full((48, 64, 3), 90, dtype=np.uint8)).save(folder / place)
     Image.open(portrait()).reduce(2).save(folder / "photo.jpg")  # with somebody in it
+    clip(folder / "clip.mp4", frames=12)
     train = load_split(folder / "DATA", "train")
     detectors = {
         ("fcos_shufflenet_v2_x0_5_lite",): DENSE,

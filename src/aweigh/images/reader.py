@@ -231,7 +231,7 @@ def _from_file(
         turn = 1 if bands is None or exif == "ignore" else bands.turn
         factor = 1 if bands is None else _fitting(_upright(bands.size_hw, turn), needed, turned=turn != 1)
         if bands is not None and factor > 1:
-            refuse_larger(name, bands.size_hw, max_pixels * factor**2)
+            refuse_larger(name, bands.size_hw, max_pixels * factor)
             return turned(_reduced(bands, factor, value_range, name), turn), _upright(bands.size_hw, turn)
         refuse_larger(name, stored_wh(image)[::-1], max_pixels)
         if isinstance(image, JpegImagePlugin.JpegImageFile):

@@ -19,6 +19,7 @@ from aweigh.detections import Detections
 from aweigh.errors import AweighError, DataError, UsageError
 from aweigh.files import atomic_file, fitting_name
 from aweigh.images.decode import ValueRange
+from aweigh.images.opening import MOST_PIXELS
 from aweigh.images.reader import ImageSource, read_reduced
 from aweigh.images.sources.source import Images
 from aweigh.images.stored import StoredImage
@@ -121,7 +122,7 @@ def draw_each(
 
 def _drawn(source: ImageSource, result: Detections, reading: Reading) -> PILImage:
     """A large image is drawn at a half, a quarter or an eighth of its size, see `drawn_hw`."""
-    image, full_hw = read_reduced(source, drawn_hw, **reading)
+    image, full_hw = read_reduced(source, drawn_hw, max_pixels=MOST_PIXELS, **reading)
     size_hw = (image.shape[0], image.shape[1])
     if size_hw != full_hw:
         result = result.resized(size_hw)
