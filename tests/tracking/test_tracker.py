@@ -116,6 +116,12 @@ def test_a_track_is_confirmed_by_its_second_frame_but_in_the_first() -> None:
     assert ids(Tracker().update(one())) == [1]
 
 
+def test_a_sure_detection_that_is_not_sure_enough_begins_no_track() -> None:
+    tracker = Tracker()
+    assert ids(tracker.update(one(score=0.65))) == ids(tracker.update(one(score=0.65))) == []
+    assert ids(tracker.update(one(score=0.75))) == [] and ids(tracker.update(one(score=0.65))) == [1]
+
+
 def test_what_is_seen_once_has_no_number() -> None:
     tracker = Tracker()
     tracker.update(nothing())
@@ -212,6 +218,17 @@ def test_a_weak_one_finds_no_track_that_was_lost() -> None:
     assert ids(last) == [] and ids(tracker.update(one())) == [1]
 
 
+def test_what_grew_when_it_was_lost_grows_no_more() -> None:
+    tracker = Tracker()
+    sizes = [40 + 8 * frame for frame in range(11)]
+    boxes = [
+        Detections.of([[300 - size / 4, 240 - size / 2, 300 + size / 4, 240 + size / 2]], [0.9], [1]) for size in sizes
+    ]
+    for found in [*boxes, *[boxes[0][:0]] * 25]:
+        tracker.update(found)
+    assert ids(tracker.update(boxes[-1])) == [1]
+
+
 def test_a_trail_leads_to_where_the_object_is() -> None:
     tracker = Tracker()
     for frame in range(40):
@@ -222,14 +239,15 @@ def test_a_trail_leads_to_where_the_object_is() -> None:
     assert found.trails[0, 0].tolist() == [3 * 10 + 20, 50]
 
 
-def test_of_two_tracks_in_one_place_the_longer_stays() -> None:
-    """An object whose detections jump for a while begins a second track; when it is back, the first one has it."""
+@pytest.mark.parametrize("label, expected", [(1, [[], [1]]), (0, [[2], [2]])])
+def test_of_two_tracks_in_one_place_the_longer_stays(label: int, expected: list[list[int]]) -> None:
+    """A track that comes to where an older one of its class was lost is that one."""
     tracker = Tracker()
-    for _ in range(5):
+    for _ in range(30):
         tracker.update(one(100))
-    for x in (145, 145, 130, 115, 100, 100):
-        last = tracker.update(one(x))
-    assert ids(last) == [1] and tracker.count == 2
+    tracker.update(Detections.joined([one(100), one(145, label=label)]))
+    found = [ids(tracker.update(one(x, label=label))) for x in range(145, 99, -3)]
+    assert found[-2:] == expected and tracker.count == 2
 
 
 def test_boxes_are_the_detectors_in_its_order() -> None:
