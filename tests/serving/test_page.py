@@ -74,7 +74,7 @@ def test_an_image_is_dropped_looked_at_and_sorted_out(page: tuple[Any, Client, l
 def test_what_is_no_image_is_said_and_the_page_goes_on(page: tuple[Any, Client, list[str]]):
     shown, _, _ = page
     drop(shown, b"no image")
-    shown.wait_for_function("document.querySelector('#status').textContent.includes('not an image')")
+    shown.locator("#status", has_text="not an image").wait_for()
     drop(shown, png())
     shown.wait_for_selector("#found li")
 
@@ -87,5 +87,5 @@ def test_a_token_is_asked_for(serve: Serve):
         shown.goto(f"http://127.0.0.1:{client.port}/")
         shown.fill("#token", "secret")
         shown.click("#ask button")
-        shown.wait_for_function("document.querySelector('#model').textContent.includes('toy')")
+        shown.locator("#model", has_text="toy").wait_for()
         browser.close()
