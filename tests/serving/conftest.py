@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from starlette.applications import Starlette
 from tests.runtime.toy_engines import Spots
 
+import aweigh
+from aweigh.arguments import change_settings
 from aweigh.images.resize import Resize
 from aweigh.predictor import Predictor
 from aweigh.serving.app import application
 from aweigh.serving.limits import Limits
 from aweigh.serving.metrics import Metrics
-from aweigh.serving.server import Server, configured
+from aweigh.serving.server import Server, configured, listening
 from aweigh.serving.service import Batching, Service
 
 
@@ -79,10 +82,14 @@ def serve() -> Iterator[Serve]:
         token: str = "",
         origins: Sequence[str] = (),
         load: Callable[[], Predictor] | None = None,
+        explainer: Callable[[], Any] | None = None,
     ) -> Client:
         metrics = Metrics()
         loads = [load] if load is not None else [lambda own=own: predictor_of(own) for own in engines or (Spots(),)]
-        services = [Service(each, f"toy{number or ''}", limits, batching, metrics) for number, each in enumerate(loads)]
+        services = [
+            Service(each, f"toy{number or ''}", limits, batching, metrics, explainer)
+            for number, each in enumerate(loads)
+        ]
         app: Starlette = application(services, metrics, token=token, origins=origins)
         address: list[str] = []
         told = threading.Event()
@@ -91,8 +98,8 @@ def serve() -> Iterator[Serve]:
             address.append(said)
             told.set()
 
-        server = Server(configured(app, limits, host="127.0.0.1", port=0), services, tell)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+        server, place = Server(configured(app, limits), services, tell), listening("127.0.0.1", 0)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([place])), daemon=True)
         thread.start()
         running.append((server, thread))
         assert told.wait(20)
@@ -103,6 +110,16 @@ def serve() -> Iterator[Serve]:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def explaining(serve: Serve) -> Client:
+    """A service of a detector of torch that learned nothing, so that it finds something everywhere."""
+    torch.manual_seed(0)
+    resize = Resize(short=None, long=64)
+    model = aweigh.create("fcos_shufflenet_v2_x0_5_lite", classes=["a", "b"]).eval()
+    change_settings(model, {"score_threshold": 0.0})
+    return serve(load=lambda: Predictor(model, resize, device="cpu"), explainer=lambda: aweigh.Explainer(model, resize))
 
 
 def predictor_of(engine: Any) -> Predictor:

@@ -4,12 +4,15 @@ import json
 import socket
 from base64 import b64encode
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from tests.runtime.toy_engines import Spots
 from tests.serving.conftest import Client, Serve, form, png, predictor_of
 
+from aweigh.errors import UsageError
+from aweigh.geometry.tiles import Tiles
 from aweigh.results.jsonl import json_line
 from aweigh.serving.limits import Limits
 
@@ -67,6 +70,8 @@ def test_formats(client: Client):
     ]
     drawn = client.detect(png(), "?format=png")
     assert drawn.headers["content-type"] == "image/png" and Image.open(BytesIO(drawn.body)).size == (64, 32)
+    layer = client.detect(png(), "?format=geojson").json
+    assert layer["features"][0]["properties"]["box"] == [8, 4, 24, 20] and layer["crs"] is None
     several, kind = form(("images", png(), "a"), ("images", png(), "b"))
     assert {entry["image_id"] for entry in client.detect(several, "?format=coco", kind).json} == {1, 2}
 
@@ -93,6 +98,7 @@ BIG = Limits(bytes=20_000, pixels=5_000, images=2)
         (png(), "?classes=unicorn", "image/png", 400, "no class 'unicorn'"),
         (png(), "?nms=hard", "image/png", 400, "nms"),
         (png(), "?tile=3", "image/png", 400, "tile"),
+        (png(), "?tile=-1", "image/png", 400, "tile"),
         (png(), "?overlap=0.3", "image/png", 400, "tile"),
         (png(), "?format=exe", "image/png", 400, "format"),
         (png(), "?model=other", "image/png", 404, "no model 'other'"),
@@ -137,6 +143,40 @@ def test_what_comes_without_a_length_is_limited_as_well(serve: Serve):
 
 def test_a_compressed_body_is_refused(client: Client):
     assert client.ask("/v1/detect", png(), {"Content-Encoding": "gzip"}).status == 415
+
+
+def test_a_name_that_comes_with_an_image_is_no_file_of_ours(client: Client, monkeypatch: pytest.MonkeyPatch):
+    """Some formats look for what they can learn of the file of an image."""
+    body, kind = form(("image", png(), __file__))
+    looked_at: list[str] = []
+    for looks in ("stat", "open", "is_file"):
+        before = getattr(Path, looks)
+        monkeypatch.setattr(
+            Path,
+            looks,
+            lambda path, *rest, before=before, **more: (looked_at.append(str(path)), before(path, *rest, **more))[1],
+        )
+    for format in ("json", "coco", "geojson", "png"):
+        assert client.detect(body, f"?format={format}", kind).status == 200
+    assert __file__ not in looked_at
+
+
+def test_an_option_that_this_detector_does_not_take_is_said(serve: Serve):
+    class Fixed(Spots):
+        def with_nms(self, nms):  # type: ignore[no-untyped-def]
+            raise UsageError("nms is inside the graph")
+
+    answer = serve(Fixed()).detect(png(), "?nms=soft")
+    assert answer.status == 400 and "inside the graph" in answer.json["error"]
+
+
+def test_tiles_are_as_many_as_allowed(serve: Serve):
+    client = serve(Spots(), limits=Limits(tiles=3))
+    assert client.detect(png(64, 32), "?tile=32&overlap=0.5").status == 200  # three of them
+    assert client.detect(png(96, 32), "?tile=32&overlap=0.5").status == 413
+    assert client.detect(png(96, 32), "?tile=0").status == 200
+    client.services[0].predictor.tiles = Tiles(32, 0.5)  # those of the checkpoint
+    assert client.detect(png(96, 32)).status == 413 and client.detect(png(96, 32), "?tile=0").status == 200
 
 
 def test_two_models_are_chosen_by_name(serve: Serve):

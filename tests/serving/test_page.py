@@ -79,6 +79,19 @@ def test_what_is_no_image_is_said_and_the_page_goes_on(page: tuple[Any, Client, 
     shown.wait_for_selector("#found li")
 
 
+def test_an_object_is_explained(explaining: Client):
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page()
+        shown.goto(f"http://127.0.0.1:{explaining.port}/")
+        drop(shown, png())
+        shown.focus("#score")
+        shown.keyboard.press("Home")
+        shown.locator("#found li button").first.click()
+        shown.locator("#explained", has_text="from the point at").wait_for()
+        browser.close()
+
+
 def test_a_token_is_asked_for(serve: Serve):
     client = serve(Spots(), token="secret")
     with playwright.sync_playwright() as running:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from aweigh.catalogue import DEFAULT_MODEL
 from aweigh.cli.detectors import find_detector
+from aweigh.cli.explained import explainer
 from aweigh.cli.flags import SEVERAL, Views, Weights
 from aweigh.cli.terminal import log
 from aweigh.errors import AweighError, UsageError, counted, said_if_missing
@@ -28,7 +29,9 @@ def command(
     max_bytes: int = 20_000_000,
     max_pixels: int = 50_000_000,
     max_images: int = 16,
+    max_tiles: int = 500,
     max_waiting: int = 64,
+    max_connections: int = 1024,
     max_seconds: float = 30.0,
     receive_seconds: float = 20.0,
     token: Annotated[str, Parameter(show_default=False)] = "",
@@ -54,7 +57,9 @@ def command(
         max_bytes: Of a request.
         max_pixels: Of an image.
         max_images: Of a request.
+        max_tiles: Of an image that is looked at in tiles.
         max_waiting: Images in the queue; requests beyond are told to come again (503).
+        max_connections: Open at a time (503).
         max_seconds: From a complete request to its answer (504).
         receive_seconds: For the head of a request, and for what it sends (408).
         token: Requests must bear it (Authorization: Bearer ...); of the environment variable AWEIGH_TOKEN when not
@@ -75,15 +80,18 @@ def command(
         bytes=max_bytes,
         pixels=max_pixels,
         images=max_images,
+        tiles=max_tiles,
+        connections=max_connections,
         seconds=max_seconds,
         receive_seconds=receive_seconds,
         waiting=max_waiting,
     )
     metrics, batching = Metrics(), Batching(workers, max_batch, max_delay)
-    services = [
-        Service(partial(find_detector, model, weights, views), name, limits, batching, metrics)
-        for name, model in _named(models or (DEFAULT_MODEL,)).items()
-    ]
+    services = []
+    for name, model in _named(models or (DEFAULT_MODEL,)).items():
+        load = partial(find_detector, model, weights, views)
+        explain = partial(explainer, model, weights.weights, weights.settings, views.resize, weights.device)
+        services.append(Service(load, name, limits, batching, metrics, explain))
     app = application(services, metrics, token=token, origins=cors)
 
     def tell(address: str) -> None:
@@ -95,7 +103,8 @@ def command(
     try:
         serve(app, services, host=host, port=port, tell=tell)
     except OSError as error:
-        raise AweighError(f"{host}:{port} cannot be listened to ({error.strerror or error}).") from error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # negative of a wrong name
+        raise AweighError(f"{host}:{port} cannot be listened to ({reason}).") from error
     log().print(f"{counted(metrics.answered, 'request', 'was')} answered")
 
 

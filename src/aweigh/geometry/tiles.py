@@ -43,6 +43,11 @@ class Tiles:
         rows, columns = (starts(length, self.side, self.overlap_pixels) for length in (height, width))
         return [(x, y, min(x + self.side, width), min(y + self.side, height)) for y in rows for x in columns]
 
+    def count(self, height: int, width: int) -> int:
+        """How many there are."""
+        rows, columns = (starts(length, self.side, self.overlap_pixels) for length in (height, width))
+        return len(rows) * len(columns)
+
     def __str__(self) -> str:
         return f"tiles of {self.side} x {self.side}, overlapping by {self.overlap_pixels}"
 

@@ -19,12 +19,12 @@ from aweigh.serving.requests import Wanted
 
 def answer(wanted: Wanted, found: Sequence[Detections]) -> Response:
     """The detections of each image of a request, in its format."""
-    named = [replace(own, path=image.name) for own, image in zip(found, wanted.images, strict=True)]
     if wanted.format == "png":
-        return Response(drawing(wanted.images[0].content, named[0]), media_type="image/png")
+        return Response(drawing(wanted.images[0].content, found[0]), media_type="image/png")
     if wanted.format == "json":
+        named = [replace(own, path=image.name) for own, image in zip(found, wanted.images, strict=True)]
         return json_response(results(wanted, named))
-    return Response(in_format(wanted.format, named), media_type="application/json")
+    return Response(in_format(wanted.format, found), media_type="application/json")
 
 
 def results(wanted: Wanted, found: Sequence[Detections]) -> dict[str, Any]:
@@ -34,9 +34,13 @@ def results(wanted: Wanted, found: Sequence[Detections]) -> dict[str, Any]:
 
 
 def in_format(name: str, found: Sequence[Detections]) -> str:
-    """The text of a file that holds all images, numbered from 1."""
+    """The text of a file that holds all images, numbered from 1, or of the file of the one image.
+
+    Formats look for what they can learn of the file of an image: these detections are of none.
+    """
     format = FORMATS[name]
-    assert isinstance(format, OneFile)
+    if not isinstance(format, OneFile):
+        return format.text(found[0])
     stream = StringIO()
     writer = format.open(stream, None)
     for number, own in enumerate(found, start=1):

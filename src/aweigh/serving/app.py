@@ -71,6 +71,9 @@ def application(
     async def detect(request: Request) -> Response:
         return await named(request).detect(request)
 
+    async def explain(request: Request) -> Response:
+        return await named(request).explain(request)
+
     async def model(request: Request) -> Response:
         return json_response(named(request).about())
 
@@ -110,6 +113,7 @@ def application(
         Route("/", page),
         Route("/page/{name}", page),
         Route("/v1/detect", detect, methods=["POST"]),
+        Route("/v1/explain", explain, methods=["POST"]),
         Route("/v1/model", model),
         Route("/v1/models", models),
         Route("/healthz", live),

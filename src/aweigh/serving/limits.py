@@ -14,7 +14,7 @@ Size = Annotated[int, Within(1, 1 << 34)]
 class Limits:
     """All are ours. bytes: of what a request sends. pixels: of an image. images: of a request. seconds: from when a
     request is complete to its answer. receive_seconds: for the head of a request, and for what it sends. waiting:
-    images that are accepted and not yet computed. connections: that are open at a time."""
+    images that are accepted and not yet computed. connections: that are open at a time. tiles: of an image."""
 
     bytes: Size = 20_000_000
     pixels: Size = 50_000_000
@@ -23,6 +23,7 @@ class Limits:
     receive_seconds: Positive = 20.0
     waiting: Count = 64
     connections: Count = 1024
+    tiles: Count = 500
 
     def __post_init__(self) -> None:
         check_fields(self)

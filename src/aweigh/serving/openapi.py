@@ -23,6 +23,7 @@ def document(limits: Limits, *, token: bool) -> dict[str, Any]:
         "info": {"title": "aweigh serve", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": {
             "/v1/detect": {"post": _detect(limits)},
+            "/v1/explain": {"post": _explain()},
             "/v1/model": {
                 "get": {
                     "summary": "What there is to know of the detector.",
@@ -106,6 +107,27 @@ def _detect(limits: Limits) -> dict[str, Any]:
     }
 
 
+def _explain() -> dict[str, Any]:
+    number = {"name": "box", "in": "query", "schema": {**WHOLE, "minimum": 1, "default": 1}, "required": False}
+    score = {"name": "score", "in": "query", "schema": _OPTIONS["score"], "required": False}
+    error = {"content": {"application/json": {"schema": _named("Error")}}}
+    found = _object({"text": TEXT, "explanation": {"type": "object"}})
+    statuses = {
+        "400": "It is no image, or has no such detection.",
+        "404": "The model is a graph, which keeps no answers but its detections.",
+        "503": "Another detection is being explained.",
+    }
+    return {
+        "summary": "Where a detection of an image comes from; of a checkpoint, which torch computes.",
+        "parameters": [number, score, _MODEL_NAME],
+        "requestBody": {"required": True, "content": {"application/octet-stream": {}, "image/*": {}}},
+        "responses": {
+            "200": {"description": "In words and numbers.", "content": {"application/json": {"schema": found}}},
+            **{status: {"description": text, **error} for status, text in statuses.items()},
+        },
+    }
+
+
 def _answers(statuses: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     return {
         "responses": {
@@ -138,7 +160,7 @@ _OPTIONS: dict[str, Any] = {
     "score": {**NUMBER, "minimum": 0, "maximum": 1, "default": 0.5},
     "classes": _list(TEXT),
     "nms": {"enum": ["class", "agnostic", "soft", "none"]},
-    "tile": {**WHOLE, "minimum": SIDES[0], "maximum": SIDES[1]},
+    "tile": {**WHOLE, "minimum": 0, "maximum": SIDES[1]},
     "overlap": {**NUMBER, "minimum": OVERLAPS[0], "maximum": OVERLAPS[1]},
     "masks": {"type": "boolean", "default": True},
     "format": {"enum": ["json", "coco", "geojson", "png"], "default": "json"},
@@ -178,6 +200,7 @@ _MODEL = _object(
         "computed_by": TEXT,
         "classes": _list(_object({"name": TEXT, "category_id": WHOLE})),
         "finds": _list(TEXT),
+        "explains": {"type": "boolean"},
         "resize": TEXT,
         "settings": {"type": "object"},
     }

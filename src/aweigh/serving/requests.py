@@ -24,17 +24,18 @@ from starlette.requests import Request
 from aweigh.arguments import NMS, Share, Within, check_value
 from aweigh.classes import Classes
 from aweigh.errors import AweighError, UsageError, counted, did_you_mean
-from aweigh.geometry.tiles import OVERLAPS, SIDES
+from aweigh.geometry.tiles import OVERLAP, OVERLAPS, SIDES, Tiles
 from aweigh.images.decode import stored_wh
 from aweigh.images.opening import opened
 from aweigh.serving.batching import Asked
 from aweigh.serving.limits import Limits
 
 Format = Literal["json", "coco", "geojson", "png"]
+OF_ONE = ("geojson", "png")  # formats that hold a single image
 OPTIONS: dict[str, Any] = {
     "score": Share,
     "nms": NMS,
-    "tile": Annotated[int, Within(*SIDES)],
+    "tile": Annotated[int, Within(0, SIDES[1])],
     "overlap": Annotated[float, Within(*OVERLAPS)],
     "masks": bool,
     "format": Format,
@@ -78,8 +79,8 @@ async def read_wanted(request: Request, limits: Limits, classes: Classes) -> Wan
     if len(wanted.images) > limits.images:
         raise HTTPException(413, f"{counted(len(wanted.images), 'image')} in a request; at most {limits.images}.")
     _set(wanted, {**options, **own}, classes)
-    if wanted.format == "png" and wanted.several:
-        raise HTTPException(400, "format = png draws on one image; send them one by one.")
+    if wanted.several and wanted.format in OF_ONE:
+        raise HTTPException(400, f"format = {wanted.format} is of one image; send them one by one.")
     return wanted
 
 
@@ -220,8 +221,10 @@ def asked_of(options: Mapping[str, Any], classes: Classes) -> Asked:
         if name not in NAMES:
             raise UsageError(f"Unknown option {name!r}; known: {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
     values = {name: check_value(name, value, OPTIONS[name]) for name, value in options.items() if name != "classes"}
-    if "overlap" in values and "tile" not in values:
+    if "overlap" in values and not values.get("tile"):
         raise UsageError("overlap goes with tile; add it or leave overlap out.")
+    if values.get("tile"):
+        Tiles(values["tile"], values.get("overlap", OVERLAP))  # whether there are such
     given = options.get("classes", ())
     names = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     for name in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,16 +32,19 @@ def serve(
 ) -> None:
     """Answer until SIGINT or SIGTERM, then what was accepted; SIGHUP reads the model anew. tell: is given the address
     when the service is ready. `OSError` where the port cannot be had."""
-    config = configured(app, services[0].limits, host=host, port=port)
-    asyncio.run(Server(config, services, tell).serve())
+    with listening(host, port) as place:
+        asyncio.run(Server(configured(app, services[0].limits), services, tell).serve([place]))
 
 
-def configured(app: Starlette, limits: Limits, *, host: str, port: int) -> uvicorn.Config:
-    """uvicorn with these limits; port 0 is a free one."""
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that connections come to; port 0 is a free one. `OSError` where it cannot be had."""
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+
+
+def configured(app: Starlette, limits: Limits) -> uvicorn.Config:
+    """uvicorn with these limits."""
     return uvicorn.Config(
         app,
-        host=host,
-        port=port,
         http=patient(limits),
         ws="none",
         lifespan="off",

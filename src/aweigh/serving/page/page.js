@@ -85,6 +85,7 @@ async function detect(blob, name) {
     image = null; // TIFF and others that a browser does not show
   }
   try {
+    await started; // an image may be dropped before the models are known
     const answers = await Promise.all(
       state.models.slice(0, 2).map(async (model) => {
         const response = await ask(`v1/detect?score=${LOWEST}&model=${encodeURIComponent(model.name)}`, {
@@ -386,4 +387,5 @@ document.addEventListener("paste", (event) => {
 });
 
 addEventListener("resize", show);
-start().catch((error) => say(error.message));
+const started = start();
+started.catch((error) => say(error.message));
