@@ -103,7 +103,8 @@ def command(
     try:
         serve(app, services, host=host, port=port, tell=tell)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # negative of a wrong name
+        number = error.errno or 0  # negative where the host is none
+        reason = os.strerror(number) if number > 0 else error.strerror
         raise AweighError(f"{host}:{port} cannot be listened to ({reason}).") from error
     log().print(f"{counted(metrics.answered, 'request', 'was')} answered")
 
