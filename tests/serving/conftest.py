@@ -126,11 +126,17 @@ def predictor_of(engine: Any) -> Predictor:
     return Predictor(engine, Resize(short=None, long=None))
 
 
-def png(width: int = 64, height: int = 32, *, box: tuple[int, int, int, int] = (8, 4, 24, 20)) -> bytes:
-    """A grey image with a red rectangle."""
+def png(
+    width: int = 64,
+    height: int = 32,
+    *,
+    box: tuple[int, int, int, int] = (8, 4, 24, 20),
+    green: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> bytes:
+    """A grey image with a red rectangle, and a green one where one is asked for."""
     pixels = np.full((height, width, 3), 60, np.uint8)
-    x0, y0, x1, y1 = box
-    pixels[y0:y1, x0:x1, 0] = 255
+    for channel, (x0, y0, x1, y1) in enumerate((box, green)):
+        pixels[y0:y1, x0:x1, channel] = 255
     content = BytesIO()
     Image.fromarray(pixels).save(content, "PNG")
     return content.getvalue()

@@ -64,6 +64,7 @@ def test_images_of_one_size_that_are_asked_the_same_go_together(serve: Serve):
     assert engine.sizes() == [[(33, 33)], [(32, 64)] * 3, [(40, 40)], [(32, 64)]]
     assert [answer.json["detections"][0]["box"][2] for answer in answers] == [24, 24, 24, 4, 24]
     assert 'aweigh_batch_images_sum{model="toy"} 6.0' in client.metrics
+    assert 'aweigh_images_total{model="toy"} 6.0' in client.metrics
 
 
 def test_other_options_are_another_batch(serve: Serve):

@@ -56,8 +56,8 @@ def test_what_is_no_proper_request_is_refused(serve: Serve, sent: bytes, status:
 
 def test_who_sends_its_request_for_ever_is_hung_up_on(serve: Serve):
     client = serve(Spots(), limits=Limits(receive_seconds=0.4))
-    assert said(client, b"").startswith(b"HTTP/1.1 408")
-    assert said(client, b"GET / HTTP/1.1\r\nHost:").startswith(b"HTTP/1.1 408")
+    assert said(client, b"", wait=3).startswith(b"HTTP/1.1 408")
+    assert said(client, b"GET / HTTP/1.1\r\nHost:", wait=3).startswith(b"HTTP/1.1 408")
     assert said(client, POST + b"Content-Length: 1000\r\n\r\nabc").startswith(b"HTTP/1.1 408")
     with socket.create_connection(("127.0.0.1", client.port), timeout=10) as drip:
         drip.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -71,6 +71,19 @@ def test_an_image_is_dropped_looked_at_and_sorted_out(page: tuple[Any, Client, l
     assert shown.evaluate("document.body.scrollWidth <= innerWidth") and not wrong
 
 
+def test_objects_are_chosen_by_keys(page: tuple[Any, Client, list[str]]):
+    shown, _, _ = page
+    drop(shown, png(200, 100, box=(20, 10, 120, 90), green=(150, 10, 190, 90)))
+    shown.locator("#found li").nth(1).wait_for()
+    names = [name.split() for name in shown.locator("#found li").all_inner_texts()]
+    chosen = shown.locator("#found [aria-current=true]")
+    for key, row in (("ArrowDown", 0), ("ArrowDown", 1), ("ArrowDown", 0), ("ArrowLeft", 1)):
+        shown.press("#canvas", key)
+        assert chosen.inner_text().split() == names[row]
+    shown.press("#canvas", "Escape")
+    assert chosen.count() == 0
+
+
 def test_what_is_no_image_is_said_and_the_page_goes_on(page: tuple[Any, Client, list[str]]):
     shown, _, _ = page
     drop(shown, b"no image")

@@ -1,7 +1,7 @@
 """Images of several requests go through the network together: a bounded queue, and threads that empty it.
 
 Only images of one size that are asked the same share a batch, so that none is padded beyond what it would be alone and
-none is answered otherwise than alone. An image that nobody waits for any more, or whose time is over, is not computed.
+none is answered otherwise than alone. An image that nobody waits for any more is not computed.
 """
 
 from __future__ import annotations
@@ -40,14 +40,13 @@ class Asked:
 
 @dataclass(eq=False)
 class Job:
-    """An image that waits. image: the bytes of a file, or pixels `(H, W, 3)` uint8 RGB. size_hw: of the image.
-    deadline: when nobody waits for it any more, by `time.monotonic`. found: its detections, with an error in place of
-    them where it cannot be read; cancelled by who does not want them any more."""
+    """An image that waits. image: the bytes of a file, or pixels `(H, W, 3)` uint8 RGB. size_hw: of the image. found:
+    its detections, with an error in place of them where it cannot be read; cancelled by who does not want them any
+    more, or has waited too long."""
 
     image: bytes | np.ndarray
     size_hw: tuple[int, int]
     asked: Asked
-    deadline: float
     queued: float = field(default_factory=time.monotonic)
     found: Future[Detections] = field(default_factory=Future)
 
@@ -59,10 +58,6 @@ class Job:
 
 class BusyError(AweighError):
     """As many images wait as may."""
-
-
-class LateError(AweighError):
-    """An image's time was over before it was computed."""
 
 
 # Is told of each batch how many images it had, how many seconds the first waited, and how many it took.
@@ -148,9 +143,6 @@ class Batcher:
             job = self._waiting.popleft()
             if job.kind != kind or len(jobs) >= self._max_batch:
                 others.append(job)
-            elif time.monotonic() > job.deadline:
-                if job.found.set_running_or_notify_cancel():
-                    job.found.set_exception(LateError("The image waited too long."))
             elif job.found.set_running_or_notify_cancel():
                 jobs.append(job)
         self._waiting = others

@@ -25,7 +25,7 @@ from aweigh.predictor import SCORE, Predictor, computes_with_torch
 from aweigh.runtime.threads import usable_cores
 from aweigh.scenes import STREET
 from aweigh.serving.answers import answer, json_response
-from aweigh.serving.batching import Asked, Batcher, BusyError, Job, LateError
+from aweigh.serving.batching import Asked, Batcher, BusyError, Job
 from aweigh.serving.limits import Limits
 from aweigh.serving.metrics import Metrics
 from aweigh.serving.requests import Sent, Wanted, read_body, read_wanted, size_of
@@ -190,9 +190,8 @@ class Service:
         too long. What nobody waits for any more is not computed.
         """
         self._check_tiles(asked, [size for size in sizes if not isinstance(size, HTTPException)])
-        deadline = time.monotonic() + self.limits.seconds
         jobs = [
-            None if isinstance(size_hw, HTTPException) else Job(image, size_hw, asked, deadline)
+            None if isinstance(size_hw, HTTPException) else Job(image, size_hw, asked)
             for image, size_hw in zip(images, sizes, strict=True)
         ]
         waited = [job for job in jobs if job is not None]
@@ -203,7 +202,7 @@ class Service:
         try:
             async with asyncio.timeout(self.limits.seconds), _while_connected(request):
                 results = iter(await asyncio.gather(*(asyncio.wrap_future(job.found) for job in waited)))
-        except (TimeoutError, LateError) as error:
+        except TimeoutError as error:
             raise HTTPException(504, f"No answer within {self.limits.seconds:g} seconds.") from error
         except AweighError as error:  # of an option that this detector does not take
             raise HTTPException(400, str(error)) from error
